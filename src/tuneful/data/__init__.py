@@ -1,0 +1,1 @@
+"""Text becomes batches: read, split, render, encode, lay out."""

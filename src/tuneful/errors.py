@@ -1,0 +1,45 @@
+"""Everything that Tuneful raises on purpose.
+
+    TunefulError                    exit code 1: the work failed
+    ├── InputError  (ValueError)    exit code 2: the request or its input is wrong
+    │   ├── ConfigError             a key, a value or a command-line argument
+    │   ├── DataError               a file or a row of it
+    │   ├── ModelError              a model, its tokenizer or its download
+    │   └── TemplateError           a prompt template, or a template that does not suit the tokenizer
+    └── ExportError                 what was written is not what was trained
+
+A message says what is wrong, where (`file:line`, key, tensor) and how to mend it, in one or two sentences. The command
+line prints it without a traceback. Broken promises of our own code are `assert`s, not errors of this tree.
+"""
+
+
+class TunefulError(Exception):
+    """Base of the tree: `str(error)` is the whole message for the user, `exit_code` what the process ends with."""
+
+    exit_code = 1
+
+
+class InputError(TunefulError, ValueError):
+    """The request or its input is wrong; nothing was done."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A key is unknown, or a value is out of its range."""
+
+
+class DataError(InputError):
+    """A file cannot be read, or a row of it cannot be used; the message opens with `file:line`."""
+
+
+class ModelError(InputError):
+    """A model or tokenizer cannot be found, fetched, verified or loaded."""
+
+
+class TemplateError(InputError):
+    """A prompt template does not exist, or its control tokens are unknown to the tokenizer."""
+
+
+class ExportError(TunefulError):
+    """A saved model, loaded again, does not answer as the one in memory did."""

@@ -1,0 +1,1 @@
+"""Weights speak: sample and generate."""

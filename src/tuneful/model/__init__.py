@@ -1,0 +1,1 @@
+"""Weights come and go: load, attend, export."""

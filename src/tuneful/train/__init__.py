@@ -1,0 +1,1 @@
+"""Weights change: loss, optimizer, loop."""

@@ -1,0 +1,81 @@
+"""The nouns of the pipeline: one frozen type a stage, its promise in its docstring, checked where it is made.
+
+    file -> Conversation -> Example -> TrieBatch -> loss           prompt -> Answer -> scores
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One exchange: what was asked (`instruction`, and `input`, empty where there is none) and the `response` wanted."""
+
+    instruction: str
+    input: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A record as the user meant it: an optional system text and one or more turns.
+
+    At least one turn has a response. `source` names the place it was read from, for messages and reports:
+    `train.jsonl:17`.
+    """
+
+    system: str
+    turns: tuple[Turn, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        assert any(turn.response for turn in self.turns), f"{self.source}: a conversation without a response"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A record as the model will see it.
+
+    `token_ids` int32 [L]; `weights` float32 [L], where `weights[t]` says how much predicting token `t` counts in the loss.
+    `weights[0]` is 0 (nothing predicts the first token) and the sum is positive. `num_prompt_tokens` tokens stand before
+    the first response. The end token closes the record and is a target, unless the record was cut (`cut`).
+    """
+
+    token_ids: IntArray
+    weights: FloatArray
+    num_prompt_tokens: int
+    source: str
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.token_ids.shape == self.weights.shape, self.source
+        assert len(self.token_ids) > 1, f"{self.source}: an example of {len(self.token_ids)} tokens predicts nothing"
+        assert self.weights[0] == 0, f"{self.source}: nothing predicts the first token"
+        assert self.weights.sum() > 0, f"{self.source}: an example without a target"
+
+    def __len__(self) -> int:
+        """Number of tokens of the record as given, the end token included."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one prompt.
+
+    `text` is the parsed response (no stop token, no template text); `token_ids` are the generated ids, the stop token
+    included where there was one. `ended_by` is "stop" where the model ended by itself, "length" where it was cut off.
+    """
+
+    prompt: str
+    text: str
+    token_ids: tuple[int, ...]
+    ended_by: Literal["stop", "length"]
+    source: str
