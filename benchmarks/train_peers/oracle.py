@@ -1,0 +1,44 @@
+"""The judge of the gate: plain transformers in float32, one record at a time, nothing padded and nothing shared.
+
+It trains like the others, so its first loss is what every system has to compute from the starting weights, and its next
+losses show whether a system also clips and updates alike. It is never timed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+from train_peers.worker import Batch, Job, open_job, serve
+from transformers import AutoModelForCausalLM
+
+
+def make_step(model: torch.nn.Module, job: Job):
+    """One step of AdamW on the summed loss of the records, divided once by the number of targets."""
+    optimizer = torch.optim.AdamW(model.parameters(), **job.optimization.adamw())
+
+    def run_step(batch: Batch) -> float:
+        num_targets = sum(record.num_targets for record in batch)
+        optimizer.zero_grad()
+        total = 0.0
+        for record in batch:
+            ids = torch.tensor(record.ids)
+            logits = model(ids[None, :-1], use_cache=False).logits[0, record.num_prompt - 1 :]
+            loss = F.cross_entropy(logits, ids[record.num_prompt :], reduction="sum") / num_targets
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), job.optimization.max_grad_norm)
+        optimizer.step()
+        return total
+
+    return run_step
+
+
+def main() -> None:
+    job, channel = open_job()
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation="sdpa")
+    model.train()
+    serve(job, channel, make_step(model, job), dtype="float32")
+
+
+if __name__ == "__main__":
+    main()

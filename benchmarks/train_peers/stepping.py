@@ -1,0 +1,87 @@
+"""How a transformers `Trainer`, which wants to run to its end, is made to take a few steps at a time.
+
+A callback stops the loop at the end of a step, reports, and sleeps until the driver asks for more. A step's seconds run from
+the end of the step before it (or the driver's word to go on) to its own end, so fetching and collating the batch, the
+trainer's bookkeeping, the clipping and the optimizer are all inside, and the sleep is not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from train_peers.worker import Batch, Channel, Job, Step
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+
+class Stepper(TrainerCallback):
+    """Runs the trainer between two words of the driver."""
+
+    def __init__(self, channel: Channel, facts: dict[str, Any]) -> None:
+        self._channel = channel
+        self._facts = facts
+        self._steps: list[Step] = []
+        self._wanted = 0
+        self._start = 0.0
+        self.loss: torch.Tensor | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._channel.ready(**self._facts)
+        self._await()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.loss is not None, "the trainer ended a step without a loss"
+        loss = float(self.loss)
+        end = time.perf_counter()
+        self._steps.append(Step(end - self._start, loss))
+        self._start = end
+        if len(self._steps) == self._wanted:
+            self._channel.report(self._steps)
+            self._await()
+
+    def _await(self) -> None:
+        self._steps = []
+        self._wanted = self._channel.next_run()
+        self._start = time.perf_counter()
+
+
+def steppable(trainer_class: type[Trainer], stepper: Stepper) -> type[Trainer]:
+    """`trainer_class` with a look at the loss of each step, which the trainer itself only keeps as a running mean."""
+
+    class Steppable(trainer_class):  # type: ignore[valid-type,misc]
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            stepper.loss = super().training_step(*args, **kwargs)
+            return stepper.loss
+
+    return Steppable
+
+
+def fused_adamw(model: PreTrainedModel, job: Job) -> torch.optim.AdamW:
+    """AdamW over all parameters; a trainer left alone would exempt norms from the decay, which the other systems do not."""
+    return torch.optim.AdamW(model.parameters(), fused=True, **job.optimization.adamw())
+
+
+def rows(batches: list[Batch]) -> list[dict[str, list[int]]]:
+    """The batches one after another, tokenized and labelled, so that a sequential sampler deals them out again."""
+    return [{"input_ids": record.ids, "labels": record.labels} for batch in batches for record in batch]
+
+
+def arguments(job: Job) -> dict[str, Any]:
+    """The settings of `TrainingArguments` that every trainer here shares: this work, and nothing beside it."""
+    return {
+        "output_dir": str(job.scratch),
+        "use_cpu": True,
+        "per_device_train_batch_size": len(job.batches[0]),
+        "max_steps": len(job.batches),
+        "learning_rate": job.optimization.learning_rate,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": job.optimization.max_grad_norm,
+        "train_sampling_strategy": "sequential",
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }

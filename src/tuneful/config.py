@@ -1,0 +1,292 @@
+"""Every knob, in one place, validated before anything is read or loaded.
+
+A configuration is a YAML file of sections, then `section.key=value` overrides from the command line. Keys carry the
+names that the field uses (`learning_rate`, `num_train_epochs`, `max_grad_norm`); a key that another trainer spells
+otherwise is refused with our name for it. Every key is read by something: `tests/house/test_config_is_obeyed.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tuneful.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values are frozen once validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(Section):
+    """What is trained on."""
+
+    split: Literal["grouped", "random", "ordered"] = Field(
+        "grouped",
+        description="how records are divided: `grouped` keeps records with the same prompt on one side, `random` shuffles "
+        "single records, `ordered` cuts the file as it stands (train, test, validation: the chapter's order)",
+    )
+    test_share: float = Field(0.10, ge=0, lt=1, description="share of the records kept for the test answers")
+    validation_share: float = Field(0.05, ge=0, lt=1, description="share of the records kept for the validation loss")
+    train_on: Literal["response", "all"] = Field(
+        "response", description="which tokens carry loss: the `response` and its end token, or `all` but the first"
+    )
+    prompt_weight: float | None = Field(
+        None, ge=0, le=1, description="weight of a prompt token's loss, between `response` (0) and `all` (1)"
+    )
+    max_length: int = Field(1024, ge=2, description="most tokens a record may have, the end token included")
+    on_long: Literal["refuse", "cut_response"] = Field(
+        "refuse",
+        description="a record over max_length is refused by name, or loses the end of its response (and its end token)",
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="a row that cannot be used stops the run, or is skipped into refused.jsonl"
+    )
+
+    @model_validator(mode="after")
+    def _shares_leave_something_to_train(self) -> DataConfig:
+        if self.test_share + self.validation_share >= 1:
+            raise ValueError("test_share and validation_share together must stay below 1")
+        if self.prompt_weight is not None and self.train_on == "all" and self.prompt_weight != 1:
+            raise ValueError("prompt_weight has no say under train_on: all (every weight is 1); drop one of the two")
+        return self
+
+    @property
+    def resolved_prompt_weight(self) -> float:
+        """Weight of one prompt token in the loss, 0 to 1."""
+        if self.prompt_weight is not None:
+            return self.prompt_weight
+        return 1.0 if self.train_on == "all" else 0.0
+
+
+class TemplateConfig(Section):
+    """How a record becomes a prompt and a response."""
+
+    name: Literal["alpaca", "alpaca-paired", "chatml", "phi-3"] = Field("alpaca", description="the prompt template")
+
+
+class ModelConfig(Section):
+    """Which weights, and in which precision their products run."""
+
+    name_or_path: str = Field(
+        "smollm2-135m-instruct", description="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="precision of matrix products; master weights are float32 always. `auto` takes bfloat16 where the "
+        "processor multiplies it natively and a short timing agrees",
+    )
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
+
+
+class TrainConfig(Section):
+    """How the weights change."""
+
+    batch_size: int = Field(8, ge=1, description="records in one optimizer step")
+    num_train_epochs: float = Field(2, gt=0, description="passes over the training records")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="shape of the learning rate after the warmup"
+    )
+    warmup_steps: float = Field(
+        0.03, ge=0, description="steps of linear warmup; a value below 1 is a share of all steps"
+    )
+    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay; norms and biases are exempt")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's second moment")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0 turns clipping off")
+    eval_steps: int | None = Field(
+        None, ge=1, description="steps between validations; by default a tenth of the run, at least 1"
+    )
+    seed: int = Field(0, ge=0, description="seed of the split, the data order and sampling")
+    micro_batch_tokens: int | None = Field(
+        None, ge=1, description="most trie nodes computed at once; by default chosen from the device. Changes no result"
+    )
+    layout: Literal["trie", "unshared", "padded"] = Field(
+        "trie",
+        description="how a micro-batch is laid out: shared prefixes computed once, each record a branch of its own, or the "
+        "classical padded batch. Changes no result",
+    )
+
+    @model_validator(mode="after")
+    def _warmup_is_a_share_or_a_count(self) -> TrainConfig:
+        if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
+            raise ValueError(f"warmup_steps {self.warmup_steps} is neither a share below 1 nor a whole number of steps")
+        return self
+
+
+class GenerateConfig(Section):
+    """How the model answers."""
+
+    max_new_tokens: int = Field(128, ge=1, description="most tokens an answer may have")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy; above, the sampling temperature")
+    top_k: int | None = Field(None, ge=1, description="sample among the k likeliest tokens")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample among the likeliest tokens that hold this probability")
+    batch_size: int = Field(16, ge=1, description="prompts answered at once")
+
+
+class ReportConfig(Section):
+    """How base and tuned answers are compared."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="confidence level of the intervals")
+    num_resamples: int = Field(10_000, ge=100, description="resamples of the paired bootstrap")
+
+
+class Config(Section):
+    """The whole configuration; `config.yaml` of a run folder is this, resolved."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    template: TemplateConfig = Field(default_factory=TemplateConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    generate: GenerateConfig = Field(default_factory=GenerateConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+
+
+PEER_KEYS: Mapping[str, str] = {
+    # axolotl
+    "base_model": "model.name_or_path",
+    "sequence_len": "data.max_length",
+    "micro_batch_size": "train.batch_size",
+    "num_epochs": "train.num_train_epochs",
+    "lr_scheduler": "train.lr_scheduler_type",
+    "train_on_inputs": "data.train_on",
+    "val_set_size": "data.validation_share",
+    "chat_template": "template.name",
+    # LLaMA-Factory
+    "cutoff_len": "data.max_length",
+    "train_on_prompt": "data.train_on",
+    "val_size": "data.validation_share",
+    # TRL and transformers
+    "model_name_or_path": "model.name_or_path",
+    "max_seq_length": "data.max_length",
+    "per_device_train_batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "train.batch_size",
+    "completion_only_loss": "data.train_on",
+    "assistant_only_loss": "data.train_on",
+    "prompt_loss_weight": "data.prompt_weight",
+    "torch_dtype": "model.dtype",
+    "warmup_ratio": "train.warmup_steps",
+    # LitGPT and torchtune
+    "checkpoint_dir": "model.name_or_path",
+    "global_batch_size": "train.batch_size",
+    "lr_warmup_steps": "train.warmup_steps",
+    "epochs": "train.num_train_epochs",
+    "lr": "train.learning_rate",
+    "max_norm": "train.max_grad_norm",
+    "clip_grad_norm": "train.max_grad_norm",
+    "mask_prompt": "data.train_on",
+    "prompt_style": "template.name",
+    "random_seed": "train.seed",
+}
+"""Keys of other trainers, each with our name for it."""
+
+
+def load_config(file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of `file` (YAML; defaults where None) with `section.key=value` overrides on top.
+
+    Raises ConfigError naming the file or argument, the key and the mend.
+    """
+    values = _read_yaml(file) if file else {}
+    where = dict.fromkeys(_dotted_keys(values), str(file))
+    for override in overrides:
+        dotted, value = _parse_override(override)
+        section, key = dotted.split(".")
+        values.setdefault(section, {})[key] = value
+        where[dotted] = f"argument {override!r}"
+    for dotted in where:
+        _refuse_unknown(dotted, where[dotted])
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
+
+
+def dump_config(config: Config) -> str:
+    """`config` as YAML, every key resolved."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def all_keys() -> list[str]:
+    """Every dotted key there is, `train.batch_size` and so on, in order."""
+    return [f"{name}.{key}" for name, section in Config().model_dump().items() for key in section]
+
+
+def _read_yaml(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected sections such as `train:`, found {type(values).__name__}")
+    for name, section in values.items():
+        if not isinstance(section, dict):
+            _refuse_unknown(str(name), str(file))
+            raise ConfigError(f"{file}: `{name}` is a section and holds keys, found {section!r}")
+    return values
+
+
+def _dotted_keys(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [f"{name}.{key}" for name, section in values.items() for key in section]
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"argument {override!r}: expected section.key=value, such as train.learning_rate=1e-4")
+    if dotted.count(".") != 1:
+        _refuse_unknown(dotted, f"argument {override!r}")
+        raise ConfigError(f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8")
+    try:
+        return dotted, _number(yaml.safe_load(text))
+    except yaml.YAMLError:
+        return dotted, text
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text; here it is a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _refuse_unknown(dotted: str, where: str) -> None:
+    known = all_keys()
+    if dotted in known or dotted in Config.model_fields:
+        return
+    key = dotted.rpartition(".")[2]
+    if key in PEER_KEYS:
+        raise ConfigError(f"{where}: unknown key `{dotted}`: here it is called `{PEER_KEYS[key]}`")
+    same_name = [name for name in known if name.endswith(f".{key}")]
+    guess = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
+    hint = f"did you mean `{guess[0]}`?" if guess else f"sections are {', '.join(Config.model_fields)}"
+    raise ConfigError(f"{where}: unknown key `{dotted}`: {hint}")
+
+
+def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        dotted = ".".join(str(part) for part in problem["loc"])
+        place = where.get(dotted) or next((where[key] for key in where if key.startswith(dotted)), "configuration")
+        found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
+        lines.append(f"{place}: `{dotted}`: {problem['msg'].removeprefix('Value error, ')}{found}")
+    return "\n".join(lines)

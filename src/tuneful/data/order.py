@@ -1,0 +1,45 @@
+"""Which example comes when: a pure function of seed, epoch and position, so that there is nothing to restore.
+
+Each epoch is one permutation of all examples; a run is the permutations end to end, cut into steps of `batch_size`.
+The last step of a run may be smaller; a step never spans the end of the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def num_steps(num_examples: int, batch_size: int, num_train_epochs: float, max_steps: int | None = None) -> int:
+    """Optimizer steps of a run: enough for `num_train_epochs` passes, or `max_steps`."""
+    return max_steps or math.ceil(num_train_epochs * num_examples / batch_size)
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The permutation of epoch `epoch` (from 0): int64 [num_examples]."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+
+
+def step_indices(
+    num_examples: int, batch_size: int, seed: int, step: int, *, last_position: int | None = None
+) -> list[int]:
+    """Indices of the examples of step `step` (from 1), which may span two epochs; cut off at `last_position`."""
+    first = (step - 1) * batch_size
+    last = first + batch_size if last_position is None else min(first + batch_size, last_position)
+    indices: list[int] = []
+    for epoch in range(first // num_examples, (last - 1) // num_examples + 1):
+        start, stop = max(first - epoch * num_examples, 0), min(last - epoch * num_examples, num_examples)
+        indices += epoch_order(num_examples, seed, epoch)[start:stop].tolist()
+    return indices
+
+
+def all_steps(
+    num_examples: int, batch_size: int, seed: int, num_train_epochs: float, max_steps: int | None = None
+) -> Iterator[list[int]]:
+    """The indices of every step of a run, in order."""
+    total = num_steps(num_examples, batch_size, num_train_epochs, max_steps)
+    last = None if max_steps else math.ceil(num_train_epochs * num_examples)
+    for step in range(1, total + 1):
+        yield step_indices(num_examples, batch_size, seed, step, last_position=last)

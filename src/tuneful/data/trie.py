@@ -1,0 +1,174 @@
+"""Examples of a micro-batch become a TrieBatch: each distinct prefix once, whoever shares it.
+
+A batch is a trie over token ids, stored depth first:
+
+    records                     a b c x        a b d          a b d y z
+    trie, depth first     node  0  1  2  3  4            the last token of a record predicts nothing: it is not stored
+                     token id   a  b  c  d  y
+                     position   0  1  2  2  3
+                  subtree_end   5  5  3  5  5            node i sees node j  <=>  j <= i < subtree_end[j]
+                      targets   0->b weight 3, 1->c 1, 1->d 2, 2->x 1, 3->y 1, 4->z 1      (every token weighing 1)
+
+Padding, packing, isolation, prefix sharing, deduplication and weighted losses are this one structure. Loss and gradient
+are those of the records run one by one: a node's hidden state depends on its prefix alone, and the weights of records
+that want the same prediction from the same node are summed. Sorting costs O(records log records) comparisons, the rest is
+linear in tokens. On Alpaca-style data of about 60 tokens a record, 8 records make 1.6 times fewer nodes than tokens,
+32 records 1.8 times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tuneful.types import Example, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrieBatch:
+    """A micro-batch as a trie of N nodes with M targets, drawn in the module's docstring.
+
+    input_ids       int32 [N]   token of each node, depth first
+    positions       int32 [N]   depth of each node: its position in every record that runs through it
+    subtree_end     int32 [N]   node i sees node j exactly if j <= i < subtree_end[j]
+    target_rows     int32 [M]   the node that predicts, rising
+    target_ids      int32 [M]   the token it predicts; a (row, id) pair stands once
+    target_weights  float32 [M] the summed weight of that prediction over all records; above 0
+    num_records, num_record_tokens: how many records went in, and their tokens as given, end tokens included.
+    """
+
+    input_ids: IntArray
+    positions: IntArray
+    subtree_end: IntArray
+    target_rows: IntArray
+    target_ids: IntArray
+    target_weights: FloatArray
+    num_records: int
+    num_record_tokens: int
+
+    def __post_init__(self) -> None:
+        assert len(self.input_ids) == len(self.positions) == len(self.subtree_end)
+        assert len(self.target_rows) == len(self.target_ids) == len(self.target_weights) > 0
+
+    @property
+    def num_nodes(self) -> int:
+        """N: the tokens that are computed."""
+        return len(self.input_ids)
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of all target weights, in float64."""
+        return float(self.target_weights.sum(dtype=np.float64))
+
+
+def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
+    """The trie of `examples`; without `share` each record is a branch of its own from its first token on."""
+    assert examples, "a batch without records"
+    ordered = sorted(examples, key=_sort_key) if share else list(examples)
+    longest = max(len(example) for example in ordered)
+    path = np.zeros(longest, dtype=np.int64)  # the node at each depth of the record in hand
+    ids, positions, starts, parents_depth = [], [], [], []
+    rows, targets, weights = [], [], []
+    num_nodes = 0
+    previous = np.zeros(0, dtype=np.int32)
+    for example in ordered:
+        tokens = example.token_ids[:-1]
+        shared = _common_prefix(previous, tokens) if share else 0
+        path[shared : len(tokens)] = np.arange(num_nodes, num_nodes + len(tokens) - shared)
+        ids.append(tokens[shared:])
+        positions.append(np.arange(shared, len(tokens), dtype=np.int32))
+        starts.append(num_nodes)
+        parents_depth.append(shared)
+        num_nodes += len(tokens) - shared
+        at = np.flatnonzero(example.weights[1:])
+        rows.append(path[at].copy())
+        targets.append(example.token_ids[1:][at])
+        weights.append(example.weights[1:][at])
+        previous = tokens
+    target_rows, target_ids, target_weights = _merge_targets(
+        np.concatenate(rows), np.concatenate(targets), np.concatenate(weights)
+    )
+    all_positions = np.concatenate(positions)
+    return TrieBatch(
+        input_ids=np.concatenate(ids),
+        positions=all_positions,
+        subtree_end=_subtree_ends(starts, parents_depth, all_positions),
+        target_rows=target_rows,
+        target_ids=target_ids,
+        target_weights=target_weights,
+        num_records=len(ordered),
+        num_record_tokens=sum(len(example) for example in ordered),
+    )
+
+
+def count_nodes(examples: Sequence[Example], *, share: bool = True) -> int:
+    """How many nodes `build_trie` would make, without making them."""
+    if not share:
+        return sum(len(example) - 1 for example in examples)
+    ordered = [example.token_ids[:-1] for example in sorted(examples, key=_sort_key)]
+    shared = sum(_common_prefix(first, second) for first, second in zip(ordered, ordered[1:], strict=False))
+    return sum(len(tokens) for tokens in ordered) - shared
+
+
+def visible(batch: TrieBatch) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """The rule as a dense matrix, bool [N, N]: row i sees column j. The oracle of tests; training never builds it."""
+    node = np.arange(batch.num_nodes)
+    return np.asarray((node[None, :] <= node[:, None]) & (node[:, None] < batch.subtree_end[None, :]))
+
+
+def draw(batch: TrieBatch, text_of: Callable[[int], str] = str) -> str:
+    """The trie as text: a line a node, indented by depth, with the targets it predicts and their weights.
+
+        a                    -> b x3
+          b                  -> c x1, d x2
+            c                -> x x1
+            d                -> y x1
+              y              -> z x1
+    """
+    wanted: dict[int, list[str]] = {}
+    for row, token_id, weight in zip(batch.target_rows, batch.target_ids, batch.target_weights, strict=True):
+        wanted.setdefault(int(row), []).append(f"{text_of(int(token_id))} x{weight:g}")
+    lines = []
+    for node in range(batch.num_nodes):
+        name = "  " * int(batch.positions[node]) + text_of(int(batch.input_ids[node]))
+        lines.append(f"{name:<20} -> {', '.join(wanted[node])}" if node in wanted else name)
+    return "\n".join(lines)
+
+
+def _sort_key(example: Example) -> bytes:
+    """Bytes that compare as the token ids do: big-endian, a prefix before what it is a prefix of."""
+    return example.token_ids[:-1].astype(">u4").tobytes()
+
+
+def _common_prefix(first: IntArray, second: IntArray) -> int:
+    length = min(len(first), len(second))
+    differs = np.flatnonzero(first[:length] != second[:length])
+    return int(differs[0]) if len(differs) else length
+
+
+def _subtree_ends(starts: Sequence[int], parents_depth: Sequence[int], positions: IntArray) -> IntArray:
+    """Where each node's subtree ends: at the first later branch that leaves the path at the node's depth or above.
+
+    Branch b starts at node starts[b] below depth parents_depth[b]; it closes every open node of that depth or deeper.
+    """
+    num_nodes = len(positions)
+    ends = np.full(num_nodes, num_nodes, dtype=np.int32)
+    open_nodes = np.zeros(int(positions.max()) + 1, dtype=np.int64)
+    num_open = 0
+    for start, depth, stop in zip(starts, parents_depth, [*starts[1:], num_nodes], strict=True):
+        ends[open_nodes[depth:num_open]] = start
+        num_open = depth + stop - start
+        open_nodes[depth:num_open] = np.arange(start, stop)
+    return ends
+
+
+def _merge_targets(rows: np.ndarray, ids: IntArray, weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:  # type: ignore[type-arg]
+    """Each (row, id) pair once, with its weights summed, in rising order."""
+    order = np.lexsort((ids, rows))
+    rows, ids, weights = rows[order], ids[order], weights[order]
+    new = np.concatenate(([True], (rows[1:] != rows[:-1]) | (ids[1:] != ids[:-1])))
+    first = np.flatnonzero(new)
+    summed = np.add.reduceat(weights.astype(np.float64), first)
+    return rows[first].astype(np.int32), ids[first].astype(np.int32), summed.astype(np.float32)

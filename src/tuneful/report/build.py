@@ -1,0 +1,84 @@
+"""Builds `report.html` of a run folder: one page that shows what was trained and whether it got better.
+
+    read_run (folder.py) -> view_page (sections.py) -> page.html.j2 -> report.html
+
+The page is a single file that opens without a network: styles, drawings and the script for search are inside, and its
+content security policy allows exactly those by their hashes and nothing else. Texts of models and users are escaped by
+jinja2; no data is handed to the script but attributes and the text that is already on the page. The price of one file
+is its size: every test answer stands in it, about 4 kB each.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from tuneful.report.folder import read_run
+from tuneful.report.sections import Page, view_page
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write `run_dir/report.html` and return its path.
+
+    Everything but `config.yaml` may be missing from the folder; the page says what is. The file appears whole or not at
+    all. Raises `DataError` where `run_dir` is no run folder.
+    """
+    run_dir = Path(run_dir)
+    page = render_page(view_page(read_run(run_dir)))
+    return _write_whole(run_dir / "report.html", page)
+
+
+def render_page(page: Page) -> str:
+    """The HTML of a page."""
+    style, script = _resource("page.css"), _resource("page.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_resource("page.html.j2"))
+    html = template.render(
+        page=page,
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src {_hash_source(style)}; script-src {_hash_source(script)}; "
+        "base-uri 'none'; form-action 'none'",
+    )
+    return make_visible(html)
+
+
+def make_visible(html: str) -> str:
+    """`html` without characters that it may not hold: controls become their pictures (␀), lone surrogates �."""
+    return _UNSEEN.sub(_picture, html.replace("\r\n", "\n"))
+
+
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+
+
+def _resource(name: str) -> str:
+    return resources.files("tuneful.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash_source(inline: str) -> str:
+    digest = hashlib.sha256(inline.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _write_whole(path: Path, content: str) -> Path:
+    """Write aside, then rename: a reader sees the old file or the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content.encode("utf-8"))
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
