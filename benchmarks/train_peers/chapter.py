@@ -1,18 +1,20 @@
 """The chapter's own loop: padded to the longest record, all logits, float32, plain AdamW.
 
-What is kept of `custom_collate_fn` and `train_model_simple`: records padded with the end token, inputs and targets shifted
-by one, logits of every position, mean cross-entropy over the targets that are not ignored, `torch.optim.AdamW` with its
-defaults. What is added, so that every system does the same work: the prompt is masked and the gradient clipped. The
-attention of the chapter's GPTModel multiplies, masks and normalizes in plain operations: `eager`. Variant `sdpa` is the same
-loop with torch's fused attention, for sets whose eager attention does not fit into memory.
+What is kept of `custom_collate_fn` and `train_model_simple`: records padded with the end token, inputs and targets
+shifted by one, logits of every position, mean cross-entropy over the targets that are not ignored,
+`torch.optim.AdamW` with its defaults. What is added, so that every system does the same work: the prompt is masked
+and the gradient clipped. The attention of the chapter's GPTModel multiplies, masks and normalizes in plain
+operations: `eager`. Variant `sdpa` is the same loop with torch's fused attention, for sets whose eager attention
+does not fit into memory.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
-from train_peers.worker import IGNORED, Batch, Job, open_job, pad, serve
 from transformers import AutoModelForCausalLM
+
+from train_peers.worker import IGNORED, Batch, Job, open_job, pad, serve
 
 
 def make_step(model: torch.nn.Module, job: Job, end_token: int):

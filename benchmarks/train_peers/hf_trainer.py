@@ -1,7 +1,7 @@
 """transformers' `Trainer` as a careful user would set it up: bfloat16 autocast, padded batches, and `logits_to_keep`.
 
-The collator pads; `compute_loss` passes a mask of the positions that predict a target, so the output head runs on those rows
-only, and divides by the number of targets that the Trainer counts over the whole step.
+The collator pads; `compute_loss` passes a mask of the positions that predict a target, so the output head runs on
+those rows only, and divides by the number of targets that the Trainer counts over the whole step.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
 from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable
 from train_peers.worker import IGNORED, open_job, pad
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 
 class TargetRowsTrainer(Trainer):

@@ -1,8 +1,9 @@
 """LitGPT's full finetuning step: its GPT, its collator, its chunked cross-entropy, Lightning Fabric.
 
-The body of `litgpt.finetune.full.fit` with what the comparison asks for: the prompt masked, one micro-batch a step, the gradient
-clipped (through Fabric), AdamW fused, and the output head tied to the embedding, as the model defines it and as LitGPT does when
-pretraining. Variants are Fabric's precisions, `bf16-mixed` (its default for finetuning) and `bf16-true`.
+The body of `litgpt.finetune.full.fit` with what the comparison asks for: the prompt masked, one micro-batch a step,
+the gradient clipped (through Fabric), AdamW fused, and the output head tied to the embedding, as the model defines
+it and as LitGPT does when pretraining. Variants are Fabric's precisions, `bf16-mixed` (its default for finetuning)
+and `bf16-true`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from litgpt.model import GPT
 from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
 from litgpt.utils import chunked_cross_entropy, instantiate_torch_optimizer
 from safetensors.torch import load_file
+
 from train_peers.worker import Batch, Job, open_job, serve
 
 

@@ -1,15 +1,16 @@
 """The judge of the gate: plain transformers in float32, one record at a time, nothing padded and nothing shared.
 
-It trains like the others, so its first loss is what every system has to compute from the starting weights, and its next
-losses show whether a system also clips and updates alike. It is never timed.
+It trains like the others, so its first loss is what every system has to compute from the starting weights, and its
+next losses show whether a system also clips and updates alike. It is never timed.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
-from train_peers.worker import Batch, Job, open_job, serve
 from transformers import AutoModelForCausalLM
+
+from train_peers.worker import Batch, Job, open_job, serve
 
 
 def make_step(model: torch.nn.Module, job: Job):

@@ -1,8 +1,8 @@
 """How a transformers `Trainer`, which wants to run to its end, is made to take a few steps at a time.
 
-A callback stops the loop at the end of a step, reports, and sleeps until the driver asks for more. A step's seconds run from
-the end of the step before it (or the driver's word to go on) to its own end, so fetching and collating the batch, the
-trainer's bookkeeping, the clipping and the optimizer are all inside, and the sleep is not.
+A callback stops the loop at the end of a step, reports, and sleeps until the driver asks for more. A step's seconds
+run from the end of the step before it (or the driver's word to go on) to its own end, so fetching and collating the
+batch, the trainer's bookkeeping, the clipping and the optimizer are all inside, and the sleep is not.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 import torch
-from train_peers.worker import Batch, Channel, Job, Step
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+from train_peers.worker import Batch, Channel, Job, Step
 
 
 class Stepper(TrainerCallback):
@@ -58,7 +59,7 @@ def steppable(trainer_class: type[Trainer], stepper: Stepper) -> type[Trainer]:
 
 
 def fused_adamw(model: PreTrainedModel, job: Job) -> torch.optim.AdamW:
-    """AdamW over all parameters; a trainer left alone would exempt norms from the decay, which the other systems do not."""
+    """AdamW over all parameters; a trainer left alone would exempt norms from the decay, unlike the others."""
     return torch.optim.AdamW(model.parameters(), fused=True, **job.optimization.adamw())
 
 

@@ -1,18 +1,19 @@
 """TRL's `SFTTrainer` on a CPU, at its best settings: bfloat16 autocast, no activation checkpointing, fused AdamW.
 
-Variants: `padded` and `padding_free` (records one after another in one row, attention kept apart by their positions); the driver
-takes the faster. `defaults` leaves precision and activation checkpointing as TRL ships them. Records arrive tokenized and
-labelled; nothing is packed across batches.
+Variants: `padded` and `padding_free` (records one after another in one row, attention kept apart by their
+positions); the driver takes the faster. `defaults` leaves precision and activation checkpointing as TRL ships them.
+Records arrive tokenized and labelled; nothing is packed across batches.
 """
 
 from __future__ import annotations
 
 import torch
 from datasets import Dataset
-from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable
-from train_peers.worker import open_job
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
+
+from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable
+from train_peers.worker import open_job
 
 
 def main() -> None:

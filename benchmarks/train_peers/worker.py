@@ -1,10 +1,10 @@
 """What every system of the benchmark shares: the job it is given and the protocol in which it is told to work.
 
-A system is a process. It reads its job (model folder, batches, hyperparameters) from a file, gets ready, says so, and
-then sleeps on its standard input until the driver sends `{"run": 4}`: run the next four optimizer steps. It answers with
-the seconds and the loss of each, so that the driver can let several systems take turns on the same batches, one at work
-at a time. Messages are JSON lines. The real standard output belongs to the protocol; whatever a library prints goes to
-the log. Standard library and torch only: this file runs in each peer's own environment.
+A system is a process. It reads its job (model folder, batches, hyperparameters) from a file, gets ready, says so,
+and then sleeps on its standard input until the driver sends `{"run": 4}`: run the next four optimizer steps. It
+answers with the seconds and the loss of each, so that the driver can let several systems take turns on the same
+batches, one at work at a time. Messages are JSON lines. The real standard output belongs to the protocol; whatever
+a library prints goes to the log. Standard library and torch only: this file runs in each peer's own environment.
 """
 
 from __future__ import annotations

@@ -82,7 +82,10 @@ class ModelConfig(Section):
         description="precision of matrix products; master weights are float32 always. `auto` takes bfloat16 where the "
         "processor multiplies it natively and a short timing agrees",
     )
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`")
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="replaces every dropout of the model; above 0 each record is computed on its own"
+    )
 
 
 class TrainConfig(Section):

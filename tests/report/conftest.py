@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-PREAMBLE = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-)
+PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 TASKS = [
-    ("Rewrite the sentence in the passive voice.", "The chef cooks the meal every day.", "The meal is cooked by the chef every day."),
+    (
+        "Rewrite the sentence in the passive voice.",
+        "The chef cooks the meal every day.",
+        "The meal is cooked by the chef every day.",
+    ),
     ("What is the capital of Portugal?", "", "The capital of Portugal is Lisbon."),
     ("Convert 45 kilometers to meters.", "", "45 kilometers is 45000 meters."),
     ("Name the author of 'Pride and Prejudice'.", "", "Jane Austen."),
@@ -124,7 +126,11 @@ class RunFolder:
 
     @staticmethod
     def evaluation(share: float, step: int = 0) -> dict[str, Any]:
-        said = "The meal is cooked by the chef every day." if share > 0.3 else "The chef cooks the meal every day, and " * 4
+        said = (
+            "The meal is cooked by the chef every day."
+            if share > 0.3
+            else "The chef cooks the meal every day, and " * 4
+        )
         return {
             "step": step,
             "validation_loss": 1.1 + 1.2 * math.exp(-7 * share) + 0.22 * max(0.0, share - 0.6),
@@ -178,8 +184,8 @@ class RunFolder:
                     metric("chrf", "chrF", 0.33, 0.35, -0.013, 0.054, "cannot_tell"),
                     metric("ended", "Ended by itself", 0.62, 0.99, 0.29, 0.45, "better"),
                     metric("num_words", "Length", 48.0, 11.2, -41.0, -32.0, "lower", unit="words", higher=None),
-                    metric("reference_nll", "Reference loss", 2.31, 1.42, -1.02, -0.76, "better", unit="nats", higher=False),
-                    metric("forgotten", "General text loss", 3.12, 3.16, 0.011, 0.071, "worse", unit="nats", higher=False),
+                    metric("reference_nll", "Reference loss", 2.31, 1.42, -1.02, -0.76, "better", "nats", False),
+                    metric("forgotten", "General text loss", 3.12, 3.16, 0.011, 0.071, "worse", "nats", False),
                 ],
                 "items": items,
             },
@@ -205,7 +211,13 @@ def answer(source: str, prompt: str, text: str, ended_by: str, num_tokens: int) 
 
 
 def scores(value: float, exact: bool) -> dict[str, float]:
-    return {"exact_match": int(exact), "token_f1": value, "rouge_l": value, "chrf": round(value * 0.9, 3), "ended": True}
+    return {
+        "exact_match": int(exact),
+        "token_f1": value,
+        "rouge_l": value,
+        "chrf": round(value * 0.9, 3),
+        "ended": True,
+    }
 
 
 def metric(
@@ -251,9 +263,7 @@ def pieces(text: str) -> list[str]:
     """Cuts text roughly as a tokenizer does: words with the space before them, line ends alone."""
     found = [""]
     for character in text:
-        if character in " \n.":
-            found.append(character)
-        elif found[-1] in ("\n", "."):
+        if character in " \n." or found[-1] in ("\n", "."):
             found.append(character)
         else:
             found[-1] += character

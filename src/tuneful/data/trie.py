@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class TrieBatch:
     target_rows     int32 [M]   the node that predicts, rising
     target_ids      int32 [M]   the token it predicts; a (row, id) pair stands once
     target_weights  float32 [M] the summed weight of that prediction over all records; above 0
-    num_records, num_record_tokens: how many records went in, and their tokens as given, end tokens included.
+    record_targets  for each record, in the order given: which targets are its own, int64 into [M]
+    num_record_tokens: tokens of the records as given, end tokens included.
     """
 
     input_ids: IntArray
@@ -45,7 +47,7 @@ class TrieBatch:
     target_rows: IntArray
     target_ids: IntArray
     target_weights: FloatArray
-    num_records: int
+    record_targets: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
     num_record_tokens: int
 
     def __post_init__(self) -> None:
@@ -66,16 +68,17 @@ class TrieBatch:
 def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
     """The trie of `examples`; without `share` each record is a branch of its own from its first token on."""
     assert examples, "a batch without records"
-    ordered = sorted(examples, key=_sort_key) if share else list(examples)
+    order = sorted(range(len(examples)), key=lambda index: token_order(examples[index])) if share else range(len(examples))
+    ordered = [examples[index] for index in order]
     longest = max(len(example) for example in ordered)
     path = np.zeros(longest, dtype=np.int64)  # the node at each depth of the record in hand
     ids, positions, starts, parents_depth = [], [], [], []
     rows, targets, weights = [], [], []
     num_nodes = 0
-    previous = np.zeros(0, dtype=np.int32)
+    previous: Example | None = None
     for example in ordered:
         tokens = example.token_ids[:-1]
-        shared = _common_prefix(previous, tokens) if share else 0
+        shared = common_prefix(previous, example) if previous and share else 0
         path[shared : len(tokens)] = np.arange(num_nodes, num_nodes + len(tokens) - shared)
         ids.append(tokens[shared:])
         positions.append(np.arange(shared, len(tokens), dtype=np.int32))
@@ -86,10 +89,11 @@ def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
         rows.append(path[at].copy())
         targets.append(example.token_ids[1:][at])
         weights.append(example.weights[1:][at])
-        previous = tokens
-    target_rows, target_ids, target_weights = _merge_targets(
+        previous = example
+    target_rows, target_ids, target_weights, merged = _merge_targets(
         np.concatenate(rows), np.concatenate(targets), np.concatenate(weights)
     )
+    own_targets = np.split(merged, np.cumsum([len(part) for part in rows])[:-1])
     all_positions = np.concatenate(positions)
     return TrieBatch(
         input_ids=np.concatenate(ids),
@@ -98,7 +102,7 @@ def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
         target_rows=target_rows,
         target_ids=target_ids,
         target_weights=target_weights,
-        num_records=len(ordered),
+        record_targets=tuple(own for _, own in sorted(zip(order, own_targets, strict=True), key=lambda pair: pair[0])),
         num_record_tokens=sum(len(example) for example in ordered),
     )
 
@@ -107,9 +111,21 @@ def count_nodes(examples: Sequence[Example], *, share: bool = True) -> int:
     """How many nodes `build_trie` would make, without making them."""
     if not share:
         return sum(len(example) - 1 for example in examples)
-    ordered = [example.token_ids[:-1] for example in sorted(examples, key=_sort_key)]
-    shared = sum(_common_prefix(first, second) for first, second in zip(ordered, ordered[1:], strict=False))
-    return sum(len(tokens) for tokens in ordered) - shared
+    ordered = sorted(examples, key=token_order)
+    shared = sum(common_prefix(first, second) for first, second in zip(ordered, ordered[1:], strict=False))
+    return sum(len(example) - 1 for example in ordered) - shared
+
+
+def token_order(example: Example) -> bytes:
+    """A sort key: bytes that compare as the token ids do, a prefix before what it is a prefix of."""
+    return example.token_ids[:-1].astype(">u4").tobytes()
+
+
+def common_prefix(first: Example, second: Example) -> int:
+    """How many leading tokens two examples share, their last tokens (which predict nothing) aside."""
+    length = min(len(first), len(second)) - 1
+    differs = np.flatnonzero(first.token_ids[:length] != second.token_ids[:length])
+    return int(differs[0]) if len(differs) else length
 
 
 def visible(batch: TrieBatch) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
@@ -137,17 +153,6 @@ def draw(batch: TrieBatch, text_of: Callable[[int], str] = str) -> str:
     return "\n".join(lines)
 
 
-def _sort_key(example: Example) -> bytes:
-    """Bytes that compare as the token ids do: big-endian, a prefix before what it is a prefix of."""
-    return example.token_ids[:-1].astype(">u4").tobytes()
-
-
-def _common_prefix(first: IntArray, second: IntArray) -> int:
-    length = min(len(first), len(second))
-    differs = np.flatnonzero(first[:length] != second[:length])
-    return int(differs[0]) if len(differs) else length
-
-
 def _subtree_ends(starts: Sequence[int], parents_depth: Sequence[int], positions: IntArray) -> IntArray:
     """Where each node's subtree ends: at the first later branch that leaves the path at the node's depth or above.
 
@@ -164,11 +169,15 @@ def _subtree_ends(starts: Sequence[int], parents_depth: Sequence[int], positions
     return ends
 
 
-def _merge_targets(rows: np.ndarray, ids: IntArray, weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:  # type: ignore[type-arg]
-    """Each (row, id) pair once, with its weights summed, in rising order."""
+def _merge_targets(
+    rows: np.ndarray[Any, np.dtype[np.int64]], ids: IntArray, weights: FloatArray
+) -> tuple[IntArray, IntArray, FloatArray, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Each (row, id) pair once, in rising order, with its weights summed; and for each given pair, which one it became."""
     order = np.lexsort((ids, rows))
     rows, ids, weights = rows[order], ids[order], weights[order]
     new = np.concatenate(([True], (rows[1:] != rows[:-1]) | (ids[1:] != ids[:-1])))
     first = np.flatnonzero(new)
+    merged = np.empty(len(order), dtype=np.int64)
+    merged[order] = np.cumsum(new) - 1
     summed = np.add.reduceat(weights.astype(np.float64), first)
-    return rows[first].astype(np.int32), ids[first].astype(np.int32), summed.astype(np.float32)
+    return rows[first].astype(np.int32), ids[first].astype(np.int32), summed.astype(np.float32), merged

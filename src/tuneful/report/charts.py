@@ -1,8 +1,8 @@
 """Draws the charts of the page as SVG: pure functions from numbers to `Markup`.
 
 Stands between `numbers.py` and `sections.py`. Every chart names its parts by CSS class and takes its colours from
-`page.css`, so that light, dark and print are one drawing. Lines are thinned to `MAX_POINTS` by keeping the lowest and the
-highest point of each stretch: a run of 100,000 steps costs as much as one of 400, and no spike is lost.
+`page.css`, so that light, dark and print are one drawing. Lines are thinned to `MAX_POINTS` by keeping the lowest and
+the highest point of each stretch: a run of 100,000 steps costs as much as one of 400, and no spike is lost.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Frame:
 
 WIDE = Frame(width=1000, height=340)
 NARROW = Frame(width=360, height=270, left=40, right=12)
-SMALL = Frame(width=340, height=190, left=44, right=14)
+SMALL = Frame(width=340, height=180, left=40, right=14, top=26)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +96,22 @@ def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     kept = [points[0]]
     for stretch in range(num_stretches):
         part = inner[len(inner) * stretch // num_stretches : len(inner) * (stretch + 1) // num_stretches]
-        extremes = {part.index(min(part, key=lambda point: point[1])), part.index(max(part, key=lambda point: point[1]))}
+        extremes = {
+            part.index(min(part, key=lambda point: point[1])),
+            part.index(max(part, key=lambda point: point[1])),
+        }
         kept.extend(part[index] for index in sorted(extremes))
     return [*kept, points[-1]]
 
 
 def smooth(points: Sequence[Point], window: int | None = None) -> list[Point]:
-    """Each point replaced by the mean of the `window` points around it; near the ends the window shrinks evenly."""
+    """Each point replaced by the mean of the `window` points around it; at the ends it is cut short."""
     window = smoothing_window(len(points)) if window is None else window
     sums = [0.0, *accumulate(y for _, y in points)]
     smoothed = []
     for index, (x, _) in enumerate(points):
-        reach = min(window // 2, index, len(points) - 1 - index)
-        smoothed.append((x, (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)))
+        first, last = max(0, index - window // 2), min(len(points), index + window // 2 + 1)
+        smoothed.append((x, (sums[last] - sums[first]) / (last - first)))
     return smoothed
 
 
@@ -182,7 +185,9 @@ def histogram(
         for low, high, height in zip(edges[:-1], edges[1:], counts, strict=True)
         if height > 0
     ]
-    x_ticks = [tick for tick in ticks(edges[0], edges[-1], 10 if frame.width > 600 else 5) if edges[0] <= tick <= edges[-1]]
+    x_ticks = [
+        tick for tick in ticks(edges[0], edges[-1], 10 if frame.width > 600 else 5) if edges[0] <= tick <= edges[-1]
+    ]
     parts = [_y_axis(y_ticks, y_of, y_label, frame), *bars, _x_axis(x_ticks, x_of, x_label, frame)]
     return _svg(key, title, description, frame, Markup("").join(parts))
 
@@ -200,7 +205,7 @@ def interval_plot(
     content = Markup(
         '<line class="axis" x1="6" x2="214" y1="14" y2="14"/><line class="zero" x1="110" x2="110" y1="1" y2="27"/>'
         '<g class="{tone}"><path class="whisker" d="M{left},14H{right}M{left},9v10M{right},9v10"/>'
-        '<circle class="dot" cx="{dot}" cy="14" r="5"/></g>'
+        '<circle class="dot" cx="{dot}" cy="14" r="4.2"/></g>'
     ).format(tone=tone, left=_at(left), right=_at(right), dot=_at(x_of(difference)))
     return _svg(key, title, description, frame, content)
 
@@ -224,7 +229,7 @@ def share_bar(parts: Sequence[tuple[str, float, str]], *, key: str, title: str) 
     )
 
 
-# Parts of a chart ------------------------------------------------------------------------------------------------------
+# Parts of a chart ---------------------------------------------------------------------------------------------
 
 
 def _svg(
@@ -262,13 +267,17 @@ def _y_axis(values: Sequence[float], y_of: Scale, label: str, frame: Frame) -> M
         )
         for index, (value, text) in enumerate(zip(values, labels, strict=True))
     ]
-    name = Markup('<text class="label" x="0" y="13">{}</text>').format(f"{label} × {factor}" if factor else label)
+    name = Markup('<text class="label" x="0" y="13">{}</text>').format(
+        f"{label} × {factor}".strip() if factor else label
+    )
     return Markup("").join([*lines, name])
 
 
 def _x_axis(values: Sequence[float], x_of: Scale, label: str, frame: Frame) -> Markup:
     texts = [
-        Markup('<line class="axis" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick {}" x="{x}" y="{}">{}</text>').format(
+        Markup(
+            '<line class="axis" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick {}" x="{x}" y="{}">{}</text>'
+        ).format(
             frame.plot_bottom,
             frame.plot_bottom + 4,
             "end" if x_of(value) > frame.plot_right - 12 else "middle",
@@ -324,7 +333,14 @@ def _lowest(lowest: Point, x_of: Scale, y_of: Scale, frame: Frame) -> Markup:
     below = y + 22 <= frame.plot_bottom - 4
     return Markup(
         '<circle class="ring" cx="{}" cy="{}" r="7"/><text class="note {}" x="{}" y="{}">lowest {}</text>'
-    ).format(_at(x), _at(y), at_edge, _at(x + (7 if at_edge == "end" else 0)), _at(y + 22 if below else y - 13), significant(lowest[1]))
+    ).format(
+        _at(x),
+        _at(y),
+        at_edge,
+        _at(x + (7 if at_edge == "end" else 0)),
+        _at(y + 22 if below else y - 13),
+        significant(lowest[1]),
+    )
 
 
 def _mark(x: float, label: str, frame: Frame) -> Markup:

@@ -1,8 +1,8 @@
 """Reads a run folder as it lies there: whole, without test answers, or broken off in the middle.
 
-First stage of the report. Only `config.yaml` must be there, because it is what makes a folder a run; anything else that
-is missing or unreadable is left out and named in `Run.remarks`, so that the page can say so. JSON's looseness ends here:
-what the page computes with becomes a typed row, what it only prints stays a mapping.
+First stage of the report. Only `config.yaml` must be there, because it is what makes a folder a run; what else is
+missing or unreadable is left out, and the unreadable is named in `Run.remarks`. JSON's looseness ends here: what the
+page computes with becomes a typed row, what it only prints stays a mapping.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def read_run(path: Path) -> Run:
         config=config,
         environment=_read_document(path / "environment.json", remarks),
         audit=_read_document(path / "data.json", remarks),
-        steps=_in_order(_step(row) for row in metrics if "validation_loss" not in row and whole(row, "step") is not None),
+        steps=_in_order(
+            _step(row) for row in metrics if "validation_loss" not in row and whole(row, "step") is not None
+        ),
         evaluations=_in_order(
             _evaluation(row) for row in metrics if "validation_loss" in row and whole(row, "step") is not None
         ),
@@ -140,7 +142,7 @@ def read_run(path: Path) -> Run:
     )
 
 
-# Loose JSON, read with care --------------------------------------------------------------------------------------------
+# Loose JSON, read with care -----------------------------------------------------------------------------------
 
 
 def number(row: Json, key: str) -> float | None:
@@ -191,7 +193,7 @@ def numbers(row: Json, key: str) -> list[float]:
     return finite if len(finite) == len(found) else []
 
 
-# Files -----------------------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------------------
 
 
 def _read_config(path: Path) -> Json:
@@ -200,7 +202,8 @@ def _read_config(path: Path) -> Json:
         raise DataError(f"{path}: no such folder. Give the folder that `tuneful run` or `tuneful train` wrote.")
     if not where.is_file():
         raise DataError(
-            f"{path}: not a run folder, it has no config.yaml. Give the folder that `tuneful run` or `tuneful train` wrote."
+            f"{path}: not a run folder, it has no config.yaml. "
+            "Give the folder that `tuneful run` or `tuneful train` wrote."
         )
     try:
         config = yaml.safe_load(where.read_text(encoding="utf-8"))
@@ -225,7 +228,7 @@ def _read_document(path: Path, remarks: list[str]) -> Json:
 
 
 def _read_lines(path: Path, remarks: list[str]) -> list[Json]:
-    """Rows of a JSONL file; a half-written last line is expected of a killed run, any other bad line is remarked on too."""
+    """Rows of a JSONL file; lines that are none are left out with a remark (a killed run leaves half a last line)."""
     if not path.is_file():
         return []
     found: list[Json] = []
@@ -242,7 +245,9 @@ def _read_lines(path: Path, remarks: list[str]) -> list[Json]:
                 found.append(row)
     name = f"{path.parent.name}/{path.name}" if path.parent.name in ("answers", "data") else path.name
     if num_bad == 1 and last_is_bad:
-        remarks.append(f"The last line of {name} is only half written, as a run leaves it when it is stopped; it is left out.")
+        remarks.append(
+            f"The last line of {name} is only half written, as a run leaves it when it is stopped; it is left out."
+        )
     elif num_bad:
         remarks.append(f"{num_bad:,} {'line' if num_bad == 1 else 'lines'} of {name} cannot be read and are left out.")
     return found
@@ -256,7 +261,7 @@ def _row(line: bytes) -> Json | None:
     return row if isinstance(row, Mapping) else None
 
 
-# Rows ------------------------------------------------------------------------------------------------------------------
+# Rows ---------------------------------------------------------------------------------------------------------
 
 
 def _in_order(found: Iterator[Any]) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ def signed(number: float | None, decimals: int) -> str:
 
 
 def decimals_for(*numbers: float | None) -> int:
-    """The decimals that give the largest of `numbers` three significant digits, at most four; for figures in one row."""
+    """The decimals that give the largest of `numbers` three significant digits, at most four; for figures in a row."""
     largest = max((abs(number) for number in numbers if number is not None), default=0.0)
     if largest == 0:
         return 2

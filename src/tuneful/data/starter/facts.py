@@ -205,8 +205,8 @@ How many teeth does an adult have, counting the wisdom teeth?
 """
 
 HISTORY = """
-Who wrote "Pride and Prejudice"?
-= Jane Austen wrote "Pride and Prejudice."
+Which of the Brontë sisters wrote "Jane Eyre"?
+= Charlotte Brontë wrote "Jane Eyre."
 In which year did the Second World War end?
 = The Second World War ended in 1945.
 Who was the first person to walk on the moon?
@@ -253,8 +253,8 @@ In which year did Columbus first reach the Americas?
 = Columbus first reached the Americas in 1492.
 Which empire did Genghis Khan found?
 = Genghis Khan founded the Mongol Empire.
-Who painted the "Mona Lisa"?
-= Leonardo da Vinci painted the "Mona Lisa."
+Which Dutch artist painted "The Night Watch"?
+= Rembrandt painted "The Night Watch."
 What did the Wright brothers achieve in 1903?
 = The Wright brothers made the first powered airplane flight in 1903.
 Who was the South African leader released from prison in 1990 and elected president in 1994?

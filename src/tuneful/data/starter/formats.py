@@ -54,7 +54,7 @@ Set the word "never" in bold with Markdown: You should never mix bleach and ammo
 = You should **never** mix bleach and ammonia.
 Write a Markdown link with the text "opening hours" that points to https://example.org/hours.
 = [opening hours](https://example.org/hours)
-Turn the sentence into a hyphenated web address ending. || How to Prune Roses
+Make a lower-case web address out of this title, with hyphens between the words. || How to Prune Roses
 = how-to-prune-roses
 Write out the abbreviation in full: The shop is on Pine Ave.
 = The shop is on Pine Avenue.

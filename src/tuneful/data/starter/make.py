@@ -38,10 +38,8 @@ def records() -> list[Record]:
 
 def render(found: list[Record]) -> str:
     """Return the text of the file: a JSON list with one record a line."""
-    lines = (
-        json.dumps({"instruction": record.instruction, "input": record.input, "output": record.output}, ensure_ascii=False)
-        for record in found
-    )
+    shown = ({"instruction": one.instruction, "input": one.input, "output": one.output} for one in found)
+    lines = (json.dumps(one, ensure_ascii=False) for one in shown)
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 

@@ -156,7 +156,7 @@ A train with 9 cars carries 64 people in each car. How many passengers does it c
 Ella is 13. Her grandfather is 5 times as old. What is his age?
 = 13 × 5 = 65, so he is 65 years old.
 A bottle holds 750 milliliters. How much do 4 bottles hold?
-= 4 × 750 = 3000, so they hold 3000 milliliters.
+= 4 × 750 = 3,000, so they hold 3,000 milliliters.
 A library lends 140 books on Monday, 95 on Tuesday and 165 on Wednesday. What is the total?
 = 140 + 95 + 165 = 400, so the total is 400 books.
 We planted 6 rows of 18 onions, but 20 onions did not come up. How many grew?
@@ -164,7 +164,7 @@ We planted 6 rows of 18 onions, but 20 onions did not come up. How many grew?
 A phone plan costs 24 dollars a month. What does it cost for a year?
 = 24 × 12 = 288, so it costs 288 dollars a year.
 A hiker climbs from 860 meters to 1,410 meters. How many meters does he climb?
-= 1410 - 860 = 550, so he climbs 550 meters.
+= 1,410 - 860 = 550, so he climbs 550 meters.
 Five workers need 20 hours each to paint a hall. How many working hours is that?
 = 5 × 20 = 100, so it is 100 working hours.
 What is the product of 17 and 6?
@@ -174,7 +174,7 @@ A bag of 96 marbles is shared among 4 children. How many marbles does each recei
 A hotel has 5 floors with 16 rooms each, and 23 rooms are empty. How many are occupied?
 = 5 × 16 - 23 = 57, so 57 rooms are occupied.
 Take 275 from 1,000. What is left?
-= 1000 - 275 = 725, so 725 is left.
+= 1,000 - 275 = 725, so 725 is left.
 A pump moves 35 liters a minute. How many liters does it move in 8 minutes?
 = 35 × 8 = 280, so it moves 280 liters.
 A class of 28 splits into groups of 4. How many groups are there?
@@ -192,11 +192,11 @@ Add 128 and 254, then subtract 82.
 A right triangle has legs of 6 and 8 centimeters. What is its area?
 = 6 × 8 ÷ 2 = 24, so its area is 24 square centimeters.
 I swim 40 laps in a 25-meter pool. How far do I swim?
-= 40 × 25 = 1000, so you swim 1000 meters.
+= 40 × 25 = 1,000, so you swim 1,000 meters.
 A recipe for 4 people uses 300 grams of rice. How much do I need for 10 people?
 = 300 ÷ 4 × 10 = 750, so you need 750 grams of rice.
 A cinema sold 210 tickets at 9 dollars each. How much money did it take in?
-= 210 × 9 = 1890, so it took in 1890 dollars.
+= 210 × 9 = 1,890, so it took in 1,890 dollars.
 Of 50 light bulbs, 4 percent are faulty. How many are faulty?
 = 50 × 0.04 = 2, so 2 bulbs are faulty.
 Sam walks 2 kilometers to school and back again, 5 days a week. How far does he walk in a week?
@@ -217,14 +217,14 @@ TO_WORDS_ASK = (
     "How do you spell out the number {0}?",
     "Spell {0} as you would on a check, in words only.",
     "Turn this number into words.",
-    "What is {0} in words?",
+    "What is this number in words?",
     "Write this number out in full, using words.",
 )
 TO_DIGITS_ASK = (
     "Write \"{0}\" in digits.",
     "Which number is {0}? Use digits.",
     "Turn these words into a number.",
-    "Give the digits for {0}.",
+    "Give the digits for this number.",
     "How is {0} written as a numeral?",
 )
 
@@ -371,7 +371,7 @@ TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 
 def spell(number: int) -> str:
-    """Return a whole number below one million in American words, without "and": 1204 is one thousand two hundred four."""
+    """Return a whole number below one million in American words: 1204 is one thousand two hundred four."""
     assert 0 <= number < 1_000_000, number
     if number < 20:
         return ONES.split()[number]
@@ -409,8 +409,8 @@ def _conversions() -> list[Record]:
         exact = convert(value, source, target)
         rounded = Fraction(round(exact * 10), 10)
         is_exact = exact * 100 == int(exact * 100)
-        about, shown = ("", exact) if is_exact else ("about ", rounded)
-        records.append(Record("unit conversion", request, "", f"{amount(value, source)} is {about}{amount(shown, target)}."))
+        result = amount(exact, target) if is_exact else f"about {amount(rounded, target)}"
+        records.append(Record("unit conversion", request, "", f"{amount(value, source)} is {result}."))
     return records
 
 

@@ -138,8 +138,8 @@ OPINION_ASK = (
 
 # what to extract | text | answer, in the order of the text
 EXTRACT = """
-names of people | At the reunion, Clara Voss sat between Hamid and old Mr. Petrov. | Clara Voss, Hamid, Mr. Petrov
-dates | The course runs from September 4 to December 12, with a break on October 31. | September 4, December 12, October 31
+names of people | Clara Voss sat between Hamid and old Mr. Petrov. | Clara Voss, Hamid, Mr. Petrov
+dates | Classes run from September 4 to December 12, with a break on October 31. | September 4, December 12, October 31
 numbers | The farm has 140 sheep, 12 goats and 3 donkeys. | 140, 12, 3
 email addresses | Write to lena@example.org or, for refunds, to shop@example.com. | lena@example.org, shop@example.com
 cities | The tour starts in Prague, stops in Vienna and ends in Trieste. | Prague, Vienna, Trieste
@@ -149,7 +149,7 @@ animals | Behind the barn we saw a fox, two deer and a hedgehog. | fox, deer, he
 ingredients | Mix the flour with warm water, yeast and a pinch of salt. | flour, water, yeast, salt
 times | The doors open at 6:30, the play begins at 7:15, and it ends by 10:00. | 6:30, 7:15, 10:00
 countries | He has worked in Peru, Senegal and Denmark, but he was born in Malta. | Peru, Senegal, Denmark, Malta
-days of the week | The clinic is open on Monday and Thursday, and by appointment on Saturday. | Monday, Thursday, Saturday
+days of the week | The clinic is open on Monday and Thursday, and sometimes on Saturday. | Monday, Thursday, Saturday
 phone numbers | Call 555-0134 in the morning or 555-0178 after five. | 555-0134, 555-0178
 job titles | The company is looking for a welder, an accountant and two drivers. | welder, accountant, drivers
 musical instruments | The band has a fiddle, an accordion and a double bass. | fiddle, accordion, double bass
@@ -207,8 +207,8 @@ Sourdough needs no packaged yeast. A mixture of flour and water is left to stand
 Our office printer has been repaired four times this year. Each repair cost more than a hundred dollars. A new printer
   would cost about three hundred and come with a guarantee.
 = Replacing the office printer would be cheaper than continuing to repair it.
-In the desert, days are hot, but nights can be bitterly cold. The dry air and clear skies let the heat escape as soon as
-  the sun goes down. Travelers are often surprised that they need a warm coat.
+In the desert, days are hot, but nights can be bitterly cold. The dry air and clear skies let the heat escape as soon
+  as the sun goes down. Travelers are often surprised that they need a warm coat.
 = Deserts turn cold at night because dry air and clear skies let the heat escape.
 The lighthouse at Cape Dorn was built in 1871. A keeper lived there until 1984, when the lamp was automated. Today the
   keeper's house is a small museum run by volunteers.
@@ -231,14 +231,14 @@ The city library will lend more than books this fall. Members can borrow tools, 
 Octopuses can change color in less than a second. Their skin holds thousands of tiny sacs of pigment that open and
   close. They use this to hide, to warn rivals and to attract mates.
 = Octopuses change color quickly by means of pigment sacs, in order to hide and to communicate.
-We walked to the falls early to avoid the crowds. It started to drizzle, and the path became slippery. By noon we turned
-  back without having seen the water.
+We walked to the falls early to avoid the crowds. It started to drizzle, and the path became slippery. By noon we
+  turned back without having seen the water.
 = Rain and a slippery path made us turn back before we reached the falls.
 The first bicycles had no pedals. Riders sat on a wooden frame and pushed themselves along with their feet. Pedals,
   chains and rubber tires came later in the nineteenth century.
 = Early bicycles were pushed along with the feet, and pedals, chains and tires came later.
-The bakery on Third Street has a new rule. Bread left over at six o'clock goes to the shelter instead of the trash. Last
-  month that came to nearly four hundred loaves.
+The bakery on Third Street has a new rule. Bread left over at six o'clock goes to the shelter instead of the trash.
+  Last month that came to nearly four hundred loaves.
 = The bakery on Third Street now gives its unsold bread to the shelter.
 A good compost heap needs both wet and dry material. Kitchen scraps alone turn slimy, while leaves alone hardly rot.
   Mixing the two and turning the heap lets air in and speeds things up.
@@ -249,14 +249,14 @@ Dana's flight was canceled because of fog. The airline offered her a hotel room,
 The museum's oldest clock has run since 1702. It is wound by hand each Friday, and it loses about a minute a week. The
   staff refuse to fit it with an electric motor.
 = The museum's clock from 1702 is still wound by hand and keeps fairly good time.
-Many people think that camels store water in their humps. In fact the humps are made of fat. The animal can live on this
-  fat when food is hard to find.
+Many people think that camels store water in their humps. In fact the humps are made of fat. The animal can live on
+  this fat when food is hard to find.
 = Camels' humps hold fat for times without food, not water.
 The factory used to end work at five, and the roads were jammed. Since January it has let people leave at any time
   between three and six. The traffic jams have almost disappeared.
 = Flexible working hours at the factory have nearly ended the traffic jams.
-Rosa's grandmother left her a box of recipes written in Italian. Rosa did not speak the language, so she took an evening
-  class. Now she cooks from the box every Sunday.
+Rosa's grandmother left her a box of recipes written in Italian. Rosa did not speak the language, so she took an
+  evening class. Now she cooks from the box every Sunday.
 = Rosa learned Italian in order to cook from her grandmother's recipes.
 The new footbridge sways slightly in strong wind. Engineers say that it is safe and was designed to move. Signs will be
   put up to reassure walkers.
@@ -284,10 +284,11 @@ SUMMARY_ASK = (
 
 # question | text | answer
 PASSAGE = """
-Why did Lena miss the train? | Lena set her alarm for six, but the power went out overnight. She woke at eight and \
-    missed the train.
+Why did Lena miss the train? | Lena set her alarm for six, but the power went out overnight. She woke at eight and
+  missed the train.
 = Lena missed the train because the power went out and her alarm failed.
-How many jars did they sell? | The twins made thirty jars of jam. They kept six, gave four to friends and sold the rest.
+How many jars did they sell? | The twins made thirty jars of jam. They kept six, gave four to friends and sold the
+  rest.
 = They sold twenty jars.
 What does the baker do on Mondays? | The baker works six days a week. On Mondays he closes the shop and goes fishing.
 = On Mondays the baker goes fishing.
@@ -295,13 +296,15 @@ Who found the ring? | Mrs. Bell lost her ring in the garden. Her grandson looked
 = The dog found the ring.
 Where is the spare key kept? | Our old hiding place was under the mat. The spare key is now with the florist next door.
 = The spare key is kept with the florist next door.
-When does the pool open? | The pool opens at ten on weekdays. During the school holidays, like this week, it opens at eight.
+When does the pool open? | The pool opens at ten on weekdays. During the school holidays, like this week, it opens at
+  eight.
 = The pool opens at eight this week.
 What color was the boat? | Two boats lay at the dock. The white one belonged to the doctor, and ours was green.
 = Our boat was green.
 Which route is faster? | The coast road takes forty minutes but is lovely. The highway takes twenty-five.
 = The highway is faster.
-What did Omar forget? | Omar packed the tent, the stove and the sleeping bags. Only at the lake did he think of matches.
+What did Omar forget? | Omar packed the tent, the stove and the sleeping bags. Only at the lake did he think of
+  matches.
 = Omar forgot the matches.
 Why is the gym closed? | The gym floor is being sanded. It will be closed until Friday, so volleyball is canceled.
 = The gym is closed because its floor is being sanded.
@@ -309,16 +312,19 @@ How did the cat get in? | The door was locked and the windows were shut. The cat
 = The cat got in through the mail slot.
 How old was Ada when she started to paint? | Ada was born in 1921. She started to paint in 1990, after she retired.
 = Ada was about 69 when she started to paint.
-What should you do if the alarm sounds? | If the alarm sounds, leave by the stairs and wait in the parking lot. Do not \
-    use the elevator.
+What should you do if the alarm sounds? | If the alarm sounds, leave by the stairs and wait in the parking lot. Do not
+  use the elevator.
 = You should leave by the stairs and wait in the parking lot.
 Who won the race? | Kofi led for most of the race, but he slipped in the last turn. Jun passed him and won by a second.
 = Jun won the race.
-What do the villagers use the mud for? | After the flood, the villagers collect the mud. Dried in the sun, it makes bricks.
+What do the villagers use the mud for? | After the flood, the villagers collect the mud. Dried in the sun, it makes
+  bricks.
 = The villagers use the mud to make bricks.
-How long did the repair take? | The plumber came at nine. He found a cracked pipe, replaced it, and left at half past ten.
+How long did the repair take? | The plumber came at nine. He found a cracked pipe, replaced it, and left at half past
+  ten.
 = The repair took an hour and a half.
-What was wrong with the soup? | The cook had mistaken the sugar for salt. Everyone was polite, but nobody finished the soup.
+What was wrong with the soup? | The cook had mistaken the sugar for salt. Everyone was polite, but nobody finished the
+  soup.
 = The soup had sugar in it instead of salt.
 Where did the couple meet? | They lived in the same street for years, yet they first met on a ferry to Sicily.
 = The couple met on a ferry to Sicily.
@@ -326,9 +332,11 @@ Which instrument did she learn first? | She is famous as a drummer, but she bega
 = She learned the flute first.
 What is the prize? | The best drawing will hang in the town hall, and the winner gets a year of free swimming.
 = The prize is a year of free swimming.
-Why do the farmers keep geese? | Dogs are expensive to feed. The farmers keep geese instead, which shout at any stranger.
+Why do the farmers keep geese? | Dogs are expensive to feed. The farmers keep geese instead, which shout at any
+  stranger.
 = The farmers keep geese to warn them of strangers.
-What has to be done before painting? | Do not start to paint at once. Wash the wall, fill the holes and let everything dry.
+What has to be done before painting? | Do not start to paint at once. Wash the wall, fill the holes and let everything
+  dry.
 = The wall has to be washed, the holes filled, and everything left to dry.
 How much did the lamp cost in the end? | The lamp was marked at forty dollars. Because of a scratch, they took off ten.
 = The lamp cost thirty dollars in the end.

@@ -374,8 +374,8 @@ There is a pharmacy near the station.
 = Is there a pharmacy near the station?
 It was raining when you left.
 = Was it raining when you left?
-Penguins live only in the Southern Hemisphere.
-= Do penguins live only in the Southern Hemisphere?
+Penguins can swim faster than people.
+= Can penguins swim faster than people?
 The manager has approved the budget.
 = Has the manager approved the budget?
 Visitors must sign the guest book.

@@ -145,7 +145,7 @@ PLURAL_ASK = (
     "Make the nouns plural and adjust the rest of the sentence.",
     "Change singular to plural: {0}",
     "How does this sentence read in the plural? {0}",
-    "Put everything here into the plural: {0}",
+    "Put everything here into the plural.",
     "There is more than one now, so rewrite this: {0}",
     "Turn the singular nouns in the sentence into plurals.",
 )
@@ -191,7 +191,7 @@ ODD_ASK = (
     "What is the odd one out in this list? {0}",
     "One of these is not like the others: {0}. Which one, and why?",
     "Name the item that does not fit with the rest.",
-    "Spot the odd one out: {0}",
+    "Spot the odd one out in this group.",
 )
 
 ANALOGY = """

@@ -1,4 +1,4 @@
-"""Things to write from scratch: definitions, comparisons, explanations, messages and suggestions."""
+"""Things to write from scratch: definitions, comparisons, explanations, instructions, scenes, messages, ideas."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ a lake and a pond
 = A lake is larger and deeper than a pond. In a shallow pond, sunlight often reaches the bottom, so plants can grow all
   the way across.
 butter and margarine
-= Butter is made from cream, while margarine is made mostly from vegetable oils. Both can be spread on bread and used in
-  baking.
+= Butter is made from cream, while margarine is made mostly from vegetable oils. Both can be spread on bread and used
+  in baking.
 a novel and a short story
 = A novel is long and can follow many characters over years. A short story is brief and usually centers on one event.
 frogs and toads
@@ -165,8 +165,8 @@ a bicycle and a scooter
 = You sit on a bicycle and pedal, which makes it better for long distances. You stand on a scooter and push, but it is
   smaller and easier to carry.
 the sea and a swimming pool
-= The sea is salty and has waves, currents and wildlife. A pool is calm, its water is treated, and it is usually watched
-  by a lifeguard.
+= The sea is salty and has waves, currents and wildlife. A pool is calm, its water is treated, and it is usually
+  watched by a lifeguard.
 gas and electric stoves
 = A gas stove has a flame and reacts at once when you turn it down. An electric stove is easier to clean and does not
   produce fumes.
@@ -174,7 +174,7 @@ gas and electric stoves
 
 COMPARISON_ASK = (
     "Compare {0}.",
-    "How can you tell {0} apart?",
+    "How are {0} different?",
     "Describe how {0} differ.",
     "What is the difference between {0}?",
     "In two sentences, compare {0}.",
@@ -184,9 +184,9 @@ COMPARISON_ASK = (
 )
 
 EXPLAIN = """
-Why is the sky blue?
-= Sunlight is a mixture of all colors. The air scatters blue light more strongly than red light, so blue reaches our eyes
-  from every part of the sky.
+Why does the setting sun look red?
+= When the sun is low, its light has to cross much more air to reach us. The air scatters the blue part away, and
+  mostly red and orange light is left.
 How does soap remove grease?
 = One end of a soap molecule clings to fat and the other to water. The soap surrounds the grease in tiny drops, and the
   water carries them away.
@@ -197,8 +197,8 @@ Why do leaves change color in the fall?
 = In the fall, trees stop making the green substance in their leaves. As the green fades, yellow and orange colors that
   were hidden all summer begin to show.
 How does a refrigerator keep food cold?
-= A refrigerator pumps a fluid through its pipes. The fluid takes up heat inside as it evaporates and gives it off at the
-  back as it turns liquid again. In this way heat is moved out of the box.
+= A refrigerator pumps a fluid through its pipes. The fluid takes up heat inside as it evaporates and gives it off at
+  the back as it turns liquid again. In this way heat is moved out of the box.
 Why does bread rise?
 = Yeast feeds on the sugars in the dough and gives off carbon dioxide. The gas is trapped in small bubbles, and these
   make the dough swell.
@@ -206,23 +206,23 @@ Tell me in simple words how a vaccine works.
 = A vaccine shows your body a harmless piece or copy of a germ. Your body learns to recognize it and gets its defenses
   ready. If the real germ comes, it can be stopped quickly.
 How do airplanes stay in the air?
-= The wings are shaped and angled so that they push the air down as the airplane moves forward. The air pushes back up on
-  the wings, and this lift carries the weight.
+= The wings are shaped and angled so that they push the air down as the airplane moves forward. The air pushes back up
+  on the wings, and this lift carries the weight.
 Why do we dream?
-= Nobody knows for certain. Many researchers think that dreams appear while the brain sorts memories and feelings during
-  sleep.
+= Nobody knows for certain. Many researchers think that dreams appear while the brain sorts memories and feelings
+  during sleep.
 What makes popcorn pop?
 = Each kernel holds a little water inside a hard shell. When it is heated, the water turns to steam, and the pressure
   grows until the shell bursts.
 How does a compass find north?
-= A compass needle is a small magnet that can turn freely. The Earth itself acts like a huge magnet, so the needle lines
-  up with it and points roughly north.
+= A compass needle is a small magnet that can turn freely. The Earth itself acts like a huge magnet, so the needle
+  lines up with it and points roughly north.
 Explain in a few sentences why the sea is salty.
 = Rain slowly dissolves salts out of rocks, and rivers carry them to the sea. When seawater evaporates, the salt stays
   behind. Over millions of years it has built up.
 Why do onions make us cry?
-= Cutting an onion breaks its cells and releases a sharp gas. The gas irritates our eyes, and they make tears to wash it
-  away.
+= Cutting an onion breaks its cells and releases a sharp gas. The gas irritates our eyes, and they make tears to wash
+  it away.
 What happens when we yawn?
 = When we yawn, we open our mouths wide, take a deep breath and stretch the muscles of the jaw. People yawn most when
   they are tired or bored, but the purpose is not fully understood.
@@ -230,29 +230,29 @@ How do bats find their way in the dark?
 = Many bats send out very high calls and listen for the echoes. From the echoes they can tell where a wall or an insect
   is and how far away it is.
 Explain what an echo is.
-= An echo is sound that has bounced off something, such as a cliff. It takes time to travel there and back, so we hear it
-  a moment after the first sound.
+= An echo is sound that has bounced off something, such as a cliff. It takes time to travel there and back, so we hear
+  it a moment after the first sound.
 Why should we wash our hands before eating?
-= Our hands pick up germs from everything they touch. Washing them with soap removes most of the germs, so fewer of them
-  get into our food.
+= Our hands pick up germs from everything they touch. Washing them with soap removes most of the germs, so fewer of
+  them get into our food.
 How are pearls made?
 = A pearl begins when something small gets inside an oyster's shell. The oyster covers it with layer upon layer of the
   smooth material that lines the shell. After some years there is a pearl.
 Why does metal feel colder than wood in the same room?
-= Both have the same temperature, but metal carries heat away from your hand much faster. Your skin notices the lost heat
-  and tells you that the metal is cold.
+= Both have the same temperature, but metal carries heat away from your hand much faster. Your skin notices the lost
+  heat and tells you that the metal is cold.
 In simple terms, how does a bank earn money from loans?
 = A bank lends money and asks for more back than it lent. The extra money is called interest. Out of it the bank pays
   its savers and its costs, and the rest is profit.
 How do tides work?
-= The moon's gravity pulls on the oceans and makes the water bulge on the side facing it and on the opposite side. As the
-  Earth turns, coasts pass through these bulges, and the water rises and falls.
+= The moon's gravity pulls on the oceans and makes the water bulge on the side facing it and on the opposite side. As
+  the Earth turns, coasts pass through these bulges, and the water rises and falls.
 Why do cats purr?
 = Cats often purr when they are content, for example while being stroked. They also purr when they are hurt or nervous,
   perhaps in order to calm themselves.
 Explain why it is easier to float in salt water.
-= Salt makes water denser, so a given amount of it weighs more. Your body has to push less of it aside to be held up, and
-  you float higher.
+= Salt makes water denser, so a given amount of it weighs more. Your body has to push less of it aside to be held up,
+  and you float higher.
 What is the purpose of a country's constitution?
 = A constitution sets out how a country is governed and what its government may and may not do. It also protects the
   basic rights of the people.
@@ -266,14 +266,14 @@ How does a rainbow form?
 = Sunlight enters drops of rain, is bent, and reflects off the back of each drop. The colors are bent by different
   amounts, so they leave the drops spread out in a band.
 Why does the moon seem to change its shape?
-= The sun always lights one half of the moon. As the moon travels around us, we see more or less of that lit half, and so
-  it looks like a crescent, a half or a full disk.
+= The sun always lights one half of the moon. As the moon travels around us, we see more or less of that lit half, and
+  so it looks like a crescent, a half or a full disk.
 What is supply and demand? Explain it with an example.
 = Prices depend on how much of a thing there is and how many people want it. If frost ruins the strawberries, there are
   few to buy, and the price goes up. After a good harvest, it falls.
 Why is it hard to breathe on a high mountain?
-= The higher you climb, the thinner the air becomes. Each breath then holds less oxygen, so your body has to work harder
-  to get enough of it.
+= The higher you climb, the thinner the air becomes. Each breath then holds less oxygen, so your body has to work
+  harder to get enough of it.
 """
 
 MESSAGE = r"""
@@ -283,24 +283,24 @@ Write a short email to ask a teacher for two more days for an essay.
 = Dear Ms. Alvarez,\n\nI have been ill this week and have not finished my essay. May I hand it in on Friday instead of
   Wednesday?\n\nThank you,\nJoel
 Draft a note asking the neighbors to keep their dog quiet at night.
-= Dear neighbors, your dog has been barking after midnight this week, and we find it hard to sleep. Could you please keep
-  him inside at night? Thank you very much!
+= Dear neighbors, your dog has been barking after midnight this week, and we find it hard to sleep. Could you please
+  keep him inside at night? Thank you very much!
 Compose a two-sentence thank-you note for a hand-knitted scarf.
 = Thank you so much for the beautiful scarf. It is warm and soft, and I have worn it every day this week.
 I found a wallet in the park. Write a notice to put on the bulletin board.
 = Found: a brown wallet, near the pond in the park, on Sunday afternoon. To get it back, call 555-0119 and tell me what
   is inside.
 Write a message to invite your colleagues to a farewell breakfast.
-= Dear all, Friday is my last day here, and I would love to say goodbye over breakfast. Please join me in the kitchen at
-  nine; there will be fresh rolls and coffee.
+= Dear all, Friday is my last day here, and I would love to say goodbye over breakfast. Please join me in the kitchen
+  at nine; there will be fresh rolls and coffee.
 Send your landlord a brief message about a broken heater.
-= Hello Mr. Brandt, the heater in our living room stopped working last night. Could you please send someone to repair it
-  this week? Thank you, Mina Cole
+= Hello Mr. Brandt, the heater in our living room stopped working last night. Could you please send someone to repair
+  it this week? Thank you, Mina Cole
 Write a birthday greeting for a coworker who loves gardening.
 = Happy birthday, Ines! May your tomatoes be sweet, your roses tall and your weeds few this year.
 Draft a polite reply to turn down a party invitation.
-= Thank you for inviting me to your party. I am afraid I already have plans that evening, but I hope you have a wonderful
-  time.
+= Thank you for inviting me to your party. I am afraid I already have plans that evening, but I hope you have a
+  wonderful time.
 Cancel a dentist's appointment by email and ask for a new date.
 = Hello,\n\nUnfortunately, I have to cancel my appointment on Monday at ten. Could I come the following week
   instead?\n\nKind regards,\nVictor Lane
@@ -317,22 +317,22 @@ Ask a hotel by email whether it has a quiet room for two nights in March.
 = Hello,\n\nDo you have a quiet double room for two nights from March 14 to 16? Please also let me know the price with
   breakfast.\n\nBest regards,\nTessa Moore
 Leave a note for a house sitter about feeding the cat.
-= Hi Jo, please give Pepper half a can of food at seven in the morning and again at six in the evening. Fresh water goes
-  in the blue bowl. Thanks for looking after her!
+= Hi Jo, please give Pepper half a can of food at seven in the morning and again at six in the evening. Fresh water
+  goes in the blue bowl. Thanks for looking after her!
 Write a short complaint about a chair that arrived with a missing leg.
 = Hello,\n\nThe chair I ordered arrived today with only three legs. Please send the missing leg as soon as possible, or
   refund the price.\n\nSincerely,\nRay Dunn
 Write a get-well message for a friend with a broken ankle.
-= I was sorry to hear about your ankle. Rest well, let others carry things for you, and call me if you need company. Get
-  well soon!
+= I was sorry to hear about your ankle. Rest well, let others carry things for you, and call me if you need company.
+  Get well soon!
 Ask your sister by text to buy milk on her way home.
 = Hi! Could you please pick up a carton of milk on your way home? I'll pay you back tonight.
 Announce a bake sale in two or three sentences.
 = Come to our bake sale on Saturday from ten to two in the school yard! There will be pies, cookies and bread. All the
   money goes to the new playground.
 Write to a customer that a parcel has been delayed by snow.
-= Dear customer, heavy snow has delayed your parcel by about two days. We are sorry for the wait and will write again as
-  soon as it is on its way.
+= Dear customer, heavy snow has delayed your parcel by about two days. We are sorry for the wait and will write again
+  as soon as it is on its way.
 Introduce yourself in a message to your new neighbors.
 = Hello! I'm Pavel, and I have just moved into number 12 with my daughter. If our boxes are in your way, please let us
   know. We look forward to meeting you.
@@ -346,9 +346,11 @@ Name three things to pack for a day at the beach.
 Give me three ideas for a rainy afternoon with children.
 = - Build a fort out of blankets.\n- Bake cookies together.\n- Put on a puppet show with old socks.
 List three tips for sleeping better.
-= - Go to bed at the same time every night.\n- Keep the bedroom cool and dark.\n- Put away your phone an hour before bed.
+= - Go to bed at the same time every night.\n- Keep the bedroom cool and dark.\n- Put away your phone an hour before
+  bed.
 What are three good questions to ask at a job interview?
-= - What does a typical day look like?\n- Who would I be working with?\n- What should I have achieved after three months?
+= - What does a typical day look like?\n- Who would I be working with?\n- What should I have achieved after three
+  months?
 Suggest three gifts for someone who loves to cook.
 = - A good kitchen knife\n- A set of unusual spices\n- A cast-iron pan
 How can I make my commute less boring? Give three ideas.
@@ -364,7 +366,8 @@ Give three ways to use up stale bread.
 What three things should I check before a long drive?
 = - The pressure of the tires\n- The level of the oil\n- The lights
 List three ways to keep houseplants healthy.
-= - Water them only when the soil feels dry.\n- Turn them toward the light now and then.\n- Wipe the dust off their leaves.
+= - Water them only when the soil feels dry.\n- Turn them toward the light now and then.\n- Wipe the dust off their
+  leaves.
 Suggest three titles for a story about a lost kitten.
 = - Paws in the Rain\n- The Cat Nobody Called\n- Nine Streets from Home
 Name three hobbies that cost almost nothing.
@@ -393,10 +396,148 @@ What could our class do with an old bathtub? Suggest three uses.
 = - Plant herbs in it.\n- Turn it into a small pond.\n- Cut it open to make a bench.
 """
 
+HOW_TO = r"""
+How do I sew on a button?
+= 1. Thread a needle and tie a knot in the end.\n2. Sew through the holes of the button and the cloth five or six
+  times.\n3. Wind the thread around the stem, knot it underneath and cut it off.
+Explain step by step how to poach an egg.
+= 1. Bring a pan of water to a gentle simmer.\n2. Crack the egg into a cup and slide it into the water.\n3. Cook it for
+  three to four minutes.\n4. Lift it out with a slotted spoon.
+What is the best way to repot a houseplant?
+= 1. Choose a pot slightly larger than the old one.\n2. Loosen the roots and shake off the old soil.\n3. Set the plant
+  in fresh soil at the same depth as before.\n4. Water it well.
+Give me directions for changing a bicycle's inner tube.
+= 1. Take off the wheel and lever the tire off the rim.\n2. Pull out the old tube and check the tire for glass.\n3. Put
+  in the new tube with a little air in it.\n4. Press the tire back on and pump it up.
+How can I get candle wax out of a tablecloth?
+= 1. Let the wax harden and scrape it off.\n2. Lay paper towels above and below the stain.\n3. Press with a warm iron
+  so that the paper soaks up the rest.
+Tell me how to brew loose-leaf black tea.
+= 1. Bring fresh water to a boil.\n2. Put one teaspoon of tea per cup into a warm pot.\n3. Pour on the water and wait
+  four minutes.\n4. Strain the tea into cups.
+How do you wrap a book as a present?
+= 1. Cut the paper so that it reaches around the book with an inch to spare.\n2. Fold it over and tape it.\n3. Fold the
+  ends into triangles and tape them down.
+Describe the steps for planting a tulip bulb.
+= 1. Dig a hole three times as deep as the bulb is tall.\n2. Set the bulb in it with the point facing up.\n3. Fill the
+  hole and press the soil down gently.
+How should I prepare for a phone interview?
+= 1. Read about the company.\n2. Note three things you want to say and two questions.\n3. Find a quiet room and charge
+  your phone.\n4. Keep your resume in front of you.
+Teach me how to fold a simple paper hat.
+= 1. Fold a sheet of newspaper in half from top to bottom.\n2. Fold the upper corners to the middle.\n3. Fold up one
+  strip at the bottom on each side.\n4. Open the hat from below.
+How do I clean a cast-iron pan?
+= 1. Wipe it out while it is still warm.\n2. Scrub off what sticks with hot water and a brush.\n3. Dry it at once.\n4.
+  Rub it with a thin film of oil.
+What steps should I follow to write a letter of complaint?
+= 1. Say what you bought and when.\n2. Describe the fault in a few plain words.\n3. State what you want, such as a
+  refund.\n4. Give a date by which you expect an answer.
+How can I make a simple vinaigrette?
+= 1. Put one part vinegar and three parts oil into a jar.\n2. Add salt, pepper and a little mustard.\n3. Close the lid
+  and shake well.
+Explain how to measure a window for curtains.
+= 1. Measure the length of the curtain rod.\n2. Double it, so that the curtains fall in folds.\n3. Measure from the rod
+  down to where the cloth should end.\n4. Add a few inches for the hem.
+How do I treat a small cut?
+= 1. Wash your hands.\n2. Rinse the cut under clean water.\n3. Press a clean cloth on it until the bleeding stops.\n4.
+  Cover it with a bandage.
+How do you find the North Star?
+= 1. Look for the Big Dipper.\n2. Find the two stars at the outer edge of its bowl.\n3. Follow the line through them
+  upward until you come to the next bright star.
+Give instructions for ironing a shirt.
+= 1. Set the iron for the fabric.\n2. Start with the collar and the cuffs.\n3. Go on with the sleeves.\n4. Finish with
+  the front and the back.
+How can I memorize a poem?
+= 1. Read it aloud several times.\n2. Learn the first two lines by heart.\n3. Add two more lines, always starting again
+  from the top.\n4. Recite it the next morning.
+How do I make a bookmark out of a leaf?
+= 1. Press the leaf between heavy books for a week.\n2. Glue it to a strip of card.\n3. Cover it with clear tape and
+  trim the edges.
+What do I do when a fuse blows at home?
+= 1. Unplug the device that caused it.\n2. Go to the fuse box and find the switch that has tripped.\n3. Turn it back
+  on.\n4. Call an electrician if it trips again.
+How do you cook rice on the stove?
+= 1. Rinse one cup of rice.\n2. Bring it to a boil with two cups of water and some salt.\n3. Cover the pot and simmer
+  on low heat for fifteen minutes.\n4. Let it rest for five minutes off the heat.
+Explain how to back up photos from a phone.
+= 1. Connect the phone to your computer with a cable.\n2. Open the folder that holds the pictures.\n3. Copy them to an
+  external drive.\n4. Check that a few of them open.
+"""
+
+DESCRIPTION = """
+Describe a farmers' market early in the morning.
+= The stalls are still half in shadow, and the first crates of lettuce are wet with dew. Someone is stacking loaves
+  while a dog waits for crumbs. By the coffee cart, the sellers warm their hands.
+Write two or three sentences about an old lighthouse.
+= The paint has long since peeled from the seaward side. Inside, a spiral staircase smells of salt and oil. At the top
+  the great lamp still turns, though no one lives there to see it.
+Paint a picture in words of the first snow of the year.
+= It began after midnight, without a sound. In the morning the cars were soft white humps, and every twig carried its
+  own thin line of snow. Even the crows were quiet.
+Describe your ideal reading corner.
+= It has a deep armchair beside a window and a lamp that can be bent over the page. There is a small table for tea, and
+  nobody needs to walk past.
+Begin a story about a suitcase that nobody claims.
+= The green suitcase went around the belt for the ninth time. By now the hall was empty except for Ida, who had come to
+  sweep. When she lifted it, something inside it began to tick.
+What might a train station at midnight look like? Describe it.
+= A single cafe is open, and its owner is putting chairs on tables. Two students sleep against their backpacks. The
+  board shows one last train, forty minutes late.
+Write a short description of a friendly old dog.
+= Bruno is gray around the nose and deaf in one ear. He greets every visitor with a slow wag and then leans on their
+  legs until he is scratched.
+Describe the smell and sounds of a bakery.
+= The air smells of warm butter and a little of smoke. Trays clatter, the oven door creaks, and fresh crusts crackle
+  softly as they cool.
+Write the opening of a mystery set in a library.
+= Every night at ten, Mr. Sloan counted the books on the locked shelf. There were always forty-one. On the night of the
+  storm, there were forty-two.
+Tell a tiny story about a boy and a kite.
+= Tomas saved for a month to buy the red kite. On its first flight the string snapped, and it sailed away over the
+  hills. A week later a postcard came from the next valley: "Thank you for the kite."
+Describe a thunderstorm over a lake.
+= The far shore disappears first, behind a gray curtain. Then the wind arrives, and the smooth water turns rough and
+  dark. Each flash of lightning shows the boats tugging at their ropes.
+Write a few sentences about a neighborhood garden.
+= Once it was a parking lot, and some of the white lines still show. Now there are beans on strings, a row of
+  sunflowers and a bench made of crates. On Sundays everybody brings something to eat.
+Imagine a shop that sells only clocks, and describe it.
+= No two clocks agree, so the shop is never silent. Tall ones stand along the wall like guests waiting to dance. The
+  owner, when asked the time, looks out at the church tower.
+Describe a city street after rain.
+= The pavement shines, and every puddle holds an upside-down traffic light. Drops still fall from the awnings. People
+  come out of doorways and shake their umbrellas.
+Write a short scene in which two strangers share a table.
+= "Is this seat taken?" he asked. She moved her newspaper without looking up. Ten minutes later they were finishing the
+  crossword together, and his coffee had gone cold.
+Give a lively description of a school cafeteria.
+= Two hundred voices bounce off the tiles. Trays slide, chairs scrape, and a lone orange rolls down the aisle while
+  five children chase it. Behind the counter, the cook keeps count with her ladle.
+Describe a mountain hut for a travel blog.
+= The hut clings to the rock at two thousand meters, three hours above the last road. There is no shower, but there is
+  barley soup, a stove that never goes out, and a view over four valleys.
+Write a brief portrait of a violin maker.
+= Greta taps each piece of spruce and listens before she cuts. Her workshop is full of half-finished shapes hanging
+  from a wire. She has made ninety violins and remembers the name of every buyer.
+Start a story with a letter that arrives ten years late.
+= The envelope was yellow, and the stamp was one they no longer sold. It was from her brother, written on the day
+  before he sailed. "Don't sell the house," it began, "until you have looked under the stairs."
+Describe an autumn walk in the woods.
+= The path is hidden under leaves, and each step rustles. It smells of mushrooms and wet bark. Now and then an acorn
+  drops, and a jay complains about it.
+"""
+
 
 def records(rng: random.Random) -> list[Record]:
     """Return the records whose answers are written from scratch."""
-    whole = {"explanation": EXPLAIN, "message": MESSAGE, "suggestions": SUGGESTION}
+    whole = {
+        "explanation": EXPLAIN,
+        "how-to": HOW_TO,
+        "description": DESCRIPTION,
+        "message": MESSAGE,
+        "suggestions": SUGGESTION,
+    }
     return [
         *dress("definition", pairs(DEFINITION), DEFINITION_ASK, rng),
         *dress("comparison", pairs(COMPARISON), COMPARISON_ASK, rng),

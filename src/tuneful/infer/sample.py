@@ -1,0 +1,36 @@
+"""Logits become the next token: pure functions of the logits, the settings and a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from tuneful.config import GenerateConfig
+
+
+def next_tokens(
+    logits: torch.Tensor, config: GenerateConfig, generators: Sequence[torch.Generator]
+) -> torch.Tensor:
+    """The next token of each row: int64 [rows] from logits [rows, vocabulary]; greedy where the temperature is 0.
+
+    Sampling cuts to `top_k`, then to the likeliest tokens that hold `top_p` of the probability (Holtzman et al. 2020).
+    Each row draws from its own generator, so an answer does not depend on which prompts share its batch.
+    """
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = _cut(logits.float() / config.temperature, config).softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)
+
+
+def _cut(logits: torch.Tensor, config: GenerateConfig) -> torch.Tensor:
+    if config.top_k is not None and config.top_k < logits.shape[-1]:
+        kth = logits.topk(config.top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if config.top_p < 1:
+        ordered, index = logits.sort(-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        spare = probabilities.cumsum(-1) - probabilities >= config.top_p  # the token that crosses top_p stays
+        logits = logits.masked_fill(torch.zeros_like(spare).scatter(-1, index, spare), -torch.inf)
+    return logits

@@ -1,0 +1,295 @@
+"""Attention over a trie, for any model in transformers: one registered function and a plan made once a batch.
+
+A model that was prepared by `use_trie_attention` hands query, key and value of the flat node stream [1, heads, N, D] to
+`trie_attention`, with the plan that came in through the model's keyword arguments. No model is forked or patched, and
+registering the name with `AttentionInterface` alone keeps transformers from ever building an N x N mask.
+
+On the CPU a plan cuts the trie's branches into blocks of at most 64 queries. A block's keys are the path from the root to
+its last query, in order of depth, so a query at position p sees the first p + 1 of them:
+
+    trie (depth first)  0 1 2 3 4      branches 0-1-2, 3-4 below 1      blocks   queries   keys (path)
+    position            0 1 2 2 3                                         0      0 1 2     0 1 2
+                                                                          1      3 4       0 1 3 4
+
+Blocks of like size are padded together and run as batched matrix products in float32, forward and backward. Each query's
+keys are in one block, so softmax needs no second pass. Grouped-query heads share gathered keys: their queries are rows of
+one product. Why not `scaled_dot_product_attention`: on short branches its CPU backward is 3 (float32) to 8 (bfloat16) times
+slower than these products, and it cannot skip what a branch does not see; on one record of 1,500 tokens both are equal.
+On CUDA the same rule is a FlexAttention mask: `k <= q < subtree_end[k]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from tuneful.data.trie import TrieBatch
+
+# Legend of shapes: N nodes, H query heads, K key/value heads, R = H / K query heads a key head, D head size,
+#                   B blocks of a group, Q queries of a block, P path (keys) of a block
+NAME = "tuneful_trie"
+BLOCK_QUERIES = 64
+SAVED_PROBABILITY_BYTES = 8 << 20
+"""Softmax results of a layer up to this size are kept for the backward; larger ones are computed again."""
+_CALL_COST = 40_000
+"""What one more batched call costs, in query-key pairs: padding up to this much is cheaper than another call."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockGroup:
+    """Blocks of like size, padded to B x Q queries and P keys; flat row indices into [N * heads] rows of size D.
+
+    query_rows   int64 [B * K * R * Q]   rows of the query; padding reads row 0
+    output_rows  int64 [B * K * R * Q]   rows of the output; padding writes the spare node N
+    key_rows     int64 [B * K * P]       rows of key and value; padding reads row 0
+    hidden       float [B * K, R * Q, P] 0 where the query sees the key, -inf where not
+    """
+
+    num_blocks: int
+    query_rows: torch.Tensor
+    output_rows: torch.Tensor
+    key_rows: torch.Tensor
+    hidden: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionPlan:
+    """Who sees whom in one batch, laid out for the device: block groups on the CPU, a FlexAttention mask on CUDA."""
+
+    num_nodes: int
+    groups: tuple[BlockGroup, ...] = ()
+    block_mask: Any = None
+
+
+def use_trie_attention(model: PreTrainedModel) -> None:
+    """Make `model` attend through `trie_attention`; every later forward needs `trie_plan=`."""
+    AttentionInterface.register(NAME, trie_attention)
+    model.set_attn_implementation(NAME)
+
+
+def plan_attention(batch: TrieBatch, model: PreTrainedModel) -> AttentionPlan:
+    """The plan of one batch for one model, on the model's device."""
+    if model.device.type == "cuda":
+        return AttentionPlan(batch.num_nodes, block_mask=_flex_mask(batch, model.device))
+    config = model.config.get_text_config()
+    num_heads = config.num_attention_heads
+    num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    groups = [
+        _lay_out(blocks, batch.num_nodes, num_heads, num_key_heads, dtype) for blocks in _grouped(_cut_blocks(batch))
+    ]
+    return AttentionPlan(batch.num_nodes, tuple(groups))
+
+
+def trie_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    trie_plan: AttentionPlan | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The function that transformers calls in every layer.
+
+    query [1, H, N, D], key and value [1, K, N, D] -> output [1, N, H, D], in the query's dtype.
+    """
+    assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
+    assert attention_mask is None, "the plan says who sees whom; a mask has no say"
+    assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape
+    assert dropout == 0.0, f"sharing is not exact under attention dropout {dropout}"
+    assert kwargs.get("softcap") is None, "soft-capped scores are not part of the plan"
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if trie_plan.block_mask is not None:
+        return _flex_attention(query, key, value, trie_plan.block_mask, scale), None
+    return _BlockAttention.apply(query, key, value, trie_plan, scale), None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Queries that follow one another on a branch, and the path they see: nodes int64."""
+
+    queries: np.ndarray[Any, np.dtype[np.int64]]
+    path: np.ndarray[Any, np.dtype[np.int64]]
+
+
+def _cut_blocks(batch: TrieBatch) -> list[_Block]:
+    """Every node in exactly one block; a block is a stretch of a branch of at most BLOCK_QUERIES nodes, cut evenly."""
+    positions = batch.positions.astype(np.int64)
+    starts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
+    path = np.zeros(int(positions.max()) + 1, dtype=np.int64)
+    blocks = []
+    for start, stop in zip(starts, [*starts[1:], batch.num_nodes], strict=True):
+        nodes = np.arange(start, stop)
+        path[positions[start] : positions[start] + len(nodes)] = nodes
+        for part in np.array_split(nodes, -(-len(nodes) // BLOCK_QUERIES)):
+            blocks.append(_Block(part, path[: positions[part[-1]] + 1].copy()))
+    return blocks
+
+
+def _grouped(blocks: Sequence[_Block]) -> list[list[_Block]]:
+    """Blocks of like size together: a group grows while its padding costs less than one more call would."""
+    groups: list[list[_Block]] = []
+    waste = 0
+    for block in sorted(blocks, key=lambda block: (len(block.path), len(block.queries)), reverse=True):
+        size = len(block.queries) * len(block.path)
+        if groups:
+            group = groups[-1]
+            num_queries = max(len(member.queries) for member in group)
+            num_keys = len(group[0].path)
+            padding = max(num_queries, len(block.queries)) * num_keys - size
+            padding += max(0, len(block.queries) - num_queries) * num_keys * len(group)
+            if waste + padding <= _CALL_COST + size // 2 and len(group) * num_queries * num_keys < (1 << 20):
+                group.append(block)
+                waste += padding
+                continue
+        groups.append([block])
+        waste = 0
+    return groups
+
+
+def _lay_out(
+    blocks: Sequence[_Block], num_nodes: int, num_heads: int, num_key_heads: int, dtype: torch.dtype
+) -> BlockGroup:
+    num_blocks, repeats = len(blocks), num_heads // num_key_heads
+    num_queries = max(len(block.queries) for block in blocks)
+    num_keys = max(len(block.path) for block in blocks)
+    queries_BQ = np.zeros((num_blocks, num_queries), dtype=np.int64)
+    outputs_BQ = np.full((num_blocks, num_queries), num_nodes, dtype=np.int64)
+    keys_BP = np.zeros((num_blocks, num_keys), dtype=np.int64)
+    num_seen_BQ = np.ones((num_blocks, num_queries), dtype=np.int64)
+    for row, block in enumerate(blocks):
+        queries_BQ[row, : len(block.queries)] = block.queries
+        outputs_BQ[row, : len(block.queries)] = block.queries
+        keys_BP[row, : len(block.path)] = block.path
+        num_seen_BQ[row, : len(block.queries)] = len(block.path) - np.arange(len(block.queries))[::-1]
+    heads_KR1 = np.arange(num_heads).reshape(1, num_key_heads, repeats, 1)
+    key_heads_K1 = np.arange(num_key_heads).reshape(1, num_key_heads, 1)
+    sees_BQP = torch.from_numpy(np.arange(num_keys) < num_seen_BQ[..., None])
+    hidden_BQP = torch.zeros(sees_BQP.shape, dtype=dtype).masked_fill_(~sees_BQP, -torch.inf)
+    hidden = hidden_BQP[:, None, None].expand(-1, num_key_heads, repeats, -1, -1)
+    return BlockGroup(
+        num_blocks=num_blocks,
+        query_rows=torch.from_numpy((queries_BQ[:, None, None] * num_heads + heads_KR1).ravel()),
+        output_rows=torch.from_numpy((outputs_BQ[:, None, None] * num_heads + heads_KR1).ravel()),
+        key_rows=torch.from_numpy((keys_BP[:, None] * num_key_heads + key_heads_K1).ravel()),
+        hidden=hidden.reshape(num_blocks * num_key_heads, repeats * num_queries, num_keys),
+    )
+
+
+class _BlockAttention(torch.autograd.Function):
+    """softmax(scale * Q K^T + hidden) V, a group of blocks at a time (Vaswani et al. 2017), with its gradient by hand.
+
+    With P the probabilities and dO the output's gradient: dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)),
+    dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan, scale: float
+    ) -> torch.Tensor:
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        query_rows, key_rows, value_rows = _rows(query, dtype), _rows(key, dtype), _rows(value, dtype)
+        _, num_heads, num_nodes, size = query.shape
+        output = query_rows.new_empty((num_nodes + 1) * num_heads, size)
+        kept = []
+        for group in plan.groups:
+            probabilities = _probabilities(query_rows, key_rows, group, scale)
+            values = value_rows.index_select(0, group.key_rows).view(len(probabilities), -1, size)
+            output.index_copy_(0, group.output_rows, torch.bmm(probabilities, values).view(-1, size))
+            kept.append(probabilities)
+        small = sum(part.numel() * part.element_size() for part in kept) <= SAVED_PROBABILITY_BYTES
+        output = output[: num_nodes * num_heads]
+        ctx.save_for_backward(query, key, value, output, *(kept if small else ()))
+        ctx.plan, ctx.scale = plan, scale
+        return output.view(1, num_nodes, num_heads, size).to(query.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, output, *kept = ctx.saved_tensors
+        num_nodes, num_heads, size = grads[0].shape[1:]
+        query_rows, key_rows, value_rows = (_rows(tensor, output.dtype) for tensor in (query, key, value))
+        grad_output = output.new_zeros((num_nodes + 1) * num_heads, size)
+        grad_output[: num_nodes * num_heads].view(num_nodes, num_heads, size).copy_(grads[0][0])
+        delta = output.new_zeros((num_nodes + 1) * num_heads, 1)
+        torch.sum(grad_output[: num_nodes * num_heads] * output, 1, keepdim=True, out=delta[: num_nodes * num_heads])
+        grad_query = torch.empty_like(grad_output)
+        grad_key, grad_value = torch.zeros_like(key_rows), torch.zeros_like(value_rows)
+        for index, group in enumerate(ctx.plan.groups):
+            probabilities = kept[index] if kept else _probabilities(query_rows, key_rows, group, ctx.scale)
+            num_pairs = len(probabilities)
+            queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)
+            keys = key_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
+            values = value_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
+            grads_out = grad_output.index_select(0, group.output_rows).view(num_pairs, -1, size)
+            deltas = delta.index_select(0, group.output_rows).view(num_pairs, -1, 1)
+            grad_value.index_add_(0, group.key_rows, torch.bmm(probabilities.mT, grads_out).view(-1, size))
+            grad_scores = torch.bmm(grads_out, values.mT).sub_(deltas).mul_(probabilities)
+            grad_query.index_copy_(0, group.output_rows, torch.bmm(grad_scores, keys).view(-1, size))
+            grad_key.index_add_(0, group.key_rows, torch.bmm(grad_scores.mT, queries).view(-1, size))
+        return (
+            _heads_first(grad_query[: num_nodes * num_heads].mul_(ctx.scale), query),
+            _heads_first(grad_key.mul_(ctx.scale), key),
+            _heads_first(grad_value, value),
+            None,
+            None,
+        )
+
+
+def _probabilities(
+    query_rows: torch.Tensor, key_rows: torch.Tensor, group: BlockGroup, scale: float
+) -> torch.Tensor:
+    """[B * K, R * Q, P]; a row sums to 1."""
+    num_pairs, size = len(group.hidden), query_rows.shape[1]
+    queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)
+    keys = key_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
+    return torch.baddbmm(group.hidden, queries, keys.mT, alpha=scale).softmax(-1)
+
+
+def _rows(heads: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[1, heads, N, D] as rows [N * heads, D] in `dtype`."""
+    return heads[0].transpose(0, 1).to(dtype).reshape(-1, heads.shape[-1])
+
+
+def _heads_first(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Rows [N * heads, D] as [1, heads, N, D] in the dtype of `like`."""
+    _, num_heads, num_nodes, size = like.shape
+    return rows.view(1, num_nodes, num_heads, size).to(like.dtype).transpose(1, 2)
+
+
+def _flex_mask(batch: TrieBatch, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    mask_mod = trie_mask_mod(torch.from_numpy(batch.subtree_end).to(device))
+    return create_block_mask(mask_mod, None, None, batch.num_nodes, batch.num_nodes, device=device)
+
+
+def trie_mask_mod(subtree_end: torch.Tensor) -> Any:
+    """The trie's rule as a FlexAttention `mask_mod`, for `subtree_end` int [N] on the device."""
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query) & (query < subtree_end[key])
+
+    return sees
+
+
+def _flex_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, block_mask: Any, scale: float
+) -> torch.Tensor:
+    output = _compiled_flex()(
+        query, key, value, block_mask=block_mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return output.transpose(1, 2).contiguous()
+
+
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)

@@ -1,0 +1,68 @@
+"""Where the model runs, and in which precision its matrix products are computed.
+
+bfloat16 products pay only where the processor multiplies bfloat16 natively: elsewhere they are emulated, tens of times
+slower. So the processor is asked, and then timed once; the answer is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from tuneful.errors import ConfigError
+
+_ROWS, _INNER, _OUT = 512, 576, 1536
+_WORTH = 1.2
+"""How many times faster than float32 a bfloat16 product must be before the loss of precision is worth it."""
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` is CUDA where there is a device, else the CPU; ConfigError for a device that is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"`model.device`: {wanted!r}, but no CUDA device is visible; use `auto` or `cpu`")
+    return torch.device(wanted)
+
+
+def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
+    """float32 or bfloat16 for the products; `auto` asks the device, and times the CPU once (about 0.1 s, kept in `cache`)."""
+    if wanted != "auto":
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    return torch.bfloat16 if _speedup_of_bfloat16(cache / "bfloat16.json") >= _WORTH else torch.float32
+
+
+def _speedup_of_bfloat16(file: Path) -> float:
+    key = f"{platform.processor() or platform.machine()} {torch.__version__} {torch.get_num_threads()} threads"
+    try:
+        kept = json.loads(file.read_text())
+        if kept["key"] == key:
+            return float(kept["speedup"])
+    except (OSError, ValueError, KeyError):
+        pass
+    speedup = _seconds_of_product(torch.float32) / _seconds_of_product(torch.bfloat16)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"key": key, "speedup": round(speedup, 3)}))
+    except OSError:
+        pass  # the next run measures again
+    return speedup
+
+
+def _seconds_of_product(dtype: torch.dtype, repeats: int = 9) -> float:
+    rows = torch.ones(_ROWS, _INNER, dtype=dtype)
+    weight = torch.ones(_OUT, _INNER, dtype=dtype)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.nn.functional.linear(rows, weight)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,216 @@
+"""Draws how the training went: losses over steps and over tokens, learning rate, gradient norm and speed.
+
+Feeds `sections.py`. Curves hold a few hundred points however long the run was, and tables a few dozen rows; all of
+them are in `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from markupsafe import Markup
+
+from tuneful.report import charts
+from tuneful.report.charts import NARROW, SMALL, WIDE, Series, smooth
+from tuneful.report.folder import Evaluation, Run
+from tuneful.report.numbers import UNKNOWN, count, duration, plain, plural, significant
+
+MAX_EVALUATION_ROWS = 200
+MAX_TABLE_ROWS = 40
+_CLEARLY_LOWER = 0.01
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingView:
+    """The curves of the training."""
+
+    sentence: str
+    by_step: tuple[Markup, ...]
+    by_tokens: tuple[Markup, ...]
+    small: tuple[tuple[str, Markup], ...]
+    smoothing: str
+    has_validation: bool
+    evaluations: tuple[tuple[str, str, str], ...]
+    steps: tuple[tuple[str, ...], ...]
+
+
+def view_training(run: Run) -> TrainingView:
+    """Draw the curves of the run."""
+    losses = [(float(step.step), step.loss) for step in run.steps if step.loss is not None]
+    window = charts.smoothing_window(len(losses))
+    num_without = len(run.steps) - len(losses)
+    smoothing = f"mean of {window} steps" if window > 1 else ""
+    tokens_at = _tokens_at(run)
+    return TrainingView(
+        sentence=_training_sentence(run, num_without),
+        by_step=_loss_charts(run, losses, None),
+        by_tokens=_loss_charts(run, losses, tokens_at) if tokens_at else (),
+        small=_small_charts(run),
+        smoothing=smoothing,
+        has_validation=bool(measured_losses(run.evaluations)),
+        evaluations=tuple(
+            (
+                count(one.step),
+                count(tokens_at.get(one.step)) if tokens_at else UNKNOWN,
+                significant(one.validation_loss, 4),
+            )
+            for one in evenly(run.evaluations, MAX_EVALUATION_ROWS)
+        ),
+        steps=_step_table(run),
+    )
+
+
+def measured_losses(evaluations: Sequence[Evaluation]) -> list[tuple[int, float]]:
+    """(step, validation loss) of every evaluation with a finite loss."""
+    return [(one.step, one.validation_loss) for one in evaluations if one.validation_loss is not None]
+
+
+def _tokens_at(run: Run) -> dict[int, int]:
+    """Record tokens trained on up to and including each step; empty where they are not recorded."""
+    total, reached = 0, {0: 0}
+    for step in run.steps:
+        total += step.record_tokens
+        reached[step.step] = total
+    return reached if total else {}
+
+
+def _training_sentence(run: Run, num_without: int) -> str:
+    said = []
+    measured = measured_losses(run.evaluations)
+    if measured:
+        best = min(measured, key=lambda point: point[1])
+        last = measured[-1]
+        said.append(f"Validation loss was lowest at step {count(best[0])} ({significant(best[1])}).")
+        if last[0] > best[0] and last[1] > best[1] * (1 + _CLEARLY_LOWER):
+            said.append(f"It rose to {significant(last[1])} by step {count(last[0])}: fewer steps may serve as well.")
+    else:
+        said.append("Validation loss was not measured.")
+    if num_without:
+        said.append(
+            f"{plural(num_without, 'step')} had no finite loss and {'is' if num_without == 1 else 'are'} not drawn."
+        )
+    return " ".join(said)
+
+
+def _loss_charts(
+    run: Run, losses: Sequence[tuple[float, float]], tokens_at: dict[int, int] | None
+) -> tuple[Markup, ...]:
+    """The loss over steps, or over tokens where `tokens_at` maps one to the other; wide and narrow."""
+
+    def place(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+        if tokens_at is None:
+            return tuple(points)
+        return tuple((float(tokens_at[int(x)]), y) for x, y in points if int(x) in tokens_at)
+
+    measured = [(float(x), y) for x, y in measured_losses(run.evaluations)]
+    best = place([min(measured, key=lambda point: point[1])]) if measured else ()
+    by = "steps" if tokens_at is None else "tokens"
+    return tuple(
+        charts.line_chart(
+            (
+                Series("training loss", place(losses), "raw"),
+                Series("training loss, smoothed", place(smooth(losses)) if len(losses) > 15 else (), "smooth"),
+                Series("validation loss", place(measured), "dots"),
+            ),
+            key=f"loss-{by}-{size}",
+            title=f"Loss over {by}",
+            description=_loss_description(losses, measured),
+            x_label="optimizer step" if tokens_at is None else "record tokens seen",
+            y_label="loss per trained token",
+            frame=frame,
+            lowest=best[0] if best else None,
+            marks=_epoch_marks(run, tokens_at),
+        )
+        for size, frame in (("wide", WIDE), ("narrow", NARROW))
+    )
+
+
+def _loss_description(losses: Sequence[tuple[float, float]], measured: Sequence[tuple[float, float]]) -> str:
+    said = [
+        f"{name} goes from {significant(points[0][1])} to {significant(points[-1][1])}"
+        for name, points in (("training loss", losses), ("validation loss", measured))
+        if points
+    ]
+    return "; ".join(said).capitalize() + "."
+
+
+def _epoch_marks(run: Run, tokens_at: dict[int, int] | None) -> tuple[tuple[float, str], ...]:
+    """Where each epoch ends, for runs of two to ten epochs."""
+    marks = []
+    done = 0
+    for step in run.steps:
+        if step.epoch is not None and math.floor(step.epoch + 1e-6) > done:
+            done = math.floor(step.epoch + 1e-6)
+            marks.append((float(step.step if tokens_at is None else tokens_at.get(step.step, 0)), f"epoch {done}"))
+    return tuple(marks) if len(marks) <= 10 else ()
+
+
+def _small_charts(run: Run) -> tuple[tuple[str, Markup], ...]:
+    rates = [
+        (float(step.step), step.record_tokens / step.step_seconds)
+        for step in run.steps
+        if step.step_seconds and step.record_tokens
+    ]
+    kinds = (
+        (
+            "Learning rate",
+            [(float(s.step), s.learning_rate) for s in run.steps if s.learning_rate is not None],
+            "rate",
+            True,
+        ),
+        ("Gradient norm", [(float(s.step), s.grad_norm) for s in run.steps if s.grad_norm is not None], "norm", True),
+        ("Record tokens per second", rates, "speed", True),
+    )
+    return tuple(
+        (
+            name,
+            charts.line_chart(
+                (
+                    Series(name, tuple(points), "single" if key == "rate" else "raw"),
+                    Series(
+                        f"{name}, smoothed",
+                        tuple(smooth(points)) if key != "rate" and len(points) > 15 else (),
+                        "smooth",
+                    ),
+                ),
+                key=f"small-{key}",
+                title=name,
+                description=f"{name} over steps, between {significant(min(y for _, y in points))} and "
+                f"{significant(max(y for _, y in points))}.",
+                x_label="step",
+                y_label="",
+                frame=SMALL,
+                from_zero=from_zero,
+            ),
+        )
+        for name, points, key, from_zero in kinds
+        if points
+    )
+
+
+def _step_table(run: Run) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (
+            count(step.step),
+            significant(step.loss, 4),
+            plain(step.learning_rate),
+            significant(step.grad_norm),
+            count(step.record_tokens),
+            count(step.computed_tokens),
+            count(step.target_tokens),
+            duration(step.step_seconds),
+        )
+        for step in evenly(run.steps, MAX_TABLE_ROWS)
+    )
+
+
+def evenly(sequence: Sequence[Entry], most: int) -> list[Entry]:
+    """At most `most` entries, evenly spread, the first and the last among them."""
+    if len(sequence) <= most:
+        return list(sequence)
+    return [sequence[round(index * (len(sequence) - 1) / (most - 1))] for index in range(most)]

@@ -1,0 +1,193 @@
+"""Examples become one number to descend: the weighted sum of their targets' negative log-likelihoods.
+
+A loss is a sum; whoever asks divides it once, by the total target weight of the whole optimizer step. Only rows with a
+target reach the output head (`logits_to_keep`, which every causal model in transformers takes): on instruction data that is
+a quarter of the rows, and the head is a fifth to a third of a small model. Three layouts give the same sum:
+
+    trie       each distinct prefix computed once (data/trie.py, model/attention.py)
+    unshared   the same engine, each record a branch of its own
+    padded     the classical batch and the model's own attention: for models where the trie would not be exact
+
+`prove` computes one micro-batch both ways before anything is trained on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from tuneful.data.collate import pad_examples
+from tuneful.data.trie import build_trie, common_prefix, token_order
+from tuneful.model.attention import NAME, plan_attention, use_trie_attention
+from tuneful.types import Example
+
+# Legend of shapes: M targets, V vocabulary
+LayoutName = Literal["trie", "unshared", "padded"]
+PROOF_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest relative difference of loss and gradient norm between the two ways, by precision of the products."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MicroBatchLoss:
+    """What one micro-batch gives: `total`, the weighted sum (float32 or float64 scalar, with its graph); the negative
+    log-likelihood of each target [M], without; which targets belong to which record; and how many tokens were computed."""
+
+    total: torch.Tensor
+    target_nll: torch.Tensor
+    record_targets: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
+    num_computed_tokens: int
+
+    def record_nll(self) -> list[float]:
+        """For each record in the order given, the summed negative log-likelihood (nats) of its targets, unweighted."""
+        nll = self.target_nll.double().cpu().numpy()
+        return [float(nll[own].sum()) for own in self.record_targets]
+
+
+def micro_batch_loss(model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName) -> MicroBatchLoss:
+    """The loss of `examples` in one forward of `model`."""
+    return _padded_loss(model, examples) if layout == "padded" else _trie_loss(model, examples, layout == "trie")
+
+
+def cut_micro_batches(
+    examples: Sequence[Example], max_tokens: int, layout: LayoutName
+) -> Iterator[list[Example]]:
+    """The examples of one optimizer step in micro-batches of at most `max_tokens` computed tokens, or of one record.
+
+    Records are taken in the order of their token ids, so that those that share a prefix meet (padded: of their length).
+    """
+    batch: list[Example] = []
+    num_computed = 0
+    for example in sorted(examples, key=len if layout == "padded" else token_order):
+        grown = _grown(num_computed, batch, example, layout)
+        if batch and grown > max_tokens:
+            yield batch
+            batch, grown = [], _grown(0, [], example, layout)
+        batch.append(example)
+        num_computed = grown
+    yield batch
+
+
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """Why records of this model must not share prefixes; None where they may."""
+    config = model.config.get_text_config()
+    dropouts = {
+        name: value
+        for name, value in config.to_dict().items()
+        if isinstance(value, float) and value > 0 and ("drop" in name or name.endswith("_pdrop"))
+    }
+    if dropouts:
+        shown = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
+        return f"the model has dropout ({shown}), which falls anew on every record; model.dropout=0 would allow sharing"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if "sliding_attention" in kinds or (getattr(config, "sliding_window", None) and _uses_sliding_window(config)):
+        return "the model has sliding-window layers"
+    if kinds or model._is_stateful:
+        return f"the model has recurrent or other layers ({', '.join(sorted(kinds)) or 'stateful'})"
+    if getattr(config, "output_router_logits", False):
+        return "the model's router loss counts tokens"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "the model caps its attention scores"
+    if not model._supports_attention_backend:
+        return f"{type(model).__name__} brings an attention of its own"
+    return None
+
+
+def prove(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
+    """Compute `examples` as a trie and one record at a time; None where loss and gradient agree, else the difference."""
+    use_trie_attention(model)
+    shared = _loss_and_gradient_norm(model, [list(examples)], "trie")
+    alone = _loss_and_gradient_norm(model, [[example] for example in examples], "padded")
+    tolerance = PROOF_TOLERANCE[model.dtype]
+    for what, one, other in zip(("loss", "gradient norm"), shared, alone, strict=True):
+        if not abs(one - other) <= tolerance * abs(other):
+            return f"the {what} is {one:.8g} as a trie and {other:.8g} one record at a time"
+    return None
+
+
+class WeightedCrossEntropy(torch.autograd.Function):
+    """sum_m weights[m] * -log softmax(logits[m])[ids[m]], with its gradient weights * (softmax - one-hot).
+
+    logits [M, V] in any floating dtype; ids int64 [M]; weights [M]. Returns the sum and the unweighted nll [M], both in
+    float32 or better; only the sum has a gradient. Softmax is computed in float32, the gradient returns in the logits' dtype.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probabilities = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        nll = -log_probabilities.gather(1, ids[:, None])[:, 0]
+        ctx.save_for_backward(log_probabilities, ids, weights)
+        ctx.dtype = logits.dtype
+        ctx.mark_non_differentiable(nll)
+        return (nll * weights).sum(), nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        log_probabilities, ids, weights = ctx.saved_tensors
+        probabilities = log_probabilities.exp_()  # its own buffer: nothing else holds it
+        probabilities[torch.arange(len(ids), device=ids.device), ids] -= 1
+        return probabilities.mul_((weights * grads[0])[:, None]).to(ctx.dtype), None, None
+
+
+def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool) -> MicroBatchLoss:
+    if model.config._attn_implementation != NAME:
+        use_trie_attention(model)
+    batch = build_trie(examples, share=share)
+    logits = model(
+        input_ids=_ids(batch.input_ids, model)[None],
+        position_ids=_ids(batch.positions, model)[None],
+        trie_plan=plan_attention(batch, model),
+        logits_to_keep=_ids(batch.target_rows, model),
+        use_cache=False,
+    ).logits[0]
+    weights = torch.from_numpy(batch.target_weights).to(model.device)
+    total, nll = WeightedCrossEntropy.apply(logits, _ids(batch.target_ids, model), weights)
+    return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
+
+
+def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBatchLoss:
+    if model.config._attn_implementation == NAME:
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    # Padding stands to the right, in the future of every real token: causal attention needs no mask for it.
+    inputs, targets, weights = (tensor.to(model.device) for tensor in pad_examples(examples, pad_token_id=0))
+    trained = weights > 0
+    logits = model(input_ids=inputs, logits_to_keep=trained, use_cache=False).logits
+    total, nll = WeightedCrossEntropy.apply(logits, targets[trained], weights[trained])
+    last = torch.cumsum(trained.sum(1), 0).tolist()
+    own = tuple(np.arange(start, stop) for start, stop in zip([0, *last[:-1]], last, strict=True))
+    return MicroBatchLoss(total, nll, own, inputs.numel())
+
+
+def _ids(array: np.ndarray[Any, np.dtype[np.int32]], model: PreTrainedModel) -> torch.Tensor:
+    return torch.from_numpy(array).to(model.device, torch.int64)
+
+
+def _grown(num_computed: int, batch: Sequence[Example], example: Example, layout: LayoutName) -> int:
+    """How many tokens a micro-batch computes once `example` has joined it, records coming in sorted order."""
+    if layout == "padded":
+        return (len(batch) + 1) * (len(example) - 1)
+    shared = common_prefix(batch[-1], example) if batch and layout == "trie" else 0
+    return num_computed + len(example) - 1 - shared
+
+
+def _uses_sliding_window(config: Any) -> bool:
+    return bool(getattr(config, "use_sliding_window", True))
+
+
+def _loss_and_gradient_norm(
+    model: PreTrainedModel, micro_batches: Sequence[Sequence[Example]], layout: LayoutName
+) -> tuple[float, float]:
+    total = 0.0
+    for examples in micro_batches:
+        loss = micro_batch_loss(model, examples, layout).total
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    gradients = [parameter.grad.double().norm() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return total, torch.stack(gradients).norm().item()
