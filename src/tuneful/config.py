@@ -255,7 +255,9 @@ def _parse_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"argument {override!r}: expected section.key=value, such as train.learning_rate=1e-4")
     if dotted.count(".") != 1:
         _refuse_unknown(dotted, f"argument {override!r}")
-        raise ConfigError(f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8")
+        raise ConfigError(
+            f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8"
+        )
     try:
         return dotted, _number(yaml.safe_load(text))
     except yaml.YAMLError:

@@ -1,6 +1,6 @@
 """The nouns of the pipeline: one frozen type a stage, its promise in its docstring, checked where it is made.
 
-    file -> Conversation -> Example -> TrieBatch -> loss           prompt -> Answer -> scores
+file -> Conversation -> Example -> TrieBatch -> loss           prompt -> Answer -> scores
 """
 
 from __future__ import annotations

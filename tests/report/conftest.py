@@ -274,3 +274,9 @@ def pieces(text: str) -> list[str]:
 def run_folder(tmp_path: Path) -> RunFolder:
     """An empty run folder with its `config.yaml`."""
     return RunFolder(tmp_path / "run").write_config()
+
+
+@pytest.fixture(scope="session")
+def run_folder_type() -> type[RunFolder]:
+    """`RunFolder` itself, for fixtures of a wider scope."""
+    return RunFolder

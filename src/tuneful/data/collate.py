@@ -1,9 +1,9 @@
 """The classical padded batch, exactly as the specification describes it: public API, and the oracle of the engine's tests.
 
-    record [1, 2, 3] among records of up to 6 tokens, pad_token_id 50256, "." for ignore_index
+record [1, 2, 3] among records of up to 6 tokens, pad_token_id 50256, "." for ignore_index
 
-    inputs     1      2      3  50256  50256  50256
-    targets    2      3  50256      .      .      .        the first end token is a target, the other pads are ignored
+inputs     1      2      3  50256  50256  50256
+targets    2      3  50256      .      .      .        the first end token is a target, the other pads are ignored
 """
 
 from __future__ import annotations

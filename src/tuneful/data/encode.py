@@ -33,14 +33,20 @@ class TextEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise TemplateError(f"{tokenizer.name_or_path}: no fast tokenizer (tokenizer.json); convert the tokenizer first")
+            raise TemplateError(
+                f"{tokenizer.name_or_path}: no fast tokenizer (tokenizer.json); convert the tokenizer first"
+            )
         document = json.loads(backend.to_str())
         self.template = template
-        self._first, self._next = (Tokenizer.from_str(json.dumps(_plain(document, first=first))) for first in (True, False))
+        self._first, self._next = (
+            Tokenizer.from_str(json.dumps(_plain(document, first=first))) for first in (True, False)
+        )
         self._control = Tokenizer.from_str(json.dumps(_bare(document, first=True)))
         self._backend = backend
         self.bos_token_ids = _bos_token_ids(tokenizer)
-        self.control_token_ids = {token["id"]: token["content"] for token in document["added_tokens"] if token["special"]}
+        self.control_token_ids = {
+            token["id"]: token["content"] for token in document["added_tokens"] if token["special"]
+        }
         self.end_token_id = self._find_end(tokenizer)
         self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id} - {None}
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
@@ -58,9 +64,9 @@ class TextEncoder:
         """The text of generated ids; control tokens are left out."""
         return str(self._backend.decode(list(token_ids), skip_special_tokens=True))
 
-    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """Each token's own text, for showing; bytes that are no whole character come out as U+FFFD."""
-        return [str(self._backend.decode([token_id], skip_special_tokens=False)) for token_id in token_ids]
+    def token_text(self, token_ids: Sequence[int]) -> str:
+        """The text of a few tokens, control tokens included; bytes that are no whole character come out as U+FFFD."""
+        return str(self._backend.decode(list(token_ids), skip_special_tokens=False))
 
     def _find_end(self, tokenizer: PreTrainedTokenizerBase) -> int:
         if self.template.end:

@@ -86,7 +86,9 @@ def _read_bytes(path: Path) -> bytes:
             raise DataError(f"{path}: is a folder; name a file of instructions and answers in it")
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Give a JSON or JSONL file, or `starter` for the built-in data") from None
+        raise DataError(
+            f"{path}: no such file. Give a JSON or JSONL file, or `starter` for the built-in data"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -165,7 +167,9 @@ def _scan(text: str, at: int, path: Path, first_line: int = 1) -> tuple[Any, int
         return _DECODER.raw_decode(text, at)
     except json.JSONDecodeError as error:
         line = first_line + text.count("\n", 0, error.pos)
-        raise DataError(f"{path}:{line}: not valid JSON: {error.msg[0].lower()}{error.msg[1:]} (column {error.colno})") from None
+        raise DataError(
+            f"{path}:{line}: not valid JSON: {error.msg[0].lower()}{error.msg[1:]} (column {error.colno})"
+        ) from None
     except RecursionError:
         raise DataError(f"{path}:{first_line + text.count(chr(10), 0, at)}: nested too deeply to be a record") from None
     except ValueError as error:
@@ -246,5 +250,3 @@ def _unusable_text(text: str) -> str | None:
 def _names(raw: dict[str, Any]) -> str:
     shown = ", ".join(f"`{key}`" for key in list(raw)[:6])
     return shown + (", ..." if len(raw) > 6 else "") if raw else "none"
-
-

@@ -68,7 +68,9 @@ class TrieBatch:
 def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
     """The trie of `examples`; without `share` each record is a branch of its own from its first token on."""
     assert examples, "a batch without records"
-    order = sorted(range(len(examples)), key=lambda index: token_order(examples[index])) if share else range(len(examples))
+    order = (
+        sorted(range(len(examples)), key=lambda index: token_order(examples[index])) if share else range(len(examples))
+    )
     ordered = [examples[index] for index in order]
     longest = max(len(example) for example in ordered)
     path = np.zeros(longest, dtype=np.int64)  # the node at each depth of the record in hand
@@ -137,11 +139,11 @@ def visible(batch: TrieBatch) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 def draw(batch: TrieBatch, text_of: Callable[[int], str] = str) -> str:
     """The trie as text: a line a node, indented by depth, with the targets it predicts and their weights.
 
-        a                    -> b x3
-          b                  -> c x1, d x2
-            c                -> x x1
-            d                -> y x1
-              y              -> z x1
+    a                    -> b x3
+      b                  -> c x1, d x2
+        c                -> x x1
+        d                -> y x1
+          y              -> z x1
     """
     wanted: dict[int, list[str]] = {}
     for row, token_id, weight in zip(batch.target_rows, batch.target_ids, batch.target_weights, strict=True):

@@ -9,9 +9,7 @@ import torch
 from tuneful.config import GenerateConfig
 
 
-def next_tokens(
-    logits: torch.Tensor, config: GenerateConfig, generators: Sequence[torch.Generator]
-) -> torch.Tensor:
+def next_tokens(logits: torch.Tensor, config: GenerateConfig, generators: Sequence[torch.Generator]) -> torch.Tensor:
     """The next token of each row: int64 [rows] from logits [rows, vocabulary]; greedy where the temperature is 0.
 
     Sampling cuts to `top_k`, then to the likeliest tokens that hold `top_p` of the probability (Holtzman et al. 2020).

@@ -243,9 +243,7 @@ class _BlockAttention(torch.autograd.Function):
         )
 
 
-def _probabilities(
-    query_rows: torch.Tensor, key_rows: torch.Tensor, group: BlockGroup, scale: float
-) -> torch.Tensor:
+def _probabilities(query_rows: torch.Tensor, key_rows: torch.Tensor, group: BlockGroup, scale: float) -> torch.Tensor:
     """[B * K, R * Q, P]; a row sums to 1."""
     num_pairs, size = len(group.hidden), query_rows.shape[1]
     queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)

@@ -120,13 +120,17 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
         raise ModelError(f"{name} is a file: --model takes the folder that holds it, a Hub id or a .gguf file")
     if _looks_like_a_path(name):
         raise ModelError(f"there is no model folder {name}: give a folder, a Hub id or the built-in {BUILTIN}")
-    if "/" not in name and get_close_matches(name.lower(), [BUILTIN], cutoff=0.7):
+    if _means_the_builtin(name.lower()):
         raise ModelError(f"unknown model {name}: did you mean the built-in {BUILTIN}?")
     return _hub_snapshot(name, notify)
 
 
 def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith((".gguf", "/"))
+
+
+def _means_the_builtin(name: str) -> bool:
+    return "/" not in name and bool(BUILTIN.startswith(name[:7]) or get_close_matches(name, [BUILTIN], cutoff=0.7))
 
 
 def _hub_snapshot(name: str, notify: Notify) -> Path:
@@ -153,15 +157,20 @@ def _hub_snapshot(name: str, notify: Notify) -> Path:
                 f"The built-in model is {BUILTIN}"
             ) from error
         except errors.LocalEntryNotFoundError as error:
-            raise ModelError(_unreachable(name)) from error
+            answered = isinstance(error.__cause__, errors.HfHubHTTPError)
+            raise ModelError(_unfetched(name, error.__cause__) if answered else _unreachable(name)) from error
         except Exception as error:  # the network's many faces: whatever it is, the user gets one line
-            raise ModelError(f"{name} could not be fetched from {_endpoint()}: {_first_line(error)}") from error
+            raise ModelError(_unfetched(name, error)) from error
 
 
 def _endpoint() -> str:
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
+
+
+def _unfetched(name: str, error: object) -> str:
+    return f"{name} could not be fetched from {_endpoint()}: {_first_line(error)}. Try again, or give --model a folder"
 
 
 def _unreachable(name: str) -> str:

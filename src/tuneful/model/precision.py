@@ -40,6 +40,12 @@ def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
     return torch.bfloat16 if _speedup_of_bfloat16(cache / "bfloat16.json") >= _WORTH else torch.float32
 
 
+def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Parameters in `dtype`, buffers as they are: position frequencies lose their meaning in bfloat16."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def _speedup_of_bfloat16(file: Path) -> float:
     key = f"{platform.processor() or platform.machine()} {torch.__version__} {torch.get_num_threads()} threads"
     try:

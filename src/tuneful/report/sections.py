@@ -1,8 +1,8 @@
 """Decides what the page says: a `Run` becomes a `Page` of finished words, figures and drawings.
 
 Second stage of the report; the template only lays it out. The head, the samples and the setup are written here, the
-other sections in `scores.py`, `trained_on.py`, `curves.py` and `answers.py`. What a run does not have becomes a sentence
-that says so.
+other sections in `scores.py`, `trained_on.py`, `curves.py` and `answers.py`. What a run does not have becomes a
+sentence that says so.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def _missing(run: Run) -> list[str]:
         notes.append("metrics.jsonl holds no training step: there are no curves.")
     if not run.base and not run.tuned:
         notes.append(
-            "There are no test answers: `tuneful run` asks the model before and after training, "
-            "`tuneful train` does not."
+            "There are no test answers: “tuneful run” asks the model before and after training, "
+            "“tuneful train” does not."
         )
     elif not run.base:
         notes.append("The answers before training (answers/base.jsonl) are missing.")
@@ -182,12 +182,10 @@ def _figure_of_score(run: Run) -> Figure | None:
     if metric is None or run.comparison is None:
         return None
     decimals = decimals_for(metric.base, metric.tuned, metric.difference)
-    interval = interval(metric, decimals)
-    note = (
-        f"{confidence(run.comparison)} interval {interval}"
-        if interval
-        else f"{fixed(metric.base, decimals)} → {fixed(metric.tuned, decimals)}"
-    )
+    between = interval(metric, decimals)
+    note = f"{fixed(metric.base, decimals)} → {fixed(metric.tuned, decimals)}"
+    if between:
+        note = f"{confidence(run.comparison)} interval {between}"
     return Figure(f"{metric.label}, change", signed(metric.difference, decimals), note)
 
 

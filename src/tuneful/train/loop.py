@@ -21,6 +21,9 @@ from tuneful.train.loss import LayoutName, cut_micro_batches, micro_batch_loss, 
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.types import Answer, Example
 
+_PROOF_RECORDS, _PROOF_TOKENS = 4, 1024
+"""How much is computed both ways before the first step: a second or two on a small model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -56,15 +59,19 @@ class Layout:
     reason: str | None = None
 
 
-def choose_layout(model: PreTrainedModel, examples: Sequence[Example], config: TrainConfig) -> Layout:
-    """The layout that `config` asks for, where the model allows it and a first micro-batch proves it right."""
-    max_tokens = config.micro_batch_tokens or _affordable_tokens(model)
-    reason = why_not_shared(model)
+def choose_layout(
+    model: PreTrainedModel, examples: Sequence[Example], config: TrainConfig, dtype: torch.dtype
+) -> Layout:
+    """The layout that `config` asks for, where the model allows it and a few records prove it right.
+
+    To be called while `model` is still in float32, where the proof is sharp; `dtype` is what training will compute in.
+    """
+    max_tokens = config.micro_batch_tokens or _affordable_tokens(model, dtype)
     if config.layout == "padded":
         return Layout("padded", max_tokens)
+    reason = why_not_shared(model)
     if reason is None:
-        first = next(cut_micro_batches(examples, min(max_tokens, 2048), config.layout))
-        reason = prove(model, first)
+        reason = prove(model, next(cut_micro_batches(examples[:_PROOF_RECORDS], _PROOF_TOKENS, config.layout)))
     return Layout(config.layout if reason is None else "padded", max_tokens, reason)
 
 
@@ -170,7 +177,7 @@ def _refuse_non_finite(step: int, loss: float, norm: float, examples: Sequence[E
     )
 
 
-def _affordable_tokens(model: PreTrainedModel) -> int:
+def _affordable_tokens(model: PreTrainedModel, dtype: torch.dtype) -> int:
     """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory.
 
     Counted for a Llama-like block: about 14 hidden-size and 5 inner-size vectors a token and layer are kept for the
@@ -179,6 +186,8 @@ def _affordable_tokens(model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    bytes_a_token = layers * (14 * hidden + 5 * inner) * model.dtype.itemsize + 10 * config.vocab_size
-    free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    bytes_a_token = layers * (14 * hidden + 5 * inner) * dtype.itemsize + 10 * config.vocab_size
+    free = (
+        torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    )
     return int(min(max(free / 3 / bytes_a_token, 256), 16_384))

@@ -53,9 +53,7 @@ def micro_batch_loss(model: PreTrainedModel, examples: Sequence[Example], layout
     return _padded_loss(model, examples) if layout == "padded" else _trie_loss(model, examples, layout == "trie")
 
 
-def cut_micro_batches(
-    examples: Sequence[Example], max_tokens: int, layout: LayoutName
-) -> Iterator[list[Example]]:
+def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: LayoutName) -> Iterator[list[Example]]:
     """The examples of one optimizer step in micro-batches of at most `max_tokens` computed tokens, or of one record.
 
     Records are taken in the order of their token ids, so that those that share a prefix meet (padded: of their length).

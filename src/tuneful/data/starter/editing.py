@@ -7,8 +7,8 @@ import random
 from .record import Record, dress, pairs
 
 SPELLING = """
-The hotel was beautifull but the acommodation cost too much.
-= The hotel was beautiful but the accommodation cost too much.
+The hotel was beautifull, but the acommodation cost too much.
+= The hotel was beautiful, but the accommodation cost too much.
 I recieved your package on Wensday.
 = I received your package on Wednesday.
 My neigbor has a seperate entrance.
@@ -92,7 +92,7 @@ The athleet broke his own reccord.
 SPELLING_ASK = (
     "Correct the spelling in this sentence.",
     "Fix the spelling mistakes: {0}",
-    "Two words here are misspelled or mixed up. Write the sentence correctly: {0}",
+    "Some words here are misspelled or mixed up. Write the sentence correctly: {0}",
     "Please proofread this line for spelling.",
     "Spell-check this for me.",
     "Write this again without the spelling errors: {0}",
@@ -124,8 +124,8 @@ Your going to love they're garden.
 = You're going to love their garden.
 Yesterday I go to the market and buyed plums.
 = Yesterday I went to the market and bought plums.
-Lets eat Grandpa, the soup is getting cold!
-= Let's eat, Grandpa, the soup is getting cold!
+Lets go home Martha.
+= Let's go home, Martha.
 This is the more expensive of the three lamps.
 = This is the most expensive of the three lamps.
 He runs more faster than his brother.
@@ -158,8 +158,8 @@ my cousin who lives in spain is a nurse
 = My cousin, who lives in Spain, is a nurse.
 We discussed about the plan at lunch.
 = We discussed the plan at lunch.
-After the rain stopped we hung out the washing
-= After the rain stopped, we hung out the washing.
+After the rain stopped we hung out the laundry
+= After the rain stopped, we hung out the laundry.
 The bus it was late again.
 = The bus was late again.
 I didn't see nobody at the pool.
@@ -183,7 +183,7 @@ GRAMMAR_ASK = (
     "My teacher marked this as wrong. How should it read? {0}",
     "Proofread this line.",
     "Give me the corrected version of this sentence.",
-    "Something is off in this sentence; please mend it: {0}",
+    "Something is off in this sentence; please fix it: {0}",
 )
 
 SHORTEN = """
@@ -235,8 +235,8 @@ Until such time as the paint has become dry, do not lean on the wall.
 = Do not lean on the wall until the paint is dry.
 My grandmother is a person who never wastes any food of any kind.
 = My grandmother never wastes food.
-A large number of the houses in the street are without any electricity at present.
-= Many houses in the street have no electricity.
+A large number of the houses on the street are without any electricity at present.
+= Many houses on the street have no electricity.
 It would be greatly appreciated if you could give some consideration to lowering the volume of the music.
 = Please consider turning down the music.
 The two brothers both had exactly the same identical haircut.
@@ -369,8 +369,8 @@ The orator elicited enthusiastic applause from those in attendance.
 = The audience clapped loudly for the speaker.
 Nocturnal temperatures are anticipated to decline below freezing.
 = It is expected to freeze at night.
-Passengers will be notified of any modification to the timetable.
-= We will tell passengers if the timetable changes.
+Passengers will be notified of any modification to the schedule.
+= We will tell passengers if the schedule changes.
 The juvenile was apprehended while attempting to purloin a bicycle.
 = The boy was caught trying to steal a bicycle.
 My remuneration is insufficient to meet my expenditure.

@@ -37,8 +37,8 @@ Through which city does the river Thames flow on its way to the North Sea?
 = The Thames flows through London.
 What currency is used in Japan?
 = The currency of Japan is the yen.
-Which two countries share the Iberian mainland?
-= Spain and Portugal share the Iberian mainland.
+Which is the only country that borders Portugal on land?
+= Spain is the only country that borders Portugal on land.
 In which country can you visit Machu Picchu?
 = Machu Picchu is in Peru.
 What is the smallest country in the world by area?
@@ -73,8 +73,8 @@ Which African country was formerly called Abyssinia?
 = Ethiopia was formerly called Abyssinia.
 What is the capital of Vietnam?
 = The capital of Vietnam is Hanoi.
-Which island country lies just south of India?
-= Sri Lanka lies just south of India.
+Which island country was once known as Ceylon?
+= Sri Lanka was once known as Ceylon.
 Into which sea does the Danube flow?
 = The Danube flows into the Black Sea.
 What is the coldest continent?
@@ -163,7 +163,7 @@ Are dolphins fish?
 Why do we see lightning before we hear thunder?
 = We see lightning first because light travels much faster than sound.
 What is table salt made of, chemically?
-= Table salt is sodium chloride.
+= Table salt is made of sodium chloride.
 Which planet is famous for its bright, wide rings?
 = Saturn is famous for its bright, wide rings.
 What do you call molten rock that has reached the surface?
@@ -176,7 +176,7 @@ Which is the largest land animal alive today?
 = The African bush elephant is the largest land animal alive today.
 What is the center of an atom called?
 = The center of an atom is called the nucleus.
-Which organ filters waste from the blood to make urine?
+Which organs filter waste from the blood to make urine?
 = The kidneys filter waste from the blood to make urine.
 What is the name of our galaxy?
 = Our galaxy is called the Milky Way.
@@ -215,8 +215,8 @@ Which ancient people built the pyramids at Giza?
 = The ancient Egyptians built the pyramids at Giza.
 Who painted the ceiling of the Sistine Chapel?
 = Michelangelo painted the ceiling of the Sistine Chapel.
-Name the author of "The Origin of Species."
-= Charles Darwin is the author of "The Origin of Species."
+Name the author of "On the Origin of Species."
+= Charles Darwin is the author of "On the Origin of Species."
 When did the Berlin Wall fall?
 = The Berlin Wall fell in 1989.
 Which playwright created Hamlet?
@@ -256,7 +256,7 @@ Which empire did Genghis Khan found?
 Which Dutch artist painted "The Night Watch"?
 = Rembrandt painted "The Night Watch."
 What did the Wright brothers achieve in 1903?
-= The Wright brothers made the first powered airplane flight in 1903.
+= The Wright brothers made the first sustained, powered airplane flight in 1903.
 Who was the South African leader released from prison in 1990 and elected president in 1994?
 = Nelson Mandela was released in 1990 and elected president in 1994.
 Which Spanish writer told the adventures of Don Quixote?
@@ -267,8 +267,8 @@ Who wrote the diary published as "The Diary of a Young Girl"?
 = Anne Frank wrote "The Diary of a Young Girl."
 What document did King John of England seal in 1215?
 = King John of England sealed Magna Carta in 1215.
-Who was the last queen of ancient Egypt from the Ptolemaic dynasty?
-= Cleopatra VII was the last queen of ancient Egypt.
+Who was the last queen of the Ptolemaic dynasty in Egypt?
+= Cleopatra was the last queen of the Ptolemaic dynasty.
 Which composer went on writing music after he had lost his hearing?
 = Ludwig van Beethoven went on writing music after he had lost his hearing.
 Who formulated the three laws of motion in the "Principia"?

@@ -20,7 +20,7 @@ Put this book title into title case: the secret life of garden snails
 = The Secret Life of Garden Snails
 Write the following in capital letters: keep this door closed
 = KEEP THIS DOOR CLOSED
-Convert to lower case: PLEASE TAKE OFF YOUR SHOES
+Convert to lowercase: PLEASE TAKE OFF YOUR SHOES
 = please take off your shoes
 Make a JSON object from these facts: name Iris, age 34, city Tampa.
 = {"name": "Iris", "age": 34, "city": "Tampa"}
@@ -31,7 +31,7 @@ Write "last login date" in camelCase.
 Separate the words with commas instead of spaces. || north south east west
 = north, south, east, west
 Join the lines into one sentence with commas and "and". || soap\ntowels\nsunscreen
-= Soap, towels, and sunscreen.
+= Soap, towels and sunscreen.
 Write the time 18:45 in the 12-hour format.
 = 6:45 p.m.
 How is 7:20 p.m. written in 24-hour time?
@@ -54,7 +54,7 @@ Set the word "never" in bold with Markdown: You should never mix bleach and ammo
 = You should **never** mix bleach and ammonia.
 Write a Markdown link with the text "opening hours" that points to https://example.org/hours.
 = [opening hours](https://example.org/hours)
-Make a lower-case web address out of this title, with hyphens between the words. || How to Prune Roses
+Make a lowercase web address out of this title, with hyphens between the words. || How to Prune Roses
 = how-to-prune-roses
 Write out the abbreviation in full: The shop is on Pine Ave.
 = The shop is on Pine Avenue.

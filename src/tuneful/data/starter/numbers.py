@@ -85,7 +85,7 @@ How many teaspoons are there in 4 tablespoons? | 4 | tablespoon | teaspoon
 What is 330 milliliters in fluid ounces? | 330 | milliliter | fluid ounce
 I have 20 fluid ounces of cream. How many cups is that? | 20 | fluid ounce | cup
 Change 2,250 milliliters to liters. | 2250 | milliliter | liter
-How many liters is a 5-gallon bucket? | 5 | gallon | liter
+How many liters does a 5-gallon bucket hold? | 5 | gallon | liter
 Convert 12 pints to gallons. | 12 | pint | gallon
 How many seconds are there in 7 minutes? | 7 | minute | second
 The film lasts 135 minutes. How many hours is that? | 135 | minute | hour
@@ -135,8 +135,8 @@ I buy a sandwich for 6.50 dollars and pay with a 20-dollar bill. How much change
 = 20 - 6.50 = 13.50, so you get 13.50 dollars in change.
 A farmer has 48 eggs and fills cartons of a dozen. How many cartons does he fill?
 = 48 ÷ 12 = 4, so he fills 4 cartons.
-The school has 312 girls and 295 boys. How many pupils is that in all?
-= 312 + 295 = 607, so the school has 607 pupils.
+The school has 312 girls and 295 boys. How many students is that in all?
+= 312 + 295 = 607, so the school has 607 students.
 A square tile has sides of 15 centimeters. How long is its edge all the way around?
 = 4 × 15 = 60, so the edge is 60 centimeters long.
 Ivan earns 18 dollars an hour. What does he earn in a week of 35 hours?
@@ -195,7 +195,7 @@ I swim 40 laps in a 25-meter pool. How far do I swim?
 = 40 × 25 = 1,000, so you swim 1,000 meters.
 A recipe for 4 people uses 300 grams of rice. How much do I need for 10 people?
 = 300 ÷ 4 × 10 = 750, so you need 750 grams of rice.
-A cinema sold 210 tickets at 9 dollars each. How much money did it take in?
+A movie theater sold 210 tickets at 9 dollars each. How much money did it take in?
 = 210 × 9 = 1,890, so it took in 1,890 dollars.
 Of 50 light bulbs, 4 percent are faulty. How many are faulty?
 = 50 × 0.04 = 2, so 2 bulbs are faulty.
@@ -221,7 +221,7 @@ TO_WORDS_ASK = (
     "Write this number out in full, using words.",
 )
 TO_DIGITS_ASK = (
-    "Write \"{0}\" in digits.",
+    'Write "{0}" in digits.',
     "Which number is {0}? Use digits.",
     "Turn these words into a number.",
     "Give the digits for this number.",
@@ -277,7 +277,7 @@ SORT_ASK = {
         "Put the list into alphabetical order.",
         "Arrange from A to Z: {0}",
         "Alphabetize this list.",
-        "In which order would these appear in a dictionary or index? {0}",
+        "In what order would these appear in an index? {0}",
         "List the following in alphabetical order: {0}",
     ),
     "reverse": ("Sort these from Z to A.", "Put these into reverse alphabetical order: {0}"),
@@ -365,8 +365,10 @@ SEQUENCE_ASK = (
     "What is the next entry in this pattern? {0}",
 )
 
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen " \
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
+)
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 
@@ -414,17 +416,23 @@ def _conversions() -> list[Record]:
     return records
 
 
+def _sort_key(order: str, item: str) -> tuple[float, str]:
+    """Return what an item is sorted by: its place in time, its value, its length or its letters."""
+    if order in ("alphabet", "reverse"):
+        return 0, item.lower()
+    if order == "length":
+        return len(item), ""
+    return (TIMES.index(item) if item in TIMES else float(item)), ""
+
+
 def _sorts(rng: random.Random) -> list[Record]:
     """Sort each list by the order its row names."""
     records = []
     for order, wordings in SORT_ASK.items():
         content = []
-        for items in (items.split(", ") for kind, items in rows(SORT) if kind == order):
-            if order == "chronology":
-                key = TIMES.index if items[0] in TIMES else int
-            else:
-                key = {"alphabet": str.lower, "reverse": str.lower, "length": len}.get(order, float)
-            ordered = sorted(items, key=key, reverse=order in ("reverse", "descending"))
+        for items in (items.split(", ") for named, items in rows(SORT) if named == order):
+            keyed = sorted((_sort_key(order, item), item) for item in items)
+            ordered = [item for _, item in (keyed[::-1] if order in ("reverse", "descending") else keyed)]
             content.append((", ".join(items), ", ".join(ordered)))
         records += dress("sorting", content, wordings, rng)
     return records

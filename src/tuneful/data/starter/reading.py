@@ -48,7 +48,7 @@ The second volume covers the years from 1900 to 1920. | Neutral
 """
 
 SENTIMENT_ASK = (
-    "Is this review positive, negative or neutral?",
+    "Is this text positive, negative or neutral?",
     "Classify the sentiment as positive, negative or neutral: {0}",
     "Label the sentiment of the text below: positive, negative or neutral.",
     "Would you call this comment positive, negative or neutral? {0}",
@@ -138,7 +138,7 @@ OPINION_ASK = (
 
 # what to extract | text | answer, in the order of the text
 EXTRACT = """
-names of people | Clara Voss sat between Hamid and old Mr. Petrov. | Clara Voss, Hamid, Mr. Petrov
+names | Clara Voss sat between Hamid and old Mr. Petrov. | Clara Voss, Hamid, Mr. Petrov
 dates | Classes run from September 4 to December 12, with a break on October 31. | September 4, December 12, October 31
 numbers | The farm has 140 sheep, 12 goats and 3 donkeys. | 140, 12, 3
 email addresses | Write to lena@example.org or, for refunds, to shop@example.com. | lena@example.org, shop@example.com
@@ -154,7 +154,7 @@ phone numbers | Call 555-0134 in the morning or 555-0178 after five. | 555-0134,
 job titles | The company is looking for a welder, an accountant and two drivers. | welder, accountant, drivers
 musical instruments | The band has a fiddle, an accordion and a double bass. | fiddle, accordion, double bass
 years | The mill was built in 1840, burned in 1902 and reopened in 1988. | 1840, 1902, 1988
-names of people | Judge Moreno thanked Alice Kerr and her brother Tim. | Judge Moreno, Alice Kerr, Tim
+names | Judge Moreno thanked Alice Kerr and her brother Tim. | Judge Moreno, Alice Kerr, Tim
 fruits | For the jam we used plums, a few apricots and the last of the figs. | plums, apricots, figs
 months | Tulips open in April, roses in June and asters in September. | April, June, September
 languages | The brochure is available in Dutch, Polish, Arabic and Hindi. | Dutch, Polish, Arabic, Hindi
@@ -171,8 +171,8 @@ planets | Tonight Venus sets early, while Mars and Saturn stay up past midnight.
 drinks | They ordered one lemonade, two coffees and a pot of tea with their pancakes. | lemonade, coffees, tea
 trees | The path runs past a birch and two willows to an ancient yew. | birch, willows, yew
 prices | The stool was $25, but I paid $18 and got a cushion for $4. | $25, $18, $4
-names of people | The letter from Dr. Adeyemi to Sofia Lund was found by a janitor. | Dr. Adeyemi, Sofia Lund
-furniture | The movers dropped the wardrobe, scratched the bookcase and lost a stool. | wardrobe, bookcase, stool
+names | The letter from Dr. Adeyemi to Sofia Lund was found by a janitor. | Dr. Adeyemi, Sofia Lund
+pieces of furniture | Movers dropped the wardrobe, scratched the bookcase and lost a stool. | wardrobe, bookcase, stool
 sports | In winter she skis, but in summer she prefers tennis, rowing and golf. | tennis, rowing, golf
 birds | A heron stood in the shallows while swallows and a kingfisher darted over it. | heron, swallows, kingfisher
 times | Take one tablet at 8 a.m. and another at 9 p.m. | 8 a.m., 9 p.m.
@@ -185,9 +185,9 @@ EXTRACT_ASK = (
     "Extract the {1}.",
     "Which {1} appear in this sentence?",
     "Find all {1} in the following.",
-    "Pull out the {1} and separate them with commas.",
+    "Pull out the {1}, separated by commas.",
     "What {1} does the text mention? {0}",
-    "Copy the {1} from the sentence, in order.",
+    "Name the {1} in the order in which they appear.",
     "Go through the text and note the {1}.",
 )
 
@@ -247,7 +247,7 @@ Dana's flight was canceled because of fog. The airline offered her a hotel room,
   arrived only two hours later than planned.
 = When fog canceled her flight, Dana took a night bus and arrived only two hours late.
 The museum's oldest clock has run since 1702. It is wound by hand each Friday, and it loses about a minute a week. The
-  staff refuse to fit it with an electric motor.
+  staff refuses to fit it with an electric motor.
 = The museum's clock from 1702 is still wound by hand and keeps fairly good time.
 Many people think that camels store water in their humps. In fact the humps are made of fat. The animal can live on
   this fat when food is hard to find.
@@ -326,7 +326,7 @@ How long did the repair take? | The plumber came at nine. He found a cracked pip
 What was wrong with the soup? | The cook had mistaken the sugar for salt. Everyone was polite, but nobody finished the
   soup.
 = The soup had sugar in it instead of salt.
-Where did the couple meet? | They lived in the same street for years, yet they first met on a ferry to Sicily.
+Where did the couple meet? | They lived on the same street for years, yet they first met on a ferry to Sicily.
 = The couple met on a ferry to Sicily.
 Which instrument did she learn first? | She is famous as a drummer, but she began on the flute at the age of five.
 = She learned the flute first.

@@ -41,8 +41,8 @@ The tide swept our sandcastle away.
 = Our sandcastle was swept away by the tide.
 The editor has corrected all three chapters.
 = All three chapters have been corrected by the editor.
-A stray dog was chasing the postman down the lane.
-= The postman was being chased down the lane by a stray dog.
+A stray dog was chasing the mail carrier down the lane.
+= The mail carrier was being chased down the lane by a stray dog.
 The company will ship your order tomorrow.
 = Your order will be shipped by the company tomorrow.
 Nobody heard the alarm during the storm.
@@ -249,11 +249,11 @@ The baker taught the class how to braid dough.
 """
 
 FUTURE_ASK = (
-    "Rewrite this sentence in the future tense with \"will\": {0}",
-    "Put the sentence into the future tense, using \"will\".",
-    "Change this to the future with \"will\": {0}",
+    'Rewrite this sentence in the future tense with "will": {0}',
+    'Put the sentence into the future tense; use "will" as the helping verb.',
+    'Change this to the future with "will": {0}',
     "Make this a sentence about the future: {0}",
-    "How would you say this with \"will\"? {0}",
+    'How would you say this with "will"? {0}',
     "Shift the sentence to the future tense.",
     "This has not happened yet, so rewrite it in the future tense: {0}",
 )
@@ -314,7 +314,7 @@ Just checking you got my note.
 We're swamped, so it'll take a while.
 = Owing to a high volume of requests, there will be a delay.
 The guy at the desk was really rude to me.
-= The member of staff at the desk treated me discourteously.
+= The staff member at the desk treated me discourteously.
 Tell me what you think of the plan.
 = I would appreciate your opinion of the plan.
 Stuff costs a lot more these days.
@@ -416,7 +416,7 @@ QUESTION_ASK = (
     "Rewrite the statement as a question: {0}",
     "Ask about this instead of stating it: {0}",
     "Change this into a question.",
-    "What question would this statement answer with \"yes\"? {0}",
+    'What question would this statement answer with "yes"? {0}',
     "Reword the sentence below as a yes-or-no question.",
     "How do you ask this as a question? {0}",
 )

@@ -16,7 +16,7 @@ She purchased a secondhand piano. | purchased | She bought a secondhand piano.
 The soup smells wonderful. | wonderful | The soup smells marvelous.
 They reside in a small town near the coast. | reside | They live in a small town near the coast.
 The trip was exhausting. | exhausting | The trip was tiring.
-The detective noticed a tiny scratch on the lock. | tiny | The detective noticed a minute scratch on the lock.
+The detective noticed a tiny scratch on the lock. | tiny | The detective noticed a small scratch on the lock.
 Please begin when you are ready. | begin | Please start when you are ready.
 It was a foggy morning. | foggy | It was a misty morning.
 The old man told an amusing story. | amusing | The old man told a funny story.
@@ -49,14 +49,14 @@ She answered every question honestly. | honestly | She answered every question t
 """
 
 SYNONYM_ASK = (
-    "Replace \"{1}\" with a synonym: {0}",
-    "Rewrite the sentence with another word for \"{1}\".",
-    "Swap \"{1}\" for a word with the same meaning.",
-    "Keep the meaning but avoid the word \"{1}\": {0}",
-    "I do not want to use \"{1}\" again. How else could I put this? {0}",
-    "Find a synonym for \"{1}\" and use it in the sentence.",
-    "What could stand in place of \"{1}\" here? Write out the whole sentence: {0}",
-    "Say this without \"{1}\" but with the same meaning: {0}",
+    'Replace "{1}" with a synonym: {0}',
+    'Put another word in place of "{1}" without changing the meaning.',
+    'Swap "{1}" for a word with the same meaning.',
+    'Keep the meaning but avoid the word "{1}": {0}',
+    'I do not want to use "{1}" again. How else could I put this? {0}',
+    'Find a synonym for "{1}" and use it in the sentence.',
+    'What could stand in place of "{1}" here? Write out the whole sentence: {0}',
+    'Say this without "{1}" but with the same meaning: {0}',
 )
 
 ANTONYM = """
@@ -75,7 +75,7 @@ Attendance is compulsory. | compulsory | Optional
 The team suffered a bitter defeat. | defeat | Victory
 The rope was slack. | slack | Tight
 She accepted the offer. | accepted | Rejected
-The village lies in an ancient forest. | ancient | Modern
+The abbey has an ancient kitchen. | ancient | Modern
 The streets were deserted. | deserted | Crowded
 He seldom eats fish. | seldom | Often
 The fabric is coarse. | coarse | Smooth
@@ -92,23 +92,23 @@ The air in the cellar is damp. | damp | Dry
 The guards allowed us to enter. | allowed | Forbade
 Their arrival was sudden. | sudden | Gradual
 The glass is full. | full | Empty
-We took the major road. | major | Minor
+She has a major role in the play. | major | Minor
 The patient is feeling worse. | worse | Better
 The ship sank at dawn. | dawn | Dusk
 She closed the meeting with a joke. | closed | Opened
 The puzzle was simple. | simple | Complicated
-The lion's roar was distant. | distant | Near
+The thunder was still distant. | distant | Near
 """
 
 ANTONYM_ASK = (
-    "Give the opposite of \"{1}\" as it is used here: {0}",
-    "What is the opposite of \"{1}\" in this sentence? {0}",
-    "Name an antonym for \"{1}\".",
-    "Which word means the opposite of \"{1}\" in the sentence below?",
-    "One word, please: the opposite of \"{1}\" in \"{0}\"",
-    "Find an antonym for \"{1}\" in this context.",
-    "Read the sentence and give a word opposite in meaning to \"{1}\": {0}",
-    "I need an antonym of \"{1}\" that fits this sentence: {0}",
+    'Give the opposite of "{1}" as it is used here: {0}',
+    'What is the opposite of "{1}" in this sentence? {0}',
+    'Name an antonym for "{1}" as it is used below.',
+    'Which word means the opposite of "{1}" in the sentence below?',
+    'One word, please: the opposite of "{1}" in "{0}"',
+    'Find an antonym for "{1}" in this context.',
+    'Read the sentence and give a word opposite in meaning to "{1}": {0}',
+    'I need an antonym of "{1}" that fits this sentence: {0}',
 )
 
 PLURAL = """
@@ -132,7 +132,7 @@ A butterfly was resting on the window. | Butterflies were resting on the windows
 His foot is cold. | His feet are cold.
 The hero was given a medal. | The heroes were given medals.
 The bus runs every hour. | The buses run every hour.
-This cactus blooms once a year. | These cacti bloom once a year.
+This cactus blooms in May. | These cacti bloom in May.
 The baby has a new blanket. | The babies have new blankets.
 The loaf was still warm. | The loaves were still warm.
 The passerby stopped to look. | The passersby stopped to look.
@@ -275,7 +275,7 @@ SPEECH_ASK = (
     "Point out the {1} in the sentence below.",
     "Identify the {1}. {0}",
     "Find the {1} in this sentence.",
-    "Write down the {1} of this sentence: {0}",
+    "Write down the {1} in this sentence: {0}",
     "What {1} does the sentence contain?",
 )
 
@@ -343,12 +343,12 @@ scarcely
 """
 
 USAGE_ASK = (
-    "Use the word \"{0}\" in a sentence.",
-    "Write a sentence with the word \"{0}\".",
-    "Show me how \"{0}\" is used in a sentence.",
-    "Can you give an example sentence for \"{0}\"?",
-    "Make up a sentence that contains \"{0}\".",
-    "I just learned the word \"{0}\". How would I use it?",
+    'Use the word "{0}" in a sentence.',
+    'Write a sentence with the word "{0}" in it.',
+    'Show me how "{0}" is used in a sentence.',
+    'Can you give an example sentence for "{0}"?',
+    'Make up a sentence in which "{0}" appears.',
+    'I just learned "{0}" and want to see it in a sentence.',
     "Write one sentence that uses this word correctly.",
 )
 

@@ -90,14 +90,14 @@ bilingual
 """
 
 DEFINITION_ASK = (
-    "Define \"{0}\" in one sentence.",
-    "What does \"{0}\" mean?",
-    "Give a short definition of \"{0}\".",
-    "Explain the word \"{0}\" in a sentence.",
-    "How would a dictionary define \"{0}\"?",
-    "I came across the word \"{0}\". What does it mean?",
-    "Write a one-sentence definition of \"{0}\".",
-    "In plain words, what is meant by \"{0}\"?",
+    'Define "{0}" in one sentence.',
+    'What does "{0}" mean?',
+    'What is a short definition of "{0}"?',
+    'Explain the word "{0}" in a sentence.',
+    'How would a dictionary define "{0}"?',
+    'I came across the word "{0}" in a book. What does it mean?',
+    'Write a definition of "{0}" in one sentence.',
+    'In plain words, what is meant by "{0}"?',
 )
 
 COMPARISON = """
@@ -340,7 +340,7 @@ Introduce yourself in a message to your new neighbors.
 
 SUGGESTION = r"""
 Suggest three ways to save water at home.
-= - Take short showers instead of baths.\n- Fix dripping taps.\n- Run the dishwasher only when it is full.
+= - Take short showers instead of baths.\n- Fix dripping faucets.\n- Run the dishwasher only when it is full.
 Name three things to pack for a day at the beach.
 = - A towel\n- Sunscreen\n- A bottle of water
 Give me three ideas for a rainy afternoon with children.
@@ -454,9 +454,9 @@ How can I memorize a poem?
 How do I make a bookmark out of a leaf?
 = 1. Press the leaf between heavy books for a week.\n2. Glue it to a strip of card.\n3. Cover it with clear tape and
   trim the edges.
-What do I do when a fuse blows at home?
-= 1. Unplug the device that caused it.\n2. Go to the fuse box and find the switch that has tripped.\n3. Turn it back
-  on.\n4. Call an electrician if it trips again.
+What do I do when a circuit breaker trips at home?
+= 1. Unplug the device that caused it.\n2. Go to the breaker box and find the switch that has tripped.\n3. Switch it
+  fully off and then on.\n4. Call an electrician if it trips again.
 How do you cook rice on the stove?
 = 1. Rinse one cup of rice.\n2. Bring it to a boil with two cups of water and some salt.\n3. Cover the pot and simmer
   on low heat for fifteen minutes.\n4. Let it rest for five minutes off the heat.

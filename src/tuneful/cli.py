@@ -1,0 +1,242 @@
+"""The command line: one thin function a verb; everything heavy is imported inside them, so `--help` answers at once.
+
+Exit codes: 0 done, 1 failed, 2 the request or its input is wrong, 130/143 interrupted after saving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tuneful
+from tuneful.errors import ConfigError, InputError, TunefulError
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+    from tuneful.job import JobResult
+
+app = typer.Typer(
+    name="tuneful",
+    help="Instruction finetuning that shows its work.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, such as train.learning_rate=1e-4")
+]
+Model = Annotated[
+    str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
+]
+Output = Annotated[Path | None, typer.Option(help="the run folder to make (default: a new one under runs/)")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show a traceback with an error")] = False,
+) -> None:
+    """Instruction finetuning that shows its work."""
+    if version:
+        print(f"tuneful {tuneful.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    data: Annotated[str, typer.Argument(help="a JSON or JSONL file, or `starter`")] = "starter",
+    overrides: Overrides = None,
+    model: Model = None,
+    output: Output = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole job: check, split, answer, train, answer again, compare, report."""
+    data, overrides = _data_or_override(data, overrides)
+    _work("run", data, _load(config, overrides, model), output, as_json, quiet)
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="a JSON or JSONL file, or `starter`")],
+    overrides: Overrides = None,
+    model: Model = None,
+    output: Output = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Finetune and save, without answering the test set."""
+    _work("train", data, _load(config, overrides, model), output, as_json, quiet)
+
+
+@app.command()
+def generate(
+    overrides: Overrides = None,
+    model: Model = None,
+    data: Annotated[str | None, typer.Option(help="a file of records to answer, or `starter`")] = None,
+    prompt: Annotated[str | None, typer.Option(help="one instruction to answer (default: standard input)")] = None,
+    input_text: Annotated[str, typer.Option("--input", help="the input that goes with --prompt")] = "",
+    output: Annotated[Path | None, typer.Option(help="where the answers of --data go, one JSON row each")] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer one prompt, or every record of a file."""
+    from tuneful import answers
+    from tuneful.console import Terminal, to_stdout
+    from tuneful.rundir import answer_row
+
+    settings = answers.with_own_template(_load(config, overrides, model))
+    terminal = Terminal(quiet=quiet)
+    if data is not None:
+        if prompt is not None:
+            raise ConfigError("--data and --prompt are two ways of asking; give one of them")
+        if output is None:
+            raise ConfigError("--data needs --output FILE.jsonl for its answers")
+        rows = answers.answer_file(data, settings, output, terminal)
+        if as_json:
+            to_stdout(json.dumps({"answers": str(output), "num_answers": len(rows)}))
+        return
+    instruction = prompt if prompt is not None else _standard_input()
+    answer = answers.answer_one(instruction, input_text, settings, terminal)
+    to_stdout(json.dumps(answer_row(answer), ensure_ascii=False) if as_json else answer.text)
+
+
+@app.command()
+def show(
+    data: Annotated[str, typer.Argument(help="a JSON or JSONL file, or `starter`")] = "starter",
+    overrides: Overrides = None,
+    model: Model = None,
+    config: ConfigFile = None,
+    rows: Annotated[int, typer.Option(min=1, help="how many records to show")] = 3,
+    start: Annotated[int, typer.Option(min=1, help="the record to begin with, counted from 1")] = 1,
+    text: Annotated[bool, typer.Option("--text", help="the rendered text alone; needs no tokenizer")] = False,
+    as_json: Json = False,
+) -> None:
+    """The exact tokens and weights of some records."""
+    from tuneful import showing
+
+    data, overrides = _data_or_override(data, overrides)
+    settings = _load(config, overrides, model)
+    showing.show_records(data, settings, start=start, rows=rows, text=text, as_json=as_json)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
+    """Build report.html of a run folder anew."""
+    from tuneful.console import to_stdout
+    from tuneful.report.build import build_report
+
+    to_stdout(str(build_report(run_dir)))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine offers, and whether Tuneful can work on it."""
+    from tuneful import doctor as examination
+    from tuneful.console import Terminal, to_stdout
+
+    findings = examination.examine()
+    if as_json:
+        to_stdout(json.dumps(findings, indent=1))
+    else:
+        examination.show(findings, Terminal())
+
+
+def main() -> None:
+    """Entry point of the `tuneful` command."""
+    debug = "--debug" in sys.argv
+    _prepare_process()
+    try:
+        app(standalone_mode=False, args=[argument for argument in sys.argv[1:] if argument != "--debug"])
+    except TunefulError as error:
+        _fail(error, error.exit_code, debug)
+    except KeyboardInterrupt as error:
+        sys.exit(getattr(error, "exit_code", 130))
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if (exit_code := _usage_error(error)) is not None:
+            sys.exit(exit_code)
+        _fail(error, 1, debug)
+
+
+def _prepare_process() -> None:
+    """Settings that only count before torch is loaded: large buffers in huge pages, no telemetry."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _usage_error(error: Exception) -> int | None:
+    """Typer's own complaint about an argument, shown its way; the exit code it asks for."""
+    if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+        return None
+    error.show()
+    return int(error.exit_code)
+
+
+def _fail(error: Exception, exit_code: int, debug: bool) -> None:
+    if debug:
+        raise error
+    lines = str(error) or type(error).__name__
+    if not isinstance(error, TunefulError):
+        lines = f"{type(error).__name__}: {lines}\n(this looks like a defect of Tuneful: --debug shows where)"
+    print(f"error: {lines}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _work(verb: str, data: str, config: Config, output: Path | None, as_json: bool, quiet: bool) -> None:
+    from tuneful import api
+    from tuneful.console import Terminal, to_stdout
+
+    result: JobResult = getattr(api, verb)(data, config=config, output=output, terminal=Terminal(quiet=quiet))
+    if as_json:
+        to_stdout(json.dumps(_as_document(result), indent=1))
+
+
+def _as_document(result: JobResult) -> dict[str, Any]:
+    from tuneful.judge.compare import as_dict
+
+    document = {name: str(value) for name, value in asdict(result).items() if isinstance(value, Path)}
+    return {**document, "comparison": as_dict(result.comparison) if result.comparison else None}
+
+
+def _load(file: Path | None, overrides: list[str] | None, model: str | None) -> Config:
+    from tuneful.config import load_config
+
+    named = [f"model.name_or_path={json.dumps(model)}"] if model is not None else []
+    return load_config(file, [*(overrides or []), *named])
+
+
+def _data_or_override(data: str, overrides: list[str] | None) -> tuple[str, list[str] | None]:
+    """`tuneful run train.max_steps=5` means the starter data: an argument with `=` that is no file is a setting."""
+    if "=" in data and not Path(data).exists():
+        return "starter", [data, *(overrides or [])]
+    return data, overrides
+
+
+def _standard_input() -> str:
+    if sys.stdin.isatty():
+        print("Instruction, then Ctrl-D:", file=sys.stderr)
+    text = sys.stdin.read().strip()
+    if not text:
+        raise InputError("nothing was asked: give --prompt TEXT, --data FILE, or an instruction on standard input")
+    return text
+
+
+if __name__ == "__main__":
+    main()

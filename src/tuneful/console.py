@@ -1,0 +1,124 @@
+"""What a person sees while the work runs: lines, tables, and progress with rate and time left.
+
+Everything here goes to stderr, so that stdout carries answers and `--json` documents alone. `--quiet` drops all but
+errors; a pipe gets plain lines and no bars; `NO_COLOR` is respected (rich does both).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_SECONDS_BETWEEN_PLAIN_LINES = 15.0
+
+
+class Advance:
+    """Moves one progress bar: call it with the number of things done, and `show` figures beside it."""
+
+    def __init__(
+        self, terminal: Terminal, progress: Progress | None, task: int, label: str, total: int, unit: str
+    ) -> None:
+        self._terminal, self._progress, self._task = terminal, progress, task
+        self._label, self._total, self._unit, self._done, self._figures, self._said = label, total, unit, 0, "", 0.0
+
+    def __call__(self, num_done: int) -> None:
+        """`num_done` more are done."""
+        self._done += num_done
+        if self._progress is not None:
+            self._progress.advance(self._task, num_done)  # type: ignore[arg-type]
+        else:
+            self._say_now_and_then()
+
+    def show(self, **figures: str) -> None:
+        """Figures beside the bar, such as `loss="1.234"`."""
+        self._figures = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+        if self._progress is not None:
+            self._progress.update(self._task, figures=self._figures)  # type: ignore[arg-type]
+
+    def _say_now_and_then(self) -> None:
+        now = self._terminal.console.get_time()
+        if self._done < self._total and now - self._said < _SECONDS_BETWEEN_PLAIN_LINES:
+            return
+        self._said = now
+        self._terminal.say(f"  {self._label}: {self._done}/{self._total} {self._unit}  {self._figures}".rstrip())
+
+
+class Terminal:
+    """Where the commands speak. `quiet` says nothing at all."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=False)
+        self.quiet = quiet
+
+    def say(self, line: str | Text = "", style: str | None = None) -> None:
+        """One line, wrapped to the terminal; never read as markup."""
+        self.console.print(escape(line) if isinstance(line, str) else line, style=style)
+
+    def heading(self, text: str) -> None:
+        """A new part of the work begins."""
+        self.console.print()
+        self.console.print(Text(text, style="bold"))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A small table; the first column is text, the others are figures."""
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left", no_wrap=bool(index))
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.console.print(table)
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        """Names and values, one a line, aligned."""
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column()
+        for name, value in facts.items():
+            table.add_row(escape(name), escape(value))
+        self.console.print(table)
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        """A bar while the block runs; in a pipe a plain line every 15 seconds and at the end."""
+        if self.quiet or not self.console.is_terminal:
+            yield Advance(self, None, 0, label, total, unit)
+            return
+        columns: list[str | ProgressColumn] = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            _Rate(unit),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        ]
+        with Progress(*columns, console=self.console, transient=False, expand=True) as progress:
+            task = progress.add_task(label, total=total, figures="")
+            yield Advance(self, progress, task, label, total, unit)
+
+
+class _Rate(ProgressColumn):
+    """Things a second."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        """The rate of `task`, or nothing before it is known."""
+        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "", style="dim")
+
+
+def to_stdout(text: str) -> None:
+    """A result for a pipe or a person, on stdout; a reader that went away is no error."""
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()

@@ -1,0 +1,49 @@
+"""What this machine offers: the first thing to look at when something is slow or fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+
+from tuneful.console import Terminal
+from tuneful.environment import describe_machine
+from tuneful.model.builtin import cache_root
+from tuneful.model.precision import choose_device, choose_dtype
+
+ENVIRONMENT = ("HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TUNEFUL_CACHE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+
+def examine() -> dict[str, Any]:
+    """Machine, versions, the device and precision that `auto` would choose, room in the cache, and settings that count."""
+    device, cache = choose_device("auto"), cache_root()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return {
+        **describe_machine(),
+        "device": str(device),
+        "dtype": str(choose_dtype("auto", device, cache)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "cache": str(cache),
+        "cache_free_bytes": shutil.disk_usage(existing).free,
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }
+
+
+def show(findings: dict[str, Any], terminal: Terminal) -> None:
+    """The findings for a person."""
+    gib = 1 << 30
+    terminal.facts(
+        {
+            "tuneful": f"{findings['tuneful']}, Python {findings['python']}, {findings['platform']}",
+            "processor": f"{findings['processor']}, {findings['cores']} cores, {findings['threads']} threads, "
+            f"{findings['memory_bytes'] / gib:.1f} GiB of memory",
+            "device": f"{findings['device']}, products in {findings['dtype']} "
+            f"(bfloat16 is {'' if findings['native_bfloat16'] else 'not '}native here)",
+            "packages": ", ".join(f"{name} {version}" for name, version in findings["packages"].items()),
+            "cache": f"{findings['cache']}, {findings['cache_free_bytes'] / gib:.1f} GiB free",
+            "settings": ", ".join(f"{name}={value}" for name, value in findings["environment"].items()) or "none",
+        }
+    )

@@ -1,0 +1,47 @@
+"""What a run ran on and with: the facts that somebody needs to repeat it, and that `tuneful doctor` prints."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import tuneful
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "datasets", "peft", "pydantic")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, processor, cores and memory, as environment.json holds them."""
+    return {
+        "tuneful": tuneful.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

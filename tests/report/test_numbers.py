@@ -1,0 +1,52 @@
+"""Figures as a person reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tuneful.report import numbers
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (2.309, "2.31"),
+        (0.02134, "0.0213"),
+        (1234.5, "1,234"),
+        (-0.5, "−0.500"),
+        (None, "–"),
+        (5e-6, "5.00 × 10⁻⁶"),
+    ],
+)
+def test_three_digits_are_significant(number: float | None, text: str) -> None:
+    assert numbers.significant(number).replace(numbers.THIN, " ") == text
+
+
+def test_a_difference_carries_its_sign_and_zero_none() -> None:
+    differences = (0.27, -0.27, 0.001, -0.001, None)
+    assert [numbers.signed(value, 2) for value in differences] == ["+0.27", "−0.27", "0.00", "0.00", "–"]
+
+
+def test_figures_of_one_row_share_their_decimals() -> None:
+    assert numbers.decimals_for(0.21, 0.48) == 3
+    assert numbers.decimals_for(48.0, -36.8) == 1
+    assert numbers.decimals_for(0.0, None) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.81, "0.81 s"), (41.2, "41 s"), (59.9, "1 min 00 s"), (201, "3 min 21 s"), (7512, "2 h 05 min")],
+)
+def test_times_are_read_aloud(seconds: float, text: str) -> None:
+    assert numbers.duration(seconds).replace(numbers.THIN, " ") == text
+
+
+def test_counts_shares_and_sizes() -> None:
+    assert numbers.count(1298) == "1,298"
+    assert numbers.percent(0.238).replace(numbers.THIN, " ") == "23.8 %"
+    assert numbers.percent(1.0).replace(numbers.THIN, " ") == "100 %"
+    assert numbers.storage(16_777_216_000).replace(numbers.THIN, " ") == "15.6 GiB"
+    assert numbers.plain(5e-5).replace(numbers.THIN, " ") == "5 × 10⁻⁵"
+    assert numbers.plural(1, "row") == "1 row"
+    assert [numbers.compact(value) for value in (400, 2500, 20_000, 1_500_000)] == ["400", "2,500", "20k", "1.5M"]
