@@ -46,7 +46,7 @@ DEFAULT_SYSTEMS = "tuneful,trl,hf-trainer,litgpt,chapter"
 NUM_WARMUP = 3  # these are also the steps of the gate
 NUM_PILOT = 3  # more steps, to choose between a system's settings
 FIRST_LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
-NEXT_LOSSES_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
+NEXT_LOSSES_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # AdamW's first updates magnify rounding
 MEMORY_SHARE = 0.8  # of what is available, for all systems that are alive at once
 MAX_ALIVE = 5
 

@@ -286,3 +286,36 @@ def test_an_interrupted_writing_leaves_the_old_page(run_folder: Any, monkeypatch
 def test_numbers_too_large_for_a_float_are_unknown(run_folder: Any) -> None:
     (run_folder.path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 10**400}) + "\n")
     assert read_run(run_folder.path).steps[0].loss is None
+
+
+def test_the_verdict_opens_the_page_and_the_caution_stands_once(run_folder: Any) -> None:
+    sentence = "Better on ROUGE-L: 0.2 to 0.5. Worse on length. Caution: only 7 items."
+    document = {"sentence": sentence, "caution": "only 7 items", "metrics": []}
+    html, text = read_page(build_report(run_folder.write_json("comparison.json", document).path))
+    assert '<p class="lede" dir="auto">Better on ROUGE-L: 0.2 to 0.5.</p>' in html
+    assert "Worse on length. Caution. Only 7 items." in text
+
+
+@pytest.mark.parametrize(
+    ("layout", "computed", "said"),
+    [
+        ("trie", 60, "is computed once"),
+        ("unshared", 98, "nothing was shared"),
+        ("padded", 140, "padding is computed too"),
+    ],
+)
+def test_the_work_is_explained_as_it_was_laid_out(run_folder: Any, layout: str, computed: int, said: str) -> None:
+    run_folder.write_json("environment.json", {"layout": layout})
+    row = {"step": 1, "loss": 1.0, "record_tokens": 100, "computed_tokens": computed, "target_tokens": 25}
+    _, text = read_page(build_report(run_folder.write_lines("metrics.jsonl", [row]).path))
+    assert f"the engine computed {computed} ({computed}" in text
+    assert said in text
+
+
+def test_a_perplexity_beyond_reading_is_written_with_its_power(run_folder: Any) -> None:
+    metric = {"name": "perplexity", "label": "Perplexity", "higher_is_better": False, "verdict": "better"}
+    figures = {"base": 1e304, "tuned": 12.5, "difference": -1e304, "low": -1.1e304, "high": -9e303}
+    run_folder.write_json("comparison.json", {"metrics": [metric | figures]})
+    _, text = read_page(build_report(run_folder.path))
+    assert "1.00 × 10³⁰⁴" in text
+    assert "−1.10 × 10³⁰⁴ to −9.00 × 10³⁰³" in text

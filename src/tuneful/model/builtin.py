@@ -56,6 +56,8 @@ NUM_BYTES_NEEDED = 700_000_000
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 DISK_IS_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
+FULL_IN_WORDS = re.compile(r"no space left|storage ?full|quota|os error (28|122)\b", re.IGNORECASE)
+
 
 def builtin_folder(notify: Notify = ignore) -> Path:
     """Return the built-in model's Hugging Face folder, fetching and converting it the first time; raises ModelError.
@@ -106,7 +108,8 @@ def _only_writer(models: Path, notify: Notify) -> Iterator[None]:
     except OSError as error:
         raise ModelError(_disk_message(error, models)) from error
     except SafetensorError as error:  # its writer reports a full disk in words only
-        raise ModelError(_disk_message(OSError(errno.ENOSPC, str(error)), models)) from error
+        code = errno.ENOSPC if FULL_IN_WORDS.search(str(error)) else errno.EIO
+        raise ModelError(_disk_message(OSError(code, str(error)), models)) from error
 
 
 @contextlib.contextmanager

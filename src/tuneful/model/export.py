@@ -298,7 +298,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _lay_out_alike(model: PreTrainedModel, saved: PreTrainedModel) -> None:
-    """Give equal numbers equal device, dtype, strides and alignment: the order in which products sum depends on them."""
+    """Give equal numbers equal device, dtype, strides and alignment: the order in which products sum follows them."""
     saved.to(model.device)
     for ours, theirs in zip(model.parameters(), saved.parameters(), strict=True):
         theirs.data = torch.empty_like(ours, requires_grad=False).copy_(theirs.data)

@@ -197,7 +197,7 @@ def interval_plot(
 ) -> Markup:
     """A dot and its whisker around an upright line at zero, on a scale from -`limit` to `limit`.
 
-    `tone` is `better`, `worse` or `unclear`; an unclear dot is hollow, so that the reading never hangs on colour.
+    `tone` is `better`, `worse`, `changed` or `unclear`; an unclear dot is hollow, so that the reading never hangs on colour.
     """
     frame = Frame(width=220, height=28, left=6, right=6, top=0, bottom=0)
     x_of = Scale(-(limit or 1.0), limit or 1.0, frame.left, frame.plot_right)

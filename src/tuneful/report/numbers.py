@@ -17,7 +17,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def count(number: float | None) -> str:
     """A whole number with commas: `1,298`; an en dash where there is none."""
-    return UNKNOWN if number is None else _true_minus(f"{number:,.0f}")
+    return fixed(number, 0)
 
 
 def significant(number: float | None, digits: int = 3) -> str:
@@ -45,6 +45,8 @@ def fixed(number: float | None, decimals: int) -> str:
     """A number with a fixed count of decimals."""
     if number is None:
         return UNKNOWN
+    if abs(number) >= 1e12:
+        return significant(number)
     text = f"{number:,.{decimals}f}"
     return text.lstrip("-") if not text.strip("-0.,") else _true_minus(text)
 

@@ -18,10 +18,9 @@ from tuneful.report.numbers import THIN, UNKNOWN, count, decimals_for, fixed, pl
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """A line of the table of metrics; `tone` is `better`, `worse` or `unclear`."""
+    """A line of the table of metrics; `tone` is `better`, `worse`, `changed` or `unclear`."""
 
     label: str
-    unit: str
     aim: str
     base: str
     tuned: str
@@ -41,6 +40,7 @@ class Scores:
 
     rows: tuple[ScoreRow, ...]
     method: str
+    has_aimless: bool
 
 
 def view_scores(comparison: Comparison) -> Scores:
@@ -49,6 +49,7 @@ def view_scores(comparison: Comparison) -> Scores:
     return Scores(
         rows=tuple(_score_row(index, metric, limits, comparison) for index, metric in enumerate(comparison.metrics)),
         method=_method(comparison),
+        has_aimless=any(metric.higher_is_better is None for metric in comparison.metrics),
     )
 
 
@@ -65,11 +66,10 @@ def _score_row(index: int, metric: Metric, limits: dict[str, float], comparison:
     decimals = decimals_for(metric.base, metric.tuned, metric.difference)
     verdict = metric.verdict.replace("_", " ") or "not judged"
     has_aim = metric.higher_is_better is not None
-    tone = verdict if verdict in ("better", "worse") else "unclear"
+    tone = verdict if verdict in ("better", "worse", "changed") else "unclear"
     return ScoreRow(
         label=metric.label,
-        unit=metric.unit,
-        aim={True: "higher is better", False: "lower is better", None: ""}[metric.higher_is_better],
+        aim=_aim(metric),
         base=fixed(metric.base, decimals),
         tuned=fixed(metric.tuned, decimals),
         difference=signed(metric.difference, decimals),
@@ -81,6 +81,11 @@ def _score_row(index: int, metric: Metric, limits: dict[str, float], comparison:
         tone=tone,
         plot=_interval_plot(index, metric, limits[metric.unit], tone, decimals, comparison),
     )
+
+
+def _aim(metric: Metric) -> str:
+    direction = {True: "higher is better", False: "lower is better", None: "neither is better"}[metric.higher_is_better]
+    return f"{metric.unit}, {direction}" if metric.unit else direction
 
 
 def interval(metric: Metric, decimals: int) -> str:

@@ -68,6 +68,7 @@ class Page:
     model: str
     data_name: str
     lede: str
+    more: str
     caution: str
     notes: tuple[str, ...]
     when: str
@@ -87,8 +88,9 @@ def view_page(run: Run) -> Page:
     return Page(
         model=_model_name(run),
         data_name=text(run.audit, "source") or text(mapping(run.config, "data"), "source") or "unnamed data",
-        lede=_lede(run),
-        caution=run.comparison.caution if run.comparison else "",
+        lede=_lede(run)[0],
+        more=_lede(run)[1],
+        caution=_sentence(run.comparison.caution) if run.comparison else "",
         notes=(*_missing(run), *run.remarks),
         when=_when(run.environment),
         figures=_figures(run),
@@ -110,14 +112,22 @@ def _model_name(run: Run) -> str:
     return named or text(mapping(run.config, "model"), "name_or_path") or "A model"
 
 
-def _lede(run: Run) -> str:
+def _lede(run: Run) -> tuple[str, str]:
+    """The verdict's first sentence, and what else it says (but not the caution, which has a box of its own)."""
     if run.comparison and run.comparison.sentence:
-        return run.comparison.sentence
+        said = run.comparison.sentence.removesuffix(f" Caution: {run.comparison.caution}.")
+        first, stop, rest = said.partition(". ")
+        return first + stop.rstrip(), rest
     if not run.steps:
-        return "Nothing has been trained in this run yet."
+        return "Nothing has been trained in this run yet.", ""
     if _is_unfinished(run):
-        return f"This run stopped after step {count(run.steps[-1].step)}; there is no verdict on it yet."
-    return "The model was trained; whether it answers better was not measured in this run."
+        return f"This run stopped after step {count(run.steps[-1].step)}; there is no verdict on it yet.", ""
+    return "The model was trained; whether it answers better was not measured in this run.", ""
+
+
+def _sentence(words: str) -> str:
+    """Words as a sentence: a capital, a full stop."""
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) or not words else ".")
 
 
 def _is_unfinished(run: Run) -> bool:
@@ -265,6 +275,10 @@ def _machine(environment: Json) -> Cells:
         ("Parameters", count(parameters) if parameters is not None else ""),
         ("Device", text(environment, "device")),
         ("Precision", text(environment, "dtype")),
+        (
+            "Layout",
+            ": ".join(part for part in (text(environment, "layout"), text(environment, "layout_reason")) if part),
+        ),
         ("Processor", text(environment, "processor")),
         ("Cores", count(cores) if cores is not None else ""),
         ("Memory", storage(memory) if memory is not None else ""),

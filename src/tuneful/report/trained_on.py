@@ -97,11 +97,13 @@ def view_data(run: Run) -> DataView:
 def _data_facts(audit: Json) -> Cells:
     num_cut = whole(audit, "num_cut")
     limit = whole(audit, "max_length")
+    weight = number(audit, "prompt_weight")
     cut = "none" if num_cut == 0 else plural(num_cut or 0, "record")
     facts = (
         ("Source", text(audit, "source")),
         ("Template", text(audit, "template")),
         ("Trained on", text(audit, "train_on")),
+        ("Weight of the prompt", plain(weight) if weight is not None and 0 < weight < 1 else ""),
         ("Split", text(mapping(audit, "split"), "method")),
         ("Longest allowed", plural(limit, "token") if limit is not None else ""),
         ("Cut to length", cut if num_cut is not None else ""),
@@ -181,7 +183,9 @@ def _work_sentence(run: Run) -> str:
         f"Of the {count(given)} tokens in the records of {plural(len(run.steps), 'step')}, the engine computed "
         f"{count(computed)} ({percent(computed / given)})"
     )
-    if computed >= given:
+    if computed > given:
+        return f"{opening}: more than the records hold, because padding is computed too."
+    if text(run.environment, "layout") not in ("", "trie"):
         return f"{opening}: nothing was shared between records."
     return f"{opening}: what records have in common at their beginning is computed once, and the result is the same."
 
