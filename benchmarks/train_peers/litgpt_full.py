@@ -1,9 +1,9 @@
 """LitGPT's full finetuning step: its GPT, its collator, its chunked cross-entropy, Lightning Fabric.
 
 The body of `litgpt.finetune.full.fit` with what the comparison asks for: the prompt masked, one micro-batch a step,
-the gradient clipped (through Fabric), AdamW fused, and the output head tied to the embedding, as the model defines
-it and as LitGPT does when pretraining. Variants are Fabric's precisions, `bf16-mixed` (its default for finetuning)
-and `bf16-true`.
+the gradient clipped (through Fabric), AdamW fused, and the output head tied to the embedding, as the model defines it
+and as LitGPT can tie it when pretraining. Variants are Fabric's precisions: `bf16-mixed` (LitGPT's default), `bf16-true`
+and `32-true`. With `bf16-true` the weights themselves are bfloat16 and most updates round to nothing: the gate sees it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load_model(fabric: L.Fabric, folder: Path) -> GPT:
         n_layer=hf["num_hidden_layers"],
         n_head=hf["num_attention_heads"],
         n_embd=hf["hidden_size"],
-        head_size=hf["head_dim"],
+        head_size=hf.get("head_dim"),
         n_query_groups=hf["num_key_value_heads"],
         rotary_percentage=1.0,
         parallel_residual=False,
@@ -43,7 +43,7 @@ def load_model(fabric: L.Fabric, folder: Path) -> GPT:
         norm_eps=hf["rms_norm_eps"],
         mlp_class_name="LLaMAMLP",
         intermediate_size=hf["intermediate_size"],
-        rope_base=int(hf["rope_parameters"]["rope_theta"]),
+        rope_base=int(hf.get("rope_parameters", hf)["rope_theta"]),
     )
     with fabric.init_module():
         model = GPT(config)
@@ -88,7 +88,8 @@ def main() -> None:
     job, channel = open_job()
     fabric = L.Fabric(accelerator="cpu", devices=1, precision=job.variant)
     fabric.launch()
-    serve(job, channel, make_step(fabric, job), dtype="bfloat16")
+    dtype = "float32" if job.variant == "32-true" else "bfloat16"
+    serve(job, channel, make_step(fabric, job), dtype=dtype)
 
 
 if __name__ == "__main__":

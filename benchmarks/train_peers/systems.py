@@ -51,7 +51,7 @@ SYSTEMS = {
         System(
             "litgpt",
             "litgpt_full",
-            ("bf16-mixed", "bf16-true"),
+            ("bf16-mixed", "bf16-true", "32-true"),
             environment="litgpt",
             requirements=("litgpt==0.5.13", "torch==2.13.0"),
         ),

@@ -92,11 +92,11 @@ def prepare_data(file: DataFile, encoder: Encoder, config: Config) -> Dataset:
         validation_share=config.data.validation_share,
         seed=config.train.seed,
     )
-    subsets = [
+    train, validation, test = (
         Subset(records, tuple(examples[record.source] for record in records))
         for records in (split.train, split.validation, split.test)
-    ]
-    dataset = Dataset(file, *subsets, tuple(refused))
+    )
+    dataset = Dataset(file, train, validation, test, tuple(refused))
     assert dataset.num_read == len(file.records) + len(file.refused), "a row was lost between reading and splitting"
     return dataset
 

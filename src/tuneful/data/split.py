@@ -45,7 +45,7 @@ def split_records(
     ordered = list(records) if method == "ordered" else _shuffled(records, seed, grouped=method == "grouped")
     if not validation_share:
         num_train = len(records) - num_test
-    bounds = num_train, num_train + num_test
+    bounds: tuple[int, ...] = (num_train, num_train + num_test)
     if method == "grouped":
         bounds = _bounds_between_groups(ordered, *bounds)
     split = Split(tuple(ordered[: bounds[0]]), tuple(ordered[bounds[1] :]), tuple(ordered[bounds[0] : bounds[1]]))

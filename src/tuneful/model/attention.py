@@ -20,6 +20,7 @@ On CUDA the same rule is a FlexAttention mask: `k <= q < subtree_end[k]`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ def trie_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if trie_plan.block_mask is not None:
         return _flex_attention(query, key, value, trie_plan.block_mask, scale), None
-    return _BlockAttention.apply(query, key, value, trie_plan, scale), None
+    return _BlockAttention.apply(query, key, value, trie_plan, scale), None  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -281,12 +282,12 @@ def trie_mask_mod(subtree_end: torch.Tensor) -> Any:
 def _flex_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, block_mask: Any, scale: float
 ) -> torch.Tensor:
-    output = _compiled_flex()(
-        query, key, value, block_mask=block_mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
+    grouped = query.shape[1] != key.shape[1]
+    output: torch.Tensor = _compiled_flex()(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=grouped)
     return output.transpose(1, 2).contiguous()
 
 
+@functools.cache
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 

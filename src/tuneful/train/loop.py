@@ -161,7 +161,7 @@ def _backward(
             optimizer.collect()
         micro_batch = micro_batch_loss(model, batch, layout.name)
         share = micro_batch.total / weight
-        share.backward()  # type: ignore[no-untyped-call]
+        share.backward()
         loss += share.item()
         num_computed += micro_batch.num_computed_tokens
     return loss, num_computed

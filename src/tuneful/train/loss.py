@@ -145,7 +145,7 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
         use_cache=False,
     ).logits[0]
     weights = torch.from_numpy(batch.target_weights).to(model.device)
-    total, nll = WeightedCrossEntropy.apply(logits, _ids(batch.target_ids, model), weights)
+    total, nll = WeightedCrossEntropy.apply(logits, _ids(batch.target_ids, model), weights)  # type: ignore[no-untyped-call]
     return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
 
 
@@ -156,7 +156,7 @@ def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBa
     inputs, targets, weights = (tensor.to(model.device) for tensor in pad_examples(examples, pad_token_id=0))
     trained = weights > 0
     logits = model(input_ids=inputs, logits_to_keep=trained, use_cache=False).logits
-    total, nll = WeightedCrossEntropy.apply(logits, targets[trained], weights[trained])
+    total, nll = WeightedCrossEntropy.apply(logits, targets[trained], weights[trained])  # type: ignore[no-untyped-call]
     last = torch.cumsum(trained.sum(1), 0).tolist()
     own = tuple(np.arange(start, stop) for start, stop in zip([0, *last[:-1]], last, strict=True))
     return MicroBatchLoss(total, nll, own, inputs.numel())
@@ -184,7 +184,7 @@ def _loss_and_gradient_norm(
     total = 0.0
     for examples in micro_batches:
         loss = micro_batch_loss(model, examples, layout).total
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     gradients = [parameter.grad.double().norm() for parameter in model.parameters() if parameter.grad is not None]
     model.zero_grad(set_to_none=True)

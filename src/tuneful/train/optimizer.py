@@ -1,20 +1,25 @@
 """AdamW over float32 masters, with the model computing in bfloat16 where that is faster.
 
 The model's own parameters are the shadow: bfloat16 copies that the optimizer writes when it steps, so no forward casts
-weights (autocast spends a quarter of a small CPU step on that). A tensor is stepped in one go, gradient to float32, clip,
-AdamW, shadow, while it is in the cache: 28 bytes of memory traffic a parameter for AdamW itself and 4 for the rest.
+weights (autocast spends a quarter of a small CPU step on that). A tensor is stepped in stretches that stay in the cache:
+gradient to float32, clip, AdamW, shadow. That is 28 bytes of memory traffic a parameter for AdamW itself and 6 for the
+rest; the norm of all gradients, which clipping needs first, reads 2 more.
 Gradients of several micro-batches add up in float32. In float32 the parameters are their own masters.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
+
+PART_ELEMENTS = 1 << 19
+"""Elements stepped at once: 2 MiB of float32 gradient, with master and moments four times that."""
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
@@ -36,14 +41,19 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
 
 @dataclass(slots=True, eq=False)
 class _Tensor:
-    """One parameter with its master and moments (float32, all of one shape); `gradient` collects micro-batches."""
+    """One parameter with its master and moments (float32, all of one shape); `collected` adds up micro-batches."""
 
     parameter: torch.nn.Parameter
     master: torch.Tensor
     exp_avg: torch.Tensor
     exp_avg_sq: torch.Tensor
     weight_decay: float
-    gradient: torch.Tensor | None = None
+    collected: torch.Tensor | None = None
+
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """The gradient of the whole step, once all micro-batches are in."""
+        return self.parameter.grad if self.collected is None else self.collected
 
 
 class AdamW:
@@ -53,10 +63,10 @@ class AdamW:
     """
 
     def __init__(self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype) -> None:
-        self._model, self._config, self._dtype = model, config, dtype
+        self._config, self._dtype = config, dtype
         self._shadowed = dtype is torch.bfloat16
         self._tensors = [self._prepare(parameter) for parameter in model.parameters() if parameter.requires_grad]
-        self._num_steps = torch.zeros(())
+        self._num_steps = torch.zeros((), device=model.device)
 
     def collect(self) -> None:
         """Add the gradients of one micro-batch to those collected, in float32; needed only where another one follows."""
@@ -64,7 +74,7 @@ class AdamW:
             return  # autograd adds them up in the parameters' own float32
         for tensor in self._tensors:
             if (gradient := tensor.parameter.grad) is not None:
-                tensor.gradient = gradient.float() if tensor.gradient is None else tensor.gradient.add_(gradient)
+                tensor.collected = gradient.float() if tensor.collected is None else tensor.collected.add_(gradient)
                 tensor.parameter.grad = None
 
     def step(self, rate: float) -> float:
@@ -72,19 +82,17 @@ class AdamW:
 
         Where the norm is not finite nothing is updated.
         """
-        if any(tensor.gradient is not None for tensor in self._tensors):
+        if any(tensor.collected is not None for tensor in self._tensors):
             self.collect()
-        gradients = [gradient for tensor in self._tensors if (gradient := _gradient(tensor)) is not None]
-        norm = torch.stack(torch._foreach_norm(gradients, 2.0, dtype=self._tensors[0].master.dtype)).norm().item()
+        norm = self._gradient_norm()
         if math.isfinite(norm):
             limit = self._config.max_grad_norm
-            divisor = max(1.0, norm / limit) if limit else 1.0
             self._num_steps += 1
             for tensor in self._tensors:
-                if (gradient := _gradient(tensor)) is not None:
-                    self._update(tensor, gradient, rate, divisor)
+                if tensor.gradient is not None:
+                    self._update(tensor, rate, max(1.0, norm / limit) if limit else 1.0)
         for tensor in self._tensors:
-            tensor.parameter.grad = tensor.gradient = None
+            tensor.parameter.grad = tensor.collected = None
         return norm
 
     def masters_to_model(self) -> None:
@@ -93,33 +101,62 @@ class AdamW:
             tensor.parameter.data = tensor.master
 
     def _prepare(self, parameter: torch.nn.Parameter) -> _Tensor:
-        master = parameter.data
+        master = parameter.data.contiguous()
         if self._shadowed:
             master = master.float()
             parameter.data = master.to(self._dtype)
         decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
         return _Tensor(parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
 
-    def _update(self, tensor: _Tensor, gradient: torch.Tensor, rate: float, divisor: float) -> None:
-        torch._fused_adamw_(
-            [tensor.master],
-            [gradient.to(tensor.master.dtype)],
-            [tensor.exp_avg],
-            [tensor.exp_avg_sq],
-            [],
-            [self._num_steps],
-            lr=rate,
-            beta1=self._config.adam_beta1,
-            beta2=self._config.adam_beta2,
-            weight_decay=tensor.weight_decay,
-            eps=self._config.adam_epsilon,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=torch.tensor(divisor) if divisor != 1.0 else None,
-        )
-        if self._shadowed:
-            tensor.parameter.data.copy_(tensor.master)
+    def _gradient_norm(self) -> float:
+        squares = [
+            torch.dot(part, part)
+            for tensor in self._tensors
+            if tensor.gradient is not None
+            for part in _in_master_precision(tensor)
+        ]
+        return torch.stack(squares).sum(dtype=torch.float64).sqrt().item()
+
+    def _update(self, tensor: _Tensor, rate: float, divisor: float) -> None:
+        state = (_parts(whole) for whole in (tensor.master, tensor.exp_avg, tensor.exp_avg_sq))
+        shadow = _parts(tensor.parameter.data)
+        scale = torch.tensor(divisor, device=tensor.master.device) if divisor != 1.0 else None
+        for gradient, master, exp_avg, exp_avg_sq, copy in zip(
+            _in_master_precision(tensor), *state, shadow, strict=True
+        ):
+            torch._fused_adamw_(
+                [master],
+                [gradient],
+                [exp_avg],
+                [exp_avg_sq],
+                [],
+                [self._num_steps],
+                lr=rate,
+                beta1=self._config.adam_beta1,
+                beta2=self._config.adam_beta2,
+                weight_decay=tensor.weight_decay,
+                eps=self._config.adam_epsilon,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=scale,
+            )
+            if self._shadowed:
+                copy.copy_(master)
 
 
-def _gradient(tensor: _Tensor) -> torch.Tensor | None:
-    return tensor.parameter.grad if tensor.gradient is None else tensor.gradient
+def _parts(whole: torch.Tensor) -> Sequence[torch.Tensor]:
+    """A contiguous tensor as flat stretches that fit the cache."""
+    parts: Sequence[torch.Tensor] = whole.view(-1).split(PART_ELEMENTS)
+    return parts
+
+
+def _in_master_precision(tensor: _Tensor) -> Iterator[torch.Tensor]:
+    """The gradient part by part in the master's dtype; the next part may overwrite the one before."""
+    assert tensor.gradient is not None
+    parts = _parts(tensor.gradient)
+    if tensor.gradient.dtype is tensor.master.dtype:
+        yield from parts
+        return
+    buffer = torch.empty(parts[0].shape, dtype=tensor.master.dtype, device=tensor.master.device)
+    for part in parts:
+        yield buffer[: len(part)].copy_(part)

@@ -1,0 +1,49 @@
+# Two commands: `make demo` and `make test`. Each makes .venv where it is missing and installs what it needs into it,
+# once: a stamp remembers what was installed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed-run
+TEST_STAMP := $(VENV)/.installed-test
+
+.PHONY: demo test check bench-train browser clean
+
+demo: $(RUN_STAMP)
+	@echo "==> tuneful run starter: the whole job, from data to report"
+	@$(BIN)/tuneful run starter
+
+test: $(TEST_STAMP) browser
+	@echo "==> ruff format, ruff check, mypy, pytest"
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+bench-train: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/train.py
+
+$(VENV)/bin/python:
+	@echo "==> making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "==> installing tuneful into $(VENV) (about 1 GB, most of it PyTorch; once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(TEST_STAMP): $(RUN_STAMP)
+	@echo "==> installing the test tools into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The report is looked at in a real browser. Debian and Ubuntu: installed here where that is allowed.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "==> installing Chromium for the report's browser test (once)"; \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else echo "no chromium found: install it (Debian: sudo apt-get install chromium)" >&2; exit 1; fi; }
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
