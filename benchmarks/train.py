@@ -210,7 +210,7 @@ def run_work(bench: Bench, shape: Shape, options: argparse.Namespace, document: 
     for name in options.systems:
         tried = try_system(SYSTEMS[name], bench, truth)
         trials += tried
-        record_versions(SYSTEMS[name], document)
+        record_versions(SYSTEMS[name], tried, document)
         if all(trial.void for trial in tried):
             rows += [Row(trial.contender.label, void=trial.void) for trial in tried]
     chosen = [best for name in options.systems if (best := choose(SYSTEMS[name], trials))]
@@ -246,6 +246,10 @@ def oracle_losses(bench: Bench) -> list[float]:
 
 def try_system(system: systems.System, bench: Bench, truth: list[float]) -> list[Trial]:
     """Run a system alone in each of its settings; with `keep="first"`, only until one runs."""
+    try:
+        systems.python_of(system)
+    except NotInstalledError as reason:
+        return [Trial(Contender(system.name, system, ""), void=f"not installed: {reason}")]
     found: list[Trial] = []
     switches = dict.fromkeys(SWITCHES, True) if system.name == "tuneful" else {}
     for variant in system.variants:
@@ -265,8 +269,6 @@ def try_contender(contender: Contender, bench: Bench, truth: list[float]) -> Tri
             gate = worker.run(NUM_WARMUP)
             pilot = worker.run(NUM_PILOT)
             resident = worker.resident_bytes()
-    except NotInstalledError as reason:
-        return Trial(contender, void=f"not installed: {reason}")
     except WorkerFailedError as reason:
         return Trial(contender, void=str(reason))
     off = [abs(loss / wanted - 1) for loss, wanted in zip(gate.losses, truth, strict=True)]
@@ -486,14 +488,13 @@ def trial_line(trial: Trial) -> str:
     )
 
 
-def record_versions(system: systems.System, document: dict[str, Any]) -> None:
-    """Note the packages of a system's environment, once."""
+def record_versions(system: systems.System, tried: list[Trial], document: dict[str, Any]) -> None:
+    """Note the packages of a system's environment, once, or why there is none."""
     name = system.environment or "tuneful"
-    if name not in document["software"]:
-        try:
-            document["software"][name] = machine.versions(systems.python_of(system))
-        except NotInstalledError as reason:
-            document["software"][name] = f"not installed: {reason}"
+    if name in document["software"]:
+        return
+    missing = tried[0].void if not tried[0].contender.variant else None
+    document["software"][name] = missing or machine.versions(systems.python_of(system))
 
 
 def definitions() -> dict[str, str]:

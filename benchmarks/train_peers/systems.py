@@ -53,7 +53,7 @@ SYSTEMS = {
             "litgpt_full",
             ("bf16-mixed", "bf16-true", "32-true"),
             environment="litgpt",
-            requirements=("litgpt==0.5.13", "torch==2.13.0"),
+            requirements=("litgpt==99.9", "torch==2.13.0"),
         ),
         System("chapter", "chapter", ("eager", "sdpa"), keep="first"),
         System("trl-defaults", "trl_sft", ("defaults",), environment="trl", requirements=TRL),

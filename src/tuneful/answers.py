@@ -41,6 +41,11 @@ def with_own_template(config: Config) -> Config:
     return config.model_copy(update={"template": config.template.model_copy(update={"name": name})})
 
 
+def write_own_template(folder: Path, name: str) -> None:
+    """Name in a model's folder the template that it was trained with."""
+    write_text(folder / OWN_TEMPLATE, json.dumps({"template": name}) + "\n")
+
+
 def answer_one(instruction: str, input_text: str, config: Config, terminal: Terminal) -> Answer:
     """The model's answer to one instruction."""
     # The response stands for the one that is asked for: a prompt is rendered without it.
@@ -51,7 +56,8 @@ def answer_one(instruction: str, input_text: str, config: Config, terminal: Term
 
 def answer_file(data: str, config: Config, output: Path, terminal: Terminal) -> list[dict[str, Any]]:
     """The model's answers to every record of `data`, written to `output` as JSONL; its rows."""
-    records = read_data(data, on_error=config.data.on_error).records
+    file = read_data(data, on_error=config.data.on_error)
+    records = file.records
     if output.exists():
         raise ConfigError(f"{output}: already exists; give another --output, or remove it")
     if not output.absolute().parent.is_dir():
@@ -68,7 +74,9 @@ def answer_file(data: str, config: Config, output: Path, terminal: Terminal) -> 
         )
     rows = [answer_row(given) for given in answers]
     write_text(output, "".join(map(json_line, rows)))
-    terminal.say(f"{len(rows)} answers in {output}")
+    for refusal in file.refused[:3]:
+        terminal.say(f"refused {refusal.source}: {refusal.reason}", style="yellow")
+    terminal.say(f"{len(rows) + len(file.refused)} rows = {len(rows)} answered + {len(file.refused)} refused: {output}")
     return rows
 
 

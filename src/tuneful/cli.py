@@ -5,12 +5,13 @@ Exit codes: 0 done, 1 failed, 2 the request or its input is wrong, 130/143 inter
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -106,10 +107,14 @@ def generate(
             raise ConfigError("--data and --prompt are two ways of asking; give one of them")
         if output is None:
             raise ConfigError("--data needs --output FILE.jsonl for its answers")
+        if input_text:
+            raise ConfigError("--input goes with --prompt; the records of --data bring their own")
         rows = answers.answer_file(data, settings, output, terminal)
         if as_json:
             to_stdout(json.dumps({"answers": str(output), "num_answers": len(rows)}))
         return
+    if output is not None:
+        raise ConfigError("--output is for the answers of --data; the answer to a prompt goes to standard output")
     instruction = prompt if prompt is not None else _standard_input()
     answer = answers.answer_one(instruction, input_text, settings, terminal)
     to_stdout(json.dumps(answer_row(answer), ensure_ascii=False) if as_json else answer.text)
@@ -161,16 +166,14 @@ def main() -> None:
     debug = "--debug" in sys.argv
     _prepare_process()
     try:
-        app(standalone_mode=False, args=[argument for argument in sys.argv[1:] if argument != "--debug"])
+        sys.exit(app(standalone_mode=False, args=[argument for argument in sys.argv[1:] if argument != "--debug"]))
     except TunefulError as error:
         _fail(error, error.exit_code, debug)
-    except KeyboardInterrupt as error:
-        sys.exit(getattr(error, "exit_code", 130))
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
     except Exception as error:
-        if (exit_code := _usage_error(error)) is not None:
-            sys.exit(exit_code)
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own, about an argument
+            _fail(_usage_error(error), int(error.exit_code), debug)
         _fail(error, 1, debug)
 
 
@@ -179,17 +182,19 @@ def _prepare_process() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
 
 
-def _usage_error(error: Exception) -> int | None:
-    """Typer's own complaint about an argument, shown its way; the exit code it asks for."""
-    if not hasattr(error, "show") or not hasattr(error, "exit_code"):
-        return None
-    error.show()
-    return int(error.exit_code)
+def _usage_error(error: Any) -> InputError:
+    """Typer's own complaint about an argument, said our way."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "tuneful"
+    return InputError(f"{str(error.format_message()).rstrip('.')}; see {command} --help")
 
 
-def _fail(error: Exception, exit_code: int, debug: bool) -> None:
+def _fail(error: Exception, exit_code: int, debug: bool) -> NoReturn:
     if debug:
         raise error
     lines = str(error) or type(error).__name__
@@ -203,7 +208,10 @@ def _work(verb: str, data: str, config: Config, output: Path | None, as_json: bo
     from tuneful import api
     from tuneful.console import Terminal, to_stdout
 
-    result: JobResult = getattr(api, verb)(data, config=config, output=output, terminal=Terminal(quiet=quiet))
+    try:
+        result: JobResult = getattr(api, verb)(data, config=config, output=output, terminal=Terminal(quiet=quiet))
+    except KeyboardInterrupt as interrupted:  # typer would make 130 of every one of them
+        raise typer.Exit(getattr(interrupted, "exit_code", 130)) from None
     if as_json:
         to_stdout(json.dumps(_as_document(result), indent=1))
 

@@ -8,12 +8,13 @@ otherwise is refused with our name for it. Every key is read by something: `test
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tuneful.errors import ConfigError
 
@@ -21,7 +22,14 @@ from tuneful.errors import ConfigError
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values are frozen once validated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_key_is_a_switch(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"expected a number or a name, not {str(value).lower()}; where a name is meant, quote it")
+        return value
 
 
 class DataConfig(Section):
@@ -109,7 +117,7 @@ class TrainConfig(Section):
     eval_steps: int | None = Field(
         None, ge=1, description="steps between validations; by default a tenth of the run, at least 1"
     )
-    seed: int = Field(0, ge=0, description="seed of the split, the data order and sampling")
+    seed: int = Field(0, ge=0, lt=1 << 31, description="seed of the split, the data order and sampling")
     micro_batch_tokens: int | None = Field(
         None, ge=1, description="most trie nodes computed at once; by default chosen from the device. Changes no result"
     )
@@ -225,12 +233,12 @@ def all_keys() -> list[str]:
 
 def _read_yaml(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
@@ -239,10 +247,11 @@ def _read_yaml(file: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected sections such as `train:`, found {type(values).__name__}")
     for name, section in values.items():
-        if not isinstance(section, dict):
+        if not isinstance(section, dict) or not section:
             _refuse_unknown(str(name), str(file))
-            raise ConfigError(f"{file}: `{name}` is a section and holds keys, found {section!r}")
-    return values
+            if section:
+                raise ConfigError(f"{file}: `{name}` is a section and holds keys, found {section!r}")
+    return {name: section or {} for name, section in values.items()}
 
 
 def _dotted_keys(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -259,19 +268,30 @@ def _parse_override(override: str) -> tuple[str, Any]:
             f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8"
         )
     try:
-        return dotted, _number(yaml.safe_load(text))
-    except yaml.YAMLError:
+        return dotted, yaml.load(text, _Loader)
+    except _YAML_ERRORS:
         return dotted, text
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-4` as text; here it is a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number and a key stands once in its section."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of `node`; ConstructorError where a key stands in it twice."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key.value}` stands twice in one section", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a date or a number that cannot be
 
 
 def _refuse_unknown(dotted: str, where: str) -> None:

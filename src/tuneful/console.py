@@ -6,6 +6,7 @@ errors; a pipe gets plain lines and no bars; `NO_COLOR` is respected (rich does 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 _SECONDS_BETWEEN_PLAIN_LINES = 15.0
+_PIPE_WIDTH = 4096  # a log line is one line, however long
 
 
 class Advance:
@@ -54,7 +56,9 @@ class Terminal:
     """Where the commands speak. `quiet` says nothing at all."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=False, emoji=False)
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console.width = _PIPE_WIDTH
         self.quiet = quiet
 
     def say(self, line: str | Text = "", style: str | None = None) -> None:
@@ -121,4 +125,4 @@ def to_stdout(text: str) -> None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end goes nowhere

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from tuneful.answers import write_own_template
 from tuneful.config import Config
 from tuneful.console import Advance, Terminal
 from tuneful.data.encode import Encoder, TextEncoder
@@ -27,12 +28,14 @@ from tuneful.data.read import read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.data.template import find_template
 from tuneful.environment import describe_machine
+from tuneful.errors import InputError
 from tuneful.infer.generate import answer
 from tuneful.judge.compare import Comparison, as_dict, compare, items_as_dicts, summary_sentence
 from tuneful.judge.metrics import AnswerScores, score_answer
 from tuneful.model.builtin import cache_root
 from tuneful.model.export import Card, save_model, verify_export
 from tuneful.model.load import fingerprint, load_model
+from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.report.build import build_report
 from tuneful.rundir import RunDir, new_run_path
@@ -69,18 +72,24 @@ class Job:
         self.started = datetime.now(timezone.utc)
         self.phase_seconds: dict[str, float] = {}
         torch.manual_seed(config.train.seed)
+        keep_freed_memory()
         file = read_data(data, on_error=config.data.on_error)
         self.device = choose_device(config.model.device)
         self.dtype = choose_dtype(config.model.dtype, self.device, cache_root())
         self.run = RunDir(output or new_run_path(data, datetime.now()))
-        self.run.write_config(config)
-        self.pretrained = load_model(config.model.name_or_path, terminal.say)
-        self.model = self.pretrained.model.to(self.device)
-        if config.model.dropout is not None:
-            set_dropout(self.model, config.model.dropout)
-        text = TextEncoder(self.pretrained.tokenizer, find_template(config.template.name))
-        self.encoder = make_encoder(text, config.data)
-        self.dataset = prepare_data(file, self.encoder, config)
+        try:
+            self.pretrained = load_model(config.model.name_or_path, terminal.say)
+            self.model = self.pretrained.model.to(self.device)
+            if config.model.dropout is not None:
+                set_dropout(self.model, config.model.dropout)
+            self._limit_length_to_context()
+            text = TextEncoder(self.pretrained.tokenizer, find_template(config.template.name))
+            self.encoder = make_encoder(text, self.config.data)
+            self.dataset = prepare_data(file, self.encoder, self.config)
+        except InputError:
+            self.run.remove_if_empty()
+            raise
+        self.run.write_config(self.config)
         self._write_data()
 
     def show_data(self) -> None:
@@ -195,6 +204,7 @@ class Job:
             )
             prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
             verify_export(self.model, self.run.model, prompts)
+            write_own_template(self.run.model, text.template.name)
 
     def compare(self, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> Comparison:
         """Base against tuned on the test set, written as comparison.json and shown as a table."""
@@ -232,6 +242,14 @@ class Job:
         self.terminal.heading("Written")
         self.terminal.facts({"report": str(report), "model": str(self.run.model), "run": str(self.run.path)})
         return JobResult(self.run.path, report, self.run.model, comparison)
+
+    def _limit_length_to_context(self) -> None:
+        """A record longer than the model's context cannot be computed: `data.max_length` is lowered to it."""
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context and context < self.config.data.max_length:
+            self.terminal.say(f"data.max_length is lowered to {context}, the context of this model")
+            data = self.config.data.model_copy(update={"max_length": context})
+            self.config = self.config.model_copy(update={"data": data})
 
     def _sample(self, step: int) -> Answer:
         source = next(subset for subset in (self.dataset.validation, self.dataset.train) if len(subset))

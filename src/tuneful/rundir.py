@@ -9,6 +9,7 @@ Whole files are written aside and renamed, so that a reader, or the next run aft
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,6 +35,11 @@ class RunDir:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
 
+    def remove_if_empty(self) -> None:
+        """Leave no empty folder behind a request that was refused."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     @property
     def model(self) -> Path:
         """Where the trained model goes."""
@@ -45,7 +51,7 @@ class RunDir:
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """A JSON document of the folder, such as `data.json`."""
-        write_text(self.path / name, json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+        write_text(self.path / name, as_json(document, indent=1) + "\n")
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """A JSONL file of the folder, such as `data/train.jsonl`."""
@@ -86,7 +92,17 @@ def answer_row(answer: Answer) -> dict[str, Any]:
 
 def json_line(row: Mapping[str, Any]) -> str:
     """One row of a JSONL file, its line end included."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    return as_json(row) + "\n"
+
+
+def as_json(document: Mapping[str, Any], indent: int | None = None) -> str:
+    """`document` as JSON: readable text, or escapes where it holds a lone surrogate, which no file in UTF-8 can."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, ensure_ascii=True, indent=indent, allow_nan=False)
+    return text
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ A seam is where the last piece ends: ids never merge across it, in training and 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +38,7 @@ class TextEncoder:
             )
         document = json.loads(backend.to_str())
         self.template = template
-        self._first, self._next = (
-            Tokenizer.from_str(json.dumps(_plain(document, first=first))) for first in (True, False)
-        )
-        self._control = Tokenizer.from_str(json.dumps(_bare(document, first=True)))
+        self._encoders = {True: _first_and_next(document, _bare), False: _first_and_next(document, _plain)}
         self._backend = backend
         self.bos_token_ids = _bos_token_ids(tokenizer)
         self.control_token_ids = {
@@ -55,9 +52,7 @@ class TextEncoder:
         """Token ids of one piece; `first` where it opens the record (some tokenizers mark the start of a text)."""
         if piece.origin is Origin.END:
             return [self.end_token_id]
-        if piece.origin is Origin.TEMPLATE:
-            return list(self._control.encode(piece.text, add_special_tokens=False).ids)
-        encoder = self._first if first else self._next
+        encoder = self._encoders[piece.origin is Origin.TEMPLATE][0 if first else 1]
         return list(encoder.encode(piece.text, add_special_tokens=False).ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -87,6 +82,13 @@ def _bos_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokenizer.bos_token_id] if opening[:1] == [tokenizer.bos_token_id] else []
 
 
+def _first_and_next(document: dict[str, Any], make: Callable[..., dict[str, Any]]) -> tuple[Tokenizer, Tokenizer]:
+    """Encoders for the piece that opens a record and for the others: the same one where no mark tells them apart."""
+    opening, following = make(document, first=True), make(document, first=False)
+    first = Tokenizer.from_str(json.dumps(opening))
+    return first, first if following == opening else Tokenizer.from_str(json.dumps(following))
+
+
 def _bare(document: dict[str, Any], *, first: bool) -> dict[str, Any]:
     """The tokenizer without what it adds around a text; unless `first`, without the mark at a text's start either."""
     bare = {**document, "post_processor": None, "truncation": None, "padding": None}
@@ -99,7 +101,24 @@ def _bare(document: dict[str, Any], *, first: bool) -> dict[str, Any]:
 def _plain(document: dict[str, Any], *, first: bool) -> dict[str, Any]:
     """The tokenizer without control tokens: of the added tokens only runs of white space stay."""
     kept = [token for token in document["added_tokens"] if not token["special"] and not token["content"].strip()]
-    return {**_bare(document, first=first), "added_tokens": kept}
+    control = {token["content"] for token in document["added_tokens"] if token["special"]}
+    return {**_bare(document, first=first), "added_tokens": kept, "model": _without(control, document["model"])}
+
+
+def _without(control: set[str], model: dict[str, Any]) -> dict[str, Any]:
+    """The model with its control tokens renamed to what no text holds: some models look whole words up in the vocabulary.
+
+    The token for the unknown keeps its name, by which the model finds it.
+    """
+    control = control - {model.get("unk_token")}
+
+    def renamed(token: str, token_id: int) -> str:
+        return f"\uffff{token_id}\uffff" if token in control else token
+
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        return {**model, "vocab": {renamed(token, token_id): token_id for token, token_id in vocab.items()}}
+    return {**model, "vocab": [[renamed(token, token_id), *rest] for token_id, (token, *rest) in enumerate(vocab)]}
 
 
 def _without_start_mark(step: Any) -> Any:
@@ -135,11 +154,11 @@ class Encoder:
         """The Example of a conversation, or the reason why it can have none."""
         ids, weights = list(self.text.bos_token_ids), [0.0] * len(self.text.bos_token_ids)
         num_prompt_tokens = 0
-        for piece in self.text.template.example(conversation):
+        for index, piece in enumerate(self.text.template.example(conversation)):
             trained = piece.origin in (Origin.RESPONSE, Origin.END)
             if piece.origin is Origin.RESPONSE and not num_prompt_tokens:
                 num_prompt_tokens = len(ids)
-            piece_ids = self.text.piece_ids(piece, first=not ids)
+            piece_ids = self.text.piece_ids(piece, first=index == 0)
             ids += piece_ids
             weights += [1.0 if trained else self.prompt_weight] * len(piece_ids)
         weights[0] = 0.0
@@ -159,8 +178,8 @@ class Encoder:
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt of the last turn: the untrained prefix of its example, id for id."""
         ids = list(self.text.bos_token_ids)
-        for piece in self.text.template.prompt(conversation):
-            ids += self.text.piece_ids(piece, first=not ids)
+        for index, piece in enumerate(self.text.template.prompt(conversation)):
+            ids += self.text.piece_ids(piece, first=index == 0)
         return ids
 
     def prompt_text(self, conversation: Conversation) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 def num_steps(num_examples: int, batch_size: int, num_train_epochs: float, max_steps: int | None = None) -> int:
     """Optimizer steps of a run: enough for `num_train_epochs` passes, or `max_steps`."""
-    return max_steps or math.ceil(num_train_epochs * num_examples / batch_size)
+    return max_steps or math.ceil(_num_positions(num_examples, num_train_epochs) / batch_size)
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -40,6 +40,11 @@ def all_steps(
 ) -> Iterator[list[int]]:
     """The indices of every step of a run, in order."""
     total = num_steps(num_examples, batch_size, num_train_epochs, max_steps)
-    last = None if max_steps else math.ceil(num_train_epochs * num_examples)
+    last = None if max_steps else _num_positions(num_examples, num_train_epochs)
     for step in range(1, total + 1):
         yield step_indices(num_examples, batch_size, seed, step, last_position=last)
+
+
+def _num_positions(num_examples: int, num_train_epochs: float) -> int:
+    """Examples that a run visits; 1.1 epochs of 10 examples are 11, though 1.1 * 10 is a little more."""
+    return math.ceil(round(num_train_epochs * num_examples, 6))

@@ -71,12 +71,12 @@ def make_encoder(text: TextEncoder, config: DataConfig) -> Encoder:
 def prepare_data(file: DataFile, encoder: Encoder, config: Config) -> Dataset:
     """Encode and split the records of `file`; DataError where nothing is left to train on."""
     refused = list(file.refused)
-    examples: dict[str, Example] = {}
+    examples: dict[int, Example] = {}  # by identity of the record
     usable = []
     for record in file.records:
         example = encoder.example(record.conversation)
         if isinstance(example, Example):
-            examples[record.source] = example
+            examples[id(record)] = example
             usable.append(record)
         else:
             refused.append(Refusal(record.source, example, record.raw))
@@ -93,7 +93,7 @@ def prepare_data(file: DataFile, encoder: Encoder, config: Config) -> Dataset:
         seed=config.train.seed,
     )
     train, validation, test = (
-        Subset(records, tuple(examples[record.source] for record in records))
+        Subset(records, tuple(examples[id(record)] for record in records))
         for records in (split.train, split.validation, split.test)
     )
     dataset = Dataset(file, train, validation, test, tuple(refused))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from tuneful.errors import DataError
 from tuneful.types import Conversation, Turn
 
 STARTER = "starter"
+_MAX_DEPTH = 64
+_MAX_DIGITS = 4300  # Python's own limit for what is not worth quadratic time
 _ANSWER_KEYS = ("output", "response", "answer", "completion")
 
 
@@ -95,7 +98,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _decode(content: bytes, path: Path) -> str:
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: byte {error.start} is not UTF-8 ({error.reason}). Convert it: iconv -f ENCODING -t UTF-8"
@@ -110,30 +113,46 @@ def _split_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     start = _skip_space(text, 0)
     if text[start] == "[":
         return _array_rows(text, start, path)
-    try:
-        end = _scan(text, start, path)[1]
-    except DataError:
-        end = -1
-    whole = end >= 0 and _skip_space(text, end) == len(text)
-    if whole and (array := _array_in_object(text, start, path)) is not None:
-        return _array_rows(text, array, path)
-    return _jsonl_rows(text, path)
+    if path.suffix.lower() in (".jsonl", ".ndjson") or _first_line_is_a_value(text, start):
+        return _jsonl_rows(text, path)
+    return _object_rows(text, start, path)
 
 
 def _array_rows(text: str, start: int, path: Path) -> Iterator[tuple[str, Any]]:
-    at = _skip_space(text, start + 1)
-    line = _LineCounter(text)
-    if at < len(text) and text[at] == "]":
-        raise DataError(f"{path}:{line.at(at)}: the array is empty")
-    while True:
-        value, end = _scan(text, at, path)
-        yield f"{path}:{line.at(at)}", value
-        at = _skip_space(text, end)
-        if at < len(text) and text[at] == "]":
-            return
-        if at >= len(text) or text[at] != ",":
-            raise DataError(f"{path}:{line.at(min(at, len(text)))}: expected `,` or `]` after a record")
-        at = _skip_space(text, at + 1)
+    """The rows of the array that begins at `start` and is all there is."""
+    rows = _Array(text, start, path)
+    yield from rows
+    if (rest := _skip_space(text, rows.end)) < len(text):
+        raise DataError(f"{path}:{_line(text, rest)}: something follows the array of records; a file holds one")
+
+
+class _Array:
+    """The (source, value) of each row of the array that begins at `start`; `end`, where it ends, is known afterwards.
+
+    A source is `file:line`; further records that begin on the same line are `file:line#2`, `file:line#3` ...
+    """
+
+    def __init__(self, text: str, start: int, path: Path) -> None:
+        self._text, self._start, self._path = text, start, path
+        self.end = start
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        text, path, lines = self._text, self._path, _LineCounter(self._text)
+        at = _skip_space(text, self._start + 1)
+        if text[at : at + 1] == "]":
+            raise DataError(f"{path}:{lines.at(at)}: the array is empty")
+        line = count = 0
+        while True:
+            value, end = _scan(text, at, path)
+            line, count = (here, count + 1) if (here := lines.at(at)) == line else (here, 1)
+            yield f"{path}:{line}" + (f"#{count}" if count > 1 else ""), value
+            at = _skip_space(text, end)
+            if text[at : at + 1] == "]":
+                self.end = at + 1
+                return
+            if text[at : at + 1] != ",":
+                raise DataError(f"{path}:{lines.at(at)}: expected `,` or `]` after a record")
+            at = _skip_space(text, at + 1)
 
 
 def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
@@ -145,39 +164,106 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}:{number}", value
 
 
-def _array_in_object(text: str, start: int, path: Path) -> int | None:
-    """Where the one array of records inside a top-level object begins; None where the object is itself a record."""
+def _object_rows(text: str, start: int, path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of the one array of records in the object at `start`; the object itself where it is a record."""
+    value, end = _scan(text, start, path)
+    if (rest := _skip_space(text, end)) < len(text):
+        raise DataError(
+            f"{path}:{_line(text, rest)}: something follows the first record; JSONL holds one record a line"
+        )
+    arrays = _arrays_of_records(value)
+    if not arrays:
+        yield f"{path}:{_line(text, start)}", value
+        return
+    if len(arrays) > 1:
+        names = ", ".join(f"`{_shown(key)}`" for key in arrays)
+        raise DataError(f"{path}: holds more than one array of records ({names}); give each a file of its own")
+    yield from _Array(text, _value_position(text, start, arrays[0], path), path)
+
+
+def _first_line_is_a_value(text: str, start: int) -> bool:
+    """Whether the first line that is not blank holds a JSON value of its own, and no object of arrays of records."""
+    line = text[start : end if (end := text.find("\n", start)) >= 0 else len(text)]
+    try:
+        value, end = _DECODER.raw_decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return not line[end:].strip() and not _arrays_of_records(value)
+
+
+def _arrays_of_records(value: Any) -> list[str]:
+    """The keys of an object under which arrays of records stand; none where it looks like a record itself."""
+    if not isinstance(value, dict) or "instruction" in value or "output" in value:
+        return []
+    return [key for key, rows in value.items() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
+
+
+def _value_position(text: str, start: int, wanted: str, path: Path) -> int:
+    """Where the value of the key `wanted` begins in the (valid) object at `start`."""
     at = _skip_space(text, start + 1)
-    while text[at] == '"':
-        _, at = _scan(text, at, path)
+    while True:
+        key, at = _scan(text, at, path)
         at = _skip_space(text, _skip_space(text, at) + 1)
-        value, end = _scan(text, at, path)
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        if key == wanted:
             return at
-        at = _skip_space(text, end)
-        if text[at] != ",":
-            return None
-        at = _skip_space(text, at + 1)
-    return None
+        at = _skip_space(text, _skip_space(text, _scan(text, at, path)[1]) + 1)
 
 
 def _scan(text: str, at: int, path: Path, first_line: int = 1) -> tuple[Any, int]:
     """One JSON value that begins at `at`, and where it ends."""
     try:
-        return _DECODER.raw_decode(text, at)
+        value, end = _DECODER.raw_decode(text, at)
     except json.JSONDecodeError as error:
-        line = first_line + text.count("\n", 0, error.pos)
+        place = f"{path}:{_line(text, error.pos, first_line)}"
         raise DataError(
-            f"{path}:{line}: not valid JSON: {error.msg[0].lower()}{error.msg[1:]} (column {error.colno})"
+            f"{place}: not valid JSON: {error.msg[0].lower()}{error.msg[1:]} (column {error.colno})"
         ) from None
     except RecursionError:
-        raise DataError(f"{path}:{first_line + text.count(chr(10), 0, at)}: nested too deeply to be a record") from None
+        raise _too_deep(f"{path}:{_line(text, at, first_line)}") from None
     except ValueError as error:
-        raise DataError(f"{path}:{first_line + text.count(chr(10), 0, at)}: {error}") from None
+        raise DataError(f"{path}:{_line(text, at, first_line)}: {error}") from None
+    if _is_deep(value):
+        raise _too_deep(f"{path}:{_line(text, at, first_line)}")
+    return value, end
+
+
+def _line(text: str, position: int, first_line: int = 1) -> int:
+    return first_line + text.count("\n", 0, position)
+
+
+def _too_deep(place: str) -> DataError:
+    return DataError(f"{place}: nested over {_MAX_DEPTH} levels deep, which is no record")
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether `value` is nested over _MAX_DEPTH levels: what json reads at any depth, writing it back may not."""
+    level = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"not valid JSON: {name} is no JSON number")
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits, over {_MAX_DIGITS}; write it as text")
+    return int(digits)
+
+
+def _parse_float(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError(f"the number {digits[:40]} is too large; write it as text")
+    return number
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -185,11 +271,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one record")
+        raise ValueError(f"the key `{_shown(twice)}` stands twice in one record")
     return record
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_parse_int, parse_float=_parse_float, object_pairs_hook=_unique_keys
+)
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -248,5 +336,10 @@ def _unusable_text(text: str) -> str | None:
 
 
 def _names(raw: dict[str, Any]) -> str:
-    shown = ", ".join(f"`{key}`" for key in list(raw)[:6])
+    shown = ", ".join(f"`{_shown(key)}`" for key in list(raw)[:6])
     return shown + (", ..." if len(raw) > 6 else "") if raw else "none"
+
+
+def _shown(key: str) -> str:
+    """A key fit for a message: short, and with what is no character escaped."""
+    return (key if len(key) <= 40 else key[:40] + "...").encode("utf-8", "backslashreplace").decode()

@@ -28,14 +28,18 @@ class ShownToken:
 
 def shown_tokens(example: Example, encoder: TextEncoder) -> list[ShownToken]:
     """The example token by token; bytes of one character that several tokens share are shown with the last of them."""
-    shown = []
-    pending: list[int] = []
-    for token_id, weight in zip(example.token_ids.tolist(), example.weights.tolist(), strict=True):
-        special = token_id in encoder.control_token_ids
-        text = encoder.token_text([*pending, token_id])
-        incomplete = text.endswith("\ufffd") and len(pending) < 3 and not special
-        pending = [*pending, token_id] if incomplete else []
-        shown.append(ShownToken("" if incomplete else text, weight, special))
+    shown: list[ShownToken] = []
+    token_ids = example.token_ids.tolist()
+    # token_ids[start:seam], the character shown last, is decoded again: some tokenizers drop the space at the head of a text.
+    start = seam = 0
+    for index, weight in enumerate(example.weights.tolist()):
+        special = token_ids[index] in encoder.control_token_ids
+        before = encoder.token_text(token_ids[start:seam])
+        text = encoder.token_text(token_ids[start : index + 1])[len(before) :]
+        pending = text.endswith("\ufffd") and index - seam < 3 and not special and index + 1 < len(token_ids)
+        if not pending:
+            start, seam = seam, index + 1
+        shown.append(ShownToken("" if pending else text, weight, special))
     return shown
 
 

@@ -31,24 +31,23 @@ def split_records(
     records: Sequence[Record], method: str, *, test_share: float, validation_share: float, seed: int
 ) -> Split:
     """Divide `records`; raises DataError where there are too few for a train set and each wanted share."""
-    num_train = int(len(records) * (1 - test_share - validation_share) + 1e-9)
-    num_test = int(len(records) * test_share + 1e-9)
-    if test_share and not num_test:
-        num_test, num_train = 1, num_train - 1
-    if validation_share and num_train + num_test >= len(records):
-        num_train = len(records) - num_test - 1
-    if num_train < 1:
+    num_test, num_validation = _sizes(len(records), test_share, validation_share)
+    if len(records) - num_test - num_validation < 1:
         raise DataError(
             f"{len(records)} record(s) are too few for a train, a validation and a test set; bring more, or set "
             "data.validation_share=0 and data.test_share=0"
         )
-    ordered = list(records) if method == "ordered" else _shuffled(records, seed, grouped=method == "grouped")
-    if not validation_share:
-        num_train = len(records) - num_test
-    bounds: tuple[int, ...] = (num_train, num_train + num_test)
     if method == "grouped":
-        bounds = _bounds_between_groups(ordered, *bounds)
-    split = Split(tuple(ordered[: bounds[0]]), tuple(ordered[bounds[1] :]), tuple(ordered[bounds[0] : bounds[1]]))
+        split = _split_groups(_groups(records), num_test, num_validation, seed)
+    else:
+        ordered = list(records)
+        if method == "random":
+            random.Random(seed).shuffle(ordered)
+        first_test = len(ordered) - num_validation - num_test
+        first_validation = first_test + num_test
+        split = Split(
+            tuple(ordered[:first_test]), tuple(ordered[first_validation:]), tuple(ordered[first_test:first_validation])
+        )
     assert len(split.train) + len(split.validation) + len(split.test) == len(records)
     return split
 
@@ -60,27 +59,47 @@ def normal_prompt(conversation: Conversation) -> str:
     return re.sub(r"[\W_]+", " ", folded).strip() or folded
 
 
-def _shuffled(records: Sequence[Record], seed: int, *, grouped: bool) -> list[Record]:
-    """All records in a seeded order; where `grouped`, records with the same prompt stay neighbours."""
-    groups: dict[object, list[Record]] = {}
-    for index, record in enumerate(records):
-        groups.setdefault(normal_prompt(record.conversation) if grouped else index, []).append(record)
-    shuffled = list(groups.values())
-    random.Random(seed).shuffle(shuffled)
-    return [record for group in shuffled for record in group]
+def _sizes(num_records: int, test_share: float, validation_share: float) -> tuple[int, int]:
+    """Records for test and validation: train and test are rounded down, as the chapter does, and no wanted set is empty."""
+    num_test = int(num_records * test_share + 1e-9)
+    if test_share and not num_test:
+        num_test = 1
+    if not validation_share:
+        return num_test, 0
+    num_train = int(num_records * (1 - test_share - validation_share) + 1e-9)
+    return num_test, max(1, num_records - max(num_train, 1) - num_test)
 
 
-def _bounds_between_groups(ordered: Sequence[Record], *bounds: int) -> tuple[int, ...]:
-    """Each bound moved on to where the next group begins, but never to the end: a set that was wanted is not emptied."""
-    prompts = [normal_prompt(record.conversation) for record in ordered]
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Records with the same prompt together, in file order."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(normal_prompt(record.conversation), []).append(record)
+    return list(groups.values())
 
-    def between(index: int) -> bool:
-        return index in (0, len(prompts)) or prompts[index] != prompts[index - 1]
 
-    moved = []
-    for bound in bounds:
-        later = next((index for index in range(bound, len(prompts)) if between(index)), len(prompts))
-        if later == len(prompts) != bound:
-            later = next((index for index in range(bound, -1, -1) if between(index)), 0)
-        moved.append(later)
-    return tuple(moved)
+def _split_groups(groups: list[list[Record]], num_test: int, num_validation: int, seed: int) -> Split:
+    """Whole groups to each set: validation and test take, from the end of a seeded order, what fits; train has the rest.
+
+    Without groups of several records this is the `random` split.
+    """
+    wanted = 1 + bool(num_test) + bool(num_validation)
+    if len(groups) < wanted:
+        raise DataError(
+            f"data.split=grouped keeps records with the same prompt together, and there are only {len(groups)} different "
+            f"prompt(s) for {wanted} sets; set data.split=random, or data.validation_share=0 or data.test_share=0"
+        )
+    random.Random(seed).shuffle(groups)
+    train: list[list[Record]] = []
+    validation: list[list[Record]] = []
+    test: list[list[Record]] = []
+    room = [(validation, num_validation), (test, num_test)]
+    for group in reversed(groups):
+        taken_by = next((taken for taken, size in room if sum(map(len, taken)) + len(group) <= size), train)
+        taken_by.append(group)
+    for taken, size in room:
+        if size and not taken:  # every group is larger than the whole set should be: the smallest will do
+            taken.append(train.pop(min(range(len(train)), key=lambda index: len(train[index]))))
+    return Split(
+        *(tuple(record for group in reversed(taken) for record in group) for taken in (train, validation, test))
+    )

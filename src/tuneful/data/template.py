@@ -12,7 +12,7 @@ structure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -61,20 +61,11 @@ class Template:
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The whole conversation; ends with the end token of its last response."""
-        pieces = list(self._opening(conversation))
-        for index, turn in enumerate(conversation.turns):
-            if index:
-                pieces.append(Piece(self.turn_end, Origin.TEMPLATE))
-            pieces += self._asked(turn)
-            pieces += [Piece(turn.response, Origin.RESPONSE), Piece("", Origin.END)]
-        return _joined(pieces)
+        return _joined(self._pieces(conversation, len(conversation.turns)))
 
     def prompt(self, conversation: Conversation) -> list[Piece]:
         """What stands before the last response: what a model is given to answer."""
-        last = conversation.turns[-1]
-        pieces = self.example(replace(conversation, turns=conversation.turns[:-1])) if conversation.turns[:-1] else []
-        pieces = [*pieces, Piece(self.turn_end, Origin.TEMPLATE)] if pieces else list(self._opening(conversation))
-        return _joined([*pieces, *self._asked(last)])
+        return _joined(self._pieces(conversation, len(conversation.turns) - 1))
 
     def parse(self, generated: str) -> str:
         """The answer in generated text: cut where a next turn begins, outer white space removed."""
@@ -100,6 +91,17 @@ class Template:
             "{%- endfor -%}"
         )
 
+    def _pieces(self, conversation: Conversation, num_answered: int) -> Iterator[Piece]:
+        """The conversation with the responses of its first `num_answered` turns; the last turn may still be open."""
+        yield from self._opening(conversation)
+        for index, turn in enumerate(conversation.turns):
+            if index:
+                yield Piece(self.turn_end, Origin.TEMPLATE)
+            yield from self._asked(turn)
+            if index < num_answered:
+                yield Piece(turn.response, Origin.RESPONSE)
+                yield Piece("", Origin.END)
+
     def _opening(self, conversation: Conversation) -> Iterator[Piece]:
         default = self.default_system_with_input if conversation.turns[0].input else self.default_system
         if conversation.system or default:
@@ -119,7 +121,7 @@ class Template:
         yield Piece(self.response_start, Origin.TEMPLATE)
 
 
-def _joined(pieces: Sequence[Piece]) -> list[Piece]:
+def _joined(pieces: Iterable[Piece]) -> list[Piece]:
     """Neighbours from the template become one piece, empty ones go: each is encoded as the longest text it can be."""
     joined: list[Piece] = []
     for piece in pieces:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
@@ -28,6 +29,11 @@ class Generated:
     token_ids: tuple[int, ...]
     ended_by: Literal["stop", "length"]
 
+    @property
+    def said(self) -> tuple[int, ...]:
+        """The ids without the stop token, which not every tokenizer knows as a control token."""
+        return self.token_ids[:-1] if self.ended_by == "stop" else self.token_ids
+
 
 def answer(
     model: PreTrainedModel,
@@ -43,7 +49,7 @@ def answer(
     stop = encoder.text.stop_token_ids | _own_stop_ids(model)
     answers: dict[int, Answer] = {}
     for index, generated in generate(model, prompts, config, stop, seed=seed):
-        text = encoder.text.template.parse(encoder.text.decode(generated.token_ids))
+        text = encoder.text.template.parse(encoder.text.decode(generated.said))
         answers[index] = Answer(
             encoder.prompt_text(conversations[index]),
             text,
@@ -74,13 +80,22 @@ def generate(
             raise DataError(f"prompt {index} has {len(prompt)} tokens; the model's context holds {context}")
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     model.eval()
-    with torch.inference_mode(), _cached_attention(model):
-        for start in range(0, len(order), config.batch_size):
-            rows = [
-                _Row(index, list(prompts[index]), min(config.max_new_tokens, context - len(prompts[index])), seed)
-                for index in order[start : start + config.batch_size]
-            ]
-            yield from _generate_batch(model, rows, config, stop_token_ids)
+    for start in range(0, len(order), config.batch_size):
+        rows = [
+            _Row(index, list(prompts[index]), min(config.max_new_tokens, context - len(prompts[index])), seed)
+            for index in order[start : start + config.batch_size]
+        ]
+        yield from _aside(model, _generate_batch(model, rows, config, stop_token_ids))
+
+
+def _aside(model: PreTrainedModel, finished: Iterator[tuple[int, Generated]]) -> Iterator[tuple[int, Generated]]:
+    """`finished`, computed without gradients and with cached attention, neither of which whoever iterates gets to see."""
+    while True:
+        with torch.inference_mode(), _cached_attention(model):
+            answer = next(finished, None)
+        if answer is None:
+            return
+        yield answer
 
 
 class _Row:
@@ -89,7 +104,7 @@ class _Row:
     def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> None:
         self.index, self.prompt, self.max_new_tokens = index, prompt, max_new_tokens
         self.generated: list[int] = []
-        self.generator = torch.Generator().manual_seed((seed << 32) + index)
+        self.generator = torch.Generator().manual_seed(_seed_of(seed, index))
 
     def accept(self, token_id: int, stop_token_ids: Collection[int]) -> Generated | None:
         """Take one more token; the finished answer where it is the last."""
@@ -99,6 +114,11 @@ class _Row:
         if len(self.generated) >= self.max_new_tokens:
             return Generated(tuple(self.generated), "length")
         return None
+
+
+def _seed_of(seed: int, index: int) -> int:
+    """64 bits of their own for every prompt of every run, however large `seed` is."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
 
 
 def _generate_batch(

@@ -31,6 +31,9 @@ LayoutName = Literal["trie", "unshared", "padded"]
 PROOF_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest relative difference of loss and gradient norm between the two ways, by precision of the products."""
 
+_SOFTMAX_ELEMENTS = 1 << 21
+"""Logits that are turned into probabilities at once: 8 MiB in float32."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatchLoss:
@@ -111,26 +114,39 @@ class WeightedCrossEntropy(torch.autograd.Function):
     """sum_m weights[m] * -log softmax(logits[m])[ids[m]], with its gradient weights * (softmax - one-hot).
 
     logits [M, V] in any floating dtype; ids int64 [M]; weights [M]. Returns the sum and the unweighted nll [M], both in
-    float32 or better; only the sum has a gradient. Softmax is computed in float32, the gradient returns in the logits' dtype.
+    float32 or better; only the sum has a gradient. Softmax is computed in float32, a few rows at a time so that they stay in
+    the cache, and again in the backward: what is kept is the logits as they came. The gradient has the logits' dtype.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_probabilities = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        nll = -log_probabilities.gather(1, ids[:, None])[:, 0]
-        ctx.save_for_backward(log_probabilities, ids, weights)
-        ctx.dtype = logits.dtype
+        normalizers = torch.cat([rows.logsumexp(-1) for rows in _in_float(logits)])
+        nll = normalizers - logits.gather(1, ids[:, None])[:, 0]
+        ctx.save_for_backward(logits, ids, weights, normalizers)
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        log_probabilities, ids, weights = ctx.saved_tensors
-        probabilities = log_probabilities.exp_()  # its own buffer: nothing else holds it
-        probabilities[torch.arange(len(ids), device=ids.device), ids] -= 1
-        return probabilities.mul_((weights * grads[0])[:, None]).to(ctx.dtype), None, None
+        logits, ids, weights, normalizers = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        start = 0
+        for rows in _in_float(logits):
+            part = slice(start, start + len(rows))
+            probabilities = (rows - normalizers[part, None]).exp_()
+            probabilities[torch.arange(len(rows), device=ids.device), ids[part]] -= 1
+            gradient[part] = probabilities.mul_((weights[part] * grads[0])[:, None])
+            start = part.stop
+        return gradient, None, None
+
+
+def _in_float(logits: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The rows of `logits` [M, V] in float32 or better, a few at a time."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    for rows in logits.split(max(1, _SOFTMAX_ELEMENTS // logits.shape[1])):
+        yield rows.to(dtype)
 
 
 def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool) -> MicroBatchLoss:

