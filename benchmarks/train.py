@@ -35,8 +35,16 @@ from typing import Any
 from train_peers import machine, systems, works
 from train_peers.figures import GIB, Rounds, Row, measured_row, table
 from train_peers.floor import OPTIMIZER_BYTES_PER_PARAMETER, Shape, count, floor_seconds
-from train_peers.systems import SYSTEMS, WORKSHOP, Contender, NotInstalledError, Worker, WorkerFailedError, started
-from train_peers.tuneful import SWITCHES
+from train_peers.systems import (
+    SWITCHES,
+    SYSTEMS,
+    WORKSHOP,
+    Contender,
+    NotInstalledError,
+    Worker,
+    WorkerFailedError,
+    started,
+)
 from train_peers.worker import Batch, Optimization
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -30,8 +30,8 @@ from transformers import (
 
 from tuneful.config import TrainConfig
 from tuneful.data.trie import TrieBatch, visible
-from tuneful.train.loss import LayoutName, micro_batch_loss
 from tuneful.train.loop import Layout, total_weight
+from tuneful.train.loss import LayoutName, micro_batch_loss
 from tuneful.types import Example
 
 END = 0

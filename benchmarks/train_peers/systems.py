@@ -30,6 +30,7 @@ class System:
     """A program of `train_peers` and the settings in which it may run.
 
     Of several `variants` the driver keeps the one that is "fastest" in a short pilot, or the "first" that runs.
+    `settings` are environment variables that the system sets for itself before torch is loaded.
     `requirements` are installed into an environment of the system's own, `.bench/venv-ENVIRONMENT`.
     """
 
@@ -39,13 +40,25 @@ class System:
     keep: Literal["fastest", "first"] = "fastest"
     environment: str = ""
     requirements: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
 
+
+SWITCHES = {
+    "sharing": "each distinct prefix computed once",
+    "block_attention": "attention along paths in blocks; off: SDPA under a dense N x N mask",
+    "target_rows": "output head on the rows that predict a target only",
+    "kept_memory": "freed buffers kept for the next step",
+    "sparse_embedding": "the input's gradient added to the head's by row",
+    "bfloat16": "products in bfloat16 from a shadow of the float32 weights",
+    "stretched_optimizer": "clipping, AdamW and shadow in cache-sized stretches; off: torch's fused AdamW, then a copy",
+}
+"""Tuneful's techniques; the ablation ladder turns each off alone."""
 
 TRL = ("trl==1.16.0", "torch==2.13.0")
 SYSTEMS = {
     system.name: system
     for system in (
-        System("tuneful", "tuneful", ("bfloat16",)),
+        System("tuneful", "tuneful", ("bfloat16",), settings=(("THP_MEM_ALLOC_ENABLE", "1"),)),
         System("trl", "trl_sft", ("padded", "padding_free"), environment="trl", requirements=TRL),
         System("hf-trainer", "hf_trainer", ("bf16",)),
         System(
@@ -53,7 +66,7 @@ SYSTEMS = {
             "litgpt_full",
             ("bf16-mixed", "bf16-true", "32-true"),
             environment="litgpt",
-            requirements=("litgpt==99.9", "torch==2.13.0"),
+            requirements=("litgpt==0.5.13", "torch==2.13.0"),
         ),
         System("chapter", "chapter", ("eager", "sdpa"), keep="first"),
         System("trl-defaults", "trl_sft", ("defaults",), environment="trl", requirements=TRL),
@@ -178,7 +191,7 @@ def started(contender: Contender, job: dict[str, Any], folder: Path) -> Iterator
         process = subprocess.Popen(
             command,
             cwd=BENCHMARKS,
-            env=_environment(job["num_threads"]),
+            env=_environment(job["num_threads"]) | dict(contender.system.settings),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

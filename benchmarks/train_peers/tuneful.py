@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from train_peers.worker import Batch, Optimization, open_job, serve
+import numpy as np
+import torch
 
-SWITCHES = {
-    "sharing": "each distinct prefix computed once",
-    "target_rows": "output head on the rows that predict a target only",
-    "last_layer_trim": "queries and MLP of the last layer on those rows only",
-    "bfloat16": "products in bfloat16 from a shadow of the float32 weights",
-    "fused_optimizer": "clipping and AdamW in one pass over the parameters",
-}
+from train_peers.worker import Batch, Optimization, Record, open_job, serve
+from tuneful.config import TrainConfig
+from tuneful.data.trie import build_trie, visible
+from tuneful.model.attention import plan_attention, use_trie_attention
+from tuneful.model.load import load_model
+from tuneful.model.memory import keep_freed_memory
+from tuneful.model.precision import cast_parameters
+from tuneful.train.loop import total_weight
+from tuneful.train.loss import WeightedCrossEntropy, micro_batch_loss
+from tuneful.train.optimizer import AdamW
+from tuneful.types import Example
+
+Model = Any
 
 
 def make_stepper(
@@ -21,9 +30,89 @@ def make_stepper(
 ) -> Callable[[Batch], float]:
     """A function that runs one optimizer step on a batch and returns the loss before the update.
 
-    `dtype` is that of the matrix products, "bfloat16" or "float32"; `switches` names every technique of SWITCHES.
+    `dtype` is that of the matrix products, "bfloat16" or "float32"; `switches` names every technique of `systems.SWITCHES`.
     """
-    raise SystemExit("engine not wired")
+    if switches["kept_memory"]:
+        keep_freed_memory()
+    model = load_model(str(model_folder)).model
+    model.train()
+    forward = _total_loss
+    if not switches["block_attention"] or not switches["target_rows"]:
+        forward = partial(_ablated_loss, blocks=switches["block_attention"], target_rows=switches["target_rows"])
+    make_optimizer = _own_optimizer if switches["stretched_optimizer"] else _torch_optimizer
+    update = make_optimizer(model, optimization, getattr(torch, dtype))
+    model.get_input_embeddings().sparse = switches["sparse_embedding"]
+
+    def run_step(batch: Batch) -> float:
+        examples = [_example(record) for record in batch]
+        loss = forward(model, examples, switches["sharing"]) / total_weight(examples)
+        loss.backward()
+        update()
+        return float(loss.item())
+
+    return run_step
+
+
+def _example(record: Record) -> Example:
+    ids = np.asarray(record.ids, dtype=np.int32)
+    weights = (np.arange(len(ids)) >= record.num_prompt).astype(np.float32)
+    return Example(ids, weights, record.num_prompt, "benchmark")
+
+
+def _total_loss(model: Model, examples: list[Example], share: bool) -> torch.Tensor:
+    return micro_batch_loss(model, examples, "trie" if share else "unshared").total
+
+
+def _ablated_loss(
+    model: Model, examples: list[Example], share: bool, *, blocks: bool, target_rows: bool
+) -> torch.Tensor:
+    """The engine's forward with attention or head as others have them."""
+    batch = build_trie(examples, share=share)
+    rows = torch.from_numpy(batch.target_rows).long()
+    inputs: dict[str, Any] = {"logits_to_keep": rows} if target_rows else {}
+    if blocks:
+        use_trie_attention(model)
+        inputs["trie_plan"] = plan_attention(batch, model)
+    else:
+        model.set_attn_implementation("sdpa")
+        inputs["attention_mask"] = torch.from_numpy(visible(batch))[None, None]
+    positions = torch.from_numpy(batch.positions).long()[None]
+    ids = torch.from_numpy(batch.input_ids).long()[None]
+    logits = model(input_ids=ids, position_ids=positions, use_cache=False, **inputs).logits[0]
+    targets = torch.from_numpy(batch.target_ids).long(), torch.from_numpy(batch.target_weights)
+    total: torch.Tensor = WeightedCrossEntropy.apply(logits if target_rows else logits[rows], *targets)[0]
+    return total
+
+
+def _own_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> Callable[[], None]:
+    config = TrainConfig(
+        learning_rate=settings.learning_rate,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        adam_epsilon=settings.eps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+    )
+    optimizer = AdamW(model, config, dtype)
+    return lambda: float(optimizer.step(settings.learning_rate)) and None
+
+
+def _torch_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> Callable[[], None]:
+    """torch's fused AdamW on float32 masters; gradients and shadow are cast whole."""
+    masters = [torch.nn.Parameter(parameter.detach().clone()) for parameter in model.parameters()]
+    cast_parameters(model, dtype)
+    optimizer = torch.optim.AdamW(masters, fused=True, **settings.adamw())
+
+    def update() -> None:
+        for master, parameter in zip(masters, model.parameters(), strict=True):
+            master.grad = parameter.grad.float()
+            parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(masters, settings.max_grad_norm)
+        optimizer.step()
+        for master, parameter in zip(masters, model.parameters(), strict=True):
+            parameter.data.copy_(master.data)
+
+    return update
 
 
 def main() -> None:

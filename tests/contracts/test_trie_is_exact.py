@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-
 from tests.engine import (
     FAMILIES,
     PADDED,
@@ -27,6 +26,7 @@ from tests.engine import (
     train_config,
     tries,
 )
+
 from tuneful.data.trie import TrieBatch, build_trie, visible
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.train import loop, loss

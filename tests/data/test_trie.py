@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-
 from tests.engine import assert_is_trie_of, record, tries
+
 from tuneful.data.trie import build_trie, common_prefix, count_nodes, draw, token_order, visible
 from tuneful.types import Example
 
@@ -21,7 +21,7 @@ def test_the_drawing_of_the_design_is_what_is_built():
     assert batch.subtree_end.tolist() == [5, 5, 3, 5, 5]
     targets = zip(batch.target_rows.tolist(), batch.target_ids.tolist(), batch.target_weights.tolist(), strict=True)
     assert list(targets) == [(0, B, 3), (1, C, 1), (1, D, 2), (2, X, 1), (3, Y, 1), (4, Z, 1)]
-    assert batch.num_record_tokens == 11
+    assert batch.num_record_tokens == 12
     assert batch.total_weight == 9
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from tests.engine import random_records, record, tiny_model, tries
 from torch.nn import functional as F
 
-from tests.engine import random_records, record, tiny_model, tries
 from tuneful.data.trie import build_trie, visible
 from tuneful.model.attention import plan_attention, trie_attention, trie_mask_mod, use_trie_attention
 
@@ -105,7 +105,7 @@ def test_a_prepared_model_refuses_to_run_without_a_plan():
 def test_attention_dropout_is_refused():
     batch = random_batch("short branches")
     model = tiny_model()
-    with pytest.raises(AssertionError, match="dropout 0.1"):
+    with pytest.raises(AssertionError, match=r"dropout 0\.1"):
         trie_attention(
             model, *heads(batch, 4, 2, 8, torch.float32), None, dropout=0.1, trie_plan=plan_attention(batch, model)
         )

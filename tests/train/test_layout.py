@@ -5,6 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.engine import (
+    FAMILIES,
+    VOCABULARY,
+    assert_close,
+    random_records,
+    roughened,
+    run_alone,
+    run_batches,
+    tiny_model,
+    train_config,
+)
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -22,17 +33,6 @@ from transformers import (
     RecurrentGemmaForCausalLM,
 )
 
-from tests.engine import (
-    FAMILIES,
-    VOCABULARY,
-    assert_close,
-    random_records,
-    roughened,
-    run_alone,
-    run_batches,
-    tiny_model,
-    train_config,
-)
 from tuneful.model.attention import plan_attention
 from tuneful.train import loss
 from tuneful.train.loop import choose_layout
@@ -66,7 +66,11 @@ UNSHARABLE = {
         "caps its attention scores",
         lambda: Gemma2ForCausalLM(
             Gemma2Config(
-                **SIZES, **HEADS, layer_types=["full_attention"] * 2, attn_logit_softcapping=1.0, query_pre_attn_scalar=8
+                **SIZES,
+                **HEADS,
+                layer_types=["full_attention"] * 2,
+                attn_logit_softcapping=1.0,
+                query_pre_attn_scalar=8,
             )
         ),
     ),
@@ -74,7 +78,9 @@ UNSHARABLE = {
     "mamba": (
         "recurrent",
         lambda: MambaForCausalLM(
-            MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, pad_token_id=None, use_mambapy=False)
+            MambaConfig(
+                vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, pad_token_id=None, use_mambapy=False
+            )
         ),
     ),
     "recurrent gemma": (
@@ -142,7 +148,9 @@ def test_dropout_is_named_with_its_value(family, changes):
 
 @pytest.mark.parametrize("wanted", ["unshared", "padded"])
 def test_the_layout_that_is_asked_for_is_taken(wanted):
-    layout = choose_layout(tiny_model(), random_records(4), train_config(layout=wanted, micro_batch_tokens=77), torch.float32)
+    layout = choose_layout(
+        tiny_model(), random_records(4), train_config(layout=wanted, micro_batch_tokens=77), torch.float32
+    )
     assert (layout.name, layout.max_tokens, layout.reason) == (wanted, 77, None)
 
 

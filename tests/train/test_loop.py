@@ -5,8 +5,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-
 from tests.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_model, train_config
+
 from tuneful.data.order import all_steps
 from tuneful.errors import TunefulError
 from tuneful.train.loop import Evaluation, Layout, Step, finetune, mean_loss, record_nll
@@ -39,7 +39,9 @@ def bits_of(model):
     ],
 )
 def test_evaluations_come_first_at_intervals_and_once_at_the_end(max_steps, eval_steps, expected):
-    events, _ = run(random_records(4), random_records(2, seed=1), batch_size=2, max_steps=max_steps, eval_steps=eval_steps)
+    events, _ = run(
+        random_records(4), random_records(2, seed=1), batch_size=2, max_steps=max_steps, eval_steps=eval_steps
+    )
     assert " ".join(f"{type(event).__name__[0]}{event.step}" for event in events) == expected
 
 
@@ -64,7 +66,9 @@ def test_a_step_reports_the_loss_of_its_own_records_before_it_changes_the_weight
     assert step.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("layout", [UNSHARED, PADDED, Layout("trie", 1), Layout("trie", 40), Layout("padded", 30)], ids=repr)
+@pytest.mark.parametrize(
+    "layout", [UNSHARED, PADDED, Layout("trie", 1), Layout("trie", 40), Layout("padded", 30)], ids=repr
+)
 def test_a_run_is_the_same_run_however_it_is_laid_out(layout):
     examples, validation = random_records(10, longest=20), random_records(3, seed=1)
     settings = {"batch_size": 5, "max_steps": 6, "eval_steps": 3, "learning_rate": 1e-3}
@@ -137,13 +141,14 @@ def test_a_loss_that_is_not_finite_names_step_and_records_and_changes_no_weight(
     config = train_config(batch_size=2, num_train_epochs=1, learning_rate=1e-3)
     step = 1 + next(at for at, indices in enumerate(all_steps(6, 2, config.seed, 1)) if 4 in indices)
     run = finetune(model, AdamW(model, config, torch.float32), examples, [], config, layout)
-    before = bits_of(model)
+    after_each = [bits_of(model)]
     with pytest.raises(TunefulError, match=rf"step {step}: .*not finite.*{bad.source}") as refusal:
-        for _ in run:
-            before = bits_of(model)
+        after_each.extend(bits_of(model) for _ in run)
     assert refusal.value.exit_code == 1
-    assert torch.equal(bits_of(model), before)
-    others = {example.source for index, example in enumerate(examples) if index not in list(all_steps(6, 2, 0, 1))[step - 1]}
+    assert torch.equal(bits_of(model), after_each[-1])
+    others = {
+        example.source for index, example in enumerate(examples) if index not in list(all_steps(6, 2, 0, 1))[step - 1]
+    }
     assert not any(source in str(refusal.value) for source in others)
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-
 from tests.engine import TRIE, random_records, tiny_model, train_config
+
 from tuneful.train.loop import finetune
 from tuneful.train.optimizer import AdamW, learning_rate
 
@@ -13,7 +13,9 @@ from tuneful.train.optimizer import AdamW, learning_rate
 def small_model(dtype=torch.float32):
     """Two matrices and two vectors; the optimizer asks no more of a model than its parameters."""
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 3, bias=False)).to(dtype)
+    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 3, bias=False)).to(
+        dtype
+    )
 
 
 def give_gradients(model, seed, scale=1.0):

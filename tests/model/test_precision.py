@@ -1,0 +1,113 @@
+"""Where the model runs and in which precision: the processor is asked first, timed once, and believed after that."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tuneful.errors import ConfigError
+from tuneful.model import precision
+from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Set what the processor says of bfloat16, and how long its products take; count the timings."""
+
+    said = SimpleNamespace(native=True, seconds={torch.float32: 2.0, torch.bfloat16: 1.0}, num_timings=0)
+
+    def timed(dtype, *_, **__):
+        said.num_timings += 1
+        return said.seconds[dtype]
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: said.native)
+    monkeypatch.setattr(precision, "_seconds_of_product", timed)
+    return said
+
+
+def test_without_native_bfloat16_products_are_float32_and_nothing_is_timed(processor, tmp_path):
+    processor.native = False
+    assert choose_dtype("auto", CPU, tmp_path) is torch.float32
+    assert processor.num_timings == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1.0, torch.bfloat16), (1.9, torch.float32), (30.0, torch.float32)])
+def test_native_bfloat16_is_taken_where_it_is_faster_by_a_fifth(processor, tmp_path, seconds, expected):
+    processor.seconds = {torch.float32: 2.0, torch.bfloat16: seconds}
+    assert choose_dtype("auto", CPU, tmp_path) is expected
+
+
+def test_the_timing_is_kept_and_not_repeated(processor, tmp_path):
+    cache = tmp_path / "not" / "there yet"
+    assert choose_dtype("auto", CPU, cache) is torch.bfloat16
+    timings = processor.num_timings
+    assert timings == 2
+    processor.seconds = {torch.float32: 1.0, torch.bfloat16: 9.0}
+    assert choose_dtype("auto", CPU, cache) is torch.bfloat16
+    assert processor.num_timings == timings
+
+
+def test_the_timing_of_another_machine_is_not_believed(processor, tmp_path):
+    choose_dtype("auto", CPU, tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), "key": "another processor"}))
+    processor.seconds = {torch.float32: 1.0, torch.bfloat16: 9.0}
+    assert choose_dtype("auto", CPU, tmp_path) is torch.float32
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"key": "x"}', "\x00\xff", '{"speedup": 2}', "[1]", "null", "3"])
+def test_a_damaged_cache_is_measured_anew(processor, tmp_path, damage):
+    choose_dtype("auto", CPU, tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_text(damage, encoding="latin-1")
+    assert choose_dtype("auto", CPU, tmp_path) is torch.bfloat16
+    assert processor.num_timings == 4
+    assert json.loads(file.read_text())["speedup"] == 2
+
+
+@pytest.mark.parametrize("speedup", [None, "fast", [2]])
+def test_a_damaged_figure_is_measured_anew(processor, tmp_path, speedup):
+    choose_dtype("auto", CPU, tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), "speedup": speedup}))
+    assert choose_dtype("auto", CPU, tmp_path) is torch.bfloat16
+    assert processor.num_timings == 4
+
+
+def test_a_cache_that_cannot_be_written_costs_a_timing_and_nothing_else(processor, tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    for _ in range(2):
+        assert choose_dtype("auto", CPU, in_the_way) is torch.bfloat16
+    assert processor.num_timings == 4
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_what_the_user_asks_for_is_taken_without_a_question(processor, tmp_path, wanted, expected):
+    processor.native = False
+    assert choose_dtype(wanted, CPU, tmp_path) is expected
+    assert processor.num_timings == 0
+
+
+def test_the_real_processor_is_timed_in_a_moment(tmp_path):
+    assert choose_dtype("auto", CPU, tmp_path) in (torch.float32, torch.bfloat16)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == CPU
+    with pytest.raises(ConfigError, match=r"`model\.device`: 'cuda:1', but no CUDA device is visible"):
+        choose_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_parameters_are_cast_and_buffers_are_not():
+    model = torch.nn.BatchNorm1d(3)
+    cast_parameters(model, torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.running_mean.dtype is torch.float32
