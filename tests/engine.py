@@ -59,6 +59,7 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
     make, configure, own = makers[family]
     torch.manual_seed(seed)
     model = make(configure(**{**common, **own, **changes}))
+    model.set_attn_implementation("sdpa")
     return roughened(model, dtype).train()
 
 
@@ -68,9 +69,8 @@ def roughened(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.empty_like(parameter).uniform_(-0.2, 0.2))
-    model.set_attn_implementation("sdpa")
+    model.to(dtype)
     if dtype is torch.float64:
-        model.to(dtype)
         _make_norms_float64(model)
     return model
 
@@ -183,9 +183,10 @@ class Outcome:
     gradients: dict[str, torch.Tensor]
 
 
-def run_alone(model: PreTrainedModel, examples: Sequence[Example], attention: str = "sdpa") -> Outcome:
-    """The summed weighted loss of the records, each in a plain forward of its own."""
-    model.set_attn_implementation(attention)
+def run_alone(model: PreTrainedModel, examples: Sequence[Example], attention: str | None = "sdpa") -> Outcome:
+    """The summed weighted loss of the records, each in a plain forward of its own; in the model's own attention for None."""
+    if attention is not None:
+        model.set_attn_implementation(attention)
     total = 0.0
     for example in examples:
         ids = torch.from_numpy(example.token_ids).long()

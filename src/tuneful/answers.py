@@ -11,7 +11,7 @@ from tuneful.console import Terminal
 from tuneful.data.encode import Encoder, TextEncoder
 from tuneful.data.prepare import make_encoder
 from tuneful.data.read import read_data
-from tuneful.data.template import TEMPLATES, find_template
+from tuneful.data.template import TEMPLATE_FILE, TEMPLATES, find_template
 from tuneful.errors import ConfigError
 from tuneful.infer.generate import answer
 from tuneful.model.builtin import cache_root
@@ -20,16 +20,12 @@ from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.rundir import answer_row, json_line, write_text
 from tuneful.types import Answer, Conversation, Turn
 
-OWN_TEMPLATE = "tuneful.json"
-"""The file of a model folder that names the template it was trained with."""
-
-
 def with_own_template(config: Config) -> Config:
     """`config`, with the template that its model was trained with where the model's folder names one.
 
     A template that was asked for by name stays; ConfigError where the folder's file is damaged.
     """
-    file = Path(config.model.name_or_path) / OWN_TEMPLATE
+    file = Path(config.model.name_or_path) / TEMPLATE_FILE
     if not file.is_file() or "name" in config.template.model_fields_set:
         return config
     try:
@@ -43,7 +39,7 @@ def with_own_template(config: Config) -> Config:
 
 def write_own_template(folder: Path, name: str) -> None:
     """Name in a model's folder the template that it was trained with."""
-    write_text(folder / OWN_TEMPLATE, json.dumps({"template": name}) + "\n")
+    write_text(folder / TEMPLATE_FILE, json.dumps({"template": name}) + "\n")
 
 
 def answer_one(instruction: str, input_text: str, config: Config, terminal: Terminal) -> Answer:

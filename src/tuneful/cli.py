@@ -158,7 +158,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         to_stdout(json.dumps(findings, indent=1))
     else:
-        examination.show(findings, Terminal())
+        examination.show(findings, Terminal(stderr=False))
 
 
 def main() -> None:
@@ -166,13 +166,16 @@ def main() -> None:
     debug = "--debug" in sys.argv
     _prepare_process()
     try:
-        sys.exit(app(standalone_mode=False, args=[argument for argument in sys.argv[1:] if argument != "--debug"]))
+        arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+        sys.exit(app(prog_name="tuneful", standalone_mode=False, args=arguments))
     except TunefulError as error:
         _fail(error, error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own, about an argument
+            if not error.format_message():  # no argument at all: the help was shown
+                sys.exit(error.exit_code)
             _fail(_usage_error(error), int(error.exit_code), debug)
         _fail(error, 1, debug)
 

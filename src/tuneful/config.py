@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -127,11 +127,12 @@ class TrainConfig(Section):
         "classical padded batch. Changes no result",
     )
 
-    @model_validator(mode="after")
-    def _warmup_is_a_share_or_a_count(self) -> TrainConfig:
-        if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
-            raise ValueError(f"warmup_steps {self.warmup_steps} is neither a share below 1 nor a whole number of steps")
-        return self
+    @field_validator("warmup_steps")
+    @classmethod
+    def _warmup_is_a_share_or_a_count(cls, value: float) -> float:
+        if value >= 1 and value != int(value):
+            raise ValueError("neither a share below 1 nor a whole number of steps")
+        return value
 
 
 class GenerateConfig(Section):
@@ -315,3 +316,26 @@ def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
         found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
         lines.append(f"{place}: `{dotted}`: {problem['msg'].removeprefix('Value error, ')}{found}")
     return "\n".join(lines)
+
+
+def reference() -> str:
+    """Every key with its default and meaning, as the Markdown of docs/configuration.md."""
+    lines = [
+        "# Configuration",
+        "",
+        "Settings come from a YAML file (`--config`) and from `section.key=value` arguments, which win. This page is made from",
+        "the code: `python -m tuneful.config > docs/configuration.md`.",
+    ]
+    for name, section in Config.model_fields.items():
+        assert isinstance(section.annotation, type)
+        lines += ["", f"## {name}", "", str(section.annotation.__doc__), "", "| key | default | meaning |", "|---|---|---|"]
+        for key, field in section.annotation.model_fields.items():
+            default = "none" if field.default is None else field.default
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            among = f" (one of {', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
+            lines.append(f"| `{name}.{key}` | `{default}` | {field.description}{among} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

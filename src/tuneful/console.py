@@ -53,10 +53,10 @@ class Advance:
 
 
 class Terminal:
-    """Where the commands speak. `quiet` says nothing at all."""
+    """Where the commands speak. `quiet` says nothing at all; `stderr=False` is for what is itself the result."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=False, emoji=False)
+    def __init__(self, *, quiet: bool = False, stderr: bool = True) -> None:
+        self.console = Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=False, emoji=False)
         if not self.console.is_terminal and "COLUMNS" not in os.environ:
             self.console.width = _PIPE_WIDTH
         self.quiet = quiet

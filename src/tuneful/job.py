@@ -26,7 +26,7 @@ from tuneful.data.order import num_steps
 from tuneful.data.prepare import describe, make_encoder, prepare_data
 from tuneful.data.read import read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
-from tuneful.data.template import find_template
+from tuneful.data.template import TEMPLATE_FILE, find_template
 from tuneful.environment import describe_machine
 from tuneful.errors import InputError
 from tuneful.infer.generate import answer
@@ -44,6 +44,7 @@ from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Example
 
 _VERIFIED_PROMPTS = 4
+_SAMPLE_INDENT = " " * 12
 
 
 class Interrupted(KeyboardInterrupt):
@@ -202,6 +203,7 @@ class Job:
                 card=Card(facts=self._card_facts(), datasets=(self.dataset.file.name,)),
                 stop_token_ids=sorted(text.stop_token_ids),
             )
+            self.run.write_json(f"model/{TEMPLATE_FILE}", {"template": text.template.name})
             prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
             verify_export(self.model, self.run.model, prompts)
             write_own_template(self.run.model, text.template.name)
@@ -277,8 +279,9 @@ class Job:
         loss = "no validation set" if event.validation_loss is None else f"validation loss {event.validation_loss:.4f}"
         self.terminal.say(f"step {event.step:>5}  {loss}")
         if event.sample:
-            self.terminal.say(f"            {_clipped(event.sample.prompt, -72)}", style="dim")
-            self.terminal.say(f"            {_clipped(event.sample.text, 200)}", style="green")
+            room = min(self.terminal.console.width, 200) - len(_SAMPLE_INDENT) - len(" ...")
+            self.terminal.say(_SAMPLE_INDENT + _clipped(event.sample.prompt, -room), style="dim")
+            self.terminal.say(_SAMPLE_INDENT + _clipped(event.sample.text, room), style="green")
 
     def _write_data(self) -> None:
         dataset = self.dataset

@@ -70,6 +70,16 @@ def test_a_prompt_weight_of_three_tenths_is_exact_in_float64():
     check(tiny_model(dtype=torch.float64), random_records(7, prompt_weight=0.3))
 
 
+@pytest.mark.xfail(
+    strict=True, reason="float32 weights times a float64 scalar are float32: the gradient is off by 1e-8"
+)
+@pytest.mark.parametrize("layout", ["trie", "unshared", "padded"])
+def test_a_sum_that_is_divided_before_the_backward_is_exact_in_float64(layout):
+    model, examples = tiny_model(dtype=torch.float64), random_records(7)
+    mean = run_batches(model, [examples], layout, divisor=total_weight(examples))
+    assert_close(mean, mean_of(model, examples), TOLERANCE[torch.float64])
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_branches_longer_than_a_block_of_queries_are_exact(family):
     rng = np.random.default_rng(1)
@@ -94,8 +104,7 @@ def test_the_other_layouts_are_exact_too(family, layout):
 @pytest.mark.parametrize("layout", ["trie", "unshared", "padded"])
 def test_how_a_step_is_cut_into_micro_batches_changes_nothing(layout):
     model, examples = tiny_model(dtype=torch.float64), random_records(8, longest=20)
-    weight = total_weight(examples)
-    oracle = mean_of(model, examples)
+    oracle = run_alone(model, examples)
     cuts = {
         "1x8": [examples],
         "8x1": [[example] for example in examples],
@@ -104,7 +113,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(layout):
     }
     for name, batches in cuts.items():
         assert sum(map(len, batches)) == 8, name
-        assert_close(run_batches(model, batches, layout, divisor=weight), oracle, TOLERANCE[torch.float64])
+        assert_close(run_batches(model, batches, layout), oracle, TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("layout", ["trie", "unshared", "padded"])

@@ -142,12 +142,11 @@ def test_parsing_the_trained_tokens_gives_the_response_back(maker: Encoder, conv
     assert maker.text.template.parse(maker.text.decode(trained[:-1])) == response
 
 
-@given(conversation=conversations(response=st.just("") | asked))
+@given(conversation=conversations())
 def test_control_tokens_are_those_of_the_template_whatever_the_user_writes(
     maker: Encoder, conversation: Conversation
 ) -> None:
     """The same conversation with every user text blanked has the same control tokens, in the same order."""
-    assume(any(turn.response for turn in conversation.turns))
     blank = Conversation(
         "x" if conversation.system else "",
         tuple(Turn("x", "x" if turn.input else "", "x" if turn.response else "") for turn in conversation.turns),
@@ -310,7 +309,7 @@ def test_a_tokenizer_that_marks_the_start_of_a_text_marks_the_start_of_the_recor
     maker = encoder(tokenizer, template)
     conversation = Conversation("", (Turn("Hi there", "in put", "Yo yo"), Turn("b c", "", "d e")), "here:1")
     ids = encoded(maker, conversation).token_ids.tolist()
-    pieces = [piece for piece in maker.text.template.example(conversation)]
+    pieces = maker.text.template.example(conversation)
     text = "".join("</s>" if piece.origin is Origin.END else piece.text for piece in pieces)
     end = tokenizer.convert_ids_to_tokens(maker.text.end_token_id)
     tokens = "".join(tokenizer.convert_ids_to_tokens(ids)).removeprefix("<s>" if add_bos else "")
@@ -353,7 +352,7 @@ def test_a_response_ends_with_the_templates_token_where_the_tokenizer_has_it(
         "<|im_end|>",
         "<|end|>",
     ]
-    assert {end(gpt2_tokenizer, name) for name in TEMPLATES} == {"<|endoftext|>"}
+    assert {end(gpt2_tokenizer, name) for name in ("alpaca", "phi-3")} == {"<|endoftext|>"}
     encode = TextEncoder(byte_tokenizer, find_template("chatml"))
     assert encode.stop_token_ids == {encode.end_token_id, byte_tokenizer.eos_token_id}
 

@@ -17,10 +17,14 @@ from tests.engine import (
     train_config,
 )
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -62,18 +66,6 @@ UNSHARABLE = {
         "sliding-window",
         lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, **HEADS, sliding_window=4, query_pre_attn_scalar=8)),
     ),
-    "gemma2 without a window": (
-        "caps its attention scores",
-        lambda: Gemma2ForCausalLM(
-            Gemma2Config(
-                **SIZES,
-                **HEADS,
-                layer_types=["full_attention"] * 2,
-                attn_logit_softcapping=1.0,
-                query_pre_attn_scalar=8,
-            )
-        ),
-    ),
     "gemma3": ("sliding-window", lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, **HEADS, sliding_window=4))),
     "mamba": (
         "recurrent",
@@ -99,14 +91,8 @@ UNSHARABLE = {
 
 
 def loaded(name):
-    """The model as `from_pretrained` would leave it: in the attention that transformers chose for it."""
     torch.manual_seed(0)
-    model = UNSHARABLE[name][1]()
-    chosen = model.config._attn_implementation
-    roughened(model, torch.float32).train()
-    if chosen:
-        model.set_attn_implementation(chosen)
-    return model
+    return roughened(UNSHARABLE[name][1](), torch.float32).train()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -124,8 +110,7 @@ def test_a_model_that_may_not_share_is_named_and_computes_plain_losses(name):
     layout = choose_layout(model, examples, train_config(), torch.float32)
     assert layout.name == "padded"
     assert UNSHARABLE[name][0] in layout.reason
-    attention = model.config._attn_implementation
-    alone = run_alone(model, examples, "eager" if "gemma2" in name else attention)
+    alone = run_alone(loaded(name), examples, attention=None)
     assert np.isfinite(alone.loss)
     assert_close(run_batches(model, [examples], layout.name), alone, 1e-5)
 
@@ -144,6 +129,43 @@ def test_dropout_is_named_with_its_value(family, changes):
     assert np.isfinite(run_batches(model, [examples], "padded").loss)
     model.eval()
     assert_close(run_batches(model, [examples], "padded"), run_alone(model, examples), 1e-5)
+
+
+@pytest.mark.xfail(strict=True, reason="any positive value of a key with `drop` in its name counts, used or not")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES)),  # as Pythia: classifier_dropout 0.1, all others 0
+        lambda: tiny_model("gpt2", summary_first_dropout=0.1),  # GPT-2's default
+    ],
+    ids=["gpt-neox", "gpt2"],
+)
+def test_a_dropout_of_a_head_that_the_model_does_not_have_is_no_reason(make):
+    assert why_not_shared(make()) is None
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="values are taken to be as wide as keys")
+def test_values_narrower_than_keys_are_shared_exactly_or_named():
+    torch.manual_seed(0)
+    config = DeepseekV3Config(
+        **SIZES,
+        num_key_value_heads=4,
+        first_k_dense_replace=2,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=12,
+    )
+    model = roughened(DeepseekV3ForCausalLM(config), torch.float32).train()
+    examples = random_records(5)
+    alone = run_alone(model, examples, attention=None)
+    layout = choose_layout(model, examples, train_config(), torch.float32)
+    assert_close(run_batches(model, [examples], layout.name), alone, 1e-5)
+
+
+def test_capped_attention_scores_are_named():
+    assert "caps its attention scores" in why_not_shared(tiny_model("gemma", attn_logit_softcapping=50.0))
 
 
 @pytest.mark.parametrize("wanted", ["unshared", "padded"])

@@ -10,12 +10,9 @@ from tuneful.train.loop import finetune
 from tuneful.train.optimizer import AdamW, learning_rate
 
 
-def small_model(dtype=torch.float32):
-    """Two matrices and two vectors; the optimizer asks no more of a model than its parameters."""
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 3, bias=False)).to(
-        dtype
-    )
+def small_model():
+    """A model of one layer, with matrices and vectors."""
+    return tiny_model("gpt2", n_embd=8, n_layer=1, n_head=2, n_positions=8)
 
 
 def give_gradients(model, seed, scale=1.0):
@@ -47,7 +44,7 @@ def test_ten_steps_equal_torchs_own_adamw_with_clipping_and_decay_on_matrices_on
     ]
     oracle = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=False, foreach=False)
     for step in range(10):
-        scale = 3.0 if step % 2 else 0.05  # above and below the norm that is clipped to
+        scale = 3.0 if step % 2 else 0.01  # above and below the norm that is clipped to
         for model in (ours, theirs):
             give_gradients(model, step, scale)
         norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_grad_norm or math.inf)
@@ -73,14 +70,14 @@ def test_norms_and_biases_do_not_decay():
 
 def test_frozen_parameters_stay_as_they_are():
     model = small_model()
-    model[0].weight.requires_grad_(False)
-    frozen = model[0].weight.detach().clone()
+    embedding = model.get_input_embeddings().weight.requires_grad_(False)
+    frozen = embedding.detach().clone()
     optimizer = AdamW(model, train_config(), torch.bfloat16)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
     optimizer.step(0.1)
     optimizer.masters_to_model()
-    assert torch.equal(model[0].weight, frozen)
+    assert torch.equal(embedding, frozen)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -92,13 +89,25 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(dtype
         optimizer.step(1e-2)
         if model is once:
             give_gradients(model, 2)
-            model[0].weight.grad[0, 0] = torch.nan
+            next(model.parameters()).grad[0, 0] = torch.nan
             assert math.isnan(optimizer.step(1e-2))
             assert all(parameter.grad is None for parameter in model.parameters())
         give_gradients(model, 3)
         optimizer.step(1e-2)  # would differ if the moments or the count of steps had changed
         optimizer.masters_to_model()
     assert all(torch.equal(one, other) for one, other in zip(bits_of(once), bits_of(undisturbed), strict=True))
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="a float32 weight is viewed flat as it lies")
+def test_a_weight_whose_rows_are_not_neighbours_in_memory_is_trained_all_the_same():
+    apart, together = small_model(), small_model()
+    weight = apart.get_input_embeddings().weight
+    weight.data = weight.data.T.contiguous().T
+    for model in (apart, together):
+        optimizer = AdamW(model, train_config(), torch.float32)
+        give_gradients(model, 1)
+        optimizer.step(1e-2)
+    torch.testing.assert_close(weights_of(apart), weights_of(together))
 
 
 # ------------------------------------------------------------------------------------------------------ bfloat16 shadow

@@ -66,7 +66,8 @@ def read_data(data: str, *, on_error: str = "stop") -> DataFile:
     """
     path = starter.path() if data == STARTER else Path(data)
     content = _read_bytes(path)
-    rows = _split_rows(_decode(content, path), path)
+    shown = Path(path.name) if data == STARTER else path  # where the package is installed says nothing to anybody
+    rows = _split_rows(_decode(content, path), shown)
     records: list[Record] = []
     refused: list[Refusal] = []
     for source, raw in rows:

@@ -194,6 +194,10 @@ TEMPLATES = {
 the original Alpaca format for records with an input."""
 
 
+TEMPLATE_FILE = "tuneful.json"
+"""The file of a model folder that names the template it was trained with: `{"template": "alpaca"}`."""
+
+
 def find_template(name: str) -> Template:
     """The built-in template `name`; TemplateError where there is none."""
     if name not in TEMPLATES:

@@ -4,7 +4,7 @@ A model that was prepared by `use_trie_attention` hands query, key and value of 
 `trie_attention`, with the plan that came in through the model's keyword arguments. No model is forked or patched, and
 registering the name with `AttentionInterface` alone keeps transformers from ever building an N x N mask.
 
-On the CPU a plan cuts the trie's branches into blocks of at most 64 queries. A block's keys are the path from the root to
+On the CPU a plan cuts the trie's branches into blocks of at most 32 queries. A block's keys are the path from the root to
 its last query, in order of depth, so a query at position p sees the first p + 1 of them:
 
     trie (depth first)  0 1 2 3 4      branches 0-1-2, 3-4 below 1      blocks   queries   keys (path)
@@ -34,11 +34,13 @@ from tuneful.data.trie import TrieBatch
 # Legend of shapes: N nodes, H query heads, K key/value heads, R = H / K query heads a key head, D head size,
 #                   B blocks of a group, Q queries of a block, P path (keys) of a block
 NAME = "tuneful_trie"
-BLOCK_QUERIES = 64
+BLOCK_QUERIES = 32
 SAVED_PROBABILITY_BYTES = 8 << 20
 """Softmax results of a layer up to this size are kept for the backward; larger ones are computed again."""
-_CALL_COST = 40_000
+_CALL_COST = 2_000
 """What one more batched call costs, in query-key pairs: padding up to this much is cheaper than another call."""
+_MOST_BLOCKS = 128
+"""Blocks in one group."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,23 +138,26 @@ def _cut_blocks(batch: TrieBatch) -> list[_Block]:
 
 
 def _grouped(blocks: Sequence[_Block]) -> list[list[_Block]]:
-    """Blocks of like size together: a group grows while its padding costs less than one more call would."""
+    """Blocks of like size together: the cut of the blocks, sorted by path, that costs least in padded pairs and calls.
+
+    best[n] is the least cost of the n longest blocks, found by trying every last group (dynamic programming).
+    """
+    ordered = sorted(blocks, key=lambda block: (len(block.path), len(block.queries)), reverse=True)
+    best, cuts = [0.0], [0]
+    for stop in range(1, len(ordered) + 1):
+        num_queries, least, cut = 0, float("inf"), 0
+        for start in range(stop - 1, max(stop - 1 - _MOST_BLOCKS, -1), -1):
+            num_queries = max(num_queries, len(ordered[start].queries))
+            padded = (stop - start) * num_queries * len(ordered[start].path)
+            if best[start] + padded + _CALL_COST < least:
+                least, cut = best[start] + padded + _CALL_COST, start
+        best.append(least)
+        cuts.append(cut)
     groups: list[list[_Block]] = []
-    waste = 0
-    for block in sorted(blocks, key=lambda block: (len(block.path), len(block.queries)), reverse=True):
-        size = len(block.queries) * len(block.path)
-        if groups:
-            group = groups[-1]
-            num_queries = max(len(member.queries) for member in group)
-            num_keys = len(group[0].path)
-            padding = max(num_queries, len(block.queries)) * num_keys - size
-            padding += max(0, len(block.queries) - num_queries) * num_keys * len(group)
-            if waste + padding <= _CALL_COST + size // 2 and len(group) * num_queries * num_keys < (1 << 20):
-                group.append(block)
-                waste += padding
-                continue
-        groups.append([block])
-        waste = 0
+    stop = len(ordered)
+    while stop:
+        groups.append(ordered[cuts[stop] : stop])
+        stop = cuts[stop]
     return groups
 
 

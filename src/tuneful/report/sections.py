@@ -115,7 +115,7 @@ def _model_name(run: Run) -> str:
 def _lede(run: Run) -> tuple[str, str]:
     """The verdict's first sentence, and what else it says (but not the caution, which has a box of its own)."""
     if run.comparison and run.comparison.sentence:
-        said = run.comparison.sentence.removesuffix(f" Caution: {run.comparison.caution}.")
+        said = run.comparison.sentence.removesuffix(f" Caution: {run.comparison.caution}.").replace(" -> ", " → ")
         first, stop, rest = said.partition(". ")
         return first + stop.rstrip(), rest
     if not run.steps:

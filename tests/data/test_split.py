@@ -1,0 +1,127 @@
+"""Splits: disjoint, complete, the same every time, and no prompt on two sides."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tuneful.data.read import Record
+from tuneful.data.split import Split, normal_prompt, split_records
+from tuneful.errors import DataError
+from tuneful.types import Conversation, Turn
+
+
+def record(instruction: str, index: int, input: str = "", system: str = "") -> Record:
+    return Record({"id": index}, Conversation(system, (Turn(instruction, input, "yes"),), f"data.json:{index}"))
+
+
+def records(num: int) -> list[Record]:
+    return [record(f"question {index}", index) for index in range(num)]
+
+
+def split(
+    rows: list[Record], method: str = "grouped", test: float = 0.1, validation: float = 0.05, seed: int = 0
+) -> Split:
+    return split_records(rows, method, test_share=test, validation_share=validation, seed=seed)
+
+
+def ids(rows: Any) -> list[int]:
+    return [row.raw["id"] for row in rows]
+
+
+def sizes(found: Split) -> tuple[int, int, int]:
+    return len(found.train), len(found.validation), len(found.test)
+
+
+@pytest.mark.parametrize("num", [20, 100, 1100, 1207])
+def test_ordered_cuts_the_file_as_the_chapter_slices_it(num: int) -> None:
+    data = records(num)
+    train_portion, test_portion = int(len(data) * 0.85), int(len(data) * 0.1)
+    found = split(data, "ordered")
+    assert list(found.train) == data[:train_portion]
+    assert list(found.test) == data[train_portion : train_portion + test_portion]
+    assert list(found.validation) == data[train_portion + test_portion :]
+
+
+@pytest.mark.parametrize("method", ["grouped", "random", "ordered"])
+@pytest.mark.parametrize(("num", "expected"), [(1000, (850, 50, 100)), (100, (85, 5, 10)), (20, (17, 1, 2))])
+def test_shares_are_85_5_and_10_in_a_hundred(method: str, num: int, expected: tuple[int, int, int]) -> None:
+    assert sizes(split(records(num), method)) == expected
+
+
+@pytest.mark.parametrize("method", ["grouped", "random", "ordered"])
+def test_tiny_sets_leave_a_record_on_every_side_that_was_wanted(method: str) -> None:
+    assert sizes(split(records(3), method)) == (1, 1, 1)
+    assert sizes(split(records(5), method)) == (3, 1, 1)
+    assert sizes(split(records(2), method, validation=0)) == (1, 0, 1)
+    assert sizes(split(records(2), method, test=0)) == (1, 1, 0)
+    assert sizes(split(records(1), method, test=0, validation=0)) == (1, 0, 0)
+    for num, shares in ((2, {}), (1, {"validation": 0.0}), (1, {"test": 0.0})):
+        with pytest.raises(DataError, match="too few for a train, a validation and a test set"):
+            split(records(num), method, **shares)
+
+
+rows = st.lists(st.sampled_from("aaaabbcdefghij"), min_size=1, max_size=60).map(
+    lambda letters: [record(f"{letter}?", index) for index, letter in enumerate(letters)]
+)
+shares = st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.45])
+
+
+@given(rows, st.sampled_from(["grouped", "random", "ordered"]), shares, shares, st.integers(0, 9))
+def test_every_record_is_on_exactly_one_side(
+    data: list[Record], method: str, test: float, validation: float, seed: int
+) -> None:
+    try:
+        found = split(data, method, test, validation, seed)
+    except DataError:
+        wanted = 1 + bool(test) + bool(validation)
+        different = len({normal_prompt(row.conversation) for row in data}) if method == "grouped" else len(data)
+        assert different < wanted
+        return
+    assert Counter(ids([*found.train, *found.validation, *found.test])) == Counter(ids(data))
+    assert [bool(size) for size in sizes(found)] == [True, bool(validation), bool(test)]
+    assert found == split(data, method, test, validation, seed)
+
+
+@given(rows, st.integers(0, 9))
+def test_grouped_keeps_records_with_the_same_prompt_on_one_side(data: list[Record], seed: int) -> None:
+    assume(len({normal_prompt(row.conversation) for row in data}) >= 3)
+    found = split(data, seed=seed)
+    prompts = [
+        {normal_prompt(row.conversation) for row in side} for side in (found.train, found.validation, found.test)
+    ]
+    assert sum(map(len, prompts)) == len(set.union(*prompts))
+
+
+def test_one_prompt_with_half_of_all_records_is_trained_on_and_moves_no_share() -> None:
+    data = records(500) + [record("Write a poem.", index) for index in range(500, 1000)]
+    for seed in range(5):
+        found = split(data, seed=seed)
+        assert sizes(found) == (850, 50, 100)
+        assert sum(row.raw["id"] >= 500 for row in found.train) == 500
+
+
+def test_grouped_without_repeated_prompts_is_the_random_split() -> None:
+    assert split(records(50), "grouped", seed=3) == split(records(50), "random", seed=3)
+
+
+def test_grouped_refuses_fewer_prompts_than_sets_and_says_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"only 1 different prompt\(s\) for 3 sets; set data.split=random"):
+        split([record("same", index) for index in range(10)])
+
+
+def test_another_seed_is_another_split_and_ordered_has_none() -> None:
+    assert split(records(100), seed=0) != split(records(100), seed=1)
+    assert split(records(100), "ordered", seed=0) == split(records(100), "ordered", seed=1)
+
+
+def test_prompts_are_the_same_where_only_case_space_punctuation_and_character_forms_differ() -> None:
+    base = normal_prompt(record("What is 2 apples?", 0, "Über").conversation)
+    assert normal_prompt(record("what  is\n2 apples", 0, "U\u0308BER!").conversation) == base
+    assert normal_prompt(record("ＷＨＡＴ is 2 apples?", 0, "über").conversation) == base
+    assert normal_prompt(record("What is 3 apples?", 0, "Über").conversation) != base
+    assert normal_prompt(record("What is 2 apples?", 0).conversation) != base
+    assert normal_prompt(record("What is 2 apples?", 0, "Über", "Be brief.").conversation) != base
+    assert normal_prompt(record("?", 0).conversation) != normal_prompt(record("!", 0).conversation)

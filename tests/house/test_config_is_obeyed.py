@@ -1,0 +1,261 @@
+"""A setting that is accepted is obeyed: for each key there is a small experiment in which changing it changes something.
+
+A key without an experiment fails the first test, so no key can be added that nothing reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tuneful.config import all_keys, load_config
+from tuneful.console import Terminal
+from tuneful.data.encode import TextEncoder
+from tuneful.data.prepare import make_encoder, prepare_data
+from tuneful.data.read import read_data
+from tuneful.data.template import find_template
+from tuneful.errors import ConfigError, DataError, ModelError
+from tuneful.infer.generate import answer
+from tuneful.job import set_dropout
+from tuneful.judge.compare import compare
+from tuneful.judge.metrics import AnswerScores, score_answer
+from tuneful.model.load import load_model
+from tuneful.model.precision import choose_device, choose_dtype
+from tuneful.train.loop import Evaluation, Step, choose_layout, finetune
+from tuneful.train.optimizer import AdamW
+from tuneful.types import Answer
+
+ROWS = [
+    {"instruction": f"Say {word}.", "input": "", "output": f"{word} {index}"}
+    for index, word in enumerate(["red", "green", "blue", "red", "pink", "grey", "gold", "teal", "red", "white"] * 2)
+]
+BASE = [
+    "train.max_steps=6",
+    "train.batch_size=4",
+    "generate.max_new_tokens=6",
+    "data.max_length=256",
+    "model.dtype=float32",
+]
+TERMINAL = Terminal(quiet=True)
+
+
+class Laboratory:
+    """The tiny model and a file of records; every experiment returns something that can be compared with ==."""
+
+    def __init__(self, model: Path, gpt2: Path, folder: Path) -> None:
+        self.folder, self.gpt2 = folder, gpt2
+        self.file = folder / "rows.jsonl"
+        self.file.write_text(
+            "".join(json.dumps(row) + "\n" for row in [*ROWS, {"instruction": "bad"}]), encoding="utf-8"
+        )
+        self.pretrained = load_model(str(model))
+        self.name = str(model)
+
+    def config(self, *settings: str) -> Any:
+        return load_config(None, [f"model.name_or_path={json.dumps(self.name)}", *BASE, *settings])
+
+    def encoder(self, config: Any) -> Any:
+        return make_encoder(TextEncoder(self.pretrained.tokenizer, find_template(config.template.name)), config.data)
+
+    def dataset(self, *settings: str) -> Any:
+        on_error = [] if any(setting.startswith("data.on_error") for setting in settings) else ["data.on_error=skip"]
+        config = self.config(*on_error, *settings)
+        try:
+            file = read_data(str(self.file), on_error=config.data.on_error)
+        except DataError as error:
+            return str(error)
+        found = prepare_data(file, self.encoder(config), config)
+        return [
+            [
+                (one.source, one.token_ids.tolist(), one.weights.tolist(), one.cut)
+                for one in (found.train, found.validation, found.test)[side].examples
+            ]
+            for side in range(3)
+        ]
+
+    def training(self, *settings: str) -> Any:
+        """Steps without their times, evaluations, and a checksum of the weights."""
+        config = self.config("data.on_error=skip", "data.max_length=1024", *settings)
+        data = prepare_data(read_data(str(self.file), on_error="skip"), self.encoder(config), config)
+        torch.manual_seed(0)
+        model = copy.deepcopy(self.pretrained.model)
+        if config.model.dropout is not None:
+            set_dropout(model, config.model.dropout)
+        dtype = choose_dtype(config.model.dtype, choose_device("cpu"), self.folder)
+        layout = choose_layout(model, data.train.examples, config.train, dtype)
+        optimizer = AdamW(model, config.train, dtype)
+        events = list(finetune(model, optimizer, data.train.examples, data.validation.examples, config.train, layout))
+        optimizer.masters_to_model()
+        steps = [
+            {key: value for key, value in asdict(event).items() if key != "step_seconds"}
+            for event in events
+            if isinstance(event, Step)
+        ]
+        evaluations = [(event.step, event.validation_loss) for event in events if isinstance(event, Evaluation)]
+        total = sum(parameter.double().abs().sum().item() for parameter in model.parameters())
+        return {"steps": steps, "evaluations": evaluations, "weights": total}
+
+    def answers(self, *settings: str) -> Any:
+        config = self.config(*settings)
+        records = read_data(str(self.file), on_error="skip").records
+        batches = []
+        model = self.pretrained.model
+        hook = model.register_forward_pre_hook(
+            lambda module, args, kwargs: batches.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+        )
+        try:
+            given = answer(
+                model, self.encoder(config), [record.conversation for record in records[:5]], config.generate, seed=0
+            )
+        finally:
+            hook.remove()
+        return given, max(batches)
+
+    def interval(self, *settings: str) -> Any:
+        config = self.config(*settings).report
+        base, tuned = (
+            [scores(text) for text in texts] for texts in (("a b", "a", "c d", "x"), ("a b", "a c", "c d e", "y"))
+        )
+        return compare(base, tuned, confidence=config.confidence, num_resamples=config.num_resamples, seed=0)
+
+
+def scores(text: str) -> AnswerScores:
+    return score_answer(text, "a b c", ended=True, reference_nll=float(len(text)), reference_tokens=3)
+
+
+def texts(found: tuple[list[Answer], int]) -> list[tuple[int, ...]]:
+    return [given.token_ids for given in found[0]]
+
+
+SAMPLED = ["generate.temperature=1.5"]
+Experiment = Callable[[Laboratory], tuple[Any, Any]]
+
+
+def data(*changed: str, given: tuple[str, ...] = ()) -> Experiment:
+    return lambda lab: (lab.dataset(*given), lab.dataset(*given, *changed))
+
+
+def training(*changed: str, given: tuple[str, ...] = (), of: str = "weights") -> Experiment:
+    return lambda lab: (lab.training(*given)[of], lab.training(*given, *changed)[of])
+
+
+def generation(*changed: str, given: list[str] | None = None) -> Experiment:
+    return lambda lab: (texts(lab.answers(*(given or []))), texts(lab.answers(*(given or []), *changed)))
+
+
+def refused(lab: Laboratory, setting: str) -> str:
+    """What a job says to `setting` where this machine or folder cannot obey it."""
+    config = lab.config(setting)
+    try:
+        choose_device(config.model.device)
+        load_model(config.model.name_or_path)
+    except (ConfigError, ModelError) as error:
+        return str(error)
+    return "obeyed"
+
+
+def num_computed(found: Any) -> list[int]:
+    return [step["computed_tokens"] for step in found["steps"]]
+
+
+def one_token_too_short(lab: Laboratory) -> str:
+    longest = max(len(token_ids) for side in lab.dataset() for _, token_ids, _, _ in side)
+    return f"data.max_length={longest - 1}"
+
+
+def layouts(lab: Laboratory) -> tuple[Any, Any]:
+    shared, padded = lab.training(), lab.training("train.layout=padded")
+    assert shared["evaluations"][-1][1] == pytest.approx(padded["evaluations"][-1][1], abs=1e-4)  # and nothing else
+    return num_computed(shared), num_computed(padded)
+
+
+def micro_batches(lab: Laboratory) -> tuple[Any, Any]:
+    whole, cut = lab.training(), lab.training("train.micro_batch_tokens=40")
+    assert whole["evaluations"][-1][1] == pytest.approx(cut["evaluations"][-1][1], abs=1e-4)
+    return num_computed(whole), num_computed(cut)
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "data.split": data("data.split=ordered"),
+    "data.test_share": data("data.test_share=0.3"),
+    "data.validation_share": data("data.validation_share=0.3"),
+    "data.train_on": data("data.train_on=all"),
+    "data.prompt_weight": data("data.prompt_weight=0.3"),
+    "data.max_length": lambda lab: (lab.dataset(), lab.dataset(one_token_too_short(lab))),
+    "data.on_long": lambda lab: (
+        lab.dataset(one_token_too_short(lab)),
+        lab.dataset(one_token_too_short(lab), "data.on_long=cut_response"),
+    ),
+    "data.on_error": data("data.on_error=stop"),
+    "template.name": data("template.name=chatml"),
+    "model.name_or_path": lambda lab: (refused(lab, "train.seed=0"), refused(lab, "model.name_or_path=./nowhere")),
+    "model.dtype": training("model.dtype=bfloat16"),
+    "model.device": lambda lab: (
+        choose_device(lab.config("model.device=cpu").model.device),
+        _outcome(lambda: choose_device(lab.config("model.device=cuda").model.device)),
+    ),
+    "model.dropout": training("model.dropout=0.3"),
+    "train.batch_size": training("train.batch_size=2"),
+    "train.num_train_epochs": lambda lab: tuple(
+        len(lab.training("train.max_steps=null", f"train.num_train_epochs={epochs}")["steps"]) for epochs in (1, 2)
+    ),
+    "train.max_steps": training("train.max_steps=3"),
+    "train.learning_rate": training("train.learning_rate=1e-3"),
+    "train.lr_scheduler_type": training("train.lr_scheduler_type=linear"),
+    "train.warmup_steps": training("train.warmup_steps=4"),
+    "train.weight_decay": training("train.weight_decay=0.9"),
+    "train.adam_beta1": training("train.adam_beta1=0.5"),
+    "train.adam_beta2": training("train.adam_beta2=0.9"),
+    "train.adam_epsilon": training("train.adam_epsilon=1e-2"),
+    "train.max_grad_norm": training("train.max_grad_norm=1e-6"),
+    "train.eval_steps": training("train.eval_steps=4", of="evaluations"),
+    "train.seed": data("train.seed=1"),
+    "train.micro_batch_tokens": micro_batches,
+    "train.layout": layouts,
+    "generate.max_new_tokens": generation("generate.max_new_tokens=3"),
+    "generate.temperature": generation(*SAMPLED),
+    "generate.top_k": generation("generate.top_k=1", given=SAMPLED),
+    "generate.top_p": generation("generate.top_p=0.01", given=SAMPLED),
+    "generate.batch_size": lambda lab: (lab.answers()[1], lab.answers("generate.batch_size=2")[1]),
+    "report.confidence": lambda lab: (lab.interval(), lab.interval("report.confidence=0.6")),
+    "report.num_resamples": lambda lab: (lab.interval(), lab.interval("report.num_resamples=100")),
+}
+
+
+def _outcome(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except (ConfigError, DataError) as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def laboratory(tiny_llama: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tiny model is all overhead
+    yield Laboratory(tiny_llama, tiny_gpt2, tmp_path_factory.mktemp("laboratory"))
+    torch.set_num_threads(threads)
+
+
+def test_every_key_has_an_experiment() -> None:
+    assert list(EXPERIMENTS) == all_keys()
+
+
+@pytest.mark.parametrize("key", EXPERIMENTS)
+def test_changing_a_key_changes_something(key: str, laboratory: Laboratory) -> None:
+    before, after = EXPERIMENTS[key](laboratory)
+    assert before != after
+
+
+@pytest.mark.parametrize("experiment", ["training", "answers", "dataset"])
+def test_changing_nothing_changes_nothing(experiment: str, laboratory: Laboratory) -> None:
+    """Without this the experiments would prove nothing."""
+    run = getattr(laboratory, experiment)
+    assert run() == run()

@@ -1,0 +1,198 @@
+"""Configuration: what is accepted is obeyed, and what is not is one message that names the place, the key and the mend."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tuneful.config import PEER_KEYS, Config, all_keys, dump_config, load_config
+from tuneful.errors import ConfigError
+
+
+def refusal(*overrides: str, file: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    return str(caught.value)
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "my.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_defaults_of_training_are_the_chapters() -> None:
+    config = load_config()
+    assert (config.train.learning_rate, config.train.weight_decay) == (5e-5, 0.1)
+    assert (config.train.batch_size, config.train.num_train_epochs, config.data.max_length) == (8, 2, 1024)
+    assert config == Config()
+
+
+def test_a_file_sets_and_an_argument_sets_over_it(tmp_path: Path) -> None:
+    file = written(tmp_path, "train:\n  batch_size: 4\n  learning_rate: 1e-4\ndata:\n  # nothing yet\n")
+    config = load_config(file, ["train.batch_size=16", "template.name=chatml", "generate.top_k=null"])
+    assert (config.train.batch_size, config.train.learning_rate) == (16, 1e-4)
+    assert (config.template.name, config.generate.top_k) == ("chatml", None)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1e-4", "1.0e-4", "0.0001", ".1e-3", "'1e-4'"])
+def test_a_number_may_be_written_as_people_do(tmp_path: Path, text: str) -> None:
+    assert load_config(None, [f"train.learning_rate={text}"]).train.learning_rate == 1e-4
+    file = written(tmp_path, f"train: {{learning_rate: {text}}}")
+    assert load_config(file).train.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("name", ["1e5", "123", "nan", "2020-01-01", "true", "owner/name", "a: b", "C:\\m"])
+def test_a_quoted_text_stays_text_whatever_it_looks_like(name: str) -> None:
+    assert load_config(None, [f"model.name_or_path={json.dumps(name)}"]).model.name_or_path == name
+
+
+def test_what_is_dumped_loads_as_it_was(tmp_path: Path) -> None:
+    config = load_config(
+        None,
+        ["train.learning_rate=1e-7", "data.prompt_weight=0.3", "model.name_or_path=Ünïcode/名前", "train.max_steps=3"],
+    )
+    file = written(tmp_path, dump_config(config))
+    assert load_config(file) == config
+    assert sorted(
+        f"{name}.{key}" for name, section in yaml.safe_load(file.read_text("utf-8")).items() for key in section
+    ) == (sorted(all_keys()))
+
+
+BAD_VALUES = {
+    "train.batch_size=0": "greater than or equal to 1 (found 0)",
+    "train.batch_size=2.5": "valid integer",
+    "train.batch_size=many": "valid integer",
+    "train.batch_size=true": "expected a number or a name, not true",
+    "train.learning_rate=0": "greater than 0",
+    "train.learning_rate=.inf": "finite number",
+    "train.learning_rate=.nan": "finite number",
+    "train.learning_rate=fast": "valid number",
+    "train.learning_rate=": "valid number",
+    "train.lr_scheduler_type=cosin": "'constant', 'linear' or 'cosine' (found 'cosin')",
+    "train.warmup_steps=1.5": "neither a share below 1 nor a whole number",
+    "train.seed=-1": "greater than or equal to 0",
+    "train.seed=99999999999": "less than 2147483648",
+    "train.seed=2020-13-45": "valid integer",
+    "data.test_share=1": "less than 1",
+    "data.split=none": "'grouped', 'random' or 'ordered'",
+    "model.device=gpu": "should match pattern",
+    "generate.top_p=0": "greater than 0",
+    "generate.top_k=0": "greater than or equal to 1",
+    "template.name=vicuna": "'alpaca', 'alpaca-paired', 'chatml' or 'phi-3'",
+    "report.confidence=0.5": "greater than 0.5",
+}
+
+
+@pytest.mark.parametrize("argument", BAD_VALUES)
+def test_a_value_out_of_range_names_the_argument_the_key_and_the_range(tmp_path: Path, argument: str) -> None:
+    key, _, value = argument.partition("=")
+    message = refusal(argument)
+    assert message.startswith(f"argument {argument!r}: `{key}`: ")
+    assert BAD_VALUES[argument] in message
+    section, _, name = key.partition(".")
+    file = written(tmp_path, f"{section}:\n  {name}: {value}\n")
+    if not value.startswith("2020"):
+        assert refusal(file=file).startswith(f"{file}: `{key}`: ")
+
+
+def test_every_bad_value_is_named_at_once() -> None:
+    message = refusal("train.batch_size=0", "data.max_length=1")
+    assert [line.split("`")[1] for line in message.splitlines()] == ["data.max_length", "train.batch_size"]
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    assert "together must stay below 1" in refusal("data.test_share=0.5", "data.validation_share=0.5")
+    assert "prompt_weight has no say under train_on: all" in refusal("data.train_on=all", "data.prompt_weight=0.5")
+
+
+@pytest.mark.parametrize("key", sorted(PEER_KEYS))
+def test_a_key_of_another_trainer_is_refused_with_our_name_for_it(tmp_path: Path, key: str) -> None:
+    ours = PEER_KEYS[key]
+    assert ours in all_keys()
+    assert (
+        refusal(f"train.{key}=1") == f"argument 'train.{key}=1': unknown key `train.{key}`: here it is called `{ours}`"
+    )
+    file = written(tmp_path, f"{key}: 1\n")
+    assert refusal(file=file) == f"{file}: unknown key `{key}`: here it is called `{ours}`"
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("train.batchsize=1", "did you mean `train.batch_size`?"),
+        ("learning_rate=1", "did you mean `train.learning_rate`?"),
+        ("data.seed=1", "did you mean `train.seed`?"),
+        ("nonsense.thing=1", "sections are data, template, model, train, generate, report"),
+        ("a.b.c=1", "sections are"),
+        ("train.=1", "unknown key `train.`"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_a_guess(argument: str, hint: str) -> None:
+    message = refusal(argument)
+    assert message.startswith(f"argument {argument!r}: unknown key ")
+    assert hint in message
+
+
+@pytest.mark.parametrize("argument", ["train.batch_size", "=5", "What is 2+2?"])
+def test_an_argument_that_sets_nothing_says_how_to_set(argument: str) -> None:
+    assert refusal(argument).startswith(f"argument {argument!r}: expected section.key=value, such as ")
+
+
+def test_a_section_is_not_a_key() -> None:
+    assert "'train' is a section; name a key of it" in refusal("train=5")
+
+
+FILES = {
+    "train:\n  batch_size: [1\n": ":3: not valid YAML",
+    "train:\n\tbatch_size: 1\n": ":2: not valid YAML",
+    "train:\n  batch_size: 1\n  batch_size: 2\n": ":3: not valid YAML: the key `batch_size` stands twice",
+    "train:\n  seed: 1\ndata:\n  split: random\ntrain:\n  batch_size: 2\n": ":5: not valid YAML: the key `train` stands twice",
+    "- train\n": ": expected sections such as `train:`, found list",
+    "train: 5\n": ": `train` is a section and holds keys, found 5",
+    "training:\n  learning_rate: 1\n": ": unknown key `training.learning_rate`: did you mean `train.learning_rate`?",
+    "nonsense:\n": ": unknown key `nonsense`: sections are",
+    "nonsense: {}\n": ": unknown key `nonsense`: sections are",
+    "1: 2\n": ": unknown key `1`: sections are",
+    "train: {1: 2}\n": ": unknown key `train.1`",
+    "train: {seed: 2020-13-45}\n": ": not valid YAML",
+    "!!python/object/apply:os.system ['true']\n": "not valid YAML",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_file_that_is_no_configuration_is_named_with_its_line(tmp_path: Path, text: str) -> None:
+    file = written(tmp_path, text)
+    message = refusal(file=file)
+    assert message.startswith(str(file))
+    assert FILES[text] in message
+
+
+def test_a_missing_file_a_folder_and_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    assert refusal(file=tmp_path / "no.yaml") == f"{tmp_path / 'no.yaml'}: no such configuration file"
+    assert refusal(file=tmp_path).startswith(f"{tmp_path}: cannot be read")
+    file = tmp_path / "bytes.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert refusal(file=file).startswith(f"{file}: cannot be read")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# only a comment\n", "train:\n", "train: {}\n", "\ufefftrain:\n  seed: 0\n"]
+)
+def test_a_file_that_sets_nothing_leaves_the_defaults(tmp_path: Path, text: str) -> None:
+    assert load_config(written(tmp_path, text)) == Config()
+
+
+def test_a_configuration_is_frozen() -> None:
+    config: Any = Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.batch_size = 5
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    for name, section in Config.model_fields.items():
+        annotation: Any = section.annotation
+        for key, field in annotation.model_fields.items():
+            assert field.description, f"{name}.{key}"
