@@ -426,7 +426,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "an output below a file": (["run", "good.json", "--output", "good.json/run"], ["good.json/run"]),
     "an unknown option": (["run", "--nonsense"], ["No such option: --nonsense", "see tuneful run --help"]),
     "an unknown command": (["tune"], ["No such command 'tune'"]),
-    "a missing argument": (["train"], ["Missing argument 'data'"]),
+    "a missing argument": (["train"], ["Missing argument 'DATA'"]),
     "an option without a value": (["run", "--model"], ["--model"]),
     "a number that is none": (["show", "--rows", "x"], ["--rows"]),
     "two ways of asking": (["generate", "--data", "good.json", "--prompt", "a"], ["two ways of asking"]),

@@ -20,6 +20,7 @@ from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.rundir import answer_row, json_line, write_text
 from tuneful.types import Answer, Conversation, Turn
 
+
 def with_own_template(config: Config) -> Config:
     """`config`, with the template that its model was trained with where the model's folder names one.
 

@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, such as train.learning_rate=1e-4")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as train.learning_rate=1e-4")
 ]
 Model = Annotated[
     str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
@@ -56,7 +56,7 @@ def root(
 
 @app.command()
 def run(
-    data: Annotated[str, typer.Argument(help="a JSON or JSONL file, or `starter`")] = "starter",
+    data: Annotated[str, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = "starter",
     overrides: Overrides = None,
     model: Model = None,
     output: Output = None,
@@ -71,7 +71,7 @@ def run(
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="a JSON or JSONL file, or `starter`")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")],
     overrides: Overrides = None,
     model: Model = None,
     output: Output = None,
@@ -122,7 +122,7 @@ def generate(
 
 @app.command()
 def show(
-    data: Annotated[str, typer.Argument(help="a JSON or JSONL file, or `starter`")] = "starter",
+    data: Annotated[str, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = "starter",
     overrides: Overrides = None,
     model: Model = None,
     config: ConfigFile = None,

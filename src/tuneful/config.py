@@ -328,7 +328,15 @@ def reference() -> str:
     ]
     for name, section in Config.model_fields.items():
         assert isinstance(section.annotation, type)
-        lines += ["", f"## {name}", "", str(section.annotation.__doc__), "", "| key | default | meaning |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            str(section.annotation.__doc__),
+            "",
+            "| key | default | meaning |",
+            "|---|---|---|",
+        ]
         for key, field in section.annotation.model_fields.items():
             default = "none" if field.default is None else field.default
             choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()

@@ -40,6 +40,7 @@ from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.report.build import build_report
 from tuneful.rundir import RunDir, new_run_path
 from tuneful.train.loop import Evaluation, Step, choose_layout, finetune, record_nll
+from tuneful.train.loss import set_dropout
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Example
 
@@ -333,19 +334,6 @@ class Job:
             yield
         finally:
             self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def set_dropout(model: torch.nn.Module, dropout: float) -> None:
-    """Give every dropout of `model`, its configuration included, the probability `dropout`."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = dropout  # type: ignore[assignment]
-    config: Any = model.config
-    for name, value in config.to_dict().items():
-        if isinstance(value, float) and ("drop" in name or name.endswith("_pdrop")):
-            setattr(config, name, dropout)
 
 
 def _metrics_row(event: Step | Evaluation) -> dict[str, Any]:

@@ -22,7 +22,11 @@ TOKENIZERS = ["byte_tokenizer", "builtin_tokenizer", "gpt2_tokenizer"]
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "</s>"]
 MARKERS = [*CONTROL, "<s>", "<unk>", "### Instruction:", "### Input:", "### Response:", "\n\n### Response:\n", "⟦", "▁"]
 
-plain = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t ab.,é日🙂"), max_size=24)
+# Up to U+3FFFF: SmolLM2's vocabulary lacks the byte F1, with which what lies beyond (nothing assigned) begins.
+plain = st.text(
+    st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t ab.,é日🙂"),
+    max_size=24,
+)
 hostile = st.lists(plain | st.sampled_from(MARKERS), min_size=1, max_size=5).map("".join)
 asked = hostile.filter(lambda text: bool(text.strip()))
 

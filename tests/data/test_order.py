@@ -49,7 +49,7 @@ def test_a_step_needs_no_other_to_be_known(num_examples: int, batch_size: int, s
 
 
 def test_shares_of_an_epoch_are_rounded_up_to_whole_examples_and_no_further() -> None:
-    assert [len(step) for step in all_steps(10, 11, 0, 1.1)] == [11]  # 1.1 * 10 is a little more than 11
+    assert [len(step) for step in all_steps(100, 7, 0, 0.07)] == [7]  # 0.07 * 100 is a little more than 7
     assert [len(step) for step in all_steps(10, 4, 0, 0.25)] == [3]
     assert [len(step) for step in all_steps(10, 4, 0, 1.5)] == [4, 4, 4, 3]
     assert num_steps(1000, 8, 0.001) == 1

@@ -46,5 +46,5 @@ def all_steps(
 
 
 def _num_positions(num_examples: int, num_train_epochs: float) -> int:
-    """Examples that a run visits; 1.1 epochs of 10 examples are 11, though 1.1 * 10 is a little more."""
+    """Examples that a run visits; 0.07 epochs of 100 examples are 7, though 0.07 * 100 is a little more."""
     return math.ceil(round(num_train_epochs * num_examples, 6))

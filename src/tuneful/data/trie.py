@@ -36,7 +36,7 @@ class TrieBatch:
     subtree_end     int32 [N]   node i sees node j exactly if j <= i < subtree_end[j]
     target_rows     int32 [M]   the node that predicts, rising
     target_ids      int32 [M]   the token it predicts; a (row, id) pair stands once
-    target_weights  float32 [M] the summed weight of that prediction over all records; above 0
+    target_weights  float64 [M] the summed weight of that prediction over all records; above 0
     record_targets  for each record, in the order given: which targets are its own, int64 into [M]
     num_record_tokens: tokens of the records as given, end tokens included.
     """
@@ -46,7 +46,7 @@ class TrieBatch:
     subtree_end: IntArray
     target_rows: IntArray
     target_ids: IntArray
-    target_weights: FloatArray
+    target_weights: np.ndarray[Any, np.dtype[np.float64]]
     record_targets: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
     num_record_tokens: int
 
@@ -61,8 +61,8 @@ class TrieBatch:
 
     @property
     def total_weight(self) -> float:
-        """The sum of all target weights, in float64."""
-        return float(self.target_weights.sum(dtype=np.float64))
+        """The sum of all target weights."""
+        return float(self.target_weights.sum())
 
 
 def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
@@ -173,7 +173,7 @@ def _subtree_ends(starts: Sequence[int], parents_depth: Sequence[int], positions
 
 def _merge_targets(
     rows: np.ndarray[Any, np.dtype[np.int64]], ids: IntArray, weights: FloatArray
-) -> tuple[IntArray, IntArray, FloatArray, np.ndarray[Any, np.dtype[np.int64]]]:
+) -> tuple[IntArray, IntArray, np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.int64]]]:
     """Each (row, id) pair once, in rising order, with its weights summed; and for each given pair, which one it became."""
     order = np.lexsort((ids, rows))
     rows, ids, weights = rows[order], ids[order], weights[order]
@@ -182,4 +182,4 @@ def _merge_targets(
     merged = np.empty(len(order), dtype=np.int64)
     merged[order] = np.cumsum(new) - 1
     summed = np.add.reduceat(weights.astype(np.float64), first)
-    return rows[first].astype(np.int32), ids[first].astype(np.int32), summed.astype(np.float32), merged
+    return rows[first].astype(np.int32), ids[first].astype(np.int32), summed, merged

@@ -102,7 +102,7 @@ def trie_attention(
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls in every layer.
 
-    query [1, H, N, D], key and value [1, K, N, D] -> output [1, N, H, D], in the query's dtype.
+    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the query's dtype.
     """
     assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
     assert attention_mask is None, "the plan says who sees whom; a mask has no say"
@@ -203,7 +203,8 @@ class _BlockAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         dtype = torch.promote_types(query.dtype, torch.float32)
         query_rows, key_rows, value_rows = _rows(query, dtype), _rows(key, dtype), _rows(value, dtype)
-        _, num_heads, num_nodes, size = query.shape
+        _, num_heads, num_nodes, _ = query.shape
+        size = value.shape[-1]
         output = query_rows.new_empty((num_nodes + 1) * num_heads, size)
         kept = []
         for group in plan.groups:
@@ -220,23 +221,24 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, *kept = ctx.saved_tensors
-        num_nodes, num_heads, size = grads[0].shape[1:]
+        num_nodes, num_heads, value_size = grads[0].shape[1:]
+        size = query.shape[-1]
         query_rows, key_rows, value_rows = (_rows(tensor, output.dtype) for tensor in (query, key, value))
-        grad_output = output.new_zeros((num_nodes + 1) * num_heads, size)
-        grad_output[: num_nodes * num_heads].view(num_nodes, num_heads, size).copy_(grads[0][0])
+        grad_output = output.new_zeros((num_nodes + 1) * num_heads, value_size)
+        grad_output[: num_nodes * num_heads].view(num_nodes, num_heads, value_size).copy_(grads[0][0])
         delta = output.new_zeros((num_nodes + 1) * num_heads, 1)
         torch.sum(grad_output[: num_nodes * num_heads] * output, 1, keepdim=True, out=delta[: num_nodes * num_heads])
-        grad_query = torch.empty_like(grad_output)
+        grad_query = output.new_empty(len(grad_output), size)
         grad_key, grad_value = torch.zeros_like(key_rows), torch.zeros_like(value_rows)
         for index, group in enumerate(ctx.plan.groups):
             probabilities = kept[index] if kept else _probabilities(query_rows, key_rows, group, ctx.scale)
             num_pairs = len(probabilities)
             queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)
             keys = key_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
-            values = value_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
-            grads_out = grad_output.index_select(0, group.output_rows).view(num_pairs, -1, size)
+            values = value_rows.index_select(0, group.key_rows).view(num_pairs, -1, value_size)
+            grads_out = grad_output.index_select(0, group.output_rows).view(num_pairs, -1, value_size)
             deltas = delta.index_select(0, group.output_rows).view(num_pairs, -1, 1)
-            grad_value.index_add_(0, group.key_rows, torch.bmm(probabilities.mT, grads_out).view(-1, size))
+            grad_value.index_add_(0, group.key_rows, torch.bmm(probabilities.mT, grads_out).view(-1, value_size))
             grad_scores = torch.bmm(grads_out, values.mT).sub_(deltas).mul_(probabilities)
             grad_query.index_copy_(0, group.output_rows, torch.bmm(grad_scores, keys).view(-1, size))
             grad_key.index_add_(0, group.key_rows, torch.bmm(grad_scores.mT, queries).view(-1, size))

@@ -52,7 +52,7 @@ def _speedup_of_bfloat16(file: Path) -> float:
         kept = json.loads(file.read_text())
         if kept["key"] == key:
             return float(kept["speedup"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     speedup = _seconds_of_product(torch.float32) / _seconds_of_product(torch.bfloat16)
     try:

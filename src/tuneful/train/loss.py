@@ -76,14 +76,10 @@ def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: Layo
 def why_not_shared(model: PreTrainedModel) -> str | None:
     """Why records of this model must not share prefixes; None where they may."""
     config = model.config.get_text_config()
-    dropouts = {
-        name: value
-        for name, value in config.to_dict().items()
-        if isinstance(value, float) and value > 0 and ("drop" in name or name.endswith("_pdrop"))
-    }
-    if dropouts:
-        shown = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
-        return f"the model has dropout ({shown}), which falls anew on every record; model.dropout=0 would allow sharing"
+    if dropout := largest_dropout(model):
+        return (
+            f"the model has dropout {dropout:g}, which falls anew on every record; model.dropout=0 would allow sharing"
+        )
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if "sliding_attention" in kinds or (getattr(config, "sliding_window", None) and _uses_sliding_window(config)):
         return "the model has sliding-window layers"
@@ -96,6 +92,27 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
     if not model._supports_attention_backend:
         return f"{type(model).__name__} brings an attention of its own"
     return None
+
+
+def largest_dropout(model: torch.nn.Module) -> float:
+    """The largest probability with which any part of `model` drops values in training; 0 where none does."""
+    return max((getattr(module, name) for module, name in _dropouts(model)), default=0.0)
+
+
+def set_dropout(model: torch.nn.Module, dropout: float) -> None:
+    """Give every dropout of `model` the probability `dropout`; its configuration keeps what its makers wrote."""
+    for module, name in _dropouts(model):
+        setattr(module, name, dropout)
+
+
+def _dropouts(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str]]:
+    """(module, attribute) of every dropout probability: torch's own modules, and the numbers that attention layers keep."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            yield module, "p"
+        for name in ("attention_dropout", "attn_dropout", "dropout", "dropout_p", "hidden_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                yield module, name
 
 
 def prove(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
@@ -124,6 +141,7 @@ class WeightedCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         normalizers = torch.cat([rows.logsumexp(-1) for rows in _in_float(logits)])
         nll = normalizers - logits.gather(1, ids[:, None])[:, 0]
+        weights = weights.to(nll.dtype)
         ctx.save_for_backward(logits, ids, weights, normalizers)
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll

@@ -106,6 +106,8 @@ class AdamW:
         if self._shadowed:
             master = master.float()
             parameter.data = master.to(self._dtype)
+        else:
+            parameter.data = master
         decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
         return _Tensor(parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
 
