@@ -65,14 +65,10 @@ def test_float32_is_exact_in_every_loss_mode(family, prompt_weight, attention):
     check(tiny_model(family), [*examples, examples[2]], attention=attention)
 
 
-@pytest.mark.xfail(strict=True, reason="merged weights are rounded to float32: 3 x 0.3 is off by 1e-8 in float64")
 def test_a_prompt_weight_of_three_tenths_is_exact_in_float64():
     check(tiny_model(dtype=torch.float64), random_records(7, prompt_weight=0.3))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="float32 weights times a float64 scalar are float32: the gradient is off by 1e-8"
-)
 @pytest.mark.parametrize("layout", ["trie", "unshared", "padded"])
 def test_a_sum_that_is_divided_before_the_backward_is_exact_in_float64(layout):
     model, examples = tiny_model(dtype=torch.float64), random_records(7)

@@ -11,10 +11,7 @@ from tuneful.model import precision
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 
 CPU = torch.device("cpu")
-NOT_CAUGHT = [
-    pytest.param(damage, marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="TypeError is not caught"))
-    for damage in ("[1]", "null", "3")
-]
+NO_OBJECTS = ["[1]", "null", "3"]
 
 
 @pytest.fixture
@@ -63,7 +60,7 @@ def test_the_timing_of_another_machine_is_not_believed(processor, tmp_path):
     assert choose_dtype("auto", CPU, tmp_path) is torch.float32
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"key": "x"}', "\x00\xff", '{"speedup": 2}', *NOT_CAUGHT])
+@pytest.mark.parametrize("damage", ["", "{", '{"key": "x"}', "\x00\xff", '{"speedup": 2}', *NO_OBJECTS])
 def test_a_damaged_cache_is_measured_anew(processor, tmp_path, damage):
     choose_dtype("auto", CPU, tmp_path)
     [file] = tmp_path.iterdir()
@@ -73,9 +70,7 @@ def test_a_damaged_cache_is_measured_anew(processor, tmp_path, damage):
     assert json.loads(file.read_text())["speedup"] == 2
 
 
-@pytest.mark.parametrize(
-    "speedup", ["fast", *(pytest.param(speedup, marks=NOT_CAUGHT[0].marks) for speedup in (None, [2]))]
-)
+@pytest.mark.parametrize("speedup", ["fast", None, [2]])
 def test_a_damaged_figure_is_measured_anew(processor, tmp_path, speedup):
     choose_dtype("auto", CPU, tmp_path)
     [file] = tmp_path.iterdir()

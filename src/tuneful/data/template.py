@@ -80,8 +80,8 @@ class Template:
         """
         return (
             f"{{{{- {bos_text!r} -}}}}"
-            "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] -%}"
-            f"{{%- else -%}}{{%- set system = {self.default_system!r} -%}}{{%- endif -%}}"
+            f"{{%- set system = {self.default_system!r} -%}}"
+            "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] or system -%}{%- endif -%}"
             f"{{%- if system -%}}{{{{- {self.system_start!r} + system + {self.system_end!r} -}}}}{{%- endif -%}}"
             "{%- for message in messages -%}"
             f"{{%- if message['role'] == 'user' -%}}"

@@ -18,6 +18,7 @@ linear in tokens. On Alpaca-style data of about 60 tokens a record, 8 records ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,7 @@ def count_nodes(examples: Sequence[Example], *, share: bool = True) -> int:
     if not share:
         return sum(len(example) - 1 for example in examples)
     ordered = sorted(examples, key=token_order)
-    shared = sum(common_prefix(first, second) for first, second in zip(ordered, ordered[1:], strict=False))
+    shared = sum(common_prefix(first, second) for first, second in itertools.pairwise(ordered))
     return sum(len(example) - 1 for example in ordered) - shared
 
 

@@ -46,6 +46,8 @@ def answer(
 ) -> list[Answer]:
     """The model's answer to the last turn of each conversation, in order; `advance` hears of finished answers."""
     prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
+    for prompt, conversation in zip(prompts, conversations, strict=True):
+        _check_room(prompt, model, conversation.source)
     stop = encoder.text.stop_token_ids | _own_stop_ids(model)
     answers: dict[int, Answer] = {}
     for index, generated in generate(model, prompts, config, stop, seed=seed):
@@ -74,10 +76,9 @@ def generate(
     An answer depends on its own prompt, `seed` and its index, not on the batch it is computed in. Raises DataError for a
     prompt that leaves no room in the model's context.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     for index, prompt in enumerate(prompts):
-        if len(prompt) >= context:
-            raise DataError(f"prompt {index} has {len(prompt)} tokens; the model's context holds {context}")
+        _check_room(prompt, model, f"prompt {index}")
+    context = _context(model)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     model.eval()
     for start in range(0, len(order), config.batch_size):
@@ -158,6 +159,16 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     return ids, torch.arange(longest, device=device) >= longest - lengths[:, None]
+
+
+def _context(model: PreTrainedModel) -> int:
+    """How many tokens the model can attend to."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def _check_room(prompt: Sequence[int], model: PreTrainedModel, source: str) -> None:
+    if len(prompt) >= _context(model):
+        raise DataError(f"{source}: the prompt has {len(prompt)} tokens; the model's context holds {_context(model)}")
 
 
 def _own_stop_ids(model: PreTrainedModel) -> set[int]:
