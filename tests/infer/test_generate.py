@@ -99,7 +99,7 @@ def test_an_answer_ends_where_the_context_is_full(family, changes):
     model = tiny_model(family, **changes)
     prompts = [[1] * length for length in (15, 3, 10)]
     assert [len(generated.token_ids) for generated in all_of(model, prompts, GREEDY, ())] == [1, 13, 6]
-    with pytest.raises(DataError, match="prompt 1 has 16 tokens; the model's context holds 16"):
+    with pytest.raises(DataError, match="prompt 1: the prompt has 16 tokens; the model's context holds 16"):
         all_of(model, [[1], [1] * 16], GREEDY, ())
 
 
