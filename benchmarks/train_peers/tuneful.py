@@ -41,7 +41,6 @@ def make_stepper(
         forward = partial(_ablated_loss, blocks=switches["block_attention"], target_rows=switches["target_rows"])
     make_optimizer = _own_optimizer if switches["stretched_optimizer"] else _torch_optimizer
     update = make_optimizer(model, optimization, getattr(torch, dtype))
-    model.get_input_embeddings().sparse = switches["sparse_embedding"]
 
     def run_step(batch: Batch) -> float:
         examples = [_example(record) for record in batch]

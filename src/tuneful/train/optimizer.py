@@ -67,7 +67,6 @@ class AdamW:
         self._shadowed = dtype is torch.bfloat16
         self._tensors = [self._prepare(parameter) for parameter in model.parameters() if parameter.requires_grad]
         self._num_steps = torch.zeros((), device=model.device)
-        _add_input_gradients_sparsely(model)
 
     def collect(self) -> None:
         """Add the gradients of one micro-batch to those collected, in float32; needed only where another one follows."""
@@ -145,16 +144,6 @@ class AdamW:
             )
             if self._shadowed:
                 copy.copy_(master)
-
-
-def _add_input_gradients_sparsely(model: PreTrainedModel) -> None:
-    """Where input and output embeddings are one matrix, add the few rows that the input touches to the head's gradient.
-
-    Autograd would make a second dense gradient of the whole vocabulary, almost all zeros, to add it: a tenth of a small step.
-    """
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    if isinstance(inputs, torch.nn.Embedding) and outputs is not None and outputs.weight is inputs.weight:
-        inputs.sparse = True
 
 
 def _parts(whole: torch.Tensor) -> Sequence[torch.Tensor]:
