@@ -4,7 +4,7 @@ A model that was prepared by `use_trie_attention` hands query, key and value of 
 `trie_attention`, with the plan that came in through the model's keyword arguments. No model is forked or patched, and
 registering the name with `AttentionInterface` alone keeps transformers from ever building an N x N mask.
 
-On the CPU a plan cuts the trie's branches into blocks of at most 32 queries. A block's keys are the path from the root to
+On the CPU a plan cuts the trie's branches into blocks of at most 48 queries. A block's keys are the path from the root to
 its last query, in order of depth, so a query at position p sees the first p + 1 of them:
 
     trie (depth first)  0 1 2 3 4      branches 0-1-2, 3-4 below 1      blocks   queries   keys (path)
@@ -34,10 +34,10 @@ from tuneful.data.trie import TrieBatch
 # Legend of shapes: N nodes, H query heads, K key/value heads, R = H / K query heads a key head, D head size,
 #                   B blocks of a group, Q queries of a block, P path (keys) of a block
 NAME = "tuneful_trie"
-BLOCK_QUERIES = 32
+BLOCK_QUERIES = 48
 SAVED_PROBABILITY_BYTES = 8 << 20
 """Softmax results of a layer up to this size are kept for the backward; larger ones are computed again."""
-_CALL_COST = 2_000
+_CALL_COST = 4_000
 """What one more batched call costs, in query-key pairs: padding up to this much is cheaper than another call."""
 _MOST_BLOCKS = 128
 """Blocks in one group."""
