@@ -227,7 +227,8 @@ def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBa
     # Padding stands to the right, in the future of every real token: causal attention needs no mask for it.
     inputs, targets, weights = (tensor.to(model.device) for tensor in pad_examples(examples, pad_token_id=0))
     trained = weights > 0
-    logits = model(input_ids=inputs, logits_to_keep=trained, use_cache=False).logits
+    columns = trained.any(0).nonzero()[:, 0]
+    logits = model(input_ids=inputs, logits_to_keep=columns, use_cache=False).logits[trained[:, columns]]
     total, nll = WeightedCrossEntropy.apply(logits, targets[trained], weights[trained])  # type: ignore[no-untyped-call]
     last = torch.cumsum(trained.sum(1), 0).tolist()
     own = tuple(np.arange(start, stop) for start, stop in zip([0, *last[:-1]], last, strict=True))
