@@ -197,7 +197,7 @@ class TiedLookup(torch.autograd.Function):
     """Rows `ids` of an embedding matrix [V, D] that is the output head too: [1, N, D].
 
     Autograd would give the matrix a second dense gradient, almost all zeros, and add it to the head's: five passes over
-    57 MB for a few hundred rows, a seventh of a small step. Here those rows are added to the gradient that the head, whose
+    57 MB for a few hundred rows, a twentieth of a small step. Here those rows are added to the gradient that the head, whose
     backward comes first, has left in `weight.grad`. `anchor` is any scalar that requires a gradient: it puts the look-up
     into the graph. The row `padding_idx` gets no gradient, as in `torch.nn.Embedding`.
     """
