@@ -14,8 +14,8 @@ its last query, in order of depth, so a query at position p sees the first p + 1
 Blocks of like size are padded together and run as batched matrix products in float32, forward and backward. Each query's
 keys are in one block, so softmax needs no second pass. Grouped-query heads share gathered keys: their queries are rows of
 one product. Why not `scaled_dot_product_attention`: on short branches forward and backward take 4 (float32) to 11 (bfloat16)
-times as long on a CPU as these products, and it cannot skip what a branch does not see; on one record of 1,500 tokens both are equal.
-On CUDA the same rule is a FlexAttention mask: `k <= q < subtree_end[k]`.
+times as long on a CPU as these products, and it cannot skip what a branch does not see; on one record of 1,500 tokens
+both are equal. On CUDA the same rule is a FlexAttention mask: `k <= q < subtree_end[k]`.
 """
 
 from __future__ import annotations
