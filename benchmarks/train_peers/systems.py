@@ -48,7 +48,7 @@ SWITCHES = {
     "block_attention": "attention along paths in blocks; off: SDPA under a dense N x N mask",
     "target_rows": "output head on the rows that predict a target only",
     "kept_memory": "freed buffers kept for the next step",
-    "sparse_embedding": "the input's gradient added to the head's by row",
+    "tied_lookup": "the input's gradient added to the head's by row",
     "bfloat16": "products in bfloat16 from a shadow of the float32 weights",
     "stretched_optimizer": "clipping, AdamW and shadow in cache-sized stretches; off: torch's fused AdamW, then a copy",
 }

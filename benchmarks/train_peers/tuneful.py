@@ -18,7 +18,7 @@ from tuneful.model.load import load_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters
 from tuneful.train.loop import total_weight
-from tuneful.train.loss import WeightedCrossEntropy, micro_batch_loss
+from tuneful.train.loss import WeightedCrossEntropy, embedded, micro_batch_loss
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Example
 
@@ -37,8 +37,9 @@ def make_stepper(
     model = load_model(str(model_folder)).model
     model.train()
     forward = _total_loss
-    if not switches["block_attention"] or not switches["target_rows"]:
-        forward = partial(_ablated_loss, blocks=switches["block_attention"], target_rows=switches["target_rows"])
+    techniques = {name: switches[name] for name in ("block_attention", "target_rows", "tied_lookup")}
+    if not all(techniques.values()):
+        forward = partial(_ablated_loss, **techniques)
     make_optimizer = _own_optimizer if switches["stretched_optimizer"] else _torch_optimizer
     update = make_optimizer(model, optimization, getattr(torch, dtype))
 
@@ -63,13 +64,13 @@ def _total_loss(model: Model, examples: list[Example], share: bool) -> torch.Ten
 
 
 def _ablated_loss(
-    model: Model, examples: list[Example], share: bool, *, blocks: bool, target_rows: bool
+    model: Model, examples: list[Example], share: bool, *, block_attention: bool, target_rows: bool, tied_lookup: bool
 ) -> torch.Tensor:
     """The engine's forward with attention or head as others have them."""
     batch = build_trie(examples, share=share)
     rows = torch.from_numpy(batch.target_rows).long()
     inputs: dict[str, Any] = {"logits_to_keep": rows} if target_rows else {}
-    if blocks:
+    if block_attention:
         use_trie_attention(model)
         inputs["trie_plan"] = plan_attention(batch, model)
     else:
@@ -77,7 +78,8 @@ def _ablated_loss(
         inputs["attention_mask"] = torch.from_numpy(visible(batch))[None, None]
     positions = torch.from_numpy(batch.positions).long()[None]
     ids = torch.from_numpy(batch.input_ids).long()[None]
-    logits = model(input_ids=ids, position_ids=positions, use_cache=False, **inputs).logits[0]
+    inputs |= embedded(model, ids) if tied_lookup else {"input_ids": ids}
+    logits = model(position_ids=positions, use_cache=False, **inputs).logits[0]
     targets = torch.from_numpy(batch.target_ids).long(), torch.from_numpy(batch.target_weights)
     total: torch.Tensor = WeightedCrossEntropy.apply(logits if target_rows else logits[rows], *targets)[0]
     return total

@@ -172,7 +172,7 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
         use_trie_attention(model)
     batch = build_trie(examples, share=share)
     logits = model(
-        **_inputs(model, _ids(batch.input_ids, model)[None]),
+        **embedded(model, _ids(batch.input_ids, model)[None]),
         position_ids=_ids(batch.positions, model)[None],
         trie_plan=plan_attention(batch, model),
         logits_to_keep=_ids(batch.target_rows, model),
@@ -183,7 +183,7 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
     return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
 
 
-def _inputs(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def embedded(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """The model's input: ids [1, N], or their embeddings where a tied matrix is to be spared a second dense gradient."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     tied = type(inputs) is torch.nn.Embedding and outputs is not None and outputs.weight is inputs.weight
