@@ -34,8 +34,8 @@ def run(
         return job.finish()
     base = job.answer_test_set("base")
     job.train()
-    tuned = job.answer_test_set("tuned")
     job.save()
+    tuned = job.answer_test_set("tuned")
     return job.finish(job.compare(base, tuned))
 
 

@@ -26,7 +26,7 @@ from tuneful.data.order import num_steps
 from tuneful.data.prepare import describe, make_encoder, prepare_data
 from tuneful.data.read import read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
-from tuneful.data.template import TEMPLATE_FILE, find_template
+from tuneful.data.template import find_template
 from tuneful.environment import describe_machine
 from tuneful.errors import InputError
 from tuneful.infer.generate import answer
@@ -36,7 +36,7 @@ from tuneful.model.builtin import cache_root
 from tuneful.model.export import Card, save_model, verify_export
 from tuneful.model.load import fingerprint, load_model
 from tuneful.model.memory import keep_freed_memory
-from tuneful.model.precision import choose_device, choose_dtype
+from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.report.build import build_report
 from tuneful.rundir import RunDir, new_run_path
 from tuneful.train.loop import Evaluation, Step, choose_layout, finetune, record_nll
@@ -185,11 +185,14 @@ class Job:
         if signalled:
             self.terminal.say("interrupted: saving the weights as they are", style="yellow")
             self.save()
-            self.finish()
+            self.finish(interrupted=True)
             raise Interrupted(signalled[0])
 
     def save(self) -> None:
-        """The trained model as a folder, loaded again and compared before this returns."""
+        """The trained model as a folder, loaded again and compared before this returns.
+
+        The optimizer is done after this; the model goes on in the precision that it was trained in.
+        """
         self.optimizer.masters_to_model()
         text = self.encoder.text
         bos = self.pretrained.tokenizer.bos_token if text.bos_token_ids else ""
@@ -204,10 +207,10 @@ class Job:
                 card=Card(facts=self._card_facts(), datasets=(self.dataset.file.name,)),
                 stop_token_ids=sorted(text.stop_token_ids),
             )
-            self.run.write_json(f"model/{TEMPLATE_FILE}", {"template": text.template.name})
             prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
             verify_export(self.model, self.run.model, prompts)
             write_own_template(self.run.model, text.template.name)
+        cast_parameters(self.model, self.dtype)
 
     def compare(self, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> Comparison:
         """Base against tuned on the test set, written as comparison.json and shown as a table."""
@@ -238,9 +241,9 @@ class Job:
         self.terminal.say(sentence, style="bold")
         return result
 
-    def finish(self, comparison: Comparison | None = None) -> JobResult:
+    def finish(self, comparison: Comparison | None = None, *, interrupted: bool = False) -> JobResult:
         """Write what is left to write, build the report, and say where everything is."""
-        self._write_environment(finished=True)
+        self._write_environment(finished=not interrupted)
         report = build_report(self.run.path)
         self.terminal.heading("Written")
         self.terminal.facts({"report": str(report), "model": str(self.run.model), "run": str(self.run.path)})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from tests.engine import assert_is_trie_of, record, tries
 
-from tuneful.data.trie import build_trie, common_prefix, count_nodes, draw, token_order, visible
+from tuneful.data.trie import build_trie, common_prefix, draw, token_order, visible
 from tuneful.types import Example
 
 A, B, C, D, X, Y, Z = range(1, 8)
@@ -54,14 +54,6 @@ def test_the_order_of_the_records_changes_nothing_in_the_trie(examples):
     there, back = build_trie(examples), build_trie(examples[::-1])
     for name in ("input_ids", "positions", "subtree_end", "target_rows", "target_ids", "target_weights"):
         assert np.array_equal(getattr(there, name), getattr(back, name)), name
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(tries())
-def test_nodes_are_counted_without_being_made(examples):
-    assert count_nodes(examples) == build_trie(examples).num_nodes
-    assert count_nodes(examples, share=False) == build_trie(examples, share=False).num_nodes
-    assert count_nodes(examples) <= count_nodes(examples, share=False) == sum(len(example) - 1 for example in examples)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -18,7 +18,6 @@ linear in tokens. On Alpaca-style data of about 60 tokens a record, 8 records ma
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,15 +107,6 @@ def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
         record_targets=tuple(own for _, own in sorted(zip(order, own_targets, strict=True), key=lambda pair: pair[0])),
         num_record_tokens=sum(len(example) for example in ordered),
     )
-
-
-def count_nodes(examples: Sequence[Example], *, share: bool = True) -> int:
-    """How many nodes `build_trie` would make, without making them."""
-    if not share:
-        return sum(len(example) - 1 for example in examples)
-    ordered = sorted(examples, key=token_order)
-    shared = sum(common_prefix(first, second) for first, second in itertools.pairwise(ordered))
-    return sum(len(example) - 1 for example in ordered) - shared
 
 
 def token_order(example: Example) -> bytes:
