@@ -1,10 +1,13 @@
 """The weighted cross-entropy, beside torch's own and beside finite differences."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from tuneful.train.loss import WeightedCrossEntropy
+from tuneful.train.loss import TiedLookup, WeightedCrossEntropy, micro_batch_loss
+from tuneful.types import Example
 
 
 def case(dtype, rows=7, vocabulary=11, spread=3.0):
@@ -67,3 +70,28 @@ def test_large_logits_neither_overflow_nor_lose_the_answer():
 def test_the_nll_has_no_gradient():
     _, nll = WeightedCrossEntropy.apply(*case(torch.float32))
     assert not nll.requires_grad
+
+
+def test_a_tied_matrix_has_the_heads_gradient_before_the_look_up_adds_to_it(monkeypatch):
+    """Were it the other way round, a second dense gradient of the vocabulary's size would be made and added."""
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+        )
+    )
+    order = []
+    weight = model.get_input_embeddings().weight
+    weight.register_post_accumulate_grad_hook(lambda parameter: order.append("head"))
+    backward = TiedLookup.backward
+    monkeypatch.setattr(TiedLookup, "backward", lambda ctx, *grads: (order.append("look-up"), backward(ctx, *grads))[1])
+    ids = np.arange(3, 12, dtype=np.int32)
+    weights = np.ones(len(ids), dtype=np.float32)
+    weights[0] = 0
+    micro_batch_loss(model, [Example(ids, weights, 1, "record")], "trie").total.backward()
+    assert order == ["head", "look-up"]

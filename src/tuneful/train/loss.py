@@ -190,7 +190,7 @@ def embedded(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tenso
     if not (tied and torch.is_grad_enabled() and inputs.weight.requires_grad and inputs.max_norm is None):
         return {"input_ids": ids}
     anchor = torch.zeros((), device=ids.device, requires_grad=True)
-    return {"inputs_embeds": TiedLookup.apply(anchor, inputs.weight, ids, inputs.padding_idx)}  # type: ignore[no-untyped-call]
+    return {"inputs_embeds": TiedLookup.apply(anchor, inputs, ids)}  # type: ignore[no-untyped-call]
 
 
 class TiedLookup(torch.autograd.Function):
@@ -199,26 +199,25 @@ class TiedLookup(torch.autograd.Function):
     Autograd would give the matrix a second dense gradient, almost all zeros, and add it to the head's: five passes over
     57 MB for a few hundred rows, a twentieth of a small step. Here those rows are added to the gradient that the head, whose
     backward comes first, has left in `weight.grad`. `anchor` is any scalar that requires a gradient: it puts the look-up
-    into the graph. The row `padding_idx` gets no gradient, as in `torch.nn.Embedding`.
+    into the graph. The matrix comes inside its module, so that autograd does not see it: a matrix that it saw would get
+    the head's gradient only after this backward too. The row `padding_idx` gets no gradient, as in `torch.nn.Embedding`.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, anchor: torch.Tensor, weight: torch.nn.Parameter, ids: torch.Tensor, padding_idx: int | None
-    ) -> torch.Tensor:
-        ctx.weight, ctx.ids, ctx.padding_idx = weight, ids, padding_idx
-        return torch.nn.functional.embedding(ids, weight.detach())
+    def forward(ctx: Any, anchor: torch.Tensor, embedding: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        ctx.embedding, ctx.ids = embedding, ids
+        return torch.nn.functional.embedding(ids, embedding.weight.detach())
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, None, None, None]:
-        weight, ids = ctx.weight, ctx.ids[0]
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[None, None, None]:
+        weight, ids = ctx.embedding.weight, ctx.ids[0]
         rows = grads[0][0]
-        if ctx.padding_idx is not None:
-            rows = rows * (ids != ctx.padding_idx)[:, None]
+        if ctx.embedding.padding_idx is not None:
+            rows = rows * (ids != ctx.embedding.padding_idx)[:, None]
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
         weight.grad.index_add_(0, ids, rows)
-        return None, None, None, None
+        return None, None, None
 
 
 def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBatchLoss:
