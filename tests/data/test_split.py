@@ -1,8 +1,10 @@
 """Splits: disjoint, complete, the same every time, and no prompt on two sides."""
 
+import random
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -45,10 +47,15 @@ def test_ordered_cuts_the_file_as_the_chapter_slices_it(num: int) -> None:
     assert list(found.validation) == data[train_portion + test_portion :]
 
 
-@pytest.mark.parametrize("method", ["grouped", "random", "ordered"])
 @pytest.mark.parametrize(("num", "expected"), [(1000, (850, 50, 100)), (100, (85, 5, 10)), (20, (17, 1, 2))])
-def test_shares_are_85_5_and_10_in_a_hundred(method: str, num: int, expected: tuple[int, int, int]) -> None:
-    assert sizes(split(records(num), method)) == expected
+def test_ordered_shares_are_85_5_and_10_in_a_hundred(num: int, expected: tuple[int, int, int]) -> None:
+    assert sizes(split(records(num), "ordered")) == expected
+
+
+@pytest.mark.parametrize("method", ["grouped", "random"])
+def test_hashed_shares_are_85_5_and_10_in_a_hundred_on_average(method: str) -> None:
+    found = np.mean([sizes(split(records(400), method, seed=seed)) for seed in range(40)], axis=0)
+    assert found == pytest.approx((340, 20, 40), abs=4 * 6 / 40**0.5)  # four standard errors
 
 
 @pytest.mark.parametrize("method", ["grouped", "random", "ordered"])
@@ -95,16 +102,40 @@ def test_grouped_keeps_records_with_the_same_prompt_on_one_side(data: list[Recor
     assert sum(map(len, prompts)) == len(set.union(*prompts))
 
 
-def test_one_prompt_with_half_of_all_records_is_trained_on_and_moves_no_share() -> None:
+@given(rows, rows, st.sampled_from(["grouped", "random"]), st.integers(0, 9))
+def test_rows_appended_later_move_nobody(data: list[Record], more: list[Record], method: str, seed: int) -> None:
+    data = data + records(60)
+    before, after = split(data, method, seed=seed), split(data + more, method, seed=seed)
+    assume(min(sizes(before)) > 3)  # a side of a cluster or two may owe them to a rule for sides that would be empty
+    for side in ("train", "validation", "test"):
+        kept = [row for row in getattr(after, side) if any(row is old for old in data)]
+        assert ids(kept) == ids(getattr(before, side))
+
+
+def test_grouped_is_the_same_whatever_the_order_of_different_prompts() -> None:
+    data = records(200)
+    shuffled = random.Random(0).sample(data, len(data))
+    assert {*ids(split(data).test)} == {*ids(split(shuffled).test)}
+
+
+def test_one_prompt_with_half_of_all_records_is_trained_on_and_moves_nobody_else() -> None:
     data = records(500) + [record("Write a poem.", index) for index in range(500, 1000)]
-    for seed in range(5):
+    for seed in range(12):
         found = split(data, seed=seed)
-        assert sizes(found) == (850, 50, 100)
         assert sum(row.raw["id"] >= 500 for row in found.train) == 500
+        assert ids(found.test) == ids(split(data[:500], seed=seed).test)
 
 
-def test_grouped_without_repeated_prompts_is_the_random_split() -> None:
-    assert split(records(50), "grouped", seed=3) == split(records(50), "random", seed=3)
+def test_prompts_that_nearly_agree_stay_on_one_side() -> None:
+    asked = ["Describe the long road to the village of {}", "Describe the long road to a village of {}"]
+    places = ["Arnsbach", "Kelmunt", "Ostrava", "Quendlin", "Toruviel", "Wexholm", "Yrsel", "Zubrovka"] * 1
+    data = [
+        record(ask.format(place) + " and who lives there", index)
+        for index, (place, ask) in enumerate((place, ask) for place in places for ask in asked)
+    ]
+    for seed in range(20):
+        for side in (split(data, seed=seed, test=0.3).test, split(data, seed=seed, test=0.3).train):
+            assert all(number ^ 1 in ids(side) for number in ids(side))
 
 
 def test_grouped_refuses_fewer_prompts_than_sets_and_says_what_to_do() -> None:
