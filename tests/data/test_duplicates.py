@@ -88,10 +88,10 @@ def test_pairs_are_those_of_all_pairs_compared_one_by_one(threshold: float) -> N
 
 def test_a_cluster_is_named_by_its_earliest_member() -> None:
     texts = [
-        "name three rivers of europe",
+        "name three long rivers of northern europe",
         "tell me a joke",
-        "name three rivers of europe",
-        "name three rivers in europe",
+        "name three long rivers of northern europe",
+        "name three long rivers in northern europe",
     ]
     assert near_duplicate_clusters(texts, 0.7).tolist() == [0, 1, 0, 0]
 
@@ -139,11 +139,11 @@ def test_what_comes_later_changes_no_cluster(texts: list[str], num_first: int) -
 
 def test_a_text_between_two_clusters_joins_the_earlier_and_merges_nothing() -> None:
     left = "amber basket candle dragon ember forest garden harbor island jungle kettle lantern"
-    middle = left.replace("kettle", "needle").replace("basket", "amber")
+    middle = left.replace("basket", "amber")
     right = middle.replace("forest", "orchard")
-    assert jaccard(left, right) < 0.72 <= min(jaccard(left, middle), jaccard(middle, right))
-    assert near_duplicate_clusters([left, right, middle], 0.72).tolist() == [0, 1, 0]
-    assert near_duplicate_clusters([left, middle, right], 0.72).tolist() == [0, 0, 0]
+    assert jaccard(left, right) < 0.7 <= min(jaccard(left, middle), jaccard(middle, right))
+    assert near_duplicate_clusters([left, right, middle], 0.7).tolist() == [0, 1, 0]
+    assert near_duplicate_clusters([left, middle, right], 0.7).tolist() == [0, 0, 0]
 
 
 def test_the_order_asked_for_decides_what_is_earlier() -> None:
