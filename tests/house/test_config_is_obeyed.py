@@ -184,8 +184,8 @@ def micro_batches(lab: Laboratory) -> tuple[Any, Any]:
 
 EXPERIMENTS: dict[str, Experiment] = {
     "data.split": data("data.split=ordered"),
-    "data.test_share": data("data.test_share=0.3"),
-    "data.validation_share": data("data.validation_share=0.3"),
+    "data.test_share": data("data.test_share=0.6"),
+    "data.validation_share": data("data.validation_share=0.6"),
     "data.train_on": data("data.train_on=all"),
     "data.prompt_weight": data("data.prompt_weight=0.3"),
     "data.max_length": lambda lab: (lab.dataset(), lab.dataset(one_token_too_short(lab))),

@@ -245,8 +245,7 @@ def _buckets(keys: npt.NDArray[np.uint32]) -> Iterator[Rows]:
     """The indices, rising, of each group of equal keys with two members or more."""
     by_key = np.argsort(keys, kind="stable")
     sorted_keys = keys[by_key]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(keys) else []
-    ends = np.append(starts[1:], len(keys)) if len(keys) else []
-    for start, end in zip(starts, ends, strict=True):
-        if end - start > 1:
-            yield by_key[start:end]
+    same_as_before = np.concatenate([[False], sorted_keys[1:] == sorted_keys[:-1], [False]])
+    borders = np.flatnonzero(same_as_before[1:] != same_as_before[:-1])
+    for start, end in zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True):
+        yield by_key[start : end + 1]
