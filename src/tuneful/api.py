@@ -7,10 +7,15 @@ print(result.report, result.comparison)
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tuneful.config import Config
 from tuneful.console import Terminal
+from tuneful.errors import TunefulError
+from tuneful.interruption import Interrupted, receiving_signals
 from tuneful.job import Job, JobResult
 from tuneful.report.build import build_report
 
@@ -18,39 +23,81 @@ __all__ = ["report", "run", "train"]
 
 
 def run(
-    data: str = "starter", *, config: Config | None = None, output: Path | None = None, terminal: Terminal | None = None
+    data: str = "starter",
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+    allow_changed: Sequence[str] = (),
 ) -> JobResult:
     """The whole job: read, split, answers before, finetune, answers after, compare, report.
 
-    `data` is a file or `starter`; `output` a folder that does not exist yet (default: a new one under runs/). Raises
-    InputError, before anything is trained, where the request or its input is wrong.
+    `data` is a file or `starter`; `output` a folder that does not exist yet (default: a new one under runs/), or that of an
+    unfinished run, which then goes on where it stopped; settings named in `allow_changed` may differ from those it was
+    begun with. Raises InputError, before anything is trained, where the request or its input is wrong; Interrupted on
+    SIGINT and SIGTERM.
     """
-    job = Job(data, config or Config(), output, terminal or Terminal(quiet=True))
-    job.show_data()
-    job.prepare_training()
-    if not len(job.dataset.test):
+    with _job("run", data, config, output, terminal, allow_changed) as job:
+        job.show_data()
+        job.prepare_training()
+        if not len(job.dataset.test):
+            job.train()
+            job.save()
+            return job.finish()
+        base = job.answer_test_set("base")
         job.train()
         job.save()
-        return job.finish()
-    base = job.answer_test_set("base")
-    job.train()
-    job.save()
-    tuned = job.answer_test_set("tuned")
-    return job.finish(job.compare(base, tuned))
+        tuned = job.answer_test_set("tuned")
+        return job.finish(job.compare(base, tuned))
 
 
 def train(
-    data: str, *, config: Config | None = None, output: Path | None = None, terminal: Terminal | None = None
+    data: str,
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+    allow_changed: Sequence[str] = (),
 ) -> JobResult:
     """Finetune and save; the test records are set aside and not answered. Arguments and errors as for `run`."""
-    job = Job(data, config or Config(), output, terminal or Terminal(quiet=True))
-    job.show_data()
-    job.prepare_training()
-    job.train()
-    job.save()
-    return job.finish()
+    with _job("train", data, config, output, terminal, allow_changed) as job:
+        job.show_data()
+        job.prepare_training()
+        job.train()
+        job.save()
+        return job.finish()
 
 
 def report(run_dir: Path) -> Path:
     """Build report.html of a run folder anew and return its path; DataError where the folder is no run folder."""
     return build_report(run_dir)
+
+
+@contextmanager
+def _job(
+    verb: str,
+    data: str,
+    config: Config | None,
+    output: Path | None,
+    terminal: Terminal | None,
+    allow_changed: Sequence[str],
+) -> Iterator[Job]:
+    """A job that hears signals, lets go of its folder at the end, and says what a full disk means."""
+    terminal = terminal or Terminal(quiet=True)
+    with receiving_signals() as signals:
+        job = Job(data, config or Config(), output, terminal, signals, verb=verb, allow_changed=allow_changed)
+        try:
+            yield job
+        except Interrupted:
+            if not signals.insisted:
+                job.interrupted()
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TunefulError(
+                f"{job.run.path}: the disk is full ({error.strerror}). What is finished is kept; make room, then: "
+                f"tuneful {verb} --resume {job.run.path}"
+            ) from None
+        finally:
+            job.close()

@@ -37,8 +37,21 @@ Overrides = Annotated[
 Model = Annotated[
     str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
 ]
-Output = Annotated[Path | None, typer.Option(help="the run folder to make (default: a new one under runs/)")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="the run folder to make (default: a new one under runs/); an unfinished one goes on"),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="go on with an unfinished run: RUN in place of DATA (default: the newest in runs/)"),
+]
+AllowChanged = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY", help="a setting, or `data` or `model`, that may differ from what a resumed run began with"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
@@ -56,31 +69,36 @@ def root(
 
 @app.command()
 def run(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = "starter",
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = None,
     overrides: Overrides = None,
     model: Model = None,
     output: Output = None,
     config: ConfigFile = None,
+    resume: Resume = False,
+    allow_changed: AllowChanged = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """The whole job: check, split, answer, train, answer again, compare, report."""
-    data, overrides = _data_or_override(data, overrides)
-    _work("run", data, _load(config, overrides, model), output, as_json, quiet)
+    request = _request(data, overrides, model, output, config, resume, default="starter")
+    _work("run", *request, allow_changed, as_json, quiet)
 
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")],
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = None,
     overrides: Overrides = None,
     model: Model = None,
     output: Output = None,
     config: ConfigFile = None,
+    resume: Resume = False,
+    allow_changed: AllowChanged = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Finetune and save, without answering the test set."""
-    _work("train", data, _load(config, overrides, model), output, as_json, quiet)
+    request = _request(data, overrides, model, output, config, resume, default=None)
+    _work("train", *request, allow_changed, as_json, quiet)
 
 
 @app.command()
@@ -122,7 +140,7 @@ def generate(
 
 @app.command()
 def show(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = "starter",
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = None,
     overrides: Overrides = None,
     model: Model = None,
     config: ConfigFile = None,
@@ -134,9 +152,9 @@ def show(
     """The exact tokens and weights of some records."""
     from tuneful import showing
 
-    data, overrides = _data_or_override(data, overrides)
+    data, overrides = _data_or_override(data, overrides, "starter")
     settings = _load(config, overrides, model)
-    showing.show_records(data, settings, start=start, rows=rows, text=text, as_json=as_json)
+    showing.show_records(data or "starter", settings, start=start, rows=rows, text=text, as_json=as_json)
 
 
 @app.command()
@@ -207,12 +225,23 @@ def _fail(error: Exception, exit_code: int, debug: bool) -> NoReturn:
     sys.exit(exit_code)
 
 
-def _work(verb: str, data: str, config: Config, output: Path | None, as_json: bool, quiet: bool) -> None:
+def _work(
+    verb: str,
+    data: str,
+    config: Config,
+    output: Path | None,
+    allow_changed: list[str] | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from tuneful import api
     from tuneful.console import Terminal, to_stdout
 
+    terminal = Terminal(quiet=quiet)
     try:
-        result: JobResult = getattr(api, verb)(data, config=config, output=output, terminal=Terminal(quiet=quiet))
+        result: JobResult = getattr(api, verb)(
+            data, config=config, output=output, terminal=terminal, allow_changed=allow_changed or ()
+        )
     except KeyboardInterrupt as interrupted:  # typer would make 130 of every one of them
         raise typer.Exit(getattr(interrupted, "exit_code", 130)) from None
     if as_json:
@@ -229,15 +258,60 @@ def _as_document(result: JobResult) -> dict[str, Any]:
 def _load(file: Path | None, overrides: list[str] | None, model: str | None) -> Config:
     from tuneful.config import load_config
 
+    return load_config(file, _with_model(overrides, model))
+
+
+def _with_model(overrides: list[str] | None, model: str | None) -> list[str]:
     named = [f"model.name_or_path={json.dumps(model)}"] if model is not None else []
-    return load_config(file, [*(overrides or []), *named])
+    return [*(overrides or []), *named]
 
 
-def _data_or_override(data: str, overrides: list[str] | None) -> tuple[str, list[str] | None]:
+def _request(
+    data: str | None,
+    overrides: list[str] | None,
+    model: str | None,
+    output: Path | None,
+    config: Path | None,
+    resume: bool,
+    *,
+    default: str | None,
+) -> tuple[str, Config, Path | None]:
+    """(data, configuration, run folder) of what is asked for; with --resume, of the unfinished run that is named."""
+    data, overrides = _data_or_override(data, overrides, None if resume else default)
+    if resume and output is None:
+        if config is not None:
+            raise ConfigError(
+                "--resume brings its own configuration; give single settings, such as train.save_steps=100"
+            )
+        return _unfinished(data, overrides, model)
+    if data is None:
+        raise InputError("Missing argument 'DATA'; see tuneful train --help")
+    if resume and output is not None and not output.exists():
+        raise ConfigError(f"{output}: there is no run to resume; drop --resume to begin one")
+    return data, _load(config, overrides, model), output
+
+
+def _unfinished(run: str | None, overrides: list[str] | None, model: str | None) -> tuple[str, Config, Path]:
+    """The request that began the run in the folder `run`, with its paths meant as they were then."""
+    from tuneful.config import load_config
+    from tuneful.rundir import newest_unfinished, read_record
+
+    path = (Path(run) if run is not None else newest_unfinished(Path("runs"))).absolute()
+    record = read_record(path)
+    if record is None:
+        raise ConfigError(f"{path}: there is no run to resume")
+    if Path(record["folder"]).is_dir():
+        os.chdir(record["folder"])
+    return record["data"], load_config(None, _with_model(overrides, model), begun_with=record["config"]), path
+
+
+def _data_or_override(
+    data: str | None, overrides: list[str] | None, default: str | None
+) -> tuple[str | None, list[str] | None]:
     """`tuneful run train.max_steps=5` means the starter data: an argument with `=` that is no file is a setting."""
-    if "=" in data and not Path(data).exists():
-        return "starter", [data, *(overrides or [])]
-    return data, overrides
+    if data is not None and "=" in data and not Path(data).exists():
+        return default, [data, *(overrides or [])]
+    return data if data is not None else default, overrides
 
 
 def _standard_input() -> str:

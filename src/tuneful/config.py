@@ -7,6 +7,7 @@ otherwise is refused with our name for it. Every key is read by something: `test
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,20 @@ class TrainConfig(Section):
     eval_steps: int | None = Field(
         None, ge=1, description="steps between validations; by default a tenth of the run, at least 1"
     )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="which weights the run ends with: those of the lowest validation loss, or those of the last step",
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="evaluations in a row without a lower validation loss after which training stops"
+    )
+    save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; by default only time counts")
+    save_minutes: float | None = Field(
+        10.0,
+        gt=0,
+        description="minutes of training between checkpoints; a shorter run writes none unless it is stopped",
+    )
+    save_total_limit: int = Field(2, ge=2, description="checkpoints that are kept, the newest ones")
     seed: int = Field(0, ge=0, lt=1 << 31, description="seed of the split, the data order and sampling")
     micro_batch_tokens: int | None = Field(
         None, ge=1, description="most trie nodes computed at once; by default chosen from the device. Changes no result"
@@ -173,6 +188,8 @@ PEER_KEYS: Mapping[str, str] = {
     "train_on_inputs": "data.train_on",
     "val_set_size": "data.validation_share",
     "chat_template": "template.name",
+    "saves_per_epoch": "train.save_steps",
+    "early_stopping": "train.early_stopping_patience",
     # LLaMA-Factory
     "cutoff_len": "data.max_length",
     "train_on_prompt": "data.train_on",
@@ -185,9 +202,11 @@ PEER_KEYS: Mapping[str, str] = {
     "completion_only_loss": "data.train_on",
     "assistant_only_loss": "data.train_on",
     "prompt_loss_weight": "data.prompt_weight",
+    "load_best_model_at_end": "train.keep",
     "torch_dtype": "model.dtype",
     "warmup_ratio": "train.warmup_steps",
     # LitGPT and torchtune
+    "save_interval": "train.save_steps",
     "checkpoint_dir": "model.name_or_path",
     "global_batch_size": "train.batch_size",
     "lr_warmup_steps": "train.warmup_steps",
@@ -202,13 +221,16 @@ PEER_KEYS: Mapping[str, str] = {
 """Keys of other trainers, each with our name for it."""
 
 
-def load_config(file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    file: Path | None = None, overrides: Sequence[str] = (), *, begun_with: Mapping[str, Any] | None = None
+) -> Config:
     """The configuration of `file` (YAML; defaults where None) with `section.key=value` overrides on top.
 
-    Raises ConfigError naming the file or argument, the key and the mend.
+    `begun_with` are the sections of an earlier run, in place of a file. Raises ConfigError naming the file or argument, the
+    key and the mend.
     """
-    values = _read_yaml(file) if file else {}
-    where = dict.fromkeys(_dotted_keys(values), str(file))
+    values = _read_yaml(file) if file else copy.deepcopy(dict(begun_with or {}))
+    where = dict.fromkeys(_dotted_keys(values), str(file or "the run's own configuration"))
     for override in overrides:
         dotted, value = _parse_override(override)
         section, key = dotted.split(".")

@@ -6,6 +6,8 @@
     │   ├── DataError               a file or a row of it
     │   ├── ModelError              a model, its tokenizer or its download
     │   └── TemplateError           a prompt template, or a template that does not suit the tokenizer
+    ├── CheckpointError             a checkpoint cannot be written, or none of them is whole
+    ├── OutOfMemoryError            a micro-batch does not fit the memory
     └── ExportError                 what was written is not what was trained
 
 A message says what is wrong, where (`file:line`, key, tensor) and how to mend it, in one or two sentences. The command
@@ -43,3 +45,20 @@ class TemplateError(InputError):
 
 class ExportError(TunefulError):
     """A saved model, loaded again, does not answer as the one in memory did."""
+
+
+class CheckpointError(TunefulError):
+    """A checkpoint cannot be written, or none of those that are there is whole."""
+
+
+class OutOfMemoryError(TunefulError):
+    """A micro-batch does not fit the memory: `num_records` records, `num_tokens` tokens, the longest of `longest`."""
+
+    def __init__(self, num_records: int, num_tokens: int, longest: int, source: str) -> None:
+        self.num_records, self.num_tokens = num_records, num_tokens
+        records = "1 record" if num_records == 1 else f"{num_records} records"
+        self.shape = f"{records}, {num_tokens:,} tokens, the longest of {longest:,}"
+        super().__init__(
+            f"out of memory at a micro-batch of {self.shape} ({source}). Lower data.max_length, take a smaller model, or "
+            "give model.dtype=bfloat16"
+        )

@@ -1,19 +1,20 @@
 """The whole job, a method a phase: what `tuneful run` and `tuneful train` do, in the order in which they do it.
 
-A job owns one run folder. Every phase writes what it found before the next begins, so an interrupted run keeps all that
-was finished; an interrupted training saves the weights it has and reports what there is.
+A job owns one run folder. Every phase writes what it found before the next begins, and a job on the folder of an unfinished
+run takes what it finds there: answers as they were given, the training from its newest whole checkpoint, the model where it
+was saved. An interrupted training leaves a checkpoint of where it stood.
 """
 
 from __future__ import annotations
 
-import signal
+import hashlib
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from tuneful.data.read import read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.data.template import find_template
 from tuneful.environment import describe_machine
-from tuneful.errors import InputError
+from tuneful.errors import ConfigError, InputError
 from tuneful.infer.generate import answer
+from tuneful.interruption import Interrupted, Signals
 from tuneful.judge.compare import Comparison, as_dict, compare, items_as_dicts, summary_sentence
 from tuneful.judge.metrics import AnswerScores, score_answer
 from tuneful.model.builtin import cache_root
@@ -38,8 +40,9 @@ from tuneful.model.load import fingerprint, load_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.report.build import build_report
-from tuneful.rundir import RunDir, new_run_path
-from tuneful.train.loop import Evaluation, Step, choose_layout, finetune, record_nll
+from tuneful.rundir import Difference, RunDir, answer_row, differences, new_run_path
+from tuneful.train.checkpoint import newest_checkpoint, refuse_non_finite, save_checkpoint, set_aside
+from tuneful.train.loop import Evaluation, Event, Layout, Notice, State, Step, choose_layout, finetune, record_nll
 from tuneful.train.loss import set_dropout
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Example
@@ -47,13 +50,17 @@ from tuneful.types import Answer, Example
 _VERIFIED_PROMPTS = 4
 _SAMPLE_INDENT = " " * 12
 
-
-class Interrupted(KeyboardInterrupt):
-    """A signal ended the job after it saved; `exit_code` is 128 plus the signal's number."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.exit_code = 128 + signal_number
+FREE_SECTIONS = ("report", "judge")
+FREE_KEYS = {
+    "model.device",
+    "model.name_or_path",  # the weights are compared, wherever they lie
+    "train.save_steps",
+    "train.save_minutes",
+    "train.save_total_limit",
+    "train.micro_batch_tokens",
+    "train.layout",
+}
+"""Settings that may change when a run goes on: they change no weight and no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +74,28 @@ class JobResult:
 
 
 class Job:
-    """One run: data read, model loaded and the run folder made when it is constructed."""
+    """One run: data read, model loaded and the run folder made, or taken up again, when it is constructed.
 
-    def __init__(self, data: str, config: Config, output: Path | None, terminal: Terminal) -> None:
-        self.config, self.terminal = config, terminal
-        self.started = datetime.now(timezone.utc)
+    `verb` is the command that it does; `allow_changed` names settings that may differ from those the run was begun with.
+    The folder is held until `close`.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        config: Config,
+        output: Path | None,
+        terminal: Terminal,
+        signals: Signals | None = None,
+        *,
+        verb: str = "run",
+        allow_changed: Sequence[str] = (),
+    ) -> None:
+        self.config, self.terminal, self.signals = config, terminal, signals or Signals()
         self.phase_seconds: dict[str, float] = {}
-        torch.manual_seed(config.train.seed)
         keep_freed_memory()
         file = read_data(data, on_error=config.data.on_error)
         self.device = choose_device(config.model.device)
-        self.dtype = choose_dtype(config.model.dtype, self.device, cache_root())
         self.run = RunDir(output or new_run_path(data, datetime.now()))
         try:
             self.pretrained = load_model(config.model.name_or_path, terminal.say)
@@ -88,11 +106,23 @@ class Job:
             text = TextEncoder(self.pretrained.tokenizer, find_template(config.template.name))
             self.encoder = make_encoder(text, self.config.data)
             self.dataset = prepare_data(file, self.encoder, self.config)
+            if self.config.train.early_stopping_patience and not len(self.dataset.validation):
+                raise ConfigError(
+                    "`train.early_stopping_patience` needs validation records: raise data.validation_share"
+                )
+            self._begin_or_go_on(data, verb, allow_changed)
+            self.run.write_config(self.config)
+            self._write_data()
         except InputError:
             self.run.remove_if_empty()
             raise
-        self.run.write_config(self.config)
-        self._write_data()
+        except BaseException:
+            self.run.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the run folder."""
+        self.run.close()
 
     def show_data(self) -> None:
         """What will be trained on: counts, share of trained tokens, and three records as the model will see them."""
@@ -119,54 +149,83 @@ class Job:
             terminal.say()
 
     def prepare_training(self) -> None:
-        """Choose and prove the layout, then hand the weights to the optimizer, which makes their shadow."""
-        with self._phase("proof"):
-            self.layout = choose_layout(self.model, self.dataset.train.examples, self.config.train, self.dtype)
+        """Choose and prove the layout, or take those the run was begun with; then hand the weights to the optimizer."""
+        record = dict(self.run.record or {})
+        if "choices" not in record:
+            record["choices"] = self._choices()
+            self.run.write_record(record)
+        choices = record["choices"]
+        self.layout, self.dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
         self.terminal.heading("Model")
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.terminal.facts(
             {
                 "model": f"{self.pretrained.name}, {parameters / 1e6:,.1f} M parameters",
-                "products": f"{str(self.dtype).removeprefix('torch.')} on {self.device}; master weights float32",
+                "products": f"{choices['dtype']} on {self.device}; master weights float32",
                 "layout": self.layout.name + (f": {self.layout.reason}" if self.layout.reason else ""),
             }
         )
+        if choices["num_threads"] != torch.get_num_threads():
+            self.terminal.say(
+                f"begun with {choices['num_threads']} threads, going on with {torch.get_num_threads()}: the same training, "
+                "but not bit for bit",
+                style="yellow",
+            )
         self.optimizer = AdamW(self.model, self.config.train, self.dtype)
         self._write_environment()
 
     def answer_test_set(self, name: str) -> list[AnswerScores]:
         """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
         test, references = self.dataset.test, self._references()
-        with self._phase(f"answers_{name}"), self.terminal.progress(f"{name} answers", len(test), "answers") as advance:
-            answers = answer(
-                self.model,
-                self.encoder,
-                test.conversations,
-                self.config.generate,
-                seed=self.config.train.seed,
-                advance=advance,
-            )
-        self.run.write_answers(name, answers)
-        with self._phase(f"references_{name}"):
-            nll = record_nll(self.model, references, self.layout)
+        rows = self.run.read_rows(f"answers/{name}.jsonl")
+        if rows is None:
+            with (
+                self._phase(f"answers_{name}"),
+                self.terminal.progress(f"{name} answers", len(test), "answers") as advance,
+            ):
+                answers = answer(
+                    self.model,
+                    self.encoder,
+                    test.conversations,
+                    self.config.generate,
+                    seed=self.config.train.seed,
+                    advance=advance,
+                )
+            self.run.write_answers(name, answers)
+            rows = [answer_row(given) for given in answers]
+        losses = self.run.read_rows(f"answers/{name}-references.jsonl")
+        if losses is None:
+            with self._phase(f"references_{name}"):
+                nll = record_nll(self.model, references, self.layout)
+            losses = [
+                {"source": reference.source, "nll": own, "num_tokens": int((reference.weights > 0).sum())}
+                for reference, own in zip(references, nll, strict=True)
+            ]
+            self.run.write_rows(f"answers/{name}-references.jsonl", losses)
         return [
             score_answer(
-                given.text,
+                row["text"],
                 conversation.turns[-1].response,
-                ended=given.ended_by == "stop",
-                reference_nll=own_nll,
-                reference_tokens=int((reference.weights > 0).sum()),
+                ended=row["ended_by"] == "stop",
+                reference_nll=loss["nll"],
+                reference_tokens=loss["num_tokens"],
             )
-            for given, conversation, reference, own_nll in zip(
-                answers, test.conversations, references, nll, strict=True
-            )
+            for row, conversation, loss in zip(rows, test.conversations, losses, strict=True)
         ]
 
     def train(self) -> None:
-        """Finetune; a line of metrics.jsonl a step and an evaluation. Raises Interrupted, once saved, on a signal."""
+        """Finetune, from the newest whole checkpoint where there is one; a line of metrics.jsonl an event.
+
+        On a signal a checkpoint is written, unless a second one comes, and Interrupted raised.
+        """
+        self.terminal.heading("Training")
+        if self.run.has_model:
+            self.terminal.say("trained and saved already")
+            return
         train, config = self.dataset.train, self.config.train
         total = num_steps(len(train), config.batch_size, config.num_train_epochs, config.max_steps)
-        self.terminal.heading("Training")
+        state = self._newest_state()
+        saved_step, saved_at = state.step, time.monotonic()
         events = finetune(
             self.model,
             self.optimizer,
@@ -175,18 +234,24 @@ class Job:
             config,
             self.layout,
             self._sample,
+            state=state,
+            between=self.signals.check,
         )
-        with self._phase("training"), _signals() as signalled, self._training_progress(total) as show:
-            for event in events:
-                self.run.append_metrics(_metrics_row(event))
-                show(event)
-                if signalled:
-                    break
-        if signalled:
-            self.terminal.say("interrupted: saving the weights as they are", style="yellow")
-            self.save()
-            self.finish(interrupted=True)
-            raise Interrupted(signalled[0])
+        with self._phase("training"), self._training_progress(state.step, total) as show, self.signals.waiting():
+            try:
+                for event in events:
+                    self.run.append_metrics(_metrics_row(event))
+                    show(event)
+                    if isinstance(event, Step) and self._save_is_due(state.step - saved_step, saved_at):
+                        self._save_checkpoint(state)
+                        saved_step, saved_at = state.step, time.monotonic()
+                    self.signals.check()
+            except Interrupted:
+                if state.step > saved_step and not self.signals.insisted:
+                    self.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
+                    self._save_checkpoint(state)
+                raise
+        self._say_how_it_ended(state, total)
 
     def save(self) -> None:
         """The trained model as a folder, loaded again and compared before this returns.
@@ -194,22 +259,12 @@ class Job:
         The optimizer is done after this; the model goes on in the precision that it was trained in.
         """
         self.optimizer.masters_to_model()
-        text = self.encoder.text
-        bos = self.pretrained.tokenizer.bos_token if text.bos_token_ids else ""
-        end = self.pretrained.tokenizer.convert_ids_to_tokens(text.end_token_id)
-        with self._phase("saving"):
-            save_model(
-                self.model,
-                self.pretrained.tokenizer,
-                self.run.model,
-                chat_template=text.template.chat_template(bos_text=bos, end_text=end),
-                base_name=self.pretrained.name,
-                card=Card(facts=self._card_facts(), datasets=(self.dataset.file.name,)),
-                stop_token_ids=sorted(text.stop_token_ids),
-            )
-            prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
-            verify_export(self.model, self.run.model, prompts)
-            write_own_template(self.run.model, text.template.name)
+        if self.run.has_model:
+            self.model.load_state_dict(load_model(str(self.run.model)).model.state_dict())
+        else:
+            with self._phase("saving"), self.signals.waiting():
+                self._save_model()
+            self.signals.check()
         cast_parameters(self.model, self.dtype)
 
     def compare(self, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> Comparison:
@@ -241,13 +296,151 @@ class Job:
         self.terminal.say(sentence, style="bold")
         return result
 
-    def finish(self, comparison: Comparison | None = None, *, interrupted: bool = False) -> JobResult:
+    def finish(self, comparison: Comparison | None = None) -> JobResult:
         """Write what is left to write, build the report, and say where everything is."""
-        self._write_environment(finished=not interrupted)
+        finished = self._write_environment(finished=True)
         report = build_report(self.run.path)
+        self.run.write_record({**(self.run.record or {}), "finished": finished})
         self.terminal.heading("Written")
         self.terminal.facts({"report": str(report), "model": str(self.run.model), "run": str(self.run.path)})
         return JobResult(self.run.path, report, self.run.model, comparison)
+
+    def interrupted(self) -> None:
+        """Report what there is of a run that was interrupted, and say how to go on with it."""
+        record = self.run.record or {}
+        if "choices" in record:
+            self._write_environment()
+            build_report(self.run.path)
+        verb = record["verb"]
+        self.terminal.say(f"interrupted; go on with: tuneful {verb} --resume {self.run.path}", style="yellow")
+
+    def _begin_or_go_on(self, data: str, verb: str, allow_changed: Sequence[str]) -> None:
+        """Write run.json, or compare what it says with what is asked for now: ConfigError where that is another training."""
+        training = self._training()
+        if (record := self.run.record) is None:
+            self.started = datetime.now(timezone.utc)
+            record = {"verb": verb, "data": data, "folder": os.getcwd(), "allowed": [], "finished": None}
+            record["started"] = self.started.isoformat(timespec="seconds")
+        else:
+            self.started = datetime.fromisoformat(record["started"])
+            self.phase_seconds = dict((self.run.read_json("environment.json") or {}).get("phase_seconds", {}))
+            self._go_on(record, verb, differences(record["training"], training), allow_changed)
+            record = {**record, "allowed": sorted({*record["allowed"], *allow_changed})}
+        self.run.write_record({**record, "config": self.config.model_dump(), "training": training})
+
+    def _go_on(
+        self, record: Mapping[str, Any], verb: str, changed: Sequence[Difference], allow_changed: Sequence[str]
+    ) -> None:
+        if verb != record["verb"]:
+            raise ConfigError(
+                f"{self.run.path}: was begun by `tuneful {record['verb']}`; go on with: tuneful {record['verb']} "
+                f"--resume {self.run.path}"
+            )
+        _refuse_changes(self.run.path, changed, allow_changed)
+        self.terminal.say(f"going on with the run in {self.run.path}, begun {record['started']}")
+        for one in changed:
+            self.terminal.say(f"  changed: {one.key} was {one.before}, is {one.now}", style="yellow")
+        if any(not one.key.startswith("train.") for one in changed):
+            self.run.forget("answers/base.jsonl", "answers/base-references.jsonl")
+
+    def _training(self) -> dict[str, Any]:
+        """What a training is made of, key to value: two runs that agree in all of it end in the same weights and answers."""
+        settings = {
+            f"{name}.{key}": value
+            for name, section in self.config.model_dump().items()
+            for key, value in section.items()
+            if name not in FREE_SECTIONS and f"{name}.{key}" not in FREE_KEYS
+        }
+        self._model_sha256 = fingerprint(self.pretrained.folder)
+        return {
+            **settings,
+            "model": f"sha256 {self._model_sha256}",
+            "data": f"sha256 {self.dataset.file.sha256}",
+            "tokens": f"sha256 {_digest_of(self.dataset.train.examples + self.dataset.validation.examples)}",
+        }
+
+    def _choices(self) -> dict[str, Any]:
+        """What the machine decides and a run keeps to: it has to go on as it began wherever it goes on."""
+        dtype = choose_dtype(self.config.model.dtype, self.device, cache_root())
+        with self._phase("proof"):
+            layout = choose_layout(self.model, self.dataset.train.examples, self.config.train, dtype)
+        return {
+            "dtype": str(dtype).removeprefix("torch."),
+            "layout": asdict(layout),
+            "num_threads": torch.get_num_threads(),
+        }
+
+    def _newest_state(self) -> State:
+        """Where the training stands: the newest whole checkpoint's tensors in the optimizer, and its state."""
+        checkpoint, damaged = newest_checkpoint(self.run.checkpoints)
+        for one in damaged:
+            self.terminal.say(
+                f"{one.path} is damaged ({one.reason}) and not used; it is now {set_aside(one)}", style="yellow"
+            )
+        if checkpoint is None:
+            self.run.cut_metrics(0)
+            return State()
+        document, record = checkpoint.document, self.run.record or {}
+        changed = differences(document["training"], record["training"])
+        _refuse_changes(checkpoint.path, changed, record["allowed"])
+        self.optimizer.restore(
+            checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
+        )
+        self.run.cut_metrics(document["metrics_bytes"])
+        self.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
+        return State(**document["state"])
+
+    def _save_is_due(self, num_steps: int, saved_at: float) -> bool:
+        config = self.config.train
+        by_steps = config.save_steps is not None and num_steps >= config.save_steps
+        return by_steps or (config.save_minutes is not None and time.monotonic() - saved_at >= 60 * config.save_minutes)
+
+    def _save_checkpoint(self, state: State) -> None:
+        with self._phase("checkpoints"):
+            path = save_checkpoint(
+                self.run.checkpoints,
+                state.step,
+                self._checkpoint_tensors(state),
+                {
+                    "state": asdict(state),
+                    "training": (self.run.record or {})["training"],
+                    "metrics_bytes": self.run.flush_metrics(),
+                },
+                keep=self.config.train.save_total_limit,
+            )
+        self.terminal.say(f"step {state.step:>5}  saved {path}", style="dim")
+
+    def _checkpoint_tensors(self, state: State) -> dict[str, dict[str, torch.Tensor]]:
+        kept = self.optimizer.kept_weights() if state.best_step not in (None, state.step) else {}
+        return {"weights": self.optimizer.weights(), "optimizer": self.optimizer.moments(), "best": kept}
+
+    def _say_how_it_ended(self, state: State, total: int) -> None:
+        if state.step < total:
+            self.terminal.say(
+                f"stopped after step {state.step} of {total}: {state.num_worse} evaluations in a row were no better"
+            )
+        if state.best_step is None or state.best_step == state.step:
+            return
+        kept = "its weights are kept" if self.config.train.keep == "best" else "the last weights are kept all the same"
+        self.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
+
+    def _save_model(self) -> None:
+        refuse_non_finite(dict(self.model.named_parameters()))
+        text = self.encoder.text
+        bos = self.pretrained.tokenizer.bos_token if text.bos_token_ids else ""
+        end = self.pretrained.tokenizer.convert_ids_to_tokens(text.end_token_id)
+        save_model(
+            self.model,
+            self.pretrained.tokenizer,
+            self.run.model,
+            chat_template=text.template.chat_template(bos_text=bos, end_text=end),
+            base_name=self.pretrained.name,
+            card=Card(facts=self._card_facts(), datasets=(self.dataset.file.name,)),
+            stop_token_ids=sorted(text.stop_token_ids),
+        )
+        prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
+        verify_export(self.model, self.run.model, prompts)
+        write_own_template(self.run.model, text.template.name)
 
     def _limit_length_to_context(self) -> None:
         """A record longer than the model's context cannot be computed: `data.max_length` is lowered to it."""
@@ -259,7 +452,8 @@ class Job:
 
     def _sample(self, step: int) -> Answer:
         source = next(subset for subset in (self.dataset.validation, self.dataset.train) if len(subset))
-        return answer(self.model, self.encoder, source.conversations[:1], self.config.generate, seed=step)[0]
+        with self.signals.waiting(False):
+            return answer(self.model, self.encoder, source.conversations[:1], self.config.generate, seed=step)[0]
 
     def _references(self) -> list[Example]:
         """The test records with loss on their responses alone, whatever training weighs; each fits, or it was refused."""
@@ -268,14 +462,18 @@ class Job:
         return [reference for reference in references if isinstance(reference, Example)]
 
     @contextmanager
-    def _training_progress(self, total: int) -> Iterator[Callable[[Step | Evaluation], None]]:
+    def _training_progress(self, step: int, total: int) -> Iterator[Callable[[Event], None]]:
         with self.terminal.progress("training", total, "steps") as advance:
+            if step:
+                advance(step)
 
-            def show(event: Step | Evaluation) -> None:
+            def show(event: Event) -> None:
                 if isinstance(event, Step):
                     _show_step(advance, event)
-                else:
+                elif isinstance(event, Evaluation):
                     self._show_evaluation(event)
+                else:
+                    self.terminal.say(f"step {event.step:>5}  {event.sentence}", style="yellow")
 
             yield show
 
@@ -296,13 +494,12 @@ class Job:
         self.audit = describe(dataset, self.encoder, self.config)
         self.run.write_json("data.json", self.audit)
 
-    def _write_environment(self, *, finished: bool = False) -> None:
+    def _write_environment(self, *, finished: bool = False) -> str | None:
         model = {
             "name": self.pretrained.name,
             "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
-        if not hasattr(self, "_model_sha256"):
-            self._model_sha256 = fingerprint(self.pretrained.folder)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None
         self.run.write_json(
             "environment.json",
             {
@@ -313,10 +510,11 @@ class Job:
                 "layout_reason": self.layout.reason,
                 "model": {**model, "sha256": self._model_sha256},
                 "started": self.started.isoformat(timespec="seconds"),
-                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None,
+                "finished": now,
                 "phase_seconds": {name: round(seconds, 2) for name, seconds in self.phase_seconds.items()},
             },
         )
+        return now
 
     def _card_facts(self) -> dict[str, str]:
         tokens, config = self.audit["train_tokens"], self.config
@@ -339,9 +537,32 @@ class Job:
             self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _metrics_row(event: Step | Evaluation) -> dict[str, Any]:
+def _refuse_changes(where: Path, changed: Sequence[Difference], allowed: Sequence[str]) -> None:
+    refused = [one for one in changed if one.key not in allowed]
+    if len(refused) > 1:
+        refused = [one for one in refused if one.key != "tokens"]  # which follow from the others
+    if not refused:
+        return
+    listed = "\n".join(f"  `{one.key}` was {one.before}, is {one.now}" for one in refused)
+    keys = " ".join(f"--allow-changed {one.key}" for one in refused)
+    raise ConfigError(
+        f"{where}: this is another training than the one that was begun:\n{listed}\nGo on with what it was, or add {keys}"
+    )
+
+
+def _digest_of(examples: Sequence[Example]) -> str:
+    """sha256 over the token ids and weights of `examples`, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(len(example).to_bytes(8, "little") + example.token_ids.tobytes() + example.weights.tobytes())
+    return digest.hexdigest()
+
+
+def _metrics_row(event: Event) -> dict[str, Any]:
     if isinstance(event, Step):
         return asdict(event)
+    if isinstance(event, Notice):
+        return {"step": event.step, "notice": event.kind, "sentence": event.sentence}
     row: dict[str, Any] = {"step": event.step, "validation_loss": event.validation_loss}
     if event.sample:
         row["sample"] = {"source": event.sample.source, "prompt": event.sample.prompt, "text": event.sample.text}
@@ -359,25 +580,3 @@ def _clipped(text: str, limit: int) -> str:
     if len(line) <= abs(limit):
         return line
     return line[:limit] + " ..." if limit > 0 else "... " + line[limit:]
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM put their number into the list instead of ending the process; a second one ends it at once."""
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise Interrupted(number)
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

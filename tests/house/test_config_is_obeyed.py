@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from tuneful import api
 from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
 from tuneful.data.encode import TextEncoder
@@ -102,6 +104,12 @@ class Laboratory:
         total = sum(parameter.double().abs().sum().item() for parameter in model.parameters())
         return {"steps": steps, "evaluations": evaluations, "weights": total}
 
+    def checkpoints(self, *settings: str) -> list[str]:
+        """The names of the checkpoints that a whole training leaves."""
+        output = Path(tempfile.mkdtemp(dir=self.folder))
+        api.train(str(self.file), config=self.config("data.on_error=skip", *settings), output=output)
+        return sorted(path.name for path in (output / "checkpoints").glob("*"))
+
     def answers(self, *settings: str) -> Any:
         config = self.config(*settings)
         records = read_data(str(self.file), on_error="skip").records
@@ -135,6 +143,7 @@ def texts(found: tuple[list[Answer], int]) -> list[tuple[int, ...]]:
 
 
 SAMPLED = ["generate.temperature=1.5"]
+OVERFITTING = ("train.learning_rate=0.3", "train.eval_steps=1")
 Experiment = Callable[[Laboratory], tuple[Any, Any]]
 
 
@@ -216,6 +225,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "train.adam_epsilon": training("train.adam_epsilon=1e-2"),
     "train.max_grad_norm": training("train.max_grad_norm=1e-6"),
     "train.eval_steps": training("train.eval_steps=4", of="evaluations"),
+    "train.keep": training("train.keep=last", given=OVERFITTING),
+    "train.early_stopping_patience": training("train.early_stopping_patience=1", given=OVERFITTING, of="evaluations"),
+    "train.save_steps": lambda lab: (lab.checkpoints(), lab.checkpoints("train.save_steps=4")),
+    "train.save_minutes": lambda lab: (lab.checkpoints(), lab.checkpoints("train.save_minutes=1e-9")),
+    "train.save_total_limit": lambda lab: tuple(
+        lab.checkpoints("train.save_steps=1", f"train.save_total_limit={limit}") for limit in (2, 3)
+    ),
     "train.seed": data("train.seed=1"),
     "train.micro_batch_tokens": micro_batches,
     "train.layout": layouts,

@@ -36,12 +36,18 @@ def step_indices(
 
 
 def all_steps(
-    num_examples: int, batch_size: int, seed: int, num_train_epochs: float, max_steps: int | None = None
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    num_train_epochs: float,
+    max_steps: int | None = None,
+    *,
+    first_step: int = 1,
 ) -> Iterator[list[int]]:
-    """The indices of every step of a run, in order."""
+    """The indices of every step of a run from `first_step` on, in order."""
     total = num_steps(num_examples, batch_size, num_train_epochs, max_steps)
     last = None if max_steps else _num_positions(num_examples, num_train_epochs)
-    for step in range(1, total + 1):
+    for step in range(first_step, total + 1):
         yield step_indices(num_examples, batch_size, seed, step, last_position=last)
 
 

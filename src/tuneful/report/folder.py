@@ -128,9 +128,7 @@ def read_run(path: Path) -> Run:
         config=config,
         environment=_read_document(path / "environment.json", remarks),
         audit=_read_document(path / "data.json", remarks),
-        steps=_in_order(
-            _step(row) for row in metrics if "validation_loss" not in row and whole(row, "step") is not None
-        ),
+        steps=_in_order(_step(row) for row in metrics if "loss" in row and whole(row, "step") is not None),
         evaluations=_in_order(
             _evaluation(row) for row in metrics if "validation_loss" in row and whole(row, "step") is not None
         ),

@@ -1,28 +1,40 @@
-"""The training loop: steps and evaluations, handed out one by one to whoever writes, shows or stops.
+"""The training loop: steps and evaluations, handed out one by one to whoever writes, shows, saves or stops.
 
 An optimizer step takes `batch_size` records, cut into micro-batches that fit; each adds its share of one weighted mean over
-all targets of the step. The loop holds no files and prints nothing: it yields what happened.
+all targets of the step. The loop holds no files and prints nothing: it yields what happened. Where it stands is a `State`
+of a few numbers; with the optimizer's tensors that is all it takes to go on from there, because the order of the records
+and the learning rate follow from the step, and so do the random numbers of dropout.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
+import numpy as np
 import psutil
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
 from tuneful.data.order import all_steps, num_steps
-from tuneful.errors import TunefulError
-from tuneful.train.loss import LayoutName, cut_micro_batches, micro_batch_loss, prove, why_not_shared
+from tuneful.errors import OutOfMemoryError, TunefulError
+from tuneful.train.loss import LayoutName, MicroBatchLoss, cut_micro_batches, micro_batch_loss, prove, why_not_shared
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.types import Answer, Example
 
 _PROOF_RECORDS, _PROOF_TOKENS = 4, 1024
 """How much is computed both ways before the first step: a second or two on a small model."""
+
+_SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
+"""A spike stands six standard deviations above the mean of the last 64 steps (at least a quarter of them), and by half."""
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,35 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a person should hear of: the loss of `step` jumped, or its memory ran out and smaller pieces fit."""
+
+    step: int
+    kind: Literal["spike", "memory"]
+    sentence: str
+
+
+Event = Step | Evaluation | Notice
+
+
+@dataclass(slots=True)
+class State:
+    """Where a training stands between two events: all that is needed to go on, but the optimizer's tensors.
+
+    `evaluated` tells whether the evaluation due after `step` was made; `num_worse` counts evaluations since `best_step`,
+    the one with the lowest validation loss after the first step; `max_tokens` is what fits where the layout's did not.
+    """
+
+    step: int = 0
+    evaluated: bool = False
+    best_step: int | None = None
+    best_loss: float | None = None
+    num_worse: int = 0
+    max_tokens: int | None = None
+    recent_losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """How micro-batches are laid out, how many tokens each may compute, and why it is not the trie where it is not."""
 
@@ -75,6 +116,10 @@ def choose_layout(
     return Layout(config.layout if reason is None else "padded", max_tokens, reason)
 
 
+def go_on() -> None:
+    """The `between` of a training that nobody interrupts."""
+
+
 def finetune(
     model: PreTrainedModel,
     optimizer: AdamW,
@@ -83,64 +128,60 @@ def finetune(
     config: TrainConfig,
     layout: Layout,
     sample: Callable[[int], Answer] | None = None,
-) -> Iterator[Step | Evaluation]:
-    """Finetune `model` in place; `sample(step)` is asked for an answer at each evaluation.
+    *,
+    state: State | None = None,
+    between: Callable[[], None] = go_on,
+) -> Iterator[Event]:
+    """Finetune `model` in place, from `state` on; `sample(step)` is asked for an answer at each evaluation.
 
-    Validation is evaluated before the first step, every `eval_steps` and after the last. Raises TunefulError, before the
-    weights change, where a loss or gradient is not finite.
+    Validation is evaluated before the first step, every `eval_steps` and after the last. At each event `state` and
+    `optimizer` are what a checkpoint has to hold. `between` is called before every micro-batch and may raise: the step or
+    evaluation at hand is then abandoned, and `state` is that of the event before. At the end the model has the weights
+    of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError, before the weights change,
+    where a loss or gradient is not finite, and OutOfMemoryError where a single record does not fit.
     """
+    state = state if state is not None else State()
     total = num_steps(len(train), config.batch_size, config.num_train_epochs, config.max_steps)
     eval_steps = config.eval_steps or max(1, total // 10)
-
-    def evaluate(step: int) -> Evaluation:
-        return Evaluation(step, mean_loss(model, validation, layout), sample(step) if sample else None)
-
-    yield evaluate(0)
-    num_seen = 0
-    for step, indices in enumerate(
-        all_steps(len(train), config.batch_size, config.seed, config.num_train_epochs, config.max_steps), start=1
-    ):
-        start = time.perf_counter()
-        examples = [train[index] for index in indices]
-        rate = learning_rate(config, step, total)
-        loss, num_computed = _backward(model, optimizer, examples, layout)
-        norm = optimizer.step(rate)
-        _refuse_non_finite(step, loss, norm, examples)
-        num_seen += len(examples)
-        yield Step(
-            step=step,
-            epoch=num_seen / len(train),
-            loss=loss,
-            learning_rate=rate,
-            grad_norm=norm,
-            target_tokens=sum(int((example.weights > 0).sum()) for example in examples),
-            record_tokens=sum(len(example) for example in examples),
-            computed_tokens=num_computed,
-            step_seconds=time.perf_counter() - start,
-        )
-        if step % eval_steps == 0 or step == total:
-            yield evaluate(step)
+    steps = all_steps(
+        len(train), config.batch_size, config.seed, config.num_train_epochs, config.max_steps, first_step=state.step + 1
+    )
+    while True:
+        if (state.step % eval_steps == 0 or state.step == total) and not state.evaluated:
+            loss = yield from _fitting(
+                state, layout, lambda fitting: mean_loss(model, validation, fitting, between=between)
+            )
+            answer = sample(state.step) if sample else None
+            _remember(state, loss)
+            yield Evaluation(state.step, loss, answer)
+        if state.step >= total or (config.early_stopping_patience or math.inf) <= state.num_worse:
+            break
+        if config.keep == "best" and state.best_step == state.step:
+            optimizer.keep_weights()
+        yield from _step(model, optimizer, train, next(steps), config, total, layout, state, between)
+    if config.keep == "best" and state.best_step not in (None, state.step):
+        optimizer.restore_weights()
 
 
-def mean_loss(model: PreTrainedModel, examples: Sequence[Example], layout: Layout) -> float | None:
+def mean_loss(
+    model: PreTrainedModel, examples: Sequence[Example], layout: Layout, *, between: Callable[[], None] = go_on
+) -> float | None:
     """The weighted mean loss (nats) over all targets of `examples`; None where there are none."""
     if not examples:
         return None
-    model.eval()
-    with torch.inference_mode():
-        batches = cut_micro_batches(examples, layout.max_tokens, layout.name)
-        total = sum(micro_batch_loss(model, batch, layout.name).total.item() for batch in batches)
+    batches = cut_micro_batches(examples, layout.max_tokens, layout.name)
+    total = sum(found.total.item() for _, found in _without_gradients(model, batches, layout, between))
     return total / total_weight(examples)
 
 
-def record_nll(model: PreTrainedModel, examples: Sequence[Example], layout: Layout) -> list[float]:
+def record_nll(
+    model: PreTrainedModel, examples: Sequence[Example], layout: Layout, *, between: Callable[[], None] = go_on
+) -> list[float]:
     """For each example, in order, the summed negative log-likelihood (nats) of its targets."""
-    model.eval()
     nll: dict[int, float] = {}
-    with torch.inference_mode():
-        for batch in cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else ():
-            losses = micro_batch_loss(model, batch, layout.name).record_nll()
-            nll.update(zip(map(id, batch), losses, strict=True))
+    batches = cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else iter(())
+    for batch, found in _without_gradients(model, batches, layout, between):
+        nll.update(zip(map(id, batch), found.record_nll(), strict=True))
     return [nll[id(example)] for example in examples]
 
 
@@ -149,32 +190,172 @@ def total_weight(examples: Sequence[Example]) -> float:
     return float(sum(example.weights.sum(dtype="float64") for example in examples))
 
 
+def _without_gradients(
+    model: PreTrainedModel, batches: Iterator[list[Example]], layout: Layout, between: Callable[[], None]
+) -> Iterator[tuple[list[Example], MicroBatchLoss]]:
+    model.eval()
+    for batch in batches:
+        between()
+        with torch.inference_mode(), _out_of_memory_says(batch):
+            found = micro_batch_loss(model, batch, layout.name)
+        yield batch, found
+
+
+def _remember(state: State, validation_loss: float | None) -> None:
+    """The evaluation of `state.step` was made. The model as it came is no candidate: a training gives trained weights."""
+    state.evaluated = True
+    if validation_loss is None or state.step == 0:
+        return
+    if state.best_loss is None or validation_loss < state.best_loss:
+        state.best_step, state.best_loss, state.num_worse = state.step, validation_loss, 0
+    else:
+        state.num_worse += 1
+
+
+def _step(
+    model: PreTrainedModel,
+    optimizer: AdamW,
+    train: Sequence[Example],
+    indices: Sequence[int],
+    config: TrainConfig,
+    total: int,
+    layout: Layout,
+    state: State,
+    between: Callable[[], None],
+) -> Iterator[Step | Notice]:
+    """One optimizer step on the records `indices`; `state` is the one after it once it is handed out."""
+    start = time.perf_counter()
+    step = state.step + 1
+    examples = [train[index] for index in indices]
+
+    def gradients(fitting: Layout) -> tuple[float, int]:
+        torch.manual_seed(_seed_of(config.seed, step))
+        optimizer.forget_gradients()
+        return _backward(model, optimizer, examples, fitting, step, between)
+
+    loss, num_computed = yield from _fitting(state, layout, gradients)
+    rate = learning_rate(config, step, total)
+    norm = optimizer.step(rate)
+    if not math.isfinite(norm):
+        raise _not_finite(step, f"the gradient's norm is {norm}", examples)
+    notice = _spike(step, loss, state.recent_losses)
+    state.step, state.evaluated = step, False
+    state.recent_losses = [*state.recent_losses, loss][-_SPIKE_WINDOW:]
+    yield Step(
+        step=step,
+        epoch=((step - 1) * config.batch_size + len(examples)) / len(train),
+        loss=loss,
+        learning_rate=rate,
+        grad_norm=norm,
+        target_tokens=sum(int((example.weights > 0).sum()) for example in examples),
+        record_tokens=sum(len(example) for example in examples),
+        computed_tokens=num_computed,
+        step_seconds=time.perf_counter() - start,
+    )
+    if notice:
+        yield notice
+
+
 def _backward(
-    model: PreTrainedModel, optimizer: AdamW, examples: Sequence[Example], layout: Layout
+    model: PreTrainedModel,
+    optimizer: AdamW,
+    examples: Sequence[Example],
+    layout: Layout,
+    step: int,
+    between: Callable[[], None],
 ) -> tuple[float, int]:
     """Gradients of the mean loss of one optimizer step into the optimizer; that loss, and the tokens computed for it."""
     model.train()
     weight = total_weight(examples)
-    loss, num_computed, micro_batch = 0.0, 0, None
-    for batch in cut_micro_batches(examples, layout.max_tokens, layout.name):
-        if micro_batch is not None:
+    loss, num_computed = 0.0, 0
+    for number, batch in enumerate(cut_micro_batches(examples, layout.max_tokens, layout.name)):
+        between()
+        if number:
             optimizer.collect()
-        micro_batch = micro_batch_loss(model, batch, layout.name)
-        share = micro_batch.total / weight
-        share.backward()
+        with _out_of_memory_says(batch):
+            micro_batch = micro_batch_loss(model, batch, layout.name)
+            share = micro_batch.total / weight
+            share.backward()
         loss += share.item()
+        if not math.isfinite(loss):
+            optimizer.forget_gradients()
+            raise _not_finite(step, f"the loss is {loss}", _culprits(batch, micro_batch))
         num_computed += micro_batch.num_computed_tokens
     return loss, num_computed
 
 
-def _refuse_non_finite(step: int, loss: float, norm: float, examples: Sequence[Example]) -> None:
-    """Called after the optimizer has declined to step on a gradient that is not finite."""
-    if torch.tensor([loss, norm]).isfinite().all():
-        return
-    raise TunefulError(
-        f"step {step}: loss {loss}, gradient norm {norm}: not finite, so no weight was changed by this step. Its records: "
-        f"{', '.join(example.source for example in examples[:8])}. Lower train.learning_rate, or look at these records"
+def _seed_of(seed: int, step: int) -> int:
+    """The seed of torch's generators for one step: dropout is a function of seed and step, with nothing to restore."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+
+
+# Bad numbers
+
+
+def _culprits(batch: Sequence[Example], micro_batch: MicroBatchLoss) -> list[Example]:
+    """The records of a micro-batch whose own loss is not finite, or all where each is and only their sum is not."""
+    losses = micro_batch.record_nll()
+    return [example for example, nll in zip(batch, losses, strict=True) if not math.isfinite(nll)] or list(batch)
+
+
+def _not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulError:
+    named = ", ".join(example.source for example in examples[:8])
+    more = f" and {len(examples) - 8} more" if len(examples) > 8 else ""
+    return TunefulError(
+        f"step {step}: {what}: not finite, so no weight was changed by this step. Its records: {named}{more}. Lower "
+        "train.learning_rate, or look at these records"
     )
+
+
+def _spike(step: int, loss: float, recent: Sequence[float]) -> Notice | None:
+    if len(recent) < _SPIKE_WINDOW // 4:
+        return None
+    mean = statistics.fmean(recent)
+    if loss <= max(mean + _SPIKE_SIGMAS * statistics.pstdev(recent), _SPIKE_RATIO * mean):
+        return None
+    return Notice(
+        step, "spike", f"the loss jumped to {loss:.3f}; over the {len(recent)} steps before it was {mean:.3f}"
+    )
+
+
+# Memory
+
+
+def _fitting(state: State, layout: Layout, attempt: Callable[[Layout], Found]) -> Generator[Notice, None, Found]:
+    """What `attempt` finds in micro-batches that fit: where memory runs out it is made again with smaller ones.
+
+    The mathematics is the same, and what fits is kept for the rest of the run. OutOfMemoryError where one record does not.
+    """
+    while True:
+        try:
+            return attempt(replace(layout, max_tokens=state.max_tokens or layout.max_tokens))
+        except OutOfMemoryError as error:
+            if error.num_records == 1:
+                raise
+            state.max_tokens = min(state.max_tokens or layout.max_tokens, error.num_tokens) // 2
+            notice = Notice(
+                state.step + 1,
+                "memory",
+                f"out of memory at a micro-batch of {error.shape}: going on with at most {state.max_tokens:,} computed "
+                "tokens in one, which changes no result",
+            )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        yield notice
+
+
+@contextmanager
+def _out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
+    """Memory that runs out inside becomes an OutOfMemoryError that tells the shape of `batch`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in said and "not enough memory" not in said:
+            raise
+        lengths = [len(example) for example in batch]
+        raise OutOfMemoryError(len(batch), sum(lengths), max(lengths), batch[0].source) from None
 
 
 def _affordable_tokens(model: PreTrainedModel, dtype: torch.dtype) -> int:

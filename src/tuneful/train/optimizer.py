@@ -10,7 +10,7 @@ Gradients of several micro-batches add up in float32. In float32 the parameters 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,14 +41,17 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
 
 @dataclass(slots=True, eq=False)
 class _Tensor:
-    """One parameter with its master and moments (float32, all of one shape); `collected` adds up micro-batches."""
+    """One parameter with its master and moments (float32, all of one shape); `collected` adds up micro-batches, `kept` are
+    the weights of an earlier step."""
 
+    name: str
     parameter: torch.nn.Parameter
     master: torch.Tensor
     exp_avg: torch.Tensor
     exp_avg_sq: torch.Tensor
     weight_decay: float
     collected: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
 
     @property
     def gradient(self) -> torch.Tensor | None:
@@ -65,7 +68,9 @@ class AdamW:
     def __init__(self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype) -> None:
         self._config, self._dtype = config, dtype
         self._shadowed = dtype is torch.bfloat16
-        self._tensors = [self._prepare(parameter) for parameter in model.parameters() if parameter.requires_grad]
+        self._tensors = [
+            self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+        ]
         self._num_steps = torch.zeros((), device=model.device)
 
     def collect(self) -> None:
@@ -91,16 +96,75 @@ class AdamW:
             for tensor in self._tensors:
                 if tensor.gradient is not None:
                     self._update(tensor, rate, max(1.0, norm / limit) if limit else 1.0)
+        self.forget_gradients()
+        return norm
+
+    def forget_gradients(self) -> None:
+        """Drop the gradients at hand, those of a step that is abandoned or done."""
         for tensor in self._tensors:
             tensor.parameter.grad = tensor.collected = None
-        return norm
+
+    def keep_weights(self) -> None:
+        """Lay a copy of the weights as they are aside, in place of an earlier one."""
+        for tensor in self._tensors:
+            if tensor.kept is None:
+                tensor.kept = tensor.master.to("cpu", copy=True)
+            else:
+                tensor.kept.copy_(tensor.master)
+
+    def restore_weights(self) -> None:
+        """Go back to the weights that were kept; the copy is gone after this."""
+        for tensor in self._tensors:
+            assert tensor.kept is not None, f"{tensor.name}: no weights were kept"
+            self._set_master(tensor, tensor.kept)
+            tensor.kept = None
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The master of every trainable parameter by its name: views, which the next step changes."""
+        return {tensor.name: tensor.master for tensor in self._tensors}
+
+    def kept_weights(self) -> dict[str, torch.Tensor]:
+        """The weights that were kept, by name; empty where none were."""
+        return {tensor.name: tensor.kept for tensor in self._tensors if tensor.kept is not None}
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """Both moments of every trainable parameter, `exp_avg.<name>` and `exp_avg_sq.<name>`: views."""
+        return {
+            f"{kind}.{tensor.name}": getattr(tensor, kind)
+            for tensor in self._tensors
+            for kind in ("exp_avg", "exp_avg_sq")
+        }
+
+    def restore(
+        self,
+        num_steps: int,
+        weights: Mapping[str, torch.Tensor],
+        moments: Mapping[str, torch.Tensor],
+        kept: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Stand where an optimizer stood after `num_steps` steps, with what its `weights`, `moments` and `kept_weights` gave.
+
+        The names must be those of this model; `kept` may be empty.
+        """
+        assert weights.keys() == self.weights().keys(), "other parameters than this model trains"
+        self._num_steps.fill_(num_steps)
+        for tensor in self._tensors:
+            self._set_master(tensor, weights[tensor.name])
+            tensor.exp_avg.copy_(moments[f"exp_avg.{tensor.name}"])
+            tensor.exp_avg_sq.copy_(moments[f"exp_avg_sq.{tensor.name}"])
+            tensor.kept = kept[tensor.name].clone() if kept else None
 
     def masters_to_model(self) -> None:
         """Give the model its float32 weights; the optimizer is done after this."""
         for tensor in self._tensors:
             tensor.parameter.data = tensor.master
 
-    def _prepare(self, parameter: torch.nn.Parameter) -> _Tensor:
+    def _set_master(self, tensor: _Tensor, weights: torch.Tensor) -> None:
+        tensor.master.copy_(weights)
+        if self._shadowed:
+            tensor.parameter.data.copy_(tensor.master)
+
+    def _prepare(self, name: str, parameter: torch.nn.Parameter) -> _Tensor:
         master = parameter.data.contiguous()
         if self._shadowed:
             master = master.float()
@@ -108,7 +172,7 @@ class AdamW:
         else:
             parameter.data = master
         decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
-        return _Tensor(parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
+        return _Tensor(name, parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
 
     def _gradient_norm(self) -> float:
         squares = [

@@ -1,0 +1,287 @@
+"""Checkpoints: a training's tensors and state on disk, whole or not at all.
+
+    checkpoints/step-000117/
+      weights.safetensors     master weights by parameter name       optimizer.safetensors   both moments
+      best.safetensors        weights of the best evaluation, where it is an earlier one
+      manifest.json           step, state and what was being trained; size and sha256 of each file, and of itself
+
+A checkpoint is written beside its place, flushed file by file, renamed, and its parent flushed; only then an older one is
+removed. Whatever moment the power fails at, the folder holds the checkpoint before or this one. Reading trusts a manifest whose
+checksums hold, and nothing else. The trade: every byte is hashed once when written and once when read, about a second a
+gigabyte, so that damage is never trained on. Files are safetensors and JSON; nothing here can run code.
+
+All file operations go through `os`, so that a test can make any one of them the last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tuneful.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+_NAME = re.compile(r"step-(\d+)")
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_BLOCK_BYTES = 1 << 23
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint: where it lies, the step it was made after, and the document that was saved with it."""
+
+    path: Path
+    step: int
+    document: Mapping[str, Any]
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors of `<name>.safetensors` on the CPU; empty where the checkpoint has no such file."""
+        file = self.path / f"{name}.safetensors"
+        return load_file(file) if file.exists() else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A checkpoint that is not whole, and what is wrong with it."""
+
+    path: Path
+    reason: str
+
+
+def save_checkpoint(
+    folder: Path, step: int, groups: Mapping[str, Tensors], document: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Write the checkpoint of `step` into `folder` and remove all but the newest `keep`; its path.
+
+    `groups` become `<name>.safetensors` each, empty ones none; `document` is any JSON. Raises CheckpointError, with the
+    checkpoints before untouched, where a tensor holds a number that is not finite or the disk refuses.
+    """
+    for tensors in groups.values():
+        refuse_non_finite(tensors)
+    name = f"step-{step:06d}"
+    aside, final = folder / f".part-{name}", folder / name
+    try:
+        _make_folder(folder)
+        clear_leftovers(folder)
+        os.mkdir(aside)
+        files = {
+            f"{group}.safetensors": _write(aside / f"{group}.safetensors", _safetensors(tensors))
+            for group, tensors in groups.items()
+            if tensors
+        }
+        _write(aside / MANIFEST, iter([_manifest(step, files, document)]))
+        _flush_folder(aside)
+        if os.path.lexists(final):
+            _remove(folder, name)
+        os.rename(aside, final)
+        _flush_folder(folder)
+        for old in sorted(_steps(folder))[:-keep]:
+            _remove(folder, _steps(folder)[old])
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _delete(aside)
+        if isinstance(error, OSError):
+            raise CheckpointError(_refusal(folder, groups, error)) from error
+        raise
+    return final
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Damage]]:
+    """The newest whole checkpoint of `folder`, and the damaged ones that are newer.
+
+    CheckpointError where there are checkpoints and all of them are damaged.
+    """
+    damaged: list[Damage] = []
+    steps = _steps(folder)
+    for step in sorted(steps, reverse=True):
+        found = read_checkpoint(folder / steps[step])
+        if isinstance(found, Checkpoint):
+            return found, damaged
+        damaged.append(found)
+    if damaged:
+        listed = "; ".join(f"{one.path}: {one.reason}" for one in damaged)
+        raise CheckpointError(f"no checkpoint is whole: {listed}. Remove {folder} to train from the beginning")
+    return None, []
+
+
+def read_checkpoint(path: Path) -> Checkpoint | Damage:
+    """The checkpoint at `path` with every byte checked, or what is wrong with it."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        own = manifest.pop("sha256")
+        if own != _digest(manifest):
+            return Damage(path, f"{MANIFEST}: its checksum differs")
+        if manifest["format"] != FORMAT:
+            return Damage(path, f"{MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
+        if path.name != f"step-{manifest['step']:06d}":
+            return Damage(path, f"{MANIFEST}: made after step {manifest['step']}")
+        for name, wanted in manifest["files"].items():
+            if (reason := _wrong_with(path / name, wanted)) is not None:
+                return Damage(path, f"{name}: {reason}")
+    except FileNotFoundError as error:
+        return Damage(path, f"{Path(error.filename).name}: missing")
+    except OSError as error:
+        return Damage(path, f"cannot be read: {error.strerror or error}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Damage(path, f"{MANIFEST}: cannot be read")
+    return Checkpoint(path, manifest["step"], manifest["document"])
+
+
+def set_aside(damage: Damage) -> Path:
+    """Move a damaged checkpoint out of the way, to `damaged-<name>`; where it is now."""
+    folder, target = damage.path.parent, damage.path.with_name(f"damaged-{damage.path.name}")
+    if os.path.lexists(target):
+        _delete(target)
+    os.rename(damage.path, target)
+    _flush_folder(folder)
+    return target
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed save or removal left behind; for the one process that holds the run."""
+    for entry in _entries(folder):
+        if entry.startswith((".part-", ".old-")):
+            _delete(folder / entry)
+
+
+def checkpoint_bytes(groups: Mapping[str, Tensors]) -> int:
+    """About how much a checkpoint of these tensors takes on disk."""
+    return sum(tensor.numel() * tensor.element_size() for tensors in groups.values() for tensor in tensors.values())
+
+
+def refuse_non_finite(tensors: Tensors) -> None:
+    """CheckpointError, naming the first tensor that holds a number that is not finite."""
+    for name, tensor in tensors.items():
+        # A sum is finite only where every number is; that one overflows proves nothing, so then each is looked at.
+        if not tensor.sum().isfinite() and not tensor.isfinite().all():
+            count = int(tensor.isfinite().logical_not().sum())
+            raise CheckpointError(
+                f"{name}: {count:,} of its {tensor.numel():,} numbers are not finite, so nothing was saved. Resume from "
+                "the last checkpoint with a lower train.learning_rate"
+            )
+
+
+# Writing
+
+
+def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, tensor by tensor, without a second copy of any."""
+    header, offset = {}, 0
+    for name, tensor in tensors.items():
+        stop = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, stop]}
+        offset = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        yield flat.numpy().data
+
+
+def _write(path: Path, parts: Iterator[bytes | memoryview]) -> dict[str, Any]:
+    """Write and flush a new file; its size and sha256 as the manifest holds them."""
+    digest, size = hashlib.sha256(), 0
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        for part in parts:
+            for start in range(0, len(part), _BLOCK_BYTES):
+                block = part[start : start + _BLOCK_BYTES]
+                digest.update(block)
+                size += len(block)
+                while len(block):
+                    block = block[os.write(file, block) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _manifest(step: int, files: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
+    content = {"format": FORMAT, "step": step, "files": files, "document": document}
+    return json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    if not os.path.isdir(folder):
+        os.mkdir(folder)
+        _flush_folder(folder.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # elsewhere a folder cannot be opened, and needs no flushing
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Remove a checkpoint: out of its place first, so that half of one is never met there."""
+    aside = folder / f".old-{name}"
+    os.rename(folder / name, aside)
+    _delete(aside)
+
+
+def _delete(path: Path) -> None:
+    for entry in _entries(path):
+        os.unlink(path / entry)
+    if os.path.lexists(path):
+        os.rmdir(path)
+
+
+def _refusal(folder: Path, groups: Mapping[str, Tensors], error: OSError) -> str:
+    try:
+        status = os.statvfs(folder)
+        free = f", {status.f_bavail * status.f_frsize / 1e9:.2f} GB are free"
+    except (OSError, AttributeError):
+        free = ""
+    return (
+        f"{folder}: a checkpoint of {checkpoint_bytes(groups) / 1e9:.2f} GB cannot be written: "
+        f"{error.strerror or error}{free}. The checkpoints before are whole; make room and resume"
+    )
+
+
+# Reading
+
+
+def _wrong_with(file: Path, wanted: Mapping[str, Any]) -> str | None:
+    if (size := file.stat().st_size) != wanted["bytes"]:
+        return f"{size:,} bytes, {wanted['bytes']:,} were written"
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return None if digest.hexdigest() == wanted["sha256"] else "its checksum differs"
+
+
+def _steps(folder: Path) -> dict[int, str]:
+    """The checkpoints of `folder`, whole or not: step to name."""
+    return {int(found.group(1)): entry for entry in _entries(folder) if (found := _NAME.fullmatch(entry))}
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,334 @@
+"""A run that is killed, stopped or told to go on under other settings: whole commands on a tiny model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuneful import api
+from tuneful.config import Config, load_config
+from tuneful.console import Terminal
+from tuneful.errors import CheckpointError, ConfigError
+from tuneful.job import Job
+from tuneful.train import loop
+
+WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
+ROWS = [
+    {"instruction": f"Say {word} {num}.", "input": "", "output": f"{word} {num}"} for word in WORDS for num in (1, 2)
+]
+SETTINGS = [
+    "train.batch_size=3",
+    "train.max_steps=12",
+    "train.eval_steps=4",
+    "train.save_steps=2",
+    "train.learning_rate=1e-2",
+    "train.micro_batch_tokens=60",
+    "generate.max_new_tokens=4",
+    "report.num_resamples=100",
+    "model.dtype=float32",
+]
+
+
+class CutOffError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("resume") / "colours.json"
+    file.write_text(json.dumps(ROWS))
+    return file
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_llama: Path) -> list[str]:
+    return [f"model.name_or_path={json.dumps(str(tiny_llama))}", *SETTINGS]
+
+
+@pytest.fixture(scope="session")
+def straight(data: Path, settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    api.run(str(data), config=load_config(None, settings), output=folder)
+    return folder
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a run comes to: weights by their hash, every line of metrics but its seconds, answers, and the comparison."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "weights": hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest(),
+        "metrics": [{key: value for key, value in row.items() if key != "step_seconds"} for row in metrics],
+        "answers": [(folder / "answers" / f"{name}.jsonl").read_text() for name in ("base", "tuned")],
+        "comparison": json.loads((folder / "comparison.json").read_text()),
+    }
+
+
+def cut_off_after(num_events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training ends, without a word to anybody, when it has handed out so many events."""
+    finetune = loop.finetune
+
+    def shorter(*arguments: Any, **named: Any) -> Any:
+        for number, event in enumerate(finetune(*arguments, **named), start=1):
+            if number > num_events:
+                raise CutOffError
+            yield event
+
+    monkeypatch.setattr("tuneful.job.finetune", shorter)
+
+
+def begin(data: Path, config: Config, folder: Path, num_events: int) -> None:
+    """A run that is cut off in its training."""
+    with pytest.MonkeyPatch.context() as patch:
+        cut_off_after(num_events, patch)
+        with pytest.raises(CutOffError):
+            api.run(str(data), config=config, output=folder)
+
+
+class Heard(Terminal):
+    """A terminal that remembers."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, line: Any = "", style: str | None = None) -> None:
+        self.lines.append(str(line))
+
+    def __contains__(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+
+@pytest.mark.parametrize("num_events", [0, 1, 3, 7, 8, 15])
+def test_a_run_cut_off_in_its_training_ends_as_if_nothing_had_happened(
+    num_events: int, straight: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    config = load_config(None, settings)
+    begin(data, config, tmp_path / "run", num_events)
+    heard = Heard()
+    api.run(str(data), config=config, output=tmp_path / "run", terminal=heard)
+    assert outcome(tmp_path / "run") == outcome(straight)
+    assert ("going on after step" in heard) == (num_events >= 3)
+
+
+def test_what_is_finished_is_not_done_again(
+    straight: Path, data: Path, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[str] = []
+    answer = Job.answer_test_set
+
+    def cut_off(job: Job, name: str) -> object:
+        answered.append(name)
+        if name == "tuned" and answered.count("tuned") == 1:
+            raise CutOffError
+        return answer(job, name)
+
+    monkeypatch.setattr(Job, "answer_test_set", cut_off)
+    config = load_config(None, settings)
+    with pytest.raises(CutOffError):
+        api.run(str(data), config=config, output=tmp_path / "run")
+    seen = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in ("answers/base.jsonl", "metrics.jsonl")}
+    monkeypatch.setattr("tuneful.job.finetune", lambda *_, **__: pytest.fail("trained again"))
+    api.run(str(data), config=config, output=tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(straight)
+    assert seen == {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in seen}
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_gone_on_from(
+    straight: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    config = load_config(None, settings)
+    begin(data, config, tmp_path / "run", 8)
+    newest = tmp_path / "run" / "checkpoints" / "step-000006"
+    content = bytearray((newest / "weights.safetensors").read_bytes())
+    content[-5] ^= 4
+    (newest / "weights.safetensors").write_bytes(content)
+    heard = Heard()
+    api.run(str(data), config=config, output=tmp_path / "run", terminal=heard)
+    assert "step-000006 is damaged (weights.safetensors: its checksum differs) and not used" in heard
+    assert "going on after step 4" in heard
+    assert outcome(tmp_path / "run") == outcome(straight)
+    assert (tmp_path / "run" / "checkpoints" / "damaged-step-000006").is_dir()
+
+
+# Changed
+
+
+CHANGES = {
+    "train.learning_rate": (["train.learning_rate=2e-2"], "`train.learning_rate` was 0.01, is 0.02"),
+    "train.seed": (["train.seed=1"], "`train.seed` was 0, is 1"),
+    "train.max_steps": (["train.max_steps=13"], "`train.max_steps` was 12, is 13"),
+    "template.name": (["template.name=chatml"], "`template.name` was alpaca, is chatml"),
+    "data.train_on": (["data.train_on=all"], "`data.train_on` was response, is all"),
+    "generate.max_new_tokens": (["generate.max_new_tokens=5"], "`generate.max_new_tokens` was 4, is 5"),
+}
+
+
+@pytest.fixture(scope="session")
+def stopped(data: Path, settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was cut off after its fifth step."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    begin(data, load_config(None, settings), folder, 7)
+    return folder
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_run_does_not_go_on_under_other_settings_unless_they_are_allowed_by_name(
+    key: str, stopped: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    more, message = CHANGES[key]
+    config = load_config(None, [*settings, *more])
+    with pytest.raises(ConfigError) as refusal:
+        api.run(str(data), config=config, output=tmp_path / "run")
+    assert message in str(refusal.value)
+    assert f"--allow-changed {key}" in str(refusal.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    keys = [part.split()[0] for part in str(refusal.value).split("--allow-changed ")[1:]]
+    allowed = sorted({*keys, "tokens"})
+    heard = Heard()
+    api.run(str(data), config=config, output=tmp_path / "run", terminal=heard, allow_changed=allowed)
+    assert f"changed: {key} was" in heard
+
+
+def test_a_change_that_was_allowed_once_stays_allowed(
+    stopped: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    config = load_config(None, [*settings, "train.learning_rate=2e-2", "train.save_steps=100"])
+    with pytest.MonkeyPatch.context() as patch:
+        cut_off_after(1, patch)
+        with pytest.raises(CutOffError):
+            api.run(str(data), config=config, output=tmp_path / "run", allow_changed=["train.learning_rate"])
+    api.run(str(data), config=config, output=tmp_path / "run")  # from the same checkpoint, made at the old rate
+
+
+def test_settings_that_change_no_weight_may_change(
+    straight: Path, stopped: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    config = load_config(None, [*settings, "train.save_steps=5", "train.save_total_limit=3", "model.device=cpu"])
+    api.run(str(data), config=config, output=tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(straight)
+
+
+def test_one_byte_of_data_is_another_training(stopped: Path, data: Path, settings: list[str], tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    changed = tmp_path / data.name
+    changed.write_text(data.read_text().replace("teal 2", "teal 3"))
+    with pytest.raises(ConfigError, match=r"`data` was sha256 [0-9a-f]{64}, is sha256 [0-9a-f]{64}"):
+        api.run(str(changed), config=load_config(None, settings), output=tmp_path / "run")
+
+
+def test_another_model_is_another_training_and_the_same_one_elsewhere_is_not(
+    straight: Path, stopped: Path, data: Path, settings: list[str], tiny_llama: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    shutil.copytree(tiny_llama, tmp_path / "moved")
+    moved = [f"model.name_or_path={json.dumps(str(tmp_path / 'moved'))}", *SETTINGS]
+    weights = tmp_path / "moved" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ConfigError, match="`model` was sha256"):
+        api.run(str(data), config=load_config(None, moved), output=tmp_path / "run")
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    api.run(str(data), config=load_config(None, moved), output=tmp_path / "run")
+    assert outcome(tmp_path / "run")["weights"] == outcome(straight)["weights"]
+
+
+def test_where_every_checkpoint_is_damaged_the_run_says_so(
+    stopped: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    for manifest in (tmp_path / "run" / "checkpoints").glob("*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        api.run(str(data), config=load_config(None, settings), output=tmp_path / "run")
+
+
+# Processes
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuneful.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not seen() and process.poll() is None:
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
+
+
+def num_lines(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_a_checkpoint_that_the_command_it_names_goes_on_from(
+    number: signal.Signals, code: int, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    endless = ["train.max_steps=100000", "train.eval_steps=50000", "train.save_steps=90000"]
+    folder = tmp_path / "out"
+    process = command("train", str(data), "--output", str(folder), *settings, *endless)
+    wait_for(lambda: num_lines(folder) > 3, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert "interrupted: saving a checkpoint of step" in err
+    assert f"go on with: tuneful train --resume {folder}" in err
+    [saved] = (folder / "checkpoints").iterdir()
+    step = int(saved.name.removeprefix("step-"))
+    assert num_lines(folder) == 1 + step  # an evaluation and the steps
+    assert (folder / "report.html").is_file()
+
+    more = [f"train.max_steps={step + 2}", "--allow-changed", "train.max_steps"]
+    process = command("train", "--resume", str(folder), *more, "train.save_steps=90000")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f"going on after step {step}" in err
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps[-2:] == [step + 2] * 2  # the last step and the evaluation after it
+
+
+def test_one_run_folder_one_process_and_a_killed_owner_holds_it_no_longer(
+    data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    arguments = ["train", str(data), "--output", str(folder), *settings]
+    owner = command(*arguments, "train.max_steps=100000", "train.eval_steps=50000")
+    wait_for(lambda: num_lines(folder) > 2, owner)
+    with pytest.raises(ConfigError, match=rf"out: is in use by process {owner.pid} on .* since 20.*"):
+        api.train(str(data), config=load_config(None, settings), output=folder)
+    owner.kill()
+    owner.communicate()
+    allowed = ["train.max_steps", "train.eval_steps"]
+    heard = Heard()
+    config = load_config(None, [*settings, "train.max_steps=100"])
+    api.train(str(data), config=config, output=folder, terminal=heard, allow_changed=allowed)
+    with pytest.raises(ConfigError, match="already exists and holds a finished run"):
+        api.train(str(data), config=config, output=folder)
