@@ -53,7 +53,7 @@ def answer_one(instruction: str, input_text: str, config: Config, terminal: Term
 
 def answer_file(data: str, config: Config, output: Path, terminal: Terminal) -> list[dict[str, Any]]:
     """The model's answers to every record of `data`, written to `output` as JSONL; its rows."""
-    file = read_data(data, on_error=config.data.on_error)
+    file = read_data(data, config.data)
     records = file.records
     if output.exists():
         raise ConfigError(f"{output}: already exists; give another --output, or remove it")

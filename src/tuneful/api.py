@@ -23,7 +23,7 @@ __all__ = ["report", "run", "train"]
 
 
 def run(
-    data: str = "starter",
+    data: str | Sequence[str] = "starter",
     *,
     config: Config | None = None,
     output: Path | None = None,
@@ -32,10 +32,10 @@ def run(
 ) -> JobResult:
     """The whole job: read, split, answers before, finetune, answers after, compare, report.
 
-    `data` is a file or `starter`; `output` a folder that does not exist yet (default: a new one under runs/), or that of an
-    unfinished run, which then goes on where it stopped; settings named in `allow_changed` may differ from those it was
-    begun with. Raises InputError, before anything is trained, where the request or its input is wrong; Interrupted on
-    SIGINT and SIGTERM.
+    `data` is a file, a pattern, a Hub id, `starter`, or several of them; `output` a folder that does not exist yet
+    (default: a new one under runs/), or that of an unfinished run, which then goes on where it stopped; settings named in
+    `allow_changed` may differ from those it was begun with. Raises InputError, before anything is trained, where the
+    request or its input is wrong; Interrupted on SIGINT and SIGTERM.
     """
     with _job("run", data, config, output, terminal, allow_changed) as job:
         job.show_data()
@@ -52,7 +52,7 @@ def run(
 
 
 def train(
-    data: str,
+    data: str | Sequence[str],
     *,
     config: Config | None = None,
     output: Path | None = None,
@@ -76,7 +76,7 @@ def report(run_dir: Path) -> Path:
 @contextmanager
 def _job(
     verb: str,
-    data: str,
+    data: str | Sequence[str],
     config: Config | None,
     output: Path | None,
     terminal: Terminal | None,

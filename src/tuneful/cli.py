@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import tuneful
+from tuneful.commands.arguments import data_and_settings
 from tuneful.errors import ConfigError, InputError, TunefulError
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as train.learning_rate=1e-4")
+]
+DataAndSettings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DATA... KEY=VALUE...",
+        help="files of records (JSON, JSONL, CSV, Parquet, Arrow; `-` is standard input), patterns, a Hub id, or `starter`; "
+        "then settings, such as train.learning_rate=1e-4",
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
@@ -69,8 +78,7 @@ def root(
 
 @app.command()
 def run(
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = None,
-    overrides: Overrides = None,
+    arguments: DataAndSettings = None,
     model: Model = None,
     output: Output = None,
     config: ConfigFile = None,
@@ -80,14 +88,13 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole job: check, split, answer, train, answer again, compare, report."""
-    request = _request(data, overrides, model, output, config, resume, default="starter")
+    request = _request(arguments, model, output, config, resume, default="starter")
     _work("run", *request, allow_changed, as_json, quiet)
 
 
 @app.command()
 def train(
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = None,
-    overrides: Overrides = None,
+    arguments: DataAndSettings = None,
     model: Model = None,
     output: Output = None,
     config: ConfigFile = None,
@@ -97,7 +104,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Finetune and save, without answering the test set."""
-    request = _request(data, overrides, model, output, config, resume, default=None)
+    request = _request(arguments, model, output, config, resume, default=None)
     _work("train", *request, allow_changed, as_json, quiet)
 
 
@@ -140,8 +147,7 @@ def generate(
 
 @app.command()
 def show(
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="a JSON or JSONL file, or `starter`")] = None,
-    overrides: Overrides = None,
+    arguments: DataAndSettings = None,
     model: Model = None,
     config: ConfigFile = None,
     rows: Annotated[int, typer.Option(min=1, help="how many records to show")] = 3,
@@ -152,9 +158,9 @@ def show(
     """The exact tokens and weights of some records."""
     from tuneful import showing
 
-    data, overrides = _data_or_override(data, overrides, "starter")
+    data, overrides = data_and_settings(arguments)
     settings = _load(config, overrides, model)
-    showing.show_records(data or "starter", settings, start=start, rows=rows, text=text, as_json=as_json)
+    showing.show_records(data or ["starter"], settings, start=start, rows=rows, text=text, as_json=as_json)
 
 
 @app.command()
@@ -227,7 +233,7 @@ def _fail(error: Exception, exit_code: int, debug: bool) -> NoReturn:
 
 def _work(
     verb: str,
-    data: str,
+    data: list[str],
     config: Config,
     output: Path | None,
     allow_changed: list[str] | None,
@@ -267,51 +273,45 @@ def _with_model(overrides: list[str] | None, model: str | None) -> list[str]:
 
 
 def _request(
-    data: str | None,
-    overrides: list[str] | None,
+    arguments: list[str] | None,
     model: str | None,
     output: Path | None,
     config: Path | None,
     resume: bool,
     *,
     default: str | None,
-) -> tuple[str, Config, Path | None]:
+) -> tuple[list[str], Config, Path | None]:
     """(data, configuration, run folder) of what is asked for; with --resume, of the unfinished run that is named."""
-    data, overrides = _data_or_override(data, overrides, None if resume else default)
+    data, overrides = data_and_settings(arguments)
     if resume and output is None:
         if config is not None:
             raise ConfigError(
                 "--resume brings its own configuration; give single settings, such as train.save_steps=100"
             )
         return _unfinished(data, overrides, model)
-    if data is None:
-        raise InputError("Missing argument 'DATA'; see tuneful train --help")
+    if not data:
+        if default is None:
+            raise InputError("Missing argument 'DATA'; see tuneful train --help")
+        data = [default]
     if resume and output is not None and not output.exists():
         raise ConfigError(f"{output}: there is no run to resume; drop --resume to begin one")
     return data, _load(config, overrides, model), output
 
 
-def _unfinished(run: str | None, overrides: list[str] | None, model: str | None) -> tuple[str, Config, Path]:
-    """The request that began the run in the folder `run`, with its paths meant as they were then."""
+def _unfinished(runs: list[str], overrides: list[str], model: str | None) -> tuple[list[str], Config, Path]:
+    """The request that began the run in the folder that is named, with its paths meant as they were then."""
     from tuneful.config import load_config
     from tuneful.rundir import newest_unfinished, read_record
 
-    path = (Path(run) if run is not None else newest_unfinished(Path("runs"))).absolute()
+    if len(runs) > 1:
+        raise ConfigError(f"--resume takes one run folder, not {len(runs)}: {', '.join(runs)}")
+    path = (Path(runs[0]) if runs else newest_unfinished(Path("runs"))).absolute()
     record = read_record(path)
     if record is None:
         raise ConfigError(f"{path}: there is no run to resume")
     if Path(record["folder"]).is_dir():
         os.chdir(record["folder"])
     return record["data"], load_config(None, _with_model(overrides, model), begun_with=record["config"]), path
-
-
-def _data_or_override(
-    data: str | None, overrides: list[str] | None, default: str | None
-) -> tuple[str | None, list[str] | None]:
-    """`tuneful run train.max_steps=5` means the starter data: an argument with `=` that is no file is a setting."""
-    if data is not None and "=" in data and not Path(data).exists():
-        return default, [data, *(overrides or [])]
-    return data if data is not None else default, overrides
 
 
 def _standard_input() -> str:

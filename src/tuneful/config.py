@@ -57,6 +57,35 @@ class DataConfig(Section):
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="a row that cannot be used stops the run, or is skipped into refused.jsonl"
     )
+    shape: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion", "question-answer", "dolly"] = Field(
+        "auto", description="how a record is written; `auto` tells each record by its keys"
+    )
+    columns: dict[str, str] | None = Field(
+        None,
+        description="where fields stand under other names, field to column: `{instruction: question, output: answer}`, or "
+        "`instruction=question,output=answer`",
+    )
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _text_is_no_shape(cls, value: Any) -> Any:
+        if value == "text":
+            raise ValueError("a finished text does not say which part of it is the response, the part to learn")
+        return value
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns_are_pairs(cls, value: Any) -> Any:
+        if value is None or value == {}:
+            return None
+        pairs = _pairs(value) if isinstance(value, str) else value
+        if not isinstance(pairs, dict) or not all(
+            isinstance(part, (str, int)) and not isinstance(part, bool) and str(part)
+            for pair in pairs.items()
+            for part in pair
+        ):
+            raise ValueError("expected fields and their columns, such as instruction=question,output=answer")
+        return {str(field): str(column) for field, column in pairs.items()}
 
     @model_validator(mode="after")
     def _shares_leave_something_to_train(self) -> DataConfig:
@@ -72,6 +101,13 @@ class DataConfig(Section):
         if self.prompt_weight is not None:
             return self.prompt_weight
         return 1.0 if self.train_on == "all" else 0.0
+
+
+def _pairs(text: str) -> dict[str, str] | None:
+    """`field=column,field=column` as a mapping; None where it is none, or names a field twice."""
+    parts = [part.partition("=") for part in text.split(",")]
+    pairs = {field.strip(): column.strip() for field, equals, column in parts if equals}
+    return pairs if len(pairs) == len(parts) else None
 
 
 class TemplateConfig(Section):
@@ -190,7 +226,13 @@ PEER_KEYS: Mapping[str, str] = {
     "chat_template": "template.name",
     "saves_per_epoch": "train.save_steps",
     "early_stopping": "train.early_stopping_patience",
+    "field_messages": "data.columns",
+    "field_instruction": "data.columns",
+    "field_input": "data.columns",
+    "field_output": "data.columns",
+    "message_property_mappings": "data.columns",
     # LLaMA-Factory
+    "formatting": "data.shape",
     "cutoff_len": "data.max_length",
     "train_on_prompt": "data.train_on",
     "val_size": "data.validation_share",
@@ -208,6 +250,8 @@ PEER_KEYS: Mapping[str, str] = {
     # LitGPT and torchtune
     "save_interval": "train.save_steps",
     "checkpoint_dir": "model.name_or_path",
+    "column_map": "data.columns",
+    "conversation_style": "data.shape",
     "global_batch_size": "train.batch_size",
     "lr_warmup_steps": "train.warmup_steps",
     "epochs": "train.num_train_epochs",

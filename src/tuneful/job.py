@@ -25,7 +25,7 @@ from tuneful.console import Advance, Terminal
 from tuneful.data.encode import Encoder, TextEncoder
 from tuneful.data.order import num_steps
 from tuneful.data.prepare import describe, make_encoder, prepare_data
-from tuneful.data.read import read_data
+from tuneful.data.read import Record, read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.data.template import find_template
 from tuneful.environment import describe_machine
@@ -82,7 +82,7 @@ class Job:
 
     def __init__(
         self,
-        data: str,
+        data: str | Sequence[str],
         config: Config,
         output: Path | None,
         terminal: Terminal,
@@ -94,7 +94,7 @@ class Job:
         self.config, self.terminal, self.signals = config, terminal, signals or Signals()
         self.phase_seconds: dict[str, float] = {}
         keep_freed_memory()
-        file = read_data(data, on_error=config.data.on_error)
+        file = read_data(data, config.data)
         self.device = choose_device(config.model.device)
         self.run = RunDir(output or new_run_path(data, datetime.now()))
         try:
@@ -132,6 +132,7 @@ class Job:
         terminal.heading("Data")
         terminal.facts(
             {
+                "shape": self.dataset.file.shape,
                 "read": f"{audit['rows_read']:,} rows = {audit['rows_used']:,} used + {audit['rows_refused']:,} refused",
                 "split": f"{split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test "
                 f"({split['method']})",
@@ -314,12 +315,13 @@ class Job:
         verb = record["verb"]
         self.terminal.say(f"interrupted; go on with: tuneful {verb} --resume {self.run.path}", style="yellow")
 
-    def _begin_or_go_on(self, data: str, verb: str, allow_changed: Sequence[str]) -> None:
+    def _begin_or_go_on(self, data: str | Sequence[str], verb: str, allow_changed: Sequence[str]) -> None:
         """Write run.json, or compare what it says with what is asked for now: ConfigError where that is another training."""
         training = self._training()
         if (record := self.run.record) is None:
             self.started = datetime.now(timezone.utc)
-            record = {"verb": verb, "data": data, "folder": os.getcwd(), "allowed": [], "finished": None}
+            names = [data] if isinstance(data, str) else list(data)
+            record = {"verb": verb, "data": names, "folder": os.getcwd(), "allowed": [], "finished": None}
             record["started"] = self.started.isoformat(timespec="seconds")
         else:
             self.started = datetime.fromisoformat(record["started"])
@@ -489,7 +491,7 @@ class Job:
         dataset = self.dataset
         for name in ("train", "validation", "test"):
             records = getattr(dataset, name).records
-            self.run.write_rows(f"data/{name}.jsonl", ({**record.raw, "source": record.source} for record in records))
+            self.run.write_rows(f"data/{name}.jsonl", map(_data_row, records))
         self.run.write_rows("data/refused.jsonl", map(asdict, dataset.refused))
         self.audit = describe(dataset, self.encoder, self.config)
         self.run.write_json("data.json", self.audit)
@@ -556,6 +558,12 @@ def _digest_of(examples: Sequence[Example]) -> str:
     for example in examples:
         digest.update(len(example).to_bytes(8, "little") + example.token_ids.tobytes() + example.weights.tobytes())
     return digest.hexdigest()
+
+
+def _data_row(record: Record) -> dict[str, Any]:
+    """A row of data/*.jsonl: the record as it was read, its own `source` under another name, and where it was read."""
+    own = {"record_source": record.raw["source"]} if "source" in record.raw else {}
+    return {**record.raw, **own, "source": record.source}
 
 
 def _metrics_row(event: Event) -> dict[str, Any]:

@@ -220,9 +220,12 @@ def _by_whom(path: Path) -> str:
     return " by another process"
 
 
-def new_run_path(data: str, now: datetime) -> Path:
-    """Where a run of `data` goes when nothing is said: runs/<data>-<date>-<time>, counted up where that exists."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(data).stem) or "data"
+def new_run_path(data: str | Sequence[str], now: datetime) -> Path:
+    """Where a run goes when nothing is said: runs/<data>-<date>-<time>, counted up where that exists.
+
+    Of several names of data the first gives its name.
+    """
+    stem = re.sub(r"[^\w.-]+", "-", Path(data if isinstance(data, str) else data[0]).stem).strip("-") or "data"
     path = Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}"
     count = 2
     while path.exists():

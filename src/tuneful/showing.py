@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,12 +15,14 @@ from tuneful.data.template import Origin, find_template
 from tuneful.errors import DataError
 
 
-def show_records(data: str, config: Config, *, start: int, rows: int, text: bool, as_json: bool) -> None:
+def show_records(
+    data: str | Sequence[str], config: Config, *, start: int, rows: int, text: bool, as_json: bool
+) -> None:
     """Print records `start` to `start + rows - 1` of `data`: tokens and weights, or with `text` the rendered text alone."""
-    file = read_data(data, on_error=config.data.on_error)
+    file = read_data(data, config.data)
     chosen = file.records[start - 1 : start - 1 + rows]
     if not chosen:
-        raise DataError(f"{data}: has {len(file.records)} records; there is none at {start}")
+        raise DataError(f"{file.name}: has {len(file.records)} records; there is none at {start}")
     if text:
         _show_text(chosen, config, as_json)
     else:

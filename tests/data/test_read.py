@@ -181,16 +181,10 @@ SYNTAX = {
     "a comma before the end": ('[\n{"instruction": "a", "output": "b"},\n]', 3),
     "a string over two lines": ('[\n{"instruction": "a\nb", "output": "b"}]', 2),
     "something after the array": ('[{"instruction": "a", "output": "b"}]\n[{"instruction": "c", "output": "d"}]', 2),
-    "NaN": ('[\n{"instruction": "a", "output": "b"},\n{"instruction": "a", "output": NaN}]', 3),
-    "Infinity": ('[\n{"instruction": "a", "output": "b", "x": -Infinity}]', 2),
-    "a key twice": ('[\n\n{"instruction": "a", "output": "b", "output": "c"}]', 3),
-    "a number of 5,000 digits": ('[\n{"instruction": "a", "output": "b", "x": ' + "9" * 5000 + "}]", 2),
-    "a number out of range": ('[\n{"instruction": "a", "output": "b", "x": 1e999}]', 2),
     "nesting of 100,000 levels": ("[\n" + "[" * 100_000 + "]" * 100_000 + "]", 2),
     "nesting of 100,000 levels, unclosed": ('[\n{"a": ' + "[" * 100_000, 2),
-    "nesting of 200 levels": ('[\n{"instruction": "a", "output": "b", "x": ' + "[" * 200 + "]" * 200 + "}]", 2),
     "an empty array": ("\n\n[ ]", 3),
-    "no JSON at all": ("instruction,output\na,b\n", 1),
+    "no JSON at all": ("Say hello.\nHello.\n", 1),
     "a broken object": ('{"data": [\n{"instruction": "a", "output": "b"},\n{"instruction": }]}', 3),
 }
 
@@ -204,13 +198,42 @@ def test_a_fault_of_the_file_is_named_by_its_line(tmp_path: Path, what: str) -> 
         assert len(message) < 200
 
 
+ROW_SYNTAX = {
+    "NaN": ('{"instruction": "a", "output": NaN}', "not valid JSON: NaN is no JSON number"),
+    "Infinity": ('{"instruction": "a", "output": "b", "x": -Infinity}', "not valid JSON: -Infinity is no JSON number"),
+    "a key twice": ('{"instruction": "a", "output": "c", "output": "b"}', "the key `output` stands twice"),
+    "a key twice inside": ('{"instruction": "a", "output": "b", "x": {"y": 1, "y": 1}}', "the key `y` stands twice"),
+    "a number of 5,000 digits": (
+        '{"instruction": "a", "output": "b", "x": ' + "9" * 5000 + "}",
+        "a whole number of 5000 digits, over 4300",
+    ),
+    "a number out of range": ('{"instruction": "a", "output": "b", "x": 1e999}', "the number 1e999 is too large"),
+    "nesting of 200 levels": (
+        '{"instruction": "a", "output": "b", "x": ' + "[" * 200 + "]" * 200 + "}",
+        "nested over 64 levels deep",
+    ),
+}
+"""Faults of one row: where it ends is not in doubt."""
+
+
+@pytest.mark.parametrize("what", ROW_SYNTAX)
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
+def test_a_fault_that_is_one_rows_alone_leaves_the_others_be(tmp_path: Path, what: str, name: str) -> None:
+    row, reason = ROW_SYNTAX[what]
+    lines = [json.dumps(GOOD), row, json.dumps(OTHER)]
+    text = "\n".join(lines) if name == "data.jsonl" else "[" + ",\n".join(lines) + "]"
+    message = refusal(tmp_path, text, name)
+    assert message.startswith(f"{name}:2: {reason}")
+    assert len(message) < 200
+    file = read(tmp_path, text, name, on_error="skip")
+    assert raws(file) == [GOOD, OTHER]
+    assert [(one.reason.startswith(reason), one.raw) for one in file.refused] == [(True, row)]
+
+
 JSONL_SYNTAX = {
     "a broken line": "{'instruction': 1}",
     "an unclosed line": '{"instruction": "a", "output": "b"',
     "two records on a line": json.dumps(GOOD) + json.dumps(GOOD),
-    "NaN": '{"instruction": "a", "output": NaN}',
-    "a key twice": '{"instruction": "a", "instruction": "b", "output": "c"}',
-    "a number of 5,000 digits": '{"instruction": "a", "output": "b", "x": ' + "9" * 5000 + "}",
     "nesting of 100,000 levels": '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
 }
 
@@ -222,6 +245,8 @@ def test_a_fault_of_a_jsonl_line_is_named_by_its_line(tmp_path: Path, what: str,
     lines[line - 1] = JSONL_SYNTAX[what]
     message = refusal(tmp_path, "\n".join(lines), "data.jsonl")
     assert message.startswith(f"data.jsonl:{line}: "), message[:200]
+    skipped = read(tmp_path, "\n".join(lines), "data.jsonl", on_error="skip")
+    assert (raws(skipped), len(skipped.refused)) == ([GOOD, GOOD], 1)
 
 
 def test_records_over_several_lines_without_an_array_are_refused_not_lost(tmp_path: Path) -> None:
@@ -236,21 +261,21 @@ ROWS: dict[str, tuple[Any, str]] = {
     "null": (None, "expected a record"),
     "no output": ({"instruction": "a"}, "no `output`; keys are `instruction`"),
     "an output under another name": (
-        {"instruction": "a", "response": "b"},
-        "no `output` (found `response`; rename it)",
+        {"instruction": "a", "answer": "b"},
+        "no `output`; found `answer`: data.columns=output=answer",
     ),
     "no instruction": ({"output": "a"}, "no `instruction`; keys are `output`"),
-    "an empty record": ({}, "no `output`; keys are none"),
-    "a number for an output": ({"instruction": "a", "output": 4}, "`output` is int, expected text"),
-    "null for an output": ({"instruction": "a", "output": None}, "`output` is NoneType, expected text"),
-    "a list for an instruction": ({"instruction": ["a"], "output": "b"}, "`instruction` is list, expected text"),
-    "a number for an input": ({"instruction": "a", "input": 1, "output": "b"}, "`input` is int, expected text"),
-    "a number for a system": ({"instruction": "a", "system": 1, "output": "b"}, "`system` is int, expected text"),
+    "an empty record": ({}, "an empty record"),
+    "a number for an output": ({"instruction": "a", "output": 4}, "`output` is a number, expected text"),
+    "null for an output": ({"instruction": "a", "output": None}, "`output` is null, expected text"),
+    "a list for an instruction": ({"instruction": ["a"], "output": "b"}, "`instruction` is a list, expected text"),
+    "a number for an input": ({"instruction": "a", "input": 1, "output": "b"}, "`input` is a number, expected text"),
+    "a number for a system": ({"instruction": "a", "system": 1, "output": "b"}, "`system` is a number, expected text"),
     "an empty output": ({"instruction": "a", "output": ""}, "`output` is empty"),
     "a blank output": ({"instruction": "a", "output": " \n\u3000"}, "`output` is empty"),
     "nothing asked": ({"instruction": " ", "input": "\n", "output": "b"}, "`instruction` and `input` are both empty"),
     "a lone surrogate": ({"instruction": "a", "output": "\ud800"}, "`output` holds a lone surrogate (\\ud800)"),
-    "a lone surrogate in a key": ({"\ud800": "a"}, "no `output`; keys are `\\ud800`"),
+    "a lone surrogate in a key": ({"\ud800": "a"}, "no instruction and answer known by name; keys are `\\ud800`"),
 }
 
 
@@ -286,7 +311,7 @@ def test_a_file_without_one_usable_row_names_the_first_refusal(tmp_path: Path) -
 
 @pytest.mark.parametrize("content", ["5", '""', '"x"', "true", "null", "{}", "[1]"])
 def test_a_file_of_one_value_that_is_no_record_is_refused_by_its_line(tmp_path: Path, content: str) -> None:
-    assert re.match(r"data\.json:1: (expected a record|no `output`)", refusal(tmp_path, content))
+    assert re.match(r"data\.json:1: (expected a record|an empty record)", refusal(tmp_path, content))
 
 
 def test_missing_and_null_inputs_are_empty_and_a_system_text_is_kept(tmp_path: Path) -> None:

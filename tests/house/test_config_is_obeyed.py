@@ -70,7 +70,7 @@ class Laboratory:
         on_error = [] if any(setting.startswith("data.on_error") for setting in settings) else ["data.on_error=skip"]
         config = self.config(*on_error, *settings)
         try:
-            file = read_data(str(self.file), on_error=config.data.on_error)
+            file = read_data(str(self.file), config.data)
         except DataError as error:
             return str(error)
         found = prepare_data(file, self.encoder(config), config)
@@ -203,6 +203,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         lab.dataset(one_token_too_short(lab), "data.on_long=cut_response"),
     ),
     "data.on_error": data("data.on_error=stop"),
+    "data.shape": data("data.shape=messages"),
+    "data.columns": data("data.columns=output=instruction,instruction=output"),
     "template.name": data("template.name=chatml"),
     "model.name_or_path": lambda lab: (refused(lab, "train.seed=0"), refused(lab, "model.name_or_path=./nowhere")),
     "model.dtype": training("model.dtype=bfloat16"),

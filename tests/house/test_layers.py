@@ -29,8 +29,7 @@ DOORS = {
     "torch.distributed": {"tuneful.train.distributed"},
     "peft": {"tuneful.model.lora"},
     "gguf": {"tuneful.model.gguf", "tuneful.model.load", "tuneful.model.builtin"},
-    "datasets": {"tuneful.data.read"},
-    "pyarrow": {"tuneful.data.read"},
+    "pyarrow": {"tuneful.data.tables"},
     "fastapi": {"tuneful.serve"},
     "uvicorn": {"tuneful.serve"},
 }

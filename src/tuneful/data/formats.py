@@ -1,0 +1,585 @@
+"""Bytes become rows: JSON arrays, objects that hold one, JSONL and CSV, told by what a file holds before what it is called.
+
+Nothing is held whole: a line of JSONL or CSV, or a window on the text of an array, is all that is in memory, and a record
+may take MAX_RECORD_BYTES. A fault that leaves no doubt where the next row begins (a broken line, a key that stands twice,
+NaN) is that row's alone; one that does (a missing bracket, a stray quote) ends the read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tuneful.data.sources import MAX_RECORD_BYTES, ByteStream
+from tuneful.errors import DataError
+
+Row = tuple[str, Any, str | None]
+"""Where a row stands, its value, and what is wrong with it, None for nothing; a faulty row's value may be its text."""
+
+_MAX_DEPTH = 64
+_MAX_DIGITS = 4300  # Python's own limit for what is not worth quadratic time
+_MAX_KEPT = 10_000  # characters of a row that could not be read
+_MAX_BLANK_LINES = 1_000_000
+_MAX_ROW_LINES = 100_000
+_MAX_HEADER_BYTES = 1 << 16
+_BLANK = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DELIMITERS = (",", "\t", ";", "|")
+_RECORD_KEYS = frozenset(
+    {"instruction", "output", "messages", "conversations", "prompt", "completion", "question", "answer"}
+)
+_MARK = b"\xef\xbb\xbf"
+_FOREIGN = {
+    b"\xff\xfe\x00\x00": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
+    b"\x00\x00\xfe\xff": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
+    b"\xff\xfe": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet; unpack it, or save the sheet as CSV",
+    b"BZh": "bzip2 data; unpack it: bunzip2",
+    b"\xfd7zXZ\x00": "xz data; unpack it: unxz",
+    b"PAR1": "Parquet inside a compressed file; unpack it first",
+    b"ARROW1": "Arrow inside a compressed file; unpack it first",
+    b"\x1f\x8b": "packed twice; unpack it once",
+    b"\x28\xb5\x2f\xfd": "packed twice; unpack it once",
+    b"%PDF": "a PDF; take the text out of it first",
+}
+
+
+def text_rows(stream: ByteStream, known: frozenset[str]) -> Iterator[Row]:
+    """The rows of a file of text; `known` are the column names by which CSV is told where the file's name says nothing."""
+    head = _first_line(stream)
+    first = head[:1]
+    suffix = _suffix(stream.name)
+    if first == b"[":
+        yield from _array_file(stream)
+    elif first != b"{" and (suffix in (".csv", ".tsv") or _is_header(head, known)):
+        yield from _csv_rows(stream, "\t" if suffix == ".tsv" else _delimiter(head))
+    elif suffix in (".jsonl", ".ndjson") or _is_value(head):
+        yield from _jsonl_rows(stream)
+    else:
+        yield from _object_file(stream)
+
+
+def _first_line(stream: ByteStream) -> bytes:
+    """The first line that is not blank, without its end; DataError where the file holds no text."""
+    size = 1 << 16
+    while True:
+        head = stream.peek(size)
+        _refuse_foreign(head, stream.name)
+        line, end, _ = head.removeprefix(_MARK).lstrip(_BLANK.encode()).partition(b"\n")
+        if end or len(head) < size:
+            break
+        if size > MAX_RECORD_BYTES:
+            if not line:
+                raise _all_blank(stream.name)
+            break
+        size *= 2
+    if not line:
+        raise DataError(f"{stream.name}: the file is empty")
+    return line.rstrip(_BLANK.encode())
+
+
+def _refuse_foreign(head: bytes, name: str) -> None:
+    for magic, what in _FOREIGN.items():
+        if head.startswith(magic):
+            raise DataError(f"{name}: byte 0: this is {what}")
+    if head[:4].count(0) == 2 and not (head[0] and head[1]):
+        raise DataError(f"{name}: byte 0: this looks like UTF-16 text; convert it: iconv -f UTF-16LE -t UTF-8")
+
+
+def _all_blank(name: str) -> DataError:
+    return DataError(f"{name}: over {MAX_RECORD_BYTES:,} bytes of blank space and no record, which is a damaged file")
+
+
+def _suffix(name: str) -> str:
+    """The last ending of a name in lower case, that of a compression left out."""
+    for packed in (".gz", ".gzip", ".zst", ".zstd"):
+        name = name.lower().removesuffix(packed)
+    return name[name.rfind(".") :]
+
+
+def _is_value(line: bytes) -> bool:
+    """Whether a first line holds a JSON value of its own, and no object of arrays of records."""
+    if len(line) > MAX_RECORD_BYTES:
+        return False
+    try:
+        text = line.decode()
+        value, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return end == len(text) and not _arrays_of_records(value)
+
+
+# JSON values
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"not valid JSON: {name} is no JSON number")
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits, over {_MAX_DIGITS}; write it as text")
+    return int(digits)
+
+
+def _parse_float(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError(f"the number {digits[:40]} is too large; write it as text")
+    return number
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key `{shown(twice)}` stands twice in one record")
+    return record
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_parse_int, parse_float=_parse_float, object_pairs_hook=_unique_keys
+)
+_LENIENT = json.JSONDecoder(parse_constant=str, parse_int=str, parse_float=str)
+"""Finds where a value ends that the strict decoder will not have."""
+_TOO_DEEP = f"nested over {_MAX_DEPTH} levels deep, which is no record"
+
+
+def shown(key: str) -> str:
+    """A key fit for a message: short, and with what is no character escaped."""
+    return (key if len(key) <= 40 else key[:40] + "...").encode("utf-8", "backslashreplace").decode()
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether `value` is nested over _MAX_DEPTH levels: what json reads at any depth, writing it back may not."""
+    level = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _syntax(error: json.JSONDecodeError, column: int) -> str:
+    return f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]} (column {column})"
+
+
+# JSONL
+
+
+def _jsonl_rows(stream: ByteStream) -> Iterator[Row]:
+    name, decode, lines = stream.name, _DECODER.raw_decode, _Lines(stream)
+    blank = offset = 0
+    for number, line in enumerate(lines, start=1):
+        bare = line.strip(b" \t\r\n") if number > 1 else line.removeprefix(_MARK).strip(b" \t\r\n")
+        start, offset = offset, offset + len(line) + 1
+        if not bare:
+            blank += 1
+            if blank > _MAX_BLANK_LINES:
+                raise DataError(
+                    f"{name}:{number}: over {_MAX_BLANK_LINES:,} blank lines and no record, which is a damaged file"
+                )
+            continue
+        blank = 0
+        try:
+            text = bare.decode() if len(bare) <= MAX_RECORD_BYTES else ""
+            value, end = decode(text)
+            whole = end == len(text)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            fault = _line_fault(line, start + lines.num_dropped)
+            yield f"{name}:{number}", bare[:_MAX_KEPT].decode("utf-8", "backslashreplace"), fault
+        elif text.count("{") + text.count("[") > _MAX_DEPTH and _is_deep(value):
+            yield f"{name}:{number}", text[:_MAX_KEPT], _TOO_DEEP
+        else:
+            yield f"{name}:{number}", value, None
+
+
+class _Lines:
+    """Lines without their ends. A line over MAX_RECORD_BYTES is cut a byte over the limit; `num_dropped` counts the rest."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._blocks = stream.blocks()
+        self.num_dropped = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = b""
+        for block in self._blocks:
+            if len(rest) > MAX_RECORD_BYTES:
+                end = block.find(b"\n")
+                self.num_dropped += end if end >= 0 else len(block)
+                block = block[end:] if end >= 0 else b""
+            lines = (rest + block).split(b"\n")
+            rest = lines.pop()
+            yield from lines
+            self.num_dropped += max(0, len(rest) - MAX_RECORD_BYTES - 1)
+            rest = rest[: MAX_RECORD_BYTES + 1]
+        if rest:
+            yield rest
+
+
+def _line_fault(line: bytes, offset: int) -> str:
+    """What is wrong with a line that begins at byte `offset` and is not one JSON value."""
+    if len(line) > MAX_RECORD_BYTES:
+        return f"a line of over {MAX_RECORD_BYTES:,} bytes, which is no record"
+    try:
+        text = line.decode("utf-8-sig")
+        _, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_BLANK)))
+    except UnicodeDecodeError as error:
+        return (
+            f"byte {offset + error.start} is not UTF-8 ({error.reason}). Convert the file: iconv -f ENCODING -t UTF-8"
+        )
+    except json.JSONDecodeError as error:
+        return _syntax(error, error.pos + 1)
+    except RecursionError:
+        return _TOO_DEEP
+    except ValueError as error:
+        return str(error)
+    carriage = " (or its lines end in a lone \\r: convert them)" if "\r" in text[:end] + text[end : end + 1] else ""
+    return f"more than one value on a line; JSONL holds one record a line{carriage}"
+
+
+# JSON arrays, and objects that hold one
+
+
+class _Window:
+    """A moving view of a file's text: `text[at:]` is what comes next, `more` reads on and lets go what is behind."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.name = stream.name
+        self.text, self.at = "", 0
+        self._blocks = stream.blocks()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._num_bytes = 0
+        self._counted, self._line, self._column = 0, 1, 0  # of text[counted]; columns from 0
+        self._dropped = self._record_end = 0  # characters of the file
+        self.more()
+        self.text = self.text.removeprefix("\ufeff")
+
+    def more(self) -> bool:
+        """Read another block; False at the end of the file."""
+        block = next(self._blocks, None)
+        pending = len(self._decoder.getstate()[0])
+        try:
+            text = self._decoder.decode(block or b"", final=block is None)
+        except UnicodeDecodeError as error:
+            where = self._num_bytes - pending + error.start
+            raise DataError(
+                f"{self.name}: byte {where} is not UTF-8 ({error.reason}). Convert it: iconv -f ENCODING -t UTF-8"
+            ) from None
+        if block is None:
+            return False
+        self._num_bytes += len(block)
+        self._count(self.at)
+        self._dropped += self.at
+        self.text = self.text[self.at :] + text
+        self.at = self._counted = 0
+        return True
+
+    def _count(self, position: int) -> None:
+        newlines = self.text.count("\n", self._counted, position)
+        if newlines:
+            self._line += newlines
+            self._column = position - self.text.rfind("\n", self._counted, position) - 1
+        else:
+            self._column += position - self._counted
+        self._counted = position
+
+    @property
+    def line(self) -> int:
+        """The line of what comes next, from 1."""
+        self._count(self.at)
+        return self._line
+
+    def place(self, position: int | None = None) -> str:
+        """`file:line` of what comes next, or of `position` in the text."""
+        return f"{self.name}:{self.line + self.text.count(chr(10), self.at, position or self.at)}"
+
+    def peek(self) -> str:
+        """The next character that is not blank, "" at the end; blanks before it are passed over."""
+        while True:
+            match = _SPACE.match(self.text, self.at)
+            assert match
+            self.at = match.end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if self._dropped + self.at - self._record_end > MAX_RECORD_BYTES:
+                raise _all_blank(self.place())
+            if not self.more():
+                return ""
+
+    def take(self) -> tuple[Any, str | None]:
+        """The value that begins here, and its fault: with one, the value is its text."""
+        decoder, fault = _DECODER, None
+        while True:
+            try:
+                value, end = decoder.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if self._is_cut(error) and self._more_of_it():
+                    continue
+                raise DataError(f"{self.place(error.pos)}: {_syntax(error, self._column_of(error.pos))}") from None
+            except RecursionError:
+                raise DataError(f"{self.place()}: {_TOO_DEEP}") from None
+            except ValueError as error:
+                decoder, fault = _LENIENT, str(error)
+                continue
+            if isinstance(value, (int, float)) and not self.text[end:].strip("0123456789+-.eE") and self._more_of_it():
+                continue
+            break
+        text, at, self.at = self.text, self.at, end
+        self._record_end = self._dropped + end
+        if end - at > MAX_RECORD_BYTES:
+            return text[at : at + _MAX_KEPT], f"a record of over {MAX_RECORD_BYTES:,} characters"
+        if fault is None and text.count("{", at, end) + text.count("[", at, end) > _MAX_DEPTH and _is_deep(value):
+            fault = _TOO_DEEP
+        return (text[at:end][:_MAX_KEPT], fault) if fault else (value, None)
+
+    def holds_records(self) -> bool:
+        """Whether the array that begins here opens with an object."""
+        while True:
+            match = _SPACE.match(self.text, self.at + 1)
+            assert match
+            if match.end() < len(self.text):
+                return self.text[match.end()] == "{"
+            if not self._more_of_it():
+                return False
+
+    def step(self) -> None:
+        """Pass over one character."""
+        self.at += 1
+
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether the text may only have ended too early: everywhere else the fault is the file's."""
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 16
+
+    def _more_of_it(self) -> bool:
+        if len(self.text) - self.at > MAX_RECORD_BYTES:
+            raise DataError(
+                f"{self.place()}: the record that begins here is over {MAX_RECORD_BYTES:,} characters, or never ends"
+            )
+        return self.more()
+
+    def _column_of(self, position: int) -> int:
+        self._count(self.at)
+        newline = self.text.rfind("\n", self.at, position)
+        return position - newline if newline >= 0 else self._column + position - self.at + 1
+
+
+def _array_file(stream: ByteStream) -> Iterator[Row]:
+    """The rows of a file that is an array."""
+    window = _Window(stream)
+    window.peek()
+    yield from _array_rows(window)
+    if window.peek():
+        raise DataError(f"{window.place()}: something follows the array of records; a file holds one")
+
+
+def _array_rows(window: _Window) -> Iterator[Row]:
+    """The rows of the array that begins here.
+
+    A source is `file:line`; further records that begin on the same line are `file:line#2`, `file:line#3` ...
+    """
+    window.step()
+    if window.peek() == "]":
+        raise DataError(f"{window.place()}: the array is empty")
+    line = count = 0
+    while True:
+        here = window.line
+        line, count = (here, count + 1) if here == line else (here, 1)
+        value, fault = window.take()
+        yield (f"{window.name}:{line}#{count}" if count > 1 else f"{window.name}:{line}"), value, fault
+        follows = window.peek()
+        if follows not in (",", "]"):
+            raise DataError(f"{window.place()}: expected `,` or `]` after a record")
+        window.step()
+        if follows == "]":
+            return
+        window.peek()
+
+
+def _object_file(stream: ByteStream) -> Iterator[Row]:
+    """The rows of the one array of records in an object; the object itself where it is a record."""
+    head = stream.peek(MAX_RECORD_BYTES + 1)
+    arrays = _arrays_in(head)
+    if len(arrays) > 1:
+        raise _two_arrays(stream.name, arrays)
+    window = _Window(stream)
+    window.peek()
+    if arrays or len(head) > MAX_RECORD_BYTES:
+        yield from _held_rows(window, arrays[0] if arrays else None)
+    else:
+        place = window.place()
+        yield place, *window.take()
+    if window.peek():
+        raise DataError(f"{window.place()}: something follows the first record; JSONL holds one record a line")
+
+
+def _arrays_in(head: bytes) -> list[str]:
+    """The keys under which the object `head` holds arrays of records; none where it is a record, or no JSON."""
+    if len(head) > MAX_RECORD_BYTES:
+        return []
+    try:
+        value, _ = _LENIENT.raw_decode(head.decode("utf-8-sig").lstrip(_BLANK))
+    except (ValueError, RecursionError):
+        return []
+    return _arrays_of_records(value)
+
+
+def _arrays_of_records(value: Any) -> list[str]:
+    """The keys of an object under which arrays of records stand; none where it looks like a record itself."""
+    if not isinstance(value, dict) or not _RECORD_KEYS.isdisjoint(value):
+        return []
+    return [key for key, rows in value.items() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
+
+
+def _held_rows(window: _Window, wanted: str | None) -> Iterator[Row]:
+    """The rows of the array `wanted` in the object that begins here; for None, of the one array that opens with `{`."""
+    if window.peek() != "{":
+        raise DataError(f"{window.place()}: expected a record, or an array of records")
+    found: list[str] = []
+    window.step()
+    while window.peek() != "}":
+        key, _ = window.take()
+        if not isinstance(key, str) or window.peek() != ":":
+            raise DataError(f"{window.place()}: not valid JSON: expected a key and `:`")
+        window.step()
+        if window.peek() == "[" and (key == wanted or (wanted is None and window.holds_records())):
+            found.append(key)
+            if len(found) > 1:
+                raise _two_arrays(window.name, found)
+            yield from _array_rows(window)
+        else:
+            window.take()
+        if (follows := window.peek()) not in (",", "}"):
+            raise DataError(f"{window.place()}: not valid JSON: expected `,` or `}}`")
+        if follows == ",":
+            window.step()
+    if not found:
+        raise DataError(
+            f"{window.place()}: the object that ends here is over {MAX_RECORD_BYTES:,} bytes and holds no records"
+        )
+    window.step()
+
+
+def _two_arrays(name: str, keys: list[str]) -> DataError:
+    names = ", ".join(f"`{shown(key)}`" for key in keys)
+    return DataError(f"{name}: holds more than one array of records ({names}); give each a file of its own")
+
+
+# CSV
+
+
+def _csv_cells(line: bytes, delimiter: str) -> list[str]:
+    if len(line) > _MAX_HEADER_BYTES:
+        return []
+    try:
+        return next(csv.reader([line.decode()], delimiter=delimiter, strict=True), [])
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _delimiter(header: bytes) -> str:
+    """The delimiter that makes the most columns of a header, the comma where there is only one."""
+    return max(_DELIMITERS, key=lambda delimiter: len(_csv_cells(header, delimiter)))
+
+
+def _is_header(line: bytes, known: frozenset[str]) -> bool:
+    """Whether a first line names at least two columns that we know."""
+    return sum(cell.strip() in known for cell in _csv_cells(line, _delimiter(line))) >= 2
+
+
+def _csv_rows(stream: ByteStream, delimiter: str) -> Iterator[Row]:
+    if csv.field_size_limit() < MAX_RECORD_BYTES:
+        csv.field_size_limit(MAX_RECORD_BYTES)
+    lines = _CsvLines(stream)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] = []
+    while True:
+        start = lines.begin_row()
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{stream.name}:{start}: {_csv_fault(str(error), lines.number)}") from None
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if header:
+            fault = lines.fault
+            if fault is None and len(cells) != len(header):
+                fault = f"{len(cells)} cell(s), where the header names {len(header)} column(s)"
+            yield f"{stream.name}:{start}", cells if fault else dict(zip(header, cells, strict=True)), fault
+        else:
+            header = _header(cells, f"{stream.name}:{start}", lines.fault)
+
+
+def _header(cells: list[str], place: str, fault: str | None) -> list[str]:
+    """The names of the columns; one without a name is called by its number."""
+    names = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(names) < 1000 else None
+    if fault or len(names) >= 1000:
+        raise DataError(f"{place}: the header cannot be read: {fault or f'{len(names):,} columns'}")
+    if twice:
+        raise DataError(f"{place}: the column `{shown(twice)}` stands twice; rename one of them")
+    return names
+
+
+def _csv_fault(message: str, last_line: int) -> str:
+    if "unexpected end of data" in message:
+        return f"a quote of this row is never closed (the file ends at line {last_line})"
+    if "new-line character" in message:
+        return "a lone carriage return outside quotes; convert the line ends: tr '\\r' '\\n'"
+    return f"a quote that neither opens nor closes a cell ({message}); write it twice, as CSV does, before line {last_line + 1}"
+
+
+class _CsvLines:
+    """Lines of text for the csv module: `fault` says what is wrong with those of the row at hand."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._name, self._lines = stream.name, iter(_Lines(stream))
+        self.number = self._offset = self._row_bytes = 0
+        self.fault: str | None = None
+        self._start = 1
+
+    def begin_row(self) -> int:
+        """Forget the last row; the line on which the next begins."""
+        self.fault, self._row_bytes, self._start = None, 0, self.number + 1
+        return self._start
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number += 1
+        text_bytes = line.removeprefix(_MARK) if self.number == 1 else line
+        self._row_bytes += len(line) + 1
+        if self._row_bytes > MAX_RECORD_BYTES or self.number - self._start >= _MAX_ROW_LINES:
+            raise DataError(
+                f"{self._name}:{self._start}: the row that begins here is over {MAX_RECORD_BYTES:,} bytes or "
+                f"{_MAX_ROW_LINES:,} lines: a quote that is never closed, or no CSV"
+            )
+        if b"\0" in line:
+            self.fault = f"byte {self._offset + line.index(0)} is NUL, which is no text"
+        try:
+            text = text_bytes.decode()
+        except UnicodeDecodeError as error:
+            self.fault = (
+                f"byte {self._offset + error.start} is not UTF-8 ({error.reason}). "
+                "Convert the file: iconv -f ENCODING -t UTF-8"
+            )
+            text = line.decode("utf-8", "backslashreplace")
+        self._offset += len(line) + 1
+        return text.replace("\0", "") + "\n"

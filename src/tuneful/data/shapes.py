@@ -1,0 +1,336 @@
+"""Rows become conversations: the shapes in which people write instructions and answers, told by their keys.
+
+    alpaca             instruction, output           input, system, history
+    messages           messages: [{role, content}]   (OpenAI)
+    sharegpt           conversations: [{from, value}]
+    prompt-completion  prompt, completion            texts, or lists of messages
+    question-answer    question, answer              context
+    dolly              instruction, response         context
+
+Each row is told by itself, so that files of several shapes can be put together; `data.shape` names one for all, and
+`data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
+a finished `text`) is refused by its name, never read in part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from tuneful.data.formats import shown
+from tuneful.errors import ConfigError
+from tuneful.types import Conversation, Turn
+
+Fields = Mapping[str, Any]
+_MAX_KEY_SETS = 1000
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+}
+_UNTRAINED = ("tool_calls", "function_call", "tool_call_id", "audio", "images", "reasoning_content", "thinking")
+"""Parts of a message that are neither trained nor shown to the model, so that a message with one is refused."""
+_ASKS = ("instruction", "prompt", "question", "query", "user", "human", "source")
+_ANSWERS = ("output", "response", "answer", "completion", "target", "reply", "assistant", "gpt")
+TEXT_REASON = (
+    "`text` is a finished text: which part of it is the response, the part to learn, is not written in it. Give "
+    "instruction and response fields of their own"
+)
+"""Why a row of `text` alone is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A way to write a record: the fields that it needs, those that it may have, and how they are read.
+
+    `read` gives (system, turns) and raises _UnfitError with the reason.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    may_have: tuple[str, ...]
+    read: Callable[[Fields], tuple[str, tuple[Turn, ...]]]
+
+
+class ShapeReader:
+    """Reads rows under `data.shape` and `data.columns`; ConfigError where the columns suit no shape."""
+
+    def __init__(self, shape: str, columns: Mapping[str, str] | None) -> None:
+        self._columns = dict(columns or {})
+        self._mapped = frozenset(self._columns.values())
+        named = [one for one in SHAPES if shape in ("auto", one.name)]
+        fitting = [one for one in named if self._columns.keys() <= {*one.needs, *one.may_have}]
+        if not fitting:
+            fields = "; ".join(f"{one.name}: {', '.join((*one.needs, *one.may_have))}" for one in named)
+            raise ConfigError(
+                f"data.columns: {', '.join(f'`{field}`' for field in self._columns)} are not fields of one shape. "
+                f"It maps fields to column names, as in instruction=question,output=answer. Fields are {fields}"
+            )
+        self._shapes = fitting
+        self._by_keys: dict[tuple[str, ...], Shape | None] = {}
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Every name of a column that means something here."""
+        own = {field for shape in self._shapes for field in (*shape.needs, *shape.may_have)}
+        return frozenset(own - self._columns.keys()) | self._mapped
+
+    def read(self, row: Any, source: str) -> tuple[str, Conversation] | str:
+        """(the shape's name, the conversation) of a row, or the reason why there is none."""
+        if not isinstance(row, dict):
+            return f"expected a record such as {{'instruction': ..., 'output': ...}}, found {_kind(row)}"
+        try:
+            fields = self._renamed(row) if self._columns else row
+            shape = self._shape_of(tuple(fields))
+            if shape is None:
+                return self._why_unknown(fields, row)
+            system, turns = shape.read(fields)
+        except _UnfitError as error:
+            return self._in_their_words(str(error))
+        return shape.name, Conversation(system, turns, source)
+
+    def _renamed(self, row: Fields) -> Fields:
+        fields = {key: value for key, value in row.items() if key not in self._mapped}
+        for field, column in self._columns.items():
+            if column in row:
+                fields[field] = row[column]
+            else:
+                fields.pop(field, None)
+        return fields
+
+    def _shape_of(self, keys: tuple[str, ...]) -> Shape | None:
+        try:
+            return self._by_keys[keys]
+        except KeyError:
+            if len(self._by_keys) >= _MAX_KEY_SETS:
+                self._by_keys.clear()
+            found = next((shape for shape in self._shapes if all(need in keys for need in shape.needs)), None)
+            self._by_keys[keys] = found
+            return found
+
+    def _why_unknown(self, fields: Fields, row: Fields) -> str:
+        near = max(self._shapes, key=lambda shape: sum(need in fields for need in shape.needs))
+        missing = [need for need in near.needs if need not in fields]
+        if len(self._shapes) > 1 and len(missing) == len(near.needs):
+            return _why_no_shape(fields)
+        if column := self._columns.get(missing[0]):
+            return f"no `{shown(column)}`, which data.columns names for `{missing[0]}`; keys are {_names(row)}"
+        like = _like(fields, _ANSWERS if missing[0] in _ANSWERS else _ASKS if missing[0] in _ASKS else ())
+        hint = f"found `{like}`: data.columns={missing[0]}={like}" if like else f"keys are {_names(fields)}"
+        return f"no `{missing[0]}`; {hint}"
+
+    def _in_their_words(self, reason: str) -> str:
+        """`reason` with the user's name beside ours, where a column was mapped."""
+        for field, column in self._columns.items():
+            reason = reason.replace(f"`{field}`", f"`{shown(column)}` (our `{field}`)")
+        return reason
+
+
+class _UnfitError(ValueError):
+    """A row of a known shape that cannot be used; its text is the reason."""
+
+
+def _unfit(reason: str) -> NoReturn:
+    raise _UnfitError(reason)
+
+
+def _why_no_shape(fields: Fields) -> str:
+    if not fields:
+        return "an empty record"
+    if "chosen" in fields and "rejected" in fields:
+        return "a preference pair (`chosen`, `rejected`), which is no instruction with its answer"
+    if "text" in fields:
+        return TEXT_REASON
+    ask, answer = _like(fields, _ASKS), _like(fields, _ANSWERS)
+    example = f"instruction={ask or 'COLUMN'},output={answer or 'COLUMN'}"
+    return f"no instruction and answer known by name; keys are {_names(fields)}. Name yours: data.columns={example}"
+
+
+def _like(fields: Fields, synonyms: tuple[str, ...]) -> str | None:
+    """The key that is, case aside, one of `synonyms`."""
+    return next((shown(key) for word in synonyms for key in fields if key.lower() == word), None)
+
+
+def _names(fields: Fields) -> str:
+    names = ", ".join(f"`{shown(key)}`" for key in list(fields)[:6])
+    return names + (", ..." if len(fields) > 6 else "") if fields else "none"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+# Fields
+
+
+def _text(fields: Fields, key: str) -> str:
+    return _checked(fields[key], f"`{key}`")
+
+
+def _optional(fields: Fields, key: str) -> str:
+    value = fields.get(key)
+    return "" if value is None else _checked(value, f"`{key}`")
+
+
+def _checked(value: Any, where: str) -> str:
+    """`value`, which is text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        _unfit(f"{where} is {_kind(value)}, expected text")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            _unfit(f"{where} holds a lone surrogate (\\u{ord(value[error.start]):04x}), which is no character")
+    return str(value)
+
+
+def _refuse_tools(fields: Fields) -> None:
+    for key in ("tools", "functions"):
+        if fields.get(key) not in (None, "", "[]", [], {}):
+            _unfit(f"`{key}`: tool calls are not trained; leave such records out, or the key where no call is made")
+
+
+def _flat(ask: str, context: str | None, answer: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
+    """The reader of a shape of single texts."""
+
+    def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
+        asked, response = _text(fields, ask), _text(fields, answer)
+        given = _optional(fields, context) if context else ""
+        if not response or response.isspace():
+            _unfit(f"`{answer}` is empty: there is nothing to learn")
+        if not asked.strip() and not given.strip():
+            _unfit(f"`{ask}` and `{context}` are both empty: nothing is asked" if context else f"`{ask}` is empty")
+        turn = Turn(asked, given, response)
+        earlier = _history(fields["history"]) if fields.get("history") else ()
+        return _optional(fields, "system"), (*earlier, turn)
+
+    return read
+
+
+def _history(history: Any) -> list[Turn]:
+    """The earlier turns of an Alpaca record: pairs of what was asked and what was answered."""
+    if not isinstance(history, list):
+        _unfit(f"`history` is {_kind(history)}, expected a list of pairs")
+    turns = []
+    for number, pair in enumerate(history, start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            _unfit(f"`history` {number} is no pair of an instruction and its answer")
+        asked, response = (_checked(part, f"`history` {number}") for part in pair)
+        if not asked.strip() or not response.strip():
+            _unfit(f"`history` {number} has an empty half")
+        turns.append(Turn(asked, "", response))
+    return turns
+
+
+def _prompt_completion(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
+    prompt, completion = fields["prompt"], fields["completion"]
+    if isinstance(prompt, list) or isinstance(completion, list):
+        if not isinstance(prompt, list) or not isinstance(completion, list):
+            _unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
+        return _conversation(fields, [*prompt, *completion])
+    return _PROMPT_COMPLETION(fields)
+
+
+_PROMPT_COMPLETION = _flat("prompt", None, "completion")
+
+
+# Messages
+
+
+def _messages(key: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
+    def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
+        entries = fields[key]
+        if isinstance(entries, dict) and all(isinstance(column, list) for column in entries.values()):
+            entries = [dict(zip(entries, values, strict=False)) for values in zip(*entries.values(), strict=False)]
+        if not isinstance(entries, list):
+            _unfit(f"`{key}` is {_kind(entries)}, expected a list of messages")
+        return _conversation(fields, entries)
+
+    return read
+
+
+def _conversation(fields: Fields, entries: list[Any]) -> tuple[str, tuple[Turn, ...]]:
+    """A system text first or none, then the user's and the assistant's messages in turn, the assistant's last."""
+    _refuse_tools(fields)
+    system = _optional(fields, "system")
+    turns: list[Turn] = []
+    asked: str | None = None
+    for number, entry in enumerate(entries, start=1):
+        role, text = _message(entry, number)
+        if role == "system":
+            if number > 1:
+                _unfit(f"message {number} is a `system` message; only the first may be")
+            if system and system != text:
+                _unfit("`system` and the first message are two different system texts")
+            system = text
+        elif not text.strip():
+            _unfit(f"message {number}, the {role}'s, is empty")
+        elif role == "user":
+            if asked is not None:
+                _unfit(f"messages {number - 1} and {number} are both the user's; join them")
+            asked = text
+        elif asked is None:
+            _unfit(f"message {number} is the assistant's and answers nothing; a user's message goes before it")
+        else:
+            turns.append(Turn(asked, "", text))
+            asked = None
+    if asked is not None:
+        _unfit("the last message is the user's: there is no answer to learn")
+    if not turns:
+        _unfit("there is no message of the assistant's: nothing to learn")
+    return system, tuple(turns)
+
+
+def _message(entry: Any, number: int) -> tuple[str, str]:
+    """(role, text) of a message: `role` and `content`, or ShareGPT's `from` and `value`."""
+    if not isinstance(entry, dict):
+        _unfit(f"message {number} is {_kind(entry)}, expected {{'role': ..., 'content': ...}}")
+    role_key = "role" if "role" in entry else "from"
+    text_key = "content" if "content" in entry else "value"
+    for key in (role_key, text_key):
+        if key not in entry:
+            _unfit(f"message {number} has no `{'role' if key == 'from' else 'content'}`; keys are {_names(entry)}")
+    if untrained := next((key for key in _UNTRAINED if entry.get(key)), None):
+        _unfit(f"message {number} has `{untrained}`, which is not trained; leave such records out")
+    if entry.get("weight") == 0 and "weight" in entry:
+        _unfit(f"message {number} has `weight` 0: which answers count is not chosen message by message")
+    role = entry[role_key]
+    meant = _ROLES.get(role.lower()) if isinstance(role, str) else None
+    if meant is None:
+        name = f"`{shown(role)}`" if isinstance(role, str) else _kind(role)
+        _unfit(f"message {number} is by {name}; messages of system, user and assistant are known, tools' are not")
+    return meant, _checked(_only_text(entry[text_key], number), f"`{text_key}` of message {number}")
+
+
+def _only_text(content: Any, number: int) -> Any:
+    """The text of a content that is one part of text; anything else in parts is refused by its type."""
+    if not isinstance(content, list):
+        return content
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
+    if kinds == ["text"] and "text" in content[0]:
+        return content[0]["text"]
+    other = next((kind for kind in kinds if isinstance(kind, str) and kind != "text"), None)
+    what = f"a part of type `{shown(other)}`" if other else f"{len(content)} parts"
+    return _unfit(f"message {number} has {what}; only one text is trained")
+
+
+SHAPES: tuple[Shape, ...] = (
+    Shape("messages", ("messages",), ("system", "tools"), _messages("messages")),
+    Shape("sharegpt", ("conversations",), ("system", "tools"), _messages("conversations")),
+    Shape("alpaca", ("instruction", "output"), ("input", "system", "history"), _flat("instruction", "input", "output")),
+    Shape("dolly", ("instruction", "response"), ("context", "system"), _flat("instruction", "context", "response")),
+    Shape("prompt-completion", ("prompt", "completion"), ("system",), _prompt_completion),
+    Shape("question-answer", ("question", "answer"), ("context", "system"), _flat("question", "context", "answer")),
+)
+"""Every shape, in the order in which a row is tried for them."""

@@ -1,0 +1,214 @@
+"""Names become files, and files become bytes: the door at which everything that is no file of records is turned away.
+
+A name is a path, a pattern (`more/*.jsonl`), `starter`, `-` for standard input, or a Hub id. Bytes come in blocks of 1 MiB,
+unpacked where they are gzip or zstd (told by their first bytes, not by the name), hashed as they are stored and counted, so
+that a file that changes while it is read is noticed and no file is ever held whole.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from tuneful.data import starter
+from tuneful.errors import DataError
+
+STARTER = "starter"
+STANDARD_INPUT = "-"
+MAX_RECORD_BYTES = 8 << 20
+"""The most that one record, or the blank space before one, may take: what is longer is no record but a damaged file."""
+
+_BLOCK = 1 << 20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One file to read: the name that messages carry, and its path; None is standard input."""
+
+    name: str
+    path: Path | None
+
+
+def find_files(data: str | Sequence[str]) -> list[Place]:
+    """Every file that `data`, a name or several, means, in order; DataError where one is missing or given twice."""
+    names = [data] if isinstance(data, str) else list(data)
+    if not names:
+        raise DataError("no data was named: give a file, or `starter` for the built-in data")
+    places = [place for name in names for place in _find(name)]
+    seen: dict[Path | None, str] = {}
+    for place in places:
+        real = place.path and Path(os.path.realpath(place.path))
+        if real in seen:
+            raise DataError(f"{place.name}: given twice (also as {seen[real]}): its records would count double")
+        seen[real] = place.name
+    return places
+
+
+def _find(name: str) -> list[Place]:
+    if name == STARTER:
+        path = starter.path()
+        return [Place(path.name, path)]  # where the package is installed says nothing to anybody
+    if name == STANDARD_INPUT:
+        return [Place("stdin", None)]
+    path = Path(name).expanduser()
+    if os.path.lexists(path):
+        return [Place(str(path), path)]
+    if glob.has_magic(name):
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if not matches:
+            raise DataError(f"{name}: no file matches this pattern")
+        return [Place(match, Path(match)) for match in matches]
+    raise DataError(
+        f"{path}: no such file. Give a file of records (JSON, JSONL, CSV, Parquet, Arrow), a pattern, `-` for standard "
+        "input, or `starter` for the built-in data"
+    )
+
+
+class ByteStream:
+    """The bytes of one file, unpacked, in order, once; `sha256` is that of the stored bytes when they are through.
+
+    A context manager. Raises DataError, on opening or later, for whatever is no readable file.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.name, self.path = place.name, place.path
+        self.compression: str | None = None
+        self._file = _open(place)
+        self._status = os.fstat(self._file.fileno()) if place.path else None
+        self._digest = hashlib.sha256()
+        self._num_stored = 0
+        self._ahead = b""
+        self._plain = self._unpacked()
+
+    def __enter__(self) -> ByteStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path:
+            self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes as they are stored, as far as they were read."""
+        return self._digest.hexdigest()
+
+    def peek(self, size: int) -> bytes:
+        """The first `size` unpacked bytes not taken yet, or all that are left; a later read meets them again."""
+        parts, length = [self._ahead], len(self._ahead)
+        while length < size and (block := next(self._plain, None)) is not None:
+            parts.append(block)
+            length += len(block)
+        self._ahead = b"".join(parts)
+        return self._ahead[:size]
+
+    def blocks(self) -> Iterator[bytes]:
+        """The unpacked bytes, to the end."""
+        while self._ahead:
+            block, self._ahead = self._ahead[:_BLOCK], self._ahead[_BLOCK:]
+            yield block
+        yield from self._plain
+
+    def _unpacked(self) -> Iterator[bytes]:
+        stored = self._stored()
+        first = next(stored, b"")
+        if first.startswith(_GZIP):
+            self.compression = "gzip"
+            yield from self._gunzipped(first, stored)
+        elif first.startswith(_ZSTD):
+            from tuneful.data.tables import unzstd
+
+            self.compression = "zstd"
+            yield from unzstd(first, stored, self.name, _BLOCK)
+        else:
+            yield from filter(None, [first])
+            yield from stored
+
+    def _stored(self) -> Iterator[bytes]:
+        while True:
+            try:
+                block = self._file.read(_BLOCK)
+            except OSError as error:
+                raise DataError(f"{self.name}: cannot be read: {error.strerror or error}") from None
+            if not block:
+                break
+            self._digest.update(block)
+            self._num_stored += len(block)
+            yield block
+
+    def refuse_change(self) -> None:
+        """To be called when the rows are through: a file that somebody still writes is not the one that was asked for."""
+        if self._status is None:
+            return
+        now = os.fstat(self._file.fileno())
+        if (self._num_stored, now.st_size, now.st_mtime_ns) != (
+            self._status.st_size,
+            self._status.st_size,
+            self._status.st_mtime_ns,
+        ):
+            raise DataError(
+                f"{self.name}: changed while it was read ({self._status.st_size:,} bytes before, {now.st_size:,} after); "
+                "wait until it is written, or read a copy"
+            )
+
+    def _gunzipped(self, first: bytes, stored: Iterator[bytes]) -> Iterator[bytes]:
+        """The text of one gzip member after the other, never more than a block at once: a bomb unpacks no further than read."""
+        inflater = None
+        for block in _chained(first, stored):
+            while block:
+                if inflater is None:
+                    block = block.lstrip(b"\0")  # what tape drives and block devices pad with
+                    if not block:
+                        break
+                    inflater = zlib.decompressobj(wbits=31)
+                try:
+                    plain = inflater.decompress(block, _BLOCK)
+                except zlib.error as error:
+                    raise DataError(
+                        f"{self.name}: damaged gzip data before byte {self._num_stored:,} ({error}); fetch or pack it again"
+                    ) from None
+                if plain:
+                    yield plain
+                block = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+                inflater = None if inflater.eof else inflater
+        if inflater is not None:
+            raise DataError(
+                f"{self.name}: the gzip data is cut off at byte {self._num_stored:,}; fetch or pack the file again"
+            )
+
+
+def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _open(place: Place) -> BinaryIO:
+    if place.path is None:
+        if sys.stdin.isatty():
+            raise DataError("stdin: standard input is a terminal; pipe records into it: cat data.jsonl | tuneful ... -")
+        return sys.stdin.buffer
+    try:
+        mode = place.path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise DataError(
+                f"{place.name}: is a folder; name a file of instructions and answers in it, or several: "
+                f"'{place.name.rstrip('/')}/*.jsonl'"
+            )
+        if not stat.S_ISREG(mode):
+            raise DataError(f"{place.name}: is a pipe or a device, not a file; feed it to standard input and name `-`")
+        return place.path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise DataError(f"{place.name}: is a link to a file that does not exist") from None
+    except OSError as error:
+        raise DataError(f"{place.name}: cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,172 @@
+"""Parquet and Arrow files become rows: the one door of pyarrow, whose zstd unpacks text files too.
+
+Rows leave in small batches, so memory is that of one page of each column, not of a row group. Cells become what JSON
+knows: a date is its ISO text, a number that is none is null, bytes are named by their length. What pyarrow finds wrong
+with a file is one DataError that names the row group or batch; a row with a cell that is no text is refused alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tuneful.data.formats import Row
+from tuneful.data.sources import MAX_RECORD_BYTES
+from tuneful.errors import DataError
+
+PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+_BATCH_ROWS = 64
+_BUFFER_BYTES = 1 << 20
+
+
+def is_table(head: bytes) -> bool:
+    """Whether a file that begins with `head` is Parquet or Arrow."""
+    return head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM))
+
+
+def table_rows(head: bytes, path: Path, name: str) -> Iterator[Row]:
+    """The rows of the Parquet or Arrow file `path`, which begins with `head`; a source is `name:row 17`, from 1."""
+    import pyarrow as pa
+
+    batches = _parquet_batches(path, name) if head.startswith(PARQUET) else _arrow_batches(head, path, name)
+    number = 0
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            rows = _rows(batch)
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{name}: damaged after row {number:,}: {_first_line(error)}; fetch or write it again"
+            ) from None
+        for value, fault in rows:
+            number += 1
+            yield f"{name}:row {number}", value, fault
+
+
+def _parquet_batches(path: Path, name: str) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # A buffer makes Arrow read page by page; without one it loads every column of a row group first.
+        file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{name}: not a whole Parquet file: {_first_line(error)}; fetch or write it again") from None
+    _refuse_double_columns(file.schema_arrow.names, name)
+    for group in range(file.metadata.num_row_groups):
+        _refuse_huge_cells(file.metadata.row_group(group), group, name)
+        yield from file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], use_threads=False)
+
+
+def _refuse_huge_cells(group: Any, number: int, name: str) -> None:
+    """A page that unpacks to gigabytes is told by the footer: its column's bytes divided by its values."""
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.total_uncompressed_size > MAX_RECORD_BYTES * max(1, column.num_values):
+            raise DataError(
+                f"{name}: row group {number + 1}: the values of `{column.path_in_schema}` take "
+                f"{column.total_uncompressed_size:,} bytes, over {MAX_RECORD_BYTES:,} each, which is no record"
+            )
+
+
+def _arrow_batches(head: bytes, path: Path, name: str) -> Iterator[Any]:
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file:
+            if head.startswith(ARROW_FILE):
+                reader = pa.ipc.open_file(file)
+                whole = (reader.get_batch(index) for index in range(reader.num_record_batches))
+            else:
+                reader = whole = pa.ipc.open_stream(file)
+            _refuse_double_columns(reader.schema.names, name)
+            for batch in whole:
+                batch.validate(full=True)  # offsets of a damaged file would be followed anywhere
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    yield batch.slice(start, _BATCH_ROWS)
+    except EOFError:
+        raise DataError(f"{name}: the Arrow file is cut off; fetch or write it again") from None
+
+
+def _refuse_double_columns(names: list[str], name: str) -> None:
+    if twice := next((column for column in names if names.count(column) > 1), None):
+        raise DataError(f"{name}: the column `{twice}` stands twice; rename one of them")
+
+
+def _rows(batch: Any) -> list[tuple[Any, str | None]]:
+    """(row, what is wrong with it) of a batch, whole where that goes, row by row where a cell cannot be read."""
+    try:
+        return [(_plain(row), None) for row in batch.to_pylist()]
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        return [_row(batch, index) for index in range(batch.num_rows)]
+
+
+def _row(batch: Any, index: int) -> tuple[Any, str | None]:
+    row = {}
+    for column in batch.schema.names:
+        try:
+            row[column] = _plain(batch.column(column)[index].as_py())
+        except (UnicodeDecodeError, ValueError, OverflowError) as error:
+            return row, f"`{column}` cannot be read: {_first_line(error)}"
+    return row, None
+
+
+def _plain(value: Any) -> Any:
+    """`value` in what JSON knows."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (bytes, bytearray)):
+        return f"<{len(value):,} bytes>"
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def unzstd(first: bytes, rest: Iterator[bytes], name: str, block_bytes: int) -> Iterator[bytes]:
+    """The zstd data `first` + `rest`, unpacked in blocks; DataError where it is damaged or cut off."""
+    import pyarrow as pa
+
+    packed = _Packed(first, rest)
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd") as stream:
+            while block := stream.read(block_bytes):
+                yield block
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{name}: damaged or cut off zstd data before byte {packed.num_given:,} ({_first_line(error)}); "
+            "fetch or pack it again"
+        ) from None
+
+
+class _Packed:
+    """Blocks as the file that pyarrow reads from."""
+
+    closed = False
+
+    def __init__(self, first: bytes, rest: Iterator[bytes]) -> None:
+        self._block, self._rest = first, rest
+        self.num_given = 0
+
+    def read(self, size: int) -> bytes:
+        if not self._block:
+            self._block = next(self._rest, b"")
+        given, self._block = self._block[:size], self._block[size:]
+        self.num_given += len(given)
+        return given
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")

@@ -1,0 +1,251 @@
+"""Shapes: every way to write a conversation gives the same turns, and what cannot be trained as meant is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tuneful.config import load_config
+from tuneful.data.shapes import SHAPES, TEXT_REASON, ShapeReader
+from tuneful.errors import ConfigError
+from tuneful.types import Turn
+
+
+def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def said(role: str, value: Any) -> dict[str, Any]:
+    return {"from": role, "value": value}
+
+
+def read(row: Any, shape: str = "auto", columns: dict[str, str] | None = None) -> Any:
+    found = ShapeReader(shape, columns).read(row, "a.jsonl:1")
+    return found if isinstance(found, str) else (found[0], found[1].system, found[1].turns)
+
+
+ONE = Turn("Ask.", "", "Answer.")
+CHAT = [message("user", "Ask."), message("assistant", "Answer.")]
+GIVEN = Turn("Ask.", "This.", "Answer.")
+
+SAME: dict[str, tuple[dict[str, Any], str, str, tuple[Turn, ...]]] = {
+    "alpaca": ({"instruction": "Ask.", "output": "Answer."}, "alpaca", "", (ONE,)),
+    "alpaca, whole": (
+        {
+            "instruction": "Ask.",
+            "input": "This.",
+            "output": "Answer.",
+            "system": "Be.",
+            "history": [["1?", "1."], ["2?", "2."]],
+            "id": 7,
+        },
+        "alpaca",
+        "Be.",
+        (Turn("1?", "", "1."), Turn("2?", "", "2."), GIVEN),
+    ),
+    "alpaca with nulls": (
+        {"instruction": "Ask.", "input": None, "output": "Answer.", "system": None, "history": None},
+        "alpaca",
+        "",
+        (ONE,),
+    ),
+    "alpaca with its rendered text": (
+        {"instruction": "Ask.", "output": "Answer.", "text": "..."},
+        "alpaca",
+        "",
+        (ONE,),
+    ),
+    "dolly": ({"instruction": "Ask.", "context": "This.", "response": "Answer."}, "dolly", "", (GIVEN,)),
+    "question and answer": ({"question": "Ask.", "answer": "Answer."}, "question-answer", "", (ONE,)),
+    "question, context and answer": (
+        {"question": "Ask.", "context": "This.", "answer": "Answer."},
+        "question-answer",
+        "",
+        (GIVEN,),
+    ),
+    "prompt and completion": ({"prompt": "Ask.", "completion": "Answer."}, "prompt-completion", "", (ONE,)),
+    "prompt and completion of messages": (
+        {"prompt": [message("system", "Be."), CHAT[0]], "completion": [CHAT[1]]},
+        "prompt-completion",
+        "Be.",
+        (ONE,),
+    ),
+    "messages": ({"messages": CHAT, "prompt": "x", "tools": []}, "messages", "", (ONE,)),
+    "messages of several turns": (
+        {"messages": [message("developer", "Be."), *CHAT, message("user", "?", name="Ann"), message("assistant", "!")]},
+        "messages",
+        "Be.",
+        (ONE, Turn("?", "", "!")),
+    ),
+    "messages with unused keys": (
+        {"messages": [CHAT[0], message("assistant", "Answer.", tool_calls=None, refusal=None, weight=1)]},
+        "messages",
+        "",
+        (ONE,),
+    ),
+    "messages of one part": (
+        {"messages": [message("user", [{"type": "text", "text": "Ask."}]), CHAT[1]]},
+        "messages",
+        "",
+        (ONE,),
+    ),
+    "messages in columns": (
+        {"messages": {"role": ["user", "assistant"], "content": ["Ask.", "Answer."]}},
+        "messages",
+        "",
+        (ONE,),
+    ),
+    "sharegpt": (
+        {"conversations": [said("human", "Ask."), said("gpt", "Answer.")], "system": "Be."},
+        "sharegpt",
+        "Be.",
+        (ONE,),
+    ),
+    "sharegpt with a system": (
+        {"conversations": [said("system", "Be."), said("human", "Ask."), said("gpt", "Answer.")]},
+        "sharegpt",
+        "Be.",
+        (ONE,),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_every_shape_is_told_by_its_keys_and_gives_its_turns(what: str) -> None:
+    row, shape, system, turns = SAME[what]
+    assert read(row) == (shape, system, turns)
+    assert read(row, shape) == (shape, system, turns)
+
+
+def test_every_shape_has_an_example() -> None:
+    assert {shape for _, shape, _, _ in SAME.values()} == {shape.name for shape in SHAPES}
+
+
+def test_rows_of_different_shapes_are_told_one_by_one() -> None:
+    reader = ShapeReader("auto", None)
+    assert [reader.read(row, "x")[0] for row, *_ in SAME.values()] == [shape for _, shape, *_ in SAME.values()]
+
+
+def with_message(entry: Any) -> dict[str, Any]:
+    return {"messages": [CHAT[0], entry]}
+
+
+UNFIT: dict[str, tuple[dict[str, Any], str]] = {
+    "a finished text": ({"text": "a"}, TEXT_REASON),
+    "a preference pair": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "no `completion`; keys are"),
+    "a bare preference pair": ({"chosen": "b", "rejected": "c"}, "a preference pair (`chosen`, `rejected`)"),
+    "other names": (
+        {"Query": "a", "target": "b"},
+        "no instruction and answer known by name; keys are `Query`, `target`. Name yours: "
+        "data.columns=instruction=Query,output=target",
+    ),
+    "half of other names": (
+        {"question": "a", "response": "b"},
+        "no `instruction`; found `question`: data.columns=instruction=question",
+    ),
+    "a tool call": (
+        with_message(message("assistant", "", tool_calls=[{}])),
+        "message 2 has `tool_calls`, which is not trained",
+    ),
+    "a tool": (with_message(message("tool", "4")), "message 2 is by `tool`; messages of system, user and assistant"),
+    "an observation": ({"conversations": [said("observation", "4")]}, "message 1 is by `observation`"),
+    "offered tools": ({"messages": CHAT, "tools": [{"name": "f"}]}, "`tools`: tool calls are not trained"),
+    "an image": (
+        with_message(message("assistant", [{"type": "text", "text": "a"}, {"type": "image_url"}])),
+        "message 2 has a part of type `image_url`; only one text is trained",
+    ),
+    "two parts": (with_message(message("assistant", [{"type": "text", "text": "a"}] * 2)), "message 2 has 2 parts"),
+    "thinking": (
+        with_message(message("assistant", "a", reasoning_content="b")),
+        "message 2 has `reasoning_content`, which is not trained",
+    ),
+    "a weight of 0": (with_message(message("assistant", "a", weight=0)), "message 2 has `weight` 0"),
+    "an empty message": (with_message(message("assistant", " ")), "message 2, the assistant's, is empty"),
+    "no content": (with_message({"role": "assistant"}), "message 2 has no `content`; keys are `role`"),
+    "no role": (with_message({"content": "a"}), "message 2 has no `role`; keys are `content`"),
+    "a role that is no text": (with_message(message(5, "a")), "message 2 is by a number"),  # type: ignore[arg-type]
+    "a message that is text": (with_message("a"), "message 2 is text, expected {'role'"),
+    "null content": (with_message(message("assistant", None)), "`content` of message 2 is null, expected text"),
+    "a lone surrogate": (with_message(message("assistant", "\ud800")), "`content` of message 2 holds a lone surrogate"),
+    "a late system": ({"messages": [*CHAT, message("system", "x")]}, "message 3 is a `system` message"),
+    "two systems": ({"system": "a", "messages": [message("system", "b"), *CHAT]}, "`system` and the first message"),
+    "two questions": ({"messages": [CHAT[0], *CHAT]}, "messages 1 and 2 are both the user's; join them"),
+    "an answer first": ({"messages": CHAT[1:]}, "message 1 is the assistant's and answers nothing"),
+    "no answer": ({"messages": [*CHAT, CHAT[0]]}, "the last message is the user's: there is no answer to learn"),
+    "a system alone": ({"messages": [message("system", "a")]}, "there is no message of the assistant's"),
+    "no messages": ({"messages": []}, "there is no message of the assistant's"),
+    "messages as text": ({"messages": "[]"}, "`messages` is text, expected a list of messages"),
+    "a history of texts": ({"instruction": "a", "output": "b", "history": ["c"]}, "`history` 1 is no pair"),
+    "a half empty history": (
+        {"instruction": "a", "output": "b", "history": [["c", ""]]},
+        "`history` 1 has an empty half",
+    ),
+    "a history of numbers": (
+        {"instruction": "a", "output": "b", "history": [["c", 1]]},
+        "`history` 1 is a number, expected text",
+    ),
+    "a history that is text": (
+        {"instruction": "a", "output": "b", "history": "c"},
+        "`history` is text, expected a list",
+    ),
+    "a prompt of two kinds": ({"prompt": "a", "completion": CHAT}, "`prompt` and `completion` are a text and a list"),
+    "an empty prompt": ({"prompt": " ", "completion": "a"}, "`prompt` is empty"),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_cannot_be_trained_as_it_was_meant_is_refused_by_name(what: str) -> None:
+    row, reason = UNFIT[what]
+    assert read(row).startswith(reason), read(row)
+
+
+def test_a_shape_that_is_named_is_the_only_one() -> None:
+    row = {"instruction": "a", "output": "b", "messages": CHAT}
+    assert read(row)[0] == "messages"
+    assert read(row, "alpaca")[0] == "alpaca"
+    assert (
+        read({"prompt": "a", "completion": "b"}, "alpaca")
+        == "no `instruction`; found `prompt`: data.columns=instruction=prompt"
+    )
+
+
+def test_columns_read_a_field_from_another_name() -> None:
+    columns = {"instruction": "input", "output": "target"}
+    assert read({"input": "Ask.", "target": "Answer."}, columns=columns) == ("alpaca", "", (ONE,))
+    swapped = {"instruction": "output", "output": "instruction"}
+    assert read({"instruction": "Answer.", "output": "Ask."}, columns=swapped) == ("alpaca", "", (ONE,))
+    assert read({"chat": CHAT, "instruction": "x", "output": "y"}, columns={"messages": "chat"}) == (
+        "messages",
+        "",
+        (ONE,),
+    )
+
+
+def test_refusals_speak_of_the_columns_that_were_mapped() -> None:
+    columns = {"instruction": "q", "output": "a"}
+    assert (
+        read({"q": "x", "b": "y"}, columns=columns)
+        == "no `a`, which data.columns names for `output`; keys are `q`, `b`"
+    )
+    assert read({"q": "x", "a": 5}, columns=columns) == "`a` (our `output`) is a number, expected text"
+
+
+@pytest.mark.parametrize(
+    "given", ["{instruction: q, output: 0}", "instruction=q,output=0", "instruction = q , output = 0"]
+)
+def test_columns_are_given_as_yaml_or_as_pairs(given: str) -> None:
+    assert load_config(None, [f"data.columns={given}"]).data.columns == {"instruction": "q", "output": "0"}
+
+
+@pytest.mark.parametrize("given", ["q", "5", "[a]", "{a: null}", "{a: [b]}", "a=b,a=c", "a=", "true"])
+def test_columns_that_are_no_pairs_are_refused(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"data.columns"):
+        load_config(None, [f"data.columns={given}"])
+
+
+def test_columns_of_no_shape_and_the_shape_text_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`answer`, `output` are not fields of one shape"):
+        ShapeReader("auto", {"answer": "a", "output": "b"})
+    with pytest.raises(ConfigError, match=r"does not say which part of it is the response"):
+        load_config(None, ["data.shape=text"])
