@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import load_file
 
 from tuneful.errors import CheckpointError
+from tuneful.train.distributed import whole
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -100,6 +101,15 @@ def save_checkpoint(
     return final
 
 
+def hand_over(groups: Mapping[str, Tensors]) -> None:
+    """What every other rank does while one saves `groups`: bring its part of each tensor, in the same order."""
+    for tensors in groups.values():
+        refuse_non_finite(tensors)
+    for tensors in groups.values():
+        for _ in _safetensors(tensors) if tensors else ():
+            pass
+
+
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Damage]]:
     """The newest whole checkpoint of `folder`, and the damaged ones that are newer.
 
@@ -165,7 +175,8 @@ def checkpoint_bytes(groups: Mapping[str, Tensors]) -> int:
 
 def refuse_non_finite(tensors: Tensors) -> None:
     """CheckpointError, naming the first tensor that holds a number that is not finite."""
-    for name, tensor in tensors.items():
+    for name, spread in tensors.items():
+        tensor = whole(spread)
         # A sum is finite only where every number is; that one overflows proves nothing, so then each is looked at.
         if not tensor.sum().isfinite() and not tensor.isfinite().all():
             count = int(tensor.isfinite().logical_not().sum())
@@ -189,7 +200,7 @@ def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        flat = whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8)
         yield flat.numpy().data
 
 

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from tuneful.config import TrainConfig
 from tuneful.data.order import all_steps, num_steps
 from tuneful.errors import OutOfMemoryError, TunefulError
+from tuneful.train.distributed import ALONE, World
 from tuneful.train.loss import LayoutName, MicroBatchLoss, cut_micro_batches, micro_batch_loss, prove, why_not_shared
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.types import Answer, Example
@@ -131,8 +132,11 @@ def finetune(
     *,
     state: State | None = None,
     between: Callable[[], None] = go_on,
+    world: World = ALONE,
 ) -> Iterator[Event]:
     """Finetune `model` in place, from `state` on; `sample(step)` is asked for an answer at each evaluation.
+
+    Every rank of `world` is called with the same arguments and hands out the same events.
 
     Validation is evaluated before the first step, every `eval_steps` and after the last. At each event `state` and
     `optimizer` are what a checkpoint has to hold. `between` is called before every micro-batch and may raise: the step or
@@ -149,7 +153,7 @@ def finetune(
     while True:
         if (state.step % eval_steps == 0 or state.step == total) and not state.evaluated:
             loss = yield from _fitting(
-                state, layout, lambda fitting: mean_loss(model, validation, fitting, between=between)
+                state, layout, lambda fitting: mean_loss(model, validation, fitting, between=between, world=world)
             )
             answer = sample(state.step) if sample else None
             _remember(state, loss)
@@ -158,20 +162,45 @@ def finetune(
             break
         if config.keep == "best" and state.best_step == state.step:
             optimizer.keep_weights()
-        yield from _step(model, optimizer, train, next(steps), config, total, layout, state, between)
+        yield from _step(model, optimizer, train, next(steps), config, total, layout, state, between, world)
     if config.keep == "best" and state.best_step not in (None, state.step):
         optimizer.restore_weights()
 
 
 def mean_loss(
-    model: PreTrainedModel, examples: Sequence[Example], layout: Layout, *, between: Callable[[], None] = go_on
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    layout: Layout,
+    *,
+    between: Callable[[], None] = go_on,
+    world: World = ALONE,
 ) -> float | None:
-    """The weighted mean loss (nats) over all targets of `examples`; None where there are none."""
+    """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none."""
     if not examples:
         return None
-    batches = cut_micro_batches(examples, layout.max_tokens, layout.name)
-    total = sum(found.total.item() for _, found in _without_gradients(model, batches, layout, between))
-    return total / total_weight(examples)
+    batches = own_micro_batches(examples, layout, world)
+    losses = _without_gradients(model, (batch for batch, _ in batches), layout, between)
+    total = sum(found.total.item() for (_, found), (_, counts) in zip(losses, batches, strict=True) if counts)
+    return world.sum([total])[0] / total_weight(examples)
+
+
+def own_micro_batches(examples: Sequence[Example], layout: Layout, world: World) -> list[tuple[list[Example], bool]]:
+    """The micro-batches of this rank, each with whether it counts.
+
+    Where layers are gathered from all ranks, all have to compute equally often: a rank with fewer micro-batches than
+    another repeats one that does not count.
+    """
+
+    def cut(rank: int) -> list[list[Example]]:
+        share = world.share(examples, rank)
+        return list(cut_micro_batches(share, layout.max_tokens, layout.name)) if share else []
+
+    own = [(batch, True) for batch in cut(world.rank)]
+    if not world.sharded:
+        return own
+    most = max(len(cut(rank)) for rank in range(world.size))
+    spare = own[0][0] if own else [min(examples, key=len)]
+    return own + [(spare, False)] * (most - len(own))
 
 
 def record_nll(
@@ -196,7 +225,7 @@ def _without_gradients(
     model.eval()
     for batch in batches:
         between()
-        with torch.inference_mode(), _out_of_memory_says(batch):
+        with torch.no_grad(), _out_of_memory_says(batch):
             found = micro_batch_loss(model, batch, layout.name)
         yield batch, found
 
@@ -222,6 +251,7 @@ def _step(
     layout: Layout,
     state: State,
     between: Callable[[], None],
+    world: World,
 ) -> Iterator[Step | Notice]:
     """One optimizer step on the records `indices`; `state` is the one after it once it is handed out."""
     start = time.perf_counter()
@@ -231,9 +261,11 @@ def _step(
     def gradients(fitting: Layout) -> tuple[float, int]:
         torch.manual_seed(_seed_of(config.seed, step))
         optimizer.forget_gradients()
-        return _backward(model, optimizer, examples, fitting, step, between)
+        return _backward(model, optimizer, examples, fitting, step, between, world)
 
-    loss, num_computed = yield from _fitting(state, layout, gradients)
+    own_loss, own_computed = yield from _fitting(state, layout, gradients)
+    optimizer.sum_gradients()
+    loss, num_computed = world.sum([own_loss, own_computed])
     rate = learning_rate(config, step, total)
     norm = optimizer.step(rate)
     if not math.isfinite(norm):
@@ -249,7 +281,7 @@ def _step(
         grad_norm=norm,
         target_tokens=sum(int((example.weights > 0).sum()) for example in examples),
         record_tokens=sum(len(example) for example in examples),
-        computed_tokens=num_computed,
+        computed_tokens=int(num_computed),
         step_seconds=time.perf_counter() - start,
     )
     if notice:
@@ -263,24 +295,26 @@ def _backward(
     layout: Layout,
     step: int,
     between: Callable[[], None],
+    world: World,
 ) -> tuple[float, int]:
-    """Gradients of the mean loss of one optimizer step into the optimizer; that loss, and the tokens computed for it."""
+    """Gradients of the mean loss of one optimizer step into the optimizer; this rank's part of that loss, and the tokens
+    computed for it. Where gradients come back averaged over ranks, what is averaged is as many times larger."""
     model.train()
     weight = total_weight(examples)
     loss, num_computed = 0.0, 0
-    for number, batch in enumerate(cut_micro_batches(examples, layout.max_tokens, layout.name)):
+    for number, (batch, counts) in enumerate(own_micro_batches(examples, layout, world)):
         between()
         if number:
             optimizer.collect()
         with _out_of_memory_says(batch):
             micro_batch = micro_batch_loss(model, batch, layout.name)
-            share = micro_batch.total / weight
-            share.backward()
+            share = micro_batch.total / weight if counts else micro_batch.total * 0
+            (share * world.size if world.sharded else share).backward()
         loss += share.item()
         if not math.isfinite(loss):
             optimizer.forget_gradients()
             raise _not_finite(step, f"the loss is {loss}", _culprits(batch, micro_batch))
-        num_computed += micro_batch.num_computed_tokens
+        num_computed += micro_batch.num_computed_tokens * counts
     return loss, num_computed
 
 

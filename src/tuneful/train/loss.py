@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from tuneful.data.collate import pad_examples
 from tuneful.data.trie import build_trie, common_prefix, token_order
 from tuneful.model.attention import NAME, plan_attention, use_trie_attention
+from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
 
 # Legend of shapes: M targets, V vocabulary
@@ -187,7 +188,9 @@ def embedded(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tenso
     """The model's input: ids [1, N], or their embeddings where a tied matrix is to be spared a second dense gradient."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     tied = type(inputs) is torch.nn.Embedding and outputs is not None and outputs.weight is inputs.weight
-    if not (tied and torch.is_grad_enabled() and inputs.weight.requires_grad and inputs.max_norm is None):
+    if is_sharded(model) or not (
+        tied and torch.is_grad_enabled() and inputs.weight.requires_grad and inputs.max_norm is None
+    ):
         return {"input_ids": ids}
     anchor = torch.zeros((), device=ids.device, requires_grad=True)
     return {"inputs_embeds": TiedLookup.apply(anchor, inputs, ids)}  # type: ignore[no-untyped-call]

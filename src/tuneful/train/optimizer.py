@@ -9,6 +9,7 @@ Gradients of several micro-batches add up in float32. In float32 the parameters 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
+from tuneful.train.distributed import ALONE, World, local, own_slice, spread_like
 
 PART_ELEMENTS = 1 << 19
 """Elements stepped at once: 2 MiB of float32 gradient, with master and moments four times that."""
@@ -55,19 +57,22 @@ class _Tensor:
 
     @property
     def gradient(self) -> torch.Tensor | None:
-        """The gradient of the whole step, once all micro-batches are in."""
-        return self.parameter.grad if self.collected is None else self.collected
+        """The gradient of the whole step, once all micro-batches are in; of this rank's slice where there are slices."""
+        if self.collected is not None:
+            return self.collected
+        return None if self.parameter.grad is None else local(self.parameter.grad)
 
 
 class AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019) on every trainable parameter of `model`; norms and biases exempt.
 
-    Making one turns the model's parameters into `dtype`; `masters_to_model` turns them back into float32.
+    Making one turns the model's parameters into `dtype`; `masters_to_model` turns them back into float32. Parameters that
+    are spread over the ranks of `world` stay float32 slices: their copies in `dtype` are made when layers are gathered.
     """
 
-    def __init__(self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype) -> None:
-        self._config, self._dtype = config, dtype
-        self._shadowed = dtype is torch.bfloat16
+    def __init__(self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype, world: World = ALONE) -> None:
+        self._config, self._dtype, self._world = config, dtype, world
+        self._shadowed = dtype is torch.bfloat16 and not world.sharded
         self._tensors = [
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
@@ -94,10 +99,20 @@ class AdamW:
             limit = self._config.max_grad_norm
             self._num_steps += 1
             for tensor in self._tensors:
-                if tensor.gradient is not None:
+                if tensor.gradient is not None and len(tensor.master):
                     self._update(tensor, rate, max(1.0, norm / limit) if limit else 1.0)
         self.forget_gradients()
         return norm
+
+    def sum_gradients(self) -> None:
+        """Make each gradient the sum over all ranks, in the master's dtype; slices have been summed on the way."""
+        if self._world.size == 1 or self._world.sharded:
+            return
+        self.collect()
+        for tensor in self._tensors:
+            if tensor.gradient is None:  # no record of this step is this rank's
+                tensor.collected = torch.zeros_like(tensor.master)
+        self._world.sum_gradients(tensor.gradient for tensor in self._tensors if tensor.gradient is not None)
 
     def forget_gradients(self) -> None:
         """Drop the gradients at hand, those of a step that is abandoned or done."""
@@ -120,17 +135,22 @@ class AdamW:
             tensor.kept = None
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The master of every trainable parameter by its name: views, which the next step changes."""
-        return {tensor.name: tensor.master for tensor in self._tensors}
+        """The master of every trainable parameter by its name: views, which the next step changes, spread over ranks
+        where the parameter is."""
+        return {tensor.name: spread_like(tensor.parameter, tensor.master) for tensor in self._tensors}
 
     def kept_weights(self) -> dict[str, torch.Tensor]:
         """The weights that were kept, by name; empty where none were."""
-        return {tensor.name: tensor.kept for tensor in self._tensors if tensor.kept is not None}
+        return {
+            tensor.name: spread_like(tensor.parameter, tensor.kept)
+            for tensor in self._tensors
+            if tensor.kept is not None
+        }
 
     def moments(self) -> dict[str, torch.Tensor]:
         """Both moments of every trainable parameter, `exp_avg.<name>` and `exp_avg_sq.<name>`: views."""
         return {
-            f"{kind}.{tensor.name}": getattr(tensor, kind)
+            f"{kind}.{tensor.name}": spread_like(tensor.parameter, getattr(tensor, kind))
             for tensor in self._tensors
             for kind in ("exp_avg", "exp_avg_sq")
         }
@@ -149,13 +169,16 @@ class AdamW:
         assert weights.keys() == self.weights().keys(), "other parameters than this model trains"
         self._num_steps.fill_(num_steps)
         for tensor in self._tensors:
-            self._set_master(tensor, weights[tensor.name])
-            tensor.exp_avg.copy_(moments[f"exp_avg.{tensor.name}"])
-            tensor.exp_avg_sq.copy_(moments[f"exp_avg_sq.{tensor.name}"])
-            tensor.kept = kept[tensor.name].clone() if kept else None
+            own = functools.partial(own_slice, like=tensor.parameter)
+            self._set_master(tensor, own(weights[tensor.name]))
+            tensor.exp_avg.copy_(own(moments[f"exp_avg.{tensor.name}"]))
+            tensor.exp_avg_sq.copy_(own(moments[f"exp_avg_sq.{tensor.name}"]))
+            tensor.kept = own(kept[tensor.name]).clone() if kept else None
 
     def masters_to_model(self) -> None:
-        """Give the model its float32 weights; the optimizer is done after this."""
+        """Give the model its float32 weights; the optimizer is done after this. Slices are float32 as they are."""
+        if self._world.sharded:
+            return
         for tensor in self._tensors:
             tensor.parameter.data = tensor.master
 
@@ -165,11 +188,11 @@ class AdamW:
             tensor.parameter.data.copy_(tensor.master)
 
     def _prepare(self, name: str, parameter: torch.nn.Parameter) -> _Tensor:
-        master = parameter.data.contiguous()
+        master = local(parameter.data).contiguous()
         if self._shadowed:
             master = master.float()
             parameter.data = master.to(self._dtype)
-        else:
+        elif not self._world.sharded:
             parameter.data = master
         decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
         return _Tensor(name, parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
@@ -181,11 +204,12 @@ class AdamW:
             if tensor.gradient is not None
             for part in _in_master_precision(tensor)
         ]
-        return torch.stack(squares).sum(dtype=torch.float64).sqrt().item()
+        total = torch.stack(squares).sum(dtype=torch.float64).item()
+        return math.sqrt(self._world.sum([total])[0]) if self._world.sharded else math.sqrt(total)
 
     def _update(self, tensor: _Tensor, rate: float, divisor: float) -> None:
         state = (_parts(whole) for whole in (tensor.master, tensor.exp_avg, tensor.exp_avg_sq))
-        shadow = _parts(tensor.parameter.data)
+        shadow = _parts(local(tensor.parameter.data))
         scale = torch.tensor(divisor, device=tensor.master.device) if divisor != 1.0 else None
         for gradient, master, exp_avg, exp_avg_sq, copy in zip(
             _in_master_precision(tensor), *state, shadow, strict=True

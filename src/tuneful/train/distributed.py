@@ -1,0 +1,223 @@
+"""Several processes train as one: which records are a rank's own, and the sums over all ranks.
+
+    torchrun --nproc-per-node 4 -m tuneful run my.json
+
+Global batch, order, loss and schedule are those of one process. Every rank knows the records of the whole step, because
+their order is a pure function; it computes its share of them and divides by the target weight of the whole step, which
+takes no message. What is exchanged is a sum: of gradients, in float32, and of a few numbers. Two ways to hold the model:
+
+    ddp     every rank holds all of it; gradients are summed once a step               (Li et al. 2020)
+    fsdp    every rank holds a slice of every tensor, with its share of the optimizer; layers are gathered when they are
+            computed (`torch.distributed.fsdp.fully_shard`; Rajbhandari et al. 2020)
+
+A process of its own is the world of one rank, where every sum is the number itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from tuneful.data.trie import token_order
+from tuneful.errors import ConfigError, TunefulError
+from tuneful.types import Example
+
+Strategy = Literal["auto", "ddp", "fsdp"]
+_TIMEOUT = timedelta(hours=2)
+"""How long a rank waits for the others. A rank that died is noticed at once, by its closed connection; this is for the
+hours in which one rank works alone."""
+_BYTES_A_PARAMETER = 18
+"""Of full finetuning: float32 master and two moments, a bfloat16 shadow and its gradient, and the gradient in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The ranks of one job, seen from one of them. `sharded` is true where each holds only a slice of the model."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    sharded: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, examples: Sequence[Example], rank: int | None = None) -> list[Example]:
+        """The examples that `rank` (this one, if not said) computes: neighbours in token order, about as many tokens each.
+
+        Every example is in exactly one share; a share may be empty where there are more ranks than examples.
+        """
+        if self.size == 1:
+            return list(examples)
+        ordered = sorted(examples, key=token_order)
+        lengths = np.array([len(example) for example in ordered], dtype=np.float64)
+        middles = np.cumsum(lengths) - lengths / 2
+        owners = np.floor(middles * self.size / max(lengths.sum(), 1)).astype(int)
+        wanted = self.rank if rank is None else rank
+        return [example for example, owner in zip(ordered, owners, strict=True) if owner == wanted]
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sum of each value over all ranks, in float64; the same on every rank."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=_messages_device())
+        with _peers_may_be_gone(self.rank):
+            dist.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    def sum_gradients(self, gradients: Iterable[torch.Tensor]) -> None:
+        """Each tensor becomes, in place, the sum of its namesakes on all ranks; the same bits on every rank."""
+        if self.size == 1:
+            return
+        with _peers_may_be_gone(self.rank):
+            for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+                work.wait()
+
+    def gather(self, rows: Sequence[Any]) -> list[Any]:
+        """What all ranks bring, rank by rank; `rows` are plain values, which travel as JSON."""
+        if self.size == 1:
+            return list(rows)
+        own = torch.tensor(list(json.dumps(list(rows)).encode()), dtype=torch.uint8, device=_messages_device())
+        sizes = [int(size) for size in self._collected(torch.tensor([len(own)], device=own.device))]
+        padded = torch.zeros(max(sizes), dtype=torch.uint8, device=own.device)
+        padded[: len(own)] = own
+        parts = self._collected(padded)
+        return [
+            row
+            for part, size in zip(parts, sizes, strict=True)
+            for row in json.loads(bytes(part[:size].cpu().numpy().tobytes()))
+        ]
+
+    def wait(self) -> None:
+        """Returns when every rank has come here."""
+        self.sum([0.0])
+
+    def _collected(self, own: torch.Tensor) -> list[torch.Tensor]:
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        with _peers_may_be_gone(self.rank):
+            dist.all_gather(parts, own)
+        return parts
+
+
+ALONE = World()
+"""The world of a process of its own."""
+
+
+@contextmanager
+def joined_world(device: torch.device) -> Iterator[World]:
+    """The world that `torchrun` has set up around this process, or that of one rank; left at the end of the block.
+
+    Raises ConfigError where the environment names a rank but not the whole of the world.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"WORLD_SIZE is set, but {error} is not as torchrun sets it; start through torchrun"
+        ) from None
+    if device.type == "cuda":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield World(rank, size, local_rank)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_strategy(model: PreTrainedModel, wanted: Strategy, free_bytes: float) -> Literal["ddp", "fsdp"]:
+    """`ddp` where model and optimizer fit into `free_bytes` of one rank with room to spare, else `fsdp`; or as `wanted`."""
+    if wanted != "auto":
+        return wanted
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    return "ddp" if trained * _BYTES_A_PARAMETER + frozen * 4 < 0.7 * free_bytes else "fsdp"
+
+
+def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Leave each rank a float32 slice of every tensor of `model`, computed in `dtype` where layers are gathered.
+
+    Gradients come back as slices too, in float32 and divided by the number of ranks: who multiplies the loss by that
+    number gets their sum.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.promote_types(dtype, torch.float32))
+    for layer in decoder_layers(model):
+        fully_shard(layer, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+
+
+def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The repeated blocks of a model: the longest list of modules in it."""
+    lists = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return max(lists, key=len, default=[])
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether `shard` was applied to `model`. Its parameters cannot tell: while layers are gathered, they are whole."""
+    return isinstance(model, FSDPModule)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of `tensor` that lies on this rank: all of it, where it is not spread over ranks."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of `tensor`, gathered where it is spread over ranks; every rank has to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_slice(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The part of a whole `tensor` that this rank holds of `like`, a parameter of its shape; all of it if not spread."""
+    if not isinstance(like, DTensor):
+        return tensor
+    spread = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return spread.to_local()
+
+
+def spread_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """This rank's `part` of something that is spread over ranks as the parameter `like` is; `part` itself if that is not."""
+    if not isinstance(like, DTensor):
+        return part
+    return DTensor.from_local(
+        part.to(like.device), like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+
+
+def on_main_first(world: World, make: Callable[[], Any]) -> Any:
+    """`make()` on the main rank, then on the others: a download or a cache is filled once and then found."""
+    made = make() if world.is_main else None
+    world.wait()
+    return made if world.is_main else make()
+
+
+@contextmanager
+def _peers_may_be_gone(rank: int) -> Iterator[None]:
+    """A broken connection is said as what it is: another rank ended, and its message says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TunefulError(
+            f"rank {rank}: another rank of the job is gone, its own message says why ({str(error).splitlines()[0][:120]})"
+        ) from None
+
+
+def _messages_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

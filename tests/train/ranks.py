@@ -1,0 +1,98 @@
+"""One rank of a small training; run by test_distributed.py, several at a time. Rank 0 writes found-<ranks>.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from engine import tiny_model, train_config
+from tuneful.train.distributed import ALONE, joined_world, shard, whole
+from tuneful.train.loop import Evaluation, Layout, State, Step, finetune, mean_loss
+from tuneful.train.loss import use_trie_attention
+from tuneful.train.optimizer import AdamW
+from tuneful.types import Example
+
+LAYOUT = Layout("trie", max_tokens=30)  # two or three records a micro-batch
+
+
+def records(count):
+    generator = np.random.default_rng(1)
+    made = []
+    for index in range(count):
+        ids = np.concatenate([np.arange(5), generator.integers(0, 20, generator.integers(2, 16))]).astype(np.int32)
+        weights = (np.arange(len(ids)) >= 5).astype(np.float32)
+        made.append(Example(ids, weights, 5, f"record {index}"))
+    return made
+
+
+def train(world):
+    """Three epochs of 13 records, 6 a step: the last step has 3 records, at 2 or 3 ranks fewer than micro-batches."""
+    model = tiny_model("llama", dtype=torch.float64)
+    use_trie_attention(model)
+    if world.sharded:
+        shard(model, torch.float64)
+    examples = records(17)
+    config = train_config(batch_size=6, num_train_epochs=3, learning_rate=1e-2, eval_steps=3, keep="last")
+    optimizer = AdamW(model, config, torch.float64, world)
+    first = {}
+    take = optimizer.step
+
+    def step(rate):
+        if not first:
+            first.update({tensor.name: whole_gradient(tensor).clone() for tensor in optimizer._tensors})
+        return take(rate)
+
+    optimizer.step = step
+    events = list(finetune(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), world=world))
+    return {
+        "gradient": first,
+        "weight": {name: whole(parameter).detach() for name, parameter in model.named_parameters()},
+        "loss": [event.loss for event in events if isinstance(event, Step)],
+        "grad_norm": [event.grad_norm for event in events if isinstance(event, Step)],
+        "validation_loss": [event.validation_loss for event in events if isinstance(event, Evaluation)],
+        "own": [
+            mean_loss(model, examples, replace(LAYOUT, max_tokens=tokens), world=world) for tokens in (8, 60, 10_000)
+        ],
+    }
+
+
+def whole_gradient(tensor):
+    return whole(tensor.parameter.grad) if tensor.collected is None else tensor.collected
+
+
+def difference(one, other):
+    """The largest relative difference."""
+    if isinstance(one, dict):
+        return max(
+            ((one[name] - other[name]).abs().max() / other[name].abs().max().clamp(min=1e-30)).item() for name in other
+        )
+    return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    alone = train(ALONE)
+    with joined_world(torch.device("cpu")) as world:
+        found = {"gathered": world.gather([{"rank": world.rank, "said": "é\n" * world.rank}])}
+        for strategy in ("ddp", "fsdp"):
+            here = train(replace(world, sharded=strategy == "fsdp"))
+            found[strategy] = {what: difference(here[what], alone[what]) for what in ("gradient", "weight", "loss")}
+            found[strategy]["grad_norm"] = difference(here["grad_norm"], alone["grad_norm"])
+            found[strategy]["validation_loss"] = max(
+                difference(here["validation_loss"], alone["validation_loss"]),
+                difference(here["own"], [alone["own"][0]] * len(here["own"])),
+            )
+            digests = world.gather([float(sum(weight.sum() for weight in here["weight"].values()))])
+            found[strategy]["ranks_differ"] = max(digests) - min(digests)
+        if world.is_main:
+            (folder / f"found-{world.size}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
