@@ -193,7 +193,26 @@ class GenerateConfig(Section):
     temperature: float = Field(0.0, ge=0, description="0 is greedy; above, the sampling temperature")
     top_k: int | None = Field(None, ge=1, description="sample among the k likeliest tokens")
     top_p: float = Field(1.0, gt=0, le=1, description="sample among the likeliest tokens that hold this probability")
-    batch_size: int = Field(16, ge=1, description="prompts answered at once")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="sample among tokens at least this many times as likely as the likeliest"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="above 1, tokens that the prompt or the answer has already become less likely"
+    )
+    stop: tuple[str, ...] = Field((), description="texts that end an answer; neither they nor what follows is shown")
+    batch_size: int = Field(64, ge=1, description="prompts answered at once. Changes no answer")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_text_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _no_stop_is_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("an empty text would stop every answer at once")
+        return value
 
 
 class ReportConfig(Section):
@@ -215,6 +234,11 @@ class Config(Section):
 
 
 PEER_KEYS: Mapping[str, str] = {
+    # transformers' generate, OpenAI and vLLM
+    "max_tokens": "generate.max_new_tokens",
+    "max_completion_tokens": "generate.max_new_tokens",
+    "stop_strings": "generate.stop",
+    "repeat_penalty": "generate.repetition_penalty",
     # axolotl
     "base_model": "model.name_or_path",
     "sequence_len": "data.max_length",

@@ -116,7 +116,7 @@ class Laboratory:
         batches = []
         model = self.pretrained.model
         hook = model.register_forward_pre_hook(
-            lambda module, args, kwargs: batches.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+            lambda module, args, kwargs: batches.append(kwargs["logits_to_keep"]), with_kwargs=True
         )
         try:
             given = answer(
@@ -124,7 +124,7 @@ class Laboratory:
             )
         finally:
             hook.remove()
-        return given, max(batches)
+        return given, max(len(wanted) for wanted in batches if isinstance(wanted, torch.Tensor))
 
     def interval(self, *settings: str) -> Any:
         config = self.config(*settings).report
@@ -157,6 +157,11 @@ def training(*changed: str, given: tuple[str, ...] = (), of: str = "weights") ->
 
 def generation(*changed: str, given: list[str] | None = None) -> Experiment:
     return lambda lab: (texts(lab.answers(*(given or []))), texts(lab.answers(*(given or []), *changed)))
+
+
+def said_inside(lab: Laboratory) -> str:
+    """A few characters of an answer, as the value of a setting."""
+    return json.dumps([next(given.text[1:3] for given in lab.answers()[0] if len(given.text) > 3)])
 
 
 def refused(lab: Laboratory, setting: str) -> str:
@@ -241,6 +246,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "generate.temperature": generation(*SAMPLED),
     "generate.top_k": generation("generate.top_k=1", given=SAMPLED),
     "generate.top_p": generation("generate.top_p=0.01", given=SAMPLED),
+    "generate.min_p": generation("generate.min_p=1", given=SAMPLED),
+    "generate.repetition_penalty": generation("generate.repetition_penalty=0.2"),
+    "generate.stop": lambda lab: (texts(lab.answers()), texts(lab.answers(f"generate.stop={said_inside(lab)}"))),
     "generate.batch_size": lambda lab: (lab.answers()[1], lab.answers("generate.batch_size=2")[1]),
     "report.confidence": lambda lab: (lab.interval(), lab.interval("report.confidence=0.6")),
     "report.num_resamples": lambda lab: (lab.interval(), lab.interval("report.num_resamples=100")),

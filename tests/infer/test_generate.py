@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.engine import VOCABULARY, tiny_model
+from tests.engine import FAMILIES, VOCABULARY, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -11,7 +11,8 @@ from tuneful.config import GenerateConfig
 from tuneful.data.encode import Encoder, TextEncoder
 from tuneful.data.template import find_template
 from tuneful.errors import DataError
-from tuneful.infer.generate import answer, generate
+from tuneful.infer.decode import CachedDecoder, PaddedDecoder, make_decoder, why_not_cached
+from tuneful.infer.generate import answer, answer_each, generate, stop_token_ids, stream
 from tuneful.types import Conversation, Turn
 
 GREEDY = GenerateConfig(temperature=0, max_new_tokens=24, batch_size=16)
@@ -76,6 +77,43 @@ def test_an_answer_does_not_depend_on_the_batch_it_is_computed_in(model, stop, c
     prompts = random_prompts()
     other = config.model_copy(update={"batch_size": batch_size})
     assert all_of(model, prompts, other, stop, seed=3) == all_of(model, prompts, config, stop, seed=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_500_answers_are_the_ones_given_alone(family):
+    """Over a common preamble, of lengths from 1 to 20, with rows that enter and leave at any step."""
+    model = tiny_model(family, initializer_range=0.3)
+    prompts = [[5, 6, 7, 8, *prompt] for prompt in random_prompts(100, seed=1)] * (5 if family == "llama" else 1)
+    stop = stops_that_occur(model, prompts[:20])
+    config = GREEDY.model_copy(update={"max_new_tokens": 12, "batch_size": 37})
+    together = all_of(model, prompts, config, stop)
+    alone = all_of(model, prompts[:100], config.model_copy(update={"batch_size": 1}), stop)
+    assert together == alone * (len(prompts) // 100)
+
+
+def test_our_cache_and_that_of_transformers_answer_alike(model, stop, monkeypatch):
+    prompts = random_prompts(20, seed=2)
+    ours = all_of(model, prompts, GREEDY, stop)
+    assert isinstance(make_decoder(model, 1, 0), CachedDecoder)
+    monkeypatch.setattr("tuneful.infer.generate.make_decoder", lambda model, *sizes: PaddedDecoder(model))
+    assert all_of(model, prompts, GREEDY, stop) == ours
+
+
+def test_a_model_whose_attention_is_not_the_plain_one_speaks_through_transformers():
+    sliding = tiny_model("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
+    assert why_not_cached(sliding) == "the model has sliding-window layers"
+    assert isinstance(make_decoder(sliding, 1, 0), PaddedDecoder)
+    assert all_of(sliding, [[1, 2, 3]], GREEDY, ())
+
+
+def test_a_cache_that_gives_other_logits_is_found_out(monkeypatch):
+    model = tiny_model("llama")
+    assert why_not_cached(model) is None
+    monkeypatch.setattr(
+        "tuneful.infer.cache.KeyValues.attend",
+        lambda cache, layer, query, hidden, scale: query.transpose(1, 2).contiguous(),
+    )
+    assert "the logits of a few tokens differ by" in str(why_not_cached(model))
 
 
 def test_a_stop_token_ends_an_answer_and_stands_nowhere_else(model, stop):
@@ -177,6 +215,41 @@ def test_answers_come_in_order_with_prompt_source_and_no_stop_token_in_their_tex
         assert not stop_ids & set(said)
         assert found.text == encoder.text.template.parse(encoder.text.decode(said))
     assert {found.ended_by for found in answers} >= {"stop"}
+
+
+def test_a_stream_put_together_is_the_answer(speaking):
+    model, encoder = speaking
+    for config in (GREEDY, SAMPLED):
+        for conversation in conversations():
+            [whole] = answer(model, encoder, [conversation], config, seed=4)
+            assert "".join(stream(model, encoder, conversation, config, seed=4)) == whole.text
+
+
+def test_an_answer_ends_at_a_stop_text_and_does_not_hold_it(speaking):
+    model, encoder = speaking
+    free = answer(model, encoder, conversations(), GREEDY)
+    stop = max((given.text for given in free), key=len)[1:3]
+    config = GREEDY.model_copy(update={"stop": (stop,)})
+    stopped = answer(model, encoder, conversations(), config)
+    for conversation, before, after in zip(conversations(), free, stopped, strict=True):
+        assert stop not in "".join(stream(model, encoder, conversation, config))
+        assert after.text == before.text.partition(stop)[0].strip()
+        assert after.token_ids == before.token_ids[: len(after.token_ids)]
+        assert (len(after.token_ids) < len(before.token_ids)) <= (after.ended_by == "stop")
+    assert any(len(after.token_ids) < len(before.token_ids) for before, after in zip(free, stopped, strict=True))
+
+
+def test_who_answers_a_part_of_a_file_gives_the_answers_of_the_whole(speaking):
+    model, encoder = speaking
+    whole = answer(model, encoder, conversations(), SAMPLED, seed=2)
+    part = dict(answer_each(model, encoder, conversations()[2:], SAMPLED, seed=2, numbers=[2, 3]))
+    assert [part[0], part[1]] == whole[2:]
+
+
+def test_a_control_token_that_begins_a_turn_ends_an_answer(byte_tokenizer):
+    encoder = Encoder(TextEncoder(byte_tokenizer, find_template("chatml")), max_length=64)
+    stops = stop_token_ids(tiny_model(vocab_size=400, eos_token_id=None), encoder)
+    assert stops == set(byte_tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"]))
 
 
 def test_answers_do_not_depend_on_the_batch(speaking):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from tuneful.config import GenerateConfig
 from tuneful.infer.sample import next_tokens
@@ -41,6 +42,10 @@ def normal(weights):
             {"temperature": 1, "top_k": 3, "top_p": 0.83},
             normal([0.5, 0.3, 0, 0]),
         ),  # top_p of what top_k left: 0.79 of 0.95
+        ({"temperature": 1, "min_p": 0.29}, normal([0.5, 0.3, 0.15, 0])),  # 0.29 of 0.5 is 0.145
+        ({"temperature": 1, "min_p": 0.31}, normal([0.5, 0.3, 0, 0])),
+        ({"temperature": 2, "min_p": 0.5}, normal([0.5**0.5, 0.3**0.5, 0.15**0.5, 0])),  # of the tempered probabilities
+        ({"temperature": 1, "top_k": 2, "min_p": 0.7}, [1, 0, 0, 0]),
         ({"temperature": 2, "top_p": 0.4}, normal([0.5**0.5, 0.3**0.5, 0, 0])),  # top_p of the tempered: 0.39 is short
     ],
     ids=str,
@@ -59,6 +64,19 @@ def test_one_candidate_is_the_greedy_choice(dtype):
     assert torch.equal(greedy, logits.argmax(-1))
     for settings in ({"top_k": 1}, {"top_p": 1e-6}):
         assert torch.equal(next_tokens(logits, GenerateConfig(temperature=1, **settings), generators(20)), greedy)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.7])
+def test_the_repetition_penalty_is_that_of_transformers(penalty):
+    torch.manual_seed(0)
+    logits = torch.randn(5, 30)
+    contexts = [torch.randint(30, (7,)).tolist() for _ in range(5)]
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(contexts), logits.clone())
+    config = GenerateConfig(repetition_penalty=penalty)
+    assert next_tokens(logits, config, generators(5), contexts).tolist() == theirs.argmax(-1).tolist()
+    sampled = GenerateConfig(repetition_penalty=penalty, temperature=1)
+    plain = GenerateConfig(temperature=1)
+    assert torch.equal(next_tokens(logits, sampled, generators(5), contexts), next_tokens(theirs, plain, generators(5)))
 
 
 def test_greedy_takes_nothing_from_the_generators():

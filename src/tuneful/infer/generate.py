@@ -1,38 +1,41 @@
-"""Prompts become answers: batches of prompts of like length, a key/value cache, rows leaving when they finish.
+"""Prompts become answers: rows enter as others leave, prompts of like length together, and no answer knows of the others.
 
-Prompts are padded to the left, so that every row's next token is its last column. Rows that end leave the batch, cache
-and all, once a quarter of it is done: an answer that ended costs nothing while the longest one is written.
+A step computes one token for every row in flight. A row that ends leaves at once, whatever the others do; when a quarter of
+the rows is free the next prompts enter, their prefill computed as one trie. The longest prompts go first, so that rows in
+flight are of like length. An answer depends on its own prompt, its number and the seed: the batch changes no token of it
+(exactly so in float32 up to ties of rounding; bfloat16 rounds more, see docs/generate.md).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tuneful.config import GenerateConfig
 from tuneful.data.encode import Encoder
 from tuneful.errors import DataError
+from tuneful.infer.decode import Decoder, attending, make_decoder
 from tuneful.infer.sample import next_tokens
+from tuneful.infer.text import AnswerText
 from tuneful.types import Answer, Conversation
+
+_PREFILL_TOKENS = 4096
+"""Most prompt tokens that enter at once: what their layers hold in between stays in bounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The ids that a model appended to one prompt; the last one is a stop token where it `ended_by` "stop"."""
+    """What a model appended to one prompt: the ids, the stop token included, and their text, which has no stop in it."""
 
     token_ids: tuple[int, ...]
     ended_by: Literal["stop", "length"]
-
-    @property
-    def said(self) -> tuple[int, ...]:
-        """The ids without the stop token, which not every tokenizer knows as a control token."""
-        return self.token_ids[:-1] if self.ended_by == "stop" else self.token_ids
+    text: str
 
 
 def answer(
@@ -45,22 +48,65 @@ def answer(
     advance: Callable[[int], None] = lambda num_answers: None,
 ) -> list[Answer]:
     """The model's answer to the last turn of each conversation, in order; `advance` hears of finished answers."""
+    answers: dict[int, Answer] = {}
+    for index, given in answer_each(model, encoder, conversations, config, seed=seed):
+        answers[index] = given
+        advance(1)
+    return [answers[index] for index in range(len(conversations))]
+
+
+def answer_each(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    conversations: Sequence[Conversation],
+    config: GenerateConfig,
+    *,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[int, Answer]]:
+    """(index, Answer) for every conversation, as they finish.
+
+    `numbers` are what the random numbers of each are drawn with beside `seed`, by default its index: who answers a part of
+    a file gives the rows' numbers in the file. Raises DataError for a prompt that leaves no room in the model's context.
+    """
     prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
     for prompt, conversation in zip(prompts, conversations, strict=True):
         _check_room(prompt, model, conversation.source)
-    stop = encoder.text.stop_token_ids | _own_stop_ids(model)
-    answers: dict[int, Answer] = {}
-    for index, generated in generate(model, prompts, config, stop, seed=seed):
-        text = encoder.text.template.parse(encoder.text.decode(generated.said))
-        answers[index] = Answer(
-            encoder.prompt_text(conversations[index]),
-            text,
-            generated.token_ids,
-            generated.ended_by,
-            conversations[index].source,
+    found = generate(
+        model,
+        prompts,
+        config,
+        stop_token_ids(model, encoder),
+        seed=seed,
+        numbers=numbers,
+        new_text=lambda: new_text(encoder, config),
+    )
+    for index, generated in found:
+        conversation = conversations[index]
+        yield (
+            index,
+            Answer(
+                encoder.prompt_text(conversation),
+                generated.text,
+                generated.token_ids,
+                generated.ended_by,
+                conversation.source,
+            ),
         )
-        advance(1)
-    return [answers[index] for index in range(len(prompts))]
+
+
+def stream(
+    model: PreTrainedModel, encoder: Encoder, conversation: Conversation, config: GenerateConfig, *, seed: int = 0
+) -> Iterator[str]:
+    """The answer to the last turn of one conversation, piece by piece: put together, the text that `answer` gives."""
+    prompt = encoder.prompt_ids(conversation)
+    _check_room(prompt, model, conversation.source)
+    row = _Row(0, prompt, _num_allowed(model, prompt, config), _seed_of(seed, 0), new_text(encoder, config))
+    stops = stop_token_ids(model, encoder)
+    decoder = make_decoder(model, 1, 0)
+    for _ in _each_aside(model, decoder, _run(decoder, deque([row]), config, stops)):
+        if piece := row.take_shown():
+            yield piece
 
 
 def generate(
@@ -70,95 +116,131 @@ def generate(
     stop_token_ids: Collection[int],
     *,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
+    new_text: Callable[[], AnswerText] = lambda: AnswerText(lambda token_ids: ""),
 ) -> Iterator[tuple[int, Generated]]:
-    """(index, Generated) for every prompt of token ids, as they finish.
+    """(index, Generated) for every prompt of token ids, as they finish; `new_text` makes the text of an answer.
 
-    An answer depends on its own prompt, `seed` and its index, not on the batch it is computed in. Raises DataError for a
-    prompt that leaves no room in the model's context.
+    An answer depends on its own prompt, `seed` and its number (by default its index), not on the batch it is computed in.
+    Raises DataError for a prompt that leaves no room in the model's context.
     """
     for index, prompt in enumerate(prompts):
         _check_room(prompt, model, f"prompt {index}")
-    context = _context(model)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
-    model.eval()
-    for start in range(0, len(order), config.batch_size):
-        rows = [
-            _Row(index, list(prompts[index]), min(config.max_new_tokens, context - len(prompts[index])), seed)
-            for index in order[start : start + config.batch_size]
-        ]
-        yield from _aside(model, _generate_batch(model, rows, config, stop_token_ids))
+    rows = [
+        _Row(index, list(prompt), _num_allowed(model, prompt, config), _seed_of(seed, number), new_text())
+        for index, (prompt, number) in enumerate(zip(prompts, numbers or range(len(prompts)), strict=True))
+    ]
+    if not rows:
+        return
+    rows.sort(key=lambda row: len(row.prompt), reverse=True)
+    decoder = make_decoder(model, min(config.batch_size, len(rows)), _num_shared(prompts))
+    finished = (row for row in _run(decoder, deque(rows), config, stop_token_ids) if row.ended_by)
+    for row in _each_aside(model, decoder, finished):
+        assert row.ended_by
+        yield row.index, Generated(tuple(row.generated), row.ended_by, row.text.text)
 
 
-def _aside(model: PreTrainedModel, finished: Iterator[tuple[int, Generated]]) -> Iterator[tuple[int, Generated]]:
-    """`finished`, computed without gradients and with cached attention, neither of which whoever iterates gets to see."""
-    while True:
-        with torch.inference_mode(), _cached_attention(model):
-            answer = next(finished, None)
-        if answer is None:
-            return
-        yield answer
+def stop_token_ids(model: PreTrainedModel, encoder: Encoder) -> set[int]:
+    """Every token that ends an answer: the template's and the tokenizer's, and those that the model's makers taught it."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    own = set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+    text = encoder.text
+    begins_a_turn = {index for index, content in text.control_token_ids.items() if content in text.template.stop}
+    return text.stop_token_ids | own | begins_a_turn
+
+
+def new_text(encoder: Encoder, config: GenerateConfig) -> AnswerText:
+    """The text of an answer that has not begun, under the template's stop texts and those of `generate.stop`."""
+    return AnswerText(encoder.text.decode, (*encoder.text.template.stop, *config.stop))
 
 
 class _Row:
     """One prompt in flight, with what was generated so far and its own random numbers."""
 
-    def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> None:
-        self.index, self.prompt, self.max_new_tokens = index, prompt, max_new_tokens
+    def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int, text: AnswerText) -> None:
+        self.index, self.prompt, self.max_new_tokens, self.text = index, prompt, max_new_tokens, text
         self.generated: list[int] = []
-        self.generator = torch.Generator().manual_seed(_seed_of(seed, index))
+        self.ended_by: Literal["stop", "length"] | None = None
+        self.generator = torch.Generator().manual_seed(seed)
+        self._shown: list[str] = []
 
-    def accept(self, token_id: int, stop_token_ids: Collection[int]) -> Generated | None:
-        """Take one more token; the finished answer where it is the last."""
+    def accept(self, token_id: int, stop_token_ids: Collection[int]) -> None:
+        """Take one more token; `ended_by` says whether it is the last."""
         self.generated.append(token_id)
-        if token_id in stop_token_ids:
-            return Generated(tuple(self.generated), "stop")
-        if len(self.generated) >= self.max_new_tokens:
-            return Generated(tuple(self.generated), "length")
-        return None
+        if token_id not in stop_token_ids:
+            self._shown.append(self.text.push(token_id))
+        if token_id in stop_token_ids or self.text.stopped:
+            self.ended_by = "stop"
+        elif len(self.generated) >= self.max_new_tokens:
+            self.ended_by = "length"
+        if self.ended_by:
+            self._shown.append(self.text.finish())
+
+    def take_shown(self) -> str:
+        """The text that has become certain since the last call."""
+        shown, self._shown = "".join(self._shown), []
+        return shown
 
 
-def _seed_of(seed: int, index: int) -> int:
+def _run(
+    decoder: Decoder, waiting: deque[_Row], config: GenerateConfig, stop_token_ids: Collection[int]
+) -> Iterator[_Row]:
+    """Every row, once for each of its tokens, as soon as it has it; the order of work."""
+    rows: list[_Row] = []
+    while rows or waiting:
+        entering = _entering(decoder, len(rows), waiting, config.batch_size)
+        rows += entering
+        stepped = entering or rows
+        if entering:
+            logits = decoder.admit([row.prompt for row in entering])
+        else:
+            logits = decoder.step([row.generated[-1] for row in rows])
+        contexts = [row.prompt + row.generated for row in stepped] if config.repetition_penalty != 1 else []
+        tokens = next_tokens(logits, config, [row.generator for row in stepped], contexts)
+        for row, token_id in zip(stepped, tokens.tolist(), strict=True):
+            row.accept(token_id, stop_token_ids)
+            yield row
+        if gone := {at for at, row in enumerate(rows) if row.ended_by}:
+            rows = [rows[at] for at in decoder.release(gone)]
+
+
+def _entering(decoder: Decoder, num_rows: int, waiting: deque[_Row], batch_size: int) -> list[_Row]:
+    """The rows that enter now, taken from those that wait: none before a quarter of the places is free."""
+    room = min(batch_size - num_rows, len(waiting))
+    if not room or not decoder.admits() or (num_rows and room < min(len(waiting), -(-batch_size // 4))):
+        return []
+    entering = [waiting.popleft()]
+    num_tokens = len(entering[0].prompt)
+    while len(entering) < room and num_tokens + len(waiting[0].prompt) <= _PREFILL_TOKENS:
+        entering.append(waiting.popleft())
+        num_tokens += len(entering[-1].prompt)
+    return entering
+
+
+def _each_aside(model: PreTrainedModel, decoder: Decoder, rows: Iterator[_Row]) -> Iterator[_Row]:
+    """`rows`, computed in evaluation mode with the decoder's attention and no gradients, which whoever iterates never sees."""
+    model.eval()
+    while True:
+        with attending(model, decoder.attention):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+
+
+def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))
+    return next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+
+
+def _seed_of(seed: int, number: int) -> int:
     """64 bits of their own for every prompt of every run, however large `seed` is."""
-    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
-def _generate_batch(
-    model: PreTrainedModel, rows: list[_Row], config: GenerateConfig, stop_token_ids: Collection[int]
-) -> Iterator[tuple[int, Generated]]:
-    cache = DynamicCache(config=model.config)
-    input_ids, seen = _left_padded([row.prompt for row in rows], model.device)
-    num_padding = seen.logical_not().sum(1, keepdim=True)
-    finished = [False] * len(rows)
-    while not all(finished):
-        positions = torch.arange(seen.shape[1] - input_ids.shape[1], seen.shape[1], device=model.device) - num_padding
-        logits = model(
-            input_ids=input_ids,
-            attention_mask=seen.long(),
-            position_ids=positions.clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        tokens = next_tokens(logits, config, [row.generator for row in rows])
-        for at, (row, token_id) in enumerate(zip(rows, tokens.tolist(), strict=True)):
-            if not finished[at] and (done := row.accept(token_id, stop_token_ids)):
-                finished[at] = True
-                yield row.index, done
-        input_ids, seen = tokens[:, None], torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
-        if 4 * sum(finished) >= len(rows) and not all(finished):
-            kept = torch.tensor([at for at, done in enumerate(finished) if not done], device=model.device)
-            cache.batch_select_indices(kept)
-            input_ids, seen, num_padding = input_ids[kept], seen[kept], num_padding[kept]
-            rows = [rows[at] for at in kept.tolist()]
-            finished = [False] * len(rows)
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids int64 and which of them are real, bool; both [prompts, longest], padded with id 0 to the left."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    return ids, torch.arange(longest, device=device) >= longest - lengths[:, None]
+def _num_allowed(model: PreTrainedModel, prompt: Sequence[int], config: GenerateConfig) -> int:
+    return min(config.max_new_tokens, _context(model) - len(prompt))
 
 
 def _context(model: PreTrainedModel) -> int:
@@ -169,20 +251,3 @@ def _context(model: PreTrainedModel) -> int:
 def _check_room(prompt: Sequence[int], model: PreTrainedModel, source: str) -> None:
     if len(prompt) >= _context(model):
         raise DataError(f"{source}: the prompt has {len(prompt)} tokens; the model's context holds {_context(model)}")
-
-
-def _own_stop_ids(model: PreTrainedModel) -> set[int]:
-    """End tokens of the model's own generation config, which its makers taught it."""
-    ids = model.generation_config.eos_token_id if model.generation_config else None
-    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
-
-
-@contextmanager
-def _cached_attention(model: PreTrainedModel) -> Iterator[None]:
-    """The model attends as transformers would, with a cache, and as before afterwards."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

@@ -1,4 +1,4 @@
-"""Logits become the next token: pure functions of the logits, the settings and a generator."""
+"""Logits become the next token: pure functions of the logits, the settings, what stands before, and a generator."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ import torch
 from tuneful.config import GenerateConfig
 
 
-def next_tokens(logits: torch.Tensor, config: GenerateConfig, generators: Sequence[torch.Generator]) -> torch.Tensor:
+def next_tokens(
+    logits: torch.Tensor,
+    config: GenerateConfig,
+    generators: Sequence[torch.Generator],
+    contexts: Sequence[Sequence[int]] = (),
+) -> torch.Tensor:
     """The next token of each row: int64 [rows] from logits [rows, vocabulary]; greedy where the temperature is 0.
 
-    Sampling cuts to `top_k`, then to the likeliest tokens that hold `top_p` of the probability (Holtzman et al. 2020).
-    Each row draws from its own generator, so an answer does not depend on which prompts share its batch.
+    `contexts` are the ids that each row has so far, prompt included; only `repetition_penalty` looks at them. Sampling cuts
+    to `top_k`, then to the likeliest tokens that hold `top_p` of the probability (Holtzman et al. 2020), then to those at
+    least `min_p` times as likely as the likeliest (Nguyen et al. 2024). Each row draws from its own generator, so an answer
+    does not depend on which prompts share its batch.
     """
+    if config.repetition_penalty != 1:
+        logits = _penalized(logits.float(), config.repetition_penalty, contexts)
     if config.temperature == 0:
         return logits.argmax(-1)
     probabilities = _cut(logits.float() / config.temperature, config).softmax(-1).cpu()
     drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, generators, strict=True)]
     return torch.cat(drawn).to(logits.device)
+
+
+def _penalized(logits: torch.Tensor, penalty: float, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Logits of tokens that occurred, divided by `penalty` where positive, multiplied where negative (Keskar et al. 2019)."""
+    logits = logits.clone()
+    for row, context in zip(logits, contexts, strict=True):
+        seen = torch.tensor(sorted(set(context)), device=logits.device)
+        row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+    return logits
 
 
 def _cut(logits: torch.Tensor, config: GenerateConfig) -> torch.Tensor:
@@ -31,4 +49,7 @@ def _cut(logits: torch.Tensor, config: GenerateConfig) -> torch.Tensor:
         probabilities = ordered.softmax(-1)
         spare = probabilities.cumsum(-1) - probabilities >= config.top_p  # the token that crosses top_p stays
         logits = logits.masked_fill(torch.zeros_like(spare).scatter(-1, index, spare), -torch.inf)
+    if config.min_p > 0:
+        probabilities = logits.softmax(-1)
+        logits = logits.masked_fill(probabilities < config.min_p * probabilities.amax(-1, keepdim=True), -torch.inf)
     return logits

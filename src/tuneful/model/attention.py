@@ -75,6 +75,21 @@ def use_trie_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(NAME)
 
 
+def why_no_trie(model: PreTrainedModel) -> str | None:
+    """Why the layers of `model` cannot attend over a trie; None where they can."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if "sliding_attention" in kinds or (getattr(config, "sliding_window", None) and _uses_sliding_window(config)):
+        return "the model has sliding-window layers"
+    if kinds or model._is_stateful:
+        return f"the model has recurrent or other layers ({', '.join(sorted(kinds)) or 'stateful'})"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "the model caps its attention scores"
+    if not model._supports_attention_backend:
+        return f"{type(model).__name__} brings an attention of its own"
+    return None
+
+
 def plan_attention(batch: TrieBatch, model: PreTrainedModel) -> AttentionPlan:
     """The plan of one batch for one model, on the model's device."""
     if model.device.type == "cuda":
@@ -87,6 +102,10 @@ def plan_attention(batch: TrieBatch, model: PreTrainedModel) -> AttentionPlan:
         _lay_out(blocks, batch.num_nodes, num_heads, num_key_heads, dtype) for blocks in _grouped(_cut_blocks(batch))
     ]
     return AttentionPlan(batch.num_nodes, tuple(groups))
+
+
+def _uses_sliding_window(config: Any) -> bool:
+    return bool(getattr(config, "use_sliding_window", True))
 
 
 def trie_attention(

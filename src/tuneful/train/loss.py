@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from tuneful.data.collate import pad_examples
 from tuneful.data.trie import build_trie, common_prefix, token_order
-from tuneful.model.attention import NAME, plan_attention, use_trie_attention
+from tuneful.model.attention import NAME, plan_attention, use_trie_attention, why_no_trie
 from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
 
@@ -81,18 +81,9 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
         return (
             f"the model has dropout {dropout:g}, which falls anew on every record; model.dropout=0 would allow sharing"
         )
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if "sliding_attention" in kinds or (getattr(config, "sliding_window", None) and _uses_sliding_window(config)):
-        return "the model has sliding-window layers"
-    if kinds or model._is_stateful:
-        return f"the model has recurrent or other layers ({', '.join(sorted(kinds)) or 'stateful'})"
     if getattr(config, "output_router_logits", False):
         return "the model's router loss counts tokens"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "the model caps its attention scores"
-    if not model._supports_attention_backend:
-        return f"{type(model).__name__} brings an attention of its own"
-    return None
+    return why_no_trie(model)
 
 
 def largest_dropout(model: torch.nn.Module) -> float:
@@ -247,10 +238,6 @@ def _grown(num_computed: int, batch: Sequence[Example], example: Example, layout
         return (len(batch) + 1) * (len(example) - 1)
     shared = common_prefix(batch[-1], example) if batch and layout == "trie" else 0
     return num_computed + len(example) - 1 - shared
-
-
-def _uses_sliding_window(config: Any) -> bool:
-    return bool(getattr(config, "use_sliding_window", True))
 
 
 def _loss_and_gradient_norm(
