@@ -8,10 +8,11 @@ from typing import Any
 
 from tuneful.config import Config
 from tuneful.console import Terminal
+from tuneful.data.chat_template import OWN, load_template
 from tuneful.data.encode import Encoder, TextEncoder
 from tuneful.data.prepare import make_encoder
 from tuneful.data.read import read_data
-from tuneful.data.template import TEMPLATE_FILE, TEMPLATES, find_template
+from tuneful.data.template import TEMPLATE_FILE, TEMPLATES
 from tuneful.errors import ConfigError
 from tuneful.infer.generate import answer
 from tuneful.model.builtin import cache_root
@@ -27,14 +28,14 @@ def with_own_template(config: Config) -> Config:
     A template that was asked for by name stays; ConfigError where the folder's file is damaged.
     """
     file = Path(config.model.name_or_path) / TEMPLATE_FILE
-    if not file.is_file() or "name" in config.template.model_fields_set:
+    if not file.is_file() or config.template.model_fields_set & {"name", "file"}:
         return config
     try:
         name = json.loads(file.read_text(encoding="utf-8"))["template"]
     except (ValueError, KeyError, TypeError):
         name = None
-    if name not in TEMPLATES:
-        raise ConfigError(f"{file}: names no known template; give template.name={'|'.join(TEMPLATES)}")
+    if name not in (*TEMPLATES, OWN):
+        raise ConfigError(f"{file}: names no known template; give template.name={'|'.join((*TEMPLATES, OWN))}")
     return config.model_copy(update={"template": config.template.model_copy(update={"name": name})})
 
 
@@ -81,5 +82,5 @@ def _load(config: Config, terminal: Terminal) -> tuple[Any, Encoder]:
     device = choose_device(config.model.device)
     pretrained = load_model(config.model.name_or_path, terminal.say)
     cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
-    text = TextEncoder(pretrained.tokenizer, find_template(config.template.name))
+    text = TextEncoder(pretrained.tokenizer, load_template(config.template, pretrained.tokenizer))
     return pretrained.model.to(device), make_encoder(text, config.data)

@@ -41,6 +41,12 @@ class DataConfig(Section):
         description="how records are divided: `grouped` keeps records with the same prompt on one side, `random` shuffles "
         "single records, `ordered` cuts the file as it stands (train, test, validation: the chapter's order)",
     )
+    validation_file: str | None = Field(
+        None, description="a file of records for the validation loss; nothing of DATA is split off for it then"
+    )
+    test_file: str | None = Field(
+        None, description="a file of records for the test answers; nothing of DATA is split off for it then"
+    )
     test_share: float = Field(0.10, ge=0, lt=1, description="share of the records kept for the test answers")
     validation_share: float = Field(0.05, ge=0, lt=1, description="share of the records kept for the validation loss")
     train_on: Literal["response", "all"] = Field(
@@ -49,10 +55,14 @@ class DataConfig(Section):
     prompt_weight: float | None = Field(
         None, ge=0, le=1, description="weight of a prompt token's loss, between `response` (0) and `all` (1)"
     )
+    train_turns: Literal["all", "last"] = Field(
+        "all", description="of a record with several turns, train every response or only the last one"
+    )
     max_length: int = Field(1024, ge=2, description="most tokens a record may have, the end token included")
-    on_long: Literal["refuse", "cut_response"] = Field(
+    on_long: Literal["refuse", "cut_response", "cut_input"] = Field(
         "refuse",
-        description="a record over max_length is refused by name, or loses the end of its response (and its end token)",
+        description="a record over max_length is refused by name, or loses the end of its response (and its end token), or the "
+        "end of the longest text that was asked, so that the whole response fits",
     )
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="a row that cannot be used stops the run, or is skipped into refused.jsonl"
@@ -87,6 +97,17 @@ class DataConfig(Section):
             raise ValueError("expected fields and their columns, such as instruction=question,output=answer")
         return {str(field): str(column) for field, column in pairs.items()}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_given_side_is_not_split_off(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for side in ("validation", "test"):
+            if values.get(f"{side}_file") is not None and values.setdefault(f"{side}_share", 0) != 0:
+                raise ValueError(f"{side}_share has no say beside {side}_file; drop one of the two")
+        return values
+
     @model_validator(mode="after")
     def _shares_leave_something_to_train(self) -> DataConfig:
         if self.test_share + self.validation_share >= 1:
@@ -113,7 +134,20 @@ def _pairs(text: str) -> dict[str, str] | None:
 class TemplateConfig(Section):
     """How a record becomes a prompt and a response."""
 
-    name: Literal["alpaca", "alpaca-paired", "chatml", "phi-3"] = Field("alpaca", description="the prompt template")
+    name: Literal["alpaca", "alpaca-paired", "chatml", "phi-3", "own"] = Field(
+        "alpaca",
+        description="the prompt template; `own` is the chat template of the tokenizer, or that of `template.file`",
+    )
+    file: str | None = Field(None, description="a Jinja chat template of your own (template.name is `own` then)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_file_is_a_template_of_ones_own(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("file") is None:
+            return values
+        if (name := values.get("name", "own")) != "own":
+            raise ValueError(f"name: {name} and file are two templates; drop one of the two")
+        return {**values, "name": "own"}
 
 
 class ModelConfig(Section):
@@ -255,16 +289,23 @@ PEER_KEYS: Mapping[str, str] = {
     "field_input": "data.columns",
     "field_output": "data.columns",
     "message_property_mappings": "data.columns",
+    "chat_template_jinja": "template.file",
+    "excess_length_strategy": "data.on_long",
+    "roles_to_train": "data.train_on",
+    "test_datasets": "data.validation_file",
     # LLaMA-Factory
     "formatting": "data.shape",
     "cutoff_len": "data.max_length",
     "train_on_prompt": "data.train_on",
     "val_size": "data.validation_share",
+    "eval_dataset": "data.validation_file",
+    "mask_history": "data.train_turns",
     # TRL and transformers
     "model_name_or_path": "model.name_or_path",
     "max_seq_length": "data.max_length",
     "per_device_train_batch_size": "train.batch_size",
     "gradient_accumulation_steps": "train.batch_size",
+    "chat_template_path": "template.file",
     "completion_only_loss": "data.train_on",
     "assistant_only_loss": "data.train_on",
     "prompt_loss_weight": "data.prompt_weight",

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ import torch
 from tuneful.answers import write_own_template
 from tuneful.config import Config
 from tuneful.console import Advance, Terminal
-from tuneful.data.encode import Encoder, TextEncoder
+from tuneful.data.chat_template import load_template
+from tuneful.data.encode import TextEncoder
 from tuneful.data.order import num_steps
 from tuneful.data.prepare import describe, make_encoder, prepare_data
 from tuneful.data.read import Record, read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
-from tuneful.data.template import find_template
 from tuneful.environment import describe_machine
 from tuneful.errors import ConfigError, InputError
 from tuneful.infer.generate import answer
@@ -103,7 +103,8 @@ class Job:
             if config.model.dropout is not None:
                 set_dropout(self.model, config.model.dropout)
             self._limit_length_to_context()
-            text = TextEncoder(self.pretrained.tokenizer, find_template(config.template.name))
+            tokenizer = self.pretrained.tokenizer
+            text = TextEncoder(tokenizer, load_template(config.template, tokenizer))
             self.encoder = make_encoder(text, self.config.data)
             self.dataset = prepare_data(file, self.encoder, self.config)
             if self.config.train.early_stopping_patience and not len(self.dataset.validation):
@@ -206,7 +207,7 @@ class Job:
         return [
             score_answer(
                 row["text"],
-                conversation.turns[-1].response,
+                conversation.answered_turns[-1].response,
                 ended=row["ended_by"] == "stop",
                 reference_nll=loss["nll"],
                 reference_tokens=loss["num_tokens"],
@@ -276,7 +277,7 @@ class Job:
         )
         items = items_as_dicts([record.source for record in test.records], base, tuned)
         for item, conversation in zip(items, test.conversations, strict=True):
-            item["reference"] = conversation.turns[-1].response
+            item["reference"] = conversation.answered_turns[-1].response
         sentence = summary_sentence(result)
         self.run.write_json("comparison.json", {**as_dict(result), "sentence": sentence, "items": items})
         self.terminal.heading(f"Base against tuned, {result.num_items} test records")
@@ -458,8 +459,8 @@ class Job:
             return answer(self.model, self.encoder, source.conversations[:1], self.config.generate, seed=step)[0]
 
     def _references(self) -> list[Example]:
-        """The test records with loss on their responses alone, whatever training weighs; each fits, or it was refused."""
-        encoder = Encoder(self.encoder.text, self.encoder.max_length, 0.0, self.encoder.cut_response)
+        """The test records with loss on their last responses, whatever training weighs; each fits, or it was refused."""
+        encoder = replace(self.encoder, prompt_weight=0.0, last_turn=True)
         references = [encoder.example(conversation) for conversation in self.dataset.test.conversations]
         return [reference for reference in references if isinstance(reference, Example)]
 

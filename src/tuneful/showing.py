@@ -11,7 +11,7 @@ from rich.console import Console
 from tuneful.config import Config
 from tuneful.console import to_stdout
 from tuneful.data.read import Record, read_data
-from tuneful.data.template import Origin, find_template
+from tuneful.data.template import TEMPLATES, Origin, Template, find_template
 from tuneful.errors import DataError
 
 
@@ -30,7 +30,7 @@ def show_records(
 
 
 def _show_text(records: tuple[Record, ...], config: Config, as_json: bool) -> None:
-    template = find_template(config.template.name)
+    template = _template_without_model(config)
     shown = []
     for record in records:
         pieces = template.example(record.conversation)
@@ -42,14 +42,25 @@ def _show_text(records: tuple[Record, ...], config: Config, as_json: bool) -> No
         to_stdout("\n\n".join(f"{one['source']}\n{one['text']}" for one in shown))
 
 
+def _template_without_model(config: Config) -> Template:
+    """The template; only a chat template needs the tokenizer, for the names of its control tokens."""
+    if config.template.name in TEMPLATES:
+        return find_template(config.template.name)
+    from tuneful.data.chat_template import load_template
+    from tuneful.model.load import load_tokenizer, resolve_model
+
+    return load_template(config.template, load_tokenizer(resolve_model(config.model.name_or_path)))
+
+
 def _show_tokens(records: tuple[Record, ...], config: Config, as_json: bool) -> None:
+    from tuneful.data.chat_template import load_template
     from tuneful.data.encode import TextEncoder
     from tuneful.data.prepare import make_encoder
     from tuneful.data.show import as_dicts, bracketed, coloured, shown_tokens
     from tuneful.model.load import load_tokenizer, resolve_model
 
     tokenizer = load_tokenizer(resolve_model(config.model.name_or_path))
-    encoder = make_encoder(TextEncoder(tokenizer, find_template(config.template.name)), config.data)
+    encoder = make_encoder(TextEncoder(tokenizer, load_template(config.template, tokenizer)), config.data)
     console = Console(highlight=False)
     documents: list[dict[str, Any]] = []
     for record in records:

@@ -28,16 +28,24 @@ class Turn:
 class Conversation:
     """A record as the user meant it: an optional system text and one or more turns.
 
-    At least one turn has a response. `source` names the place it was read from, for messages and reports:
-    `train.jsonl:17`.
+    At least one turn has a response; a turn without one is context. `source` names the place it was read from, for messages
+    and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
     """
 
     system: str
     turns: tuple[Turn, ...]
     source: str
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         assert any(turn.response for turn in self.turns), f"{self.source}: a conversation without a response"
+        assert self.weight > 0, f"{self.source}: a conversation of weight {self.weight}"
+
+    @property
+    def answered_turns(self) -> tuple[Turn, ...]:
+        """The turns up to the last one with a response: what follows it teaches nothing."""
+        last = max(index for index, turn in enumerate(self.turns) if turn.response)
+        return self.turns[: last + 1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +54,8 @@ class Example:
 
     `token_ids` int32 [L]; `weights` float32 [L], where `weights[t]` says how much predicting token `t` counts in the loss.
     `weights[0]` is 0 (nothing predicts the first token) and the sum is positive. `num_prompt_tokens` tokens stand before
-    the first response. The end token closes the record and is a target, unless the record was cut (`cut`).
+    the first trained response. The end token closes the record and is a target, unless the response was cut (`cut`).
+    `num_input_cut` tokens of what was asked were left out so that the response fits.
     """
 
     token_ids: IntArray
@@ -54,6 +63,7 @@ class Example:
     num_prompt_tokens: int
     source: str
     cut: bool = False
+    num_input_cut: int = 0
 
     def __post_init__(self) -> None:
         assert self.token_ids.shape == self.weights.shape, self.source

@@ -1,7 +1,9 @@
 """Templates and tokenizers: the prompt is the untrained prefix, the trained rest is the response, and user text is text."""
 
+import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,42 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from tuneful.config import TemplateConfig
+from tuneful.data.chat_template import ChatTemplate, load_template
 from tuneful.data.encode import Encoder, TextEncoder
 from tuneful.data.show import shown_tokens
-from tuneful.data.template import TEMPLATES, Origin, find_template
+from tuneful.data.template import TEMPLATES, Origin, Template, find_template
 from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Example, Turn
 
 TOKENIZERS = ["byte_tokenizer", "builtin_tokenizer", "gpt2_tokenizer"]
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "</s>"]
+CHAT_TEMPLATES = {
+    "headers": (  # plain headers, several turns, a default system text
+        "{%- if messages[0]['role'] != 'system' %}{{ 'Be brief.' }}{% endif %}"
+        "{%- for message in messages %}"
+        "{%- if message['role'] == 'system' %}{{ message['content'] }}"
+        "{%- elif message['role'] == 'user' %}{{ '\n\nQuestion: ' + message['content'] }}"
+        "{%- else %}{{ '\nAnswer: ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+        "{%- if add_generation_prompt %}{{ '\nAnswer: ' }}{% endif %}"
+    ),
+    "trimming": (  # takes outer white space away, as Llama 3's does
+        "{% for message in messages %}{{ '[' + message['role'] + ']\n' + message['content'] | trim + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]\n' }}{% endif %}"
+    ),
+    "marked": (  # says itself what the assistant says
+        "{% for message in messages %}<{{ message['role'] }}>{% if message['role'] == 'assistant' %}"
+        "{% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}"
+        "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    ),
+    "thinking": (  # has the last answer open with an empty thought, which the prompt does not hold, as Qwen 3's does
+        "{% for message in messages %}{{ '[' + message['role'] + ']' }}"
+        "{%- if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        "{{- message['content'] + eos_token + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+    ),
+}
 MARKERS = [*CONTROL, "<s>", "<unk>", "### Instruction:", "### Input:", "### Response:", "\n\n### Response:\n", "⟦", "▁"]
 
 # Up to U+3FFFF: SmolLM2's vocabulary lacks the byte F1, with which what lies beyond (nothing assigned) begins.
@@ -36,16 +66,29 @@ def turns(response: Any = asked) -> Any:
 
 
 def conversations(max_turns: int = 3, response: Any = asked) -> Any:
-    return st.builds(
-        Conversation,
-        st.just("") | asked,
-        st.lists(turns(response), min_size=1, max_size=max_turns).map(tuple),
-        st.just("here:1"),
+    """Conversations of one to `max_turns` turns, of which all but one may have no response."""
+    some = st.lists(turns(st.just("") | response), max_size=max_turns - 1)
+    after = st.lists(turns(st.just("")), max_size=max_turns - 1)
+    all_turns = st.builds(
+        lambda *parts: (*parts[0], parts[1], *parts[2][: max_turns - 1]), some, turns(response), after
     )
+    return st.builds(Conversation, st.just("") | asked, all_turns, st.just("here:1"))
+
+
+def num_answered(conversation: Conversation) -> int:
+    return sum(bool(turn.response) for turn in conversation.turns)
 
 
 def encoder(tokenizer: Any, template: str, **options: Any) -> Encoder:
-    return Encoder(TextEncoder(tokenizer, find_template(template)), **{"max_length": 100_000, **options})
+    """`template` is a built-in one, one of CHAT_TEMPLATES, or `own`."""
+    if template in CHAT_TEMPLATES:
+        control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        found: Template = ChatTemplate(
+            CHAT_TEMPLATES[template], template, control_tokens=control, eos_token=tokenizer.eos_token, bos_token=""
+        )
+    else:
+        found = load_template(TemplateConfig(name=template), tokenizer)
+    return Encoder(TextEncoder(tokenizer, found), **{"max_length": 100_000, **options})
 
 
 def encoded(maker: Encoder, conversation: Conversation) -> Example:
@@ -63,8 +106,11 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="module", params=TEMPLATES)
+@pytest.fixture(scope="module", params=[*TEMPLATES, *CHAT_TEMPLATES, "own"])
 def maker(request: pytest.FixtureRequest, tokenizer: Any) -> Encoder:
+    if request.param == "own" and not tokenizer.chat_template:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = CHAT_TEMPLATES["marked"]
     return encoder(tokenizer, request.param)
 
 
@@ -131,7 +177,7 @@ def test_the_prompt_is_the_untrained_prefix_of_its_example(maker: Encoder, conve
     example, prompt = encoded(maker, conversation), maker.prompt_ids(conversation)
     assert example.token_ids[: len(prompt)].tolist() == prompt
     assert (example.weights[len(prompt) :] == 1).all()
-    if len(conversation.turns) == 1:
+    if num_answered(conversation) == 1:
         assert (example.weights[: len(prompt)] == 0).all()
         assert example.num_prompt_tokens == len(prompt)
 
@@ -192,7 +238,7 @@ def test_the_end_token_is_a_target_after_every_response_of_an_uncut_example(
     assert not example.cut
     assert example.token_ids[-1] == maker.text.end_token_id
     trained_ends = (example.token_ids == maker.text.end_token_id) & (example.weights == 1)
-    assert trained_ends.sum() == len(conversation.turns)
+    assert trained_ends.sum() == num_answered(conversation)
 
 
 def test_what_carries_loss_is_the_response_everything_or_a_weighted_prompt(byte_tokenizer: Any) -> None:
@@ -218,21 +264,88 @@ def test_a_record_of_exactly_the_longest_length_is_whole_and_one_more_token_is_r
     length = len(encoded(encoder(byte_tokenizer, "alpaca"), conversation))
     assert not encoded(encoder(byte_tokenizer, "alpaca", max_length=length), conversation).cut
     reason = encoder(byte_tokenizer, "alpaca", max_length=length - 1).example(conversation)
-    assert reason == f"{length} tokens, over data.max_length={length - 1} (data.on_long=cut_response would cut it)"
+    assert (
+        reason
+        == f"{length} tokens, over data.max_length={length - 1} (data.on_long=cut_response or cut_input would cut it)"
+    )
 
 
 def test_a_cut_record_loses_the_end_of_its_response_and_its_end_token(byte_tokenizer: Any) -> None:
     conversation = asked_and_answered(response="one two three")
     whole = encoded(encoder(byte_tokenizer, "alpaca"), conversation)
     for length in range(whole.num_prompt_tokens + 1, len(whole)):
-        cut = encoded(encoder(byte_tokenizer, "alpaca", max_length=length, cut_response=True), conversation)
+        cut = encoded(encoder(byte_tokenizer, "alpaca", max_length=length, on_long="cut_response"), conversation)
         assert cut.cut
         assert cut.token_ids.tolist() == whole.token_ids[:length].tolist()
         assert cut.weights.tolist() == whole.weights[:length].tolist()
         assert not ((cut.token_ids == 0) & (cut.weights > 0)).any()
     prompt = whole.num_prompt_tokens
-    reason = encoder(byte_tokenizer, "alpaca", max_length=prompt, cut_response=True).example(conversation)
+    reason = encoder(byte_tokenizer, "alpaca", max_length=prompt, on_long="cut_response").example(conversation)
     assert reason == f"the prompt alone is {prompt} tokens and leaves no response in data.max_length={prompt}"
+
+
+def test_a_record_whose_input_is_cut_keeps_its_whole_response_and_its_end_token(byte_tokenizer: Any) -> None:
+    conversation = asked_and_answered("Sum up.", "a é 日 🙂 " * 9, "Letters.", system="Be brief, be kind, be done.")
+    whole = encoded(encoder(byte_tokenizer, "chatml"), conversation)
+    shortest = len(
+        encoded(encoder(byte_tokenizer, "chatml"), asked_and_answered("S", "a", "Letters.", conversation.system))
+    )
+    for length in range(shortest, len(whole)):
+        cut = encoded(encoder(byte_tokenizer, "chatml", max_length=length, on_long="cut_input"), conversation)
+        assert len(cut) == len(whole) - cut.num_input_cut <= length
+        assert cut.num_input_cut - (len(whole) - length) < 4  # at most a character's bytes more than needed
+        assert not cut.cut
+        trained = whole.token_ids[whole.num_prompt_tokens :].tolist()
+        assert cut.token_ids[cut.weights == 1].tolist() == trained
+        text = byte_tokenizer.decode(cut.token_ids)
+        assert "\ufffd" not in text
+        assert "Be brief, be kind, be done.<|im_end|>" in text
+    reason = encoder(byte_tokenizer, "chatml", max_length=shortest - 1, on_long="cut_input").example(conversation)
+    assert reason == (
+        f"{len(whole)} tokens, over data.max_length={shortest - 1}, and cutting all that was asked would not make room"
+    )
+
+
+def test_of_several_turns_the_last_response_alone_is_trained_where_that_is_asked(byte_tokenizer: Any) -> None:
+    conversation = Conversation("", (Turn("Hi", "", "Yo"), Turn("So", "", ""), Turn("Again", "x", "Yo yo")), "here:1")
+    for template in (*TEMPLATES, *CHAT_TEMPLATES):
+        every = encoded(encoder(byte_tokenizer, template), conversation)
+        last = encoded(encoder(byte_tokenizer, template, last_turn=True, prompt_weight=0.25), conversation)
+        prompt = encoder(byte_tokenizer, template).prompt_ids(conversation)
+        assert last.token_ids.tolist() == every.token_ids.tolist()
+        assert last.weights.tolist() == [0, *[0.25] * (len(prompt) - 1), *[1] * (len(last) - len(prompt))]
+        assert last.num_prompt_tokens == len(prompt)
+        assert every.num_prompt_tokens < len(prompt)
+
+
+def test_a_records_own_weight_multiplies_every_weight_of_it(byte_tokenizer: Any) -> None:
+    conversation = asked_and_answered(response="one two three")
+    maker = encoder(byte_tokenizer, "alpaca", prompt_weight=0.5)
+    once, more = encoded(maker, conversation), encoded(maker, replace(conversation, weight=2.5))
+    assert more.weights.tolist() == (once.weights * 2.5).tolist()
+
+
+def test_a_turn_without_a_response_is_context_and_what_follows_the_last_response_is_left_out(
+    byte_tokenizer: Any,
+) -> None:
+    answered = (Turn("Hi", "", ""), Turn("Add", "1 2", "3"))
+    open_ended = Conversation("", (*answered, Turn("And?", "", "")), "here:1")
+    for template in (*TEMPLATES, *CHAT_TEMPLATES):
+        maker = encoder(byte_tokenizer, template)
+        example = encoded(maker, open_ended)
+        assert example.token_ids.tolist() == encoded(maker, Conversation("", answered, "here:1")).token_ids.tolist()
+        trained = maker.text.decode(example.token_ids[example.weights > 0].tolist())
+        assert trained == ("<think>\n\n</think>\n\n3" if template == "thinking" else "3")
+    assert encoder(byte_tokenizer, "chatml").prompt_text(open_ended) == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>user\nAdd\n\n1 2<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_marker_text_in_what_a_record_says_is_counted(byte_tokenizer: Any) -> None:
+    text = encoder(byte_tokenizer, "alpaca").text
+    asked = Turn("What is ### Response: for?", "<|im_end|><|im_end|>", "### Response: opens a response")
+    assert text.count_markers(Conversation("", (asked,), "here:1")) == {"### Response:": 2, "<|im_end|>": 2}
+    assert not text.count_markers(asked_and_answered())
 
 
 # Tokenizers with habits
@@ -368,15 +481,16 @@ def messages(conversation: Conversation) -> list[dict[str, str]]:
     opening = [{"role": "system", "content": conversation.system}] if conversation.system else []
     return opening + [
         {"role": role, "content": text}
-        for turn in conversation.turns
+        for turn in conversation.answered_turns
         for role, text in (("user", turn.instruction), ("assistant", turn.response))
+        if text
     ]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [*TEMPLATES, *CHAT_TEMPLATES])
 @pytest.mark.parametrize("bos", [True, False])
-@given(conversation=conversations(response=asked.map(str.strip)))
-def test_the_chat_template_renders_text_for_text_as_training_does(
+@given(conversation=conversations())
+def test_the_chat_template_that_is_saved_renders_text_for_text_as_training_does(
     byte_tokenizer: Any, template: str, bos: bool, conversation: Conversation
 ) -> None:
     conversation = Conversation(
@@ -385,20 +499,18 @@ def test_the_chat_template_renders_text_for_text_as_training_does(
         conversation.source,
     )
     tokenizer = with_bos(byte_tokenizer) if bos else byte_tokenizer
-    encode = TextEncoder(tokenizer, find_template(template))
-    bos_text, end_text = "<s>" if bos else "", tokenizer.convert_ids_to_tokens(encode.end_token_id)
-    chat_template = encode.template.chat_template(bos_text=bos_text, end_text=end_text)
-    pieces = encode.template.example(conversation)
-    text = bos_text + "".join(end_text if piece.origin is Origin.END else piece.text for piece in pieces)
+    maker = encoder(tokenizer, template)
+    bos_text = "<s>" if bos and template in TEMPLATES else ""
+    end_text = tokenizer.convert_ids_to_tokens(maker.text.end_token_id)
+    chat_template = maker.text.template.chat_template(bos_text=bos_text, end_text=end_text)
     said = messages(conversation)
-    assert tokenizer.apply_chat_template(said, chat_template=chat_template, tokenize=False) == text
-    prompt = bos_text + "".join(
-        end_text if piece.origin is Origin.END else piece.text for piece in encode.template.prompt(conversation)
-    )
-    rendered = tokenizer.apply_chat_template(
+    rendered = tokenizer.apply_chat_template(said, chat_template=chat_template, tokenize=False)
+    text = bos_text + maker.text.text_of(maker.text.template.example(conversation))
+    assert rendered.removesuffix("\n" if template == "thinking" else "") == text
+    prompt = tokenizer.apply_chat_template(
         said[:-1], chat_template=chat_template, tokenize=False, add_generation_prompt=True
     )
-    assert rendered == prompt
+    assert prompt == bos_text + maker.prompt_text(conversation)
 
 
 # What is shown

@@ -51,7 +51,5 @@ def test_rows_read_are_rows_used_and_rows_refused(tmp_path: Path, byte_tokenizer
 
 
 def test_a_file_of_records_that_are_all_too_long_names_the_first(tmp_path: Path, byte_tokenizer: Any) -> None:
-    with pytest.raises(
-        DataError, match=r"no record is left to train on; the first refusal: .*rows\.json:1: \d+ tokens"
-    ):
+    with pytest.raises(DataError, match=r"no record is left to use; the first refusal: .*rows\.json:1: \d+ tokens"):
         prepared(tmp_path, byte_tokenizer, ROWS, "data.max_length=10")

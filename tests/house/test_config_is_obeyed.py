@@ -19,10 +19,10 @@ import torch
 from tuneful import api
 from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
+from tuneful.data.chat_template import load_template
 from tuneful.data.encode import TextEncoder
 from tuneful.data.prepare import make_encoder, prepare_data
 from tuneful.data.read import read_data
-from tuneful.data.template import find_template
 from tuneful.errors import ConfigError, DataError, ModelError
 from tuneful.infer.generate import answer
 from tuneful.job import set_dropout
@@ -32,7 +32,7 @@ from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.train.loop import Evaluation, Step, choose_layout, finetune
 from tuneful.train.optimizer import AdamW
-from tuneful.types import Answer
+from tuneful.types import Answer, Conversation, Example, Turn
 
 ROWS = [
     {"instruction": f"Say {word}.", "input": "", "output": f"{word} {index}"}
@@ -57,6 +57,14 @@ class Laboratory:
         self.file.write_text(
             "".join(json.dumps(row) + "\n" for row in [*ROWS, {"instruction": "bad"}]), encoding="utf-8"
         )
+        self.more = folder / "more.jsonl"
+        self.more.write_text('{"instruction": "More?", "output": "More."}\n', encoding="utf-8")
+        self.jinja = folder / "own.jinja"
+        self.jinja.write_text(
+            "{% for message in messages %}{{ message.role ~ ': ' ~ message.content ~ eos_token }}{% endfor %}"
+            "{% if add_generation_prompt %}assistant: {% endif %}",
+            encoding="utf-8",
+        )
         self.pretrained = load_model(str(model))
         self.name = str(model)
 
@@ -64,7 +72,8 @@ class Laboratory:
         return load_config(None, [f"model.name_or_path={json.dumps(self.name)}", *BASE, *settings])
 
     def encoder(self, config: Any) -> Any:
-        return make_encoder(TextEncoder(self.pretrained.tokenizer, find_template(config.template.name)), config.data)
+        tokenizer = self.pretrained.tokenizer
+        return make_encoder(TextEncoder(tokenizer, load_template(config.template, tokenizer)), config.data)
 
     def dataset(self, *settings: str) -> Any:
         on_error = [] if any(setting.startswith("data.on_error") for setting in settings) else ["data.on_error=skip"]
@@ -184,6 +193,13 @@ def one_token_too_short(lab: Laboratory) -> str:
     return f"data.max_length={longest - 1}"
 
 
+def several_turns(lab: Laboratory, setting: str) -> list[float]:
+    conversation = Conversation("", (Turn("a", "", "b"), Turn("c", "", "d")), "here:1")
+    example = lab.encoder(lab.config(setting)).example(conversation)
+    assert isinstance(example, Example)
+    return list(example.weights.tolist())
+
+
 def layouts(lab: Laboratory) -> tuple[Any, Any]:
     shared, padded = lab.training(), lab.training("train.layout=padded")
     assert shared["evaluations"][-1][1] == pytest.approx(padded["evaluations"][-1][1], abs=1e-4)  # and nothing else
@@ -198,10 +214,16 @@ def micro_batches(lab: Laboratory) -> tuple[Any, Any]:
 
 EXPERIMENTS: dict[str, Experiment] = {
     "data.split": data("data.split=ordered"),
+    "data.validation_file": lambda lab: (lab.dataset(), lab.dataset(f"data.validation_file={lab.more}")),
+    "data.test_file": lambda lab: (lab.dataset(), lab.dataset(f"data.test_file={lab.more}")),
     "data.test_share": data("data.test_share=0.6"),
     "data.validation_share": data("data.validation_share=0.6"),
     "data.train_on": data("data.train_on=all"),
     "data.prompt_weight": data("data.prompt_weight=0.3"),
+    "data.train_turns": lambda lab: (
+        several_turns(lab, "data.train_turns=all"),
+        several_turns(lab, "data.train_turns=last"),
+    ),
     "data.max_length": lambda lab: (lab.dataset(), lab.dataset(one_token_too_short(lab))),
     "data.on_long": lambda lab: (
         lab.dataset(one_token_too_short(lab)),
@@ -211,6 +233,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "data.shape": data("data.shape=messages"),
     "data.columns": data("data.columns=output=instruction,instruction=output"),
     "template.name": data("template.name=chatml"),
+    "template.file": lambda lab: (lab.dataset(), lab.dataset(f"template.file={lab.jinja}")),
     "model.name_or_path": lambda lab: (refused(lab, "train.seed=0"), refused(lab, "model.name_or_path=./nowhere")),
     "model.dtype": training("model.dtype=bfloat16"),
     "model.device": lambda lab: (

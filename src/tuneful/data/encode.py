@@ -3,13 +3,20 @@
 Each piece is encoded on its own and the ids are concatenated, so which token is trained is known, not found. Text of the
 user's is encoded by a copy of the tokenizer that has no control tokens: `<|im_end|>` in a record is seven ordinary tokens.
 A seam is where the last piece ends: ids never merge across it, in training and in generation alike.
+
+Text of the template's repeats from record to record and is encoded once; text of the user's goes to the tokenizer in
+batches: about 25,000 short records a second on two cores.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +30,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.LEAD)
+
+
 class TextEncoder:
     """Text to token ids and back, by origin.
 
     `end_token_id` closes a response: the template's own control token where the tokenizer has it, else the tokenizer's end
-    token. `stop_token_ids` are all tokens at which an answer ends. Raises TemplateError for a tokenizer with neither.
+    token. `stop_token_ids` are all tokens at which an answer ends; `markers` are the texts that a record may hold and only
+    the template may mean. Raises TemplateError for a tokenizer without an end token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
@@ -40,20 +51,60 @@ class TextEncoder:
         self.template = template
         self._encoders = {True: _first_and_next(document, _bare), False: _first_and_next(document, _plain)}
         self._backend = backend
-        self.bos_token_ids = _bos_token_ids(tokenizer)
+        self.bos_token_ids = [] if template.writes_bos else _bos_token_ids(tokenizer)
         self.control_token_ids = {
             token["id"]: token["content"] for token in document["added_tokens"] if token["special"]
         }
+        self._control_ids = {content: token_id for token_id, content in self.control_token_ids.items()}
         self.end_token_id = self._find_end(tokenizer)
+        added = {token["content"] for token in document["added_tokens"] if token["content"].strip()}
+        self.markers = tuple(sorted(added | set(template.stop), key=lambda text: (-len(text), text)))
+        self._any_marker = re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
+        self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
         self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id} - {None}
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
 
     def piece_ids(self, piece: Piece, *, first: bool = False) -> list[int]:
         """Token ids of one piece; `first` where it opens the record (some tokenizers mark the start of a text)."""
+        return list(self.all_ids([(piece, first)])[0])
+
+    def all_ids(self, pieces: Sequence[tuple[Piece, bool]]) -> list[Sequence[int]]:
+        """Token ids of many pieces, each given with whether it opens its record; in order."""
+        plain = [
+            number
+            for number, (piece, first) in enumerate(pieces)
+            if not first and piece.origin is not Origin.END and piece.origin not in _FROM_THE_TEMPLATE
+        ]
+        encoded = self._encoders[False][1].encode_batch_fast(
+            [pieces[number][0].text for number in plain], add_special_tokens=False
+        )
+        batched = dict(zip(plain, encoded, strict=True))
+        return [
+            batched[number].ids if number in batched else self._ids_alone(piece, first)
+            for number, (piece, first) in enumerate(pieces)
+        ]
+
+    def _ids_alone(self, piece: Piece, first: bool) -> Sequence[int]:
         if piece.origin is Origin.END:
-            return [self.end_token_id]
-        encoder = self._encoders[piece.origin is Origin.TEMPLATE][0 if first else 1]
-        return list(encoder.encode(piece.text, add_special_tokens=False).ids)
+            return [self._control_ids.get(piece.text, self.end_token_id)]
+        if piece.origin in _FROM_THE_TEMPLATE:
+            return self._template_ids(piece.text, first)
+        return list(self._encoders[False][0 if first else 1].encode(piece.text, add_special_tokens=False).ids)
+
+    def _encode_template(self, text: str, first: bool) -> tuple[int, ...]:
+        return tuple(self._encoders[True][0 if first else 1].encode(text, add_special_tokens=False).ids)
+
+    def count_markers(self, conversation: Conversation) -> Counter[str]:
+        """How often each of `markers` stands in what the record itself says. It is encoded as text, and told of."""
+        found: Counter[str] = Counter()
+        for text in _texts(conversation):
+            found.update(self._any_marker.findall(text))
+        return found
+
+    def text_of(self, pieces: Iterable[Piece]) -> str:
+        """Pieces as text, end tokens included."""
+        end = self.token_text([self.end_token_id])
+        return "".join(piece.text or end if piece.origin is Origin.END else piece.text for piece in pieces)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of generated ids; control tokens are left out."""
@@ -64,10 +115,8 @@ class TextEncoder:
         return str(self._backend.decode(list(token_ids), skip_special_tokens=False))
 
     def _find_end(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        if self.template.end:
-            for token_id, content in self.control_token_ids.items():
-                if content == self.template.end:
-                    return int(token_id)
+        if self.template.end in self._control_ids:
+            return int(self._control_ids[self.template.end])
         if tokenizer.eos_token_id is None:
             raise TemplateError(
                 f"{tokenizer.name_or_path}: the tokenizer has no end token, so no response could ever end; set `eos_token` "
@@ -137,51 +186,120 @@ def _without_start_mark(step: Any) -> Any:
     return step
 
 
+def _texts(conversation: Conversation) -> list[str]:
+    said = [text for turn in conversation.turns for text in (turn.instruction, turn.input, turn.response)]
+    return [conversation.system, *said]
+
+
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """Conversations to Examples under one template and one set of limits.
 
-    A response token weighs 1, a prompt token `prompt_weight`. A record over `max_length` tokens is refused, or, with
-    `cut_response`, loses the end of its response and with it the end token.
+    A trained token weighs 1, a token of the context `prompt_weight`, and both the record's own weight; with `last_turn` only
+    the last response is trained. A record over `max_length` tokens is refused, or, by `on_long`, loses the end of its last
+    responses and with it the end token (`cut_response`), or as much of what was asked as leaves room (`cut_input`).
     """
 
     text: TextEncoder
     max_length: int
     prompt_weight: float = 0.0
-    cut_response: bool = False
+    on_long: str = "refuse"
+    last_turn: bool = False
 
     def example(self, conversation: Conversation) -> Example | str:
         """The Example of a conversation, or the reason why it can have none."""
-        ids, weights = list(self.text.bos_token_ids), [0.0] * len(self.text.bos_token_ids)
-        num_prompt_tokens = 0
-        for index, piece in enumerate(self.text.template.example(conversation)):
-            trained = piece.origin in (Origin.RESPONSE, Origin.END)
-            if piece.origin is Origin.RESPONSE and not num_prompt_tokens:
-                num_prompt_tokens = len(ids)
-            piece_ids = self.text.piece_ids(piece, first=index == 0)
-            ids += piece_ids
-            weights += [1.0 if trained else self.prompt_weight] * len(piece_ids)
-        weights[0] = 0.0
-        cut = len(ids) > self.max_length
-        if cut and not self.cut_response:
-            return f"{len(ids)} tokens, over data.max_length={self.max_length} (data.on_long=cut_response would cut it)"
-        if cut and num_prompt_tokens >= self.max_length:
+        return self.examples([conversation])[0]
+
+    def examples(self, conversations: Sequence[Conversation]) -> list[Example | str]:
+        """For each conversation its Example, or the reason why it can have none; encoded in one batch."""
+        pieces = [self._pieces(conversation) for conversation in conversations]
+        encoded = iter(
+            self.text.all_ids(
+                [(piece, number == 0) for one in pieces if not isinstance(one, str) for number, piece in enumerate(one)]
+            )
+        )
+        return [
+            one if isinstance(one, str) else self._example(conversation, one, [next(encoded) for _ in one])
+            for conversation, one in zip(conversations, pieces, strict=True)
+        ]
+
+    def _pieces(self, conversation: Conversation) -> list[Piece] | str:
+        try:
+            return self.text.template.example(conversation)
+        except TemplateError as error:  # of this record: the template itself was tried when it was loaded
+            return str(error)
+
+    def _example(self, conversation: Conversation, pieces: Sequence[Piece], ids: list[Sequence[int]]) -> Example | str:
+        trained = _trained(pieces, self.last_turn)
+        bos = self.text.bos_token_ids
+        num_tokens = len(bos) + sum(map(len, ids))
+        over = num_tokens - self.max_length
+        num_input_cut = 0
+        too_long = f"{num_tokens} tokens, over data.max_length={self.max_length}"
+        if over > 0 and self.on_long == "refuse":
+            return f"{too_long} (data.on_long=cut_response or cut_input would cut it)"
+        if over > 0 and self.on_long == "cut_input":
+            num_input_cut = self._cut_input(pieces, ids, over)
+            if not num_input_cut:
+                return f"{too_long}, and cutting all that was asked would not make room"
+            over = 0
+        lengths = [len(bos), *map(len, ids)]
+        num_prompt_tokens = sum(lengths[: trained.index(True) + 1])
+        if over > 0 and num_prompt_tokens >= self.max_length:
             return f"the prompt alone is {num_prompt_tokens} tokens and leaves no response in data.max_length={self.max_length}"
+        of_pieces = np.array([self.prompt_weight, *(1.0 if one else self.prompt_weight for one in trained)])
+        weights = np.repeat((of_pieces * conversation.weight).astype(np.float32), lengths)
+        weights[0] = 0.0
+        token_ids = np.fromiter(chain(bos, *ids), dtype=np.int32, count=sum(lengths))
         return Example(
-            np.asarray(ids[: self.max_length], dtype=np.int32),
-            np.asarray(weights[: self.max_length], dtype=np.float32),
+            token_ids[: self.max_length],
+            weights[: self.max_length],
             num_prompt_tokens,
             conversation.source,
-            cut,
+            over > 0,
+            num_input_cut,
         )
 
+    def _cut_input(self, pieces: Sequence[Piece], ids: list[Sequence[int]], over: int) -> int:
+        """Shorten `ids` of the longest texts that were asked, from their ends, by `over` tokens in all or a few more.
+
+        Returns how many went, 0 where that cannot be: a token of each text stays.
+        """
+        asked = [number for number, piece in enumerate(pieces) if piece.origin is Origin.USER]
+        num_cut = 0
+        for number in sorted(asked, key=lambda number: -len(ids[number])):
+            length = len(ids[number])
+            kept = self._whole_characters(ids[number], max(1, length - (over - num_cut)))
+            ids[number] = ids[number][:kept]
+            num_cut += length - kept
+            if num_cut >= over:
+                return num_cut
+        return 0
+
+    def _whole_characters(self, token_ids: Sequence[int], kept: int) -> int:
+        """`kept`, or as much less as leaves no character in halves."""
+        while kept > 1 and self.text.decode(token_ids[:kept]).endswith("\ufffd"):
+            kept -= 1
+        return kept
+
     def prompt_ids(self, conversation: Conversation) -> list[int]:
-        """Token ids of the prompt of the last turn: the untrained prefix of its example, id for id."""
-        ids = list(self.text.bos_token_ids)
-        for index, piece in enumerate(self.text.template.prompt(conversation)):
-            ids += self.text.piece_ids(piece, first=index == 0)
-        return ids
+        """Token ids of the prompt of the last response: the untrained prefix of its example, id for id.
+
+        Raises TemplateError where the template cannot render it.
+        """
+        pieces = self.text.template.prompt(conversation)
+        encoded = self.text.all_ids([(piece, number == 0) for number, piece in enumerate(pieces)])
+        return [*self.text.bos_token_ids, *chain(*encoded)]
 
     def prompt_text(self, conversation: Conversation) -> str:
         """The prompt as text, as it is shown and stored."""
-        return "".join(piece.text for piece in self.text.template.prompt(conversation))
+        return self.text.text_of(self.text.template.prompt(conversation))
+
+
+def _trained(pieces: Sequence[Piece], last_turn: bool) -> list[bool]:
+    """Which pieces the model learns to write: responses with what leads to them and ends them, all or the last one."""
+    trained = [piece.origin in (Origin.LEAD, Origin.RESPONSE, Origin.END) for piece in pieces]
+    if last_turn:
+        last = max(number for number, is_trained in enumerate(trained) if not is_trained)
+        trained[:last] = [False] * last
+    return trained

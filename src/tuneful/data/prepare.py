@@ -7,6 +7,7 @@ rows read = rows used + rows refused, asserted here and printed by whoever asks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from tuneful.config import Config, DataConfig
 from tuneful.data.encode import Encoder, TextEncoder
-from tuneful.data.read import DataFile, Record, Refusal
+from tuneful.data.read import DataFile, Record, Refusal, read_data
 from tuneful.data.show import as_dicts, shown_tokens
 from tuneful.data.split import split_records
 from tuneful.errors import DataError
@@ -65,40 +66,59 @@ class Dataset:
 
 def make_encoder(text: TextEncoder, config: DataConfig) -> Encoder:
     """The encoder for training under `config`."""
-    return Encoder(text, config.max_length, config.resolved_prompt_weight, config.on_long == "cut_response")
+    return Encoder(
+        text,
+        config.max_length,
+        prompt_weight=config.resolved_prompt_weight,
+        on_long=config.on_long,
+        last_turn=config.train_turns == "last",
+    )
 
 
 def prepare_data(file: DataFile, encoder: Encoder, config: Config) -> Dataset:
-    """Encode and split the records of `file`; DataError where nothing is left to train on."""
-    refused = list(file.refused)
-    examples: dict[int, Example] = {}  # by identity of the record
-    usable = []
-    for record in file.records:
-        example = encoder.example(record.conversation)
-        if isinstance(example, Example):
-            examples[id(record)] = example
-            usable.append(record)
-        else:
-            refused.append(Refusal(record.source, example, record.raw))
-    if not usable:
-        first = refused[0]
-        raise DataError(
-            f"{file.name}: no record is left to train on; the first refusal: {first.source}: {first.reason}"
-        )
+    """Encode and split the records of `file`; DataError where nothing is left to train on.
+
+    A side that has a file of its own (`data.validation_file`, `data.test_file`) is all of that file.
+    """
+    usable, refused = _encoded(file, encoder)
     split = split_records(
-        usable,
+        usable.records,
         config.data.split,
         test_share=config.data.test_share,
         validation_share=config.data.validation_share,
         seed=config.train.seed,
     )
-    train, validation, test = (
-        Subset(records, tuple(examples[id(record)] for record in records))
-        for records in (split.train, split.validation, split.test)
-    )
-    dataset = Dataset(file, train, validation, test, tuple(refused))
-    assert dataset.num_read == len(file.records) + len(file.refused), "a row was lost between reading and splitting"
+    examples = dict(zip(map(id, usable.records), usable.examples, strict=True))
+    sides = {
+        side: Subset(records, tuple(examples[id(record)] for record in records))
+        for side, records in (("train", split.train), ("validation", split.validation), ("test", split.test))
+    }
+    num_read = len(file.records) + len(file.refused)
+    for side, name in (("validation", config.data.validation_file), ("test", config.data.test_file)):
+        if name is not None:
+            given = read_data(name, on_error=config.data.on_error)
+            sides[side], refused_here = _encoded(given, encoder)
+            refused += refused_here
+            num_read += len(given.records) + len(given.refused)
+    dataset = Dataset(file, **sides, refused=tuple(refused))
+    assert dataset.num_read == num_read, "a row was lost between reading and splitting"
     return dataset
+
+
+def _encoded(file: DataFile, encoder: Encoder) -> tuple[Subset, list[Refusal]]:
+    """The records of `file` that have an example, with it, and the rows that are refused."""
+    examples = encoder.examples([record.conversation for record in file.records])
+    usable, refused = [], list(file.refused)
+    for record, example in zip(file.records, examples, strict=True):
+        if isinstance(example, Example):
+            usable.append((record, example))
+        else:
+            refused.append(Refusal(record.source, example, record.raw))
+    if not usable:
+        first = refused[0]
+        raise DataError(f"{file.name}: no record is left to use; the first refusal: {first.source}: {first.reason}")
+    records, kept = zip(*usable, strict=True)
+    return Subset(records, kept), refused
 
 
 def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
@@ -127,6 +147,9 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
         "prompt_weight": config.data.resolved_prompt_weight,
         "max_length": config.data.max_length,
         "num_cut": sum(example.cut for example in train),
+        "num_input_cut": sum(example.num_input_cut > 0 for example in train),
+        "marker_texts": dict(_count_markers(dataset, encoder)),
+        "train_turns": config.data.train_turns,
         "train_tokens": {
             "record": int(lengths.sum()),
             "trained": int(sum((example.weights > 0).sum() for example in train)),
@@ -142,6 +165,15 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
             for example in train[:NUM_SHOWN]
         ],
     }
+
+
+def _count_markers(dataset: Dataset, encoder: Encoder) -> Counter[str]:
+    """How often texts that look like the template's structure stand in what the records themselves say."""
+    found: Counter[str] = Counter()
+    for subset in (dataset.train, dataset.validation, dataset.test):
+        for conversation in subset.conversations:
+            found += encoder.text.count_markers(conversation)
+    return found
 
 
 def _spread(values: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> dict[str, float]:
