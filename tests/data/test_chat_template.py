@@ -75,10 +75,6 @@ def test_text_that_a_template_trims_or_repeats_is_taken_as_it_renders_it() -> No
             r"my\.jinja: cannot render a conversation with the roles user, assistant: 'nothing' is undef",
         ),
         (
-            LOOP + SAID + "{% endfor %}",
-            r"the prompt is not the beginning of the training text.* Prompt: '<user>\[1\]</s>'\.",
-        ),
-        (
             LOOP + "{{ '<' + message.role + '>' + message.content }}" + PROMPT,
             "no control token of this tokenizer follows a response",
         ),
@@ -142,6 +138,9 @@ def test_what_stands_between_prompt_and_response_is_the_models_to_write_unless_t
     assert Piece("<think>", Origin.LEAD) in lead.example(asked())
     assert lead.parse("<think>Yo") == lead.parse(" Yo") == "Yo"
     assert lead.prompt(asked())[-1] == Piece("</s><assistant>", Origin.TEMPLATE)
+    unprompted = template(LOOP + SAID + "{% endfor %}")  # no generation prompt: the model opens its own turn
+    assert Piece("<assistant>", Origin.LEAD) in unprompted.example(asked())
+    assert unprompted.parse("<assistant>Yo") == "Yo"
     with pytest.raises(
         TemplateError, match=r"writes '<think>' between the prompt and the response and keeps it out of"
     ):
@@ -183,7 +182,7 @@ ESCAPES = [
     "{{ 'a' * 10 ** 10 }}",
     "{{ '%999999999d' % 1 }}",
     "{{ 'a'.ljust(10 ** 10) }}",
-    "{{ 10 ** 10 ** 10 }}",
+    "{{ 10 ** 10000000 }}",
     "{{ 'a' | center(10 ** 10) }}",
 ]
 
@@ -217,7 +216,7 @@ def test_the_tokenizers_own_template_and_a_file_are_loaded_and_a_missing_one_is_
     assert load_template(config.template, byte_tokenizer).prompt(asked())[0].text == "<user>"
     with pytest.raises(TemplateError, match=r"nowhere\.jinja: no such template file"):
         load_template(TemplateConfig(file="nowhere.jinja"), byte_tokenizer)
-    with pytest.raises(TemplateError, match="brings no chat template of its own; give template.name=alpaca"):
+    with pytest.raises(TemplateError, match=r"brings no chat template of its own; give template.name=alpaca"):
         load_template(TemplateConfig(name="own"), byte_tokenizer)
     with pytest.raises(ConfigError, match="name: chatml and file are two templates"):
         load_config(None, ["template.name=chatml", f"template.file={file}"])

@@ -96,7 +96,7 @@ def prepare_data(file: DataFile, encoder: Encoder, config: Config) -> Dataset:
     num_read = len(file.records) + len(file.refused)
     for side, name in (("validation", config.data.validation_file), ("test", config.data.test_file)):
         if name is not None:
-            given = read_data(name, on_error=config.data.on_error)
+            given = read_data(name, config.data)
             sides[side], refused_here = _encoded(given, encoder)
             refused += refused_here
             num_read += len(given.records) + len(given.refused)
