@@ -17,6 +17,7 @@ import typer
 
 import tuneful
 from tuneful.commands.arguments import data_and_settings
+from tuneful.commands.evaluate import evaluate
 from tuneful.errors import ConfigError, InputError, TunefulError
 
 if TYPE_CHECKING:
@@ -161,6 +162,9 @@ def show(
     data, overrides = data_and_settings(arguments)
     settings = _load(config, overrides, model)
     showing.show_records(data or ["starter"], settings, start=start, rows=rows, text=text, as_json=as_json)
+
+
+app.command()(evaluate)
 
 
 @app.command()

@@ -249,6 +249,42 @@ class GenerateConfig(Section):
         return value
 
 
+class JudgeConfig(Section):
+    """Who grades the answers, and how it is asked. Judging is off until `judge.model` names a judge."""
+
+    model: str | None = Field(
+        None,
+        description="`ollama/NAME` (at OLLAMA_HOST), `openai/MODEL` (at OPENAI_BASE_URL), `gguf:FILE` (llama.cpp inside this "
+        "process) or `model:FOLDER` (transformers inside this process)",
+    )
+    protocol: Literal["score", "rubric", "pairwise"] = Field(
+        "score",
+        description="`score` asks for one number from 0 to 100, `rubric` for correctness, relevance, completeness and "
+        "clarity, `pairwise` for the better of two answers, in both orders",
+    )
+    reply_format: Literal["auto", "json_schema", "text"] = Field(
+        "auto",
+        description="what the judge is held to: a JSON object that carries the code of its item, or plain text; `auto` is "
+        "`text` for `model:FOLDER` and `json_schema` elsewhere. A rubric is an object either way",
+    )
+    prompts: str | None = Field(
+        None, description="a folder whose score.txt, rubric.txt and pairwise.txt replace the built-in prompts"
+    )
+    concurrency: int = Field(4, ge=1, le=256, description="questions in flight at once")
+    timeout_seconds: float = Field(300, gt=0, description="a reply that is not whole by then is none")
+    max_retries: int = Field(4, ge=0, description="further tries after a failure that may pass")
+    backoff_seconds: float = Field(
+        0.5, ge=0, description="wait before the first retry; doubled for each further one, with jitter"
+    )
+    temperature: float | None = Field(0.0, ge=0, description="sampling temperature of the judge; none leaves it unsaid")
+    seed: int | None = Field(123, ge=0, description="sampling seed of the judge; none leaves it unsaid")
+    max_tokens: int = Field(512, ge=1, description="most tokens of a reply; one that needs more is unscored")
+    num_ctx: int = Field(
+        4096, ge=256, description="context of an `ollama/` or `gguf:` judge; a longer prompt is an error"
+    )
+    keep_alive: str = Field("10m", description="how long Ollama keeps the model in memory after a question")
+
+
 class ReportConfig(Section):
     """How base and tuned answers are compared."""
 
@@ -264,6 +300,7 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     generate: GenerateConfig = Field(default_factory=GenerateConfig)
+    judge: JudgeConfig = Field(default_factory=JudgeConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
 
@@ -326,6 +363,12 @@ PEER_KEYS: Mapping[str, str] = {
     "mask_prompt": "data.train_on",
     "prompt_style": "template.name",
     "random_seed": "train.seed",
+    # alpaca_eval, FastChat and others that judge
+    "annotators_config": "judge.model",
+    "judge_model": "judge.model",
+    "judge_file": "judge.prompts",
+    "max_concurrency": "judge.concurrency",
+    "max_workers": "judge.concurrency",
 }
 """Keys of other trainers, each with our name for it."""
 

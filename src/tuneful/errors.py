@@ -8,6 +8,7 @@
     │   └── TemplateError           a prompt template, or a template that does not suit the tokenizer
     ├── CheckpointError             a checkpoint cannot be written, or none of them is whole
     ├── OutOfMemoryError            a micro-batch does not fit the memory
+    ├── JudgeError                  a judge that cannot be reached, or that scored nothing
     └── ExportError                 what was written is not what was trained
 
 A message says what is wrong, where (`file:line`, key, tensor) and how to mend it, in one or two sentences. The command
@@ -41,6 +42,10 @@ class ModelError(InputError):
 
 class TemplateError(InputError):
     """A prompt template does not exist, or its control tokens are unknown to the tokenizer."""
+
+
+class JudgeError(TunefulError):
+    """A judge cannot be reached, does not have its model, or scored not a single answer."""
 
 
 class ExportError(TunefulError):

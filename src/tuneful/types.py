@@ -1,6 +1,6 @@
 """The nouns of the pipeline: one frozen type a stage, its promise in its docstring, checked where it is made.
 
-file -> Conversation -> Example -> TrieBatch -> loss           prompt -> Answer -> scores
+file -> Conversation -> Example -> TrieBatch -> loss           prompt -> Answer -> scores, Verdict
 """
 
 from __future__ import annotations
@@ -89,3 +89,25 @@ class Answer:
     token_ids: tuple[int, ...]
     ended_by: Literal["stop", "length"]
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge made of one answer: a `score` from 0 to 100, or `unscored_reason`, why there is none; never both.
+
+    `raw` is what the judge said, word for word; empty where it said nothing. Under `pairwise` the score is 100 where the
+    answer beats its rival, 0 where it loses and 50 for a tie. `criteria` are the scores that a rubric's score is the mean
+    of, empty elsewhere.
+    """
+
+    source: str
+    judge: str
+    protocol: str
+    score: float | None
+    unscored_reason: str | None
+    raw: str
+    criteria: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert (self.score is None) != (self.unscored_reason is None), self
+        assert self.score is None or 0 <= self.score <= 100, self

@@ -5,6 +5,7 @@ A key without an experiment fails the first test, so no key can be added that no
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.hostile_judge import serving
 
 from tuneful import api
 from tuneful.config import all_keys, load_config
@@ -26,8 +28,11 @@ from tuneful.data.read import read_data
 from tuneful.errors import ConfigError, DataError, ModelError
 from tuneful.infer.generate import answer
 from tuneful.job import set_dropout
+from tuneful.judge.client import OllamaWire, Question, _NoReplyError, _wait_seconds, open_http_judge
 from tuneful.judge.compare import compare
+from tuneful.judge.local import resolve_settings
 from tuneful.judge.metrics import AnswerScores, score_answer
+from tuneful.judge.questions import load_prompt
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.train.loop import Evaluation, Step, choose_layout, finetune
@@ -143,6 +148,56 @@ class Laboratory:
         return compare(base, tuned, confidence=config.confidence, num_resamples=config.num_resamples, seed=0)
 
 
+Experiment = Callable[[Laboratory], tuple[Any, Any]]
+
+
+def asked(*settings: str) -> Any:
+    """What Ollama is sent under `settings`."""
+    judge = resolve_settings(load_config(None, ["judge.model=ollama/a", *settings]).judge)
+    texts = {"task": "t", "reference": "r", "answer": "a", "answer_a": "a", "answer_b": "b"}
+    question = load_prompt(judge.protocol, judge.prompts).question(texts, plain=judge.reply_format == "text")
+    return OllamaWire("http://127.0.0.1:1", str(judge.model).removeprefix("ollama/"), judge).body(question)
+
+
+def judging(*settings: str) -> Any:
+    """How often and by how many at once a judge is asked that never says a word, and what comes of it."""
+    flying, seen = 0, []
+
+    async def silent(request: Any, writer: Any) -> None:
+        nonlocal flying
+        flying += 1
+        seen.append(flying)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            flying -= 1
+
+    quick = ["judge.timeout_seconds=0.2", "judge.max_retries=0", "judge.backoff_seconds=0"]
+    judge = load_config(None, [*quick, *settings]).judge
+    outcomes: list[Any] = [None] * 4
+    with serving(silent) as origin:
+        one = open_http_judge("openai/a", judge, {"OPENAI_BASE_URL": origin})
+        one.ask_all([Question("s", "u", "n", None)] * 4, outcomes.__setitem__)
+    return {"most": max(seen), "tries": len(seen), "outcomes": outcomes}
+
+
+def judged(*changed: str, of: str) -> Experiment:
+    return lambda lab: (judging()[of], judging(*changed)[of])
+
+
+def asking(*changed: str) -> Experiment:
+    return lambda lab: (asked(), asked(*changed))
+
+
+def own_prompt(lab: Laboratory) -> str:
+    (lab.folder / "score.txt").write_text("[system]\n{nonce}\n[user]\n{answer} {reply}", encoding="utf-8")
+    return f"judge.prompts={json.dumps(str(lab.folder))}"
+
+
+def first_wait(setting: str) -> bool:
+    return bool(_wait_seconds(_NoReplyError("", again=True), 1, load_config(None, [setting]).judge))
+
+
 def scores(text: str) -> AnswerScores:
     return score_answer(text, "a b c", ended=True, reference_nll=float(len(text)), reference_tokens=3)
 
@@ -153,7 +208,6 @@ def texts(found: tuple[list[Answer], int]) -> list[tuple[int, ...]]:
 
 SAMPLED = ["generate.temperature=1.5"]
 OVERFITTING = ("train.learning_rate=0.3", "train.eval_steps=1")
-Experiment = Callable[[Laboratory], tuple[Any, Any]]
 
 
 def data(*changed: str, given: tuple[str, ...] = ()) -> Experiment:
@@ -273,6 +327,19 @@ EXPERIMENTS: dict[str, Experiment] = {
     "generate.repetition_penalty": generation("generate.repetition_penalty=0.2"),
     "generate.stop": lambda lab: (texts(lab.answers()), texts(lab.answers(f"generate.stop={said_inside(lab)}"))),
     "generate.batch_size": lambda lab: (lab.answers()[1], lab.answers("generate.batch_size=2")[1]),
+    "judge.model": asking("judge.model=ollama/b"),
+    "judge.protocol": asking("judge.protocol=rubric"),
+    "judge.reply_format": asking("judge.reply_format=text"),
+    "judge.prompts": lambda lab: (asked(), asked(own_prompt(lab))),
+    "judge.concurrency": judged("judge.concurrency=2", of="most"),
+    "judge.timeout_seconds": judged("judge.timeout_seconds=0.1", of="outcomes"),
+    "judge.max_retries": judged("judge.max_retries=1", of="tries"),
+    "judge.backoff_seconds": lambda lab: (first_wait("judge.backoff_seconds=0"), first_wait("judge.seed=0")),
+    "judge.temperature": asking("judge.temperature=0.5"),
+    "judge.seed": asking("judge.seed=null"),
+    "judge.max_tokens": asking("judge.max_tokens=9"),
+    "judge.num_ctx": asking("judge.num_ctx=8192"),
+    "judge.keep_alive": asking("judge.keep_alive=1h"),
     "report.confidence": lambda lab: (lab.interval(), lab.interval("report.confidence=0.6")),
     "report.num_resamples": lambda lab: (lab.interval(), lab.interval("report.num_resamples=100")),
 }

@@ -32,6 +32,8 @@ DOORS = {
     "pyarrow": {"tuneful.data.tables"},
     "fastapi": {"tuneful.serve"},
     "uvicorn": {"tuneful.serve"},
+    "httpx2": {"tuneful.judge.client"},
+    "xllamacpp": {"tuneful.judge.local"},
 }
 
 

@@ -1,0 +1,47 @@
+"""`tuneful evaluate`: a judge grades answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    answers: Annotated[
+        Path, typer.Argument(metavar="ANSWERS", help="a run folder, an answers file, or any JSON or JSONL with answers")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as judge.concurrency=8")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="ollama/NAME, openai/MODEL, gguf:FILE or model:FOLDER (judge.model)")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="the folder for scores and replies (default: the run that the answers belong to)"),
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="score, rubric or pairwise (judge.protocol)")] = None,
+    answer_key: Annotated[
+        str | None,
+        typer.Option(help="the key of the answer in a file that is not ours (default: text or model_response)"),
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="the other answers of a pairwise comparison")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")] = False,
+) -> None:
+    """Let a judge grade answers, every item scored or counted as unscored."""
+    from tuneful import evaluating
+    from tuneful.config import load_config
+    from tuneful.console import Terminal, to_stdout
+
+    named = [f"judge.{key}={json.dumps(value)}" for key, value in (("model", judge), ("protocol", protocol)) if value]
+    settings = load_config(config, [*(overrides or []), *named])
+    document = evaluating.evaluate(
+        answers, settings, output, Terminal(quiet=quiet), answer_key=answer_key, against=against
+    )
+    if as_json:
+        to_stdout(json.dumps(document, indent=1))

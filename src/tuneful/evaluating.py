@@ -1,0 +1,161 @@
+"""A judge grades answers outside any run, or those of a finished one: what `tuneful evaluate` does.
+
+OUTPUT/scores/NAME.jsonl     a verdict an item             OUTPUT/evaluation.json   the same in numbers
+OUTPUT/judge/replies.jsonl   what the judge said: nothing is asked twice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tuneful.config import Config
+from tuneful.console import Terminal
+from tuneful.errors import ConfigError, JudgeError
+from tuneful.judge.client import Judge
+from tuneful.judge.items import AnswerSet, paired, read_answers
+from tuneful.judge.judge import Evaluation, ReplyCache, judge_items, num_questions, summarise, verdict_row
+from tuneful.judge.local import AnswerAll, model_config, open_judge, resolve_settings
+from tuneful.judge.questions import Item, load_prompt
+from tuneful.rundir import as_json, json_line, write_text
+from tuneful.types import Answer, Conversation, Verdict
+
+REPLIES = Path("judge") / "replies.jsonl"
+
+
+def evaluate(
+    answers: Path,
+    config: Config,
+    output: Path | None,
+    terminal: Terminal,
+    *,
+    answer_key: str | None = None,
+    against: Path | None = None,
+) -> dict[str, Any]:
+    """Judge the answers file or run folder `answers` into `output`, and return what evaluation.json holds.
+
+    `against` is the answers file that a pairwise judge compares with; a run folder brings its own. Raises InputError
+    where the request is wrong, JudgeError where nothing could be scored.
+    """
+    settings = resolve_settings(config.judge)
+    load_prompt(settings.protocol, settings.prompts)
+    sets = _answer_sets(answers, settings.protocol, answer_key, against)
+    config = config.model_copy(update={"judge": settings})
+    folder = _output_folder(answers, output)
+    judge = open_judge(settings, lambda name: _load_judge_model(name, config, terminal))
+    with ReplyCache.open(folder / REPLIES) as cache:
+        return judge_sets(sets, judge, config, cache, folder, terminal)
+
+
+def judge_sets(
+    sets: Sequence[AnswerSet], judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
+) -> dict[str, Any]:
+    """Judge every set into scores/NAME.jsonl of `folder`; evaluation.json tells it in numbers and is returned."""
+    settings, evaluations = config.judge, {}
+    for one in sets:
+        total = len(one.items) * num_questions(settings.protocol)
+        with terminal.progress(f"judging {one.name}", total, "questions") as advance:
+            verdicts = judge_items(one.items, judge, settings, cache, advance)
+        write_scores(folder, one.name, verdicts)
+        evaluations[one.name] = summarise(verdicts, confidence=config.report.confidence, seed=config.train.seed)
+    document = {"judge": judge.name, "protocol": settings.protocol, "answers": _as_dicts(evaluations)}
+    write_text(folder / "evaluation.json", as_json(document, indent=1) + "\n")
+    show_evaluations(evaluations, terminal)
+    if not any(evaluation.num_scored for evaluation in evaluations.values()):
+        reason, count = next(iter(next(iter(evaluations.values())).unscored.items()))
+        raise JudgeError(f"{judge.name} scored nothing: {reason} ({count} items)")
+    return document
+
+
+def write_scores(folder: Path, name: str, verdicts: Sequence[Verdict]) -> None:
+    """scores/{name}.jsonl, a row an item, in order."""
+    (folder / "scores").mkdir(parents=True, exist_ok=True)
+    write_text(folder / "scores" / f"{name}.jsonl", "".join(json_line(verdict_row(verdict)) for verdict in verdicts))
+
+
+def show_evaluations(evaluations: Mapping[str, Evaluation], terminal: Terminal) -> None:
+    """Every set in a line, and why items were not scored."""
+    first = next(iter(evaluations.values()))
+    terminal.heading(f"Judged by {first.judge}, protocol {first.protocol}")
+    rows = []
+    for name, one in evaluations.items():
+        mean = "-" if one.mean is None else f"{one.mean:.1f}"
+        interval = "" if one.low is None else f"[{one.low:.1f}, {one.high:.1f}]"
+        bounds = f"{one.mean_if_worst:.1f} to {one.mean_if_best:.1f}"
+        rows.append([name, f"{one.num_scored} + {one.num_unscored} = {one.num_items}", mean, interval, bounds])
+    columns = ["", "scored + unscored", "mean", f"{first.confidence:.0%} interval", "were the unscored 0 to 100"]
+    terminal.table(columns, rows)
+    for name, one in evaluations.items():
+        for criterion, value in one.criteria.items():
+            terminal.say(f"  {name} {criterion}: {value:.1f}")
+        for reason, count in one.unscored.items():
+            terminal.say(f"  {name}: {count} unscored: {reason}", style="yellow")
+
+
+def _answer_sets(answers: Path, protocol: str, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
+    """What is to be judged: one set, the two of a run folder, or under `pairwise` one set of pairs."""
+    if against is not None and protocol != "pairwise":
+        raise ConfigError("--against is for --protocol pairwise; each set of answers is scored on its own elsewhere")
+    if answers.is_dir():
+        if against is not None:
+            raise ConfigError(f"{answers}: a run folder brings its own base answers; leave --against out")
+        files = [answers / "answers" / f"{name}.jsonl" for name in ("base", "tuned")]
+        if missing := [file for file in files if not file.is_file()]:
+            raise ConfigError(f"{answers}: is no run folder with answers: there is no {missing[0]}")
+        base, tuned = (read_answers(file, answer_key) for file in files)
+        return [_pairs(tuned, base)] if protocol == "pairwise" else [base, tuned]
+    judged = read_answers(answers, answer_key)
+    if protocol != "pairwise":
+        return [judged]
+    if against is None:
+        raise ConfigError(
+            "a pairwise judge compares two sets: give a run folder, or --against FILE with the other answers"
+        )
+    return [_pairs(judged, read_answers(against, answer_key))]
+
+
+def _pairs(answers: AnswerSet, rivals: AnswerSet) -> AnswerSet:
+    pairs: list[Item] = paired(answers.items, rivals.items)
+    return AnswerSet(f"{answers.name}-against-{rivals.name}", tuple(pairs))
+
+
+def _output_folder(answers: Path, output: Path | None) -> Path:
+    run = answers if answers.is_dir() else answers.parent.parent
+    folder = output if output is not None else run if (run / "answers").is_dir() else None
+    if folder is None:
+        raise ConfigError("--output DIR is needed: these answers belong to no run folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    return folder
+
+
+def _as_dicts(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    return {name: asdict(evaluation) for name, evaluation in evaluations.items()}
+
+
+def _load_judge_model(folder: str, config: Config, terminal: Terminal) -> tuple[str, AnswerAll]:
+    """The fingerprint of a model folder, and generation with it under its own template."""
+    from tuneful.answers import with_own_template
+    from tuneful.data.encode import TextEncoder
+    from tuneful.data.prepare import make_encoder
+    from tuneful.data.template import find_template
+    from tuneful.infer.generate import answer
+    from tuneful.model.builtin import cache_root
+    from tuneful.model.load import fingerprint, load_model
+    from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
+
+    own = with_own_template(model_config(config, folder))
+    device = choose_device(own.model.device)
+    pretrained = load_model(folder, terminal.say)
+    cast_parameters(pretrained.model, choose_dtype(own.model.dtype, device, cache_root()))
+    encoder = make_encoder(TextEncoder(pretrained.tokenizer, find_template(own.template.name)), own.data)
+    model = pretrained.model.to(device)
+
+    def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:
+        return answer(model, encoder, conversations, own.generate, seed=config.judge.seed or 0)
+
+    return fingerprint(pretrained.folder), answer_all

@@ -1,0 +1,158 @@
+"""Judges inside this process: a GGUF file in llama.cpp, or a model folder in transformers; and the door to every judge.
+
+`gguf:FILE` runs llama.cpp's own server (package xllamacpp) on a loopback port that only this process has the key to, and
+speaks to it as to any other: one way of asking, tested once. `model:FOLDER` answers through our own generation, in
+batches; nothing holds its replies to a form, so it is asked for plain text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuneful.config import Config, JudgeConfig, TemplateConfig
+from tuneful.errors import ConfigError, JudgeError
+from tuneful.judge.client import Hear, HttpJudge, Judge, NoReply, Question, Reply, open_http_judge, openai_judge
+from tuneful.types import Answer, Conversation, Turn
+
+AnswerAll = Callable[[Sequence[Conversation]], list[Answer]]
+"""Generation with one loaded model, greedy unless the configuration says otherwise."""
+
+_KINDS = "`ollama/NAME`, `openai/MODEL`, `gguf:FILE` or `model:FOLDER`"
+_MAX_SLOTS = 16
+_BATCH = 16
+
+
+def resolve_settings(settings: JudgeConfig) -> JudgeConfig:
+    """`settings` with `judge.reply_format` settled; ConfigError where the judge is none, or cannot be held to a form."""
+    name = settings.model or ""
+    kind = next((kind for kind in ("ollama/", "openai/", "gguf:", "model:") if name.startswith(kind)), None)
+    if kind is None or name == kind:
+        raise ConfigError(f"judge.model: {name!r} names no judge; expected {_KINDS}")
+    if settings.reply_format != "auto":
+        if kind == "model:" and settings.reply_format == "json_schema":
+            raise ConfigError(
+                f"judge.reply_format: {name} cannot be held to a schema; leave it at auto, or take gguf:FILE"
+            )
+        return settings
+    return settings.model_copy(update={"reply_format": "text" if kind == "model:" else "json_schema"})
+
+
+def open_judge(settings: JudgeConfig, load: Callable[[str], tuple[str, AnswerAll]]) -> Judge:
+    """The judge that `judge.model` names, ready to be asked; `settings` are resolved.
+
+    `load` loads a model folder: its fingerprint, and a function that answers conversations. Raises ConfigError or
+    ModelError for a judge that cannot be, JudgeError for one that cannot be reached.
+    """
+    name = settings.model
+    assert name is not None
+    if name.startswith("gguf:"):
+        return _gguf_judge(name, Path(name.removeprefix("gguf:")), settings)
+    if name.startswith("model:"):
+        fingerprint, answer_all = load(name.removeprefix("model:"))
+        return ModelJudge(name, {"wire": "model", "sha256": fingerprint}, answer_all)
+    return open_http_judge(name, settings)
+
+
+def model_config(config: Config, folder: str) -> Config:
+    """`config` for generation with a judge's model: its folder, temperature and limit of tokens, and no template of ours."""
+    generate = config.generate.model_copy(
+        update={"max_new_tokens": config.judge.max_tokens, "temperature": config.judge.temperature or 0.0}
+    )
+    model = config.model.model_copy(update={"name_or_path": folder})
+    return config.model_copy(update={"generate": generate, "model": model, "template": TemplateConfig()})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelJudge:
+    """A transformers model in this process, asked a batch at a time."""
+
+    name: str
+    identity: Mapping[str, Any]
+    answer_all: AnswerAll
+
+    def ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
+        """Ask everything, in order; a reply that ran into the limit of tokens is none."""
+        for start in range(0, len(questions), _BATCH):
+            batch = questions[start : start + _BATCH]
+            asked = [
+                # The response stands for the one that is asked for: a prompt is rendered without it.
+                Conversation(question.system, (Turn(question.user, "", "?"),), f"question {start + index + 1}")
+                for index, question in enumerate(batch)
+            ]
+            for index, answer in enumerate(self.answer_all(asked)):
+                whole = answer.ended_by == "stop"
+                hear(start + index, Reply(answer.text) if whole else NoReply("the reply was cut at judge.max_tokens"))
+
+
+@dataclass(frozen=True, slots=True)
+class GgufJudge:
+    """A GGUF file in llama.cpp, whose `server` lives as long as this does."""
+
+    client: HttpJudge
+    server: Any = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        return self.client.name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The checksum of the file."""
+        return self.client.identity
+
+    def ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
+        """Ask everything; `hear` is told of each outcome as it comes."""
+        self.client.ask_all(questions, hear)
+
+
+def _gguf_judge(name: str, file: Path, settings: JudgeConfig) -> GgufJudge:
+    if not file.is_file():
+        raise ConfigError(f"judge.model: {name}: no such file")
+    key = secrets.token_hex(16)
+    server = start_llama_server(
+        file, num_ctx=settings.num_ctx, num_slots=min(settings.concurrency, _MAX_SLOTS), key=key
+    )
+    identity = {"wire": "gguf", "sha256": _sha256(file)}
+    base_url = f"{server.listening_address}/v1"
+    return GgufJudge(openai_judge(name, base_url, identity, settings, model=file.stem, key=key), server)
+
+
+def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) -> Any:
+    """llama.cpp's server with the model `file`, listening on loopback until it is let go.
+
+    `num_ctx` tokens for each of `num_slots` questions at once. Raises ConfigError without xllamacpp, JudgeError where
+    llama.cpp cannot load the file.
+    """
+    try:
+        import xllamacpp
+    except ImportError:
+        raise ConfigError(
+            "judge.model: gguf:FILE needs llama.cpp: pip install 'tuneful[judge]', or give ollama/NAME"
+        ) from None
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_ctx, params.n_parallel = num_ctx * num_slots, num_slots
+    params.api_keys = [key]
+    params.verbosity = 0
+    params.ui = False
+    logging.getLogger("xllamacpp").setLevel(logging.ERROR)
+    try:
+        return xllamacpp.Server(params)
+    except Exception as error:  # whatever C++ throws arrives as the type that Cython chose
+        raise JudgeError(f"llama.cpp cannot load {file}: {json.dumps(str(error))[:200]}") from None
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while piece := content.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
