@@ -6,7 +6,8 @@ OUTPUT/judge/replies.jsonl   what the judge said: nothing is asked twice
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,19 @@ def evaluate(
     config = config.model_copy(update={"judge": settings})
     folder = _output_folder(answers, output)
     judge = open_judge(settings, lambda name: _load_judge_model(name, config, terminal))
-    with ReplyCache.open(folder / REPLIES) as cache:
+    with open_cache(folder) as cache:
         return judge_sets(sets, judge, config, cache, folder, terminal)
+
+
+@contextmanager
+def open_cache(folder: Path) -> Iterator[ReplyCache]:
+    """The replies kept in the output folder; ConfigError where it cannot be written, or somebody else is at it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    with ReplyCache.open(folder / REPLIES) as cache:
+        yield cache
 
 
 def judge_sets(
@@ -126,10 +138,6 @@ def _output_folder(answers: Path, output: Path | None) -> Path:
     folder = output if output is not None else run if (run / "answers").is_dir() else None
     if folder is None:
         raise ConfigError("--output DIR is needed: these answers belong to no run folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from None
     return folder
 
 
