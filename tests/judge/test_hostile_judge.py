@@ -16,7 +16,6 @@ def test_no_item_is_lost_and_no_score_is_wrong(wire, form, monkeypatch):
     assert done.num_scored + done.num_unscored == done.num_items == 150
     assert done.num_scored > 10
     assert ledger.num_elsewhere == 0
-    assert max(ledger.held_seconds) < 1.0 + hostile_judge.SLACK_SECONDS
 
 
 def test_the_oracle_notices_a_client_that_takes_a_cut_stream_for_a_reply(monkeypatch):
