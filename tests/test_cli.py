@@ -125,6 +125,8 @@ def test_the_run_folder_is_the_one_of_the_design(finished: Run) -> None:
         "answers/base-references.jsonl",
         "answers/tuned.jsonl",
         "answers/tuned-references.jsonl",
+        "general/base.jsonl",
+        "general/tuned.jsonl",
         "comparison.json",
         "report.html",
     }
@@ -204,8 +206,8 @@ def test_the_environment_names_the_model_by_its_hash_and_the_time_of_every_phase
     environment = finished.document("environment.json")
     assert len(environment["model"]["sha256"]) == 64
     assert environment["finished"] >= environment["started"]
-    phases = {"proof", "answers_base", "references_base", "training", "answers_tuned", "references_tuned", "saving"}
-    assert set(environment["phase_seconds"]) == phases
+    both = {f"{name}_{side}" for name in ("answers", "references", "general") for side in ("base", "tuned")}
+    assert set(environment["phase_seconds"]) == {"proof", "training", "saving", *both}
 
 
 def test_what_a_run_says_in_a_pipe_has_no_control_codes_and_no_broken_paths(finished: Run) -> None:

@@ -44,11 +44,11 @@ def run(
             job.train()
             job.save()
             return job.finish()
-        base = job.answer_test_set("base")
+        base, general_base = job.answer_test_set("base"), job.measure_general("base")
         job.train()
         job.save()
-        tuned = job.answer_test_set("tuned")
-        return job.finish(job.compare(base, tuned))
+        tuned, general_tuned = job.answer_test_set("tuned"), job.measure_general("tuned")
+        return job.finish(job.compare(base, tuned, general_base, general_tuned))
 
 
 def train(

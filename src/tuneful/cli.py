@@ -1,6 +1,6 @@
 """The command line: one thin function a verb; everything heavy is imported inside them, so `--help` answers at once.
 
-Exit codes: 0 done, 1 failed, 2 the request or its input is wrong, 130/143 interrupted after saving.
+Exit codes: 0 done, 1 failed, 2 the request or its input is wrong, 3 a gate was not met, 130/143 interrupted after saving.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -17,6 +18,7 @@ import typer
 
 import tuneful
 from tuneful.commands.arguments import data_and_settings
+from tuneful.commands.compare import compare
 from tuneful.commands.evaluate import evaluate
 from tuneful.errors import ConfigError, InputError, TunefulError
 
@@ -62,6 +64,7 @@ AllowChanged = Annotated[
         metavar="KEY", help="a setting, or `data` or `model`, that may differ from what a resumed run began with"
     ),
 ]
+Gate = Annotated[str | None, typer.Option(help='exit with 3 unless these hold, such as "rouge_l>=0, forgetting<=0.05"')]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
@@ -85,10 +88,15 @@ def run(
     config: ConfigFile = None,
     resume: Resume = False,
     allow_changed: AllowChanged = None,
+    gate: Gate = None,
+    general: Annotated[
+        str | None, typer.Option(help="text on which forgetting is measured: a file, `builtin` or `none`")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """The whole job: check, split, answer, train, answer again, compare, report."""
+    arguments = _with_settings(arguments, {"report.gate": gate, "report.general": general})
     request = _request(arguments, model, output, config, resume, default="starter")
     _work("run", *request, allow_changed, as_json, quiet)
 
@@ -165,6 +173,7 @@ def show(
 
 
 app.command()(evaluate)
+app.command()(compare)
 
 
 @app.command()
@@ -256,6 +265,10 @@ def _work(
         raise typer.Exit(getattr(interrupted, "exit_code", 130)) from None
     if as_json:
         to_stdout(json.dumps(_as_document(result), indent=1))
+    if result.gate:
+        from tuneful.judge.gate import refuse_unmet
+
+        refuse_unmet(result.gate)
 
 
 def _as_document(result: JobResult) -> dict[str, Any]:
@@ -272,8 +285,13 @@ def _load(file: Path | None, overrides: list[str] | None, model: str | None) -> 
 
 
 def _with_model(overrides: list[str] | None, model: str | None) -> list[str]:
-    named = [f"model.name_or_path={json.dumps(model)}"] if model is not None else []
-    return [*(overrides or []), *named]
+    return _with_settings(overrides, {"model.name_or_path": model})
+
+
+def _with_settings(overrides: list[str] | None, named: Mapping[str, str | None]) -> list[str]:
+    """`overrides`, and the settings that options of their own name, where they were given."""
+    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    return [*(overrides or []), *given]
 
 
 def _request(

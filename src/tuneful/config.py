@@ -289,7 +289,17 @@ class ReportConfig(Section):
     """How base and tuned answers are compared."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1, description="confidence level of the intervals")
-    num_resamples: int = Field(10_000, ge=100, description="resamples of the paired bootstrap")
+    num_resamples: int = Field(10_000, ge=100, description="resamples of the paired bootstrap, and draws of the test")
+    gate: str = Field(
+        "",
+        description="conditions that the comparison has to meet, else the exit code is 3: `rouge_l>=0, forgetting<=0.05` "
+        "(differences tuned - base; `.low`, `.high`, `.base` and `.tuned` name other figures)",
+    )
+    general: str = Field(
+        "builtin",
+        description="text on which forgetting is measured: `builtin` (sixty passages of general English), a text file, JSONL "
+        "whose rows hold `text`, or `none`",
+    )
 
 
 class Config(Section):

@@ -9,7 +9,8 @@
     ├── CheckpointError             a checkpoint cannot be written, or none of them is whole
     ├── OutOfMemoryError            a micro-batch does not fit the memory
     ├── JudgeError                  a judge that cannot be reached, or that scored nothing
-    └── ExportError                 what was written is not what was trained
+    ├── ExportError                 what was written is not what was trained
+    └── GateError                   exit code 3: the work is done, and its figures are not what was asked for
 
 A message says what is wrong, where (`file:line`, key, tensor) and how to mend it, in one or two sentences. The command
 line prints it without a traceback. Broken promises of our own code are `assert`s, not errors of this tree.
@@ -67,3 +68,9 @@ class OutOfMemoryError(TunefulError):
             f"out of memory at a micro-batch of {self.shape} ({source}). Lower data.max_length, take a smaller model, or "
             "give model.dtype=bfloat16"
         )
+
+
+class GateError(TunefulError):
+    """The comparison does not meet the conditions of the gate; everything was written before this was raised."""
+
+    exit_code = 3

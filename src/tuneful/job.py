@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from tuneful.answers import write_own_template
+from tuneful.comparing import apply_gate, comparison_document, show_comparison
 from tuneful.config import Config
 from tuneful.console import Advance, Terminal
 from tuneful.data.chat_template import load_template
@@ -32,7 +33,19 @@ from tuneful.environment import describe_machine
 from tuneful.errors import ConfigError, InputError
 from tuneful.infer.generate import answer
 from tuneful.interruption import Interrupted, Signals
-from tuneful.judge.compare import Comparison, as_dict, compare, items_as_dicts, summary_sentence
+from tuneful.judge.answered import kind_of
+from tuneful.judge.compare import Comparison, compare
+from tuneful.judge.forgetting import (
+    GeneralScore,
+    compare_forgetting,
+    covers,
+    read_general,
+    score_of_row,
+    score_passages,
+    score_samples,
+    write_samples,
+)
+from tuneful.judge.gate import Outcome, parse_gate, refuse_unmeasurable
 from tuneful.judge.metrics import AnswerScores, score_answer
 from tuneful.model.builtin import cache_root
 from tuneful.model.export import Card, save_model, verify_export
@@ -65,12 +78,16 @@ FREE_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Where the run is, its report, its trained model, and the comparison where there was a test set to compare on."""
+    """Where the run is, its report, its trained model, and the comparison where there was a test set to compare on.
+
+    `gate` says what became of each condition of `report.gate`; `judge.gate.refuse_unmet` raises where one is not met.
+    """
 
     path: Path
     report: Path
     model: Path
     comparison: Comparison | None
+    gate: tuple[Outcome, ...] = ()
 
 
 class Job:
@@ -94,6 +111,10 @@ class Job:
         self.config, self.terminal, self.signals = config, terminal, signals or Signals()
         self.phase_seconds: dict[str, float] = {}
         keep_freed_memory()
+        self.conditions = parse_gate(config.report.gate)
+        self.outcomes: list[Outcome] = []
+        self.general_texts = read_general(config.report.general)
+        refuse_unmeasurable(self.conditions, has_general=bool(self.general_texts))
         file = read_data(data, config.data)
         self.device = choose_device(config.model.device)
         self.run = RunDir(output or new_run_path(data, datetime.now()))
@@ -111,6 +132,8 @@ class Job:
                 raise ConfigError(
                     "`train.early_stopping_patience` needs validation records: raise data.validation_share"
                 )
+            if self.conditions and verb == "run" and not len(self.dataset.test):
+                raise ConfigError("`report.gate` needs test records: raise data.test_share")
             self._begin_or_go_on(data, verb, allow_changed)
             self.run.write_config(self.config)
             self._write_data()
@@ -269,33 +292,50 @@ class Job:
             self.signals.check()
         cast_parameters(self.model, self.dtype)
 
-    def compare(self, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> Comparison:
-        """Base against tuned on the test set, written as comparison.json and shown as a table."""
+    def measure_general(self, name: str) -> list[GeneralScore]:
+        """What general text, and samples of the base model's own, cost the model; written as general/{name}.jsonl."""
+        texts, text = self.general_texts, self.encoder.text
+        samples = self._general_scores("base", sampled=True) if name == "tuned" else None
+        found = self._general_scores(name)
+        if not texts or covers(found, texts, samples):
+            return found
+        with self._phase(f"general_{name}"):
+            scores = score_passages(self.model, text, texts, self.layout)
+            if samples is None:
+                scores += write_samples(self.model, text, texts, self.layout, seed=self.config.train.seed)
+            else:
+                scores += score_samples(self.model, text, samples, self.layout)
+        self.run.write_rows(f"general/{name}.jsonl", (score.row() for score in scores))
+        return scores
+
+    def compare(
+        self,
+        base: Sequence[AnswerScores],
+        tuned: Sequence[AnswerScores],
+        general_base: Sequence[GeneralScore] = (),
+        general_tuned: Sequence[GeneralScore] = (),
+    ) -> Comparison:
+        """Base against tuned on the test set and on general text, written as comparison.json and shown as tables."""
         report, test = self.config.report, self.dataset.test
-        result = compare(
-            base, tuned, confidence=report.confidence, num_resamples=report.num_resamples, seed=self.config.train.seed
+        statistics: dict[str, Any] = {
+            "confidence": report.confidence,
+            "num_resamples": report.num_resamples,
+            "seed": self.config.train.seed,
+        }
+        kinds = [kind_of(record.raw) for record in test.records]
+        forgetting = compare_forgetting(general_base, general_tuned, **statistics)
+        result = compare(base, tuned, kinds=kinds, forgetting=forgetting, **statistics)
+        document = comparison_document(
+            result,
+            sources=[record.source for record in test.records],
+            references=[conversation.answered_turns[-1].response for conversation in test.conversations],
+            kinds=kinds,
+            base=base,
+            tuned=tuned,
         )
-        items = items_as_dicts([record.source for record in test.records], base, tuned)
-        for item, conversation in zip(items, test.conversations, strict=True):
-            item["reference"] = conversation.answered_turns[-1].response
-        sentence = summary_sentence(result)
-        self.run.write_json("comparison.json", {**as_dict(result), "sentence": sentence, "items": items})
-        self.terminal.heading(f"Base against tuned, {result.num_items} test records")
-        self.terminal.table(
-            ["", "base", "tuned", f"difference, {result.confidence:.0%} interval", ""],
-            [
-                [
-                    metric.label,
-                    f"{metric.base:.3f}",
-                    f"{metric.tuned:.3f}",
-                    f"{metric.difference:+.3f}  [{metric.low:+.3f}, {metric.high:+.3f}]",
-                    metric.verdict,
-                ]
-                for metric in result.metrics
-            ],
-        )
-        self.terminal.say()
-        self.terminal.say(sentence, style="bold")
+        show_comparison(result, document["sentence"], self.terminal, ("base", "tuned"))
+        self.outcomes = apply_gate(self.conditions, result, document, self.terminal)
+        self.run.write_json("comparison.json", document)
         return result
 
     def finish(self, comparison: Comparison | None = None) -> JobResult:
@@ -305,7 +345,7 @@ class Job:
         self.run.write_record({**(self.run.record or {}), "finished": finished})
         self.terminal.heading("Written")
         self.terminal.facts({"report": str(report), "model": str(self.run.model), "run": str(self.run.path)})
-        return JobResult(self.run.path, report, self.run.model, comparison)
+        return JobResult(self.run.path, report, self.run.model, comparison, tuple(self.outcomes))
 
     def interrupted(self) -> None:
         """Report what there is of a run that was interrupted, and say how to go on with it."""
@@ -344,13 +384,13 @@ class Job:
         for one in changed:
             self.terminal.say(f"  changed: {one.key} was {one.before}, is {one.now}", style="yellow")
         if any(not one.key.startswith("train.") for one in changed):
-            self.run.forget("answers/base.jsonl", "answers/base-references.jsonl")
+            self.run.forget("answers/base.jsonl", "answers/base-references.jsonl", "general/base.jsonl")
 
     def _training(self) -> dict[str, Any]:
         """What a training is made of, key to value: two runs that agree in all of it end in the same weights and answers."""
         settings = {
             f"{name}.{key}": value
-            for name, section in self.config.model_dump().items()
+            for name, section in self.config.model_dump(mode="json").items()  # as run.json gives it back
             for key, value in section.items()
             if name not in FREE_SECTIONS and f"{name}.{key}" not in FREE_KEYS
         }
@@ -457,6 +497,11 @@ class Job:
         source = next(subset for subset in (self.dataset.validation, self.dataset.train) if len(subset))
         with self.signals.waiting(False):
             return answer(self.model, self.encoder, source.conversations[:1], self.config.generate, seed=step)[0]
+
+    def _general_scores(self, name: str, *, sampled: bool = False) -> list[GeneralScore]:
+        """What general/{name}.jsonl holds; nothing where it was not written yet."""
+        scores = [score_of_row(row) for row in self.run.read_rows(f"general/{name}.jsonl") or ()]
+        return [score for score in scores if score.kind == "sample"] if sampled else scores
 
     def _references(self) -> list[Example]:
         """The test records with loss on their last responses, whatever training weighs; each fits, or it was refused."""

@@ -30,6 +30,8 @@ from tuneful.infer.generate import answer
 from tuneful.job import set_dropout
 from tuneful.judge.client import OllamaWire, Question, _NoReplyError, _wait_seconds, open_http_judge
 from tuneful.judge.compare import compare
+from tuneful.judge.forgetting import read_general
+from tuneful.judge.gate import check_gate, parse_gate
 from tuneful.judge.local import resolve_settings
 from tuneful.judge.metrics import AnswerScores, score_answer
 from tuneful.judge.questions import load_prompt
@@ -146,6 +148,9 @@ class Laboratory:
             [scores(text) for text in texts] for texts in (("a b", "a", "c d", "x"), ("a b", "a c", "c d e", "y"))
         )
         return compare(base, tuned, confidence=config.confidence, num_resamples=config.num_resamples, seed=0)
+
+    def gate(self, gate: str) -> Any:
+        return check_gate(parse_gate(self.config(f"report.gate={json.dumps(gate)}").report.gate), self.interval())
 
 
 Experiment = Callable[[Laboratory], tuple[Any, Any]]
@@ -342,6 +347,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "judge.keep_alive": asking("judge.keep_alive=1h"),
     "report.confidence": lambda lab: (lab.interval(), lab.interval("report.confidence=0.6")),
     "report.num_resamples": lambda lab: (lab.interval(), lab.interval("report.num_resamples=100")),
+    "report.gate": lambda lab: (lab.gate(""), lab.gate("rouge_l>=0")),
+    "report.general": lambda lab: tuple(
+        read_general(lab.config(f"report.general={general}").report.general) for general in ("builtin", "none")
+    ),
 }
 
 
