@@ -17,7 +17,9 @@ from tuneful.console import Terminal
 from tuneful.errors import TunefulError
 from tuneful.interruption import Interrupted, receiving_signals
 from tuneful.job import Job, JobResult
+from tuneful.model.precision import choose_device
 from tuneful.report.build import build_report
+from tuneful.train.distributed import joined_world
 
 __all__ = ["report", "run", "train"]
 
@@ -83,9 +85,10 @@ def _job(
     allow_changed: Sequence[str],
 ) -> Iterator[Job]:
     """A job that hears signals, lets go of its folder at the end, and says what a full disk means."""
-    terminal = terminal or Terminal(quiet=True)
-    with receiving_signals() as signals:
-        job = Job(data, config or Config(), output, terminal, signals, verb=verb, allow_changed=allow_changed)
+    config = config or Config()
+    with receiving_signals() as signals, joined_world(choose_device(config.model.device)) as world:
+        terminal = terminal if terminal and world.is_main else Terminal(quiet=True)
+        job = Job(data, config, output, terminal, signals, world, verb=verb, allow_changed=allow_changed)
         try:
             yield job
         except Interrupted:

@@ -206,6 +206,11 @@ class TrainConfig(Section):
     micro_batch_tokens: int | None = Field(
         None, ge=1, description="most trie nodes computed at once; by default chosen from the device. Changes no result"
     )
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="under torchrun, what each rank holds: the whole model (`ddp`), or a slice of every tensor (`fsdp`); "
+        "`auto` goes by memory. Changes no result",
+    )
     layout: Literal["trie", "unshared", "padded"] = Field(
         "trie",
         description="how a micro-batch is laid out: shared prefixes computed once, each record a branch of its own, or the "

@@ -24,22 +24,23 @@ class Signals:
     """What has been received, and whether it may wait."""
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self.received: int | None = None
+        """The number of the last signal."""
         self._may_wait = False
         self.insisted = False
         """Whether a second one came: then there is no time left to save anything."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler: raises Interrupted, unless this is the first signal and it may wait."""
-        self.insisted = self._received is not None
-        self._received = number
+        self.insisted = self.received is not None
+        self.received = number
         if self.insisted or not self._may_wait:
             raise Interrupted(number)
 
     def check(self) -> None:
         """Raise Interrupted where a signal was received."""
-        if self._received is not None:
-            raise Interrupted(self._received)
+        if self.received is not None:
+            raise Interrupted(self.received)
 
     @contextmanager
     def waiting(self, may_wait: bool = True) -> Iterator[None]:

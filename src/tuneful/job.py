@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from tuneful.answers import write_own_template
 from tuneful.comparing import apply_gate, comparison_document, show_comparison
@@ -54,8 +55,20 @@ from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.report.build import build_report
 from tuneful.rundir import Difference, RunDir, answer_row, differences, new_run_path
-from tuneful.train.checkpoint import newest_checkpoint, refuse_non_finite, save_checkpoint, set_aside
-from tuneful.train.loop import Evaluation, Event, Layout, Notice, State, Step, choose_layout, finetune, record_nll
+from tuneful.train.checkpoint import hand_over, newest_checkpoint, refuse_non_finite, save_checkpoint, set_aside
+from tuneful.train.distributed import ALONE, World, choose_strategy, on_main_first, put_whole, shard, whole
+from tuneful.train.loop import (
+    Evaluation,
+    Event,
+    Layout,
+    Notice,
+    State,
+    Step,
+    choose_layout,
+    finetune,
+    go_on,
+    record_nll,
+)
 from tuneful.train.loss import set_dropout
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Example
@@ -104,11 +117,12 @@ class Job:
         output: Path | None,
         terminal: Terminal,
         signals: Signals | None = None,
+        world: World = ALONE,
         *,
         verb: str = "run",
         allow_changed: Sequence[str] = (),
     ) -> None:
-        self.config, self.terminal, self.signals = config, terminal, signals or Signals()
+        self.config, self.terminal, self.signals, self.world = config, terminal, signals or Signals(), world
         self.phase_seconds: dict[str, float] = {}
         keep_freed_memory()
         self.conditions = parse_gate(config.report.gate)
@@ -116,10 +130,10 @@ class Job:
         self.general_texts = read_general(config.report.general)
         refuse_unmeasurable(self.conditions, has_general=bool(self.general_texts))
         file = read_data(data, config.data)
-        self.device = choose_device(config.model.device)
-        self.run = RunDir(output or new_run_path(data, datetime.now()))
+        self.device = world.own_device(choose_device(config.model.device))
+        self.run = self._open_run(output or new_run_path(data, datetime.now()))
         try:
-            self.pretrained = load_model(config.model.name_or_path, terminal.say)
+            self.pretrained = on_main_first(world, lambda: load_model(config.model.name_or_path, terminal.say))
             self.model = self.pretrained.model.to(self.device)
             if config.model.dropout is not None:
                 set_dropout(self.model, config.model.dropout)
@@ -177,10 +191,11 @@ class Job:
         """Choose and prove the layout, or take those the run was begun with; then hand the weights to the optimizer."""
         record = dict(self.run.record or {})
         if "choices" not in record:
-            record["choices"] = self._choices()
+            record["choices"] = self.world.agreed(self._choices() if self.world.is_main else None)
             self.run.write_record(record)
         choices = record["choices"]
         self.layout, self.dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
+        strategy = self._choose_strategy()
         self.terminal.heading("Model")
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.terminal.facts(
@@ -189,6 +204,7 @@ class Job:
                 "products": f"{choices['dtype']} on {self.device}; master weights float32",
                 "layout": self.layout.name + (f": {self.layout.reason}" if self.layout.reason else ""),
             }
+            | ({"ranks": f"{self.world.size}, {strategy}"} if self.world.size > 1 else {})
         )
         if choices["num_threads"] != torch.get_num_threads():
             self.terminal.say(
@@ -196,29 +212,33 @@ class Job:
                 "but not bit for bit",
                 style="yellow",
             )
-        self.optimizer = AdamW(self.model, self.config.train, self.dtype)
+        if self.world.sharded:
+            shard(self.model, self.dtype)
+        self.optimizer = AdamW(self.model, self.config.train, self.dtype, self.world)
         self._write_environment()
 
     def answer_test_set(self, name: str) -> list[AnswerScores]:
         """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
         test, references = self.dataset.test, self._references()
-        rows = self.run.read_rows(f"answers/{name}.jsonl")
+        rows = self.world.agreed(self.run.read_rows(f"answers/{name}.jsonl"))
         if rows is None:
+            own = self._own_answers()
             with (
                 self._phase(f"answers_{name}"),
-                self.terminal.progress(f"{name} answers", len(test), "answers") as advance,
+                self.terminal.progress(f"{name} answers", len(own), "answers") as advance,
             ):
                 answers = answer(
                     self.model,
                     self.encoder,
-                    test.conversations,
+                    [test.conversations[index] for index in own],
                     self.config.generate,
                     seed=self.config.train.seed,
                     advance=advance,
                 )
-            self.run.write_answers(name, answers)
-            rows = [answer_row(given) for given in answers]
-        losses = self.run.read_rows(f"answers/{name}-references.jsonl")
+            given = zip(own, map(answer_row, answers), strict=True)
+            rows = [row for _, row in sorted(dict(self.world.gather(list(given))).items())]
+            self.run.write_rows(f"answers/{name}.jsonl", rows)
+        losses = self.world.agreed(self.run.read_rows(f"answers/{name}-references.jsonl"))
         if losses is None:
             with self._phase(f"references_{name}"):
                 nll = record_nll(self.model, references, self.layout)
@@ -244,7 +264,7 @@ class Job:
         On a signal a checkpoint is written, unless a second one comes, and Interrupted raised.
         """
         self.terminal.heading("Training")
-        if self.run.has_model:
+        if self.world.agreed(self.run.has_model):
             self.terminal.say("trained and saved already")
             return
         train, config = self.dataset.train, self.config.train
@@ -260,7 +280,8 @@ class Job:
             self.layout,
             self._sample,
             state=state,
-            between=self.signals.check,
+            between=self.signals.check if self.world.size == 1 else go_on,
+            world=self.world,
         )
         with self._phase("training"), self._training_progress(state.step, total) as show, self.signals.waiting():
             try:
@@ -270,7 +291,7 @@ class Job:
                     if isinstance(event, Step) and self._save_is_due(state.step - saved_step, saved_at):
                         self._save_checkpoint(state)
                         saved_step, saved_at = state.step, time.monotonic()
-                    self.signals.check()
+                    self._check_signals()
             except Interrupted:
                 if state.step > saved_step and not self.signals.insisted:
                     self.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
@@ -284,13 +305,16 @@ class Job:
         The optimizer is done after this; the model goes on in the precision that it was trained in.
         """
         self.optimizer.masters_to_model()
-        if self.run.has_model:
-            self.model.load_state_dict(load_model(str(self.run.model)).model.state_dict())
+        if self.world.agreed(self.run.has_model):
+            put_whole(self.model, load_model(str(self.run.model)).model.state_dict())
         else:
             with self._phase("saving"), self.signals.waiting():
-                self._save_model()
-            self.signals.check()
-        cast_parameters(self.model, self.dtype)
+                model = self._whole_model()
+                if self.world.is_main:
+                    self._save_model(model)
+            self._check_signals()
+        if not self.world.sharded:
+            cast_parameters(self.model, self.dtype)
 
     def measure_general(self, name: str) -> list[GeneralScore]:
         """What general text, and samples of the base model's own, cost the model; written as general/{name}.jsonl."""
@@ -341,7 +365,7 @@ class Job:
     def finish(self, comparison: Comparison | None = None) -> JobResult:
         """Write what is left to write, build the report, and say where everything is."""
         finished = self._write_environment(finished=True)
-        report = build_report(self.run.path)
+        report = Path(self.world.agreed(str(build_report(self.run.path)) if self.world.is_main else None))
         self.run.write_record({**(self.run.record or {}), "finished": finished})
         self.terminal.heading("Written")
         self.terminal.facts({"report": str(report), "model": str(self.run.model), "run": str(self.run.path)})
@@ -352,9 +376,47 @@ class Job:
         record = self.run.record or {}
         if "choices" in record:
             self._write_environment()
-            build_report(self.run.path)
+            if self.world.is_main:
+                build_report(self.run.path)
         verb = record["verb"]
         self.terminal.say(f"interrupted; go on with: tuneful {verb} --resume {self.run.path}", style="yellow")
+
+    def _open_run(self, path: Path) -> RunDir:
+        """The run folder, which the main rank holds and the others follow."""
+        run = RunDir(path) if self.world.is_main else None
+        found = self.world.agreed([str(path), run.record] if run else None)
+        return run or RunDir.following(Path(found[0]), found[1])
+
+    def _choose_strategy(self) -> str:
+        """`ddp` or `fsdp`, where there are several ranks; from here on `world` knows whether the model is sharded."""
+        if self.world.size == 1:
+            return "ddp"
+        strategy = self.world.agreed(choose_strategy(self.model, self.config.train.strategy))
+        self.world = replace(self.world, sharded=strategy == "fsdp")
+        return str(strategy)
+
+    def _own_answers(self) -> list[int]:
+        """Which test records this rank answers: its share; all of them where every rank has to compute all the same, or
+        where random numbers go by the place in the whole set."""
+        everything = range(len(self.dataset.test))
+        shared = self.world.sharded or self.config.generate.temperature > 0
+        return list(everything if shared else everything[self.world.rank :: self.world.size])
+
+    def _check_signals(self) -> None:
+        """Raise Interrupted where a signal was received, by any rank."""
+        if self.world.size == 1:
+            self.signals.check()
+        elif number := max(self.world.gather([self.signals.received or 0])):
+            raise Interrupted(number)
+
+    def _whole_model(self) -> PreTrainedModel:
+        """The model to save: this one, or one of its own that the slices of all ranks are gathered into."""
+        if not self.world.sharded:
+            return self.model
+        weights = {name: whole(parameter.detach()).cpu() for name, parameter in self.model.named_parameters()}
+        gathered = load_model(self.config.model.name_or_path).model
+        put_whole(gathered, weights)
+        return gathered
 
     def _begin_or_go_on(self, data: str | Sequence[str], verb: str, allow_changed: Sequence[str]) -> None:
         """Write run.json, or compare what it says with what is asked for now: ConfigError where that is another training."""
@@ -416,7 +478,8 @@ class Job:
     def _newest_state(self) -> State:
         """Where the training stands: the newest whole checkpoint's tensors in the optimizer, and its state."""
         checkpoint, damaged = newest_checkpoint(self.run.checkpoints)
-        for one in damaged:
+        self.world.wait()  # all have looked before anything is moved
+        for one in damaged if self.world.is_main else ():
             self.terminal.say(
                 f"{one.path} is damaged ({one.reason}) and not used; it is now {set_aside(one)}", style="yellow"
             )
@@ -436,9 +499,14 @@ class Job:
     def _save_is_due(self, num_steps: int, saved_at: float) -> bool:
         config = self.config.train
         by_steps = config.save_steps is not None and num_steps >= config.save_steps
-        return by_steps or (config.save_minutes is not None and time.monotonic() - saved_at >= 60 * config.save_minutes)
+        by_clock = config.save_minutes is not None and time.monotonic() - saved_at >= 60 * config.save_minutes
+        return bool(self.world.agreed(by_steps or by_clock))
 
     def _save_checkpoint(self, state: State) -> None:
+        if not self.world.is_main:
+            if self.world.sharded:
+                hand_over(self._checkpoint_tensors(state))
+            return
         with self._phase("checkpoints"):
             path = save_checkpoint(
                 self.run.checkpoints,
@@ -467,13 +535,13 @@ class Job:
         kept = "its weights are kept" if self.config.train.keep == "best" else "the last weights are kept all the same"
         self.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
 
-    def _save_model(self) -> None:
-        refuse_non_finite(dict(self.model.named_parameters()))
+    def _save_model(self, model: PreTrainedModel) -> None:
+        refuse_non_finite(dict(model.named_parameters()))
         text = self.encoder.text
         bos = self.pretrained.tokenizer.bos_token if text.bos_token_ids else ""
         end = self.pretrained.tokenizer.convert_ids_to_tokens(text.end_token_id)
         save_model(
-            self.model,
+            model,
             self.pretrained.tokenizer,
             self.run.model,
             chat_template=text.template.chat_template(bos_text=bos, end_text=end),
@@ -482,7 +550,7 @@ class Job:
             stop_token_ids=sorted(text.stop_token_ids),
         )
         prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
-        verify_export(self.model, self.run.model, prompts)
+        verify_export(model, self.run.model, prompts)
         write_own_template(self.run.model, text.template.name)
 
     def _limit_length_to_context(self) -> None:
@@ -495,7 +563,7 @@ class Job:
 
     def _sample(self, step: int) -> Answer:
         source = next(subset for subset in (self.dataset.validation, self.dataset.train) if len(subset))
-        with self.signals.waiting(False):
+        with self.signals.waiting(self.world.size > 1):
             return answer(self.model, self.encoder, source.conversations[:1], self.config.generate, seed=step)[0]
 
     def _general_scores(self, name: str, *, sampled: bool = False) -> list[GeneralScore]:

@@ -37,11 +37,13 @@ class RunDir:
     """The folder `path` of one run, held until `close`.
 
     `record` is what run.json said of a run that is not finished yet, and None for a new one. Raises ConfigError where the
-    folder holds anything else, is held by another process, or cannot be written.
+    folder holds anything else, is held by another process, or cannot be written. `following` makes the folder of a rank that
+    is not the main one: it reads, writes nothing, and has the main rank's `record`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._writes = True
         self.record: Mapping[str, Any] | None = None
         try:
             if path.exists() and not path.is_dir():
@@ -61,14 +63,22 @@ class RunDir:
             self.close()
             raise
 
+    @classmethod
+    def following(cls, path: Path, record: Mapping[str, Any] | None) -> RunDir:
+        """The folder of a run that another rank holds."""
+        run = cls.__new__(cls)
+        run.path, run.record, run._writes = path, record, False
+        return run
+
     def close(self) -> None:
         """Let go of the folder."""
-        self._lock.release()
+        if self._writes:
+            self._lock.release()
 
     def remove_if_empty(self) -> None:
         """Leave no empty folder behind a request that was refused; the folder is let go of."""
         with contextlib.suppress(OSError):
-            if os.listdir(self.path) == [LOCK]:
+            if self._writes and os.listdir(self.path) == [LOCK]:
                 (self.path / LOCK).unlink()
                 self.path.rmdir()
         self.close()
@@ -109,14 +119,14 @@ class RunDir:
 
     def flush_metrics(self) -> int:
         """Put metrics.jsonl on the disk; its length in bytes."""
-        if (self.path / "metrics.jsonl").exists():
+        if self._writes and (self.path / "metrics.jsonl").exists():
             with (self.path / "metrics.jsonl").open("ab") as file:
                 os.fsync(file.fileno())
         return self.metrics_bytes
 
     def cut_metrics(self, num_bytes: int) -> None:
         """Drop the lines of metrics.jsonl that were written after its first `num_bytes` bytes."""
-        if self.metrics_bytes > num_bytes:
+        if self._writes and self.metrics_bytes > num_bytes:
             os.truncate(self.path / "metrics.jsonl", num_bytes)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -132,7 +142,7 @@ class RunDir:
 
     def forget(self, *names: str) -> None:
         """Remove files of the folder that are to be made anew."""
-        for name in names:
+        for name in names if self._writes else ():
             (self.path / name).unlink(missing_ok=True)
 
     @property
@@ -147,16 +157,15 @@ class RunDir:
 
     def write_config(self, config: Config) -> None:
         """config.yaml, every key resolved."""
-        write_text(self.path / "config.yaml", dump_config(config))
+        self._write("config.yaml", dump_config(config))
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """A JSON document of the folder, such as `data.json`."""
-        write_text(self.path / name, as_json(document, indent=1) + "\n")
+        self._write(name, as_json(document, indent=1) + "\n")
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """A JSONL file of the folder, such as `data/train.jsonl`."""
-        (self.path / name).parent.mkdir(exist_ok=True)
-        write_text(self.path / name, "".join(json_line(row) for row in rows))
+        self._write(name, "".join(json_line(row) for row in rows))
 
     def write_answers(self, name: str, answers: Sequence[Answer]) -> None:
         """answers/{name}.jsonl, in test-set order."""
@@ -164,8 +173,14 @@ class RunDir:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json_line(row))
+        if self._writes:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json_line(row))
+
+    def _write(self, name: str, text: str) -> None:
+        if self._writes:
+            (self.path / name).parent.mkdir(exist_ok=True)
+            write_text(self.path / name, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from tuneful.judge.metrics import AnswerScores, score_answer
 from tuneful.judge.questions import load_prompt
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
+from tuneful.train.distributed import choose_strategy
 from tuneful.train.loop import Evaluation, Step, choose_layout, finetune
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Conversation, Example, Turn
@@ -323,6 +324,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "train.seed": data("train.seed=1"),
     "train.micro_batch_tokens": micro_batches,
+    "train.strategy": lambda lab: tuple(
+        choose_strategy(lab.pretrained.model, lab.config(f"train.strategy={name}").train.strategy)
+        for name in ("auto", "fsdp")
+    ),
     "train.layout": layouts,
     "generate.max_new_tokens": generation("generate.max_new_tokens=3"),
     "generate.temperature": generation(*SAMPLED),

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -102,6 +103,14 @@ class World:
             for row in json.loads(bytes(part[:size].cpu().numpy().tobytes()))
         ]
 
+    def agreed(self, value: Any) -> Any:
+        """The main rank's `value`, a plain one; what the others bring does not matter."""
+        return self.gather([value] if self.is_main else [])[0]
+
+    def own_device(self, device: torch.device) -> torch.device:
+        """The device of this rank: with several ranks on a node, each has a GPU of its own."""
+        return torch.device("cuda", self.local_rank) if self.size > 1 and device.type == "cuda" else device
+
     def wait(self) -> None:
         """Returns when every rank has come here."""
         self.sum([0.0])
@@ -142,13 +151,17 @@ def joined_world(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def choose_strategy(model: PreTrainedModel, wanted: Strategy, free_bytes: float) -> Literal["ddp", "fsdp"]:
-    """`ddp` where model and optimizer fit into `free_bytes` of one rank with room to spare, else `fsdp`; or as `wanted`."""
+def choose_strategy(model: PreTrainedModel, wanted: Strategy) -> Literal["ddp", "fsdp"]:
+    """`ddp` where model and optimizer fit into this rank's part of the free memory with room to spare; or as `wanted`."""
     if wanted != "auto":
         return wanted
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0]
+    else:
+        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    return "ddp" if trained * _BYTES_A_PARAMETER + frozen * 4 < 0.7 * free_bytes else "fsdp"
+    return "ddp" if trained * _BYTES_A_PARAMETER + frozen * 4 < 0.7 * free else "fsdp"
 
 
 def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -199,6 +212,13 @@ def spread_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     return DTensor.from_local(
         part.to(like.device), like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
+
+
+def put_whole(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give each parameter of `model` the tensor of its name in `weights`, or this rank's slice of it."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            local(parameter).copy_(own_slice(weights[name], parameter))
 
 
 def on_main_first(world: World, make: Callable[[], Any]) -> Any:
