@@ -32,7 +32,7 @@ from tuneful.data.read import Record, read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.environment import describe_machine
 from tuneful.errors import ConfigError, InputError
-from tuneful.infer.generate import answer
+from tuneful.infer.generate import answer, answer_each
 from tuneful.interruption import Interrupted, Signals
 from tuneful.judge.answered import kind_of
 from tuneful.judge.compare import Comparison, compare
@@ -227,16 +227,15 @@ class Job:
                 self._phase(f"answers_{name}"),
                 self.terminal.progress(f"{name} answers", len(own), "answers") as advance,
             ):
-                answers = answer(
-                    self.model,
-                    self.encoder,
-                    [test.conversations[index] for index in own],
-                    self.config.generate,
-                    seed=self.config.train.seed,
-                    advance=advance,
-                )
-            given = zip(own, map(answer_row, answers), strict=True)
-            rows = [row for _, row in sorted(dict(self.world.gather(list(given))).items())]
+                given = []
+                asked = [test.conversations[index] for index in own]
+                seed = self.config.train.seed
+                for at, found in answer_each(
+                    self.model, self.encoder, asked, self.config.generate, seed=seed, numbers=own
+                ):
+                    given.append((own[at], answer_row(found)))
+                    advance(1)
+            rows = [row for _, row in sorted(dict(self.world.gather(given)).items())]
             self.run.write_rows(f"answers/{name}.jsonl", rows)
         losses = self.world.agreed(self.run.read_rows(f"answers/{name}-references.jsonl"))
         if losses is None:
@@ -396,11 +395,9 @@ class Job:
         return str(strategy)
 
     def _own_answers(self) -> list[int]:
-        """Which test records this rank answers: its share; all of them where every rank has to compute all the same, or
-        where random numbers go by the place in the whole set."""
+        """Which test records this rank answers: its share, or all of them where all ranks compute each layer together."""
         everything = range(len(self.dataset.test))
-        shared = self.world.sharded or self.config.generate.temperature > 0
-        return list(everything if shared else everything[self.world.rank :: self.world.size])
+        return list(everything if self.world.sharded else everything[self.world.rank :: self.world.size])
 
     def _check_signals(self) -> None:
         """Raise Interrupted where a signal was received, by any rank."""
@@ -431,7 +428,7 @@ class Job:
             self.phase_seconds = dict((self.run.read_json("environment.json") or {}).get("phase_seconds", {}))
             self._go_on(record, verb, differences(record["training"], training), allow_changed)
             record = {**record, "allowed": sorted({*record["allowed"], *allow_changed})}
-        self.run.write_record({**record, "config": self.config.model_dump(), "training": training})
+        self.run.write_record({**record, "config": self.config.model_dump(mode="json"), "training": training})
 
     def _go_on(
         self, record: Mapping[str, Any], verb: str, changed: Sequence[Difference], allow_changed: Sequence[str]

@@ -62,11 +62,14 @@ def why_not_cached(model: PreTrainedModel) -> str | None:
 
 @contextmanager
 def attending(model: PreTrainedModel, attention: str) -> Iterator[None]:
-    """The model attends through `attention` without gradients, and as before afterwards."""
+    """The model attends through `attention` without gradients, and as before afterwards.
+
+    Not in torch's inference mode: what a model that is spread over ranks gathers in it, no later training may use.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation(attention)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         model.set_attn_implementation(before)

@@ -76,17 +76,15 @@ class World:
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=_messages_device())
-        with _peers_may_be_gone(self.rank):
-            dist.all_reduce(total)
+        dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
     def sum_gradients(self, gradients: Iterable[torch.Tensor]) -> None:
         """Each tensor becomes, in place, the sum of its namesakes on all ranks; the same bits on every rank."""
         if self.size == 1:
             return
-        with _peers_may_be_gone(self.rank):
-            for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
-                work.wait()
+        for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+            work.wait()
 
     def gather(self, rows: Sequence[Any]) -> list[Any]:
         """What all ranks bring, rank by rank; `rows` are plain values, which travel as JSON."""
@@ -117,8 +115,7 @@ class World:
 
     def _collected(self, own: torch.Tensor) -> list[torch.Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.size)]
-        with _peers_may_be_gone(self.rank):
-            dist.all_gather(parts, own)
+        dist.all_gather(parts, own)
         return parts
 
 
@@ -146,7 +143,8 @@ def joined_world(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield World(rank, size, local_rank)
+        with _peers_may_be_gone(rank):
+            yield World(rank, size, local_rank)
     finally:
         dist.destroy_process_group()
 
@@ -234,8 +232,11 @@ def _peers_may_be_gone(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
         raise TunefulError(
-            f"rank {rank}: another rank of the job is gone, its own message says why ({str(error).splitlines()[0][:120]})"
+            f"rank {rank}: another rank of the job is gone, its own message says why ({said[:120]})"
         ) from None
 
 
