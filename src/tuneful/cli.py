@@ -18,6 +18,7 @@ import typer
 
 import tuneful
 from tuneful.commands.arguments import data_and_settings
+from tuneful.commands.check import check
 from tuneful.commands.compare import compare
 from tuneful.commands.evaluate import evaluate
 from tuneful.errors import ConfigError, InputError, TunefulError
@@ -183,6 +184,9 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run fo
     from tuneful.report.build import build_report
 
     to_stdout(str(build_report(run_dir)))
+
+
+app.command()(check)
 
 
 @app.command()

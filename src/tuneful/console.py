@@ -25,10 +25,11 @@ class Advance:
     """Moves one progress bar: call it with the number of things done, and `show` figures beside it."""
 
     def __init__(
-        self, terminal: Terminal, progress: Progress | None, task: int, label: str, total: int, unit: str
+        self, terminal: Terminal, progress: Progress | None, task: int, label: str, total: int | None, unit: str
     ) -> None:
         self._terminal, self._progress, self._task = terminal, progress, task
-        self._label, self._total, self._unit, self._done, self._figures, self._said = label, total, unit, 0, "", 0.0
+        self._label, self._total, self._unit, self._done, self._figures = label, total, unit, 0, ""
+        self._said = terminal.console.get_time() if total is None else 0.0
 
     def __call__(self, num_done: int) -> None:
         """`num_done` more are done."""
@@ -46,10 +47,11 @@ class Advance:
 
     def _say_now_and_then(self) -> None:
         now = self._terminal.console.get_time()
-        if self._done < self._total and now - self._said < _SECONDS_BETWEEN_PLAIN_LINES:
+        if self._done != self._total and now - self._said < _SECONDS_BETWEEN_PLAIN_LINES:
             return
         self._said = now
-        self._terminal.say(f"  {self._label}: {self._done}/{self._total} {self._unit}  {self._figures}".rstrip())
+        done = f"{self._done:,}" if self._total is None else f"{self._done}/{self._total}"
+        self._terminal.say(f"  {self._label}: {done} {self._unit}  {self._figures}".rstrip())
 
 
 class Terminal:
@@ -89,8 +91,8 @@ class Terminal:
         self.console.print(table)
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
-        """A bar while the block runs; in a pipe a plain line every 15 seconds and at the end."""
+    def progress(self, label: str, total: int | None, unit: str) -> Iterator[Advance]:
+        """A bar while the block runs; in a pipe a plain line every 15 seconds and at the end (where `total` is known)."""
         if self.quiet or not self.console.is_terminal:
             yield Advance(self, None, 0, label, total, unit)
             return

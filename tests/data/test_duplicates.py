@@ -67,6 +67,11 @@ def test_what_carries_meaning_stays() -> None:
     assert normal_text("a well-known fact") == normal_text("A well known fact.")
 
 
+@given(st.text(alphabet=st.characters(max_codepoint=0x7F), max_size=30))
+def test_the_short_way_for_ascii_is_the_long_way(text: str) -> None:
+    assert normal_text(f"ø {text} ø").removeprefix("ø").removesuffix("ø").strip() in (normal_text(text), "")
+
+
 @pytest.mark.parametrize("threshold", [0.7, 0.8, 0.9])
 def test_pairs_are_those_of_all_pairs_compared_one_by_one(threshold: float) -> None:
     chance = random.Random(int(threshold * 10))

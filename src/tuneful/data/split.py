@@ -64,8 +64,13 @@ def split_sides(
     for a train set and each wanted share. Prompts are consumed once; `random` and `ordered` only count them.
     """
     if method == "grouped":
+        sketches = Sketches(normal_prompts)
         return grouped_sides(
-            Sketches(normal_prompts), test_share=test_share, validation_share=validation_share, seed=seed
+            sketches.clusters(),
+            sketches.text_hashes,
+            test_share=test_share,
+            validation_share=validation_share,
+            seed=seed,
         )
     num_records = sum(1 for _ in normal_prompts)
     num_test, num_validation = _sizes(num_records, test_share, validation_share)
@@ -80,18 +85,25 @@ def split_sides(
     return sides
 
 
-def grouped_sides(sketches: Sketches, *, test_share: float, validation_share: float, seed: int) -> Sides:
-    """The sides under `grouped` of prompts that are sketched already."""
-    num_test, num_validation = _sizes(len(sketches), test_share, validation_share)
-    clusters, cluster_of, sizes = np.unique(sketches.clusters(), return_inverse=True, return_counts=True)
+def grouped_sides(
+    clusters: npt.NDArray[np.int64],
+    text_hashes: npt.NDArray[np.uint64],
+    *,
+    test_share: float,
+    validation_share: float,
+    seed: int,
+) -> Sides:
+    """The sides under `grouped` of records whose `clusters` (index of the earliest member, [N]) are known already."""
+    num_test, num_validation = _sizes(len(clusters), test_share, validation_share)
+    earliest, cluster_of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     wanted = 1 + bool(num_test) + bool(num_validation)
-    if len(clusters) < wanted:
+    if len(earliest) < wanted:
         raise DataError(
-            f"data.split=grouped keeps records with the same prompt together, and there are only {len(clusters)} "
+            f"data.split=grouped keeps records with the same prompt together, and there are only {len(earliest)} "
             f"different prompt(s) for {wanted} sets; set data.split=random, or data.validation_share=0 or "
             "data.test_share=0"
         )
-    positions = _positions(sketches.text_hashes[clusters], seed)
+    positions = _positions(text_hashes[earliest], seed)
     sides = _filled(positions, sizes, test_share, validation_share, (num_validation, num_test))
     return np.asarray(sides[cluster_of])
 

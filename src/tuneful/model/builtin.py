@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneful.errors import ModelError
-from tuneful.model.export import written_aside
 from tuneful.model.load import BUILTIN, Notify, gguf_model, gguf_tokenizer, ignore, quiet
 
 
@@ -77,6 +76,12 @@ def builtin_gguf(notify: Notify = ignore) -> Path:
     models = cache_root() / "models"
     with _only_writer(models, notify):
         return _verified_gguf(models, notify)
+
+
+def cached_folder() -> Path | None:
+    """The built-in model's folder where this machine has it already, else None; fetches nothing."""
+    folder = cache_root() / "models" / f"{BUILTIN}-{CONVERSION}"
+    return folder if _is_whole(folder) else None
 
 
 def cache_root() -> Path:
@@ -250,6 +255,8 @@ def _sha256(file: Path) -> str:
 
 
 def _convert(gguf: Path, folder: Path, notify: Notify) -> None:
+    from tuneful.model.export import written_aside
+
     _check_room(folder.parent, NUM_BYTES_NEEDED - SOURCE.num_bytes)
     notify(f"converting {BUILTIN} to float32 in {folder} (once, about half a minute)")
     tokenizer, model = gguf_tokenizer(gguf), gguf_model(gguf)

@@ -1,7 +1,7 @@
 """Decides what the page says: a `Run` becomes a `Page` of finished words, figures and drawings.
 
 Second stage of the report; the template only lays it out. The head, the samples and the setup are written here, the
-other sections in `scores.py`, `trained_on.py`, `curves.py` and `answers.py`. What a run does not have becomes a
+other sections in `scores.py`, `trained_on.py`, `audited.py`, `curves.py` and `answers.py`. What a run does not have becomes a
 sentence that says so.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tuneful.report.answers import Answers, main_metric, view_answers
+from tuneful.report.audited import FindingsView, view_findings
 from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
 from tuneful.report.folder import Evaluation, Json, Run, mapping, number, text, whole
 from tuneful.report.numbers import (
@@ -75,6 +76,7 @@ class Page:
     figures: tuple[Figure, ...]
     scores: Scores | None
     data: DataView | None
+    findings: FindingsView | None
     training: TrainingView | None
     answers: Answers | None
     samples: Samples | None
@@ -96,6 +98,7 @@ def view_page(run: Run) -> Page:
         figures=_figures(run),
         scores=view_scores(run.comparison) if run.comparison and run.comparison.metrics else None,
         data=view_data(run) if run.audit or run.steps else None,
+        findings=view_findings(run.audit),
         training=view_training(run) if run.steps or run.evaluations else None,
         answers=answers,
         samples=_samples(run.evaluations),

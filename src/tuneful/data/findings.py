@@ -1,0 +1,330 @@
+"""What a check can find: the catalogue of what is wrong with data, each with its harm and its mend.
+
+`defects.py` and `audit.py` say where; this file says what it means. A *finding* is worth stopping for (`check --strict`
+ends with 3); a *note* is worth knowing and may be as it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+NUM_CASES = 3
+"""Examples that each finding shows."""
+
+_EXCERPT_WIDTH = 76
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of finding: its `title`, `why` it hurts, what to do (`mend`), and what `--fix` does about it, if anything."""
+
+    name: str
+    severity: Literal["finding", "note"]
+    title: str
+    why: str
+    mend: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One place where a finding was made: `source` is its `file:line`, `text` a line of what stands there."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """All places of one kind: `sources` in file order, the first few with their text as `cases`."""
+
+    kind: Kind
+    sources: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of records."""
+        return len(self.sources)
+
+    def as_dict(self, max_sources: int = 0) -> dict[str, Any]:
+        """For JSON: name, severity, count, cases, harm and mend; the first `max_sources` places, if any are wanted."""
+        kind = self.kind
+        document: dict[str, Any] = {
+            "name": kind.name,
+            "severity": kind.severity,
+            "title": kind.title,
+            "count": self.count,
+            "cases": [{"source": case.source, "text": case.text} for case in self.cases],
+            "why": kind.why,
+            "mend": kind.mend,
+            "fix": kind.fix,
+        }
+        return {**document, "sources": list(self.sources[:max_sources])} if max_sources else document
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Findings while they are made: a place is noted once a kind, whatever is wrong with it how often."""
+
+    _places: dict[str, dict[int, str]] = field(default_factory=dict)
+    _cases: dict[str, list[Case]] = field(default_factory=dict)
+
+    def add(self, name: str, row: int, source: str, text: str) -> None:
+        """Row number `row`, which stands at `source`, has a finding of the kind `name`; `text` shows it."""
+        places = self._places.setdefault(name, {})
+        if row not in places:
+            places[row] = source
+            cases = self._cases.setdefault(name, [])
+            if len(cases) < NUM_CASES:
+                cases.append(Case(source, excerpt(text)))
+
+    def rows(self, name: str) -> set[int]:
+        """The row numbers with a finding of the kind `name`."""
+        return set(self._places.get(name, {}))
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything found, in the order of the catalogue: findings first, then notes."""
+        found = (
+            Finding(KINDS[name], tuple(self._places[name].values()), tuple(self._cases[name]))
+            for name in KINDS
+            if name in self._places
+        )
+        return tuple(sorted(found, key=lambda one: one.kind.severity == "note"))
+
+
+def excerpt(text: str, at: int = 0) -> str:
+    """One line of at most 76 characters of `text`, with the place `at` in it; controls as escapes."""
+    start = max(0, at - _EXCERPT_WIDTH // 3) if len(text) > _EXCERPT_WIDTH else 0
+    line = "".join(_visible(text[start : start + _EXCERPT_WIDTH]))
+    if start:
+        line = "..." + line
+    return line if start + _EXCERPT_WIDTH >= len(text) else line + "..."
+
+
+def _visible(text: str) -> Iterator[str]:
+    for character in text:
+        if character == "\n":
+            yield "⏎"
+        elif character.isprintable():
+            yield character
+        else:
+            yield f"\\u{ord(character):04x}"
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "unusable_rows",
+            "finding",
+            "Rows that cannot be used",
+            "They stop a run, or are left out of it.",
+            "Mend them, or train without them: data.on_error=skip.",
+            "dropped",
+        ),
+        Kind(
+            "empty_answers",
+            "finding",
+            "Rows without an answer",
+            "There is nothing to learn from them; trained as they are they would teach to say nothing.",
+            "Write the answers, or train without the rows: data.on_error=skip.",
+            "dropped",
+        ),
+        Kind(
+            "null_answers",
+            "finding",
+            "Answers that are a missing value written out",
+            "The model learns to answer with the word: it usually comes from a table's empty cells.",
+            "Write the answers, or delete the rows.",
+        ),
+        Kind(
+            "null_inputs",
+            "finding",
+            "Inputs that are a missing value written out",
+            "The prompt tells the model that there is an input, and that it is this word.",
+            "Leave `input` empty; --fix does.",
+            "emptied",
+        ),
+        Kind(
+            "placeholder_answers",
+            "finding",
+            "Answers that were never filled in",
+            "The model learns to answer with the placeholder.",
+            "Write the answers, or delete the rows.",
+        ),
+        Kind(
+            "declined_answers",
+            "finding",
+            "Answers that decline, or speak as some other assistant",
+            "A few hundred are enough to make a model refuse what it could do.",
+            "Delete the rows, unless declining is what you want to teach.",
+        ),
+        Kind(
+            "copied_instructions",
+            "finding",
+            "Answers that are the instruction again",
+            "The model learns to echo.",
+            "Write the answers, or delete the rows.",
+        ),
+        Kind(
+            "contradictions",
+            "finding",
+            "The same question, different short answers",
+            "At most one of them can be right; the model is taught to be unsure.",
+            "Decide on one answer.",
+        ),
+        Kind(
+            "unfinished_answers",
+            "finding",
+            "Answers that break off in mid-sentence",
+            "The end token is trained right after them: the model learns to stop in mid-sentence.",
+            "Complete the answers, or delete the rows.",
+        ),
+        Kind(
+            "length_ratios",
+            "finding",
+            "Answers far longer or shorter than their like",
+            "At 40 times the usual ratio of answer to question something is usually glued on or lost.",
+            "Look at them; delete what does not belong.",
+        ),
+        Kind(
+            "mojibake",
+            "finding",
+            "Text that was decoded wrongly",
+            "The model learns to write broken characters.",
+            "Read the original with its own encoding; --fix puts right what it can prove.",
+            "decoded again where the bytes say how",
+        ),
+        Kind(
+            "control_characters",
+            "finding",
+            "Control and invisible characters",
+            "They are tokens like all others: the model learns to write what nobody sees.",
+            "Remove them; --fix does.",
+            "removed (a carriage return before a line feed too)",
+        ),
+        Kind(
+            "html_leftovers",
+            "finding",
+            "HTML left over from a web page",
+            "The model learns to write tags and entities into plain answers.",
+            "Convert the text to plain text or Markdown.",
+        ),
+        Kind(
+            "email_addresses",
+            "finding",
+            "E-mail addresses",
+            "A model repeats what it was trained on, to anybody.",
+            "Replace them, for instance by name@example.com.",
+        ),
+        Kind(
+            "secrets",
+            "finding",
+            "What looks like a key, a token or a password",
+            "A model repeats what it was trained on, to anybody. (Shown shortened here.)",
+            "Remove them, and revoke them: they were in a file that goes around.",
+        ),
+        Kind(
+            "exact_duplicates",
+            "finding",
+            "Records that stand in the file again",
+            "Each copy weighs as much as another record: the model learns it by heart.",
+            "Keep one of each; --fix does.",
+            "the later copies are dropped",
+        ),
+        Kind(
+            "near_duplicates",
+            "finding",
+            "Questions that were nearly asked before",
+            "They count more than they should. (data.split=grouped keeps them out of the test set.)",
+            "Look at the clusters; keep the best of each.",
+        ),
+        Kind(
+            "leakage",
+            "finding",
+            "Test or validation prompts that were trained on",
+            "Their scores measure memory, not skill.",
+            "Divide with data.split=grouped, or take the rows out of one of the files.",
+        ),
+        Kind(
+            "overlap",
+            "finding",
+            "Prompts that stand in a file given with --against",
+            "Scores on that file would measure memory, not skill.",
+            "Leave them out of the training data; --fix does.",
+            "dropped",
+        ),
+        Kind(
+            "too_long",
+            "finding",
+            "Records over data.max_length, refused",
+            "They are not trained on at all.",
+            "Raise data.max_length, or set data.on_long=cut_response.",
+        ),
+        Kind(
+            "cut_records",
+            "finding",
+            "Records over data.max_length, cut",
+            "The end of the answer and its end token are not trained.",
+            "Raise data.max_length, or set data.on_long=refuse.",
+        ),
+        Kind(
+            "doubled_begin_tokens",
+            "finding",
+            "Records that open with two begin tokens",
+            "The template writes the token and the tokenizer adds another: no pretrained model has seen that.",
+            "Take the begin token out of the template.",
+        ),
+        Kind(
+            "prompts_off_training",
+            "finding",
+            "Prompts that are no prefix of what is trained",
+            "The model is asked in another format than the one it learns.",
+            "Choose another template.name.",
+        ),
+        Kind(
+            "unwritable_characters",
+            "finding",
+            "Characters that the tokenizer cannot write",
+            "They vanish or change on the way into the model: what is trained is not what stands here.",
+            "Replace the characters, or choose a model whose tokenizer has them.",
+        ),
+        Kind(
+            "several_answers",
+            "note",
+            "The same question, several long answers",
+            "Where the task is open they are variety; where it has one answer they contradict each other.",
+            "Look at them once.",
+        ),
+        Kind(
+            "marker_texts",
+            "note",
+            "Template markers inside your text",
+            "They stay plain text and never become structure; an answer that holds one is cut there when it is read back.",
+            "Nothing, if they belong there; else delete them.",
+        ),
+        Kind(
+            "seam_merges",
+            "note",
+            "Answers whose first token would merge with the prompt's last",
+            "Not here, because each is encoded on its own; a program that encodes both in one go trains other tokens.",
+            "Nothing.",
+        ),
+    )
+}
+"""Every kind there is, in the order in which they are shown."""
+
+NEEDS_TOKENS = frozenset(
+    {
+        "too_long",
+        "cut_records",
+        "doubled_begin_tokens",
+        "prompts_off_training",
+        "unwritable_characters",
+        "seam_merges",
+    }
+)
+"""What cannot be looked for without the model's tokenizer."""
