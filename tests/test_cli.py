@@ -121,6 +121,7 @@ def test_the_run_folder_is_the_one_of_the_design(finished: Run) -> None:
         "data/test.jsonl",
         "data/refused.jsonl",
         "metrics.jsonl",
+        "training.json",
         "answers/base.jsonl",
         "answers/base-references.jsonl",
         "answers/tuned.jsonl",

@@ -20,8 +20,10 @@ from tuneful import api
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
 from tuneful.errors import CheckpointError, ConfigError
+from tuneful.interruption import Interrupted
 from tuneful.job import Job
-from tuneful.train import loop
+from tuneful.train import checkpoint, loop
+from tuneful.train.optimizer import learning_rate
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
 ROWS = [
@@ -332,3 +334,74 @@ def test_one_run_folder_one_process_and_a_killed_owner_holds_it_no_longer(
     api.train(str(data), config=config, output=folder, terminal=heard, allow_changed=allowed)
     with pytest.raises(ConfigError, match="already exists and holds a finished run"):
         api.train(str(data), config=config, output=folder)
+
+
+# Stopped in every phase
+
+
+PHASES = {
+    "reading the data": ("tuneful.job.prepare_data", 1),
+    "the proof": ("tuneful.job.choose_layout", 1),
+    "the answers before": ("tuneful.job.answer", 1),
+    "the references before": ("tuneful.job.record_nll", 1),
+    "the first evaluation": ("tuneful.train.loop.mean_loss", 1),
+    "the first sample": ("tuneful.job.answer", 2),
+    "a step": ("tuneful.train.loop.learning_rate", 5),
+    "another evaluation": ("tuneful.train.loop.mean_loss", 3),
+    "another sample": ("tuneful.job.answer", 4),
+    "saving a checkpoint": ("tuneful.train.checkpoint._write", 4),
+    "saving the model": ("tuneful.job.save_model", 1),
+    "comparing the saved model": ("tuneful.job.verify_export", 1),
+    "the answers after": ("tuneful.job.answer", 6),
+    "the references after": ("tuneful.job.record_nll", 2),
+    "the comparison": ("tuneful.job.compare", 1),
+}
+"""A function that each phase calls, and which of its calls that is."""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_sigterm_in_any_phase_ends_the_run_where_it_goes_on_from(
+    phase: str, straight: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    target, wanted = PHASES[phase]
+    module, _, name = target.rpartition(".")
+    real, calls = getattr(sys.modules[module], name), []
+
+    def terminated(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == wanted:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **named)
+
+    config = load_config(None, settings)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, terminated)
+        with pytest.raises(Interrupted) as interruption:
+            api.run(str(data), config=config, output=tmp_path / "run")
+    assert interruption.value.exit_code == 143
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert not [path for path in (tmp_path / "run").rglob("*part*") if path.name != "model"]
+    api.run(str(data), config=config, output=tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(straight)
+
+
+def test_a_second_signal_leaves_at_once_and_saves_nothing(data: Path, settings: list[str], tmp_path: Path) -> None:
+    config = load_config(None, [*settings, "train.save_steps=100"])
+    real = checkpoint._write
+
+    def insist(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    def terminated(*arguments: Any) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "learning_rate", terminated)
+        patch.setattr(checkpoint, "_write", insist)
+        with pytest.raises(Interrupted) as interruption:
+            api.run(str(data), config=config, output=tmp_path / "run")
+    assert interruption.value.exit_code == 130
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

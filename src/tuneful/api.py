@@ -11,17 +11,19 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import TunefulError
+from tuneful.foretell import Forecast, foretell, show
 from tuneful.interruption import Interrupted, receiving_signals
 from tuneful.job import Job, JobResult
 from tuneful.model.precision import choose_device
 from tuneful.report.build import build_report
 from tuneful.train.distributed import joined_world
 
-__all__ = ["report", "run", "train"]
+__all__ = ["dry_run", "report", "run", "train"]
 
 
 def run(
@@ -68,6 +70,26 @@ def train(
         job.train()
         job.save()
         return job.finish()
+
+
+def dry_run(
+    verb: str,
+    data: str = "starter",
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+) -> Forecast:
+    """What `run` or `train` (`verb`) would take in steps, tokens, time, memory and disk, from two measured steps.
+
+    Nothing is left behind; `output` is where the run would be written. Errors as for `run`.
+    """
+    with TemporaryDirectory() as folder, _job(verb, data, config, Path(folder) / "run", terminal, ()) as job:
+        job.show_data()
+        job.prepare_training()
+        forecast = foretell(job, answers=verb == "run", folder=output or Path("runs"))
+        show(forecast, job)
+        return forecast
 
 
 def report(run_dir: Path) -> Path:

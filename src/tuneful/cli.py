@@ -66,6 +66,10 @@ AllowChanged = Annotated[
     ),
 ]
 Gate = Annotated[str | None, typer.Option(help='exit with 3 unless these hold, such as "rouge_l>=0, forgetting<=0.05"')]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="foretell steps, tokens, time, memory and disk from two steps, and write nothing"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
@@ -93,13 +97,14 @@ def run(
     general: Annotated[
         str | None, typer.Option(help="text on which forgetting is measured: a file, `builtin` or `none`")
     ] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """The whole job: check, split, answer, train, answer again, compare, report."""
     arguments = _with_settings(arguments, {"report.gate": gate, "report.general": general})
     request = _request(arguments, model, output, config, resume, default="starter")
-    _work("run", *request, allow_changed, as_json, quiet)
+    _work("run", *request, allow_changed, dry_run, as_json, quiet)
 
 
 @app.command()
@@ -110,12 +115,13 @@ def train(
     config: ConfigFile = None,
     resume: Resume = False,
     allow_changed: AllowChanged = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Finetune and save, without answering the test set."""
     request = _request(arguments, model, output, config, resume, default=None)
-    _work("train", *request, allow_changed, as_json, quiet)
+    _work("train", *request, allow_changed, dry_run, as_json, quiet)
 
 
 @app.command()
@@ -254,6 +260,7 @@ def _work(
     config: Config,
     output: Path | None,
     allow_changed: list[str] | None,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -262,6 +269,11 @@ def _work(
 
     terminal = Terminal(quiet=quiet)
     try:
+        if dry_run:
+            forecast = api.dry_run(verb, data, config=config, output=output, terminal=terminal)
+            if as_json:
+                to_stdout(json.dumps(asdict(forecast), indent=1))
+            return
         result: JobResult = getattr(api, verb)(
             data, config=config, output=output, terminal=terminal, allow_changed=allow_changed or ()
         )

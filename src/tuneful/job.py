@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,14 @@ from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.report.build import build_report
 from tuneful.rundir import Difference, RunDir, answer_row, differences, new_run_path
-from tuneful.train.checkpoint import hand_over, newest_checkpoint, refuse_non_finite, save_checkpoint, set_aside
+from tuneful.train.checkpoint import (
+    checkpoint_bytes,
+    hand_over,
+    newest_checkpoint,
+    refuse_non_finite,
+    save_checkpoint,
+    set_aside,
+)
 from tuneful.train.distributed import ALONE, World, choose_strategy, on_main_first, put_whole, shard, whole
 from tuneful.train.loop import (
     Evaluation,
@@ -215,6 +223,7 @@ class Job:
         if self.world.sharded:
             shard(self.model, self.dtype)
         self.optimizer = AdamW(self.model, self.config.train, self.dtype, self.world)
+        self._make_sure_of_room()
         self._write_environment()
 
     def answer_test_set(self, name: str) -> list[AnswerScores]:
@@ -277,7 +286,7 @@ class Job:
             self.dataset.validation.examples,
             config,
             self.layout,
-            self._sample,
+            self.sample,
             state=state,
             between=self.signals.check if self.world.size == 1 else go_on,
             world=self.world,
@@ -296,7 +305,7 @@ class Job:
                     self.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
                     self._save_checkpoint(state)
                 raise
-        self._say_how_it_ended(state, total)
+        self._tell_how_it_ended(state, total)
 
     def save(self) -> None:
         """The trained model as a folder, loaded again and compared before this returns.
@@ -439,11 +448,18 @@ class Job:
                 f"--resume {self.run.path}"
             )
         _refuse_changes(self.run.path, changed, allow_changed)
+        if self.run.has_model and (late := [one.key for one in changed if not one.key.startswith("generate.")]):
+            raise ConfigError(
+                f"{self.run.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
+            )
         self.terminal.say(f"going on with the run in {self.run.path}, begun {record['started']}")
         for one in changed:
             self.terminal.say(f"  changed: {one.key} was {one.before}, is {one.now}", style="yellow")
         if any(not one.key.startswith("train.") for one in changed):
-            self.run.forget("answers/base.jsonl", "answers/base-references.jsonl", "general/base.jsonl")
+            self.run.forget(
+                *(f"answers/{name}{what}.jsonl" for name in ("base", "tuned") for what in ("", "-references")),
+                *(f"general/{name}.jsonl" for name in ("base", "tuned")),
+            )
 
     def _training(self) -> dict[str, Any]:
         """What a training is made of, key to value: two runs that agree in all of it end in the same weights and answers."""
@@ -493,6 +509,39 @@ class Job:
         self.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
         return State(**document["state"])
 
+    def disk_bytes(self) -> tuple[int, int]:
+        """What the run folder will take: (model, one checkpoint), in bytes, about."""
+        weights = self.optimizer.weights()
+        best = weights if self.config.train.keep == "best" and len(self.dataset.validation) else {}
+        model = sum(4 * parameter.numel() for parameter in self.model.parameters())
+        return model, checkpoint_bytes({"weights": weights, "optimizer": self.optimizer.moments(), "best": best})
+
+    def _make_sure_of_room(self) -> None:
+        """ConfigError where the disk cannot hold the model and the checkpoints that `save_steps` asks for."""
+        if self.run.has_model:
+            return
+        config, (model, checkpoint) = self.config.train, self.disk_bytes()
+        total = num_steps(len(self.dataset.train), config.batch_size, config.num_train_epochs, config.max_steps)
+        asked_for = min(total // config.save_steps, config.save_total_limit + 1) if config.save_steps else 0
+        there = len(list(self.run.checkpoints.glob("step-*")))
+        needed, free = model + max(0, asked_for - there) * checkpoint, shutil.disk_usage(self.run.path).free
+        said = (
+            f"{free / 1e9:,.1f} GB of disk are free; the model takes {model / 1e9:,.1f} GB and a checkpoint up to "
+            f"{checkpoint / 1e9:,.1f} GB"
+        )
+        if needed > free:
+            raise ConfigError(
+                f"{self.run.path}: {said}, of which train.save_steps={config.save_steps} writes up to {asked_for}: "
+                f"{needed / 1e9:,.1f} GB are needed. Make room, or give another --output"
+                if asked_for
+                else f"{self.run.path}: {said}. Make room, or give another --output"
+            )
+        if needed + (config.save_total_limit + 1) * checkpoint > free and config.save_minutes:
+            self.terminal.say(
+                f"{said}, of which a long run keeps {config.save_total_limit} and writes one more: that may be too little",
+                style="yellow",
+            )
+
     def _save_is_due(self, num_steps: int, saved_at: float) -> bool:
         config = self.config.train
         by_steps = config.save_steps is not None and num_steps >= config.save_steps
@@ -522,15 +571,30 @@ class Job:
         kept = self.optimizer.kept_weights() if state.best_step not in (None, state.step) else {}
         return {"weights": self.optimizer.weights(), "optimizer": self.optimizer.moments(), "best": kept}
 
-    def _say_how_it_ended(self, state: State, total: int) -> None:
+    def _tell_how_it_ended(self, state: State, total: int) -> None:
+        """Which weights the run ends with and why, as sentences and as training.json."""
+        keeps_best = self.config.train.keep == "best" and state.best_step is not None
+        self.kept_step = state.best_step if keeps_best else state.step
+        self.run.write_json(
+            "training.json",
+            {
+                "steps": state.step,
+                "planned_steps": total,
+                "best_step": state.best_step,
+                "best_validation_loss": state.best_loss,
+                "kept_step": self.kept_step,
+            },
+        )
         if state.step < total:
+            evaluations = "evaluation" if state.num_worse == 1 else f"{state.num_worse} evaluations in a row"
             self.terminal.say(
-                f"stopped after step {state.step} of {total}: {state.num_worse} evaluations in a row were no better"
+                f"stopped after step {state.step} of {total}: no lower validation loss in the last {evaluations}"
             )
-        if state.best_step is None or state.best_step == state.step:
-            return
-        kept = "its weights are kept" if self.config.train.keep == "best" else "the last weights are kept all the same"
-        self.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
+        if state.best_step not in (None, state.step):
+            kept = (
+                "those weights are kept" if keeps_best else "the last weights are kept all the same (train.keep: last)"
+            )
+            self.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
 
     def _save_model(self, model: PreTrainedModel) -> None:
         refuse_non_finite(dict(model.named_parameters()))
@@ -558,7 +622,8 @@ class Job:
             data = self.config.data.model_copy(update={"max_length": context})
             self.config = self.config.model_copy(update={"data": data})
 
-    def _sample(self, step: int) -> Answer:
+    def sample(self, step: int) -> Answer:
+        """The model's answer to one record, as evaluations show it."""
         source = next(subset for subset in (self.dataset.validation, self.dataset.train) if len(subset))
         with self.signals.waiting(self.world.size > 1):
             return answer(self.model, self.encoder, source.conversations[:1], self.config.generate, seed=step)[0]
@@ -636,6 +701,7 @@ class Job:
             "template": config.template.name,
             "trained tokens": f"{tokens['trained']:,} of {tokens['record']:,}",
             "epochs": f"{config.train.num_train_epochs:g}",
+            "weights of step": str(self.kept_step),
             "learning rate": f"{config.train.learning_rate:g}",
             "records a step": str(config.train.batch_size),
             "seed": str(config.train.seed),

@@ -1,5 +1,6 @@
 """The loop: what it yields and when, that a step is one mean, that a run is its seed, and what a bad number does."""
 
+import random
 from dataclasses import asdict
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from tests.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_model, train_config
 
 from tuneful.data.order import all_steps
-from tuneful.errors import TunefulError
-from tuneful.train.loop import Evaluation, Layout, Step, finetune, mean_loss, record_nll
+from tuneful.errors import CheckpointError, OutOfMemoryError, TunefulError
+from tuneful.train import loop
+from tuneful.train.checkpoint import refuse_non_finite
+from tuneful.train.loop import Evaluation, Layout, Notice, State, Step, finetune, mean_loss, record_nll
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer
 
@@ -164,3 +167,214 @@ def test_evaluation_leaves_weights_and_gradients_alone():
     assert np.isfinite(record_nll(model, examples, TRIE)).all()
     assert torch.equal(bits_of(model), before)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# Which weights a training ends with
+
+
+OVERFITTING = {
+    "batch_size": 4,
+    "max_steps": 12,
+    "eval_steps": 1,
+    "learning_rate": 5e-2,
+    "lr_scheduler_type": "constant",
+}
+
+
+def test_the_weights_of_the_best_evaluation_are_those_that_are_left():
+    validation = random_records(4, seed=1)
+    for keep in ("best", "last"):
+        events, model = run(random_records(4), validation, keep=keep, **OVERFITTING)
+        losses = [event.validation_loss for event in events if isinstance(event, Evaluation)]
+        assert losses[-1] > min(losses[1:]), "this training was to overfit"
+        wanted = min(losses[1:]) if keep == "best" else losses[-1]
+        assert mean_loss(model, validation, TRIE) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_training_ends_with_trained_weights_even_where_none_were_better_than_those_it_began_with():
+    examples, validation = random_records(4), random_records(4, seed=1)
+    events, model = run(examples, validation, **{**OVERFITTING, "learning_rate": 1.0, "max_steps": 3})
+    losses = [event.validation_loss for event in events if isinstance(event, Evaluation)]
+    assert min(losses[1:]) > losses[0]
+    assert mean_loss(model, validation, TRIE) == pytest.approx(min(losses[1:]), rel=1e-6)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_training_stops_after_so_many_evaluations_in_a_row_that_are_no_better(patience):
+    events, _ = run(
+        random_records(4),
+        random_records(4, seed=1),
+        early_stopping_patience=patience,
+        **{**OVERFITTING, "max_steps": 40},
+    )
+    losses = [event.validation_loss for event in events if isinstance(event, Evaluation)][1:]
+    expected = next(
+        at + 1
+        for at in range(patience, len(losses))
+        if min(losses[at - patience + 1 : at + 1]) >= min(losses[: at - patience + 1])
+    )
+    assert len(losses) == expected < 40
+    assert isinstance(events[-1], Evaluation)
+
+
+# Interrupted
+
+
+class StopError(Exception):
+    """Stands for a signal."""
+
+
+@pytest.mark.parametrize("call", range(1, 24, 3))
+def test_a_training_interrupted_before_any_micro_batch_goes_on_to_the_same_bits(call):
+    examples, validation = random_records(7), random_records(3, seed=1)
+    settings = {"batch_size": 3, "max_steps": 5, "eval_steps": 2, "learning_rate": 1e-2}
+    layout, config = Layout("trie", 20), train_config(**settings)
+    events, model = run(examples, validation, layout, **settings)
+    other, state, seen, calls = tiny_model(), State(), [], 0
+    optimizer = AdamW(other, config, torch.float32)
+
+    def between():
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise StopError
+
+    with pytest.raises(StopError):
+        seen.extend(finetune(other, optimizer, examples, validation, config, layout, state=state, between=between))
+    seen = []  # what was seen before is told by `state`
+    resumed = State(**asdict(state))
+    seen.extend(finetune(other, optimizer, examples, validation, config, layout, state=resumed))
+    optimizer.masters_to_model()
+    assert torch.equal(bits_of(other), bits_of(model))
+    rows = [{**asdict(event), "step_seconds": 0} for event in events]
+    assert [{**asdict(event), "step_seconds": 0} for event in seen] == rows[len(rows) - len(seen) :]
+
+
+# Bad numbers
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("where", ["loss", "gradient", "activation", "weight", "unused weight", "moment"])
+def test_a_number_that_is_not_finite_stops_the_run_or_its_saving_and_is_named(where, seed, monkeypatch):
+    dice = random.Random(f"{where} {seed}")
+    step, bad = dice.randint(1, 6), dice.choice([float("nan"), float("inf")])
+    examples = random_records(9)
+    for example in examples:
+        example.token_ids[example.token_ids == 23] = 1
+    model = tiny_model(tie_word_embeddings=False)
+    config = train_config(batch_size=3, max_steps=6, learning_rate=1e-3, eval_steps=100)
+    optimizer = AdamW(model, config, torch.float32)
+    layer, planted = model.model.layers[1].mlp, []
+
+    def plant():
+        planted.append(True)
+        if where == "loss":
+            real = loop.micro_batch_loss
+            monkeypatch.setattr(loop, "micro_batch_loss", lambda *given: poisoned(real(*given), bad))
+        elif where == "gradient":
+            layer.down_proj.weight.register_hook(lambda gradient: gradient * bad)
+        elif where == "activation":
+            layer.register_forward_hook(lambda module, given, found: found * bad)
+        elif where == "weight":
+            layer.down_proj.weight.data[1, 2] = bad
+        elif where == "unused weight":
+            model.get_input_embeddings().weight.data[23, 1] = bad
+        else:
+            optimizer.moments()["exp_avg.model.embed_tokens.weight"][23, 1] = bad
+
+    at_each = [bits_of(model)]
+
+    def train():
+        for event in finetune(model, optimizer, examples, [], config, TRIE):
+            if event.step == step - 1 and not planted:
+                plant()
+            at_each.append(bits_of(model))
+
+    if where in ("unused weight", "moment"):  # nothing computes with it: it is found when it is to be saved
+        train()
+        with pytest.raises(CheckpointError, match=r"embed_tokens\.weight: \d+ of its 768 numbers are not finite"):
+            refuse_non_finite({**optimizer.weights(), **optimizer.moments()})
+        return
+    with pytest.raises(TunefulError, match=f"step {step}: .* not finite, so no weight was changed") as refusal:
+        train()
+    assert torch.equal(bits_of(model), at_each[-1])
+    indices = list(all_steps(9, 3, config.seed, 1, 6))[step - 1]
+    assert any(examples[index].source in str(refusal.value) for index in indices)
+
+
+def poisoned(found, bad):
+    """A micro-batch whose loss is `bad`."""
+    return type(found)(found.total * bad, found.target_nll, found.record_targets, found.num_computed_tokens)
+
+
+def test_a_loss_that_jumps_is_told_once():
+    model = tiny_model()
+    config = train_config(batch_size=2, max_steps=30, learning_rate=1e-4, eval_steps=100)
+    optimizer = AdamW(model, config, torch.float32)
+    notices = []
+    for event in finetune(model, optimizer, random_records(2), [], config, TRIE):
+        if isinstance(event, Notice):
+            notices.append(event)
+        if isinstance(event, Step) and event.step in (20, 21):  # for one step the head is turned around
+            model.get_output_embeddings().weight.data.mul_(-4 if event.step == 20 else -0.25)
+    assert [(notice.step, notice.kind) for notice in notices] == [(21, "spike")]
+    assert "the loss jumped to" in notices[0].sentence
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_where_memory_runs_out_smaller_micro_batches_give_the_same_training(error, monkeypatch):
+    examples, validation = random_records(8, longest=20), random_records(3, seed=1)
+    settings = {"batch_size": 8, "max_steps": 4, "eval_steps": 2, "learning_rate": 1e-3}
+    reference, whole = run(examples, validation, **settings)
+    real, refused = loop.micro_batch_loss, []
+
+    def small(model, batch, layout):
+        if sum(map(len, batch)) > 60:
+            refused.append(len(batch))
+            raise error
+        return real(model, batch, layout)
+
+    monkeypatch.setattr(loop, "micro_batch_loss", small)
+    events, model = run(examples, validation, **settings)
+    notices = [event for event in events if isinstance(event, Notice)]
+    assert 1 <= len(notices) == len(refused) <= 4, "what fits is found once and kept"
+    assert f"out of memory at a micro-batch of {refused[0]} records" in notices[0].sentence
+    events = [event for event in events if not isinstance(event, Notice)]
+    for one, two in zip(reference, events, strict=True):
+        assert one.step == two.step
+        if isinstance(one, Step):
+            assert (one.target_tokens, one.record_tokens) == (two.target_tokens, two.record_tokens)
+            assert two.loss == pytest.approx(one.loss, rel=1e-5)
+        else:
+            assert two.validation_loss == pytest.approx(one.validation_loss, rel=1e-5)
+    # Adam's first updates are about the rate whatever the gradient's size: rounding shows more in weights than in losses.
+    difference = torch.nn.utils.parameters_to_vector(model.parameters()) - torch.nn.utils.parameters_to_vector(
+        whole.parameters()
+    )
+    assert difference.abs().mean() < 1e-5
+
+
+def test_one_record_that_does_not_fit_ends_the_run_with_its_shape(monkeypatch):
+    monkeypatch.setattr(loop, "micro_batch_loss", lambda *_: (_ for _ in ()).throw(MemoryError))
+    examples = random_records(3)
+    with pytest.raises(
+        OutOfMemoryError, match=r"out of memory at a micro-batch of 1 record, \d+ tokens.*data.max_length"
+    ):
+        run(examples, batch_size=3, max_steps=1)
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch):
+    monkeypatch.setattr(loop, "micro_batch_loss", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(random_records(3), batch_size=3, max_steps=1)

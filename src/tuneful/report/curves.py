@@ -15,11 +15,12 @@ from markupsafe import Markup
 
 from tuneful.report import charts
 from tuneful.report.charts import NARROW, SMALL, WIDE, Series, smooth
-from tuneful.report.folder import Evaluation, Run
+from tuneful.report.folder import Evaluation, Json, Run, whole
 from tuneful.report.numbers import UNKNOWN, count, duration, plain, plural, significant
 
 MAX_EVALUATION_ROWS = 200
 MAX_TABLE_ROWS = 40
+MAX_NOTICES = 3
 _CLEARLY_LOWER = 0.01
 
 Entry = TypeVar("Entry")
@@ -90,11 +91,26 @@ def _training_sentence(run: Run, num_without: int) -> str:
             said.append(f"It rose to {significant(last[1])} by step {count(last[0])}: fewer steps may serve as well.")
     else:
         said.append("Validation loss was not measured.")
+    said.extend(_how_it_ended(run.training))
+    said.extend(f"At step {count(one.step)} {one.sentence}." for one in run.notices[:MAX_NOTICES])
+    if len(run.notices) > MAX_NOTICES:
+        said.append(f"metrics.jsonl tells of {plural(len(run.notices) - MAX_NOTICES, 'more such notice')}.")
     if num_without:
         said.append(
             f"{plural(num_without, 'step')} had no finite loss and {'is' if num_without == 1 else 'are'} not drawn."
         )
     return " ".join(said)
+
+
+def _how_it_ended(training: Json) -> list[str]:
+    """Where training stopped early, and which weights it ended with; nothing where both are as expected."""
+    steps, planned, kept = (whole(training, key) for key in ("steps", "planned_steps", "kept_step"))
+    said = []
+    if steps is not None and planned is not None and steps < planned:
+        said.append(f"Training stopped after step {count(steps)} of {count(planned)}, as it got no better.")
+    if kept is not None and kept != steps:
+        said.append(f"The model has the weights of step {count(kept)}.")
+    return said
 
 
 def _loss_charts(

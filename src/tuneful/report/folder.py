@@ -47,6 +47,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that happened at a step and that a person should hear of, as a sentence of `metrics.jsonl`."""
+
+    step: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One row of `answers/*.jsonl`."""
 
@@ -110,6 +118,8 @@ class Run:
     audit: Json
     steps: tuple[Step, ...]
     evaluations: tuple[Evaluation, ...]
+    notices: tuple[Notice, ...]
+    training: Json
     base: tuple[Reply, ...]
     tuned: tuple[Reply, ...]
     test: tuple[Json, ...]
@@ -132,6 +142,8 @@ def read_run(path: Path) -> Run:
         evaluations=_in_order(
             _evaluation(row) for row in metrics if "validation_loss" in row and whole(row, "step") is not None
         ),
+        notices=tuple(Notice(whole(row, "step") or 0, text(row, "sentence")) for row in metrics if "notice" in row),
+        training=_read_document(path / "training.json", remarks),
         base=tuple(_reply(row) for row in _read_lines(path / "answers" / "base.jsonl", remarks)),
         tuned=tuple(_reply(row) for row in _read_lines(path / "answers" / "tuned.jsonl", remarks)),
         test=tuple(_read_lines(path / "data" / "test.jsonl", remarks)),
