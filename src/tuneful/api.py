@@ -74,7 +74,7 @@ def train(
 
 def dry_run(
     verb: str,
-    data: str = "starter",
+    data: str | Sequence[str] = "starter",
     *,
     config: Config | None = None,
     output: Path | None = None,
