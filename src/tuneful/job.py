@@ -448,7 +448,7 @@ class Job:
                 f"--resume {self.run.path}"
             )
         _refuse_changes(self.run.path, changed, allow_changed)
-        if self.run.has_model and (late := [one.key for one in changed if not one.key.startswith("generate.")]):
+        if self.run.has_model and (late := [one.key for one in changed if not one.key.startswith(("generate.", "report."))]):
             raise ConfigError(
                 f"{self.run.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
             )
@@ -467,7 +467,7 @@ class Job:
             f"{name}.{key}": value
             for name, section in self.config.model_dump(mode="json").items()  # as run.json gives it back
             for key, value in section.items()
-            if name not in FREE_SECTIONS and f"{name}.{key}" not in FREE_KEYS
+            if not _is_free(name, key)
         }
         self._model_sha256 = fingerprint(self.pretrained.folder)
         return {
@@ -727,6 +727,12 @@ def _refuse_changes(where: Path, changed: Sequence[Difference], allowed: Sequenc
     raise ConfigError(
         f"{where}: this is another training than the one that was begun:\n{listed}\nGo on with what it was, or add {keys}"
     )
+
+
+def _is_free(section: str, key: str) -> bool:
+    """Whether a setting may change when a run goes on. The general text may not: base and tuned are measured on the same."""
+    dotted = f"{section}.{key}"
+    return dotted in FREE_KEYS or (section in FREE_SECTIONS and dotted != "report.general")
 
 
 def _digest_of(examples: Sequence[Example]) -> str:
