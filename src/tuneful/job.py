@@ -448,7 +448,9 @@ class Job:
                 f"--resume {self.run.path}"
             )
         _refuse_changes(self.run.path, changed, allow_changed)
-        if self.run.has_model and (late := [one.key for one in changed if not one.key.startswith(("generate.", "report."))]):
+        if self.run.has_model and (
+            late := [one.key for one in changed if not one.key.startswith(("generate.", "report."))]
+        ):
             raise ConfigError(
                 f"{self.run.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
             )
