@@ -520,7 +520,7 @@ class Job:
 
     def _make_sure_of_room(self) -> None:
         """ConfigError where the disk cannot hold the model and the checkpoints that `save_steps` asks for."""
-        if self.run.has_model:
+        if self.run.has_model or not self.world.is_main:
             return
         config, (model, checkpoint) = self.config.train, self.disk_bytes()
         total = num_steps(len(self.dataset.train), config.batch_size, config.num_train_epochs, config.max_steps)
