@@ -49,3 +49,4 @@ def test_a_run_cut_off_while_it_answers_has_saved_its_model_and_answers_as_it_tr
         api.run(str(data), config=config, output=tmp_path / "run")
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     assert seen == [getattr(torch, dtype)] * 2
+    assert json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))["findings"] == []

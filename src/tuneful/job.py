@@ -25,6 +25,7 @@ from tuneful.answers import write_own_template
 from tuneful.comparing import apply_gate, comparison_document, show_comparison
 from tuneful.config import Config
 from tuneful.console import Advance, Terminal
+from tuneful.data.audit import audit_sides
 from tuneful.data.chat_template import load_template
 from tuneful.data.encode import TextEncoder
 from tuneful.data.order import num_steps
@@ -184,6 +185,8 @@ class Job:
                 f"({split['method']})",
                 "trained": f"{tokens['trained']:,} of {tokens['record']:,} tokens "
                 f"({tokens['trained'] / tokens['record']:.1%}) carry loss",
+                "findings": ", ".join(f"{one['name'].replace('_', ' ')} {one['count']:,}" for one in audit["findings"])
+                or "none",
             }
         )
         for refusal in audit["refused"][:3]:
@@ -671,7 +674,9 @@ class Job:
             records = getattr(dataset, name).records
             self.run.write_rows(f"data/{name}.jsonl", map(_data_row, records))
         self.run.write_rows("data/refused.jsonl", map(asdict, dataset.refused))
-        self.audit = describe(dataset, self.encoder, self.config)
+        sides = [(side.records, side.examples) for side in (dataset.train, dataset.validation, dataset.test)]
+        found = audit_sides(sides, dataset.refused, self.config, self.encoder)
+        self.audit = {**describe(dataset, self.encoder, self.config), **found.for_report()}
         self.run.write_json("data.json", self.audit)
 
     def _write_environment(self, *, finished: bool = False) -> str | None:

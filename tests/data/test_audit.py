@@ -10,7 +10,7 @@ import pytest
 from tests.data.planted import AGAINST, clean_records, record, write_planted, write_rows
 
 from tuneful.config import Config, load_config
-from tuneful.data.audit import Audit, audit
+from tuneful.data.audit import Audit, audit, audit_sides
 from tuneful.data.encode import Encoder, TextEncoder
 from tuneful.data.findings import KINDS, NEEDS_TOKENS
 from tuneful.data.mend import write_mended
@@ -116,6 +116,32 @@ def test_sides_are_those_of_a_run(tmp_path: Path, byte_tokenizer: Any) -> None:
     }
     assert lines(found)["too_long"] == {8}
     assert (found.num_read, found.num_used, found.num_refused) == (90, 89, 1)
+
+
+def test_a_run_finds_what_a_check_finds(tmp_path: Path, byte_tokenizer: Any) -> None:
+    from tuneful.data.prepare import prepare_data
+
+    write_planted(tmp_path / "planted.jsonl")
+    settings = ["data.on_error=skip", "data.max_length=20000"]
+    config, encoder = load_config(None, settings), encoder_of(byte_tokenizer, *settings)
+    checked = look(tmp_path / "planted.jsonl", *settings, encoder=encoder)
+    data = prepare_data(read_data(str(tmp_path / "planted.jsonl"), config.data), encoder, config)
+    sides = [(side.records, side.examples) for side in (data.train, data.validation, data.test)]
+    run = audit_sides(sides, data.refused, config, encoder)
+    assert {finding.kind.name: finding.count for finding in run.findings} == {
+        finding.kind.name: finding.count for finding in checked.findings
+    }
+    assert run.for_report()["findings"][0].keys() == {
+        "name",
+        "severity",
+        "title",
+        "count",
+        "cases",
+        "why",
+        "mend",
+        "fix",
+    }
+    assert (run.num_read, run.num_used, run.sides) == (checked.num_read, checked.num_used, checked.sides)
 
 
 def test_characters_that_the_tokenizer_drops_are_found(tmp_path: Path, builtin_tokenizer: Any) -> None:

@@ -100,6 +100,29 @@ class RunFolder:
                     "counts": [0, 0, 310, 512, 281, 121, 43, 21, 8, 2],
                 },
                 "shown": [shown_record(index) for index in range(3)],
+                "findings": [
+                    {
+                        "name": "null_answers",
+                        "severity": "finding",
+                        "title": "Answers that are a missing value written out",
+                        "count": 1204,
+                        "cases": [{"source": f"starter.json:{line}", "text": "None <b>"} for line in (4, 9, 33)],
+                        "why": "The model learns to answer with the word.",
+                        "mend": "Write the answers, or delete the rows.",
+                    },
+                    {
+                        "name": "seam_merges",
+                        "severity": "note",
+                        "title": "Answers whose first token would merge",
+                        "count": 1,
+                        "cases": [{"source": "starter.json:7", "text": "..."}],
+                        "why": "Not here.",
+                        "mend": "Nothing.",
+                    },
+                ],
+                "clusters": [{"sources": [f"starter.json:{line}" for line in range(20, 32)], "similarity": 0.832}],
+                "languages": {"English": 1290, "German": 8},
+                "tasks": {"question": 700, "other": 598},
             },
         )
 

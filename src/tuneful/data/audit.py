@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,14 @@ class Audit:
         """Findings that are no mere notes."""
         return sum(finding.kind.severity == "finding" for finding in self.findings)
 
+    def for_report(self) -> dict[str, Any]:
+        """What data.json of a run folder holds beside the figures of training."""
+        document = self.as_dict(max_sources=0)
+        return {
+            key: document[key]
+            for key in ("findings", "num_findings", "clusters", "turns", "languages", "scripts", "tasks")
+        }
+
     def as_dict(self, max_sources: int = 1000) -> dict[str, Any]:
         """For `check --json`; each finding lists the first `max_sources` of its places."""
         edges, counts = self.histogram
@@ -141,13 +150,20 @@ def audit(
     """
     glance = _Pass(config, encoder, advance)
     others = [normal_prompt(conversation) for conversation in against]
-    sketches = Sketches(_chained(others, glance.prompts(rows)))
+    sketches = Sketches(chain(others, glance.prompts(rows)))
     return _Judgement(glance, sketches, len(others), config, sides).audit()
 
 
-def _chained(others: list[str], prompts: Iterator[str]) -> Iterator[str]:
-    yield from others
-    yield from prompts
+def audit_sides(
+    sides: Sequence[tuple[Sequence[Record], Sequence[Example]]],
+    refused: Iterable[Refusal],
+    config: Config,
+    encoder: Encoder,
+) -> Audit:
+    """Look at a data set that is divided already: (records, examples) of train, validation and test, and what was refused."""
+    usable = chain.from_iterable(zip(records, examples, strict=True) for records, examples in sides)
+    numbers = np.repeat(np.arange(len(sides), dtype=np.int8), [len(records) for records, _ in sides])
+    return audit(chain(usable, ((refusal, None) for refusal in refused)), config, encoder, sides=numbers)
 
 
 @dataclass(slots=True)
@@ -188,7 +204,7 @@ class _Pass:
             self.num_read += 1
             self._advance(1)
             if isinstance(row, Refusal):
-                kind = "empty_answers" if _lacks_an_answer(row) else "unusable_rows"
+                kind = _kind_of(row)
                 self.ledger.add(kind, number, row.source, row.reason)
                 self.dropped[number] = kind
             else:
@@ -429,9 +445,11 @@ class _Judgement:
 _NO_ANSWER = re.compile(r"nothing to learn|no answer to learn|the assistant's, is empty|`output`.* is null")
 
 
-def _lacks_an_answer(refusal: Refusal) -> bool:
-    """Whether a row was refused for its empty answer, not for what else is wrong with it."""
-    return _NO_ANSWER.search(refusal.reason) is not None
+def _kind_of(refusal: Refusal) -> str:
+    """What a refused row is a finding of: too long, without an answer, or of no use for what else is wrong with it."""
+    if "data.max_length" in refusal.reason:
+        return "too_long"
+    return "empty_answers" if _NO_ANSWER.search(refusal.reason) else "unusable_rows"
 
 
 def _around(text: str, at: int) -> str:
