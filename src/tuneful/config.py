@@ -288,6 +288,9 @@ class JudgeConfig(Section):
         4096, ge=256, description="context of an `ollama/` or `gguf:` judge; a longer prompt is an error"
     )
     keep_alive: str = Field("10m", description="how long Ollama keeps the model in memory after a question")
+    calibration_items: int = Field(
+        30, ge=2, description="items that `--calibrate` probes the judge with, ten questions each"
+    )
 
 
 class ReportConfig(Section):

@@ -6,15 +6,19 @@ OUTPUT/judge/replies.jsonl   what the judge said: nothing is asked twice
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, JudgeError
+from tuneful.judge.agreement import Agreement, agree, read_ratings
+from tuneful.judge.calibrate import Figure, in_words, num_calibration_questions
+from tuneful.judge.calibrate import calibrate as run_calibration
 from tuneful.judge.client import Judge
 from tuneful.judge.items import AnswerSet, paired, read_answers
 from tuneful.judge.judge import Evaluation, ReplyCache, judge_items, num_questions, summarise, verdict_row
@@ -34,20 +38,33 @@ def evaluate(
     *,
     answer_key: str | None = None,
     against: Path | None = None,
+    ratings: Path | None = None,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
     """Judge the answers file or run folder `answers` into `output`, and return what evaluation.json holds.
 
-    `against` is the answers file that a pairwise judge compares with; a run folder brings its own. Raises InputError
-    where the request is wrong, JudgeError where nothing could be scored.
+    `against` is the answers file that a pairwise judge compares with; a run folder brings its own. `ratings` are what people
+    thought of the answers; `calibrate` probes the judge first. Raises InputError where the request is wrong, JudgeError
+    where nothing could be scored.
     """
     settings = resolve_settings(config.judge)
     load_prompt(settings.protocol, settings.prompts)
     sets = _answer_sets(answers, settings.protocol, answer_key, against)
     config = config.model_copy(update={"judge": settings})
+    by_people = _ratings(ratings, settings.protocol)
     folder = _output_folder(answers, output)
     judge = open_judge(settings, lambda name: _load_judge_model(name, config, terminal))
     with open_cache(folder) as cache:
-        return judge_sets(sets, judge, config, cache, folder, terminal)
+        calibration = _calibrated(sets[-1], judge, config, cache, folder, terminal) if calibrate else None
+        verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
+    document = _evaluation(judge, config, verdicts, terminal)
+    if by_people is not None:
+        agreement = agree(verdicts[sets[-1].name], by_people, config.report.confidence)
+        document["agreement"] = asdict(agreement)
+        _show_agreement(agreement, terminal)
+    write_text(folder / "evaluation.json", as_json(document, indent=1) + "\n")
+    _refuse_silence(judge, verdicts)
+    return document if calibration is None else {**document, "calibration": calibration}
 
 
 @contextmanager
@@ -63,22 +80,15 @@ def open_cache(folder: Path) -> Iterator[ReplyCache]:
 
 def judge_sets(
     sets: Sequence[AnswerSet], judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
-) -> dict[str, Any]:
-    """Judge every set into scores/NAME.jsonl of `folder`; evaluation.json tells it in numbers and is returned."""
-    settings, evaluations = config.judge, {}
+) -> dict[str, list[Verdict]]:
+    """The verdicts on every set by its name, in the order of its items, written as scores/NAME.jsonl of `folder`."""
+    verdicts: dict[str, list[Verdict]] = {}
     for one in sets:
-        total = len(one.items) * num_questions(settings.protocol)
+        total = len(one.items) * num_questions(config.judge.protocol)
         with terminal.progress(f"judging {one.name}", total, "questions") as advance:
-            verdicts = judge_items(one.items, judge, settings, cache, advance)
-        write_scores(folder, one.name, verdicts)
-        evaluations[one.name] = summarise(verdicts, confidence=config.report.confidence, seed=config.train.seed)
-    document = {"judge": judge.name, "protocol": settings.protocol, "answers": _as_dicts(evaluations)}
-    write_text(folder / "evaluation.json", as_json(document, indent=1) + "\n")
-    show_evaluations(evaluations, terminal)
-    if not any(evaluation.num_scored for evaluation in evaluations.values()):
-        reason, count = next(iter(next(iter(evaluations.values())).unscored.items()))
-        raise JudgeError(f"{judge.name} scored nothing: {reason} ({count} items)")
-    return document
+            verdicts[one.name] = judge_items(one.items, judge, config.judge, cache, advance)
+        write_scores(folder, one.name, verdicts[one.name])
+    return verdicts
 
 
 def write_scores(folder: Path, name: str, verdicts: Sequence[Verdict]) -> None:
@@ -104,6 +114,83 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], terminal: Terminal) 
             terminal.say(f"  {name} {criterion}: {value:.1f}")
         for reason, count in one.unscored.items():
             terminal.say(f"  {name}: {count} unscored: {reason}", style="yellow")
+
+
+def _evaluation(
+    judge: Judge, config: Config, verdicts: Mapping[str, list[Verdict]], terminal: Terminal
+) -> dict[str, Any]:
+    """All verdicts in numbers, shown and as evaluation.json holds them."""
+    evaluations = {
+        name: summarise(own, confidence=config.report.confidence, seed=config.train.seed)
+        for name, own in verdicts.items()
+    }
+    show_evaluations(evaluations, terminal)
+    answers = {name: asdict(evaluation) for name, evaluation in evaluations.items()}
+    return {"judge": judge.name, "protocol": config.judge.protocol, "answers": answers}
+
+
+def _refuse_silence(judge: Judge, verdicts: Mapping[str, list[Verdict]]) -> None:
+    """Raise JudgeError where not a single item was scored."""
+    everything = [verdict for own in verdicts.values() for verdict in own]
+    if all(verdict.score is None for verdict in everything):
+        ((reason, count),) = Counter(verdict.unscored_reason for verdict in everything).most_common(1)
+        raise JudgeError(f"{judge.name} scored nothing: {reason} ({count} of {len(everything)} items)")
+
+
+def _calibrated(
+    judged: AnswerSet, judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
+) -> dict[str, Any]:
+    """What probes with `judged` found out about the judge, shown and written as calibration.json."""
+    settings = config.judge
+    total = num_calibration_questions(len(judged.items), settings)
+    with terminal.progress("calibrating", total, "questions") as advance:
+        found = run_calibration(
+            judged.items,
+            judge,
+            settings,
+            cache,
+            confidence=config.report.confidence,
+            seed=config.train.seed,
+            advance=advance,
+        )
+    document = asdict(found)
+    write_text(folder / "calibration.json", as_json(document, indent=1) + "\n")
+    terminal.heading(f"Can {found.judge} judge? {found.num_items} items, {found.num_questions} questions")
+    rows = [[figure.label, in_words(figure), _interval(figure), figure.wanted] for figure in found.figures]
+    terminal.table(["", "", f"{config.report.confidence:.0%} interval", "wanted"], rows)
+    means = [f"{kind} {'-' if mean is None else f'{mean:.0f}'}" for kind, mean in found.mean_scores.items()]
+    terminal.say(f"mean scores: {', '.join(means)}")
+    for reason, count in found.unread.items():
+        terminal.say(f"  {count} without a verdict: {reason}", style="yellow")
+    terminal.say(f"{found.verdict}: {found.sentence}", style="bold")
+    return document
+
+
+def _interval(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return ""
+    low, high = (replace(figure, value=value) for value in (figure.low, figure.high))
+    return f"[{in_words(low)}, {in_words(high)}]"
+
+
+def _ratings(file: Path | None, protocol: str) -> dict[str, float] | None:
+    if file is None:
+        return None
+    if protocol == "pairwise":
+        raise ConfigError("--ratings are grades of single answers; a pairwise judge gives none to hold them against")
+    return read_ratings(file)
+
+
+def _show_agreement(agreement: Agreement, terminal: Terminal) -> None:
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    terminal.heading(f"Against people, {agreement.num_items} answers that both graded")
+    spearman = f"{shown(agreement.spearman)} [{shown(agreement.low)}, {shown(agreement.high)}]"
+    facts = {"weighted kappa": shown(agreement.kappa), "Spearman": spearman}
+    if agreement.num_unmatched:
+        facts["not matched"] = f"{agreement.num_unmatched} ratings of answers that have no score"
+    terminal.facts(facts)
 
 
 def _answer_sets(answers: Path, protocol: str, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
@@ -139,10 +226,6 @@ def _output_folder(answers: Path, output: Path | None) -> Path:
     if folder is None:
         raise ConfigError("--output DIR is needed: these answers belong to no run folder")
     return folder
-
-
-def _as_dicts(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    return {name: asdict(evaluation) for name, evaluation in evaluations.items()}
 
 
 def _load_judge_model(folder: str, config: Config, terminal: Terminal) -> tuple[str, AnswerAll]:

@@ -28,6 +28,7 @@ from tuneful.data.read import read_data
 from tuneful.errors import ConfigError, DataError, ModelError
 from tuneful.infer.generate import answer
 from tuneful.job import set_dropout
+from tuneful.judge.calibrate import num_calibration_questions
 from tuneful.judge.client import OllamaWire, Question, _NoReplyError, _wait_seconds, open_http_judge
 from tuneful.judge.compare import compare
 from tuneful.judge.forgetting import read_general
@@ -195,6 +196,10 @@ def asking(*changed: str) -> Experiment:
     return lambda lab: (asked(), asked(*changed))
 
 
+def probed(*settings: str) -> int:
+    return num_calibration_questions(9, load_config(None, list(settings)).judge)
+
+
 def own_prompt(lab: Laboratory) -> str:
     (lab.folder / "score.txt").write_text("[system]\n{nonce}\n[user]\n{answer} {reply}", encoding="utf-8")
     return f"judge.prompts={json.dumps(str(lab.folder))}"
@@ -350,6 +355,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "judge.max_tokens": asking("judge.max_tokens=9"),
     "judge.num_ctx": asking("judge.num_ctx=8192"),
     "judge.keep_alive": asking("judge.keep_alive=1h"),
+    "judge.calibration_items": lambda lab: (probed(), probed("judge.calibration_items=2")),
     "report.confidence": lambda lab: (lab.interval(), lab.interval("report.confidence=0.6")),
     "report.num_resamples": lambda lab: (lab.interval(), lab.interval("report.num_resamples=100")),
     "report.gate": lambda lab: (lab.gate(""), lab.gate("rouge_l>=0")),

@@ -127,7 +127,7 @@ def test_where_nothing_is_scored_the_command_fails_and_says_why(evaluate: Evalua
     written(tmp_path / "theirs.jsonl", ROWS)
     code, _, err = evaluate("theirs.jsonl", "--judge", f"openai/{MODEL}", "--output", "out", "--protocol", "rubric")
     assert code == 1
-    assert f"error: openai/{MODEL} scored nothing: unreadable: no `correctness` (7 items)" in err
+    assert f"error: openai/{MODEL} scored nothing: unreadable: no `correctness` (7 of 7 items)" in err
     assert "0 + 7 = 7" in err
     assert "0.0 to 100.0" in err
     assert len(rows_of(tmp_path / "out" / "scores" / "theirs.jsonl")) == 7

@@ -29,6 +29,10 @@ def evaluate(
         typer.Option(help="the key of the answer in a file that is not ours (default: text or model_response)"),
     ] = None,
     against: Annotated[Path | None, typer.Option(help="the other answers of a pairwise comparison")] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="first find out whether this judge can judge")] = False,
+    ratings: Annotated[
+        Path | None, typer.Option(help="JSONL of `source` and `rating` by people, to hold the judge against")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")] = False,
@@ -41,7 +45,14 @@ def evaluate(
     named = [f"judge.{key}={json.dumps(value)}" for key, value in (("model", judge), ("protocol", protocol)) if value]
     settings = load_config(config, [*(overrides or []), *named])
     document = evaluating.evaluate(
-        answers, settings, output, Terminal(quiet=quiet), answer_key=answer_key, against=against
+        answers,
+        settings,
+        output,
+        Terminal(quiet=quiet),
+        answer_key=answer_key,
+        against=against,
+        ratings=ratings,
+        calibrate=calibrate,
     )
     if as_json:
         to_stdout(json.dumps(document, indent=1))
