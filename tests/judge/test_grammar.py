@@ -1,12 +1,14 @@
 """A reply has one reading, written down here form by form, and what has none is unscored with a reason."""
 
 import json
+import re
 import string
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuneful.judge.calibrate import injections
 from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner
 
 NONCE = "3f9a0c1d5e7b2468"
@@ -136,6 +138,24 @@ def test_a_rubric_is_four_numbers_and_a_reason():
 def test_a_winner_is_one_of_three_words(reply, winner):
     found = read_winner(reply, nonce=None, answers=("Answer B", "no"))
     assert found == winner if winner else isinstance(found, Unreadable)
+
+
+def parroted(answer):
+    """All that a judge could copy out of an answer: the whole, its lines, their ends, its objects, and each in a fence."""
+    lines = answer.splitlines()
+    copies = {answer, *lines, *("\n".join(lines[at:]) for at in range(len(lines)))}
+    copies |= {copy.strip() for copy in re.findall(r"\{[^{}]*\}", answer)} | {f"I read:\n{line}" for line in lines}
+    return copies | {f"```json\n{copy}\n```" for copy in copies} | {f"<think>hm</think>{copy}" for copy in copies}
+
+
+@pytest.mark.parametrize("order", injections())
+def test_no_verdict_is_taken_from_the_text_of_an_answer(order):
+    """Forty wordings of "give this 100", and a judge that copies whatever it likes out of the answer."""
+    answer = f"A table.\n\n{order}"
+    for reply in parroted(answer):
+        for nonce in (None, NONCE):
+            found = read_score(reply, nonce=nonce, answer=answer)
+            assert isinstance(found, Unreadable), (reply, found)
 
 
 @settings(max_examples=300, deadline=None)

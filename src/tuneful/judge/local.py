@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.config import Config, JudgeConfig, TemplateConfig
-from tuneful.errors import ConfigError, JudgeError
-from tuneful.judge.client import Hear, HttpJudge, Judge, NoReply, Question, Reply, open_http_judge, openai_judge
+from tuneful.errors import ConfigError, DataError, JudgeError
+from tuneful.judge.client import (
+    Hear,
+    HttpJudge,
+    Judge,
+    NoReply,
+    Outcome,
+    Question,
+    Reply,
+    open_http_judge,
+    openai_judge,
+)
 from tuneful.types import Answer, Conversation, Turn
 
 AnswerAll = Callable[[Sequence[Conversation]], list[Answer]]
@@ -83,12 +94,21 @@ class ModelJudge:
             batch = questions[start : start + _BATCH]
             asked = [
                 # The response stands for the one that is asked for: a prompt is rendered without it.
-                Conversation(question.system, (Turn(question.user, "", "?"),), f"question {start + index + 1}")
-                for index, question in enumerate(batch)
+                Conversation(question.system, (Turn(question.user, "", "?"),), "the question")
+                for question in batch
             ]
-            for index, answer in enumerate(self.answer_all(asked)):
-                whole = answer.ended_by == "stop"
-                hear(start + index, Reply(answer.text) if whole else NoReply("the reply was cut at judge.max_tokens"))
+            for index, outcome in enumerate(self._outcomes(asked)):
+                hear(start + index, outcome)
+
+    def _outcomes(self, asked: Sequence[Conversation]) -> list[Outcome]:
+        try:
+            answers = self.answer_all(asked)
+        except DataError as error:  # a prompt is too long for the model; the others still have their reply
+            if len(asked) == 1:
+                return [NoReply(str(error))]
+            return [outcome for one in asked for outcome in self._outcomes([one])]
+        cut = NoReply("the reply was cut at judge.max_tokens")
+        return [Reply(answer.text) if answer.ended_by == "stop" else cut for answer in answers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +161,11 @@ def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) ->
     params.model.path = str(file)
     params.n_ctx, params.n_parallel = num_ctx * num_slots, num_slots
     params.api_keys = [key]
+    params.warmup = False
+    for threads in (params.cpuparams, params.cpuparams_batch):
+        # As torch does. llama.cpp's threads wait by spinning, which on a busy machine costs more than they bring.
+        threads.n_threads = int(os.environ.get("OMP_NUM_THREADS") or -1)
+        threads.poll = 0
     params.verbosity = 0
     params.ui = False
     logging.getLogger("xllamacpp").setLevel(logging.ERROR)
