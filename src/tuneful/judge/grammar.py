@@ -43,6 +43,9 @@ class Unreadable:
     reason: str
 
 
+_COPIED = Unreadable("the reply stands word for word in an answer")
+
+
 @dataclass(frozen=True, slots=True)
 class Rubric:
     """The four `scores` of a rubric, each 0 to 100 under its name in CRITERIA, and the judge's `reason`."""
@@ -70,8 +73,10 @@ def read_score(reply: str, *, nonce: str | None, answer: str) -> float | Unreada
         if isinstance(found, Unreadable):
             return found
         if nonce is None and said in answer:
-            return Unreadable("the reply stands word for word in the answer")
+            return _COPIED
         return _number(found, "score")
+    if _has_thoughts(reply) and reply.strip() in answer:
+        return _COPIED
     return _plain_score(said, answer)
 
 
@@ -101,22 +106,22 @@ def read_winner(reply: str, *, nonce: str | None, answers: tuple[str, str]) -> W
         if isinstance(found, Unreadable):
             return found
         if nonce is None and any(said in answer for answer in answers):
-            return Unreadable("the reply stands word for word in an answer")
+            return _COPIED
         winner = found.get("winner")
         if winner in ("A", "B", "tie"):
             return winner  # type: ignore[no-any-return]
         return Unreadable(f"`winner` is {_shown(winner)}, none of A, B and tie" if "winner" in found else "no `winner`")
     if (match := _WINNER.fullmatch(said)) is None:
         return Unreadable("neither A nor B nor tie")
-    if any(_is_a_line_of(said, answer) for answer in answers):
-        return Unreadable("the reply stands word for word in an answer")
+    if any(_is_a_line_of(said, answer) or (_has_thoughts(reply) and reply.strip() in answer) for answer in answers):
+        return _COPIED
     return {"A": "A", "B": "B", "TIE": "tie"}[match["winner"].upper()]  # type: ignore[return-value]
 
 
 def _said(reply: str) -> str | Unreadable:
     """The reply without the thoughts in front of it, and without the code fence and the white space around it."""
     said = reply.strip()
-    if said.startswith(_THINKING[0]):
+    if _has_thoughts(said):
         _, closed, said = said.partition(_THINKING[1])
         if not closed:
             return Unreadable("the judge was still thinking when its reply ended")
@@ -124,6 +129,10 @@ def _said(reply: str) -> str | Unreadable:
     if fence := _FENCE.fullmatch(said):
         said = fence[1].strip()
     return said or Unreadable("an empty reply")
+
+
+def _has_thoughts(reply: str) -> bool:
+    return reply.strip().startswith(_THINKING[0])
 
 
 def _object(said: str, nonce: str | None) -> dict[str, Any] | Unreadable:
@@ -178,7 +187,7 @@ def _plain_score(said: str, answer: str) -> float | Unreadable:
         return Unreadable("more than a score, and no single labelled one at the end")
     answer = answer.translate(_FULL_WIDTH)
     if lines[-1] in answer if last["label"] else _is_a_line_of(lines[-1], answer):
-        return Unreadable("the reply stands word for word in the answer")
+        return _COPIED
     return _in_range(float(last["number"].replace("−", "-")), last["number"])
 
 
