@@ -229,11 +229,15 @@ def _output_folder(answers: Path, output: Path | None) -> Path:
 
 
 def _load_judge_model(folder: str, config: Config, terminal: Terminal) -> tuple[str, AnswerAll]:
-    """The fingerprint of a model folder, and generation with it under its own template."""
+    """The fingerprint of a model folder, and generation with it.
+
+    Its prompts are rendered by the template that the folder names, else by its tokenizer's own, else by the default one.
+    """
     from tuneful.answers import with_own_template
+    from tuneful.data.chat_template import OWN, load_template
     from tuneful.data.encode import TextEncoder
     from tuneful.data.prepare import make_encoder
-    from tuneful.data.template import find_template
+    from tuneful.data.template import TEMPLATE_FILE
     from tuneful.infer.generate import answer
     from tuneful.model.builtin import cache_root
     from tuneful.model.load import fingerprint, load_model
@@ -242,9 +246,12 @@ def _load_judge_model(folder: str, config: Config, terminal: Terminal) -> tuple[
     own = with_own_template(model_config(config, folder))
     device = choose_device(own.model.device)
     pretrained = load_model(folder, terminal.say)
+    template = own.template
+    if pretrained.tokenizer.chat_template and not (pretrained.folder / TEMPLATE_FILE).is_file():
+        template = template.model_copy(update={"name": OWN})
     cast_parameters(pretrained.model, choose_dtype(own.model.dtype, device, cache_root()))
-    encoder = make_encoder(TextEncoder(pretrained.tokenizer, find_template(own.template.name)), own.data)
-    model = pretrained.model.to(device)
+    text = TextEncoder(pretrained.tokenizer, load_template(template, pretrained.tokenizer))
+    model, encoder = pretrained.model.to(device), make_encoder(text, own.data)
 
     def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:
         return answer(model, encoder, conversations, own.generate, seed=config.judge.seed or 0)
