@@ -52,7 +52,7 @@ def run(
         job.train()
         job.save()
         tuned, general_tuned = job.answer_test_set("tuned"), job.measure_general("tuned")
-        return job.finish(job.compare(base, tuned, general_base, general_tuned))
+        return job.finish(job.compare(*job.judge(base, tuned), general_base, general_tuned))
 
 
 def train(

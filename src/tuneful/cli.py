@@ -94,6 +94,9 @@ def run(
     resume: Resume = False,
     allow_changed: AllowChanged = None,
     gate: Gate = None,
+    judge: Annotated[
+        str | None, typer.Option(help="who grades the answers: ollama/NAME, openai/MODEL, gguf:FILE or model:FOLDER")
+    ] = None,
     general: Annotated[
         str | None, typer.Option(help="text on which forgetting is measured: a file, `builtin` or `none`")
     ] = None,
@@ -102,7 +105,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole job: check, split, answer, train, answer again, compare, report."""
-    arguments = _with_settings(arguments, {"report.gate": gate, "report.general": general})
+    arguments = _with_settings(arguments, {"report.gate": gate, "report.general": general, "judge.model": judge})
     request = _request(arguments, model, output, config, resume, default="starter")
     _work("run", *request, allow_changed, dry_run, as_json, quiet)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tuneful.config import Config
+from tuneful.config import Config, DataConfig, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.judge.agreement import Agreement, agree, read_ratings
@@ -22,7 +22,7 @@ from tuneful.judge.calibrate import calibrate as run_calibration
 from tuneful.judge.client import Judge
 from tuneful.judge.items import AnswerSet, paired, read_answers
 from tuneful.judge.judge import Evaluation, ReplyCache, judge_items, num_questions, summarise, verdict_row
-from tuneful.judge.local import AnswerAll, model_config, open_judge, resolve_settings
+from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge, resolve_settings
 from tuneful.judge.questions import Item, load_prompt
 from tuneful.rundir import as_json, json_line, write_text
 from tuneful.types import Answer, Conversation, Verdict
@@ -49,7 +49,7 @@ def evaluate(
     """
     settings = resolve_settings(config.judge)
     load_prompt(settings.protocol, settings.prompts)
-    sets = _answer_sets(answers, settings.protocol, answer_key, against)
+    sets = _answer_sets(answers, config, answer_key, against)
     config = config.model_copy(update={"judge": settings})
     by_people = _ratings(ratings, settings.protocol)
     folder = _output_folder(answers, output)
@@ -65,6 +65,38 @@ def evaluate(
     write_text(folder / "evaluation.json", as_json(document, indent=1) + "\n")
     _refuse_silence(judge, verdicts)
     return document if calibration is None else {**document, "calibration": calibration}
+
+
+def refuse_absent_judge(config: Config) -> None:
+    """Raise, before any work is done, where the judge of a run is named wrongly or is not to be reached."""
+    settings = resolve_settings(config.judge)
+    load_prompt(settings.protocol, settings.prompts)
+    check_judge(settings)
+
+
+def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[float | None]] | None:
+    """What the judge gives the base and the tuned answers of the run folder `run`, in test-set order.
+
+    Under `pairwise` the base answers have what the tuned ones leave of 100. None, said aloud, where the judge is not to be
+    reached: a run is not lost to that.
+    """
+    settings = resolve_settings(config.judge)
+    config = config.model_copy(update={"judge": settings})
+    sets = _answer_sets(run, config, None, None)
+    try:
+        judge = open_judge(settings, lambda name: _load_judge_model(name, config, terminal))
+    except JudgeError as error:
+        terminal.say(f"not judged: {error}. Later: tuneful evaluate {run} --judge {settings.model}", style="yellow")
+        return None
+    with open_cache(run) as cache:
+        verdicts = judge_sets(sets, judge, config, cache, run, terminal)
+    document = _evaluation(judge, config, verdicts, terminal)
+    write_text(run / "evaluation.json", as_json(document, indent=1) + "\n")
+    scores = {name: [verdict.score for verdict in own] for name, own in verdicts.items()}
+    if settings.protocol != "pairwise":
+        return scores
+    (tuned,) = scores.values()
+    return {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
 
 
 @contextmanager
@@ -193,8 +225,9 @@ def _show_agreement(agreement: Agreement, terminal: Terminal) -> None:
     terminal.facts(facts)
 
 
-def _answer_sets(answers: Path, protocol: str, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
+def _answer_sets(answers: Path, config: Config, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
     """What is to be judged: one set, the two of a run folder, or under `pairwise` one set of pairs."""
+    protocol, data = config.judge.protocol, _data_config(answers, config)
     if against is not None and protocol != "pairwise":
         raise ConfigError("--against is for --protocol pairwise; each set of answers is scored on its own elsewhere")
     if answers.is_dir():
@@ -203,21 +236,28 @@ def _answer_sets(answers: Path, protocol: str, answer_key: str | None, against: 
         files = [answers / "answers" / f"{name}.jsonl" for name in ("base", "tuned")]
         if missing := [file for file in files if not file.is_file()]:
             raise ConfigError(f"{answers}: is no run folder with answers: there is no {missing[0]}")
-        base, tuned = (read_answers(file, answer_key) for file in files)
+        base, tuned = (read_answers(file, data, answer_key) for file in files)
         return [_pairs(tuned, base)] if protocol == "pairwise" else [base, tuned]
-    judged = read_answers(answers, answer_key)
+    judged = read_answers(answers, data, answer_key)
     if protocol != "pairwise":
         return [judged]
     if against is None:
         raise ConfigError(
             "a pairwise judge compares two sets: give a run folder, or --against FILE with the other answers"
         )
-    return [_pairs(judged, read_answers(against, answer_key))]
+    return [_pairs(judged, read_answers(against, data, answer_key))]
 
 
 def _pairs(answers: AnswerSet, rivals: AnswerSet) -> AnswerSet:
     pairs: list[Item] = paired(answers.items, rivals.items)
     return AnswerSet(f"{answers.name}-against-{rivals.name}", tuple(pairs))
+
+
+def _data_config(answers: Path, config: Config) -> DataConfig:
+    """How records are read: as the run that `answers` belongs to read them, else as `config` says."""
+    run = answers if answers.is_dir() else answers.parent.parent
+    file = run / "config.yaml"
+    return load_config(file).data if file.is_file() else config.data
 
 
 def _output_folder(answers: Path, output: Path | None) -> Path:

@@ -34,6 +34,7 @@ from tuneful.data.read import Record, read_data
 from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.environment import describe_machine
 from tuneful.errors import ConfigError, InputError
+from tuneful.evaluating import judge_run, refuse_absent_judge
 from tuneful.infer.generate import answer, answer_each
 from tuneful.interruption import Interrupted, Signals
 from tuneful.judge.answered import kind_of
@@ -137,7 +138,10 @@ class Job:
         self.conditions = parse_gate(config.report.gate)
         self.outcomes: list[Outcome] = []
         self.general_texts = read_general(config.report.general)
-        refuse_unmeasurable(self.conditions, has_general=bool(self.general_texts))
+        has_judge = config.judge.model is not None
+        refuse_unmeasurable(self.conditions, has_general=bool(self.general_texts), has_judge=has_judge)
+        if has_judge and verb == "run" and world.is_main:
+            refuse_absent_judge(config)
         file = read_data(data, config.data)
         self.device = world.own_device(choose_device(config.model.device))
         self.run = self._open_run(output or new_run_path(data, datetime.now()))
@@ -342,6 +346,23 @@ class Job:
                 scores += score_samples(self.model, text, samples, self.layout)
         self.run.write_rows(f"general/{name}.jsonl", (score.row() for score in scores))
         return scores
+
+    def judge(
+        self, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]
+    ) -> tuple[Sequence[AnswerScores], Sequence[AnswerScores]]:
+        """Both with what the judge of `judge.model` gave each answer; as they came where no judge is named or there."""
+        if self.config.judge.model is None:
+            return base, tuned
+        with self._phase("judging"):
+            found = judge_run(self.run.path, self.config, self.terminal) if self.world.is_main else None
+        sides = self.world.agreed(found)
+        if sides is None:
+            return base, tuned
+        judged = [
+            [replace(scores, judge_score=score) for scores, score in zip(side, sides[name], strict=True)]
+            for name, side in (("base", base), ("tuned", tuned))
+        ]
+        return judged[0], judged[1]
 
     def compare(
         self,

@@ -133,7 +133,45 @@ def test_where_nothing_is_scored_the_command_fails_and_says_why(evaluate: Evalua
     assert len(rows_of(tmp_path / "out" / "scores" / "theirs.jsonl")) == 7
 
 
+def test_calibration_and_ratings_stand_beside_the_scores(evaluate: Evaluate, tmp_path: Path) -> None:
+    """The double gives the same score whatever is answered: no judge, as calibration finds out."""
+    written(tmp_path / "theirs.jsonl", ROWS)
+    ratings = [{"source": f"theirs.jsonl:{n + 1}", "rating": 15 * n} for n in range(6)]
+    written(tmp_path / "ratings.jsonl", ratings)
+    code, out, err = evaluate(
+        *("theirs.jsonl", "--judge", f"ollama/{MODEL}", "--output", "out", "--calibrate", "--json"),
+        *("--ratings", "ratings.jsonl", "judge.calibration_items=5"),
+    )
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "calibration.json").read_text(encoding="utf-8"))
+    assert (found["num_items"], found["num_questions"]) == (5, 50)
+    assert found["verdict"] == "not usable"
+    assert "not usable: ollama/judge-8b is not fit to judge these answers" in err
+    agreement = json.loads(out)["agreement"]
+    assert (agreement["num_items"], agreement["spearman"]) == (6, 1.0)
+    assert "weighted kappa" in err
+    assert json.loads(out)["calibration"] == found
+
+
 REFUSALS = {
+    "ratings of pairs": (
+        [
+            "theirs.jsonl",
+            "--judge",
+            "ollama/x",
+            "--protocol",
+            "pairwise",
+            "--against",
+            "theirs.jsonl",
+            "--ratings",
+            "r",
+        ],
+        "--ratings are grades of single answers",
+    ),
+    "no ratings": (
+        ["theirs.jsonl", "--judge", "ollama/x", "--ratings", "r.jsonl", "--output", "o"],
+        "r.jsonl: no such file",
+    ),
     "no judge": (["theirs.jsonl", "--output", "o"], "judge.model: '' names no judge; expected `ollama/NAME`"),
     "an unknown kind": (["theirs.jsonl", "--judge", "llama3"], "judge.model: 'llama3' names no judge"),
     "a kind without a name": (["theirs.jsonl", "--judge", "ollama/"], "judge.model: 'ollama/' names no judge"),

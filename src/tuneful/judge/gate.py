@@ -67,11 +67,13 @@ def parse_gate(text: str, where: str = "report.gate") -> tuple[Condition, ...]:
     return tuple(_condition(part, where) for part in text.split(",") if part.strip())
 
 
-def refuse_unmeasurable(conditions: tuple[Condition, ...], *, has_general: bool) -> None:
+def refuse_unmeasurable(conditions: tuple[Condition, ...], *, has_general: bool, has_judge: bool) -> None:
     """ConfigError, before any work is done, for a condition on what this run is not going to measure."""
     for condition in conditions:
         if condition.name in {spec.name for spec in FORGETTING} and not has_general:
             raise ConfigError(f"report.gate: {str(condition)!r} needs general text, and report.general is none")
+        if condition.name == "judge_score" and not has_judge:
+            raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model is none")
 
 
 def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[Outcome]:

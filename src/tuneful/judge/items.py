@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneful.config import DataConfig
 from tuneful.data.read import STARTER, Record, read_data
 from tuneful.errors import DataError
 from tuneful.judge.questions import Item
@@ -30,16 +31,18 @@ class AnswerSet:
     items: tuple[Item, ...]
 
 
-def read_answers(path: Path, answer_key: str | None = None) -> AnswerSet:
+def read_answers(path: Path, config: DataConfig, answer_key: str | None = None) -> AnswerSet:
     """The items of the answers file `path`; `answer_key` names the key of the answer in a file that is not ours.
+
+    `config` says how the records are read that the answers belong to.
 
     Raises DataError with file and line where a row has no answer, no task or no reference.
     """
     rows = _own_rows(path) if path.suffix == ".jsonl" else None
     if rows is not None and answer_key is None:
-        items = _joined(path, rows)
+        items = _joined(path, rows, config)
     else:
-        records = read_data(str(path)).records
+        records = read_data(str(path), config).records
         items = [_foreign_item(record, answer_key) for record in records]
     return AnswerSet(path.stem, tuple(items))
 
@@ -91,9 +94,9 @@ def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     return rows or None
 
 
-def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Item]:
+def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[Item]:
     """Our answers with the records that they answer."""
-    records = _records_by_source(path, [str(row["source"]) for _, row in rows])
+    records = _records_by_source(path, [str(row["source"]) for _, row in rows], config)
     items = []
     for number, row in rows:
         source = str(row["source"])
@@ -102,19 +105,19 @@ def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Item
         if not isinstance(row["text"], str):
             raise DataError(f"{path}:{number}: `text` is {type(row['text']).__name__}, expected the answer")
         conversation = records[source]
-        items.append(Item(source, task_text(conversation), conversation.turns[-1].response, row["text"]))
+        items.append(Item(source, task_text(conversation), conversation.answered_turns[-1].response, row["text"]))
     return items
 
 
-def _records_by_source(path: Path, sources: Sequence[str]) -> Mapping[str, Conversation]:
+def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -> Mapping[str, Conversation]:
     """The records of the run that `path` belongs to, or of the files that `sources` name."""
     test = path.parent.parent / "data" / "test.jsonl"
     if test.is_file():
-        return {str(record.raw.get("source")): record.conversation for record in read_data(str(test)).records}
+        return {str(record.raw.get("source")): record.conversation for record in read_data(str(test), config).records}
     found: dict[str, Conversation] = {}
     for file in dict.fromkeys(source.rpartition(":")[0] for source in sources):
         name = STARTER if file == "starter.json" and not Path(file).exists() else file
-        found |= {record.source: record.conversation for record in read_data(name, on_error="skip").records}
+        found |= {record.source: record.conversation for record in read_data(name, config, on_error="skip").records}
     return found
 
 
@@ -131,4 +134,4 @@ def _foreign_item(record: Record, answer_key: str | None) -> Item:
     if not isinstance(answer, str):
         raise DataError(f"{record.source}: `{key}` is {type(answer).__name__}, expected the answer as text")
     conversation = record.conversation
-    return Item(record.source, task_text(conversation), conversation.turns[-1].response, answer)
+    return Item(record.source, task_text(conversation), conversation.answered_turns[-1].response, answer)

@@ -64,11 +64,20 @@ def open_judge(settings: JudgeConfig, load: Callable[[str], tuple[str, AnswerAll
     name = settings.model
     assert name is not None
     if name.startswith("gguf:"):
-        return _gguf_judge(name, Path(name.removeprefix("gguf:")), settings)
+        return _gguf_judge(name, _gguf_file(name), settings)
     if name.startswith("model:"):
         fingerprint, answer_all = load(name.removeprefix("model:"))
         return ModelJudge(name, {"wire": "model", "sha256": fingerprint}, answer_all)
     return open_http_judge(name, settings)
+
+
+def check_judge(settings: JudgeConfig) -> None:
+    """Raise what `open_judge` would, as far as that is known without loading a model; `settings` are resolved."""
+    name = settings.model or ""
+    if name.startswith("gguf:"):
+        _gguf_file(name)
+    elif not name.startswith("model:"):
+        open_http_judge(name, settings)
 
 
 def model_config(config: Config, folder: str) -> Config:
@@ -134,8 +143,6 @@ class GgufJudge:
 
 
 def _gguf_judge(name: str, file: Path, settings: JudgeConfig) -> GgufJudge:
-    if not file.is_file():
-        raise ConfigError(f"judge.model: {name}: no such file")
     key = secrets.token_hex(16)
     server = start_llama_server(
         file, num_ctx=settings.num_ctx, num_slots=min(settings.concurrency, _MAX_SLOTS), key=key
@@ -143,6 +150,13 @@ def _gguf_judge(name: str, file: Path, settings: JudgeConfig) -> GgufJudge:
     identity = {"wire": "gguf", "sha256": _sha256(file)}
     base_url = f"{server.listening_address}/v1"
     return GgufJudge(openai_judge(name, base_url, identity, settings, model=file.stem, key=key), server)
+
+
+def _gguf_file(name: str) -> Path:
+    file = Path(name.removeprefix("gguf:"))
+    if not file.is_file():
+        raise ConfigError(f"judge.model: {name}: no such file")
+    return file
 
 
 def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) -> Any:

@@ -1,0 +1,113 @@
+"""`tuneful run --judge`: both sides are judged after the answers, and the judge's score leads the comparison."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving, tags
+
+from tuneful import api
+from tuneful.config import Config, load_config
+from tuneful.console import Terminal
+from tuneful.errors import ConfigError, JudgeError
+from tuneful.evaluating import judge_run
+
+ROWS = [
+    {"instruction": f"Say {word} {num} times.", "input": "", "output": " ".join([word] * num)}
+    for word in ("red", "green", "blue", "black", "white", "pink", "grey", "brown")
+    for num in range(1, 5)
+]
+
+
+@dataclass
+class Double:
+    """A judge that scores by a hash of what it reads; it answers nothing once it is `gone`."""
+
+    origin: str
+    gone: bool = False
+    num_asked: int = 0
+
+    async def behave(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        if self.gone:
+            return
+        body = tags()
+        if request.method == "POST":
+            self.num_asked += 1
+            code = hashlib.sha256(request.prompt.encode()).digest()[0]
+            verdict = {"winner": "AB"[code % 2]} if "Answer A" in request.prompt else {"score": code % 101}
+            said = {"id": request.nonce, **verdict}
+            body = honest_body(request.wire, json.dumps(said))
+        writer.write(head(200, length=len(body)) + body)
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
+    judge = Double("")
+    with serving(judge.behave) as origin:
+        monkeypatch.setenv("OLLAMA_HOST", origin)
+        judge.origin = origin
+        yield judge
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return str(file)
+
+
+def settings(model: Path, *more: str) -> Config:
+    quick = ["train.max_steps=2", "train.batch_size=4", "generate.max_new_tokens=4", "report.num_resamples=200"]
+    names = [f"model.name_or_path={json.dumps(str(model))}", "model.dtype=float32", f"judge.model=ollama/{MODEL}"]
+    return load_config(None, [*quick, *names, "report.general=none", "data.test_share=0.2", *more])
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_run_is_judged_before_and_after(double: Double, data: str, tiny_llama: Path, tmp_path: Path) -> None:
+    result = api.run(data, config=settings(tiny_llama), output=tmp_path / "run")
+    base, tuned = (rows_of(tmp_path / "run" / "scores" / f"{name}.jsonl") for name in ("base", "tuned"))
+    answered = rows_of(tmp_path / "run" / "answers" / "base.jsonl")
+    assert [row["source"] for row in base] == [row["source"] for row in tuned] == [row["source"] for row in answered]
+    assert result.comparison is not None
+    metric = result.comparison.main
+    assert metric.name == "judge_score"
+    assert metric.base == pytest.approx(sum(row["score"] for row in base) / len(base))
+    assert metric.tuned == pytest.approx(sum(row["score"] for row in tuned) / len(tuned))
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["answers"]["base"]["num_unscored"] == 0
+    asked = double.num_asked
+    assert judge_run(tmp_path / "run", settings(tiny_llama), Terminal(quiet=True)) == {
+        "base": [row["score"] for row in base],
+        "tuned": [row["score"] for row in tuned],
+    }
+    assert double.num_asked == asked, "judged again, nothing is asked again"
+    paired = judge_run(tmp_path / "run", settings(tiny_llama, "judge.protocol=pairwise"), Terminal(quiet=True))
+    assert paired is not None
+    assert [b + t for b, t in zip(paired["base"], paired["tuned"], strict=True)] == [100] * len(base)
+    double.gone = True
+    assert judge_run(tmp_path / "run", settings(tiny_llama), Terminal(quiet=True)) is None
+
+
+def test_a_judge_that_is_not_there_is_noticed_before_the_work(
+    double: Double, data: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    double.gone = True
+    with pytest.raises(JudgeError, match="Ollama is not to be reached"):
+        api.run(data, config=settings(tiny_llama), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gate_on_the_judge_needs_a_judge(data: str, tiny_llama: Path, tmp_path: Path) -> None:
+    config = settings(tiny_llama, "judge.model=null", "report.gate=judge_score>=0")
+    with pytest.raises(ConfigError, match=r"needs a judge, and judge\.model is none"):
+        api.run(data, config=config, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
