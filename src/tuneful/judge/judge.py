@@ -27,6 +27,7 @@ from tuneful.errors import ConfigError
 from tuneful.judge.client import Judge, NoReply, Outcome, Question, Reply
 from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner
 from tuneful.judge.questions import Item, Prompt, load_prompt
+from tuneful.judge.statistics import Array, interval, resampled_counts
 from tuneful.types import Verdict
 
 Preference = Literal["won", "lost", "tie"]
@@ -190,12 +191,11 @@ def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) 
     )
 
 
-def mean_interval(values: np.ndarray[Any, np.dtype[np.float64]], confidence: float, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` [I] (Efron & Tibshirani 1993, chapter 13)."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    means = np.array([values[generator.integers(len(values), size=len(values))].mean() for _ in range(_NUM_RESAMPLES)])
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    return float(low), float(high)
+def mean_interval(values: Array, confidence: float, seed: int) -> tuple[float, float]:
+    """Bootstrap interval of the mean of `values` [I], as `tuneful.judge.statistics` makes them."""
+    counts = resampled_counts(len(values), _NUM_RESAMPLES, seed)
+    means = np.concatenate([counts_RI @ values for counts_RI in counts]) / len(values)
+    return interval(means, len(values), confidence)
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
