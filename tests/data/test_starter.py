@@ -107,7 +107,7 @@ def test_check_finds_a_changed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_every_record_has_the_three_alpaca_keys_and_strings_in_them() -> None:
     assert len(FILE) >= 1200
     for record in FILE:
-        assert list(record) == ["instruction", "input", "output"]
+        assert list(record) == ["instruction", "input", "output", "category"]
         assert all(isinstance(text, str) for text in record.values())
 
 

@@ -14,6 +14,7 @@ from tuneful.judge.statistics import (
     Ratio,
     detectable_difference,
     holm,
+    influences,
     interval,
     permutation_tests,
     resampled_counts,
@@ -87,6 +88,48 @@ def test_the_interval_counts_from_both_ends() -> None:
     assert interval(differences, 10, 0.95) == (8, 992)
     assert interval(np.append(differences, np.nan), 1000, 0.95) == (24, 976)
     assert interval(differences[:50], 10, 0.95) == (differences[:50].min(), differences[:50].max())
+
+
+def test_heavy_and_long_tails_make_the_interval_wider_on_their_side_and_never_narrower() -> None:
+    generator = np.random.default_rng(0)
+    base = ratio(*[0.0] * 60)
+    shapes = {
+        "even": generator.uniform(-1, 1, 60),
+        "heavy": generator.standard_t(2, 60),
+        "long": generator.exponential(1, 60) ** 2,
+    }
+    for name, changes in shapes.items():
+        pair = (base, ratio(*changes))
+        [differences] = resampled_differences([pair], 2000, 0)
+        low, high = interval(differences, 60, 0.95)
+        wide_low, wide_high = interval(differences, 60, 0.95, influences(*pair))
+        assert wide_low <= low
+        assert wide_high >= high
+        if name == "even":
+            assert wide_high - wide_low < 1.02 * (high - low)
+        if name == "heavy":
+            assert wide_high - wide_low > 1.02 * (high - low)
+        if name == "long":
+            assert wide_high - high > 3 * (low - wide_low)
+
+
+def test_influences_are_what_an_item_more_or_less_would_do() -> None:
+    """Against the difference recomputed with one item weighing a little more."""
+    generator = np.random.default_rng(1)
+    tokens = generator.integers(1, 20, 12).astype(float)
+    base, tuned = (Ratio(generator.gamma(2, 1, 12) * tokens, tokens, exponential=True) for _ in range(2))
+
+    def difference(weights: np.ndarray) -> float:
+        before, after = (
+            Ratio(one.numerators * weights, one.denominators * weights, exponential=True) for one in (base, tuned)
+        )
+        return after.value() - before.value()
+
+    for index in range(12):
+        weights = np.ones(12)
+        weights[index] += 1e-6
+        slope = (difference(weights) - difference(np.ones(12))) / 1e-6
+        assert influences(base, tuned)[index] / 12 == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize(

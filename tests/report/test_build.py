@@ -16,6 +16,7 @@ from tuneful.errors import DataError
 from tuneful.report import answers
 from tuneful.report.build import build_report, make_visible
 from tuneful.report.folder import read_run
+from tuneful.report.judged import view_judged
 from tuneful.report.numbers import THIN
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
@@ -90,7 +91,7 @@ def test_a_whole_run_shows_its_numbers(run_folder: Any) -> None:
     ):
         assert said in text, said
     assert "What this page lacks" not in text
-    assert html.count('<article class="item"') == 130 + 6
+    assert html.count('<article class="item"') == 130 + 6 + 20
     assert len(html) < 600_000
     assert [entry.name for entry in run_folder.path.iterdir() if entry.name.startswith(".")] == []
 
@@ -263,10 +264,116 @@ def test_records_of_any_shape_show_their_question_and_reference() -> None:
     assert answers.question({}) == ("", "")
 
 
-def test_words_that_the_reference_lacks_are_marked_when_most_agree() -> None:
-    assert answers.mark_differences("It was <b> here.", "It is <b> here") == "It <mark>was</mark> &lt;b&gt; here."
-    assert "<mark>" not in answers.mark_differences("Nothing alike at all", "It is here")
-    assert answers.mark_differences("", "wanted") == ""
+def test_words_in_which_two_answers_differ_are_marked_by_whether_the_reference_has_them() -> None:
+    before, after = answers.mark_changes("It was <b> here, now.", "It is <b> here now", "It is <b> here.")
+    assert before == 'It <mark class="miss">was</mark> &lt;b&gt; here, now.'
+    assert after == 'It <mark class="hit">is</mark> &lt;b&gt; here now'
+    same = "A word that both have."
+    assert answers.mark_changes(same, same, "Another.") == (same, same)
+    assert answers.mark_changes("", "all new", "new") == ("", 'all <mark class="hit">new</mark>')
+
+
+def test_of_answers_that_have_little_in_common_only_the_right_words_are_marked() -> None:
+    before, after = answers.mark_changes("Nothing alike at all", "The sum is four", "It is four")
+    assert "<mark" not in before
+    assert after == 'The sum <mark class="hit">is</mark> <mark class="hit">four</mark>'
+
+
+def test_very_long_answers_are_marked_without_aligning_them() -> None:
+    long = "word " * 5000
+    before, after = answers.mark_changes(long + "old", long + "new", "new")
+    assert before.endswith('<mark class="miss">old</mark>')
+    assert after.endswith('<mark class="hit">new</mark>')
+
+
+def test_the_worst_answers_come_by_their_score_and_then_by_what_they_lost(run_folder: Any) -> None:
+    run_folder.write_answers(30)
+    items = [
+        {"source": f"starter.json:{index + 1}", "base": {"rouge_l": index % 2}, "tuned": {"rouge_l": (index // 4) / 10}}
+        for index in range(30)
+    ]
+    metrics = [{"name": "rouge_l", "label": "ROUGE-L", "higher_is_better": True}]
+    run_folder.write_json("comparison.json", {"metrics": metrics, "items": items})
+    worst = answers.view_answers(read_run(run_folder.path)).worst
+    assert len(worst) == 20
+    assert [item.position for item in worst[:5]] == [2, 4, 1, 3, 6]
+    html, _ = read_page(build_report(run_folder.path))
+    assert "The 20 worst answers after training" in html
+
+
+def test_kinds_of_task_are_a_table_with_the_losers_last(run_folder: Any) -> None:
+    kinds = [
+        {"kind": kind, "num_items": 9, "base": 0.4, "tuned": 0.4 + gain, "difference": gain, "low": gain - 0.1,
+         "high": gain + 0.1, "wins": 5, "losses": 2, "ties": 2, "p_value": 0.2, "verdict": "cannot tell"}
+        for kind, gain in (("sorting", -0.2), ("<b>summary</b>", 0.3))
+    ]  # fmt: skip
+    metrics = [{"name": "rouge_l", "label": "ROUGE-L", "unit": "0 to 1", "higher_is_better": True}]
+    run_folder.write_json("comparison.json", {"headline": "rouge_l", "metrics": metrics, "kinds": kinds})
+    html, _ = read_page(build_report(run_folder.path))
+    assert html.index("&lt;b&gt;summary&lt;/b&gt;") < html.index("<bdi>sorting</bdi>")
+    assert "9 test items" in html
+    assert "ROUGE-L for each kind of task that the records name" in html
+
+
+def test_what_was_forgotten_stands_beside_the_gain(run_folder: Any) -> None:
+    forgetting = [
+        {"name": "forgetting", "label": "General text", "unit": "bits per byte", "higher_is_better": False,
+         "num_items": 60, "base": 1.2, "tuned": 1.25, "difference": 0.05, "low": 0.04, "high": 0.06, "wins": 5,
+         "losses": 55, "ties": 0, "p_value": 0.0001, "verdict": "worse"},
+    ]  # fmt: skip
+    metrics = [{"name": "rouge_l", "label": "ROUGE-L", "unit": "0 to 1", "higher_is_better": True}]
+    gate = [{"condition": "forgetting<=0.01", "found": 0.05, "met": False}]
+    run_folder.write_json("comparison.json", {"metrics": metrics, "forgetting": forgetting, "gate": gate})
+    html, _ = read_page(build_report(run_folder.path))
+    assert "What was forgotten?" in html
+    assert "60 passages of text that the training never showed" in html
+    assert "General text, change" in html
+    assert "<b>forgetting&lt;=0.01</b> not met, found +0.0500" in html
+
+
+def test_the_judges_scores_are_a_distribution_with_nothing_left_out(run_folder: Any) -> None:
+    rows = [
+        {
+            "source": f"s{index}",
+            "judge": "ollama/<llama>",
+            "protocol": "score",
+            "score": score,
+            "unscored_reason": reason,
+        }
+        for index, (score, reason) in enumerate([(5, None), (95, None), (100, None), (None, "timed out"), (None, None)])
+    ]
+    (run_folder.path / "scores").mkdir()
+    run_folder.write_lines("scores/base.jsonl", rows[:1])
+    run_folder.write_lines("scores/tuned.jsonl", rows)
+    figure = {"label": "Injection", "value": 0.2, "low": 0.1, "high": 0.35, "unit": "share", "wanted": "none",
+              "standing": "bad"}  # fmt: skip
+    run_folder.write_json("calibration.json", {"sentence": "Better not.", "figures": [figure]})
+    judged = view_judged(read_run(run_folder.path))
+    assert judged is not None
+    assert [one.sentence for one in judged.distributions] == [
+        "1 item = 1 scored + 0 unscored, mean 5.0",
+        "5 items = 3 scored + 2 unscored, mean 66.7",
+    ]
+    assert judged.distributions[1].unscored == (("timed out", "1"), ("no reason given", "1"))
+    assert [row[2] for row in judged.table] == ["1", "0", "0", "0", "0", "0", "0", "0", "0", "2"]
+    assert judged.calibration[0].value == f"20.0{THIN}%"
+    html, _ = read_page(build_report(run_folder.path))
+    assert "ollama/&lt;llama&gt;" in html
+    assert "Better not." in html
+
+
+def test_a_page_that_compares_two_sets_of_answers_calls_them_a_and_b(run_folder: Any) -> None:
+    run_folder.write_answers(6)
+    metrics = [{"name": "rouge_l", "label": "ROUGE-L", "higher_is_better": True}]
+    names = {"base": "runs/one", "tuned": "runs/two"}
+    run_folder.write_json(
+        "comparison.json", {"metrics": metrics, "items": [], "names": names, "sentence": "B is better."}
+    )
+    html, _ = read_page(build_report(run_folder.path))
+    assert "<bdi>runs/two</bdi> <span>(B) compared with (A)</span> <bdi>runs/one</bdi>" in html
+    assert "<h4>A<" in html
+    assert "Before" not in html.partition("<main")[2].partition("<footer")[0]
+    assert "What this page lacks" not in html
 
 
 def test_an_interrupted_writing_leaves_the_old_page(run_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

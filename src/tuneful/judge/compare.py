@@ -27,6 +27,7 @@ from tuneful.judge.statistics import (
     Ratio,
     detectable_difference,
     holm,
+    influences,
     interval,
     permutation_tests,
     resampled_differences,
@@ -158,6 +159,9 @@ class KindComparison:
     difference: float
     low: float
     high: float
+    wins: int
+    losses: int
+    ties: int
     p_value: float
     verdict: Verdict
 
@@ -341,7 +345,9 @@ def _metric_comparison(
     there_I = (base.denominators > 0) & (tuned.denominators > 0)
     num_items = int(there_I.sum())
     difference = tuned.value() - base.value()
-    low, high = interval(differences_B, num_items, confidence)
+    # Shares have their imagined items, which say more about what was not seen than the shape of what was.
+    shape_I = None if spec.name in _SHARES else influences(base, tuned)
+    low, high = interval(differences_B, num_items, confidence, shape_I)
     low, high = min(low, difference), max(high, difference)
     change_I = tuned.numerators[there_I] / tuned.denominators[there_I]
     change_I = change_I - base.numerators[there_I] / base.denominators[there_I]
@@ -410,6 +416,9 @@ def _compare_kinds(
             difference=row.difference,
             low=row.low,
             high=row.high,
+            wins=row.wins,
+            losses=row.losses,
+            ties=row.ties,
             p_value=p_value,
             verdict=_verdict(row.low, row.high, p_value, True, confidence),
         )

@@ -1,7 +1,7 @@
 """Puts every test answer before and after training beside its reference, and picks the first handful to look at.
 
-Joins four files of the run by source: the records, both models' answers and the scores. The handful is chosen by score
-from both ends, never by hand: as many of the largest losses as of the largest gains.
+Joins the files of the run by source: the records, both models' answers, the scores and what a judge gave. What is shown
+first is chosen by score, never by hand: as many of the largest losses as of the largest gains, and the worst answers.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import TypeVar
 
 from markupsafe import Markup
 
 from tuneful.report.folder import Item, Json, Metric, Reply, Run, rows, text
 from tuneful.report.numbers import fixed, signed
+from tuneful.report.scores import main_metric
 
 HANDFUL_EACH_WAY = 3
+NUM_WORST = 20
+
+_MAX_COMPARED_WORDS = 2000
+"""Of longer answers the words are counted and not aligned, which would take time in the square of their number."""
+_ALIKE = 0.3
+"""The share of words in common below which two answers differ as a whole: marking every word would mark none."""
 
 _WORD = re.compile(r"\S+")
 _EDGE_PUNCTUATION = re.compile(r"^\W+|\W+$")
@@ -45,6 +53,7 @@ class ItemView:
 
     position: int
     source: str
+    kind: str
     instruction: str
     input: str
     prompt: str
@@ -60,11 +69,16 @@ class ItemView:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All items in test-set order, the handful from both ends, and how many went which way."""
+    """All items in test-set order, the handful from both ends, the `worst` after training, and how many went which way.
+
+    `sides` are what the two models are called.
+    """
 
     items: tuple[ItemView, ...]
     gains: tuple[ItemView, ...]
     losses: tuple[ItemView, ...]
+    worst: tuple[ItemView, ...]
+    sides: tuple[str, str]
     num_improved: int
     num_worse: int
     num_same: int
@@ -80,7 +94,7 @@ class Answers:
 
 def view_answers(run: Run) -> Answers:
     """Join the run's test records, answers and scores."""
-    measure = main_metric(run.comparison.metrics if run.comparison else ())
+    measure = main_metric(run.comparison) if run.comparison else None
     base, tuned = _by_source((row.source, row) for row in run.base), _by_source((row.source, row) for row in run.tuned)
     records = _by_source((text(row, "source"), row) for row in run.test)
     scores = _by_source((item.source, item) for item in (run.comparison.items if run.comparison else ()))
@@ -89,11 +103,18 @@ def view_answers(run: Run) -> Answers:
         for position, key in enumerate({**base, **tuned}, start=1)
     )
     directions = Counter(item.direction for item in items)
+    lower_is_worse = not measure or measure.higher_is_better is not False
+    scored = [item for item in items if item.tuned_score is not None]
+    by_score = sorted(
+        scored, key=lambda item: ((item.tuned_score or 0.0) * (1 if lower_is_worse else -1), item.gain or 0.0)
+    )
     by_gain = sorted((item for item in items if item.gain is not None), key=lambda item: -(item.gain or 0.0))
     return Answers(
         items=items,
         gains=tuple(item for item in by_gain[:HANDFUL_EACH_WAY] if item.direction == "improved"),
         losses=tuple(item for item in by_gain[: -HANDFUL_EACH_WAY - 1 : -1] if item.direction == "worse"),
+        worst=tuple(by_score[:NUM_WORST]),
+        sides=("A", "B") if run.comparison and run.comparison.names else ("Before", "After"),
         num_improved=directions["improved"],
         num_worse=directions["worse"],
         num_same=directions["same"],
@@ -101,11 +122,6 @@ def view_answers(run: Run) -> Answers:
         has_base=bool(run.base),
         has_tuned=bool(run.tuned),
     )
-
-
-def main_metric(metrics: Sequence[Metric]) -> Metric | None:
-    """The measure that stands for the others on the page: ROUGE-L, else the first."""
-    return next((metric for metric in metrics if metric.name == "rouge_l"), metrics[0] if metrics else None)
 
 
 def question(record: Json) -> tuple[str, str]:
@@ -125,21 +141,55 @@ def reference(record: Json) -> str:
     return next((text(record, key) for key in ("output", "response", "completion", "answer") if text(record, key)), "")
 
 
-def mark_differences(answer: str, wanted: str) -> Markup:
-    """`answer`, with the words that `wanted` lacks in <mark>, as long as most words agree (else nothing is marked)."""
-    pieces = list(_WORD.finditer(answer))
-    left = Counter(_bare(word) for word in _WORD.findall(wanted))
-    differs = []
-    for piece in pieces:
-        word = _bare(piece.group())
-        differs.append(left[word] <= 0)
-        left[word] -= 1
-    if not any(differs) or sum(differs) * 2 > len(pieces):
-        return Markup.escape(answer)
+def mark_changes(before: str, after: str, wanted: str) -> tuple[Markup, Markup]:
+    """Both answers with the words that differ in <mark>: class `hit` where `wanted` has them, `miss` where it does not.
+
+    Words are compared in their order, without case and outer punctuation. Where the answers have little in common, only
+    what `wanted` has is marked.
+    """
+    sides = [list(_WORD.finditer(text)) for text in (before, after)]
+    words = [[_bare(piece.group()) for piece in pieces] for pieces in sides]
+    same = _words_in_common(*words)
+    are_alike = sum(map(len, same)) >= _ALIKE * sum(map(len, words))
+    marked = []
+    for answer, pieces, own, kept in zip((before, after), sides, words, same, strict=True):
+        left = Counter(_bare(word) for word in _WORD.findall(wanted))
+        classes = []
+        for index, word in enumerate(own):
+            is_wanted = left[word] > 0
+            left[word] -= 1
+            classes.append("" if index in kept else "hit" if is_wanted else "miss" if are_alike else "")
+        marked.append(_marked(answer, pieces, classes))
+    return marked[0], marked[1]
+
+
+def _words_in_common(before: list[str], after: list[str]) -> tuple[set[int], set[int]]:
+    """Where the words stand that both answers have, in the order of both."""
+    if max(len(before), len(after)) > _MAX_COMPARED_WORDS:
+        found: list[set[int]] = []
+        for own, others in ((before, after), (after, before)):
+            left = Counter(others)
+            kept = set()
+            for index, word in enumerate(own):
+                if left[word] > 0:
+                    kept.add(index)
+                left[word] -= 1
+            found.append(kept)
+        return found[0], found[1]
+    blocks = SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks()
+    return (
+        {block.a + offset for block in blocks for offset in range(block.size)},
+        {block.b + offset for block in blocks for offset in range(block.size)},
+    )
+
+
+def _marked(answer: str, pieces: Sequence[re.Match[str]], classes: Sequence[str]) -> Markup:
     parts, end = [], 0
-    for piece, is_different in zip(pieces, differs, strict=True):
-        if is_different:
-            parts.append(Markup("{}<mark>{}</mark>").format(answer[end : piece.start()], piece.group()))
+    for piece, css_class in zip(pieces, classes, strict=True):
+        if css_class:
+            parts.append(
+                Markup('{}<mark class="{}">{}</mark>').format(answer[end : piece.start()], css_class, piece.group())
+            )
             end = piece.end()
     return Markup("").join([*parts, Markup.escape(answer[end:])])
 
@@ -157,21 +207,24 @@ def _item(
     wanted = item.reference if item and item.reference is not None else reference(record)
     before, after = (item.base.get(name), item.tuned.get(name)) if item else (None, None)
     gain = _gain(before, after, measure)
+    decimals = 0 if name == "judge_score" else 2
     instruction, given = question(record)
+    marked = mark_changes(base.text if base else "", tuned.text if tuned else "", wanted)
     return ItemView(
         position=position,
         source=key[0],
+        kind=item.kind if item else "",
         instruction=instruction,
         input=given,
         prompt=(base or tuned or Reply("", "", "", "", None)).prompt,
         reference=wanted,
-        base=_answer(base, wanted, item.base if item else {}),
-        tuned=_answer(tuned, wanted, item.tuned if item else {}),
+        base=_answer(base, marked[0], item.base if item else {}),
+        tuned=_answer(tuned, marked[1], item.tuned if item else {}),
         direction="" if gain is None else "improved" if gain > _SAME else "worse" if gain < -_SAME else "same",
         gain=gain,
         tuned_score=after,
-        score=f"{fixed(before, 2)} → {fixed(after, 2)}" if gain is not None else "",
-        change="" if before is None or after is None else signed(after - before, 2),
+        score=f"{fixed(before, decimals)} → {fixed(after, decimals)}" if gain is not None else "",
+        change="" if before is None or after is None else signed(after - before, decimals),
     )
 
 
@@ -182,12 +235,16 @@ def _gain(before: float | None, after: float | None, measure: Metric | None) -> 
     return before - after if measure and measure.higher_is_better is False else after - before
 
 
-def _answer(reply: Reply | None, wanted: str, scores: Mapping[str, float]) -> AnswerView | None:
+def _answer(reply: Reply | None, marked: Markup, scores: Mapping[str, float]) -> AnswerView | None:
     if reply is None:
         return None
-    shown = [f"{label} {fixed(scores[name], 2)}" for name, label in _SHOWN_SCORES.items() if name in scores]
+    shown = [
+        f"{label} {fixed(scores[name], 0 if name == 'judge_score' else 2)}"
+        for name, label in _SHOWN_SCORES.items()
+        if name in scores
+    ]
     return AnswerView(
-        text=mark_differences(reply.text, wanted) if wanted else Markup.escape(reply.text),
+        text=marked,
         is_empty=not reply.text.strip(),
         ended_by=reply.ended_by,
         num_tokens=reply.num_tokens,
@@ -196,7 +253,7 @@ def _answer(reply: Reply | None, wanted: str, scores: Mapping[str, float]) -> An
     )
 
 
-_SHOWN_SCORES = {"rouge_l": "ROUGE-L", "chrf": "chrF"}
+_SHOWN_SCORES = {"judge_score": "judge", "rouge_l": "ROUGE-L", "chrf": "chrF"}
 
 
 def _turns(record: Json) -> list[tuple[str, str]]:

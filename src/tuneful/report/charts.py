@@ -167,11 +167,15 @@ def histogram(
     x_label: str,
     y_label: str,
     frame: Frame,
+    most: float = 1.0,
 ) -> Markup:
-    """Bars between neighbouring `edges`; there is one edge more than there are `counts`."""
+    """Bars between neighbouring `edges`; there is one edge more than there are `counts`.
+
+    The upright axis reaches to `most` at least, so that two histograms can share a scale.
+    """
     if not counts or len(edges) != len(counts) + 1 or edges[-1] <= edges[0]:
         return Markup("")
-    y_ticks = ticks(0.0, max(*counts, 1.0), 5)
+    y_ticks = ticks(0.0, max(*counts, most, 1.0), 5)
     x_of = Scale(edges[0], edges[-1], frame.left, frame.plot_right)
     y_of = Scale(0.0, y_ticks[-1], frame.plot_bottom, frame.top)
     bars = [

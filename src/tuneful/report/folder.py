@@ -82,21 +82,30 @@ class Metric:
     losses: int | None
     ties: int | None
     verdict: str
+    num_items: int | None = None
+    p_value: float | None = None
+    p_is_exact: bool = False
+    detectable: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The scores of one test item, by metric name."""
+    """The scores of one test item, by metric name, and the kind of task that it is."""
 
     source: str
     reference: str | None
+    kind: str
     base: Mapping[str, float]
     tuned: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What `comparison.json` says."""
+    """What `comparison.json` says.
+
+    `kinds` has a row a kind of task by the metric `headline`; `forgetting` is what general text cost; `names` says which
+    answers were compared where it was not a model before and after its training; `gate` has a row a condition.
+    """
 
     num_items: int | None
     confidence: float | None
@@ -106,6 +115,22 @@ class Comparison:
     sentence: str
     metrics: tuple[Metric, ...]
     items: tuple[Item, ...]
+    headline: str = "rouge_l"
+    kinds: tuple[Metric, ...] = ()
+    forgetting: tuple[Metric, ...] = ()
+    names: Json = field(default_factory=dict)
+    gate: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeScore:
+    """One row of `scores/*.jsonl`: a score from 0 to 100, or why there is none."""
+
+    source: str
+    judge: str
+    protocol: str
+    score: float | None
+    unscored_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +149,8 @@ class Run:
     tuned: tuple[Reply, ...]
     test: tuple[Json, ...]
     comparison: Comparison | None
+    scores: Mapping[str, tuple[JudgeScore, ...]] = field(default_factory=dict)
+    calibration: Json = field(default_factory=dict)
     remarks: tuple[str, ...] = field(default=())
 
 
@@ -148,6 +175,11 @@ def read_run(path: Path) -> Run:
         tuned=tuple(_reply(row) for row in _read_lines(path / "answers" / "tuned.jsonl", remarks)),
         test=tuple(_read_lines(path / "data" / "test.jsonl", remarks)),
         comparison=_comparison(comparison) if comparison else None,
+        scores={
+            name: tuple(_judge_score(row) for row in _read_lines(path / "scores" / f"{name}.jsonl", remarks))
+            for name in ("base", "tuned")
+        },
+        calibration=_read_document(path / "calibration.json", remarks),
         remarks=tuple(remarks),
     )
 
@@ -253,7 +285,7 @@ def _read_lines(path: Path, remarks: list[str]) -> list[Json]:
                 num_bad += 1
             else:
                 found.append(row)
-    name = f"{path.parent.name}/{path.name}" if path.parent.name in ("answers", "data") else path.name
+    name = f"{path.parent.name}/{path.name}" if path.parent.name in ("answers", "data", "scores") else path.name
     if num_bad == 1 and last_is_bad:
         remarks.append(
             f"The last line of {name} is only half written, as a run leaves it when it is stopped; it is left out."
@@ -324,6 +356,23 @@ def _comparison(document: Json) -> Comparison:
         sentence=text(document, "sentence"),
         metrics=tuple(_metric(row) for row in rows(document, "metrics")),
         items=tuple(_item(row) for row in rows(document, "items")),
+        headline=text(document, "headline") or "rouge_l",
+        kinds=tuple(
+            _metric({"name": text(row, "kind"), "higher_is_better": True, **row}) for row in rows(document, "kinds")
+        ),
+        forgetting=tuple(_metric(row) for row in rows(document, "forgetting")),
+        names=mapping(document, "names"),
+        gate=tuple(rows(document, "gate")),
+    )
+
+
+def _judge_score(row: Json) -> JudgeScore:
+    return JudgeScore(
+        source=text(row, "source"),
+        judge=text(row, "judge"),
+        protocol=text(row, "protocol"),
+        score=number(row, "score"),
+        unscored_reason=text(row, "unscored_reason"),
     )
 
 
@@ -343,6 +392,10 @@ def _metric(row: Json) -> Metric:
         losses=whole(row, "losses"),
         ties=whole(row, "ties"),
         verdict=text(row, "verdict"),
+        num_items=whole(row, "num_items"),
+        p_value=number(row, "p_value"),
+        p_is_exact=row.get("p_is_exact") is True,
+        detectable=number(row, "detectable"),
     )
 
 
@@ -351,6 +404,7 @@ def _item(row: Json) -> Item:
     return Item(
         source=text(row, "source"),
         reference=None if reference is None else str(reference),
+        kind=text(row, "kind"),
         base=_scores(mapping(row, "base")),
         tuned=_scores(mapping(row, "tuned")),
     )

@@ -6,7 +6,8 @@ never are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -18,7 +19,7 @@ from tuneful.report.numbers import THIN, UNKNOWN, count, decimals_for, fixed, pl
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """A line of the table of metrics; `tone` is `better`, `worse`, `changed` or `unclear`."""
+    """A line of a table of measures; `tone` is `better`, `worse`, `changed` or `unclear`."""
 
     label: str
     aim: str
@@ -30,26 +31,124 @@ class ScoreRow:
     losses: str
     ties: str
     verdict: str
+    chance: str
     tone: str
     plot: Markup
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The table of metrics and the sentence on how it was computed."""
+    """The table of metrics and the sentences on how it was computed."""
 
     rows: tuple[ScoreRow, ...]
     method: str
+    power: str
     has_aimless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """The table of kinds of task, by one measure."""
+
+    rows: tuple[ScoreRow, ...]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """The table of what general text cost, and the sentence above it."""
+
+    rows: tuple[ScoreRow, ...]
+    sentence: str
 
 
 def view_scores(comparison: Comparison) -> Scores:
     """Lay out the comparison as a table."""
-    limits = _limits(comparison.metrics)
     return Scores(
-        rows=tuple(_score_row(index, metric, limits, comparison) for index, metric in enumerate(comparison.metrics)),
+        rows=_rows(comparison.metrics, comparison, "interval"),
         method=_method(comparison),
+        power=_power(comparison),
         has_aimless=any(metric.higher_is_better is None for metric in comparison.metrics),
+    )
+
+
+def view_kinds(comparison: Comparison) -> Kinds:
+    """Lay out the kinds of task as a table, those that lost most last."""
+    measure = main_metric(comparison)
+    label = measure.label if measure else "the main measure"
+    kinds = sorted(comparison.kinds, key=lambda kind: -(kind.difference or 0.0))
+    return Kinds(
+        rows=_rows(kinds, comparison, "kind", lambda kind: plural(kind.num_items or 0, "test item")),
+        sentence=f"{label} for each kind of task that the records name. Verdicts allow for there being "
+        f"{count(len(kinds))} of them: looked at one by one, one kind in twenty would seem changed by chance.",
+    )
+
+
+def view_forgetting(comparison: Comparison) -> Forgetting:
+    """Lay out what general text cost before and after."""
+    found = comparison.forgetting
+    what = {
+        "forgetting": f"{plural(found[0].num_items or 0, 'passage')} of text that the training never showed"
+        if found
+        else "",
+        "drift": "samples that the base model itself wrote",
+    }
+    shown = " and ".join(what[metric.name] for metric in found if metric.name in what)
+    return Forgetting(
+        rows=_rows(found, comparison, "general", _what_it_is),
+        sentence=f"The same {shown}, read by the model before and after. Fewer bits mean that it expects the text better; "
+        "what it needs more than before, it has forgotten.",
+    )
+
+
+def main_metric(comparison: Comparison) -> Metric | None:
+    """The measure that stands for the others on the page: the comparison's own headline, else the first."""
+    metrics = comparison.metrics
+    return next((metric for metric in metrics if metric.name == comparison.headline), metrics[0] if metrics else None)
+
+
+def chance(metric: Metric) -> str:
+    """The p-value as a person reads it, `p < 0.001`; empty where there is none."""
+    if metric.p_value is None:
+        return ""
+    return "p < 0.001" if metric.p_value < 0.001 else f"p = {metric.p_value:.3f}"
+
+
+def _of_how_many(metric: Metric, comparison: Comparison) -> str:
+    """`; 123 of 131 items`, where a measure of the test set does not cover all of it."""
+    is_partial = metric in comparison.metrics and metric.num_items not in (None, comparison.num_items)
+    return f"; {count(metric.num_items)} of {plural(comparison.num_items or 0, 'item')}" if is_partial else ""
+
+
+def _what_it_is(metric: Metric) -> str:
+    if metric.name == "drift":
+        return (
+            "bits per token of the base model’s own writing; how far the model has moved, which is no fault in itself"
+        )
+    return f"{metric.unit}, lower is better"
+
+
+def _power(comparison: Comparison) -> str:
+    """What a test set of this size could show, by the main measure."""
+    measure = main_metric(comparison)
+    if measure is None or measure.detectable is None:
+        return ""
+    decimals = _decimals(measure)
+    return (
+        f"With these items a true difference of {fixed(measure.detectable, decimals)} in {measure.label} shows in four of "
+        "five cases; smaller ones mostly stay unseen."
+    )
+
+
+def _rows(
+    metrics: Sequence[Metric], comparison: Comparison, key: str, aim: Callable[[Metric], str] | None = None
+) -> tuple[ScoreRow, ...]:
+    limits = _limits(metrics)
+    return tuple(
+        _score_row(
+            f"{key}-{index}", metric, limits, comparison, (aim or _aim)(metric) + _of_how_many(metric, comparison)
+        )
+        for index, metric in enumerate(metrics)
     )
 
 
@@ -62,14 +161,14 @@ def _limits(metrics: Sequence[Metric]) -> dict[str, float]:
     return limits
 
 
-def _score_row(index: int, metric: Metric, limits: dict[str, float], comparison: Comparison) -> ScoreRow:
-    decimals = decimals_for(metric.base, metric.tuned, metric.difference)
+def _score_row(key: str, metric: Metric, limits: dict[str, float], comparison: Comparison, aim: str) -> ScoreRow:
+    decimals = _decimals(metric)
     verdict = metric.verdict.replace("_", " ") or "not judged"
     has_aim = metric.higher_is_better is not None
     tone = verdict if verdict in ("better", "worse", "changed") else "unclear"
     return ScoreRow(
         label=metric.label,
-        aim=_aim(metric),
+        aim=aim,
         base=fixed(metric.base, decimals),
         tuned=fixed(metric.tuned, decimals),
         difference=signed(metric.difference, decimals),
@@ -78,14 +177,23 @@ def _score_row(index: int, metric: Metric, limits: dict[str, float], comparison:
         losses=count(metric.losses) if has_aim else UNKNOWN,
         ties=count(metric.ties),
         verdict=verdict,
+        chance=chance(metric),
         tone=tone,
-        plot=_interval_plot(index, metric, limits[metric.unit], tone, decimals, comparison),
+        plot=_interval_plot(key, metric, limits[metric.unit], tone, decimals, comparison),
     )
+
+
+def _decimals(metric: Metric) -> int:
+    """Enough for the largest figure of the row and for both ends of its interval to differ."""
+    decimals = decimals_for(metric.base, metric.tuned, metric.difference)
+    if metric.low is None or metric.high is None or metric.high <= metric.low:
+        return decimals
+    return max(decimals, min(4, 1 - math.floor(math.log10(metric.high - metric.low))))
 
 
 def _aim(metric: Metric) -> str:
     direction = {True: "higher is better", False: "lower is better", None: "neither is better"}[metric.higher_is_better]
-    return f"{metric.unit}, {direction}" if metric.unit else direction
+    return ", ".join(part for part in (metric.unit, direction) if part)
 
 
 def interval(metric: Metric, decimals: int) -> str:
@@ -95,9 +203,7 @@ def interval(metric: Metric, decimals: int) -> str:
     return f"{signed(metric.low, decimals)} to {signed(metric.high, decimals)}"
 
 
-def _interval_plot(
-    index: int, metric: Metric, limit: float, tone: str, decimals: int, comparison: Comparison
-) -> Markup:
+def _interval_plot(key: str, metric: Metric, limit: float, tone: str, decimals: int, comparison: Comparison) -> Markup:
     if metric.difference is None or metric.low is None or metric.high is None:
         return Markup("")
     turn = -1.0 if metric.higher_is_better is False else 1.0
@@ -106,7 +212,7 @@ def _interval_plot(
         metric.low * turn,
         metric.high * turn,
         limit,
-        key=f"interval-{index}",
+        key=key,
         title=f"{metric.label}: {metric.verdict or 'not judged'}",
         description=f"Difference {signed(metric.difference, decimals)}, {confidence(comparison)} interval "
         f"{interval(metric, decimals)}. Right of the line is better.",
@@ -127,5 +233,5 @@ def _method(comparison: Comparison) -> str:
     seed = f" (seed {comparison.seed})" if comparison.seed is not None else ""
     return (
         f"{items} Intervals are paired, at {confidence(comparison)}{draws}{seed}: "
-        "both models answered the same items. Where an interval reaches across zero, the data cannot tell."
+        "both models answered the same items. A verdict needs an interval without zero and a permutation test that agrees."
     ).strip()

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tuneful.report.answers import Answers, main_metric, view_answers
+from tuneful.report.answers import Answers, view_answers
 from tuneful.report.audited import FindingsView, view_findings
 from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
-from tuneful.report.folder import Evaluation, Json, Run, mapping, number, text, whole
+from tuneful.report.folder import Comparison, Evaluation, Json, Run, mapping, number, text, whole
+from tuneful.report.judged import Judged, view_judged
 from tuneful.report.numbers import (
     UNKNOWN,
     count,
@@ -27,7 +28,17 @@ from tuneful.report.numbers import (
     significant,
     storage,
 )
-from tuneful.report.scores import Scores, confidence, interval, view_scores
+from tuneful.report.scores import (
+    Forgetting,
+    Kinds,
+    Scores,
+    confidence,
+    interval,
+    main_metric,
+    view_forgetting,
+    view_kinds,
+    view_scores,
+)
 from tuneful.report.trained_on import Cells, DataView, view_data
 
 MAX_SAMPLES = 24
@@ -67,6 +78,7 @@ class Page:
     """Everything that `page.html.j2` lays out."""
 
     model: str
+    relation: str
     data_name: str
     lede: str
     more: str
@@ -74,7 +86,12 @@ class Page:
     notes: tuple[str, ...]
     when: str
     figures: tuple[Figure, ...]
+    gate: tuple[tuple[str, str, bool], ...]
+    sides: tuple[str, str]
     scores: Scores | None
+    kinds: Kinds | None
+    forgetting: Forgetting | None
+    judged: Judged | None
     data: DataView | None
     findings: FindingsView | None
     training: TrainingView | None
@@ -87,16 +104,25 @@ class Page:
 def view_page(run: Run) -> Page:
     """Say everything that the run has to say."""
     answers = view_answers(run) if run.base or run.tuned else None
+    comparison = run.comparison
+    names = comparison.names if comparison else {}
+    source = text(run.audit, "source") or text(mapping(run.config, "data"), "source") or "unnamed data"
     return Page(
-        model=_model_name(run),
-        data_name=text(run.audit, "source") or text(mapping(run.config, "data"), "source") or "unnamed data",
+        model=text(names, "tuned") or _model_name(run),
+        relation="(B) compared with (A)" if names else "tuned on",
+        data_name=text(names, "base") or source,
         lede=_lede(run)[0],
         more=_lede(run)[1],
-        caution=_sentence(run.comparison.caution) if run.comparison else "",
-        notes=(*_missing(run), *run.remarks),
+        caution=_sentence(comparison.caution) if comparison else "",
+        notes=(*(() if names else _missing(run)), *run.remarks),
         when=_when(run.environment),
         figures=_figures(run),
-        scores=view_scores(run.comparison) if run.comparison and run.comparison.metrics else None,
+        gate=_gate(comparison),
+        sides=("A", "B") if names else ("Before", "After"),
+        scores=view_scores(comparison) if comparison and comparison.metrics else None,
+        kinds=view_kinds(comparison) if comparison and comparison.kinds else None,
+        forgetting=view_forgetting(comparison) if comparison and comparison.forgetting else None,
+        judged=view_judged(run),
         data=view_data(run) if run.audit or run.steps else None,
         findings=view_findings(run.audit),
         training=view_training(run) if run.steps or run.evaluations else None,
@@ -173,7 +199,13 @@ def _when(environment: Json) -> str:
 
 
 def _figures(run: Run) -> tuple[Figure, ...]:
-    figures = (_figure_of_loss(run), _figure_of_score(run), _figure_of_time(run), _figure_of_records(run))
+    figures = (
+        _figure_of_score(run),
+        _figure_of_forgetting(run),
+        _figure_of_loss(run),
+        _figure_of_time(run),
+        _figure_of_records(run),
+    )
     return tuple(figure for figure in figures if figure)
 
 
@@ -191,7 +223,7 @@ def _figure_of_loss(run: Run) -> Figure | None:
 
 
 def _figure_of_score(run: Run) -> Figure | None:
-    metric = main_metric(run.comparison.metrics) if run.comparison else None
+    metric = main_metric(run.comparison) if run.comparison else None
     if metric is None or run.comparison is None:
         return None
     decimals = decimals_for(metric.base, metric.tuned, metric.difference)
@@ -200,6 +232,25 @@ def _figure_of_score(run: Run) -> Figure | None:
     if between:
         note = f"{confidence(run.comparison)} interval {between}"
     return Figure(f"{metric.label}, change", signed(metric.difference, decimals), note)
+
+
+def _figure_of_forgetting(run: Run) -> Figure | None:
+    found = run.comparison.forgetting if run.comparison else ()
+    metric = next((metric for metric in found if metric.name == "forgetting"), None)
+    if metric is None or run.comparison is None:
+        return None
+    decimals = 3
+    return Figure(
+        "General text, change",
+        signed(metric.difference, decimals),
+        f"{metric.unit}, {metric.verdict}; {confidence(run.comparison)} interval {interval(metric, decimals)}",
+    )
+
+
+def _gate(comparison: Comparison | None) -> tuple[tuple[str, str, bool], ...]:
+    """(condition, figure found, whether it is met) of each condition that the run had to meet."""
+    rows = comparison.gate if comparison else ()
+    return tuple((text(row, "condition"), signed(number(row, "found"), 4), row.get("met") is True) for row in rows)
 
 
 def _figure_of_time(run: Run) -> Figure | None:

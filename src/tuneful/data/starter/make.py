@@ -36,9 +36,22 @@ def records() -> list[Record]:
     return [record for _, record in sorted(placed, key=lambda pair: pair[0])]
 
 
+def categories() -> dict[str, str]:
+    """The category of each kind: the name of the module that holds its tables."""
+    return {
+        record.kind: family.__name__.rpartition(".")[2]
+        for family in FAMILIES
+        for record in family.records(random.Random(SEED))
+    }
+
+
 def render(found: list[Record]) -> str:
     """Return the text of the file: a JSON list with one record a line."""
-    shown = ({"instruction": one.instruction, "input": one.input, "output": one.output} for one in found)
+    category_of = categories()
+    shown = (
+        {"instruction": one.instruction, "input": one.input, "output": one.output, "category": category_of[one.kind]}
+        for one in found
+    )
     lines = (json.dumps(one, ensure_ascii=False) for one in shown)
     return "[\n" + ",\n".join(lines) + "\n]\n"
 

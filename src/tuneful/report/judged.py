@@ -1,0 +1,138 @@
+"""What the judge gave, as two distributions on one scale, and what is known of the judge itself.
+
+Feeds `sections.py` from scores/{base,tuned}.jsonl and calibration.json. Items without a score are counted and named by
+reason; none is left out silently.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from tuneful.report import charts
+from tuneful.report.folder import Json, JudgeScore, Run, number, rows, text, whole
+from tuneful.report.numbers import UNKNOWN, count, fixed, percent, plural
+
+_EDGES = tuple(range(0, 101, 10))
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The scores of one model: a drawing, their mean, and the items that have none."""
+
+    name: str
+    drawing: Markup
+    sentence: str
+    unscored: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRow:
+    """One finding about the judge; `standing` is `good`, `doubtful` or `bad`."""
+
+    label: str
+    value: str
+    interval: str
+    wanted: str
+    standing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Everything about the judge; `verdict` is empty where it was not calibrated."""
+
+    judge: str
+    sentence: str
+    distributions: tuple[Distribution, ...]
+    verdict: str
+    calibration: tuple[CalibrationRow, ...]
+    table: tuple[tuple[str, ...], ...]
+
+
+def view_judged(run: Run) -> Judged | None:
+    """Lay out what the judge did; None where no judge was asked."""
+    sides = [(name, scores) for name, scores in zip(_sides(run), run.scores.values(), strict=False) if scores]
+    if not sides and not run.calibration:
+        return None
+    counts = [_counts(scores) for _, scores in sides]
+    most = max((max(own) for own in counts), default=1)
+    first = sides[0][1][0] if sides else JudgeScore("", text(run.calibration, "judge"), "", None, "")
+    return Judged(
+        judge=first.judge,
+        sentence=_protocol_in_words(first),
+        distributions=tuple(
+            _distribution(name, scores, own, most) for (name, scores), own in zip(sides, counts, strict=True)
+        ),
+        verdict=text(run.calibration, "sentence"),
+        calibration=tuple(_calibration_row(row) for row in rows(run.calibration, "figures")),
+        table=tuple(
+            (f"{low} to {high}", *(count(own[index]) for own in counts))
+            for index, (low, high) in enumerate(pairwise(_EDGES))
+        ),
+    )
+
+
+def _sides(run: Run) -> tuple[str, str]:
+    return ("A", "B") if run.comparison and run.comparison.names else ("Before", "After")
+
+
+def _protocol_in_words(score: JudgeScore) -> str:
+    asked = {
+        "score": "one score from 0 to 100 for each answer, beside its reference",
+        "rubric": "correctness, relevance, completeness and clarity of each answer, here their mean",
+        "pairwise": "which of the two answers is better, in both orders: 100 where the tuned one won, 50 for a tie",
+    }.get(score.protocol)
+    return f"It was asked for {asked}." if asked else ""
+
+
+def _counts(scores: Sequence[JudgeScore]) -> list[int]:
+    """How many scores lie in each tenth of the scale; 100 belongs to the last."""
+    found = Counter(min(9, int(score.score // 10)) for score in scores if score.score is not None and score.score >= 0)
+    return [found[index] for index in range(10)]
+
+
+def _distribution(name: str, scores: Sequence[JudgeScore], counts: Sequence[int], most: int) -> Distribution:
+    given = [score.score for score in scores if score.score is not None]
+    reasons = Counter(score.unscored_reason or "no reason given" for score in scores if score.score is None)
+    mean = f", mean {fixed(sum(given) / len(given), 1)}" if given else ""
+    drawing = charts.histogram(
+        _EDGES,
+        counts,
+        key=f"judge-{name.lower()}",
+        title=f"Judge scores, {name.lower()}",
+        description="; ".join(f"{low} to {low + 10}: {own}" for low, own in zip(_EDGES, counts, strict=False)),
+        x_label="score",
+        y_label="answers",
+        frame=charts.SMALL,
+        most=most,
+    )
+    return Distribution(
+        name=name,
+        drawing=drawing,
+        sentence=f"{plural(len(scores), 'item')} = {count(len(given))} scored + {count(len(scores) - len(given))} "
+        f"unscored{mean}",
+        unscored=tuple((reason, count(number)) for reason, number in reasons.most_common()),
+    )
+
+
+def _calibration_row(row: Json) -> CalibrationRow:
+    low, high = _figure(row, "low"), _figure(row, "high")
+    num_items = whole(row, "num_items")
+    return CalibrationRow(
+        label=text(row, "label"),
+        value=_figure(row, "value"),
+        interval=f"{low} to {high}" if number(row, "low") is not None else plural(num_items or 0, "item"),
+        wanted=text(row, "wanted"),
+        standing=text(row, "standing"),
+    )
+
+
+def _figure(row: Json, key: str) -> str:
+    value = number(row, key)
+    if value is None:
+        return UNKNOWN
+    return percent(value) if text(row, "unit") == "share" else f"{fixed(value, 1)} points"
