@@ -156,8 +156,10 @@ def shown(key: str) -> str:
     return (key if len(key) <= 40 else key[:40] + "...").encode("utf-8", "backslashreplace").decode()
 
 
-def _is_deep(value: Any) -> bool:
-    """Whether `value` is nested over _MAX_DEPTH levels: what json reads at any depth, writing it back may not."""
+def _is_deep(value: Any, text: str) -> bool:
+    """Whether the `value` of `text` is nested over _MAX_DEPTH levels: what json reads, writing it back may not."""
+    if text.count("{") + text.count("[") <= _MAX_DEPTH:
+        return False
     level = [value]
     for _ in range(_MAX_DEPTH + 1):
         level = [
@@ -201,7 +203,7 @@ def _jsonl_rows(stream: ByteStream) -> Iterator[Row]:
         if not whole:
             fault = _line_fault(line, start + lines.num_dropped)
             yield f"{name}:{number}", bare[:_MAX_KEPT].decode("utf-8", "backslashreplace"), fault
-        elif text.count("{") + text.count("[") > _MAX_DEPTH and _is_deep(value):
+        elif (text.find("{", 1) > 0 or "[" in text) and _is_deep(value, text):
             yield f"{name}:{number}", text[:_MAX_KEPT], _TOO_DEEP
         else:
             yield f"{name}:{number}", value, None
@@ -342,7 +344,8 @@ class _Window:
         self._record_end = self._dropped + end
         if end - at > MAX_RECORD_BYTES:
             return text[at : at + _MAX_KEPT], f"a record of over {MAX_RECORD_BYTES:,} characters"
-        if fault is None and text.count("{", at, end) + text.count("[", at, end) > _MAX_DEPTH and _is_deep(value):
+        nests = text.find("{", at + 1, end) > 0 or text.find("[", at + 1, end) > 0
+        if fault is None and nests and _is_deep(value, text[at:end]):
             fault = _TOO_DEEP
         return (text[at:end][:_MAX_KEPT], fault) if fault else (value, None)
 
@@ -548,8 +551,8 @@ class _CsvLines:
     """Lines of text for the csv module: `fault` says what is wrong with those of the row at hand."""
 
     def __init__(self, stream: ByteStream) -> None:
-        self._name, self._lines = stream.name, iter(_Lines(stream))
-        self.number = self._offset = self._row_bytes = 0
+        self._name, self._lines = stream.name, _Lines(stream)
+        self.number = self._row_bytes = 0
         self.fault: str | None = None
         self._start = 1
 
@@ -559,27 +562,25 @@ class _CsvLines:
         return self._start
 
     def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.number += 1
-        text_bytes = line.removeprefix(_MARK) if self.number == 1 else line
-        self._row_bytes += len(line) + 1
-        if self._row_bytes > MAX_RECORD_BYTES or self.number - self._start >= _MAX_ROW_LINES:
-            raise DataError(
-                f"{self._name}:{self._start}: the row that begins here is over {MAX_RECORD_BYTES:,} bytes or "
-                f"{_MAX_ROW_LINES:,} lines: a quote that is never closed, or no CSV"
-            )
-        if b"\0" in line:
-            self.fault = f"byte {self._offset + line.index(0)} is NUL, which is no text"
-        try:
-            text = text_bytes.decode()
-        except UnicodeDecodeError as error:
-            self.fault = (
-                f"byte {self._offset + error.start} is not UTF-8 ({error.reason}). "
-                "Convert the file: iconv -f ENCODING -t UTF-8"
-            )
-            text = line.decode("utf-8", "backslashreplace")
-        self._offset += len(line) + 1
-        return text.replace("\0", "") + "\n"
+        offset = 0
+        for line in self._lines:
+            self.number += 1
+            self._row_bytes += len(line) + 1
+            if self._row_bytes > MAX_RECORD_BYTES or self.number - self._start >= _MAX_ROW_LINES:
+                raise DataError(
+                    f"{self._name}:{self._start}: the row that begins here is over {MAX_RECORD_BYTES:,} bytes or "
+                    f"{_MAX_ROW_LINES:,} lines: a quote that is never closed, or no CSV"
+                )
+            try:
+                text = (line.removeprefix(_MARK) if self.number == 1 else line).decode()
+            except UnicodeDecodeError as error:
+                self.fault = (
+                    f"byte {offset + error.start} is not UTF-8 ({error.reason}). "
+                    "Convert the file: iconv -f ENCODING -t UTF-8"
+                )
+                text = line.decode("utf-8", "backslashreplace")
+            if "\0" in text:
+                self.fault = f"byte {offset + line.index(0)} is NUL, which is no text"
+                text = text.replace("\0", "")
+            offset += len(line) + 1
+            yield text + "\n"

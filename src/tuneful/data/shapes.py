@@ -36,6 +36,7 @@ _ROLES = {
 }
 _UNTRAINED = ("tool_calls", "function_call", "tool_call_id", "audio", "images", "reasoning_content", "thinking")
 """Parts of a message that are neither trained nor shown to the model, so that a message with one is refused."""
+_MAY_BE_NULL = ("input", "context", "system")
 _ASKS = ("instruction", "prompt", "question", "query", "user", "human", "source")
 _ANSWERS = ("output", "response", "answer", "completion", "target", "reply", "assistant", "gpt")
 TEXT_REASON = (
@@ -175,24 +176,22 @@ def _kind(value: Any) -> str:
 
 
 def _text(fields: Fields, key: str) -> str:
-    return _checked(fields[key], f"`{key}`")
-
-
-def _optional(fields: Fields, key: str) -> str:
-    value = fields.get(key)
-    return "" if value is None else _checked(value, f"`{key}`")
+    """The text under `key`, "" where there is none or null; every text of a flat record comes through here."""
+    value = fields.get(key, "")
+    if isinstance(value, str) and value.isascii():
+        return value
+    return "" if value is None and key in _MAY_BE_NULL else _checked(value, f"`{key}`")
 
 
 def _checked(value: Any, where: str) -> str:
     """`value`, which is text that can be written as UTF-8."""
     if not isinstance(value, str):
         _unfit(f"{where} is {_kind(value)}, expected text")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            _unfit(f"{where} holds a lone surrogate (\\u{ord(value[error.start]):04x}), which is no character")
-    return str(value)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        _unfit(f"{where} holds a lone surrogate (\\u{ord(value[error.start]):04x}), which is no character")
+    return value
 
 
 def _refuse_tools(fields: Fields) -> None:
@@ -206,14 +205,14 @@ def _flat(ask: str, context: str | None, answer: str) -> Callable[[Fields], tupl
 
     def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
         asked, response = _text(fields, ask), _text(fields, answer)
-        given = _optional(fields, context) if context else ""
+        given = _text(fields, context) if context else ""
         if not response or response.isspace():
             _unfit(f"`{answer}` is empty: there is nothing to learn")
         if not asked.strip() and not given.strip():
             _unfit(f"`{ask}` and `{context}` are both empty: nothing is asked" if context else f"`{ask}` is empty")
         turn = Turn(asked, given, response)
         earlier = _history(fields["history"]) if fields.get("history") else ()
-        return _optional(fields, "system"), (*earlier, turn)
+        return _text(fields, "system"), (*earlier, turn)
 
     return read
 
@@ -263,7 +262,7 @@ def _messages(key: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
 def _conversation(fields: Fields, entries: list[Any]) -> tuple[str, tuple[Turn, ...]]:
     """A system text first or none, then the user's and the assistant's messages in turn, the assistant's last."""
     _refuse_tools(fields)
-    system = _optional(fields, "system")
+    system = _text(fields, "system")
     turns: list[Turn] = []
     asked: str | None = None
     for number, entry in enumerate(entries, start=1):

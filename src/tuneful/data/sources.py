@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from tuneful.data import starter
+from tuneful.data import hub, starter
 from tuneful.errors import DataError
 
 STARTER = "starter"
@@ -68,9 +68,11 @@ def _find(name: str) -> list[Place]:
         if not matches:
             raise DataError(f"{name}: no file matches this pattern")
         return [Place(match, Path(match)) for match in matches]
+    if hub.looks_like_an_id(name):
+        return [Place(shown, path) for shown, path in hub.fetch(name)]
     raise DataError(
         f"{path}: no such file. Give a file of records (JSON, JSONL, CSV, Parquet, Arrow), a pattern, `-` for standard "
-        "input, or `starter` for the built-in data"
+        "input, a Hub id (owner/name), or `starter` for the built-in data"
     )
 
 
