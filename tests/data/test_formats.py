@@ -221,9 +221,9 @@ TURNED_AWAY: dict[str, tuple[bytes, str]] = {
     "a cut Parquet": (as_parquet(ROWS)[:-9], "not a whole Parquet file"),
     "a cut Arrow file": (as_arrow(ROWS)[:-9], "damaged after row 0"),
     "a cut Arrow stream": (as_arrow(ROWS, stream=True)[:-300], "damaged after row 2"),
-    "blank space": (b" \n" * (10 << 20), "over 8,388,608 bytes of blank space"),
+    "blank space": (b" \n" * (10 << 20), "over 4,194,304 bytes of blank space"),
     "blank lines after a record": (as_jsonl(ROWS) + b"\n" * 1_000_001, "data:1000004: over 1,000,000 blank lines"),
-    "an endless array": (b"[" + b" " * (9 << 20), "over 8,388,608 bytes of blank space"),
+    "an endless array": (b"[" + b" " * (9 << 20), "over 4,194,304 bytes of blank space"),
     "a string that never ends": (b'[{"instruction": "' + b"a" * (9 << 20), "1: the record that begins here is over"),
     "an object too large for a record": (
         b'{"a": "' + b"a" * (9 << 20) + b'"}',
@@ -279,11 +279,18 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, name: s
         list(stream)
 
 
+def test_a_line_that_does_not_end_is_a_damaged_file(tmp_path: Path) -> None:
+    packed = b"".join(gzip.compress(block) for block in (as_jsonl(ROWS), *[b"x" * (16 << 20)] * 18))
+    name = written(tmp_path, "data.jsonl.gz", packed)
+    assert refusal(name).startswith("data.jsonl.gz:4: a line of over 4,194,304 bytes, which is no record. Mend the row")
+    assert refusal(name, DataConfig(on_error="skip")).startswith("data.jsonl.gz: a line of over 26")
+
+
 def test_a_long_line_is_refused_and_the_next_ones_are_read(tmp_path: Path) -> None:
     bad = b'{"instruction": "\xff"}\n'
     content = as_jsonl(ROWS[:1]) + b'{"a": "' + b"x" * (30 << 20) + b'"}\n' + as_jsonl(ROWS[1:]) + bad
     name = written(tmp_path, "data.jsonl", content)
-    assert refusal(name).startswith("data.jsonl:2: a line of over 8,388,608 bytes, which is no record. Mend the row")
+    assert refusal(name).startswith("data.jsonl:2: a line of over 4,194,304 bytes, which is no record. Mend the row")
     file = read_data(name, on_error="skip")
     assert raws(file) == ROWS
     assert [one.source.rpartition(":")[2] for one in file.refused] == ["2", "5"]
@@ -303,7 +310,7 @@ CSV_FAULTS: dict[str, tuple[bytes, str]] = {
     "carriage returns": (b"instruction,output\ra,b\r", "data.csv:1: a lone carriage return outside quotes"),
     "a quote never closed in a long file": (
         b'instruction,output\n"a,b\n' + b"a,b\n" * 110_000,
-        "data.csv:2: the row that begins here is over 8,388,608 bytes",
+        "data.csv:2: the row that begins here is over 4,194,304 bytes",
     ),
     "no rows": (b"instruction,output\n", "data.csv: no usable record in 0 row(s)"),
 }

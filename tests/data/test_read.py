@@ -205,7 +205,7 @@ ROW_SYNTAX = {
     "a key twice inside": ('{"instruction": "a", "output": "b", "x": {"y": 1, "y": 1}}', "the key `y` stands twice"),
     "a number of 5,000 digits": (
         '{"instruction": "a", "output": "b", "x": ' + "9" * 5000 + "}",
-        "a whole number of 5000 digits, over 4300",
+        "a whole number of over 4300 digits",
     ),
     "a number out of range": ('{"instruction": "a", "output": "b", "x": 1e999}', "the number 1e999 is too large"),
     "nesting of 200 levels": (

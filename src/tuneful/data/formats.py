@@ -22,8 +22,8 @@ Row = tuple[str, Any, str | None]
 """Where a row stands, its value, and what is wrong with it, None for nothing; a faulty row's value may be its text."""
 
 _MAX_DEPTH = 64
-_MAX_DIGITS = 4300  # Python's own limit for what is not worth quadratic time
 _MAX_KEPT = 10_000  # characters of a row that could not be read
+_MAX_DROPPED = 1 << 28
 _MAX_BLANK_LINES = 1_000_000
 _MAX_ROW_LINES = 100_000
 _MAX_HEADER_BYTES = 1 << 16
@@ -122,12 +122,6 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"not valid JSON: {name} is no JSON number")
 
 
-def _parse_int(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"a whole number of {len(digits)} digits, over {_MAX_DIGITS}; write it as text")
-    return int(digits)
-
-
 def _parse_float(digits: str) -> float:
     if math.isinf(number := float(digits)):
         raise ValueError(f"the number {digits[:40]} is too large; write it as text")
@@ -143,9 +137,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_DECODER = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_int=_parse_int, parse_float=_parse_float, object_pairs_hook=_unique_keys
-)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float, object_pairs_hook=_unique_keys)
 _LENIENT = json.JSONDecoder(parse_constant=str, parse_int=str, parse_float=str)
 """Finds where a value ends that the strict decoder will not have."""
 _TOO_DEEP = f"nested over {_MAX_DEPTH} levels deep, which is no record"
@@ -165,12 +157,20 @@ def _is_deep(value: Any, text: str) -> bool:
         level = [
             inner
             for outer in level
-            if isinstance(outer, (dict, list))
             for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
         ]
         if not level:
             return False
     return True
+
+
+def _value_fault(error: ValueError) -> str:
+    """What is wrong with a value whose syntax is right."""
+    message = str(error)
+    return (
+        "a whole number of over 4300 digits; write it as text" if message.startswith("Exceeds the limit") else message
+    )
 
 
 def _syntax(error: json.JSONDecodeError, column: int) -> str:
@@ -210,26 +210,35 @@ def _jsonl_rows(stream: ByteStream) -> Iterator[Row]:
 
 
 class _Lines:
-    """Lines without their ends. A line over MAX_RECORD_BYTES is cut a byte over the limit; `num_dropped` counts the rest."""
+    """Lines without their ends. Of one over MAX_RECORD_BYTES the head comes, a byte over; `num_dropped` counts the rest."""
 
     def __init__(self, stream: ByteStream) -> None:
-        self._blocks = stream.blocks()
+        self._name, self._blocks = stream.name, stream.blocks()
         self.num_dropped = 0
 
     def __iter__(self) -> Iterator[bytes]:
         rest = b""
         for block in self._blocks:
-            if len(rest) > MAX_RECORD_BYTES:
-                end = block.find(b"\n")
-                self.num_dropped += end if end >= 0 else len(block)
-                block = block[end:] if end >= 0 else b""
             lines = (rest + block).split(b"\n")
             rest = lines.pop()
             yield from lines
-            self.num_dropped += max(0, len(rest) - MAX_RECORD_BYTES - 1)
-            rest = rest[: MAX_RECORD_BYTES + 1]
+            if len(rest) > MAX_RECORD_BYTES:
+                yield rest[: MAX_RECORD_BYTES + 1]
+                rest = self._after_line(len(rest) - MAX_RECORD_BYTES - 1)
         if rest:
-            yield rest
+            yield from rest.removesuffix(b"\n").split(b"\n")
+
+    def _after_line(self, num_dropped: int) -> bytes:
+        """Let go what is left of a line, and give back what follows it in the block in which it ends."""
+        for block in self._blocks:
+            head, end, rest = block.partition(b"\n")
+            num_dropped += len(head)
+            if end:
+                self.num_dropped += num_dropped
+                return rest
+            if num_dropped > _MAX_DROPPED:
+                raise DataError(f"{self._name}: a line of over {num_dropped:,} bytes, which is a damaged file")
+        return b""
 
 
 def _line_fault(line: bytes, offset: int) -> str:
@@ -248,7 +257,7 @@ def _line_fault(line: bytes, offset: int) -> str:
     except RecursionError:
         return _TOO_DEEP
     except ValueError as error:
-        return str(error)
+        return _value_fault(error)
     carriage = " (or its lines end in a lone \\r: convert them)" if "\r" in text[:end] + text[end : end + 1] else ""
     return f"more than one value on a line; JSONL holds one record a line{carriage}"
 
@@ -335,7 +344,7 @@ class _Window:
             except RecursionError:
                 raise DataError(f"{self.place()}: {_TOO_DEEP}") from None
             except ValueError as error:
-                decoder, fault = _LENIENT, str(error)
+                decoder, fault = _LENIENT, _value_fault(error)
                 continue
             if isinstance(value, (int, float)) and not self.text[end:].strip("0123456789+-.eE") and self._more_of_it():
                 continue
@@ -372,7 +381,11 @@ class _Window:
             raise DataError(
                 f"{self.place()}: the record that begins here is over {MAX_RECORD_BYTES:,} characters, or never ends"
             )
-        return self.more()
+        had = len(self.text) - self.at
+        while self.more():  # to double what there is: a long record is not begun anew at every block
+            if len(self.text) - self.at > min(2 * had, MAX_RECORD_BYTES):
+                break
+        return len(self.text) - self.at > had
 
     def _column_of(self, position: int) -> int:
         self._count(self.at)

@@ -1,7 +1,8 @@
 """A Hub id becomes files: `owner/name`, or `owner/name:split`, fetched once into the Hub's own cache.
 
 Which files belong to a split is read from the repository's card (`configs`), or else from their names
-(`data/train-00000.parquet`, `test.jsonl`). Only data files are ever fetched, and they are read like any other file: no code of a repository runs.
+(`data/train-00000.parquet`, `test.jsonl`). Only data files are ever fetched, and they are read like any other file: no code of
+a repository runs.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from tuneful.errors import DataError
 
 STARTER = "starter"
 STANDARD_INPUT = "-"
-MAX_RECORD_BYTES = 8 << 20
+MAX_RECORD_BYTES = 4 << 20
 """The most that one record, or the blank space before one, may take: what is longer is no record but a damaged file."""
 
 _BLOCK = 1 << 20

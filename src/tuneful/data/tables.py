@@ -17,7 +17,7 @@ from tuneful.data.sources import MAX_RECORD_BYTES
 from tuneful.errors import DataError
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-_BATCH_ROWS = 64
+_BATCH_ROWS = 32
 _BUFFER_BYTES = 1 << 20
 
 
@@ -169,4 +169,5 @@ class _Packed:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+    line = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+    return line if line.isprintable() else ascii(line)[1:-1]
