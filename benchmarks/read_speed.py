@@ -26,6 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from train_peers.machine import BUSY_LOAD, commit, hardware, load_warning
 
 CHILD = """
