@@ -557,6 +557,7 @@ def _csv_fault(message: str, last_line: int) -> str:
         return f"a quote of this row is never closed (the file ends at line {last_line})"
     if "new-line character" in message:
         return "a lone carriage return outside quotes; convert the line ends: tr '\\r' '\\n'"
+    message = message.replace("\t", "\\t")
     return f"a quote that neither opens nor closes a cell ({message}); write it twice, as CSV does, before line {last_line + 1}"
 
 
