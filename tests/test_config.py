@@ -81,7 +81,7 @@ BAD_VALUES = {
     "model.device=gpu": "should match pattern",
     "generate.top_p=0": "greater than 0",
     "generate.top_k=0": "greater than or equal to 1",
-    "template.name=vicuna": "'alpaca', 'alpaca-paired', 'chatml' or 'phi-3'",
+    "template.name=vicuna": "'alpaca', 'alpaca-paired', 'chatml', 'phi-3' or 'own'",
     "report.confidence=0.5": "greater than 0.5",
 }
 
@@ -125,7 +125,7 @@ def test_a_key_of_another_trainer_is_refused_with_our_name_for_it(tmp_path: Path
         ("train.batchsize=1", "did you mean `train.batch_size`?"),
         ("learning_rate=1", "did you mean `train.learning_rate`?"),
         ("data.seed=1", "did you mean `train.seed`?"),
-        ("nonsense.thing=1", "sections are data, template, model, train, generate, report"),
+        ("nonsense.thing=1", "sections are data, template, model, lora, train, generate, judge, report"),
         ("a.b.c=1", "sections are"),
         ("train.=1", "unknown key `train.`"),
     ],

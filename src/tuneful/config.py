@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tuneful.errors import ConfigError
 
@@ -27,8 +27,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_key_is_a_switch(cls, value: Any) -> Any:
-        if isinstance(value, bool):
+    def _only_a_switch_is_true_or_false(cls, value: Any, info: ValidationInfo) -> Any:
+        switch = cls.model_fields[info.field_name or ""].annotation is bool
+        if isinstance(value, bool) and not switch:
             raise ValueError(f"expected a number or a name, not {str(value).lower()}; where a name is meant, quote it")
         return value
 
@@ -75,6 +76,14 @@ class DataConfig(Section):
         description="where fields stand under other names, field to column: `{instruction: question, output: answer}`, or "
         "`instruction=question,output=answer`",
     )
+    replay: str | None = Field(
+        None,
+        description="general records (a file, or `starter`) or text (`.txt`, passages between blank lines) mixed into training "
+        "against forgetting",
+    )
+    replay_ratio: float | None = Field(
+        None, gt=0, le=10, description="replayed records for each training record, on top of batch_size; 0.1 by default"
+    )
 
     @field_validator("shape", mode="before")
     @classmethod
@@ -114,6 +123,8 @@ class DataConfig(Section):
             raise ValueError("test_share and validation_share together must stay below 1")
         if self.prompt_weight is not None and self.train_on == "all" and self.prompt_weight != 1:
             raise ValueError("prompt_weight has no say under train_on: all (every weight is 1); drop one of the two")
+        if self.replay_ratio is not None and self.replay is None:
+            raise ValueError("replay_ratio says how much of data.replay is mixed in; name a file there, or drop it")
         return self
 
     @property
@@ -122,6 +133,13 @@ class DataConfig(Section):
         if self.prompt_weight is not None:
             return self.prompt_weight
         return 1.0 if self.train_on == "all" else 0.0
+
+    @property
+    def resolved_replay_ratio(self) -> float:
+        """Replayed records for each training record; 0 where there is nothing to replay."""
+        if self.replay is None:
+            return 0.0
+        return 0.1 if self.replay_ratio is None else self.replay_ratio
 
 
 def _pairs(text: str) -> dict[str, str] | None:
@@ -167,20 +185,82 @@ class ModelConfig(Section):
     )
 
 
+def _names_of(value: Any) -> Any:
+    """A list of names as YAML gives it, or as it is typed: `a,b`."""
+    return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
+
+
+METHOD_DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "full": {"learning_rate": 5e-5, "weight_decay": 0.1},
+    "lora": {"learning_rate": 2e-4, "weight_decay": 0.0},
+    "qlora": {"learning_rate": 2e-4, "weight_decay": 0.0},
+}
+"""What suits each method. full: the chapter's. lora, qlora: QLoRA's for models up to 13B (Dettmers et al. 2023, table 9); the
+adapter starts at no change, and decay would pull it back there."""
+
+
+METHOD_SOURCES: Mapping[str, str] = {
+    "full": "the chapter's",
+    "lora": "QLoRA's, for models up to 13B",
+    "qlora": "QLoRA's, for models up to 13B",
+}
+"""Where the defaults of a method come from, in words for the terminal."""
+
+
+class LoraConfig(Section):
+    """The adapter of `train.method: lora` and `qlora`."""
+
+    r: int = Field(16, ge=1, description="rank: width of the pair of matrices beside each layer")
+    alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / r")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on the adapter's input; above 0 each record is computed on its own"
+    )
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        description="which layers get an adapter: `all-linear` (all but the output head), or names such as `[q_proj, v_proj]`",
+    )
+    use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) (Kalajdzievski 2023)")
+    use_dora: bool = Field(False, description="learn each weight's length apart from its direction (Liu et al. 2024)")
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return _names_of(value) if value != "all-linear" else value
+
+
 class TrainConfig(Section):
     """How the weights change."""
 
+    method: Literal["full", "lora", "qlora"] = Field(
+        "full",
+        description="all weights, an adapter beside them (section `lora`), or an adapter beside weights in 4 bits (CUDA)",
+    )
+    freeze_layers: int = Field(
+        0,
+        ge=0,
+        description="the lowest layers, and the embedding with them, stay as they are; an adapter is put above them",
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="compute each layer again in the backward instead of keeping it: less memory, a third more time",
+    )
     batch_size: int = Field(8, ge=1, description="records in one optimizer step")
     num_train_epochs: float = Field(2, gt=0, description="passes over the training records")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
-    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(
+        5e-5, gt=0, description="peak learning rate of AdamW; where none is given 2e-4 for lora and qlora"
+    )
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="shape of the learning rate after the warmup"
     )
     warmup_steps: float = Field(
         0.03, ge=0, description="steps of linear warmup; a value below 1 is a share of all steps"
     )
-    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay; norms and biases are exempt")
+    weight_decay: float = Field(
+        0.1,
+        ge=0,
+        description="decoupled weight decay, norms and biases exempt; where none is given 0 for lora and qlora",
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's second moment")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
@@ -216,6 +296,21 @@ class TrainConfig(Section):
         description="how a micro-batch is laid out: shared prefixes computed once, each record a branch of its own, or the "
         "classical padded batch. Changes no result",
     )
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
+        (), description="trackers that get the lines of metrics.jsonl too, such as `[tensorboard, wandb]`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_suits_the_method(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**METHOD_DEFAULTS.get(str(values.get("method", "full")), {}), **values}
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return _names_of(value)
 
     @field_validator("warmup_steps")
     @classmethod
@@ -308,6 +403,11 @@ class ReportConfig(Section):
         description="text on which forgetting is measured: `builtin` (sixty passages of general English), a text file, JSONL "
         "whose rows hold `text`, or `none`",
     )
+    record_losses: Literal["seen", "all"] = Field(
+        "seen",
+        description="loss of each training record in records.jsonl: when training `seen` it, or `all`, with a pass over the "
+        "training set before the first step and after the last",
+    )
 
 
 class Config(Section):
@@ -316,10 +416,17 @@ class Config(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     template: TemplateConfig = Field(default_factory=TemplateConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     generate: GenerateConfig = Field(default_factory=GenerateConfig)
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
+
+    @model_validator(mode="after")
+    def _the_section_of_another_method_is_refused(self) -> Config:
+        if self.train.method == "full" and self.lora != LoraConfig():
+            raise ValueError("the section lora has no say under train.method: full; set train.method=lora, or drop it")
+        return self
 
 
 PEER_KEYS: Mapping[str, str] = {
@@ -348,6 +455,16 @@ PEER_KEYS: Mapping[str, str] = {
     "excess_length_strategy": "data.on_long",
     "roles_to_train": "data.train_on",
     "test_datasets": "data.validation_file",
+    "adapter": "train.method",
+    "lora_r": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lora_target_modules": "lora.target_modules",
+    "lora_target_linear": "lora.target_modules",
+    "peft_use_rslora": "lora.use_rslora",
+    "peft_use_dora": "lora.use_dora",
+    "gradient_checkpointing": "train.activation_checkpointing",
+    "use_wandb": "train.report_to",
     # LLaMA-Factory
     "formatting": "data.shape",
     "cutoff_len": "data.max_length",
@@ -355,6 +472,11 @@ PEER_KEYS: Mapping[str, str] = {
     "val_size": "data.validation_share",
     "eval_dataset": "data.validation_file",
     "mask_history": "data.train_turns",
+    "finetuning_type": "train.method",
+    "lora_rank": "lora.r",
+    "lora_target": "lora.target_modules",
+    "freeze_trainable_layers": "train.freeze_layers",
+    "disable_gradient_checkpointing": "train.activation_checkpointing",
     # TRL and transformers
     "model_name_or_path": "model.name_or_path",
     "max_seq_length": "data.max_length",
@@ -367,6 +489,8 @@ PEER_KEYS: Mapping[str, str] = {
     "load_best_model_at_end": "train.keep",
     "torch_dtype": "model.dtype",
     "warmup_ratio": "train.warmup_steps",
+    "use_peft": "train.method",
+    "load_in_4bit": "train.method",
     # LitGPT and torchtune
     "save_interval": "train.save_steps",
     "checkpoint_dir": "model.name_or_path",
@@ -380,6 +504,8 @@ PEER_KEYS: Mapping[str, str] = {
     "clip_grad_norm": "train.max_grad_norm",
     "mask_prompt": "data.train_on",
     "prompt_style": "template.name",
+    "logger_name": "train.report_to",
+    "enable_activation_checkpointing": "train.activation_checkpointing",
     "random_seed": "train.seed",
     # alpaca_eval, FastChat and others that judge
     "annotators_config": "judge.model",
@@ -530,11 +656,18 @@ def reference() -> str:
             "|---|---|---|",
         ]
         for key, field in section.annotation.model_fields.items():
-            default = "none" if field.default is None else field.default
+            default = _written(field.default)
             choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
             among = f" (one of {', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
             lines.append(f"| `{name}.{key}` | `{default}` | {field.description}{among} |")
     return "\n".join(lines) + "\n"
+
+
+def _written(default: Any) -> str:
+    """A default as YAML writes it."""
+    if default is None or isinstance(default, bool):
+        return "none" if default is None else str(default).lower()
+    return "[]" if default == () else str(default)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,6 +31,7 @@ from tuneful.data.encode import TextEncoder
 from tuneful.data.order import num_steps
 from tuneful.data.prepare import describe, make_encoder, prepare_data
 from tuneful.data.read import Record, read_data
+from tuneful.data.replay import Replay, read_replay
 from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.environment import describe_machine
 from tuneful.errors import ConfigError, InputError
@@ -51,13 +52,17 @@ from tuneful.judge.forgetting import (
 )
 from tuneful.judge.gate import Outcome, parse_gate, refuse_unmeasurable
 from tuneful.judge.metrics import AnswerScores, score_answer
+from tuneful.method import begin_method, merged_model, method_in_words, rates_in_words, replay_in_words
 from tuneful.model.builtin import cache_root
 from tuneful.model.export import Card, save_model, verify_export
 from tuneful.model.load import fingerprint, load_model
+from tuneful.model.lora import without_adapter
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
+from tuneful.model.quantize import compute_in, refuse_4_bits
 from tuneful.report.build import build_report
 from tuneful.rundir import Difference, RunDir, answer_row, differences, new_run_path
+from tuneful.tracking import open_trackers, refuse_missing
 from tuneful.train.checkpoint import (
     checkpoint_bytes,
     hand_over,
@@ -81,6 +86,7 @@ from tuneful.train.loop import (
 )
 from tuneful.train.loss import set_dropout
 from tuneful.train.optimizer import AdamW
+from tuneful.train.progress import RecordLedger, rank
 from tuneful.types import Answer, Example
 
 _VERIFIED_PROMPTS = 4
@@ -95,6 +101,8 @@ FREE_KEYS = {
     "train.save_total_limit",
     "train.micro_batch_tokens",
     "train.layout",
+    "train.activation_checkpointing",
+    "train.report_to",
 }
 """Settings that may change when a run goes on: they change no weight and no answer."""
 
@@ -142,19 +150,24 @@ class Job:
         refuse_unmeasurable(self.conditions, has_general=bool(self.general_texts), has_judge=has_judge)
         if has_judge and verb == "run" and world.is_main:
             refuse_absent_judge(config)
-        file = read_data(data, config.data)
         self.device = world.own_device(choose_device(config.model.device))
+        refuse_missing(config.train.report_to)
+        if config.train.method == "qlora":
+            refuse_4_bits(self.device)
+        file = read_data(data, config.data)
         self.run = self._open_run(output or new_run_path(data, datetime.now()))
         try:
             self.pretrained = on_main_first(world, lambda: load_model(config.model.name_or_path, terminal.say))
-            self.model = self.pretrained.model.to(self.device)
+            self.model = self.pretrained.model
             if config.model.dropout is not None:
                 set_dropout(self.model, config.model.dropout)
+            self.method = begin_method(self.model, config, self.device)
             self._limit_length_to_context()
             tokenizer = self.pretrained.tokenizer
             text = TextEncoder(tokenizer, load_template(config.template, tokenizer))
             self.encoder = make_encoder(text, self.config.data)
             self.dataset = prepare_data(file, self.encoder, self.config)
+            self._read_replay()
             if self.config.train.early_stopping_patience and not len(self.dataset.validation):
                 raise ConfigError(
                     "`train.early_stopping_patience` needs validation records: raise data.validation_share"
@@ -212,12 +225,14 @@ class Job:
         self.layout, self.dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
         strategy = self._choose_strategy()
         self.terminal.heading("Model")
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.terminal.facts(
             {
-                "model": f"{self.pretrained.name}, {parameters / 1e6:,.1f} M parameters",
+                "model": f"{self.pretrained.name}, {self.method.num_parameters / 1e6:,.1f} M parameters",
+                "method": method_in_words(self.method, self.config),
                 "products": f"{choices['dtype']} on {self.device}; master weights float32",
                 "layout": self.layout.name + (f": {self.layout.reason}" if self.layout.reason else ""),
+                **rates_in_words(self.config),
+                **({"replay": replay_in_words(self.replay)} if self.replay is not None else {}),
             }
             | ({"ranks": f"{self.world.size}, {strategy}"} if self.world.size > 1 else {})
         )
@@ -229,6 +244,7 @@ class Job:
             )
         if self.world.sharded:
             shard(self.model, self.dtype)
+        compute_in(self.model, self.dtype)
         self.optimizer = AdamW(self.model, self.config.train, self.dtype, self.world)
         self._make_sure_of_room()
         self._write_environment()
@@ -240,6 +256,7 @@ class Job:
         if rows is None:
             own = self._own_answers()
             with (
+                self._as(name),
                 self._phase(f"answers_{name}"),
                 self.terminal.progress(f"{name} answers", len(own), "answers") as advance,
             ):
@@ -255,7 +272,7 @@ class Job:
             self.run.write_rows(f"answers/{name}.jsonl", rows)
         losses = self.world.agreed(self.run.read_rows(f"answers/{name}-references.jsonl"))
         if losses is None:
-            with self._phase(f"references_{name}"):
+            with self._as(name), self._phase(f"references_{name}"):
                 nll = record_nll(self.model, references, self.layout)
             losses = [
                 {"source": reference.source, "nll": own, "num_tokens": int((reference.weights > 0).sum())}
@@ -284,8 +301,14 @@ class Job:
             return
         train, config = self.dataset.train, self.config.train
         total = num_steps(len(train), config.batch_size, config.num_train_epochs, config.max_steps)
-        state = self._newest_state()
+        ledger = RecordLedger(len(train))
+        state = self._newest_state(ledger)
+        if state.step == 0 and self.config.report.record_losses == "all":
+            ledger.before[:] = self._record_losses("before")
         saved_step, saved_at = state.step, time.monotonic()
+        trackers = open_trackers(
+            config.report_to if self.world.is_main else (), self.run.path, self.config.model_dump()
+        )
         events = finetune(
             self.model,
             self.optimizer,
@@ -294,6 +317,8 @@ class Job:
             config,
             self.layout,
             self.sample,
+            replay=self.replay,
+            ledger=ledger,
             state=state,
             between=self.signals.check if self.world.size == 1 else go_on,
             world=self.world,
@@ -301,18 +326,25 @@ class Job:
         with self._phase("training"), self._training_progress(state.step, total) as show, self.signals.waiting():
             try:
                 for event in events:
-                    self.run.append_metrics(_metrics_row(event))
+                    row = _metrics_row(event)
+                    self.run.append_metrics(row)
+                    self._warn(trackers.log(row))
                     show(event)
                     if isinstance(event, Step) and self._save_is_due(state.step - saved_step, saved_at):
-                        self._save_checkpoint(state)
+                        self._save_checkpoint(state, ledger)
                         saved_step, saved_at = state.step, time.monotonic()
                     self._check_signals()
             except Interrupted:
                 if state.step > saved_step and not self.signals.insisted:
                     self.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
-                    self._save_checkpoint(state)
+                    self._save_checkpoint(state, ledger)
                 raise
+            finally:
+                self._warn(trackers.close())
         self._tell_how_it_ended(state, total)
+        if self.config.report.record_losses == "all":
+            ledger.after[:] = self._record_losses("after")
+        self.run.write_rows("records.jsonl", map(asdict, rank(ledger, train.examples)))
 
     def save(self) -> None:
         """The trained model as a folder, loaded again and compared before this returns.
@@ -320,14 +352,18 @@ class Job:
         The optimizer is done after this; the model goes on in the precision that it was trained in.
         """
         self.optimizer.masters_to_model()
-        if self.world.agreed(self.run.has_model):
-            put_whole(self.model, load_model(str(self.run.model)).model.state_dict())
-        else:
+        saved_before = self.world.agreed(self.run.has_model)
+        if not saved_before:
             with self._phase("saving"), self.signals.waiting():
                 model = self._whole_model()
                 if self.world.is_main:
                     self._save_model(model)
             self._check_signals()
+            self.world.wait()
+        if self.method.adapter is not None:
+            self._take(load_model(str(self.run.model)).model)
+        elif saved_before:
+            put_whole(self.model, load_model(str(self.run.model)).model.state_dict())
         if not self.world.sharded:
             cast_parameters(self.model, self.dtype)
 
@@ -338,7 +374,7 @@ class Job:
         found = self._general_scores(name)
         if not texts or covers(found, texts, samples):
             return found
-        with self._phase(f"general_{name}"):
+        with self._as(name), self._phase(f"general_{name}"):
             scores = score_passages(self.model, text, texts, self.layout)
             if samples is None:
                 scores += write_samples(self.model, text, texts, self.layout, seed=self.config.train.seed)
@@ -424,7 +460,12 @@ class Job:
         """`ddp` or `fsdp`, where there are several ranks; from here on `world` knows whether the model is sharded."""
         if self.world.size == 1:
             return "ddp"
-        strategy = self.world.agreed(choose_strategy(self.model, self.config.train.strategy))
+        wanted = self.config.train.strategy
+        if self.method.adapter is not None:
+            if wanted == "fsdp":
+                raise ConfigError("`train.strategy`: fsdp is for full finetuning; an adapter is trained under ddp")
+            wanted = "ddp"
+        strategy = self.world.agreed(choose_strategy(self.model, wanted))
         self.world = replace(self.world, sharded=strategy == "fsdp")
         return str(strategy)
 
@@ -497,11 +538,13 @@ class Job:
             if not _is_free(name, key)
         }
         self._model_sha256 = fingerprint(self.pretrained.folder)
+        train, validation = self.dataset.train, self.dataset.validation
+        replayed = self.replay.examples if self.replay is not None else ()
         return {
             **settings,
             "model": f"sha256 {self._model_sha256}",
             "data": f"sha256 {self.dataset.file.sha256}",
-            "tokens": f"sha256 {_digest_of(self.dataset.train.examples + self.dataset.validation.examples)}",
+            "tokens": f"sha256 {_digest_of((*train.examples, *validation.examples, *replayed))}",
         }
 
     def _choices(self) -> dict[str, Any]:
@@ -515,8 +558,8 @@ class Job:
             "num_threads": torch.get_num_threads(),
         }
 
-    def _newest_state(self) -> State:
-        """Where the training stands: the newest whole checkpoint's tensors in the optimizer, and its state."""
+    def _newest_state(self, ledger: RecordLedger) -> State:
+        """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""
         checkpoint, damaged = newest_checkpoint(self.run.checkpoints)
         self.world.wait()  # all have looked before anything is moved
         for one in damaged if self.world.is_main else ():
@@ -532,6 +575,7 @@ class Job:
         self.optimizer.restore(
             checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
         )
+        ledger.load(checkpoint.tensors("records"))
         self.run.cut_metrics(document["metrics_bytes"])
         self.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
         return State(**document["state"])
@@ -575,16 +619,17 @@ class Job:
         by_clock = config.save_minutes is not None and time.monotonic() - saved_at >= 60 * config.save_minutes
         return bool(self.world.agreed(by_steps or by_clock))
 
-    def _save_checkpoint(self, state: State) -> None:
+    def _save_checkpoint(self, state: State, ledger: RecordLedger) -> None:
+        tensors = {**self._checkpoint_tensors(state), "records": ledger.state()}
         if not self.world.is_main:
             if self.world.sharded:
-                hand_over(self._checkpoint_tensors(state))
+                hand_over(tensors)
             return
         with self._phase("checkpoints"):
             path = save_checkpoint(
                 self.run.checkpoints,
                 state.step,
-                self._checkpoint_tensors(state),
+                tensors,
                 {
                     "state": asdict(state),
                     "training": (self.run.record or {})["training"],
@@ -625,6 +670,13 @@ class Job:
 
     def _save_model(self, model: PreTrainedModel) -> None:
         refuse_non_finite(dict(model.named_parameters()))
+        prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
+        if self.method.adapter is not None:
+            model, difference = merged_model(
+                model, self.method.adapter, self.run.adapter, self.config, self.device, prompts
+            )
+            self._take(model)
+            self.terminal.say(f"the adapter and its base, merged: the same logits to {difference:.0e} of the largest")
         text = self.encoder.text
         bos = self.pretrained.tokenizer.bos_token if text.bos_token_ids else ""
         end = self.pretrained.tokenizer.convert_ids_to_tokens(text.end_token_id)
@@ -637,9 +689,31 @@ class Job:
             card=Card(facts=self._card_facts(), datasets=(self.dataset.file.name,)),
             stop_token_ids=sorted(text.stop_token_ids),
         )
-        prompts = [self.encoder.prompt_ids(one) for one in self.dataset.train.conversations[:_VERIFIED_PROMPTS]]
         verify_export(model, self.run.model, prompts)
         write_own_template(self.run.model, text.template.name)
+
+    def _take(self, model: Any) -> None:
+        """Go on with `model`, which holds all that was trained."""
+        self.model = model.to(self.device).eval()
+        self.method = replace(self.method, adapter=None)
+        self.pretrained = replace(self.pretrained, model=self.model)
+
+    def _read_replay(self) -> None:
+        data = self.config.data
+        held_out = (*self.dataset.validation.conversations, *self.dataset.test.conversations)
+        self.replay: Replay | None = None
+        if data.replay is not None:
+            self.replay = read_replay(data.replay, data.resolved_replay_ratio, self.encoder, held_out)
+
+    def _record_losses(self, when: str) -> list[float]:
+        train, between = self.dataset.train, self.signals.check if self.world.size == 1 else go_on
+        self.terminal.say(f"loss of each of {len(train):,} training records, {when} training", style="dim")
+        with self._phase(f"record_losses_{when}"):
+            return record_nll(self.model, train.examples, self.layout, between=between)
+
+    def _warn(self, sentences: Sequence[str]) -> None:
+        for sentence in sentences:
+            self.terminal.say(sentence, style="yellow")
 
     def _limit_length_to_context(self) -> None:
         """A record longer than the model's context cannot be computed: `data.max_length` is lowered to it."""
@@ -648,6 +722,10 @@ class Job:
             self.terminal.say(f"data.max_length is lowered to {context}, the context of this model")
             data = self.config.data.model_copy(update={"max_length": context})
             self.config = self.config.model_copy(update={"data": data})
+
+    def _as(self, name: str) -> AbstractContextManager[None]:
+        """Inside, the model speaks as the `base` that it came as, without its adapter; or as the `tuned` one."""
+        return without_adapter(self.method.adapter if name == "base" else None)
 
     def sample(self, step: int) -> Answer:
         """The model's answer to one record, as evaluations show it."""
@@ -710,7 +788,8 @@ class Job:
     def _write_environment(self, *, finished: bool = False) -> str | None:
         model = {
             "name": self.pretrained.name,
-            "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "num_parameters": self.method.num_parameters,
+            "num_trainable": self.method.num_trainable,
         }
         now = datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None
         self.run.write_json(
@@ -735,6 +814,7 @@ class Job:
             "data": f"{self.dataset.file.name}, {len(self.dataset.train):,} training records",
             "template": config.template.name,
             "trained tokens": f"{tokens['trained']:,} of {tokens['record']:,}",
+            "method": config.train.method,
             "epochs": f"{config.train.num_train_epochs:g}",
             "weights of step": str(self.kept_step),
             "learning rate": f"{config.train.learning_rate:g}",

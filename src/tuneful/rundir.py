@@ -1,7 +1,8 @@
 """A run folder: everything a run was and found, in files that others read.
 
     config.yaml  run.json  environment.json  data.json  data/{train,validation,test,refused}.jsonl  metrics.jsonl
-    checkpoints/step-000117/  answers/{base,tuned}.jsonl  general/{base,tuned}.jsonl  comparison.json  model/  report.html
+    checkpoints/step-000117/  records.jsonl  answers/{base,tuned}.jsonl  general/{base,tuned}.jsonl  comparison.json
+    model/  adapter/  report.html
 
 Whole files are written aside and renamed, so that a reader, or the next run after a kill, never meets half of one: a file
 that is there is finished, and a run that goes on takes it as it is. `metrics.jsonl` grows line by line, and is cut back to
@@ -149,6 +150,11 @@ class RunDir:
     def model(self) -> Path:
         """Where the trained model goes."""
         return self.path / "model"
+
+    @property
+    def adapter(self) -> Path:
+        """Where the adapter goes that is merged in the model."""
+        return self.path / "adapter"
 
     @property
     def has_model(self) -> bool:

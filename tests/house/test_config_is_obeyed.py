@@ -36,6 +36,7 @@ from tuneful.judge.gate import check_gate, parse_gate
 from tuneful.judge.local import resolve_settings
 from tuneful.judge.metrics import AnswerScores, score_answer
 from tuneful.judge.questions import load_prompt
+from tuneful.method import begin_method
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.train.distributed import choose_strategy
@@ -127,6 +128,41 @@ class Laboratory:
         output = Path(tempfile.mkdtemp(dir=self.folder))
         api.train(str(self.file), config=self.config("data.on_error=skip", *settings), output=output)
         return sorted(path.name for path in (output / "checkpoints").glob("*"))
+
+    def whole(self, *settings: str) -> dict[str, Any]:
+        """What a whole training leaves: steps without their times, the model's bytes, the ledger of its records."""
+        output = Path(tempfile.mkdtemp(dir=self.folder))
+        config = self.config("data.on_error=skip", "data.max_length=300", "train.learning_rate=1e-2", *settings)
+        api.train(str(self.file), config=config, output=output)
+        rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        return {
+            "steps": [{**row, "step_seconds": 0} for row in rows if "loss" in row],
+            "weights": (output / "model" / "model.safetensors").read_bytes(),
+            "records": (output / "records.jsonl").read_text(),
+        }
+
+    def layers_computed(self, *settings: str) -> int:
+        """How often one layer's inner part is computed for a forward and its backward."""
+        model = copy.deepcopy(self.pretrained.model)
+        begin_method(model, self.config(*settings), torch.device("cpu"))
+        calls: list[int] = []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+        model.train()(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
+        return len(calls)
+
+    def tracked(self, *settings: str) -> str:
+        """What a stand-in for the tracker trackio is told by a whole training."""
+        told = self.folder / "told.txt"
+        told.write_text("")
+        (self.folder / "trackio.py").write_text(
+            "def init(**settings): pass\n"
+            "def finish(): pass\n"
+            f"def log(figures, step): open({str(told)!r}, 'a').write(str(step))\n"
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(self.folder))
+            self.whole(*settings)
+        return told.read_text()
 
     def answers(self, *settings: str) -> Any:
         config = self.config(*settings)
@@ -229,6 +265,14 @@ def training(*changed: str, given: tuple[str, ...] = (), of: str = "weights") ->
     return lambda lab: (lab.training(*given)[of], lab.training(*given, *changed)[of])
 
 
+def whole(*changed: str, given: tuple[str, ...] = (), of: str = "weights") -> Experiment:
+    return lambda lab: (lab.whole(*given)[of], lab.whole(*given, *changed)[of])
+
+
+def lora(changed: str) -> Experiment:
+    return whole(changed, given=("train.method=lora",))
+
+
 def generation(*changed: str, given: list[str] | None = None) -> Experiment:
     return lambda lab: (texts(lab.answers(*(given or []))), texts(lab.answers(*(given or []), *changed)))
 
@@ -297,6 +341,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "data.on_error": data("data.on_error=stop"),
     "data.shape": data("data.shape=messages"),
     "data.columns": data("data.columns=output=instruction,instruction=output"),
+    "data.replay": whole("data.replay=starter", of="steps"),
+    "data.replay_ratio": whole("data.replay_ratio=0.5", given=("data.replay=starter",), of="steps"),
     "template.name": data("template.name=chatml"),
     "template.file": lambda lab: (lab.dataset(), lab.dataset(f"template.file={lab.jinja}")),
     "model.name_or_path": lambda lab: (refused(lab, "train.seed=0"), refused(lab, "model.name_or_path=./nowhere")),
@@ -306,6 +352,18 @@ EXPERIMENTS: dict[str, Experiment] = {
         _outcome(lambda: choose_device(lab.config("model.device=cuda").model.device)),
     ),
     "model.dropout": training("model.dropout=0.3"),
+    "lora.r": lora("lora.r=4"),
+    "lora.alpha": lora("lora.alpha=4"),
+    "lora.dropout": lora("lora.dropout=0.5"),
+    "lora.target_modules": lora("lora.target_modules=q_proj,v_proj"),
+    "lora.use_rslora": lora("lora.use_rslora=true"),
+    "lora.use_dora": lora("lora.use_dora=true"),
+    "train.method": whole("train.method=lora"),
+    "train.freeze_layers": whole("train.freeze_layers=1"),
+    "train.activation_checkpointing": lambda lab: (
+        lab.layers_computed(),
+        lab.layers_computed("train.activation_checkpointing=true"),
+    ),
     "train.batch_size": training("train.batch_size=2"),
     "train.num_train_epochs": lambda lab: tuple(
         len(lab.training("train.max_steps=null", f"train.num_train_epochs={epochs}")["steps"]) for epochs in (1, 2)
@@ -334,6 +392,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         for name in ("auto", "fsdp")
     ),
     "train.layout": layouts,
+    "train.report_to": lambda lab: (lab.tracked(), lab.tracked("train.report_to=trackio")),
     "generate.max_new_tokens": generation("generate.max_new_tokens=3"),
     "generate.temperature": generation(*SAMPLED),
     "generate.top_k": generation("generate.top_k=1", given=SAMPLED),
@@ -362,6 +421,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "report.general": lambda lab: tuple(
         read_general(lab.config(f"report.general={general}").report.general) for general in ("builtin", "none")
     ),
+    "report.record_losses": whole("report.record_losses=all", of="records"),
 }
 
 

@@ -25,6 +25,7 @@ MODULES = [
 ROOMS = {"ground": 0, "data": 1, "model": 2, "train": 3, "infer": 3, "judge": 4, "report": 4, "hall": 5}
 """A room imports from lower ones and from itself."""
 GROUND = {"config", "types", "errors"}
+TRACKERS = ("mlflow", "tensorboard", "torch.utils.tensorboard", "trackio", "wandb")
 DOORS = {
     "torch.distributed": {"tuneful.train.distributed"},
     "peft": {"tuneful.model.lora"},
@@ -34,6 +35,7 @@ DOORS = {
     "uvicorn": {"tuneful.serve"},
     "httpx2": {"tuneful.judge.client"},
     "xllamacpp": {"tuneful.judge.local"},
+    **{name: {"tuneful.tracking"} for name in TRACKERS},
 }
 
 
@@ -145,7 +147,7 @@ def test_no_module_keeps_state(module: str) -> None:
 
 
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "requests", "urllib.request"}
-TELEMETRY = ("wandb", "posthog", "sentry_sdk", "mixpanel", "analytics", "scarf")
+TELEMETRY = ("posthog", "sentry_sdk", "mixpanel", "analytics", "scarf")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -162,6 +164,20 @@ def test_nothing_reads_a_pickle_runs_a_models_code_or_phones_home(module: str) -
                 if keyword.arg in ("trust_remote_code", "weights_only"):
                     assert isinstance(keyword.value, ast.Constant), f"{module}: {ast.unparse(keyword)}"
                     assert keyword.value.value is False, f"{module}: {ast.unparse(keyword)}"
+
+
+def test_a_tracker_is_imported_inside_the_function_that_was_asked_for_it() -> None:
+    tree = ast.parse((SOURCE / "tracking.py").read_text(encoding="utf-8"))
+    openers = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    at_home = {node for opener in openers for node in ast.walk(opener)}
+    found = set()
+    for node in ast.walk(tree):
+        names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in set(TRACKERS) & set(names):
+            assert node in at_home, name
+            found.add(name)
+    assert found == set(TRACKERS) - {"tensorboard"}  # torch imports that one
 
 
 def test_the_public_names_are_a_sorted_and_whole_list() -> None:

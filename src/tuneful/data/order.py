@@ -11,15 +11,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+_REPLAY = 1
+"""The stream of replayed examples; training examples have none."""
+
 
 def num_steps(num_examples: int, batch_size: int, num_train_epochs: float, max_steps: int | None = None) -> int:
     """Optimizer steps of a run: enough for `num_train_epochs` passes, or `max_steps`."""
     return max_steps or math.ceil(_num_positions(num_examples, num_train_epochs) / batch_size)
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The permutation of epoch `epoch` (from 0): int64 [num_examples]."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+def epoch_order(num_examples: int, seed: int, epoch: int, *stream: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The permutation of epoch `epoch` (from 0): int64 [num_examples]; another one for each `stream`."""
+    return np.random.Generator(np.random.PCG64([seed, epoch, *stream])).permutation(num_examples)
 
 
 def step_indices(
@@ -28,10 +31,24 @@ def step_indices(
     """Indices of the examples of step `step` (from 1), which may span two epochs; cut off at `last_position`."""
     first = (step - 1) * batch_size
     last = first + batch_size if last_position is None else min(first + batch_size, last_position)
+    return _indices(num_examples, seed, first, last)
+
+
+def replay_indices(num_replayed: int, ratio: float, seed: int, first: int, last: int) -> list[int]:
+    """Indices of the replayed examples that join the training examples at the positions `first` up to `last` of a run.
+
+    Up to any position they are `ratio` for each training example, taken from permutations of their own, end to end: the
+    training examples come as they would alone.
+    """
+    first, last = (math.floor(round(ratio * position, 6)) for position in (first, last))
+    return _indices(num_replayed, seed, first, last, _REPLAY) if last > first else []
+
+
+def _indices(num_examples: int, seed: int, first: int, last: int, *stream: int) -> list[int]:
     indices: list[int] = []
     for epoch in range(first // num_examples, (last - 1) // num_examples + 1):
         start, stop = max(first - epoch * num_examples, 0), min(last - epoch * num_examples, num_examples)
-        indices += epoch_order(num_examples, seed, epoch)[start:stop].tolist()
+        indices += epoch_order(num_examples, seed, epoch, *stream)[start:stop].tolist()
     return indices
 
 

@@ -226,14 +226,14 @@ def _card_text(base_name: str, card: Card, dtype: DType) -> str:
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
-        base_model=_hub_id(base_name),
+        base_model=hub_id(base_name),
         datasets=list(card.datasets) or None,
         library_name="transformers",
         license=card.license,
         pipeline_tag="text-generation",
         tags=["tuneful", "instruction-tuning", "sft"],
     )
-    name = _hub_id(base_name) or Path(base_name).name
+    name = hub_id(base_name) or Path(base_name).name
     rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in card.facts.items())
     table = f"\n## The run\n\n| | |\n|---|---|\n{rows}" if rows else ""
     return f"---\n{data.to_yaml()}\n---\n\n{CARD_BODY.format(name=name, dtype=dtype)}{table}"
@@ -253,7 +253,8 @@ print(generate([{{"role": "user", "content": "..."}}], max_new_tokens=256)[0]["g
 """
 
 
-def _hub_id(base_name: str) -> str | None:
+def hub_id(base_name: str) -> str | None:
+    """The Hub id by which others find the model that is called `base_name` here; None where there is none."""
     if base_name == BUILTIN:
         return BUILTIN_HUB_ID
     return base_name if HUB_ID.fullmatch(base_name) and not Path(base_name).exists() else None

@@ -20,7 +20,7 @@ from tuneful.report.numbers import compact, count, fixed, power_of_ten, signific
 MAX_POINTS = 400
 
 Point = tuple[float, float]
-Kind = Literal["raw", "smooth", "single", "dots"]
+Kind = Literal["raw", "smooth", "single", "dots", "replay"]
 
 
 @dataclass(frozen=True, slots=True)

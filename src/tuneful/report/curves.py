@@ -36,6 +36,7 @@ class TrainingView:
     small: tuple[tuple[str, Markup], ...]
     smoothing: str
     has_validation: bool
+    has_replay: bool
     evaluations: tuple[tuple[str, str, str], ...]
     steps: tuple[tuple[str, ...], ...]
 
@@ -54,6 +55,7 @@ def view_training(run: Run) -> TrainingView:
         small=_small_charts(run),
         smoothing=smoothing,
         has_validation=bool(measured_losses(run.evaluations)),
+        has_replay=any(step.replay_loss is not None for step in run.steps),
         evaluations=tuple(
             (
                 count(one.step),
@@ -124,6 +126,7 @@ def _loss_charts(
         return tuple((float(tokens_at[int(x)]), y) for x, y in points if int(x) in tokens_at)
 
     measured = [(float(x), y) for x, y in measured_losses(run.evaluations)]
+    replayed = [(float(step.step), step.replay_loss) for step in run.steps if step.replay_loss is not None]
     best = place([min(measured, key=lambda point: point[1])]) if measured else ()
     by = "steps" if tokens_at is None else "tokens"
     return tuple(
@@ -131,6 +134,7 @@ def _loss_charts(
             (
                 Series("training loss", place(losses), "raw"),
                 Series("training loss, smoothed", place(smooth(losses)) if len(losses) > 15 else (), "smooth"),
+                Series("loss of replayed records", place(smooth(replayed)), "replay"),
                 Series("validation loss", place(measured), "dots"),
             ),
             key=f"loss-{by}-{size}",

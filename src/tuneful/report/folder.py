@@ -34,6 +34,21 @@ class Step:
     record_tokens: int
     computed_tokens: int
     step_seconds: float | None
+    replay_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLoss:
+    """One row of `records.jsonl`: what a training record cost, in nats a target token."""
+
+    source: str
+    num_targets: int
+    loss_before: float | None
+    loss_first: float | None
+    loss_last: float | None
+    loss_after: float | None
+    suspicion: float | None
+    memorised: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,11 @@ class Run:
     scores: Mapping[str, tuple[JudgeScore, ...]] = field(default_factory=dict)
     calibration: Json = field(default_factory=dict)
     remarks: tuple[str, ...] = field(default=())
+    records: tuple[RecordLoss, ...] = field(default=())
+
+    def trained(self) -> list[Json]:
+        """The rows of data/train.jsonl, read when they are asked for."""
+        return _read_lines(self.path / "data" / "train.jsonl", [])
 
 
 def read_run(path: Path) -> Run:
@@ -180,6 +200,7 @@ def read_run(path: Path) -> Run:
             for name in ("base", "tuned")
         },
         calibration=_read_document(path / "calibration.json", remarks),
+        records=tuple(_record_loss(row) for row in _read_lines(path / "records.jsonl", remarks)),
         remarks=tuple(remarks),
     )
 
@@ -323,6 +344,20 @@ def _step(row: Json) -> Step:
         record_tokens=whole(row, "record_tokens") or 0,
         computed_tokens=whole(row, "computed_tokens") or 0,
         step_seconds=number(row, "step_seconds"),
+        replay_loss=number(row, "replay_loss"),
+    )
+
+
+def _record_loss(row: Json) -> RecordLoss:
+    return RecordLoss(
+        source=text(row, "source"),
+        num_targets=whole(row, "num_targets") or 0,
+        loss_before=number(row, "loss_before"),
+        loss_first=number(row, "loss_first"),
+        loss_last=number(row, "loss_last"),
+        loss_after=number(row, "loss_after"),
+        suspicion=number(row, "suspicion"),
+        memorised=row.get("memorised") is True,
     )
 
 

@@ -28,6 +28,7 @@ from tuneful.report.numbers import (
     significant,
     storage,
 )
+from tuneful.report.records import RecordsView, view_records
 from tuneful.report.scores import (
     Forgetting,
     Kinds,
@@ -95,6 +96,7 @@ class Page:
     data: DataView | None
     findings: FindingsView | None
     training: TrainingView | None
+    records: RecordsView | None
     answers: Answers | None
     samples: Samples | None
     setup: tuple[tuple[str, Cells], ...]
@@ -126,6 +128,7 @@ def view_page(run: Run) -> Page:
         data=view_data(run) if run.audit or run.steps else None,
         findings=view_findings(run.audit),
         training=view_training(run) if run.steps or run.evaluations else None,
+        records=view_records(run) if run.records else None,
         answers=answers,
         samples=_samples(run.evaluations),
         setup=_setup(run),

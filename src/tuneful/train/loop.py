@@ -22,11 +22,21 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
-from tuneful.data.order import all_steps, num_steps
+from tuneful.data.order import all_steps, num_steps, replay_indices
+from tuneful.data.replay import Replay
 from tuneful.errors import OutOfMemoryError, TunefulError
 from tuneful.train.distributed import ALONE, World
-from tuneful.train.loss import LayoutName, MicroBatchLoss, cut_micro_batches, micro_batch_loss, prove, why_not_shared
+from tuneful.train.loss import (
+    LayoutName,
+    MicroBatchLoss,
+    adapter_dropout,
+    cut_micro_batches,
+    micro_batch_loss,
+    prove,
+    why_not_shared,
+)
 from tuneful.train.optimizer import AdamW, learning_rate
+from tuneful.train.progress import RecordLedger
 from tuneful.types import Answer, Example
 
 _PROOF_RECORDS, _PROOF_TOKENS = 4, 1024
@@ -40,8 +50,9 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step. `loss` is the weighted mean over the step's targets (nats); tokens are counted over its records:
-    `record_tokens` as given, `computed_tokens` as laid out, `target_tokens` those with a weight."""
+    """One optimizer step. `loss` is the weighted mean over the targets of the step's training records (nats), `replay_loss`
+    that of the replayed records that joined them; tokens are counted over all its records: `record_tokens` as given,
+    `computed_tokens` as laid out, `target_tokens` those with a weight."""
 
     step: int
     epoch: float
@@ -52,6 +63,7 @@ class Step:
     record_tokens: int
     computed_tokens: int
     step_seconds: float
+    replay_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +120,17 @@ def choose_layout(
 
     To be called while `model` is still in float32, where the proof is sharp; `dtype` is what training will compute in.
     """
-    max_tokens = config.micro_batch_tokens or _affordable_tokens(model, dtype)
+    max_tokens = config.micro_batch_tokens or _affordable_tokens(model, dtype, config.activation_checkpointing)
     if config.layout == "padded":
         return Layout("padded", max_tokens)
     reason = why_not_shared(model)
     if reason is None:
         reason = prove(model, next(cut_micro_batches(examples[:_PROOF_RECORDS], _PROOF_TOKENS, config.layout)))
-    return Layout(config.layout if reason is None else "padded", max_tokens, reason)
+    if reason is not None:
+        return Layout("padded", max_tokens, reason)
+    if config.layout == "trie" and (dropout := adapter_dropout(model)):
+        return Layout("unshared", max_tokens, f"lora.dropout {dropout:g} falls anew on every record")
+    return Layout(config.layout, max_tokens)
 
 
 def go_on() -> None:
@@ -130,6 +146,8 @@ def finetune(
     layout: Layout,
     sample: Callable[[int], Answer] | None = None,
     *,
+    replay: Replay | None = None,
+    ledger: RecordLedger | None = None,
     state: State | None = None,
     between: Callable[[], None] = go_on,
     world: World = ALONE,
@@ -138,8 +156,9 @@ def finetune(
 
     Every rank of `world` is called with the same arguments and hands out the same events.
 
-    Validation is evaluated before the first step, every `eval_steps` and after the last. At each event `state` and
-    `optimizer` are what a checkpoint has to hold. `between` is called before every micro-batch and may raise: the step or
+    Validation is evaluated before the first step, every `eval_steps` and after the last. `replay` joins the steps at its
+    ratio; `ledger` is told what each training record cost. At each event `state`, `ledger` and `optimizer` are what a
+    checkpoint has to hold. `between` is called before every micro-batch and may raise: the step or
     evaluation at hand is then abandoned, and `state` is that of the event before. At the end the model has the weights
     of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError, before the weights change,
     where a loss or gradient is not finite, and OutOfMemoryError where a single record does not fit.
@@ -162,7 +181,11 @@ def finetune(
             break
         if config.keep == "best" and state.best_step == state.step:
             optimizer.keep_weights()
-        yield from _step(model, optimizer, train, next(steps), config, total, layout, state, between, world)
+        indices = next(steps)
+        replayed = _replayed(replay, config, state.step, len(indices))
+        yield from _step(
+            model, optimizer, train, indices, replayed, config, total, layout, state, ledger, between, world
+        )
     if config.keep == "best" and state.best_step not in (None, state.step):
         optimizer.restore_weights()
 
@@ -241,35 +264,53 @@ def _remember(state: State, validation_loss: float | None) -> None:
         state.num_worse += 1
 
 
+def _replayed(replay: Replay | None, config: TrainConfig, steps_done: int, num_examples: int) -> list[Example]:
+    """The replayed examples that join the `num_examples` training examples of the step after `steps_done` steps."""
+    if replay is None:
+        return []
+    first = steps_done * config.batch_size
+    indices = replay_indices(len(replay.examples), replay.ratio, config.seed, first, first + num_examples)
+    return [replay.examples[index] for index in indices]
+
+
 def _step(
     model: PreTrainedModel,
     optimizer: AdamW,
     train: Sequence[Example],
     indices: Sequence[int],
+    replayed: Sequence[Example],
     config: TrainConfig,
     total: int,
     layout: Layout,
     state: State,
+    ledger: RecordLedger | None,
     between: Callable[[], None],
     world: World,
 ) -> Iterator[Step | Notice]:
-    """One optimizer step on the records `indices`; `state` is the one after it once it is handed out."""
+    """One optimizer step on the records `indices` and those `replayed`; `state` and `ledger` are those after it once it is
+    handed out."""
     start = time.perf_counter()
     step = state.step + 1
     examples = [train[index] for index in indices]
+    together = [*examples, *replayed]
 
-    def gradients(fitting: Layout) -> tuple[float, int]:
+    def gradients(fitting: Layout) -> _Costs:
         torch.manual_seed(_seed_of(config.seed, step))
         optimizer.forget_gradients()
-        return _backward(model, optimizer, examples, fitting, step, between, world)
+        return _backward(model, optimizer, together, fitting, step, between, world)
 
-    own_loss, own_computed = yield from _fitting(state, layout, gradients)
+    own = yield from _fitting(state, layout, gradients)
+    if step == 1:
+        _refuse_untrained(optimizer, world)
     optimizer.sum_gradients()
-    loss, num_computed = world.sum([own_loss, own_computed])
+    costs = own.summed(together, world)
     rate = learning_rate(config, step, total)
+    loss = costs.mean(examples) if replayed else costs.loss
     norm = optimizer.step(rate)
     if not math.isfinite(norm):
-        raise _not_finite(step, f"the gradient's norm is {norm}", examples)
+        raise _not_finite(step, f"the gradient's norm is {norm}", together)
+    if ledger is not None:
+        ledger.see(step, indices, [costs.nll[id(example)] for example in examples])
     notice = _spike(step, loss, state.recent_losses)
     state.step, state.evaluated = step, False
     state.recent_losses = [*state.recent_losses, loss][-_SPIKE_WINDOW:]
@@ -279,13 +320,49 @@ def _step(
         loss=loss,
         learning_rate=rate,
         grad_norm=norm,
-        target_tokens=sum(int((example.weights > 0).sum()) for example in examples),
-        record_tokens=sum(len(example) for example in examples),
-        computed_tokens=int(num_computed),
+        target_tokens=sum(int((example.weights > 0).sum()) for example in together),
+        record_tokens=sum(len(example) for example in together),
+        computed_tokens=costs.num_computed_tokens,
         step_seconds=time.perf_counter() - start,
+        replay_loss=costs.mean(replayed) if replayed else None,
     )
     if notice:
         yield notice
+
+
+@dataclass(slots=True, eq=False)
+class _Costs:
+    """What the records of one step cost: the weighted mean `loss` of all of them, and by the identity of each its summed
+    negative log-likelihood, plain (`nll`) and `weighted`."""
+
+    loss: float = 0.0
+    num_computed_tokens: int = 0
+    nll: dict[int, float] = field(default_factory=dict)
+    weighted: dict[int, float] = field(default_factory=dict)
+
+    def add(self, batch: Sequence[Example], found: MicroBatchLoss) -> None:
+        """Write down what the records of one micro-batch cost."""
+        self.num_computed_tokens += found.num_computed_tokens
+        self.nll.update(zip(map(id, batch), found.record_nll(), strict=True))
+        self.weighted.update(zip(map(id, batch), found.record_losses(batch), strict=True))
+
+    def summed(self, examples: Sequence[Example], world: World) -> _Costs:
+        """What all ranks have written down together; `examples` are the records of the whole step."""
+        if world.size == 1:
+            return self
+        keys = list(dict.fromkeys(map(id, examples)))
+        own = [(self.nll.get(key, 0.0), self.weighted.get(key, 0.0), float(key in self.nll)) for key in keys]
+        loss, num_computed, *rest = world.sum([self.loss, self.num_computed_tokens, *(x for row in own for x in row)])
+        times = [max(1.0, count) for count in rest[2::3]]  # a record that stands in a step twice may have two ranks
+        nll, weighted = (
+            {key: total / count for key, total, count in zip(keys, rest[which::3], times, strict=True)}
+            for which in (0, 1)
+        )
+        return _Costs(loss, int(num_computed), nll, weighted)
+
+    def mean(self, examples: Sequence[Example]) -> float:
+        """The weighted mean loss of some of them."""
+        return sum(self.weighted[id(example)] for example in examples) / total_weight(examples)
 
 
 def _backward(
@@ -296,12 +373,12 @@ def _backward(
     step: int,
     between: Callable[[], None],
     world: World,
-) -> tuple[float, int]:
-    """Gradients of the mean loss of one optimizer step into the optimizer; this rank's part of that loss, and the tokens
-    computed for it. Where gradients come back averaged over ranks, what is averaged is as many times larger."""
+) -> _Costs:
+    """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs. Where gradients
+    come back averaged over ranks, what is averaged is as many times larger."""
     model.train()
     weight = total_weight(examples)
-    loss, num_computed = 0.0, 0
+    costs = _Costs()
     for number, (batch, counts) in enumerate(own_micro_batches(examples, layout, world)):
         between()
         if number:
@@ -310,12 +387,13 @@ def _backward(
             micro_batch = micro_batch_loss(model, batch, layout.name)
             share = micro_batch.total / weight if counts else micro_batch.total * 0
             (share * world.size if world.sharded else share).backward()
-        loss += share.item()
-        if not math.isfinite(loss):
+        costs.loss += share.item()
+        if not math.isfinite(costs.loss):
             optimizer.forget_gradients()
-            raise _not_finite(step, f"the loss is {loss}", _culprits(batch, micro_batch))
-        num_computed += micro_batch.num_computed_tokens * counts
-    return loss, num_computed
+            raise _not_finite(step, f"the loss is {costs.loss}", _culprits(batch, micro_batch))
+        if counts:
+            costs.add(batch, micro_batch)
+    return costs
 
 
 def _seed_of(seed: int, step: int) -> int:
@@ -338,6 +416,19 @@ def _not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulErr
     return TunefulError(
         f"step {step}: {what}: not finite, so no weight was changed by this step. Its records: {named}{more}. Lower "
         "train.learning_rate, or look at these records"
+    )
+
+
+def _refuse_untrained(optimizer: AdamW, world: World) -> None:
+    """TunefulError where a parameter that is to be trained has had no gradient on any rank."""
+    missing = world.gather(optimizer.without_gradient())
+    names = [name for name in dict.fromkeys(missing) if missing.count(name) == world.size]
+    if not names:
+        return
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    raise TunefulError(
+        f"step 1: no gradient has reached {', '.join(names[:8])}{more}: training would leave them as they are and say nothing. "
+        "Name the layers to train in lora.target_modules, or freeze them with train.freeze_layers"
     )
 
 
@@ -392,16 +483,19 @@ def _out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
         raise OutOfMemoryError(len(batch), sum(lengths), max(lengths), batch[0].source) from None
 
 
-def _affordable_tokens(model: PreTrainedModel, dtype: torch.dtype) -> int:
+def _affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again: bool) -> int:
     """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory.
 
     Counted for a Llama-like block: about 14 hidden-size and 5 inner-size vectors a token and layer are kept for the
-    backward, and 10 bytes a vocabulary entry for each target.
+    backward, and 10 bytes a vocabulary entry for each target. Of layers that are `computed_again` all that is kept is their
+    input, and one at a time the rest.
     """
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    bytes_a_token = layers * (14 * hidden + 5 * inner) * dtype.itemsize + 10 * config.vocab_size
+    layer = 14 * hidden + 5 * inner
+    kept = layers * hidden + layer if computed_again else layers * layer
+    bytes_a_token = kept * dtype.itemsize + 10 * config.vocab_size
     free = (
         torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
     )

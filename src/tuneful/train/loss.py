@@ -51,6 +51,14 @@ class MicroBatchLoss:
         nll = self.target_nll.double().cpu().numpy()
         return [float(nll[own].sum()) for own in self.record_targets]
 
+    def record_losses(self, examples: Sequence[Example]) -> list[float]:
+        """The same for `examples`, those of this micro-batch, with each target counted by its weight: they sum to `total`."""
+        nll = self.target_nll.double().cpu().numpy()
+        return [
+            float(nll[own] @ example.weights[1:][example.weights[1:] > 0])
+            for own, example in zip(self.record_targets, examples, strict=True)
+        ]
+
 
 def micro_batch_loss(model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName) -> MicroBatchLoss:
     """The loss of `examples` in one forward of `model`."""
@@ -75,7 +83,7 @@ def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: Layo
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
-    """Why records of this model must not share prefixes; None where they may."""
+    """Why records of this model must not share prefixes; None where they may. (An adapter's dropout: `adapter_dropout`.)"""
     config = model.config.get_text_config()
     if dropout := largest_dropout(model):
         return (
@@ -91,6 +99,11 @@ def largest_dropout(model: torch.nn.Module) -> float:
     return max((getattr(module, name) for module, name in _dropouts(model)), default=0.0)
 
 
+def adapter_dropout(model: torch.nn.Module) -> float:
+    """The probability with which the adapter in `model` drops values: each record its own, so none is computed for two."""
+    return max((module.p for _, module in _adapter_dropouts(model)), default=0.0)
+
+
 def set_dropout(model: torch.nn.Module, dropout: float) -> None:
     """Give every dropout of `model` the probability `dropout`; its configuration keeps what its makers wrote."""
     for module, name in _dropouts(model):
@@ -98,13 +111,25 @@ def set_dropout(model: torch.nn.Module, dropout: float) -> None:
 
 
 def _dropouts(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str]]:
-    """(module, attribute) of every dropout probability: torch's own modules, and the numbers that attention layers keep."""
-    for module in model.modules():
+    """(module, attribute) of every dropout probability: torch's own modules, and the numbers that attention layers keep.
+
+    An adapter's are not among them: they are set by `lora.dropout`, and leave attention alone.
+    """
+    of_adapter = {name for name, _ in _adapter_dropouts(model)}
+    for path, module in model.named_modules():
+        if path in of_adapter:
+            continue
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             yield module, "p"
         for name in ("attention_dropout", "attn_dropout", "dropout", "dropout_p", "hidden_dropout"):
             if isinstance(getattr(module, name, None), float):
                 yield module, name
+
+
+def _adapter_dropouts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.modules.dropout._DropoutNd]]:
+    for name, module in model.named_modules():
+        if ".lora_dropout." in name and isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            yield name, module
 
 
 def prove(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:

@@ -68,6 +68,7 @@ class AdamW:
 
     Making one turns the model's parameters into `dtype`; `masters_to_model` turns them back into float32. Parameters that
     are spread over the ranks of `world` stay float32 slices: their copies in `dtype` are made when layers are gathered.
+    Frozen ones stay in `dtype` under an adapter, whose base is read again when it is merged: nothing else of it is kept.
     """
 
     def __init__(self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype, world: World = ALONE) -> None:
@@ -76,6 +77,7 @@ class AdamW:
         self._tensors = [
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
+        self._frozen = self._prepare_frozen(model)
         self._num_steps = torch.zeros((), device=model.device)
 
     def collect(self) -> None:
@@ -86,6 +88,10 @@ class AdamW:
             if (gradient := tensor.parameter.grad) is not None:
                 tensor.collected = gradient.float() if tensor.collected is None else tensor.collected.add_(gradient)
                 tensor.parameter.grad = None
+
+    def without_gradient(self) -> list[str]:
+        """The names of the trainable parameters that no gradient at hand belongs to."""
+        return [tensor.name for tensor in self._tensors if tensor.gradient is None and tensor.parameter.grad is None]
 
     def step(self, rate: float) -> float:
         """One update at learning rate `rate` from the gradients at hand, which are then gone; their norm before clipping.
@@ -181,6 +187,8 @@ class AdamW:
             return
         for tensor in self._tensors:
             tensor.parameter.data = tensor.master
+        for parameter, original in self._frozen:
+            parameter.data = original
 
     def _set_master(self, tensor: _Tensor, weights: torch.Tensor) -> None:
         tensor.master.copy_(weights)
@@ -196,6 +204,15 @@ class AdamW:
             parameter.data = master
         decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
         return _Tensor(name, parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
+
+    def _prepare_frozen(self, model: PreTrainedModel) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+        """Frozen parameters in the precision of the products; each with what it was, where that is to come back."""
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        originals = [(parameter, parameter.data) for parameter in frozen if self._config.method == "full"]
+        for parameter in frozen:
+            if self._shadowed and parameter.is_floating_point():
+                parameter.data = parameter.data.to(self._dtype)
+        return originals
 
     def _gradient_norm(self) -> float:
         squares = [

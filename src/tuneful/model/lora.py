@@ -1,0 +1,171 @@
+"""LoRA: the base stays as it is, and a pair of small matrices beside each linear layer learns (Hu et al. 2021).
+
+Stands between loading and training; the only door to peft. `add_adapter` puts peft's layers into the model in place, so
+that everything else goes on calling the transformers model that it knows. What was learned leaves twice: as peft's own
+folder (`save_adapter`), and merged into the base (`merge_adapter`).
+
+The trade: the base is read a second time to merge. Training may compute with a bfloat16 copy of it, or a 4-bit one, and
+keeps no other; what is shipped is the adapter on the base as it came, which is what anybody gets who loads the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from tuneful.errors import ConfigError, ExportError
+from tuneful.model.export import hub_id, written_aside
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tuneful.config import LoraConfig
+
+ALL_LINEAR = "all-linear"
+MERGE_TOLERANCE = 1e-5
+"""Largest difference of a logit, merged against unmerged in float32, as a share of the largest logit."""
+_LINEAR = ("Linear", "Linear4bit")
+
+
+def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int = 0) -> Any:
+    """Put a fresh adapter into `model`, in place; peft's wrapper of it, which saves and switches the adapter.
+
+    Only the adapter is trainable afterwards. Layers below `first_layer` get none. Raises ConfigError where a name in
+    `lora.target_modules` fits no layer, or fits an embedding that is tied to the output head.
+    """
+    import peft
+
+    targets = _targets(model, config)
+    modules = dict(model.named_modules())
+    transposed = any(isinstance(modules[name], Conv1D) for name in modules if name.rpartition(".")[2] in targets)
+    num_layers = model.config.get_text_config().num_hidden_layers
+    settings = peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=sorted(targets),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        fan_in_fan_out=transposed,
+        layers_to_transform=list(range(first_layer, num_layers)) if first_layer else None,
+        task_type="CAUSAL_LM",
+    )
+    with _without_notes():
+        adapter = peft.get_peft_model(model, settings)
+    adapter.train(model.training)  # new layers come in training mode, whatever the model is in
+    return adapter
+
+
+def save_adapter(adapter: Any, folder: Path, base_name: str) -> None:
+    """Write peft's folder (adapter_config.json, adapter_model.safetensors), whole or not at all.
+
+    Its base is called by `base_name`, or by the Hub id where the base has one. Raises ExportError where a value is not
+    finite.
+    """
+    for name, parameter in adapter.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise ExportError(f"{folder}: `{name}` holds values that are not finite; nothing was saved")
+    adapter.peft_config["default"].base_model_name_or_path = hub_id(base_name) or base_name
+    with written_aside(folder) as aside:
+        # "auto" would ask the Hub for the base's vocabulary size
+        adapter.save_pretrained(aside, save_embedding_layers=False)
+        _settle_order(aside / "adapter_config.json")
+
+
+def merge_adapter(
+    base: PreTrainedModel, folder: Path, prompts: Sequence[Sequence[int]]
+) -> tuple[PreTrainedModel, float]:
+    """`base` (float32, as it came) with the adapter of `folder` merged into it; and what merging changed.
+
+    The second is the largest difference of a logit over `prompts`, as a share of the largest logit. Raises ExportError
+    where it is above MERGE_TOLERANCE, or where the folder does not fit the base.
+    """
+    import peft
+
+    with _without_notes():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            adapter = peft.PeftModel.from_pretrained(base, str(folder))
+        except Exception as error:  # whatever peft makes of it, the folder is not what was trained
+            raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
+    adapter.eval()
+    unmerged = [_logits(base, prompt) for prompt in prompts]
+    merged: PreTrainedModel = adapter.merge_and_unload(safe_merge=True)
+    largest = max((_difference(_logits(merged, prompt), old) for prompt, old in zip(prompts, unmerged, strict=True)))
+    if not largest <= MERGE_TOLERANCE:
+        raise ExportError(
+            f"{folder}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest one"
+        )
+    for parameter in merged.parameters():
+        parameter.requires_grad_(True)
+    return merged, largest
+
+
+@contextlib.contextmanager
+def without_adapter(adapter: Any | None) -> Iterator[None]:
+    """Inside, the model computes as its base alone."""
+    if adapter is None:
+        yield
+        return
+    with adapter.disable_adapter():
+        yield
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """What peft and transformers have to say to each other about names that they will change is kept from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def _targets(model: PreTrainedModel, config: LoraConfig) -> set[str]:
+    """The last parts of the names of the layers that get an adapter: `q_proj`, `up_proj`, ..."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    linear, ends = set(), set()
+    for name, module in model.named_modules():
+        own = name.rpartition(".")[2]
+        if module is head or module is embedding:
+            ends.add(own)
+        elif isinstance(module, Conv1D) or type(module).__name__ in _LINEAR:
+            linear.add(own)
+    if config.target_modules == ALL_LINEAR:
+        return linear - ends
+    wanted = set(config.target_modules)
+    tied = head is not None and head.weight is embedding.weight
+    if tied and (held := wanted & ends):
+        raise ConfigError(
+            f"`lora.target_modules`: {', '.join(sorted(held))}: embedding and output head of this model are one matrix, and "
+            "an adapter on one of them could not be merged; leave it out"
+        )
+    if unknown := wanted - linear - ends:
+        raise ConfigError(
+            f"`lora.target_modules`: this model has no layer {', '.join(sorted(unknown))}; its layers are "
+            f"{', '.join(sorted(linear | (set() if tied else ends)))}"
+        )
+    return wanted
+
+
+def _settle_order(file: Path) -> None:
+    """peft writes sets in an order that changes from run to run; the same adapter is to be the same bytes."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _logits(model: PreTrainedModel, prompt: Sequence[int]) -> torch.Tensor:
+    ids = torch.tensor([list(prompt)], device=model.device)
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return ((one - other).abs().max() / other.abs().max()).item()

@@ -1,0 +1,144 @@
+"""What each training record cost the model, at first sight and later: where doubtful and memorised records are found.
+
+A step computes the loss of every record in it anyway, before the weights change; the ledger only writes it down, which costs
+two numbers a record and no forward. The first visit is the record unseen; the last visit has every earlier one behind it.
+Two passes over the whole training set, before the first step and after the last, are made where they are asked for
+(`report.record_losses: all`): exact at one set of weights, for a sixth more time at two epochs.
+
+`rank` reads the ledger. A wrong answer stays improbable where the answers to like instructions do not, so a record is
+measured against its peers: those next to it when the training set is sorted by its tokens, who open with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tuneful.data.trie import token_order
+from tuneful.types import Example
+
+# Legend of shapes: N training records
+NUM_PEERS = 16
+"""Records that stand next to one in token order, half on either side."""
+MEMORISED_NOW, MEMORISED_BEFORE = 0.5, 0.01
+"""An answer is memorised where the model gives it whole with at least the first probability, once less than the second."""
+
+_Losses = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+class RecordLedger:
+    """The summed negative log-likelihood (nats) of each of N records' targets: `before` training, at `first` and at `last`
+    sight, and `after`; NaN where it was not computed. `first_step` and `last_step` say when, 0 for never."""
+
+    def __init__(self, num_records: int) -> None:
+        self.before, self.first, self.last, self.after = (np.full(num_records, np.nan) for _ in range(4))
+        self.first_step, self.last_step = (np.zeros(num_records, dtype=np.int64) for _ in range(2))
+
+    def see(self, step: int, indices: Sequence[int], nll: Sequence[float]) -> None:
+        """Write down what the records `indices` cost in the forward of `step`."""
+        for index, value in zip(indices, nll, strict=True):
+            if not self.first_step[index]:
+                self.first[index], self.first_step[index] = value, step
+            self.last[index], self.last_step[index] = value, step
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything written down so far, by name, for a checkpoint: float64 [N] each, -1 where there is nothing."""
+        return {
+            name: torch.from_numpy(np.nan_to_num(values.astype(float), nan=-1.0)) for name, values in vars(self).items()
+        }
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from `state`."""
+        for name, values in vars(self).items():
+            found = state[name].numpy()
+            values[:] = np.where(found < 0, np.nan, found) if values.dtype == np.float64 else found
+
+    def best_known(self) -> _Losses:
+        """The latest loss that there is of each record: after training, else at last sight."""
+        return np.where(np.isnan(self.after), self.last, self.after)
+
+    def earliest_known(self) -> _Losses:
+        """The loss of each record before it was trained on: before training, else at first sight."""
+        return np.where(np.isnan(self.before), self.first, self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLoss:
+    """One record's way through training, in nats a target token (None where it was not computed).
+
+    `suspicion` says how much likelier its peers' answers have become than its own, in spreads of its peers: the record most
+    likely mislabelled has the largest. `memorised`: the whole answer is now given with probability 0.5 or more, once under
+    0.01.
+    """
+
+    source: str
+    num_targets: int
+    loss_before: float | None
+    loss_first: float | None
+    first_step: int
+    loss_last: float | None
+    last_step: int
+    loss_after: float | None
+    suspicion: float | None
+    memorised: bool
+
+
+def rank(ledger: RecordLedger, examples: Sequence[Example]) -> list[RecordLoss]:
+    """What the ledger says of each example, in their order."""
+    num_targets = np.array([int((example.weights > 0).sum()) for example in examples])
+    early, late = ledger.earliest_known(), ledger.best_known()
+    suspicion = suspicions(late / num_targets, [token_order(example) for example in examples])
+    with np.errstate(invalid="ignore"):
+        memorised = (late <= -np.log(MEMORISED_NOW)) & (early >= -np.log(MEMORISED_BEFORE))
+
+    def mean(nll: _Losses, index: int) -> float | None:
+        return _known(nll[index] / num_targets[index])
+
+    return [
+        RecordLoss(
+            example.source,
+            int(num_targets[index]),
+            mean(ledger.before, index),
+            mean(ledger.first, index),
+            int(ledger.first_step[index]),
+            mean(ledger.last, index),
+            int(ledger.last_step[index]),
+            mean(ledger.after, index),
+            _known(suspicion[index]),
+            bool(memorised[index]),
+        )
+        for index, example in enumerate(examples)
+    ]
+
+
+def suspicions(mean_loss: np.ndarray[Any, Any], keys: Sequence[bytes], num_peers: int = NUM_PEERS) -> _Losses:
+    """How far each record's mean loss lies above the median of its peers, in spreads; NaN where the loss is not known.
+
+    Peers are the `num_peers` records next to it in the order of `keys`. The spread is the median absolute deviation of the
+    peers, but at least half of that of all records: peers that agree by chance make nobody suspicious.
+    """
+    known = np.flatnonzero(~np.isnan(mean_loss))
+    result = np.full(len(mean_loss), np.nan)
+    if len(known) < 3:
+        return result
+    order = np.array(sorted(known.tolist(), key=lambda index: keys[index]))
+    losses = mean_loss[order]
+    least_spread = max(_spread(losses, float(np.median(losses))) / 2, 1e-6)
+    for place in range(len(order)):
+        start = min(max(0, place - num_peers // 2), max(0, len(order) - num_peers - 1))
+        peers = np.delete(losses[start : start + num_peers + 1], place - start)
+        middle = float(np.median(peers))
+        result[order[place]] = (losses[place] - middle) / max(_spread(peers, middle), least_spread)
+    return result
+
+
+def _spread(values: np.ndarray[Any, Any], middle: float) -> float:
+    return float(np.median(np.abs(values - middle)))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,102 @@
+"""What each record cost: written down without a forward of its own, and read into lists that find what was planted."""
+
+import numpy as np
+import pytest
+import torch
+from tests.engine import END, TRIE, random_records, record, tiny_model, train_config
+
+from tuneful.data.order import all_steps
+from tuneful.train.loop import finetune, record_nll
+from tuneful.train.optimizer import AdamW
+from tuneful.train.progress import RecordLedger, rank, suspicions
+
+
+def ledger_of(examples, layout=TRIE, **changes):
+    model = tiny_model()
+    config = train_config(batch_size=3, learning_rate=1e-3, **changes)
+    ledger = RecordLedger(len(examples))
+    list(finetune(model, AdamW(model, config, torch.float32), examples, [], config, layout, ledger=ledger))
+    return ledger, config
+
+
+def test_the_first_sight_of_the_first_step_is_the_loss_before_training():
+    examples = random_records(7)
+    ledger, config = ledger_of(examples, num_train_epochs=2)
+    untrained = record_nll(tiny_model(), examples, TRIE)
+    order = list(all_steps(7, 3, config.seed, 2))
+    for index in order[0]:
+        assert ledger.first[index] == pytest.approx(untrained[index], rel=1e-5)
+    for step, indices in enumerate(order, start=1):
+        assert all(ledger.first_step[index] <= step <= ledger.last_step[index] for index in indices)
+    assert sorted(ledger.first_step) == [1, 1, 1, 2, 2, 2, 3]
+    again = ledger.last_step > ledger.first_step  # a step may span two epochs and hold a record twice
+    assert again.sum() >= 5
+    assert (ledger.last < ledger.first)[again].all()
+
+
+def test_a_record_that_was_never_seen_is_known_for_nothing():
+    examples = random_records(7)
+    ledger, _ = ledger_of(examples, max_steps=1)
+    rows = rank(ledger, examples)
+    assert sum(row.loss_first is not None for row in rows) == 3
+    assert {row.first_step for row in rows} == {0, 1}
+    assert all(row.loss_after is None and row.loss_before is None for row in rows)
+
+
+def test_a_ledger_goes_on_from_its_state():
+    ledger, other = RecordLedger(3), RecordLedger(3)
+    ledger.see(1, [0, 2], [1.5, 0.0])
+    state = ledger.state()
+    assert all(tensor.isfinite().all() for tensor in state.values())  # a checkpoint holds nothing else
+    other.load(state)
+    for each in (ledger, other):
+        each.see(2, [2, 1], [0.25, 3.0])
+    for name, values in vars(ledger).items():
+        assert np.array_equal(values, vars(other)[name], equal_nan=True), name
+    assert ledger.first.tolist() == [1.5, 3.0, 0.0]
+    assert ledger.last.tolist() == [1.5, 3.0, 0.25]
+
+
+def test_means_are_over_the_targets_of_a_record():
+    examples = [record([1, 2], [3, END]), record([1, 3], [4, 5, 6, END])]
+    ledger = RecordLedger(2)
+    ledger.see(4, [0, 1], [6.0, 8.0])
+    ledger.after[:] = 0.5, 8.0
+    short, long = rank(ledger, examples)
+    assert (short.num_targets, short.loss_first, short.loss_after, short.first_step) == (2, 3.0, 0.25, 4)
+    assert (long.num_targets, long.loss_first, long.loss_after) == (4, 2.0, 2.0)
+    assert (short.memorised, long.memorised) == (True, False)
+
+
+def test_the_loss_after_training_counts_before_that_at_last_sight():
+    ledger = RecordLedger(2)
+    ledger.see(1, [0, 1], [4.0, 5.0])
+    ledger.after[0] = 1.0
+    assert ledger.best_known().tolist() == [1.0, 5.0]
+    ledger.before[1] = 7.0
+    assert ledger.earliest_known().tolist() == [4.0, 7.0]
+
+
+def test_a_record_is_measured_against_those_that_begin_alike():
+    """Records of kind `a` cost 1, of kind `b` 5: the one of `a` that costs 3 stands out, though every `b` costs more."""
+    rng = np.random.default_rng(0)
+    keys = [b"a%03d" % index for index in range(40)] + [b"b%03d" % index for index in range(40)]
+    losses = np.array([1.0] * 40 + [5.0] * 40) + rng.normal(0, 0.1, 80)
+    losses[17] = 3.0
+    shuffled = rng.permutation(80)
+    found = suspicions(losses[shuffled], [keys[index] for index in shuffled])
+    assert shuffled[np.argmax(found)] == 17
+    losses[5] = np.nan
+    found = suspicions(losses, keys)
+    assert np.isnan(found[5])
+    assert np.argmax(np.nan_to_num(found)) == 17
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [1.0, 2.0], [np.nan] * 5])
+def test_too_few_peers_make_nobody_suspicious(losses):
+    assert np.isnan(suspicions(np.array(losses), [bytes([index]) for index in range(len(losses))])).all()
+
+
+def test_peers_that_agree_to_the_bit_divide_by_nothing():
+    found = suspicions(np.ones(30), [bytes([index]) for index in range(30)])
+    assert (found == 0).all()
