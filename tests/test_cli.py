@@ -291,7 +291,9 @@ def test_a_refused_row_is_counted_shown_and_kept(data: Path, tiny_llama: Path, t
     assert [(row["source"], row["raw"]) for row in refused] == [
         (f"mixed.jsonl:{line}", raw) for line, raw in enumerate(bad, start=41)
     ]
-    assert refused[2]["reason"].endswith("over data.max_length=512 (data.on_long=cut_response would cut it)")
+    assert refused[2]["reason"].endswith(
+        "over data.max_length=512 (data.on_long=cut_response or cut_input would cut it)"
+    )
 
 
 def test_a_gpt2_with_its_own_dropout_and_a_short_context_trains(data: Path, tiny_gpt2: Path, tuneful: Tuneful) -> None:
@@ -346,6 +348,14 @@ def test_show_brackets_what_is_trained(data: Path, tiny_llama: Path, tuneful: Tu
     assert "\n\n### Response:\n⟦red red red<|endoftext|>⟧\n" in done.out
     assert "\n\n### Response:\n⟦red red red red<|endoftext|>⟧\n" in done.out
     assert done.out.count("⟦") == 2
+
+
+def test_show_writes_a_page(data: Path, tiny_llama: Path, tuneful: Tuneful, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = tuneful("show", str(data), "--model", str(tiny_llama), "--rows", "2", "--html", str(page))
+    assert done.out.strip() == str(page)
+    assert page.read_text(encoding="utf-8").count("<section>") == 2
+    assert_refused(tuneful("show", str(data), "--html", str(page), "--json"), "--html shows tokens on a page")
 
 
 def test_show_as_json_and_as_text(data: Path, tiny_llama: Path, tuneful: Tuneful) -> None:

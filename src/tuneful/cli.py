@@ -172,6 +172,7 @@ def show(
     rows: Annotated[int, typer.Option(min=1, help="how many records to show")] = 3,
     start: Annotated[int, typer.Option(min=1, help="the record to begin with, counted from 1")] = 1,
     text: Annotated[bool, typer.Option("--text", help="the rendered text alone; needs no tokenizer")] = False,
+    html: Annotated[Path | None, typer.Option(help="write them as a page to this file instead")] = None,
     as_json: Json = False,
 ) -> None:
     """The exact tokens and weights of some records."""
@@ -179,7 +180,7 @@ def show(
 
     data, overrides = data_and_settings(arguments)
     settings = _load(config, overrides, model)
-    showing.show_records(data or ["starter"], settings, start=start, rows=rows, text=text, as_json=as_json)
+    showing.show_records(data or ["starter"], settings, start=start, rows=rows, text=text, as_json=as_json, html=html)
 
 
 app.command()(evaluate)

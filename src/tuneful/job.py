@@ -11,10 +11,11 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tuneful.data.chat_template import load_template
 from tuneful.data.encode import TextEncoder
 from tuneful.data.order import num_steps
 from tuneful.data.prepare import describe, make_encoder, prepare_data
-from tuneful.data.read import Record, read_data
+from tuneful.data.read import Record, stream_data
 from tuneful.data.replay import Replay, read_replay
 from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.environment import describe_machine
@@ -154,7 +155,7 @@ class Job:
         refuse_missing(config.train.report_to)
         if config.train.method == "qlora":
             refuse_4_bits(self.device)
-        file = read_data(data, config.data)
+        stream = stream_data(data, config.data)
         self.run = self._open_run(output or new_run_path(data, datetime.now()))
         try:
             self.pretrained = on_main_first(world, lambda: load_model(config.model.name_or_path, terminal.say))
@@ -166,7 +167,7 @@ class Job:
             tokenizer = self.pretrained.tokenizer
             text = TextEncoder(tokenizer, load_template(config.template, tokenizer))
             self.encoder = make_encoder(text, self.config.data)
-            self.dataset = prepare_data(file, self.encoder, self.config)
+            self.dataset = prepare_data(stream, self.encoder, self.config, cache_root() / "tokens")
             self._read_replay()
             if self.config.train.early_stopping_patience and not len(self.dataset.validation):
                 raise ConfigError(
@@ -544,7 +545,7 @@ class Job:
             **settings,
             "model": f"sha256 {self._model_sha256}",
             "data": f"sha256 {self.dataset.file.sha256}",
-            "tokens": f"sha256 {_digest_of((*train.examples, *validation.examples, *replayed))}",
+            "tokens": f"sha256 {_digest_of(chain(train.examples, validation.examples, replayed))}",
         }
 
     def _choices(self) -> dict[str, Any]:
@@ -850,7 +851,7 @@ def _is_free(section: str, key: str) -> bool:
     return dotted in FREE_KEYS or (section in FREE_SECTIONS and dotted != "report.general")
 
 
-def _digest_of(examples: Sequence[Example]) -> str:
+def _digest_of(examples: Iterable[Example]) -> str:
     """sha256 over the token ids and weights of `examples`, in order."""
     digest = hashlib.sha256()
     for example in examples:

@@ -171,7 +171,7 @@ class RunDir:
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """A JSONL file of the folder, such as `data/train.jsonl`."""
-        self._write(name, "".join(json_line(row) for row in rows))
+        self._write(name, map(json_line, rows))
 
     def write_answers(self, name: str, answers: Sequence[Answer]) -> None:
         """answers/{name}.jsonl, in test-set order."""
@@ -183,7 +183,7 @@ class RunDir:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json_line(row))
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str | Iterable[str]) -> None:
         if self._writes:
             (self.path / name).parent.mkdir(exist_ok=True)
             write_text(self.path / name, text)
@@ -281,12 +281,12 @@ def as_json(document: Mapping[str, Any], indent: int | None = None) -> str:
     return text
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` whole: aside, flushed, renamed."""
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write `text`, or its parts one after the other, whole: aside, flushed, renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -10,6 +10,7 @@ batches: about 25,000 short records a second on two cores.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_WORTH_THREADS = 32
+"""Texts below which a batch of them costs more than it saves: waking the tokenizer's threads takes most of a millisecond."""
+
 _FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.LEAD)
 
 
@@ -38,7 +42,8 @@ class TextEncoder:
 
     `end_token_id` closes a response: the template's own control token where the tokenizer has it, else the tokenizer's end
     token. `stop_token_ids` are all tokens at which an answer ends; `markers` are the texts that a record may hold and only
-    the template may mean. Raises TemplateError for a tokenizer without an end token.
+    the template may mean; `fingerprint` is over all of tokenizer and template that decides a token. Raises TemplateError for
+    a tokenizer without an end token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
@@ -47,7 +52,8 @@ class TextEncoder:
             raise TemplateError(
                 f"{tokenizer.name_or_path}: no fast tokenizer (tokenizer.json); convert the tokenizer first"
             )
-        document = json.loads(backend.to_str())
+        description = backend.to_str()
+        document = json.loads(description)
         self.template = template
         self._encoders = {True: _first_and_next(document, _bare), False: _first_and_next(document, _plain)}
         self._backend = backend
@@ -63,6 +69,15 @@ class TextEncoder:
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
         self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id} - {None}
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        end = self.token_text([self.end_token_id])
+        kind = [
+            template.name,
+            template.chat_template(bos_text="", end_text=end),
+            template.stop,
+            self.bos_token_ids,
+            end,
+        ]
+        self.fingerprint = hashlib.sha256((description + json.dumps(kind)).encode("utf-8", "surrogatepass")).hexdigest()
 
     def piece_ids(self, piece: Piece, *, first: bool = False) -> list[int]:
         """Token ids of one piece; `first` where it opens the record (some tokenizers mark the start of a text)."""
@@ -75,9 +90,11 @@ class TextEncoder:
             for number, (piece, first) in enumerate(pieces)
             if not first and piece.origin is not Origin.END and piece.origin not in _FROM_THE_TEMPLATE
         ]
-        encoded = self._encoders[False][1].encode_batch_fast(
-            [pieces[number][0].text for number in plain], add_special_tokens=False
-        )
+        encoder, texts = self._encoders[False][1], [pieces[number][0].text for number in plain]
+        if len(texts) > _WORTH_THREADS:
+            encoded = encoder.encode_batch_fast(texts, add_special_tokens=False)
+        else:
+            encoded = [encoder.encode(text, add_special_tokens=False) for text in texts]
         batched = dict(zip(plain, encoded, strict=True))
         return [
             batched[number].ids if number in batched else self._ids_alone(piece, first)

@@ -1,57 +1,85 @@
 """A file's records become a data set ready to train on: encoded, split, every row accounted for.
 
-    DataFile -> Records -> Examples (or refused by name) -> train / validation / test
+    Records -> Examples (or refused by name) -> train / validation / test
 
-rows read = rows used + rows refused, asserted here and printed by whoever asks.
+rows read = rows used + rows refused, asserted here and printed by whoever asks. A few thousand records stay in memory; more
+go to a store on disk as they are read, and the next run that asks for the same finds them there (`store.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tuneful.config import Config, DataConfig
 from tuneful.data.encode import Encoder, TextEncoder
-from tuneful.data.read import DataFile, Record, Refusal, read_data
+from tuneful.data.read import DataFile, DataStream, Record, Refusal, stream_data
 from tuneful.data.show import as_dicts, shown_tokens
-from tuneful.data.split import split_records
+from tuneful.data.sources import sha256_of
+from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
+from tuneful.data.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.errors import DataError
 from tuneful.types import Conversation, Example
 
 NUM_SHOWN = 3
+MAX_IN_MEMORY = 8192
+"""Records that are held in memory, all their texts with them; a data set of more goes to disk."""
+
+_AT_ONCE = 1024  # records encoded in one batch
 _HISTOGRAM_BINS = 24
+_MAX_LISTED = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Subset:
-    """One side of the split: records and their examples, in the same order."""
+    """One side of the split: records, their examples and how long these are, in the same order.
 
-    records: tuple[Record, ...]
-    examples: tuple[Example, ...]
+    Of a large data set the sequences make a record or an example when it is asked for, and another one at each asking.
+    """
+
+    records: Sequence[Record]
+    examples: Sequence[Example]
+    conversations: Sequence[Conversation]
+    sizes: Sizes
 
     def __len__(self) -> int:
         """Number of records."""
-        return len(self.records)
-
-    @property
-    def conversations(self) -> list[Conversation]:
-        """The records as they are meant."""
-        return [record.conversation for record in self.records]
+        return len(self.examples)
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """A whole data set, divided. `refused` holds the rows that are in no subset, each with its reason."""
+class Provenance:
+    """What was read: the names as they were given, the sha256 of the bytes, and the shapes found, for people."""
 
-    file: DataFile
+    name: str
+    sha256: str
+    shape: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A whole data set, divided. `refused` holds the rows that are in no subset, each with its reason.
+
+    `marker_texts` counts the texts that look like the template's structure in what the records say.
+    """
+
+    file: Provenance
     train: Subset
     validation: Subset
     test: Subset
-    refused: tuple[Refusal, ...]
+    refused: Sequence[Refusal]
+    marker_texts: Counter[str]
 
     @property
     def num_used(self) -> int:
@@ -60,7 +88,7 @@ class Dataset:
 
     @property
     def num_read(self) -> int:
-        """Rows of the file."""
+        """Rows of the file, and of those that were given for a side."""
         return self.num_used + len(self.refused)
 
 
@@ -75,57 +103,179 @@ def make_encoder(text: TextEncoder, config: DataConfig) -> Encoder:
     )
 
 
-def prepare_data(file: DataFile, encoder: Encoder, config: Config) -> Dataset:
+def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, cache: Path | None = None) -> Dataset:
     """Encode and split the records of `file`; DataError where nothing is left to train on.
 
-    A side that has a file of its own (`data.validation_file`, `data.test_file`) is all of that file.
+    A stream of more than MAX_IN_MEMORY records goes to a store in the folder `cache`, if there is one. A side that has a
+    file of its own (`data.validation_file`, `data.test_file`) is all of that file.
     """
-    usable, refused = _encoded(file, encoder)
-    split = split_records(
-        usable.records,
-        config.data.split,
-        test_share=config.data.test_share,
-        validation_share=config.data.validation_share,
-        seed=config.train.seed,
-    )
-    examples = dict(zip(map(id, usable.records), usable.examples, strict=True))
-    sides = {
-        side: Subset(records, tuple(examples[id(record)] for record in records))
-        for side, records in (("train", split.train), ("validation", split.validation), ("test", split.test))
-    }
-    num_read = len(file.records) + len(file.refused)
-    for side, name in (("validation", config.data.validation_file), ("test", config.data.test_file)):
+    whole = _encoded(file, encoder, config.data, cache)
+    sides = whole.sides(config)
+    subsets = {side: whole.subset(np.flatnonzero(sides == side)) for side in (TRAIN, VALIDATION, TEST)}
+    parts = [whole]
+    for side, name in ((VALIDATION, config.data.validation_file), (TEST, config.data.test_file)):
         if name is not None:
-            given = read_data(name, config.data)
-            sides[side], refused_here = _encoded(given, encoder)
-            refused += refused_here
-            num_read += len(given.records) + len(given.refused)
-    dataset = Dataset(file, **sides, refused=tuple(refused))
-    assert dataset.num_read == num_read, "a row was lost between reading and splitting"
+            given = _encoded(stream_data(name, config.data), encoder, config.data, cache)
+            subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)))
+            parts.append(given)
+    dataset = Dataset(
+        whole.file,
+        subsets[TRAIN],
+        subsets[VALIDATION],
+        subsets[TEST],
+        whole.refused if len(parts) == 1 else [refusal for part in parts for refusal in part.refused],
+        sum((part.marker_texts for part in parts), Counter()),
+    )
+    assert dataset.num_read == sum(part.num_read for part in parts), "a row was lost between reading and splitting"
     return dataset
 
 
-def _encoded(file: DataFile, encoder: Encoder) -> tuple[Subset, list[Refusal]]:
-    """The records of `file` that have an example, with it, and the rows that are refused."""
-    examples = encoder.examples([record.conversation for record in file.records])
-    usable, refused = [], list(file.refused)
-    for record, example in zip(file.records, examples, strict=True):
-        if isinstance(example, Example):
-            usable.append((record, example))
-        else:
-            refused.append(Refusal(record.source, example, record.raw))
-    if not usable:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoded:
+    """All records of one file with their examples, in file order, and the rows that are refused."""
+
+    file: Provenance
+    num_read: int
+    records: Sequence[Record]
+    examples: Sequence[Example]
+    sizes: Sizes
+    refused: Sequence[Refusal]
+    marker_texts: Counter[str]
+    store: Store | None = None
+
+    def subset(self, indices: npt.NDArray[np.int64]) -> Subset:
+        """The records at `indices`."""
+        sizes = self.sizes.take(indices)
+        if self.store is not None:
+            store = self.store
+            return Subset(
+                Selected(store.record, indices),
+                Selected(store.example, indices),
+                Selected(store.conversation, indices),
+                sizes,
+            )
+        records = tuple(self.records[index] for index in indices)
+        return Subset(
+            records, tuple(self.examples[index] for index in indices), [one.conversation for one in records], sizes
+        )
+
+    def sides(self, config: Config) -> npt.NDArray[np.int8]:
+        """The side of each record; kept beside the store where there is one."""
+        data, seed = config.data, config.train.seed
+
+        def divide() -> npt.NDArray[np.int8]:
+            return split_sides(
+                (normal_prompt(record.conversation) for record in self.records),
+                data.split,
+                test_share=data.test_share,
+                validation_share=data.validation_share,
+                seed=seed,
+            )
+
+        if self.store is None:
+            return divide()
+        asked = json.dumps([data.split, data.test_share, data.validation_share, seed])
+        return self.store.array(f"sides-{hashlib.sha256(asked.encode()).hexdigest()[:16]}", divide)
+
+
+def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, cache: Path | None) -> _Encoded:
+    """The records of `file`: from the store of an earlier run, or encoded now."""
+    folder, sha256 = None, None
+    if isinstance(file, DataStream) and cache is not None and (sha256 := sha256_of(file.files)) is not None:
+        folder = cache / fingerprint(sha256, file.files, config, encoder)
+        with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
+            return _from_store(Store(folder), file.name)
+        shutil.rmtree(folder, ignore_errors=True)
+    rows: Iterable[Record | Refusal] = file if isinstance(file, DataStream) else chain(file.refused, file.records)
+    batches = _encode_in_batches(iter(rows), encoder)
+    records: list[Record] = []
+    examples: list[Example] = []
+    refused: list[Refusal] = []
+    marker_texts: Counter[str] = Counter()
+    for batch in batches:
+        records += batch.records
+        examples += batch.examples
+        refused += batch.refused
+        marker_texts += batch.marker_texts
+        if folder is not None and len(records) + len(refused) > MAX_IN_MEMORY:
+            with StoreWriter(folder, encoder.text.vocab_size) as writer:
+                writer.add(records, examples)
+                writer.refuse(refused)
+                records, examples, refused = records[:1], [], refused[:1]
+                for more in batches:
+                    writer.add(more.records, more.examples)
+                    writer.refuse(more.refused)
+                    marker_texts += more.marker_texts
+                    records, refused = records or more.records[:1], refused or more.refused[:1]
+                _refuse_nothing(file, records, refused)
+                if file.sha256 != sha256:
+                    raise DataError(
+                        f"{file.name}: changed before it was read; wait until it is written, or read a copy"
+                    )
+                about = {"sha256": file.sha256, "shape": file.shape, "marker_texts": marker_texts}
+                return _from_store(writer.finish(about), file.name)
+    _refuse_nothing(file, records, refused)
+    assert len(records) == len(examples)
+    return _Encoded(
+        Provenance(file.name, file.sha256, file.shape),
+        len(records) + len(refused),
+        records,
+        examples,
+        Sizes.of(examples),
+        refused,
+        marker_texts,
+    )
+
+
+def _from_store(store: Store, name: str) -> _Encoded:
+    everything, refused = np.arange(len(store)), np.arange(store.num_refused)
+    return _Encoded(
+        Provenance(name, store.about["sha256"], store.about["shape"]),
+        len(store) + store.num_refused,
+        Selected(store.record, everything),
+        Selected(store.example, everything),
+        store.sizes(),
+        Selected(store.refusal, refused),
+        Counter(store.about["marker_texts"]),
+        store,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    records: list[Record]
+    examples: list[Example]
+    refused: list[Refusal]
+    marker_texts: Counter[str]
+
+
+def _encode_in_batches(rows: Iterator[Record | Refusal], encoder: Encoder) -> Iterator[_Batch]:
+    while chunk := list(islice(rows, _AT_ONCE)):
+        batch = _Batch([], [], [], Counter())
+        examples = iter(encoder.examples([row.conversation for row in chunk if isinstance(row, Record)]))
+        for row in chunk:
+            example = next(examples) if isinstance(row, Record) else ""
+            if isinstance(row, Refusal):
+                batch.refused.append(row)
+            elif isinstance(example, Example):
+                batch.records.append(row)
+                batch.examples.append(example)
+                batch.marker_texts.update(encoder.text.count_markers(row.conversation))
+            else:
+                batch.refused.append(Refusal(row.source, example, row.raw))
+        yield batch
+
+
+def _refuse_nothing(file: DataFile | DataStream, records: Sequence[Record], refused: Sequence[Refusal]) -> None:
+    if not records:
         first = refused[0]
         raise DataError(f"{file.name}: no record is left to use; the first refusal: {first.source}: {first.reason}")
-    records, kept = zip(*usable, strict=True)
-    return Subset(records, kept), refused
 
 
 def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
     """The data set in numbers: what data.json of a run folder holds."""
-    train = dataset.train.examples
-    lengths = np.array([len(example) for example in train])
-    prompts = np.array([example.num_prompt_tokens for example in train])
+    train, sizes = dataset.train.examples, dataset.train.sizes
+    lengths, prompts = sizes.num_tokens, sizes.num_prompt_tokens
     counts, edges = np.histogram(
         lengths, bins=min(_HISTOGRAM_BINS, int(lengths.max())), range=(0, int(lengths.max()) + 1)
     )
@@ -135,7 +285,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
         "rows_read": dataset.num_read,
         "rows_used": dataset.num_used,
         "rows_refused": len(dataset.refused),
-        "refused": [{"source": refusal.source, "reason": refusal.reason} for refusal in dataset.refused],
+        "refused": [{"source": refusal.source, "reason": refusal.reason} for refusal in dataset.refused[:_MAX_LISTED]],
         "split": {
             "method": config.data.split,
             "train": len(dataset.train),
@@ -146,13 +296,14 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
         "train_on": config.data.train_on,
         "prompt_weight": config.data.resolved_prompt_weight,
         "max_length": config.data.max_length,
-        "num_cut": sum(example.cut for example in train),
-        "num_input_cut": sum(example.num_input_cut > 0 for example in train),
-        "marker_texts": dict(_count_markers(dataset, encoder)),
+        "num_cut": int(sizes.cut.sum()),
+        "num_input_cut": int((sizes.num_input_cut > 0).sum()),
+        "cut": [dataset.train.records[index].source for index in _cut(sizes)[:_MAX_LISTED]],
+        "marker_texts": dict(dataset.marker_texts.most_common()),
         "train_turns": config.data.train_turns,
         "train_tokens": {
             "record": int(lengths.sum()),
-            "trained": int(sum((example.weights > 0).sum() for example in train)),
+            "trained": int(sizes.num_trained.sum()),
         },
         "lengths": {
             "prompt": _spread(prompts),
@@ -167,13 +318,9 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
     }
 
 
-def _count_markers(dataset: Dataset, encoder: Encoder) -> Counter[str]:
-    """How often texts that look like the template's structure stand in what the records themselves say."""
-    found: Counter[str] = Counter()
-    for subset in (dataset.train, dataset.validation, dataset.test):
-        for conversation in subset.conversations:
-            found += encoder.text.count_markers(conversation)
-    return found
+def _cut(sizes: Sizes) -> list[int]:
+    """Which examples are not all of their records."""
+    return list(np.flatnonzero(sizes.cut | (sizes.num_input_cut > 0)).tolist())
 
 
 def _spread(values: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> dict[str, float]:

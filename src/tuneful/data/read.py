@@ -8,7 +8,6 @@ request, goes to the refused with its reason: read = used + refused, always.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 from tuneful.config import DataConfig
 from tuneful.data.formats import Row, text_rows
 from tuneful.data.shapes import ShapeReader
-from tuneful.data.sources import STARTER, ByteStream, find_files
+from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
 from tuneful.errors import DataError
 from tuneful.types import Conversation
@@ -96,7 +95,7 @@ class DataStream:
     """
 
     def __init__(self, data: str | Sequence[str], config: DataConfig) -> None:
-        self._files = find_files(data)
+        self.files = find_files(data)
         self._reader = ShapeReader(config.shape, config.columns)
         self._skips = config.on_error == "skip"
         names = [data] if isinstance(data, str) else list(data)
@@ -108,9 +107,7 @@ class DataStream:
     @property
     def sha256(self) -> str:
         """Of the bytes of one file as they are stored; of several, of the sha256 of each, one a line."""
-        if len(self._digests) == 1:
-            return self._digests[0]
-        return hashlib.sha256("".join(f"{digest}\n" for digest in self._digests).encode()).hexdigest()
+        return joint_sha256(self._digests)
 
     @property
     def shape(self) -> str:
@@ -124,7 +121,7 @@ class DataStream:
         self._shapes.clear()
         self._digests.clear()
         first_refusal: Refusal | None = None
-        for place in self._files:
+        for place in self.files:
             with ByteStream(place) as stream:
                 for source, value, fault in self._rows(stream):
                     self.num_read += 1
@@ -142,7 +139,7 @@ class DataStream:
                 self._digests.append(stream.sha256)
         if not self._shapes:
             why = f"; the first refusal: {first_refusal.source}: {first_refusal.reason}" if first_refusal else ""
-            name = ", ".join(place.name for place in self._files[:3])
+            name = ", ".join(place.name for place in self.files[:3])
             raise DataError(f"{name}: no usable record in {self.num_read} row(s){why}")
 
     def _rows(self, stream: ByteStream) -> Iterator[Row]:

@@ -76,6 +76,27 @@ def _find(name: str) -> list[Place]:
     )
 
 
+def sha256_of(places: Sequence[Place]) -> str | None:
+    """sha256 of the bytes of one file as they are stored, or of the digests of several; None where they are no plain files."""
+    digests = []
+    for place in places:
+        if place.path is None or not place.path.is_file():
+            return None
+        digest = hashlib.sha256()
+        with _open(place) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        digests.append(digest.hexdigest())
+    return joint_sha256(digests)
+
+
+def joint_sha256(digests: Sequence[str]) -> str:
+    """The sha256 of one file as it is; of several, that of the sha256 of each, one a line."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
 class ByteStream:
     """The bytes of one file, unpacked, in order, once; `sha256` is that of the stored bytes when they are through.
 

@@ -230,6 +230,7 @@ def record_nll(
     model: PreTrainedModel, examples: Sequence[Example], layout: Layout, *, between: Callable[[], None] = go_on
 ) -> list[float]:
     """For each example, in order, the summed negative log-likelihood (nats) of its targets."""
+    examples = list(examples)  # told apart by identity: a sequence on disk makes another object at each asking
     nll: dict[int, float] = {}
     batches = cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else iter(())
     for batch, found in _without_gradients(model, batches, layout, between):

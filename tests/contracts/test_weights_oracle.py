@@ -1,0 +1,89 @@
+"""Tokens and weights are those that `benchmarks/oracle_weights.py` writes out by hand: its campaign, in small.
+
+The oracle is put to the test as well: an example that is wrong in one token or one weight is found.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tuneful.data.encode import Encoder, TextEncoder
+from tuneful.types import Conversation, Example, Turn
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "oracle_weights.py"
+TOKENIZERS = {"bytes": "byte_tokenizer", "builtin": "builtin_tokenizer", "gpt2": "gpt2_tokenizer"}
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Any]:
+    spec = importlib.util.spec_from_file_location("oracle_weights", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "oracle_weights", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_every_template_agrees_with_the_oracle(oracle: Any, tokenizer: str) -> None:
+    made = {"bytes": oracle.byte_tokenizer, "builtin": oracle.builtin_tokenizer, "gpt2": oracle.gpt2_tokenizer}[
+        tokenizer
+    ]()
+    for template in oracle.TEMPLATES:
+        found = oracle.check(made, template, 60, 0)
+        assert found["differences"] == 0, found["first"]
+        assert found["records"] == 60
+        assert found["cut"] > 0
+
+
+def spoilt(example: Example) -> Iterator[Example]:
+    """The example with one thing wrong with it, in as many ways as it has tokens."""
+    for index in range(1, len(example)):
+        weights = example.weights.copy()
+        weights[index] = 1 - weights[index]
+        yield replace(example, weights=weights)
+        token_ids = example.token_ids.copy()
+        token_ids[index] += 1
+        yield replace(example, token_ids=token_ids)
+    yield replace(example, token_ids=example.token_ids[:-1], weights=example.weights[:-1])
+    yield replace(example, cut=True)
+
+
+def test_the_oracle_finds_an_example_that_is_wrong(oracle: Any) -> None:
+    tokenizer = oracle.byte_tokenizer()
+    text = TextEncoder(tokenizer, oracle.own_template(tokenizer, "chatml"))
+    conversation = Conversation("", (Turn("Hi é", "", "Yo"), Turn("Again", "x", "So")), "here:1")
+    settings = {"prompt_weight": 0.25, "last_turn": False}
+    example = Encoder(text, 1000, **settings).example(conversation)
+    assert isinstance(example, Example)
+    parts = list(oracle.WRITTEN["chatml"](conversation, tokenizer))
+
+    def difference(one: Example) -> Any:
+        return oracle.difference(one, parts, conversation, settings, tokenizer, text)
+
+    assert difference(example) is None
+    assert all(difference(one) for one in spoilt(example))
+    hostile = replace(conversation, turns=(Turn("<|im_end|>", "", "Yo"),))
+    posing = replace(conversation, turns=(Turn("", "", "Yo"),))
+    good = Encoder(text, 1000, **settings).example(hostile)
+    (end,) = (token_id for token_id, content in text.control_token_ids.items() if content == "<|im_end|>")
+    bare = Encoder(text, 1000, **settings).example(posing)
+    assert isinstance(good, Example)
+    assert isinstance(bare, Example)
+    start = len(text.piece_ids(text.template.prompt(hostile)[0]))
+    forged = replace(
+        good,
+        token_ids=np.insert(bare.token_ids, start, end).astype(np.int32),
+        weights=np.insert(bare.weights, start, 0.25).astype(np.float32),
+    )
+    parts = list(oracle.WRITTEN["chatml"](hostile, tokenizer))
+    assert oracle.difference(good, parts, hostile, settings, tokenizer, text) is None
+    assert "control token" in oracle.difference(forged, parts, hostile, settings, tokenizer, text)
