@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tuneful import api
 from tuneful.config import load_config
 from tuneful.data import prepare
 from tuneful.data.chat_template import load_template
@@ -212,3 +213,25 @@ def test_losses_of_records_on_disk_are_those_of_records_in_memory(laboratory: La
     layout = Layout("trie", 300)
     stored, held = laboratory.stored(), laboratory.in_memory()
     assert record_nll(model, stored.test.examples, layout) == record_nll(model, held.test.examples, layout)
+
+
+def test_a_run_from_disk_is_the_run_from_memory(
+    laboratory: Laboratory, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.write([row for row in ROWS if "output" in row][:24])
+    settings = ["train.max_steps=3", "train.batch_size=4", "generate.max_new_tokens=4", "model.dtype=float32"]
+    config = load_config(None, [*SETTINGS, *settings, f"model.name_or_path={tiny_llama}"])
+    found = []
+    for in_memory in (4, 1000):
+        cache = tmp_path / f"cache-{in_memory}"
+        monkeypatch.setenv("TUNEFUL_CACHE", str(cache))
+        monkeypatch.setattr(prepare, "MAX_IN_MEMORY", in_memory)
+        run = api.run(str(laboratory.file), config=config, output=tmp_path / str(in_memory)).path
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        files = [run / "data" / f"{name}.jsonl" for name in ("train", "validation", "test", "refused")]
+        files += [run / "data.json", run / "answers" / "tuned.jsonl", run / "model" / "model.safetensors"]
+        found.append(
+            ([row.get("loss", row.get("validation_loss")) for row in metrics], [one.read_bytes() for one in files])
+        )
+        assert (cache / "tokens").is_dir() is (in_memory == 4)
+    assert found[0] == found[1]
