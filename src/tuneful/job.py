@@ -701,7 +701,7 @@ class Job:
 
     def _read_replay(self) -> None:
         data = self.config.data
-        held_out = (*self.dataset.validation.conversations, *self.dataset.test.conversations)
+        held_out = chain(self.dataset.validation.conversations, self.dataset.test.conversations)
         self.replay: Replay | None = None
         if data.replay is not None:
             self.replay = read_replay(data.replay, data.resolved_replay_ratio, self.encoder, held_out)
