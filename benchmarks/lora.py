@@ -49,7 +49,7 @@ METHODS: dict[str, list[str]] = {
     "narrow": [],
     "replay": ["data.replay_ratio=0.5"],
 }
-COMMON = ["data.test_share=0.05", "data.validation_share=0.05", "generate.max_new_tokens=64"]
+COMMON = ["data.test_share=0.05", "data.validation_share=0.05", "generate.max_new_tokens=48", "report.general=none"]
 NUM_OTHER = 100
 
 

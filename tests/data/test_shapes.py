@@ -249,3 +249,34 @@ def test_columns_of_no_shape_and_the_shape_text_are_refused() -> None:
         ShapeReader("auto", {"answer": "a", "output": "b"})
     with pytest.raises(ConfigError, match=r"does not say which part of it is the response"):
         load_config(None, ["data.shape=text"])
+
+
+@pytest.mark.parametrize(("given", "weight"), [(2, 2.0), (0.5, 0.5), ("0.25", 0.25), (None, 1.0), ("", 1.0)])
+def test_a_record_of_any_shape_may_have_a_weight(given: Any, weight: float) -> None:
+    for fields in ({"instruction": "Ask.", "output": "Answer."}, {"messages": CHAT}):
+        found = ShapeReader("auto", None).read({**fields, "weight": given}, "a.jsonl:1")
+        assert not isinstance(found, str)
+        assert found[1].weight == weight
+    found = ShapeReader("auto", {"weight": "times"}).read(
+        {"instruction": "Ask.", "output": "Answer.", "times": given, "weight": 7}, "a.jsonl:1"
+    )
+    assert not isinstance(found, str)
+    assert found[1].weight == weight
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (0, "`weight` is 0: nothing of the record would count"),
+        (-1, "`weight` is -1, expected a number from 0.001 to 1000"),
+        (10**400, "expected a number"),
+        ("nan", "`weight` is nan, expected a number"),
+        ("much", "`weight` is much, expected a number"),
+        (True, "`weight` is true or false, expected a number"),
+        ([1], "`weight` is a list, expected a number"),
+    ],
+)
+def test_a_weight_that_is_none_is_refused(given: Any, said: str) -> None:
+    found = ShapeReader("auto", None).read({"instruction": "Ask.", "output": "Answer.", "weight": given}, "a.jsonl:1")
+    assert isinstance(found, str)
+    assert said in found

@@ -9,11 +9,12 @@
 
 Each row is told by itself, so that files of several shapes can be put together; `data.shape` names one for all, and
 `data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
-a finished `text`) is refused by its name, never read in part.
+a finished `text`) is refused by its name, never read in part. A record of any shape may have a `weight` in the loss.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -39,6 +40,9 @@ _UNTRAINED = ("tool_calls", "function_call", "tool_call_id", "audio", "images", 
 _MAY_BE_NULL = ("input", "context", "system")
 _ASKS = ("instruction", "prompt", "question", "query", "user", "human", "source")
 _ANSWERS = ("output", "response", "answer", "completion", "target", "reply", "assistant", "gpt")
+WEIGHT = "weight"
+"""The field of any shape that says how much a record counts in the loss: 2 is a record that stands in the file twice."""
+_LEAST_WEIGHT, _MOST_WEIGHT = 1e-3, 1e3
 TEXT_REASON = (
     "`text` is a finished text: which part of it is the response, the part to learn, is not written in it. Give "
     "instruction and response fields of their own"
@@ -66,7 +70,7 @@ class ShapeReader:
         self._columns = dict(columns or {})
         self._mapped = frozenset(self._columns.values())
         named = [one for one in SHAPES if shape in ("auto", one.name)]
-        fitting = [one for one in named if self._columns.keys() <= {*one.needs, *one.may_have}]
+        fitting = [one for one in named if self._columns.keys() <= {*one.needs, *one.may_have, WEIGHT}]
         if not fitting:
             fields = "; ".join(f"{one.name}: {', '.join((*one.needs, *one.may_have))}" for one in named)
             raise ConfigError(
@@ -79,7 +83,7 @@ class ShapeReader:
     @property
     def columns(self) -> frozenset[str]:
         """Every name of a column that means something here."""
-        own = {field for shape in self._shapes for field in (*shape.needs, *shape.may_have)}
+        own = {field for shape in self._shapes for field in (*shape.needs, *shape.may_have, WEIGHT)}
         return frozenset(own - self._columns.keys()) | self._mapped
 
     def read(self, row: Any, source: str) -> tuple[str, Conversation] | str:
@@ -92,9 +96,10 @@ class ShapeReader:
             if shape is None:
                 return self._why_unknown(fields, row)
             system, turns = shape.read(fields)
+            weight = _weight(fields)
         except _UnfitError as error:
             return self._in_their_words(str(error))
-        return shape.name, Conversation(system, turns, source)
+        return shape.name, Conversation(system, turns, source, weight)
 
     def _renamed(self, row: Fields) -> Fields:
         fields = {key: value for key, value in row.items() if key not in self._mapped}
@@ -181,6 +186,26 @@ def _text(fields: Fields, key: str) -> str:
     if isinstance(value, str) and value.isascii():
         return value
     return "" if value is None and key in _MAY_BE_NULL else _checked(value, f"`{key}`")
+
+
+def _weight(fields: Fields) -> float:
+    """What the record counts beside others: its `weight`, as a number or as a table writes it; 1 where it has none."""
+    value = fields.get(WEIGHT)
+    if value is None or value == "":
+        return 1.0
+    try:
+        weight = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        weight = math.nan
+    if weight == 0:
+        _unfit("`weight` is 0: nothing of the record would count")
+    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+        _unfit(f"`weight` is {_shown_value(value)}, expected a number from {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
+    return weight
+
+
+def _shown_value(value: Any) -> str:
+    return shown(str(value)) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else _kind(value)
 
 
 def _checked(value: Any, where: str) -> str:

@@ -1,0 +1,78 @@
+"""The records worth a second look: the most suspicious first, with their texts, and those learned by heart."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tuneful.report.build import build_report
+from tuneful.report.folder import read_run
+from tuneful.report.records import LEAST_SUSPICION, MAX_LISTED, view_records
+
+
+def row(number: int, **figures: Any) -> dict[str, Any]:
+    return {
+        "source": f"a.json:{number}",
+        "num_targets": 10,
+        "loss_before": None,
+        "loss_first": 2.0,
+        "first_step": 1,
+        "loss_last": 1.0,
+        "last_step": 9,
+        "loss_after": None,
+        "suspicion": 0.0,
+        "memorised": False,
+        **figures,
+    }
+
+
+def written(run_folder: Any, rows: list[dict[str, Any]]) -> Any:
+    texts = [
+        {
+            "instruction": f"Ask {one['source']}",
+            "input": "<b>",
+            "output": f"Say {one['source']}",
+            "source": one["source"],
+        }
+        for one in rows
+    ]
+    run_folder.write_lines("records.jsonl", rows).write_lines("data/train.jsonl", texts)
+    return run_folder
+
+
+def test_suspects_come_by_suspicion_and_memorised_by_what_they_cost_once(run_folder: Any) -> None:
+    rows = [row(1), row(2, suspicion=4.0), row(3, suspicion=9.5), row(4, suspicion=LEAST_SUSPICION - 0.1)]
+    rows += [row(5, memorised=True, loss_first=1.0), row(6, memorised=True, loss_first=3.0), row(7, suspicion=None)]
+    view = view_records(read_run(written(run_folder, rows).path))
+    assert [one.source for one in view.suspects] == ["a.json:3", "a.json:2"]
+    assert [one.source for one in view.memorised] == ["a.json:6", "a.json:5"]
+    assert view.sentence.startswith("Of 7 training records, 2 stayed far harder")
+    assert view.suspects[0].figures == "9.5 spreads above its peers · first sight 2.00 → last sight 1.00"
+    assert (view.suspects[0].instruction, view.suspects[0].answer) == ("Ask a.json:3", "Say a.json:3")
+
+
+def test_the_lists_are_short_however_many_there_are(run_folder: Any) -> None:
+    rows = [row(number, suspicion=5 + number / 100, memorised=True) for number in range(1, 60)]
+    view = view_records(read_run(written(run_folder, rows).path))
+    assert (len(view.suspects), len(view.memorised)) == (MAX_LISTED, MAX_LISTED)
+    assert view.suspects[0].source == "a.json:59"
+
+
+def test_the_page_shows_them_escaped_and_has_no_such_section_without_them(run_folder: Any) -> None:
+    html = build_report(run_folder.path).read_text(encoding="utf-8")
+    assert 'id="records"' not in html
+    html = build_report(written(run_folder, [row(1, suspicion=8.0)]).path).read_text(encoding="utf-8")
+    section = re.search(r'<section id="records".*?</section>', html, re.S)
+    assert section is not None
+    assert "Ask a.json:1" in section.group()
+    assert "&lt;b&gt;" in section.group()
+    assert "Learned by heart" not in section.group()
+
+
+def test_the_loss_of_what_was_replayed_is_a_curve_of_its_own(run_folder: Any) -> None:
+    steps = [{"step": step, "loss": 2.0, "replay_loss": 3.0 if step % 2 else None} for step in range(1, 9)]
+    html = build_report(run_folder.write_lines("metrics.jsonl", steps).path).read_text(encoding="utf-8")
+    assert "replayed records</li>" in html
+    assert 'class="line replay"' in html
+    html = build_report(run_folder.write_lines("metrics.jsonl", [{"step": 1, "loss": 2.0}]).path).read_text("utf-8")
+    assert "replayed records</li>" not in html
