@@ -123,7 +123,9 @@ async def _until_hung_up(played: Awaitable[None], reader: asyncio.StreamReader) 
     finally:
         playing.cancel()
         hung_up.cancel()
-        await asyncio.gather(playing, hung_up, return_exceptions=True)
+        ended, _ = await asyncio.gather(playing, hung_up, return_exceptions=True)
+        if isinstance(ended, Exception) and not isinstance(ended, ConnectionError):
+            print(f"the double itself failed: {ended!r}", file=sys.stderr)
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request:

@@ -253,6 +253,19 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_a_reply_or_a_reason(
     assert replied == Reply("the key is [key]")
 
 
+def test_a_key_that_is_no_secret_does_not_cut_holes_into_replies():
+    with answering(whole) as origin:
+        assert asked(judge_at(origin, key="8")) == [Reply(TEXT)]
+
+
+def test_a_judge_can_be_asked_from_inside_a_running_loop():
+    async def notebook() -> list[Outcome]:
+        return asked(judge_at(origin, "ollama"))
+
+    with answering(whole) as origin:
+        assert asyncio.run(notebook()) == [Reply(TEXT)]
+
+
 def test_ollama_is_never_sent_the_key_of_openai():
     seen: list[Request] = []
 

@@ -8,7 +8,7 @@ from tuneful.judge.client import OllamaWire
 
 
 @pytest.mark.parametrize(("wire", "form"), [("ollama", "json_schema"), ("openai", "text")])
-def test_no_item_is_lost_and_no_score_is_wrong(wire, form, monkeypatch):
+def test_no_item_is_lost_and_no_score_is_wrong(wire, form, monkeypatch, capfd):
     monkeypatch.setattr(hostile_judge, "DEADLINE_SECONDS", 1.0)
     ledger = Ledger()
     done = play_round(wire, form, range(150), ledger, seed=1, concurrency=50)
@@ -16,6 +16,7 @@ def test_no_item_is_lost_and_no_score_is_wrong(wire, form, monkeypatch):
     assert done.num_scored + done.num_unscored == done.num_items == 150
     assert done.num_scored > 10
     assert ledger.num_elsewhere == 0
+    assert "the double itself failed" not in capfd.readouterr().err
 
 
 def test_the_oracle_notices_a_client_that_takes_a_cut_stream_for_a_reply(monkeypatch):

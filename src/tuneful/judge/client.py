@@ -18,16 +18,19 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError, JudgeError
+
+T = TypeVar("T")
 
 OLLAMA_HOST = "http://127.0.0.1:11434"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -37,6 +40,7 @@ _MAX_WAIT_SECONDS = 60.0
 _GIVE_UP_AFTER = 8  # questions in a row that got no reply, before there was any
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MIN_WINDOW_TOKENS = 256
+_MIN_KEY_LENGTH = 8
 _MAX_BYTES_PER_TOKEN = 8.0  # of any tokenizer, over a whole prompt
 
 
@@ -228,7 +232,7 @@ class HttpJudge:
         Where the first `give_up_after` questions all end without a reply, the rest is not asked.
         """
         if questions:
-            asyncio.run(self._ask_all(questions, hear))
+            _completed(self._ask_all(questions, hear))
 
     async def _ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
         waiting: Iterator[tuple[int, Question]] = iter(enumerate(questions))
@@ -282,7 +286,8 @@ class HttpJudge:
         return self.wire.read(content, question)
 
     def _redacted(self, text: str) -> str:
-        return text.replace(self.key, "[key]") if self.key else text
+        """`text` without the key; what is shorter than a secret, such as `EMPTY`, is a word."""
+        return text.replace(self.key, "[key]") if self.key and len(self.key) >= _MIN_KEY_LENGTH else text
 
 
 class _Tally:
@@ -381,7 +386,7 @@ def _ollama_digest(origin: str, model: str, settings: JudgeConfig) -> str:
             return content
 
     try:
-        content = asyncio.run(_within(tags(), settings.timeout_seconds))
+        content = _completed(asyncio.wait_for(tags(), settings.timeout_seconds))
         models = _parsed(content).get("models")
     except asyncio.TimeoutError:
         raise JudgeError(f"Ollama at {origin} says nothing for {settings.timeout_seconds:g} s") from None
@@ -406,8 +411,14 @@ def _client(key: str | None = None) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(headers=headers, timeout=None, follow_redirects=False, trust_env=False)
 
 
-async def _within(work: Any, seconds: float) -> Any:
-    return await asyncio.wait_for(work, seconds)
+def _completed(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, also where a loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(asyncio.run, work).result()
 
 
 def _messages(question: Question) -> list[dict[str, str]]:
