@@ -201,7 +201,14 @@ def loaded_by(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("--version",), ("run", "--help"), ("show", "--text", "--rows", "2"), ("show", "--text", "--json")],
+    [
+        ("--help",),
+        ("--version",),
+        ("run", "--help"),
+        ("evaluate", "--help"),
+        ("show", "--text", "--rows", "2"),
+        ("show", "--text", "--json"),
+    ],
 )
 def test_what_needs_no_model_imports_no_torch(arguments: tuple[str, ...]) -> None:
     heavy = {"torch", "transformers", "datasets", "peft"} & loaded_by(*arguments)
