@@ -32,6 +32,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tuneful.config import JudgeConfig
+from tuneful.environment import describe_machine
 from tuneful.judge.client import open_http_judge
 from tuneful.judge.judge import ReplyCache, judge_items
 from tuneful.judge.questions import Item
@@ -599,7 +600,8 @@ def main() -> int:
     for complaint in found["complaints"][:20]:
         print(f"  {complaint}")
     if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        document = {**found, "machine": describe_machine()}
+        arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 1 if found["complaints"] else 0
 
 

@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hostile_judge import MODEL, Request, head, honest_body, said, serving, tags, true_score
+from tuneful.environment import describe_machine
 
 CONCURRENCY = 4
 LATENCY_SECONDS = 0.03
@@ -139,7 +140,8 @@ def main() -> int:
     for complaint in found["complaints"]:
         print(f"  {complaint}")
     if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        document = {**found, "machine": describe_machine()}
+        arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 1 if found["complaints"] else 0
 
 

@@ -29,7 +29,7 @@ NUM_NONCE_CHARACTERS = 16
 _PARTS = re.compile(r"\A\s*\[system\]\n(?P<system>.*?)\n\[user\]\n(?P<user>.*)\Z", re.S)
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 _CONTROL = re.compile(
-    r"<(?=[|｜])|(?<=[|｜])>|<(?=/?s>)|\[(?=/?INST\])|<(?=</?SYS>>)|<(?=(?:start|end)_of_turn>)", re.I
+    r"<(?=[|｜][^\s<>]{1,60}[|｜]>)|<(?=/?s>)|\[(?=/?INST\])|<(?=</?SYS>>)|<(?=(?:start|end)_of_turn>)", re.I
 )
 _PLACES: Mapping[str, tuple[str, ...]] = {
     "score": ("task", "reference", "answer"),
@@ -119,7 +119,7 @@ def _nonce(texts: Mapping[str, str]) -> str:
 
 def _fenced(name: str, text: str, nonce: str) -> str:
     kind = name.replace("_", " ")
-    shown = _CONTROL.sub(lambda sign: " " + sign[0] if sign[0] == ">" else sign[0] + " ", text)
+    shown = _CONTROL.sub(lambda sign: f"{sign[0]} ", text)
     return f"<{kind} {nonce}>\n{_readable(shown)}\n</{kind} {nonce}>"
 
 
