@@ -35,7 +35,7 @@ _WIDTH = 5
 _NUM_BANDS, _ROWS_A_BAND = 16, 6
 _MAX_LEADERS = 8
 _BATCH_CHARACTERS = 1 << 18
-_NUM_REMEMBERED = 20_000
+_NUM_REMEMBERED = 2_000
 
 # White space, controls, and punctuation that changes no meaning. Symbols stay (C, C++ and C#; + and *), and so does a
 # minus before a number.
