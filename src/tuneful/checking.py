@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tuneful.config import Config
+from tuneful.config import Config, DataConfig
 from tuneful.console import Terminal
 from tuneful.data.audit import Audit, AuditedRow, audit
 from tuneful.data.encode import Encoder, TextEncoder
@@ -24,6 +24,7 @@ from tuneful.data.findings import KINDS, NEEDS_TOKENS, Finding
 from tuneful.data.mend import Mending, write_mended
 from tuneful.data.prepare import make_encoder
 from tuneful.data.read import DataStream, Record, Refusal, stream_data
+from tuneful.data.split import TEST, VALIDATION
 from tuneful.data.template import TEMPLATES, find_template
 from tuneful.errors import ConfigError, DataError
 from tuneful.types import Conversation
@@ -82,7 +83,14 @@ def check(data: Sequence[str], config: Config, against: Sequence[str], fix: Path
     others = [conversation for name in against for conversation in _conversations(stream_data([name], settings))]
     stream = stream_data(data, settings)
     with terminal.progress("checking", None, "rows") as advance:
-        found = audit(_with_examples(stream, encoder), config, encoder, against=others, advance=advance)
+        found = audit(
+            _with_examples(stream, encoder),
+            config,
+            encoder,
+            given=_given_sides(settings, encoder),
+            against=others,
+            advance=advance,
+        )
     mending = write_mended(stream_data(data, settings), found.dropped, fix) if fix else None
     return Checked(
         name=stream.name,
@@ -116,6 +124,14 @@ def find_encoder(config: Config) -> tuple[Encoder | None, str]:
         tokenizer = load_tokenizer(folder)
         text = TextEncoder(tokenizer, load_template(config.template, tokenizer))
     return make_encoder(text, config.data), ""
+
+
+def _given_sides(settings: DataConfig, encoder: Encoder | None) -> dict[int, Iterator[AuditedRow]]:
+    """The rows of `data.validation_file` and `data.test_file`, by side."""
+    files = {VALIDATION: settings.validation_file, TEST: settings.test_file}
+    return {
+        side: _with_examples(stream_data(name, settings), encoder) for side, name in files.items() if name is not None
+    }
 
 
 def _conversations(stream: DataStream) -> Iterator[Conversation]:

@@ -5,11 +5,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tests.data.planted import AGAINST, clean_records, record, write_planted, write_rows
 
+from tuneful import checking
 from tuneful.config import Config, load_config
+from tuneful.console import Terminal
 from tuneful.data.audit import Audit, audit, audit_sides
 from tuneful.data.encode import Encoder, TextEncoder
 from tuneful.data.findings import KINDS, NEEDS_TOKENS
@@ -82,11 +83,28 @@ def test_a_test_prompt_that_was_trained_on_is_leakage(tmp_path: Path, kind: str)
         "output": "Again it is not what it was before, is it?",
     }
     write_rows(tmp_path / "rows.jsonl", rows)
-    sides = np.full(40, TRAIN, dtype=np.int8)
-    if kind == "leakage":
-        sides[30], sides[5], sides[20] = TEST, VALIDATION, TEST  # row 6 is held out, its copy in line 32 is trained on
-    found = lines(look(tmp_path / "rows.jsonl", sides=sides))
+    records = read_data(str(tmp_path / "rows.jsonl")).records
+    held_out = (
+        {30: TEST, 5: VALIDATION, 20: TEST} if kind == "leakage" else {}
+    )  # row 6's copy, in line 32, is trained on
+    given = {
+        side: [(records[row], None) for row in range(40) if held_out.get(row, TRAIN) == side]
+        for side in (TRAIN, VALIDATION, TEST)
+    }
+    found = lines(audit([], Config(), None, given=given))
     assert found.get("leakage") == ({31, 6} if kind == "leakage" else None)
+
+
+def test_files_of_their_own_are_compared_with_what_is_trained(tmp_path: Path) -> None:
+    rows = clean_records(60)
+    write_rows(tmp_path / "rows.jsonl", rows[:50])
+    write_rows(tmp_path / "test.jsonl", [*rows[50:], rows[7]])
+    settings = [f"data.test_file={tmp_path / 'test.jsonl'}", "data.validation_share=0"]
+    config = load_config(None, settings)
+    checked = checking.check([str(tmp_path / "rows.jsonl")], config, [], None, Terminal(quiet=True)).audit
+    (leak,) = (finding for finding in checked.findings if finding.kind.name == "leakage")
+    assert leak.sources == (f"{tmp_path / 'test.jsonl'}:11",)
+    assert checked.sides == {"train": 50, "validation": 0, "test": 11}
 
 
 def test_what_a_run_divides_grouped_does_not_leak_and_what_it_divides_by_chance_does(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ AuditedRow = tuple[Record | Refusal, Example | str | None]
 
 NUM_CLUSTERS = 100
 """Clusters of near duplicates that are listed."""
+
+UNDIVIDED = -1
+"""The side of a row that has none."""
 
 _NUM_BINS = 12
 _HEAD = 72
@@ -139,19 +143,20 @@ def audit(
     config: Config,
     encoder: Encoder | None,
     *,
-    sides: Sides | None = None,
+    given: Mapping[int, Iterable[AuditedRow]] = MappingProxyType({}),
     against: Iterable[Conversation] = (),
     advance: Callable[[int], None] = lambda _: None,
 ) -> Audit:
     """Look at every row.
 
-    `sides` are those of the usable rows, in order, where the data is divided already; by default they are found as a run
-    under `config` would. `against` are records that should not be in the data. `advance` is told of each row.
+    `rows` are divided as a run under `config` would divide them; `given` are the rows, after them, that have their side
+    (TRAIN, VALIDATION or TEST) already. `against` are records that should not be in the data. `advance` is told of each row.
     """
     glance = _Pass(config, encoder, advance)
     others = [normal_prompt(conversation) for conversation in against]
-    sketches = Sketches(chain(others, glance.prompts(rows)))
-    return _Judgement(glance, sketches, len(others), config, sides).audit()
+    sided = chain(_with_side(UNDIVIDED, rows), *(_with_side(side, its_rows) for side, its_rows in given.items()))
+    sketches = Sketches(chain(others, glance.prompts(sided)))
+    return _Judgement(glance, sketches, len(others), config).audit()
 
 
 def audit_sides(
@@ -161,9 +166,12 @@ def audit_sides(
     encoder: Encoder,
 ) -> Audit:
     """Look at a data set that is divided already: (records, examples) of train, validation and test, and what was refused."""
-    usable = chain.from_iterable(zip(records, examples, strict=True) for records, examples in sides)
-    numbers = np.repeat(np.arange(len(sides), dtype=np.int8), [len(records) for records, _ in sides])
-    return audit(chain(usable, ((refusal, None) for refusal in refused)), config, encoder, sides=numbers)
+    given = {side: zip(*pair, strict=True) for side, pair in enumerate(sides)}
+    return audit(((refusal, None) for refusal in refused), config, encoder, given=given)
+
+
+def _with_side(side: int, rows: Iterable[AuditedRow]) -> Iterator[tuple[int, AuditedRow]]:
+    return ((side, row) for row in rows)
 
 
 @dataclass(slots=True)
@@ -172,6 +180,7 @@ class _Kept:
 
     number: array[int] = field(default_factory=lambda: array("q"))  # among all rows read
     fits: array[int] = field(default_factory=lambda: array("b"))
+    side: array[int] = field(default_factory=lambda: array("b"))
     prompt_units: array[int] = field(default_factory=lambda: array("q"))
     units: array[int] = field(default_factory=lambda: array("q"))
     asked_characters: array[int] = field(default_factory=lambda: array("q"))
@@ -198,9 +207,9 @@ class _Pass:
         self._markers = Markers(self._template, encoder.text if encoder else None)
         self.preflight = Preflight(encoder) if encoder else None
 
-    def prompts(self, rows: Iterable[AuditedRow]) -> Iterator[str]:
-        """Look at `rows`; yields the normal prompt of each usable one."""
-        for number, (row, example) in enumerate(rows):
+    def prompts(self, rows: Iterable[tuple[int, AuditedRow]]) -> Iterator[str]:
+        """Look at `rows`, each with its side; yields the normal prompt of each usable one."""
+        for number, (side, (row, example)) in enumerate(rows):
             self.num_read += 1
             self._advance(1)
             if isinstance(row, Refusal):
@@ -209,6 +218,7 @@ class _Pass:
                 self.dropped[number] = kind
             else:
                 self._look(number, row.conversation, example)
+                self.kept.side.append(side)
                 yield normal_prompt(row.conversation)
 
     def _look(self, number: int, conversation: Conversation, example: Example | str | None) -> None:
@@ -259,7 +269,7 @@ class _Pass:
 class _Judgement:
     """What can only be said once all rows are known: how they stand to one another."""
 
-    def __init__(self, glance: _Pass, sketches: Sketches, num_others: int, config: Config, sides: Sides | None) -> None:
+    def __init__(self, glance: _Pass, sketches: Sketches, num_others: int, config: Config) -> None:
         self._glance, self._kept, self._ledger, self._config = glance, glance.kept, glance.ledger, config
         self._sketches, self._num_others = sketches, num_others
         self._num_rows = len(sketches) - num_others
@@ -270,7 +280,8 @@ class _Judgement:
         )
         self._hashes = sketches.text_hashes[num_others:]
         self._clusters: tuple[Cluster, ...] = ()
-        self._sides = sides
+        self._sides: Sides = np.array(glance.kept.side, dtype=np.int8)
+        self._sides[~self._fits] = UNDIVIDED
 
     def audit(self) -> Audit:
         """Everything, put together."""
@@ -352,11 +363,10 @@ class _Judgement:
     # Sides
 
     def _divide(self, matches: Rows) -> None:
-        """The sides of the rows that fit, as a run would divide them; none where a run would refuse to."""
-        if self._sides is not None:
-            return
+        """Give the rows that fit and have no side the one that a run would; none where a run would refuse to."""
         data = self._config.data
-        fitting = np.flatnonzero(self._fits)
+        divided = self._fits & (self._sides == UNDIVIDED)
+        rows = np.flatnonzero(divided)
         divide = partial(
             grouped_sides if data.split == "grouped" else split_sides,
             test_share=data.test_share,
@@ -365,20 +375,16 @@ class _Judgement:
         )
         try:
             if data.split == "grouped":
-                if len(fitting) < self._num_rows:
-                    matches, _ = self._own_matches(self._own[fitting])
-                renumbered = np.cumsum(self._fits) - 1
-                sides = divide(renumbered[clusters_of(matches)[fitting]], self._hashes[fitting])
+                if len(rows) < self._num_rows:
+                    matches, _ = self._own_matches(self._own[rows])
+                renumbered = np.cumsum(divided) - 1
+                self._sides[rows] = divide(renumbered[clusters_of(matches)[rows]], self._hashes[rows])
             else:
-                sides = divide(("" for _ in fitting), data.split)
+                self._sides[rows] = divide(("" for _ in rows), data.split)
         except DataError:
-            return
-        self._sides = np.full(self._num_rows, -1, dtype=np.int8)
-        self._sides[fitting] = sides
+            pass
 
     def _find_leaks(self) -> None:
-        if self._sides is None:
-            return
         trained, held_out = np.flatnonzero(self._sides == TRAIN), np.flatnonzero(self._sides > TRAIN)
         matches, similarities = self._own_matches(self._own[np.concatenate([trained, held_out])])
         for row in held_out[(matches[held_out] >= 0) & (self._sides[matches[held_out]] == TRAIN)].tolist():
@@ -410,11 +416,7 @@ class _Judgement:
         prompts = np.array(kept.prompt_units, dtype=np.int64)
         units = np.array(kept.units, dtype=np.int64)
         num_used = int(self._fits.sum())
-        sides = (
-            {}
-            if self._sides is None
-            else {name: int((self._sides == side).sum()) for side, name in enumerate(SIDE_NAMES)}
-        )
+        sides = {name: int((self._sides == side).sum()) for side, name in enumerate(SIDE_NAMES)}
         return Audit(
             num_read=glance.num_read,
             num_used=num_used,
@@ -433,7 +435,7 @@ class _Judgement:
             languages=_ranked(glance.languages),
             scripts=_ranked(glance.scripts),
             tasks=_ranked(glance.tasks),
-            sides=sides,
+            sides=sides if any(sides.values()) else {},
             prompt_source=glance.prompt_source,
             prompt=glance.prompt,
             findings=self._ledger.findings(),
