@@ -26,6 +26,9 @@ NUM_PEERS = 16
 """Records that stand next to one in token order, half on either side."""
 MEMORISED_NOW, MEMORISED_BEFORE = 0.5, 0.01
 """An answer is memorised where the model gives it whole with at least the first probability, once less than the second."""
+_KEY_BYTES = 4 * 96
+"""By how much of its beginning a record is sorted: 96 tokens."""
+_ROWS_AT_ONCE = 1 << 16
 
 _Losses = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -89,9 +92,13 @@ class RecordLoss:
 
 def rank(ledger: RecordLedger, examples: Sequence[Example]) -> list[RecordLoss]:
     """What the ledger says of each example, in their order."""
-    num_targets = np.array([int((example.weights > 0).sum()) for example in examples])
+    sources, num_targets, keys = [], np.empty(len(examples), dtype=np.int64), []
+    for index, example in enumerate(examples):
+        sources.append(example.source)
+        num_targets[index] = (example.weights > 0).sum()
+        keys.append(token_order(example)[:_KEY_BYTES])
     early, late = ledger.earliest_known(), ledger.best_known()
-    suspicion = suspicions(late / num_targets, [token_order(example) for example in examples])
+    suspicion = suspicions(late / num_targets, keys)
     with np.errstate(invalid="ignore"):
         memorised = (late <= -np.log(MEMORISED_NOW)) & (early >= -np.log(MEMORISED_BEFORE))
 
@@ -100,7 +107,7 @@ def rank(ledger: RecordLedger, examples: Sequence[Example]) -> list[RecordLoss]:
 
     return [
         RecordLoss(
-            example.source,
+            source,
             int(num_targets[index]),
             mean(ledger.before, index),
             mean(ledger.first, index),
@@ -111,7 +118,7 @@ def rank(ledger: RecordLedger, examples: Sequence[Example]) -> list[RecordLoss]:
             _known(suspicion[index]),
             bool(memorised[index]),
         )
-        for index, example in enumerate(examples)
+        for index, source in enumerate(sources)
     ]
 
 
@@ -127,17 +134,22 @@ def suspicions(mean_loss: np.ndarray[Any, Any], keys: Sequence[bytes], num_peers
         return result
     order = np.array(sorted(known.tolist(), key=lambda index: keys[index]))
     losses = mean_loss[order]
-    least_spread = max(_spread(losses, float(np.median(losses))) / 2, 1e-6)
-    for place in range(len(order)):
-        start = min(max(0, place - num_peers // 2), max(0, len(order) - num_peers - 1))
-        peers = np.delete(losses[start : start + num_peers + 1], place - start)
-        middle = float(np.median(peers))
-        result[order[place]] = (losses[place] - middle) / max(_spread(peers, middle), least_spread)
+    least_spread = max(float(np.median(np.abs(losses - np.median(losses)))) / 2, 1e-6)
+    num_peers = min(num_peers, len(order) - 1)
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        places = np.arange(start, min(start + _ROWS_AT_ONCE, len(order)))
+        peers = losses[_beside(places, len(order), num_peers)]
+        middle = np.median(peers, axis=1)
+        spread = np.median(np.abs(peers - middle[:, None]), axis=1)
+        result[order[places]] = (losses[places] - middle) / np.maximum(spread, least_spread)
     return result
 
 
-def _spread(values: np.ndarray[Any, Any], middle: float) -> float:
-    return float(np.median(np.abs(values - middle)))
+def _beside(places: np.ndarray[Any, Any], num_records: int, num_peers: int) -> np.ndarray[Any, Any]:
+    """The `num_peers` places next to each of `places`, half on either side where the ends allow, without its own: [P, peers]."""
+    first = np.clip(places - num_peers // 2, 0, num_records - num_peers - 1)
+    along = np.arange(num_peers)
+    return np.asarray(first[:, None] + along + (along >= (places - first)[:, None]))
 
 
 def _known(value: float) -> float | None:
