@@ -157,7 +157,7 @@ class Laboratory:
         (self.folder / "trackio.py").write_text(
             "def init(**settings): pass\n"
             "def finish(): pass\n"
-            f"def log(figures, step): open({str(told)!r}, 'a').write(str(step))\n"
+            f"def log(figures, step):\n    with open({str(told)!r}, 'a') as file: file.write(str(step))\n"
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(self.folder))
