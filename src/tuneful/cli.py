@@ -18,9 +18,11 @@ import typer
 
 import tuneful
 from tuneful.commands.arguments import data_and_settings
+from tuneful.commands.chat import chat
 from tuneful.commands.check import check
 from tuneful.commands.compare import compare
 from tuneful.commands.evaluate import evaluate
+from tuneful.commands.generate import generate
 from tuneful.errors import ConfigError, InputError, TunefulError
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 
+app.command()(generate)
+app.command()(chat)
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
@@ -125,43 +131,6 @@ def train(
     """Finetune and save, without answering the test set."""
     request = _request(arguments, model, output, config, resume, default=None)
     _work("train", *request, allow_changed, dry_run, as_json, quiet)
-
-
-@app.command()
-def generate(
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Annotated[str | None, typer.Option(help="a file of records to answer, or `starter`")] = None,
-    prompt: Annotated[str | None, typer.Option(help="one instruction to answer (default: standard input)")] = None,
-    input_text: Annotated[str, typer.Option("--input", help="the input that goes with --prompt")] = "",
-    output: Annotated[Path | None, typer.Option(help="where the answers of --data go, one JSON row each")] = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Answer one prompt, or every record of a file."""
-    from tuneful import answers
-    from tuneful.console import Terminal, to_stdout
-    from tuneful.rundir import answer_row
-
-    settings = answers.with_own_template(_load(config, overrides, model))
-    terminal = Terminal(quiet=quiet)
-    if data is not None:
-        if prompt is not None:
-            raise ConfigError("--data and --prompt are two ways of asking; give one of them")
-        if output is None:
-            raise ConfigError("--data needs --output FILE.jsonl for its answers")
-        if input_text:
-            raise ConfigError("--input goes with --prompt; the records of --data bring their own")
-        rows = answers.answer_file(data, settings, output, terminal)
-        if as_json:
-            to_stdout(json.dumps({"answers": str(output), "num_answers": len(rows)}))
-        return
-    if output is not None:
-        raise ConfigError("--output is for the answers of --data; the answer to a prompt goes to standard output")
-    instruction = prompt if prompt is not None else _standard_input()
-    answer = answers.answer_one(instruction, input_text, settings, terminal)
-    to_stdout(json.dumps(answer_row(answer), ensure_ascii=False) if as_json else answer.text)
 
 
 @app.command()
@@ -354,15 +323,6 @@ def _unfinished(runs: list[str], overrides: list[str], model: str | None) -> tup
     if Path(record["folder"]).is_dir():
         os.chdir(record["folder"])
     return record["data"], load_config(None, _with_model(overrides, model), begun_with=record["config"]), path
-
-
-def _standard_input() -> str:
-    if sys.stdin.isatty():
-        print("Instruction, then Ctrl-D:", file=sys.stderr)
-    text = sys.stdin.read().strip()
-    if not text:
-        raise InputError("nothing was asked: give --prompt TEXT, --data FILE, or an instruction on standard input")
-    return text
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -119,6 +119,16 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The rate of `task`, or nothing before it is known."""
         return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "", style="dim")
+
+
+def pieces_to_stdout(pieces: Iterable[str]) -> None:
+    """A result that comes piece by piece, on stdout as it comes, and a line end; a reader that went away ends it."""
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:
+        to_stdout("\n")
 
 
 def to_stdout(text: str) -> None:

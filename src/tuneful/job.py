@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from itertools import chain
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tuneful.answers import write_own_template
+from tuneful.answers import answer_rows, request_sha256, write_own_template
 from tuneful.comparing import apply_gate, comparison_document, show_comparison
 from tuneful.config import Config
 from tuneful.console import Advance, Terminal
@@ -37,8 +37,9 @@ from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.environment import describe_machine
 from tuneful.errors import ConfigError, InputError
 from tuneful.evaluating import judge_run, refuse_absent_judge
-from tuneful.infer.generate import answer, answer_each
+from tuneful.infer.generate import answer
 from tuneful.interruption import Interrupted, Signals
+from tuneful.journal import Journal
 from tuneful.judge.answered import kind_of
 from tuneful.judge.compare import Comparison, compare
 from tuneful.judge.forgetting import (
@@ -62,7 +63,7 @@ from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.model.quantize import compute_in, refuse_4_bits
 from tuneful.report.build import build_report
-from tuneful.rundir import Difference, RunDir, answer_row, differences, new_run_path
+from tuneful.rundir import Difference, RunDir, differences, new_run_path
 from tuneful.tracking import open_trackers, refuse_missing
 from tuneful.train.checkpoint import (
     checkpoint_bytes,
@@ -259,18 +260,23 @@ class Job:
             with (
                 self._as(name),
                 self._phase(f"answers_{name}"),
+                self._journal(name) as journal,
                 self.terminal.progress(f"{name} answers", len(own), "answers") as advance,
             ):
-                given = []
-                asked = [test.conversations[index] for index in own]
-                seed = self.config.train.seed
-                for at, found in answer_each(
-                    self.model, self.encoder, asked, self.config.generate, seed=seed, numbers=own
-                ):
-                    given.append((own[at], answer_row(found)))
-                    advance(1)
-            rows = [row for _, row in sorted(dict(self.world.gather(given)).items())]
-            self.run.write_rows(f"answers/{name}.jsonl", rows)
+                given = answer_rows(
+                    self.model,
+                    self.encoder,
+                    test.conversations,
+                    self.config.generate,
+                    seed=self.config.train.seed,
+                    numbers=own,
+                    journal=journal,
+                    advance=advance,
+                )
+                rows = [row for _, row in sorted(dict(self.world.gather(list(given.items()))).items())]
+                self.run.write_rows(f"answers/{name}.jsonl", rows)
+                if journal is not None:
+                    journal.forget()
         losses = self.world.agreed(self.run.read_rows(f"answers/{name}-references.jsonl"))
         if losses is None:
             with self._as(name), self._phase(f"references_{name}"):
@@ -474,6 +480,18 @@ class Job:
         """Which test records this rank answers: its share, or all of them where all ranks compute each layer together."""
         everything = range(len(self.dataset.test))
         return list(everything if self.world.sharded else everything[self.world.rank :: self.world.size])
+
+    def _journal(self, name: str) -> AbstractContextManager[Journal | None]:
+        """Where this rank's answers are kept as they come; nowhere where all ranks have to give each answer together."""
+        if self.world.sharded:
+            return nullcontext()
+        part = f"{name}.jsonl" if self.world.size == 1 else f"{name}-{self.world.rank}-of-{self.world.size}.jsonl"
+        request = request_sha256(
+            self.model, self.encoder, self.dataset.test.conversations, self.config.generate, self.config.train.seed
+        )
+        folder = self.run.path / "answers"
+        folder.mkdir(exist_ok=True)
+        return Journal(folder / part, request, replace=True)
 
     def _check_signals(self) -> None:
         """Raise Interrupted where a signal was received, by any rank."""

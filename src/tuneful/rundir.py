@@ -173,10 +173,6 @@ class RunDir:
         """A JSONL file of the folder, such as `data/train.jsonl`."""
         self._write(name, map(json_line, rows))
 
-    def write_answers(self, name: str, answers: Sequence[Answer]) -> None:
-        """answers/{name}.jsonl, in test-set order."""
-        self.write_rows(f"answers/{name}.jsonl", map(answer_row, answers))
-
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl."""
         if self._writes:

@@ -26,9 +26,9 @@ class Pieces:
         return b"".join(self.pieces[token_id] for token_id in token_ids).decode("utf-8", errors="replace")
 
 
-def shown(decode, token_ids, stops=()):
+def shown(decode, token_ids, stops=(), lead=""):
     """The pieces that a reader sees, and the text at the end."""
-    text = AnswerText(decode, stops)
+    text = AnswerText(decode, stops, lead)
     pieces = []
     for token_id in token_ids:
         pieces.append(text.push(token_id))
@@ -124,3 +124,19 @@ def test_a_space_of_the_first_token_counts_for_the_tokens_after_it():
 
     pieces, final = shown(decode, range(100))
     assert "".join(pieces) == final == " ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("whole", "answer"),
+    [
+        ("\n<think>\n\n</think>\n\nParis.", "Paris."),
+        ("<think>\n\n</think>", ""),
+        ("<think>\n\nhm", "<think>\n\nhm"),
+        ("<thi", "<thi"),
+        ("Paris.", "Paris."),
+        ("<think>\n\n</think>###", ""),
+    ],
+)
+def test_what_the_template_has_the_model_write_first_is_not_shown(whole, answer):
+    pieces, final = shown(decode_bytes, whole.encode(), STOPS, "<think>\n\n</think>")
+    assert "".join(pieces) == final == answer

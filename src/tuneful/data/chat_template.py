@@ -150,7 +150,7 @@ class ChatTemplate:
         asked, again = Turn("a", "", "b"), Turn("c", "", "d")
         pieces = self.example(Conversation("", (asked,), where))
         self.end = pieces[-1].text
-        self._lead = self._without_control(
+        self.lead = self._without_control(
             "".join(piece.text for piece in pieces if piece.origin is Origin.LEAD)
         ).strip()
         self.stop = self._next_turn(Conversation("", (asked, again), where))
@@ -170,7 +170,7 @@ class ChatTemplate:
 
     def parse(self, generated: str) -> str:
         """The answer in generated text: without what the template has the model write first, cut where a turn begins."""
-        text = generated.lstrip().removeprefix(self._lead)
+        text = generated.lstrip().removeprefix(self.lead)
         ends = [at for marker in self.stop if (at := text.find(marker)) >= 0]
         return text[: min(ends, default=len(text))].strip()
 

@@ -66,6 +66,10 @@ class Template(Protocol):
         """Texts that only a next turn could begin with."""
 
     @property
+    def lead(self) -> str:
+        """What the template has the model write before a response, outer white space and control tokens aside."""
+
+    @property
     def writes_bos(self) -> bool:
         """Whether the begin token is the template's to write, and not the tokenizer's to add."""
 
@@ -105,6 +109,7 @@ class Wording:
     end: str
     turn_end: str
     stop: tuple[str, ...]
+    lead: str = ""
     writes_bos: bool = False
 
     def example(self, conversation: Conversation) -> list[Piece]:

@@ -151,7 +151,8 @@ def stop_token_ids(model: PreTrainedModel, encoder: Encoder) -> set[int]:
 
 def new_text(encoder: Encoder, config: GenerateConfig) -> AnswerText:
     """The text of an answer that has not begun, under the template's stop texts and those of `generate.stop`."""
-    return AnswerText(encoder.text.decode, (*encoder.text.template.stop, *config.stop))
+    template = encoder.text.template
+    return AnswerText(encoder.text.decode, (*template.stop, *config.stop), template.lead)
 
 
 class _Row:
@@ -240,14 +241,16 @@ def _seed_of(seed: int, number: int) -> int:
 
 
 def _num_allowed(model: PreTrainedModel, prompt: Sequence[int], config: GenerateConfig) -> int:
-    return min(config.max_new_tokens, _context(model) - len(prompt))
+    return min(config.max_new_tokens, context_length(model) - len(prompt))
 
 
-def _context(model: PreTrainedModel) -> int:
+def context_length(model: PreTrainedModel) -> int:
     """How many tokens the model can attend to."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
 def _check_room(prompt: Sequence[int], model: PreTrainedModel, source: str) -> None:
-    if len(prompt) >= _context(model):
-        raise DataError(f"{source}: the prompt has {len(prompt)} tokens; the model's context holds {_context(model)}")
+    if len(prompt) >= context_length(model):
+        raise DataError(
+            f"{source}: the prompt has {len(prompt)} tokens; the model's context holds {context_length(model)}"
+        )

@@ -22,17 +22,18 @@ class AnswerText:
     """The text of one answer in the making.
 
     `decode` gives the text of token ids, an unfinished character as U+FFFD at its end. `stops` are texts at which the answer
-    ends; they and what follows are no part of it.
+    ends; they and what follows are no part of it, nor is `lead`, where the text begins with it.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), lead: str = "") -> None:
         assert all(stops), "an empty text would stop every answer"
-        self._decode, self._stops = decode, tuple(stops)
+        self._decode, self._stops, self._lead = decode, tuple(stops), lead
         self._token_ids: list[int] = []
         self._start = 0  # the first token of the window that is decoded
         self._taken = 0  # characters of the window's text that stand in `_text`
         self._text = ""
-        self._shown = 0  # characters of `_text` that were shown, or are outer white space at its beginning
+        self._begin: int | None = None  # where in `_text` the answer begins, once that is known
+        self._shown = 0  # where in `_text` what was shown ends
         self.stopped = False
 
     def push(self, token_id: int) -> str:
@@ -46,12 +47,12 @@ class AnswerText:
         """No more tokens come: the rest of the text."""
         if not self.stopped:
             self._read(finished=True)
-        return self._release(len(self._text.rstrip()))
+        return self._release(len(self._text.rstrip()), finished=True)
 
     @property
     def text(self) -> str:
         """The answer as far as it was shown."""
-        return self._text[: self._shown].lstrip()
+        return self._text[self._begin or 0 : self._shown]
 
     def _read(self, *, finished: bool) -> None:
         """Decode the new tokens as far as their characters are whole; cut at the first stop text."""
@@ -83,12 +84,24 @@ class AnswerText:
         longest = max((_overlap(self._text, stop) for stop in self._stops), default=0)
         return len(self._text[: len(self._text) - longest].rstrip())
 
-    def _release(self, settled: int) -> str:
-        if not self.text:
-            self._shown = len(self._text) - len(self._text.lstrip())
+    def _release(self, settled: int, *, finished: bool = False) -> str:
+        if self._begin is None:
+            begin = self._beginning(settled, finished)
+            if begin == settled:
+                return ""
+            self._begin = self._shown = begin
         piece = self._text[self._shown : settled]
         self._shown = max(self._shown, settled)
         return piece
+
+    def _beginning(self, settled: int, finished: bool) -> int:
+        """Where the answer begins in the settled text: after white space and `lead`; at its end while it may be either."""
+        text = self._text[:settled].lstrip()
+        if text.startswith(self._lead):
+            text = text[len(self._lead) :].lstrip()
+        elif self._lead.startswith(text) and not finished:
+            text = ""
+        return settled - len(text)
 
 
 def _overlap(text: str, stop: str) -> int:
