@@ -1,6 +1,6 @@
 """How fast, and in how much memory, are files read? JSONL of 1 GB; CSV, a JSON array and Parquet of 100 MB.
 
-    python benchmarks/read_speed.py [--megabytes 1000] [--other-megabytes 100] [--output FILE.json]
+    python benchmarks/read_speed.py [--megabytes 1000] [--other-megabytes 100] [--repeats 3] [--output FILE.json]
 
 Each file is read in a process of its own by `stream_data`, every record made and let go, on one core; MB/s are bytes of the
 file over processor seconds of the read, imports left out, and the memory is the peak of the whole process. Records have
@@ -92,12 +92,12 @@ def write_parquet(path: Path, rows: list[dict[str, str]], num_bytes: int) -> Non
             writer.write_table(table, row_group_size=10_000)
 
 
-def measure(path: Path, write: Callable[[Path], None]) -> dict[str, Any]:
-    """Read what `write` makes, three times; the fastest and the largest."""
+def measure(path: Path, write: Callable[[Path], None], repeats: int) -> dict[str, Any]:
+    """Read what `write` makes, `repeats` times; the fastest and the largest."""
     write(path)
     size = path.stat().st_size
     runs = []
-    for _ in range(3):
+    for _ in range(repeats):
         done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
         runs.append(json.loads(done.stdout))
     path.unlink()
@@ -111,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--other-megabytes", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     load = os.getloadavg()[0]
@@ -128,7 +129,7 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, write in works.items():
-            found[name] = one = measure(Path(folder) / name, write)
+            found[name] = one = measure(Path(folder) / name, write, options.repeats)
             print(
                 f"{name:<14} {one['bytes'] / 1e6:7,.0f} MB  {one['records']:9,} records  {one['mb_per_second']:6.1f} MB/s  "
                 f"{one['peak_mb']:4} MB at most"
