@@ -470,7 +470,7 @@ def command(path: Path) -> tuple[int, str]:
     from tuneful import cli
 
     out, err, argv = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["tuneful", "show", "--text", "--rows", "1", str(path)]
+    sys.argv = ["tuneful", "show", "--text", "--rows", "1000", str(path)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             cli.main()
