@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -116,4 +117,20 @@ def test_two_sharded_ranks_are_killed_and_one_goes_on(rows, tiny_llama, alone, t
     if codes[0]:  # it was not done by then
         assert "another rank of the job is gone" in said[0]
         finish(1, rows, tiny_llama, output, "train.strategy=fsdp")
+    assert_same_training(alone, output)
+
+
+def test_torchrun_starts_again_after_a_rank_died_and_the_run_goes_on(rows, tiny_llama, alone, tmp_path):
+    output, log = tmp_path / "run", tmp_path / "log"
+    arguments = ["-m", "tuneful", "run", str(rows), *SETTINGS, "--model", str(tiny_llama), "--output", str(output)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    with (
+        log.open("w") as said,
+        subprocess.Popen([*torchrun, *arguments], stdout=said, stderr=said) as agent,
+    ):
+        until([agent], lambda: (output / "checkpoints").exists() and num_steps(output) >= 3)
+        workers = psutil.Process(agent.pid).children(recursive=True)
+        next(worker for worker in workers if worker.environ().get("RANK") == "1").kill()
+    assert agent.returncode == 0, log.read_text()
+    assert "going on after step" in log.read_text()
     assert_same_training(alone, output)
