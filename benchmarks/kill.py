@@ -22,11 +22,11 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,6 +40,9 @@ from tuneful import api, cli
 from tuneful.config import all_keys
 from tuneful.environment import describe_machine
 
+TWO_RANKS = {"2 ranks", "2 sharded"}
+"""Modes of two processes. Either of them is killed; the other notices, or is killed too where it was not connected yet."""
+NOTICED_SECONDS = 5.0
 MOST_KILLS_A_RUN = 5
 LONGEST_STOP_SECONDS = 10.0
 COMMON = [
@@ -59,6 +62,8 @@ MODES = {
     "dropout": ["model.dtype=float32", "model.dropout=0.1"],
     "last weights": ["model.dtype=float32", "train.keep=last", "train.batch_size=7"],
     "LoRA": ["model.dtype=float32", "train.method=lora"],
+    "2 ranks": ["model.dtype=float32", "train.strategy=ddp"],
+    "2 sharded": ["model.dtype=float32", "train.strategy=fsdp"],
 }
 """Thirty-odd training records in steps of five or seven: every run crosses several edges of an epoch."""
 
@@ -81,8 +86,8 @@ class Bench:
     number: signal.Signals
     dice: random.Random
 
-    def begin(self, run: Path, settings: Sequence[str]) -> int:
-        """The command in a process of its own; its id."""
+    def begin(self, run: Path, mode: str) -> int:
+        """The command in a process of its own, which starts a second rank where the mode has two; its id."""
         arguments = ["run", str(self.folder / "data.json"), "--model", str(self.folder / "model"), "--output", str(run)]
         child = os.fork()
         if child:
@@ -90,7 +95,13 @@ class Bench:
         log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.argv = ["tuneful", *arguments, *COMMON, *settings]
+        sys.argv = ["tuneful", *arguments, *COMMON, *MODES[mode]]
+        if mode in TWO_RANKS:
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", 0))
+                port = str(listener.getsockname()[1])
+            os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0" if os.fork() else "1"
         try:
             cli.main()
         except SystemExit as end:
@@ -109,14 +120,19 @@ class Bench:
                 return
             time.sleep(0.0005)
 
-    def stop(self, child: int) -> tuple[int, float, list[int]]:
+    def stop(self, child: int, mode: str) -> tuple[int, float, list[int]]:
         """Send the signal; (exit code, seconds until the end, processes that `child` left behind)."""
         start = time.monotonic()
         try:
             family = psutil.Process(child).children(recursive=True)
         except psutil.NoSuchProcess:
             family = []
-        os.kill(child, self.number)
+        os.kill(family[0].pid if mode in TWO_RANKS and family and self.dice.random() < 0.5 else child, self.number)
+        if mode in TWO_RANKS:
+            while not _has_ended(child) and time.monotonic() < start + NOTICED_SECONDS:
+                time.sleep(0.01)
+            for one in (process for process in (psutil.Process(child), *family) if process.is_running()):
+                one.kill()  # as torchrun does with the ranks that are left
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return code, time.monotonic() - start, [one.pid for one in family if one.is_running()]
 
@@ -175,10 +191,10 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def try_mode(bench: Bench, mode: str, num_kills: int, tell: Any) -> Tally:
     """Runs of one mode, killed `num_kills` times in all."""
-    tally, settings = Tally(), MODES[mode]
+    tally = Tally()
     straight = bench.folder / "straight"
     start = time.monotonic()
-    code = os.waitstatus_to_exitcode(os.waitpid(bench.begin(straight, settings), 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(bench.begin(straight, mode), 0)[1])
     longest = time.monotonic() - start
     assert code == 0, (bench.folder / "log.txt").read_text()[-2000:]
     wanted = outcome(straight)
@@ -186,14 +202,14 @@ def try_mode(bench: Bench, mode: str, num_kills: int, tell: Any) -> Tally:
     while tally.kills.total() < num_kills:
         run, kills_left = bench.folder / "run", min(MOST_KILLS_A_RUN, num_kills - tally.kills.total())
         while True:
-            child = bench.begin(run, settings)
+            child = bench.begin(run, mode)
             if kills_left:
                 bench.wait_for_the_moment(run, child, longest)
             if not kills_left or _has_ended(child):
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                 assert code == 0, f"exit code {code}: {(bench.folder / 'log.txt').read_text()[-2000:]}"
                 break
-            code, seconds, left = bench.stop(child)
+            code, seconds, left = bench.stop(child, mode)
             if code == 0:
                 break  # it ended by itself in that moment
             kills_left -= 1
@@ -235,8 +251,10 @@ def main() -> int:
     arguments = parser.parse_args()
 
     assert api  # imported once, for all the processes that are forked
-    modes, start = arguments.modes.split(","), time.monotonic()
     number = signal.SIGKILL if arguments.signal == "KILL" else signal.SIGTERM
+    modes, start = arguments.modes.split(","), time.monotonic()
+    if number is signal.SIGTERM:  # which torchrun sends to every rank
+        modes = [mode for mode in modes if mode not in TWO_RANKS]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), number, random.Random(arguments.seed))
         words = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal", "mauve", "rust"]
