@@ -52,8 +52,9 @@ COMMON = [
     "train.save_steps=3",
     "train.learning_rate=3e-3",
     "data.test_share=0.15",
-    "generate.max_new_tokens=6",
+    "generate.max_new_tokens=4",
     "report.num_resamples=100",
+    "report.general=none",
 ]
 MODES = {
     "full": ["model.dtype=float32"],
@@ -107,6 +108,14 @@ class Bench:
         except SystemExit as end:
             os._exit(end.code if isinstance(end.code, int) else 0)
         os._exit(0)
+
+    def make_model(self, texts: list[str]) -> None:
+        """The tiny model, by a process of its own: what is forked later must not have threads that a fork would lose."""
+        child = os.fork()
+        if not child:
+            make_tiny_model(self.folder / "model", texts)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     def wait_for_the_moment(self, run: Path, child: int, longest: float) -> None:
         """Until the moment that the dice say, or until `child` has ended."""
@@ -250,6 +259,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="where the figures go as JSON")
     arguments = parser.parse_args()
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not outlive a fork either
     assert api  # imported once, for all the processes that are forked
     number = signal.SIGKILL if arguments.signal == "KILL" else signal.SIGTERM
     modes, start = arguments.modes.split(","), time.monotonic()
@@ -260,7 +270,7 @@ def main() -> int:
         words = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal", "mauve", "rust"]
         rows = [{"instruction": f"Say {word} {num}.", "output": f"{word} {num}"} for word in words for num in range(4)]
         (bench.folder / "data.json").write_text(json.dumps(rows))
-        make_tiny_model(bench.folder / "model", [row["output"] for row in rows])
+        bench.make_model([row["output"] for row in rows])
         tallies = {}
         for at, mode in enumerate(modes):
             share = arguments.kills * (at + 1) // len(modes) - arguments.kills * at // len(modes)

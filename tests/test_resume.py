@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,11 +18,13 @@ from typing import Any
 import pytest
 
 from tuneful import api
+from tuneful.cli import main
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
-from tuneful.errors import CheckpointError, ConfigError
+from tuneful.errors import CheckpointError, ConfigError, TunefulError
 from tuneful.interruption import Interrupted
 from tuneful.job import Job
+from tuneful.rundir import RunDir
 from tuneful.train import checkpoint, loop
 from tuneful.train.optimizer import learning_rate
 
@@ -38,6 +41,7 @@ SETTINGS = [
     "train.micro_batch_tokens=60",
     "generate.max_new_tokens=4",
     "report.num_resamples=100",
+    "report.general=none",
     "model.dtype=float32",
 ]
 
@@ -287,17 +291,16 @@ def num_lines(folder: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_a_checkpoint_that_the_command_it_names_goes_on_from(
-    number: signal.Signals, code: int, data: Path, settings: list[str], tmp_path: Path
+def test_sigterm_saves_a_checkpoint_that_the_command_it_names_goes_on_from(
+    data: Path, settings: list[str], tmp_path: Path
 ) -> None:
     endless = ["train.max_steps=100000", "train.eval_steps=50000", "train.save_steps=90000"]
     folder = tmp_path / "out"
     process = command("train", str(data), "--output", str(folder), *settings, *endless)
     wait_for(lambda: num_lines(folder) > 3, process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
+    assert process.returncode == 143, err
     assert out == ""
     assert "Traceback" not in err
     assert "interrupted: saving a checkpoint of step" in err
@@ -307,14 +310,12 @@ def test_a_signal_saves_a_checkpoint_that_the_command_it_names_goes_on_from(
     assert num_lines(folder) == 1 + step  # an evaluation and the steps
     assert (folder / "report.html").is_file()
 
-    more = [f"train.max_steps={step + 2}", "--allow-changed", "train.max_steps"]
-    process = command("train", "--resume", str(folder), *more, "train.save_steps=90000")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert f"going on after step {step}" in err
+    config = load_config(None, [*settings, *endless, f"train.max_steps={step + 2}"])
+    heard = Heard()
+    api.train(str(data), config=config, output=folder, terminal=heard, allow_changed=["train.max_steps"])
+    assert f"going on after step {step}" in heard
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps)
-    assert steps[-2:] == [step + 2] * 2  # the last step and the evaluation after it
+    assert steps == [0, *range(1, step + 3), step + 2]
 
 
 def test_one_run_folder_one_process_and_a_killed_owner_holds_it_no_longer(
@@ -334,6 +335,138 @@ def test_one_run_folder_one_process_and_a_killed_owner_holds_it_no_longer(
     api.train(str(data), config=config, output=folder, terminal=heard, allow_changed=allowed)
     with pytest.raises(ConfigError, match="already exists and holds a finished run"):
         api.train(str(data), config=config, output=folder)
+
+
+# The command
+
+
+Tuneful = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tuneful(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Tuneful:
+    """Runs the command in this process, in an empty folder; (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tuneful", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        read = capsys.readouterr()
+        return int(end.value.code or 0), read.out, read.err
+
+    return run
+
+
+def test_resume_takes_the_newest_unfinished_run_and_means_its_paths_as_they_were_then(
+    straight: Path, data: Path, settings: list[str], tmp_path: Path, tuneful: Tuneful, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(data, data.name)
+    begin(Path(data.name), load_config(None, settings), Path("runs") / "older", 1)
+    time.sleep(1.1)  # a run is as old as its second
+    begin(Path(data.name), load_config(None, settings), Path("runs") / "newer", 7)
+    code, out, err = tuneful("run", "--resume", "--json")
+    assert code == 0, err
+    assert Path(json.loads(out)["path"]) == tmp_path / "runs" / "newer"
+    assert "going on after step 4" in err
+    monkeypatch.chdir("/")
+    code, _, err = tuneful("run", "--resume", str(tmp_path / "runs" / "older"), "train.save_steps=5")
+    assert code == 0, err
+    weights = [outcome(folder)["weights"] for folder in (straight, *(tmp_path / "runs").iterdir())]
+    assert len(set(weights)) == 1
+    code, _, err = tuneful("run", "--resume")
+    assert (code, err) == (2, "error: runs: no unfinished run to resume; name its folder: --resume RUN\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--resume", "nowhere"], "nowhere: there is no run to resume"),
+        (["train", "DATA", "--resume", "--output", "nowhere"], "nowhere: there is no run to resume; drop --resume"),
+        (["train", "--resume", "STOPPED"], "was begun by `tuneful run`; go on with: tuneful run --resume"),
+        (["run", "--resume", "STOPPED", "--config", "x.yaml"], "--resume brings its own configuration"),
+        (["run", "--resume", "STOPPED", "train.seed=5"], "`train.seed` was 0, is 5"),
+    ],
+)
+def test_a_resume_that_cannot_be_is_one_message(
+    arguments: list[str], message: str, data: Path, stopped: Path, tmp_path: Path, tuneful: Tuneful
+) -> None:
+    shutil.copytree(stopped, "stopped")
+    named = {"DATA": str(data), "STOPPED": "stopped"}
+    code, out, err = tuneful(*[named.get(argument, argument) for argument in arguments])
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_a_dry_run_foretells_what_the_run_then_takes_and_leaves_nothing(
+    straight: Path, data: Path, settings: list[str], tmp_path: Path, tuneful: Tuneful
+) -> None:
+    code, out, err = tuneful("run", str(data), *settings, "--dry-run", "--json")
+    assert code == 0, err
+    assert list(tmp_path.iterdir()) == []
+    foretold = json.loads(out)
+    rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert foretold["num_steps"] == len(steps)
+    assert foretold["num_evaluations"] == len(rows) - len(steps)
+    assert foretold["record_tokens"] == sum(row["record_tokens"] for row in steps)
+    assert foretold["trained_tokens"] == sum(row["target_tokens"] for row in steps)
+    assert foretold["measured_tokens"][0] == max(row["record_tokens"] for row in steps)
+    assert foretold["num_checkpoints"] == 3
+    size = (straight / "model" / "model.safetensors").stat().st_size
+    assert foretold["model_bytes"] == pytest.approx(size, rel=0.05)
+    newest = straight / "checkpoints" / "step-000012"
+    written = sum(file.stat().st_size for file in newest.iterdir())
+    assert foretold["checkpoint_bytes"] in (pytest.approx(written, rel=0.15), pytest.approx(written * 4 / 3, rel=0.15))
+    assert foretold["peak_memory_bytes"] > 1e8
+    assert min(foretold["training_seconds"], foretold["evaluation_seconds"], foretold["answer_seconds"]) > 0
+    code, out, err = tuneful("train", str(data), *settings, "--dry-run")
+    assert (code, out) == (0, "")
+    assert "12 and 4 evaluations" in err
+
+
+def test_a_disk_without_room_for_what_is_asked_is_refused_before_the_first_step(
+    data: Path, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=500_000))
+    monkeypatch.setattr("tuneful.job.finetune", lambda *_, **__: pytest.fail("a step was taken"))
+    with pytest.raises(ConfigError, match=r"GB of disk are free.*train.save_steps=2 writes up to 3: .* GB are needed"):
+        api.train(str(data), config=load_config(None, settings), output=tmp_path / "run")
+
+
+def test_a_disk_that_is_full_in_the_middle_is_one_message_and_the_run_goes_on_later(
+    straight: Path, data: Path, settings: list[str], tmp_path: Path
+) -> None:
+    append = RunDir.append_metrics
+
+    def refuse(run: RunDir, row: Any) -> None:
+        if row["step"] == 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(run, row)
+
+    config = load_config(None, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDir, "append_metrics", refuse)
+        with pytest.raises(TunefulError, match=r"the disk is full .* make room, then: tuneful run --resume"):
+            api.run(str(data), config=config, output=tmp_path / "run")
+    api.run(str(data), config=config, output=tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(straight)
+
+
+def test_runs_killed_at_any_moment_end_in_the_same_bits() -> None:
+    """A short one of the benchmark: real processes, SIGKILL."""
+    program = Path(__file__).parents[1] / "benchmarks" / "kill.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--kills", "6", "--modes", "accumulated"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 x SIGKILL: every run ended in the same bits" in done.stdout
 
 
 # Stopped in every phase
