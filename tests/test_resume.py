@@ -475,7 +475,7 @@ def test_runs_killed_at_any_moment_end_in_the_same_bits() -> None:
 PHASES = {
     "reading the data": ("tuneful.job.prepare_data", 1),
     "the proof": ("tuneful.job.choose_layout", 1),
-    "the answers before": ("tuneful.job.answer_each", 1),
+    "the answers before": ("tuneful.job.answer_rows", 1),
     "the references before": ("tuneful.job.record_nll", 1),
     "the first evaluation": ("tuneful.train.loop.mean_loss", 1),
     "the first sample": ("tuneful.job.answer", 1),
@@ -485,7 +485,7 @@ PHASES = {
     "saving a checkpoint": ("tuneful.train.checkpoint._write", 4),
     "saving the model": ("tuneful.job.save_model", 1),
     "comparing the saved model": ("tuneful.job.verify_export", 1),
-    "the answers after": ("tuneful.job.answer_each", 2),
+    "the answers after": ("tuneful.job.answer_rows", 2),
     "the references after": ("tuneful.job.record_nll", 2),
     "the comparison": ("tuneful.job.compare", 1),
 }
