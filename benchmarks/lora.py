@@ -8,7 +8,7 @@
     replay         the same with starter records of other kinds mixed in, one for each two
 
 Each is a process of its own, whose largest resident memory is taken. Printed are the median time of a step, that memory,
-the validation loss before and at its lowest, and ROUGE-L of the test answers before and after. `narrow` and `replay` are
+the validation loss before and after, and ROUGE-L of the test answers before and after. `narrow` and `replay` are
 also scored on test records of the other kinds, which neither has seen: what was forgotten.
 """
 
@@ -28,14 +28,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tuneful.config import Config
 from tuneful.data.encode import TextEncoder
 from tuneful.data.prepare import make_encoder
 from tuneful.data.read import read_data
 from tuneful.data.starter import make
 from tuneful.data.template import find_template
+from tuneful.environment import describe_machine
 from tuneful.model.load import BUILTIN, load_model
 from tuneful.train.loop import Layout, mean_loss
 from tuneful.types import Example
@@ -49,7 +48,7 @@ METHODS: dict[str, list[str]] = {
     "narrow": [],
     "replay": ["data.replay_ratio=0.5"],
 }
-COMMON = ["data.test_share=0.05", "data.validation_share=0.05", "generate.max_new_tokens=48", "report.general=none"]
+COMMON = ["data.test_share=0.03", "data.validation_share=0.03", "generate.max_new_tokens=32", "report.general=none"]
 NUM_OTHER = 100
 
 
@@ -72,7 +71,7 @@ def run(method: str, steps: int, folder: Path) -> Outcome:
     """One run of the product in a process of its own."""
     data, settings = (
         "starter",
-        [*METHODS[method], *COMMON, f"train.max_steps={steps}", f"train.eval_steps={steps // 4}"],
+        [*METHODS[method], *COMMON, f"train.max_steps={steps}", f"train.eval_steps={steps}"],
     )
     if method in ("narrow", "replay"):
         task, other, unseen = _narrow_files(folder)
@@ -164,7 +163,7 @@ def main() -> int:
     asked = parser.parse_args()
     if unknown := set(asked.methods) - set(METHODS):
         parser.error(f"no such method: {', '.join(sorted(unknown))}")
-    outcomes = []
+    outcomes, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         for method in asked.methods or METHODS:
             outcomes.append(run(method, asked.steps, Path(folder)))
@@ -175,7 +174,8 @@ def main() -> int:
             "program": "benchmarks/lora.py",
             "steps": asked.steps,
             "settings": COMMON,
-            "torch": torch.__version__,
+            "load_before": load,
+            "machine": describe_machine(),
             "runs": [asdict(outcome) for outcome in outcomes],
         }
         asked.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from tuneful import api
 from tuneful.config import Config, load_config
 from tuneful.data import starter
 from tuneful.data.split import normal_prompt
+from tuneful.environment import describe_machine
 from tuneful.types import Conversation, Turn
 
 ENOUGH = 0.5
@@ -109,7 +111,7 @@ def main() -> int:
     asked = parser.parse_args()
     config = load_config(None, ["data.test_share=0", "train.eval_steps=1000", *asked.settings])
     rows = json.loads(starter.path().read_text(encoding="utf-8"))[: asked.records]
-    start = time.perf_counter()
+    start, load = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         found = run(rows, config, Path(folder), asked.kind, asked.share, asked.seed)
     seconds = time.perf_counter() - start
@@ -130,6 +132,8 @@ def main() -> int:
             "share_in_first_5_percent": found.share_in_head,
             "ranks": found.ranks,
             "seconds": round(seconds, 1),
+            "load_before": load,
+            "machine": describe_machine(),
         }
         asked.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0 if found.share_in_head >= ENOUGH else 1
