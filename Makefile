@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: demo test check bench-train browser clean
+.PHONY: demo test check bench-train bench-generate browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -22,6 +22,9 @@ test: $(TEST_STAMP) browser
 
 bench-train: $(TEST_STAMP)
 	@$(BIN)/python benchmarks/train.py
+
+bench-generate: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/generate.py
 
 $(VENV)/bin/python:
 	@echo "==> making $(VENV)"

@@ -334,7 +334,7 @@ class GenerateConfig(Section):
         1.0, gt=0, description="above 1, tokens that the prompt or the answer has already become less likely"
     )
     stop: tuple[str, ...] = Field((), description="texts that end an answer; neither they nor what follows is shown")
-    batch_size: int = Field(64, ge=1, description="prompts answered at once. Changes no answer")
+    batch_size: int = Field(64, ge=1, description="prompts answered at once; no answer changes but by rounding")
 
     @field_validator("stop", mode="before")
     @classmethod
