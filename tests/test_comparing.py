@@ -257,6 +257,7 @@ def test_a_run_measures_forgetting_and_kinds_and_its_gate_decides_the_exit(
     [
         (["report.gate='rogue_l>=0'"], "unknown metric `rogue_l`: did you mean `rouge_l`"),
         (["report.gate='forgetting<=0'", "report.general=none"], "needs general text, and report.general is none"),
+        (["report.gate='judge_score>=0'"], "'judge_score>=0' needs a judge, and judge.model names none"),
         (["report.gate='rouge_l>=0'", "data.test_share=0"], "`report.gate` needs test records"),
         (["report.general=nowhere.txt"], "nowhere.txt: general text cannot be read"),
     ],

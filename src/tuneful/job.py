@@ -416,7 +416,6 @@ class Job:
     ) -> Comparison:
         """Base against tuned on the test set and on general text, written as comparison.json and shown as tables."""
         report, test = self.config.report, self.dataset.test
-        base, tuned = self._with_judge_scores("base", base), self._with_judge_scores("tuned", tuned)
         statistics: dict[str, Any] = {
             "confidence": report.confidence,
             "num_resamples": report.num_resamples,
@@ -753,15 +752,9 @@ class Job:
         with self.signals.waiting(self.world.size > 1):
             return answer(self.model, self.encoder, source.conversations[:1], self.config.generate, seed=step)[0]
 
-    def _with_judge_scores(self, name: str, scores: Sequence[AnswerScores]) -> list[AnswerScores]:
-        """`scores` with what a judge gave, where scores/{name}.jsonl says so."""
-        judged = {row["source"]: row["score"] for row in self.run.read_rows(f"scores/{name}.jsonl") or ()}
-        sources = [record.source for record in self.dataset.test.records]
-        return [replace(one, judge_score=judged.get(source)) for source, one in zip(sources, scores, strict=True)]
-
     def _general_scores(self, name: str, *, sampled: bool = False) -> list[GeneralScore]:
         """What general/{name}.jsonl holds; nothing where it was not written yet."""
-        scores = [score_of_row(row) for row in self.run.read_rows(f"general/{name}.jsonl") or ()]
+        scores = [score_of_row(row) for row in self.world.agreed(self.run.read_rows(f"general/{name}.jsonl")) or ()]
         return [score for score in scores if score.kind == "sample"] if sampled else scores
 
     def _references(self) -> list[Example]:

@@ -274,6 +274,13 @@ def test_few_items_come_with_a_caution(num_items: int, caution: str | None) -> N
     assert compare(*random_pair(num_items), num_resamples=100).caution == caution
 
 
+@pytest.mark.parametrize(("num_changed", "has_caution"), [(0, False), (1, True), (9, True), (10, False)])
+def test_few_changed_items_come_with_a_caution(num_changed: int, has_caution: bool) -> None:
+    tuned = scores_of(rouge_l=[0.6] * num_changed + [0.5] * (50 - num_changed))
+    caution = compare(scores_of(rouge_l=[0.5] * 50), tuned, num_resamples=100).caution or ""
+    assert ("of 50 items changed on ROUGE-L, and the interval knows nothing of rarer changes" in caution) is has_caution
+
+
 def test_losses_over_different_tokens_are_not_judged() -> None:
     base = scores_of(reference_nll=[30.0] * 30, rouge_l=[0.2] * 30)
     tuned = scores_of(reference_nll=[20.0] * 30, rouge_l=[0.3] * 30, reference_tokens=[11] * 30)

@@ -36,7 +36,7 @@ from tuneful.judge.statistics import (
 
 Verdict = Literal["better", "worse", "changed", "cannot tell"]
 
-FEW_ITEMS = 20
+FEW_ITEMS, FEW_CHANGED = 20, 10
 NO_KIND = "other"
 """The kind of items whose record names none."""
 
@@ -234,7 +234,7 @@ def compare(
         seed=seed,
         headline=headline,
         reference_words=float(np.mean([scores.reference_words for scores in base])),
-        caution=_caution(len(base), same_tokens, confidence),
+        caution=_caution(len(base), same_tokens, confidence, next(one for one in metrics if one.name == headline)),
         metrics=tuple(
             metric if same_tokens or metric.name not in _LOSS_METRICS else _not_comparable(metric) for metric in metrics
         ),
@@ -431,13 +431,17 @@ def _min_changed(confidence: float) -> int:
     return int(np.ceil(1 - np.log2(1 - confidence) - 1e-9))
 
 
-def _caution(num_items: int, same_tokens: bool, confidence: float) -> str | None:
+def _caution(num_items: int, same_tokens: bool, confidence: float, headline: MetricComparison) -> str | None:
     cautions = []
+    num_changed = headline.wins + headline.losses
     only = f"only {num_items} test item" + ("s" if num_items != 1 else "")
     if num_items < _min_changed(confidence):
         cautions.append(f"{only}: below {_min_changed(confidence)} nothing can be told")
     elif num_items < FEW_ITEMS:
         cautions.append(f"{only}: intervals are less sure than they say below {FEW_ITEMS}")
+    elif 0 < num_changed < FEW_CHANGED:
+        changed = f"only {num_changed} of {headline.num_items} items changed on {_in_sentence(headline.label)}"
+        cautions.append(f"{changed}, and the interval knows nothing of rarer changes")
     if not same_tokens:
         cautions.append("the two models cut the references into different tokens: loss and perplexity do not compare")
     return "; ".join(cautions) or None

@@ -73,6 +73,8 @@ def refuse_unmeasurable(conditions: tuple[Condition, ...], *, has_general: bool,
         if condition.name in {spec.name for spec in FORGETTING} and not has_general:
             raise ConfigError(f"report.gate: {str(condition)!r} needs general text, and report.general is none")
         if condition.name == "judge_score" and not has_judge:
+            raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model names none")
+        if condition.name == "judge_score" and not has_judge:
             raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model is none")
 
 

@@ -5,10 +5,12 @@ compared on the same items, drawn together.
 
 Intervals are percentile bootstraps (Efron & Tibshirani 1993, chapter 13), widened as Hesterberg (2015, section 5.3)
 proposes: a plain percentile interval is too short by sqrt((n - 1) / n) and takes a normal quantile where a t quantile is
-due, and covers 91 % instead of 95 % at 20 items. Tests are sign-flip permutation tests: were the models equal, each item
-might as well have had its two answers swapped. They are exact where the swaps can be counted, else Monte Carlo with a
-seed (Phipson & Smyth 2010). What this trades: both speak of items like these, not of another training seed.
-`benchmarks/coverage.py` measures how often the intervals cover and how often the verdicts are wrong.
+due, and covers 90 % instead of 95 % at 20 items. Heavy tails and long ones widen it further. Tests are sign-flip
+permutation tests: were the models equal, each item might as well have had its two answers swapped. They are exact where the
+swaps can be counted, else Monte Carlo with a seed (Phipson & Smyth 2010).
+
+What this trades: intervals err to the wide side, by a few percent of their width on usual scores; where only a handful of
+items changed they are too narrow all the same. `benchmarks/coverage.py` measures both.
 
 Legend of shapes: B resamples, R resamples of one chunk, I items, C columns, P pairs.
 """
