@@ -380,10 +380,24 @@ def count_rows(case: Case) -> int | None:
 
 
 def count_csv(content: bytes, ending: str) -> int:
+    return sum(map(bool, csv_cells(content, ending))) - 1
+
+
+def csv_cells(content: bytes, ending: str) -> Iterator[list[str]]:
     text = content.decode("utf-8", "backslashreplace")
     header = text.split("\n", 1)[0]
     delimiter = "\t" if ending == "tsv" else max(",\t;|", key=header.count)
-    return sum(bool(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)) - 1
+    return iter(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+
+
+def originals_by_id(case: Case) -> tuple[str, dict[str, dict[str, str]]]:
+    """(the key of the id, the undamaged rows by it): of CSV under the names that its header, damaged perhaps, gives."""
+    ending, key, rows = case.ending.removesuffix(case.packing), "id", case.originals
+    if case.used is None and ending in ("csv", "tsv") and (content := unpacked(case)) is not None:
+        header = next(filter(None, csv_cells(content.removeprefix(b"\xef\xbb\xbf"), ending)))
+        names = [cell.strip() or f"column {number}" for number, cell in enumerate(header, start=1)]
+        key, rows = names[0], [dict(zip(names, row.values(), strict=False)) for row in rows]
+    return key, {original["id"]: row for original, row in zip(case.originals, rows, strict=True)}
 
 
 def count_table(content: bytes, ending: str) -> int | None:
@@ -449,8 +463,8 @@ def unaccounted(case: Case, file: Any, path: str) -> Iterator[str]:
     counted = count_rows(case)
     if counted is not None and counted != num_rows:
         yield f"{len(file.records)} used + {len(file.refused)} refused, counted {counted}"
-    originals = {row["id"]: row for row in case.originals}
-    changed = sum(record.raw != originals.get(record.raw.get("id")) for record in file.records)
+    key, originals = originals_by_id(case)
+    changed = sum(record.raw != originals.get(record.raw.get(key)) for record in file.records)
     is_text = (
         "packed" not in case.what and case.ending not in TABLE_FORMATS
     )  # others spread a change, and carry no checksum

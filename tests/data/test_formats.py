@@ -306,6 +306,7 @@ CSV_FAULTS: dict[str, tuple[bytes, str]] = {
         b'instruction,output\na,b\na,"b\nc,d\n',
         "data.csv:3: a quote of this row is never closed",
     ),
+    "a first line of NUL": (b"\0\ninstruction,output\na,b\n", "data.csv:1: the header cannot be read: byte 0 is NUL"),
     "a stray quote": (b'instruction,output\n\na,"b"c\n', "data.csv:3: a quote that neither opens nor closes a cell"),
     "carriage returns": (b"instruction,output\ra,b\r", "data.csv:1: a lone carriage return outside quotes"),
     "a quote never closed in a long file": (
@@ -324,7 +325,7 @@ def test_a_fault_of_a_csv_file_is_named_by_its_line(tmp_path: Path, what: str) -
 
 
 def test_faulty_rows_of_csv_are_refused_and_blanks_are_empty_texts(tmp_path: Path) -> None:
-    content = b'instruction;input;output\na;;b\na;b\na;b;c;d\n;;\n\nx\0y;;z\n\xff;;b\na;"1\n2";b\n'
+    content = b'instruction;input;output\na;;b\na;b\na;b;c;d\n;;\n\nx\0y;;z\n\xff;;b\na;"1\n2";b\n\0\n\0\0'
     file = read_data(written(tmp_path, "data.csv", content), on_error="skip")
     assert raws(file) == [
         {"instruction": "a", "input": "", "output": "b"},
@@ -336,6 +337,8 @@ def test_faulty_rows_of_csv_are_refused_and_blanks_are_empty_texts(tmp_path: Pat
         ("5", "`output` is empty: there is nothing to learn"),
         ("7", f"byte {content.index(0)} is NUL, which is no text"),
         ("8", f"byte {content.index(255)} is not UTF-8 (invalid start byte)"),
+        ("11", f"byte {len(content) - 4} is NUL, which is no text"),
+        ("12", f"byte {len(content) - 2} is NUL, which is no text"),
     ]
     assert places(file) == ["data.csv:2", "data.csv:9"]
 
@@ -377,6 +380,15 @@ def test_a_cell_that_is_no_text_refuses_its_row_alone(tmp_path: Path) -> None:
     assert [(Path(one.source).name, one.reason[:32]) for one in file.refused] == [
         ("a.parquet:row 2", "`instruction` cannot be read: 'u")
     ]
+
+
+def test_names_of_columns_are_escaped_in_messages(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+    columns = [bad, pa.array(["a"]), pa.array(["b"])]
+    pq.write_table(pa.table(columns, ["in\nput", "instruction", "output"]), tmp_path / "a.parquet")
+    assert refusal(str(tmp_path / "a.parquet")).startswith("a.parquet:row 1: `in\\nput` cannot be read: ")
+    pq.write_table(pa.table(columns[1:], ["x\u200b", "x\u200b"]), tmp_path / "b.parquet")
+    assert refusal(str(tmp_path / "b.parquet")) == "b.parquet: the column `x\\u200b` stands twice; rename one of them"
 
 
 def test_damage_inside_a_table_is_named_by_the_last_whole_row(tmp_path: Path) -> None:

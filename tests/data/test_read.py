@@ -276,6 +276,15 @@ ROWS: dict[str, tuple[Any, str]] = {
     "nothing asked": ({"instruction": " ", "input": "\n", "output": "b"}, "`instruction` and `input` are both empty"),
     "a lone surrogate": ({"instruction": "a", "output": "\ud800"}, "`output` holds a lone surrogate (\\ud800)"),
     "a lone surrogate in a key": ({"\ud800": "a"}, "no instruction and answer known by name; keys are `\\ud800`"),
+    "signs in keys that nobody sees": (
+        {"instr\ufeffuction": "a", "out\nput\x1b": "b", "x\u202e\xa0": 1, "Größe": 2},
+        "no instruction and answer known by name; keys are "
+        "`instr\\ufeffuction`, `out\\nput\\x1b`, `x\\u202e\\xa0`, `Größe`. ",
+    ),
+    "a key of signs that nobody sees": (
+        {"\U000e0001" * 1000: "a"},
+        "no instruction and answer known by name; keys are `" + "\\U000e0001" * 4 + "...`",
+    ),
 }
 
 
@@ -285,7 +294,7 @@ def test_a_row_that_cannot_be_used_stops_the_read_by_name(tmp_path: Path, what: 
     message = refusal(tmp_path, "[\n" + json.dumps(GOOD) + ",\n" + json.dumps(raw) + "]")
     assert message.startswith(f"data.json:3: {reason}")
     assert message.endswith("Mend the row, or pass data.on_error=skip to leave it out")
-    message.encode()
+    assert message.isprintable()
 
 
 def test_a_skipped_row_is_refused_with_its_reason_and_kept_as_it_was_read(tmp_path: Path) -> None:

@@ -143,9 +143,17 @@ _LENIENT = json.JSONDecoder(parse_constant=str, parse_int=str, parse_float=str)
 _TOO_DEEP = f"nested over {_MAX_DEPTH} levels deep, which is no record"
 
 
+def escaped(text: str) -> str:
+    """A text from a file, or about one, fit for a message: what no reader would see, or see moved, is written as `\\ufeff`."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def shown(key: str) -> str:
-    """A key fit for a message: short, and with what is no character escaped."""
-    return (key if len(key) <= 40 else key[:40] + "...").encode("utf-8", "backslashreplace").decode()
+    """A key fit for a message: escaped, and short."""
+    text = escaped(key[:41])
+    return text if len(text) <= 40 else text[:40] + "..."
 
 
 def _is_deep(value: Any, text: str) -> bool:
@@ -530,7 +538,7 @@ def _csv_rows(stream: ByteStream, delimiter: str) -> Iterator[Row]:
             raise DataError(f"{stream.name}:{start}: {_csv_fault(str(error), lines.number)}") from None
         if cells is None:
             return
-        if not cells:
+        if not cells and not lines.fault:  # a line of NUL alone is no blank one
             continue
         if header:
             fault = lines.fault
@@ -557,8 +565,8 @@ def _csv_fault(message: str, last_line: int) -> str:
         return f"a quote of this row is never closed (the file ends at line {last_line})"
     if "new-line character" in message:
         return "a lone carriage return outside quotes; convert the line ends: tr '\\r' '\\n'"
-    message = message.replace("\t", "\\t")
-    return f"a quote that neither opens nor closes a cell ({message}); write it twice, as CSV does, before line {last_line + 1}"
+    why = f"a quote that neither opens nor closes a cell ({escaped(message)})"
+    return f"{why}; write it twice, as CSV does, before line {last_line + 1}"
 
 
 class _CsvLines:

@@ -74,7 +74,7 @@ class ShapeReader:
         if not fitting:
             fields = "; ".join(f"{one.name}: {', '.join((*one.needs, *one.may_have))}" for one in named)
             raise ConfigError(
-                f"data.columns: {', '.join(f'`{field}`' for field in self._columns)} are not fields of one shape. "
+                f"data.columns: {', '.join(f'`{shown(field)}`' for field in self._columns)} are not fields of one shape. "
                 f"It maps fields to column names, as in instruction=question,output=answer. Fields are {fields}"
             )
         self._shapes = fitting

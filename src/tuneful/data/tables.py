@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuneful.data.formats import Row
+from tuneful.data.formats import Row, escaped, shown
 from tuneful.data.sources import MAX_RECORD_BYTES
 from tuneful.errors import DataError
 
@@ -70,7 +70,7 @@ def _refuse_huge_cells(group: Any, number: int, name: str) -> None:
         column = group.column(index)
         if column.total_uncompressed_size > MAX_RECORD_BYTES * max(1, column.num_values):
             raise DataError(
-                f"{name}: row group {number + 1}: the values of `{column.path_in_schema}` take "
+                f"{name}: row group {number + 1}: the values of `{shown(column.path_in_schema)}` take "
                 f"{column.total_uncompressed_size:,} bytes, over {MAX_RECORD_BYTES:,} each, which is no record"
             )
 
@@ -96,7 +96,7 @@ def _arrow_batches(head: bytes, path: Path, name: str) -> Iterator[Any]:
 
 def _refuse_double_columns(names: list[str], name: str) -> None:
     if twice := next((column for column in names if names.count(column) > 1), None):
-        raise DataError(f"{name}: the column `{twice}` stands twice; rename one of them")
+        raise DataError(f"{name}: the column `{shown(twice)}` stands twice; rename one of them")
 
 
 def _rows(batch: Any) -> list[tuple[Any, str | None]]:
@@ -113,7 +113,7 @@ def _row(batch: Any, index: int) -> tuple[Any, str | None]:
         try:
             row[column] = _plain(batch.column(column)[index].as_py())
         except (UnicodeDecodeError, ValueError, OverflowError) as error:
-            return row, f"`{column}` cannot be read: {_first_line(error)}"
+            return row, f"`{shown(column)}` cannot be read: {_first_line(error)}"
     return row, None
 
 
@@ -169,5 +169,4 @@ class _Packed:
 
 
 def _first_line(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
-    return line if line.isprintable() else ascii(line)[1:-1]
+    return escaped((str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip("."))
