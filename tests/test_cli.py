@@ -121,6 +121,7 @@ def test_the_run_folder_is_the_one_of_the_design(finished: Run) -> None:
         "data/test.jsonl",
         "data/refused.jsonl",
         "metrics.jsonl",
+        "records.jsonl",
         "training.json",
         "answers/base.jsonl",
         "answers/base-references.jsonl",
@@ -152,8 +153,8 @@ def test_the_configuration_written_is_the_one_that_ran(finished: Run, tiny_llama
 def test_data_rows_are_as_they_were_read_with_their_source(finished: Run, data: Path) -> None:
     rows = [row for name in ("train", "validation", "test") for row in finished.rows(f"data/{name}.jsonl")]
     assert [len(finished.rows(f"data/{name}.jsonl")) for name in ("train", "validation", "test", "refused")] == [
-        34,
-        2,
+        35,
+        1,
         4,
         0,
     ]
@@ -216,7 +217,7 @@ def test_what_a_run_says_in_a_pipe_has_no_control_codes_and_no_broken_paths(fini
     assert "\x1b" not in err
     assert "\r" not in err
     assert "40 rows = 40 used + 0 refused" in err
-    assert "34 train, 2 validation, 4 test (grouped)" in err
+    assert "35 train, 1 validation, 4 test (grouped)" in err
     assert str(finished.folder / "report.html") in err
     assert "Below is an instruction" in err
     assert "⟦" in err

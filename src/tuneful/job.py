@@ -157,6 +157,7 @@ class Job:
         if config.train.method == "qlora":
             refuse_4_bits(self.device)
         stream = stream_data(data, config.data)
+        stream.begin()
         self.run = self._open_run(output or new_run_path(data, datetime.now()))
         try:
             self.pretrained = on_main_first(world, lambda: load_model(config.model.name_or_path, terminal.say))
@@ -879,7 +880,7 @@ def _data_row(record: Record) -> dict[str, Any]:
 
 def _metrics_row(event: Event) -> dict[str, Any]:
     if isinstance(event, Step):
-        return asdict(event)
+        return {name: value for name, value in asdict(event).items() if value is not None}  # no replay, no loss of it
     if isinstance(event, Notice):
         return {"step": event.step, "notice": event.kind, "sentence": event.sentence}
     row: dict[str, Any] = {"step": event.step, "validation_loss": event.validation_loss}

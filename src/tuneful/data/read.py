@@ -8,9 +8,10 @@ request, goes to the refused with its reason: read = used + refused, always.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tuneful.config import DataConfig
@@ -20,6 +21,9 @@ from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
 from tuneful.errors import DataError
 from tuneful.types import Conversation
+
+_FIRST_ROWS = 10_000
+"""Rows that are looked at before a model is loaded: a tenth of a second."""
 
 __all__ = ["STARTER", "DataFile", "DataStream", "Record", "Refusal", "read_data", "stream_data"]
 
@@ -115,6 +119,14 @@ class DataStream:
         if len(self._shapes) == 1:
             return next(iter(self._shapes))
         return ", ".join(f"{name} ({count:,})" for name, count in self._shapes.most_common())
+
+    def begin(self) -> None:
+        """Read the first rows, so that what is wrong with them is told before a model is loaded.
+
+        Standard input is left alone, because it can be read only once. Raises what iterating would.
+        """
+        if all(place.path is not None for place in self.files):
+            deque(islice(self, _FIRST_ROWS), maxlen=0)
 
     def __iter__(self) -> Iterator[Record | Refusal]:
         self.num_read = 0
