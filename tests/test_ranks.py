@@ -123,7 +123,7 @@ def test_two_sharded_ranks_are_killed_and_one_goes_on(rows, tiny_llama, alone, t
 def test_torchrun_starts_again_after_a_rank_died_and_the_run_goes_on(rows, tiny_llama, alone, tmp_path):
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = ["-m", "tuneful", "run", str(rows), *SETTINGS, "--model", str(tiny_llama), "--output", str(output)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
     with (
         log.open("w") as said,
         subprocess.Popen([*torchrun, *arguments], stdout=said, stderr=said) as agent,

@@ -108,6 +108,6 @@ def test_a_judge_that_is_not_there_is_noticed_before_the_work(
 
 def test_a_gate_on_the_judge_needs_a_judge(data: str, tiny_llama: Path, tmp_path: Path) -> None:
     config = settings(tiny_llama, "judge.model=null", "report.gate=judge_score>=0")
-    with pytest.raises(ConfigError, match=r"needs a judge, and judge\.model is none"):
+    with pytest.raises(ConfigError, match=r"needs a judge, and judge\.model names none"):
         api.run(data, config=config, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()

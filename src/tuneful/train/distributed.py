@@ -141,7 +141,8 @@ def joined_world(device: torch.device) -> Iterator[World]:
         ) from None
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    with _peers_may_be_gone(rank):
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         with _peers_may_be_gone(rank):
             yield World(rank, size, local_rank)
@@ -228,7 +229,7 @@ def on_main_first(world: World, make: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _peers_may_be_gone(rank: int) -> Iterator[None]:
-    """A broken connection is said as what it is: another rank ended, and its message says why."""
+    """A broken connection, or none, is said as what it is: another rank ended, and its message says why."""
     try:
         yield
     except RuntimeError as error:
