@@ -28,6 +28,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
@@ -142,7 +143,11 @@ def joined_world(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)
     with _peers_may_be_gone(rank):
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+        # torchrun keeps one store for all its restarts: without a name of its own each would find the addresses of the dead.
+        store = dist.PrefixStore(f"tuneful-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         with _peers_may_be_gone(rank):
             yield World(rank, size, local_rank)
