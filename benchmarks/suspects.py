@@ -82,13 +82,14 @@ def run(rows: Sequence[Row], config: Config, folder: Path, kind: str, share: flo
 def _trained_on(rows: Sequence[Row], file: Path, config: Config) -> set[str]:
     """The sources of the training side. A split looks at prompts alone, which wrong answers leave as they are."""
     from tuneful.data.read import read_data
-    from tuneful.data.split import split_records
+    from tuneful.data.split import TRAIN, normal_prompt, split_sides
 
     _write(file, rows)
-    data = config.data
+    data, records = config.data, read_data(str(file)).records
     shares = {"test_share": data.test_share, "validation_share": data.validation_share}
-    split = split_records(read_data(str(file)).records, data.split, **shares, seed=config.train.seed)
-    return {record.source for record in split.train}
+    prompts = (normal_prompt(record.conversation) for record in records)
+    sides = split_sides(prompts, data.split, **shares, seed=config.train.seed)
+    return {record.source for record, side in zip(records, sides, strict=True) if side == TRAIN}
 
 
 def _write(file: Path, rows: Sequence[Row]) -> None:

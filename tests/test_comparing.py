@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tuneful import api, cli
 from tuneful.comparing import compare_answers
-from tuneful.config import load_config
+from tuneful.config import DataConfig, load_config
 from tuneful.console import Terminal
 from tuneful.errors import DataError, GateError
 from tuneful.job import Job
@@ -73,6 +73,26 @@ def metrics(document: dict[str, Any]) -> dict[str, Any]:
     return {metric["name"]: metric for metric in (*document["metrics"], *document["forgetting"])}
 
 
+def test_the_records_of_a_run_are_read_as_the_run_read_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", right=12, scored=False)
+    rows = [json.loads(line) for line in (run / "data" / "test.jsonl").read_text().splitlines()]
+    named = [{"frage": row["instruction"], "antwort": row["output"], "source": row["source"]} for row in rows]
+    (run / "data" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
+    (run / "config.yaml").write_text("data:\n  columns: {instruction: frage, output: antwort}\n")
+    assert len(read_answered(str(run), DataConfig()).items) == 20
+    done = run_cli(str(run / "answers" / "base.jsonl"), str(run))
+    assert done.exit_code == 0, done.output
+
+
+def test_the_answer_key_says_which_of_two_answers_is_compared(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Ask {i}.", "output": "yes", "text": "no", "theirs": "yes"} for i in range(8)]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(rows))
+    assert {item.text for item in read_answered(str(file), DataConfig()).items} == {"no"}
+    assert {item.text for item in read_answered(str(file), DataConfig(), "theirs").items} == {"yes"}
+    assert run_cli(str(file), str(file), "--answer-key", "theirs").exit_code == 0
+
+
 def run_cli(*arguments: str) -> Any:
     return CliRunner().invoke(cli.app, ["compare", *arguments], env={"COLUMNS": "80"})
 
@@ -108,7 +128,7 @@ def test_files_of_other_programs_are_compared_by_task_and_reference(tmp_path: Pa
     one, other = tmp_path / "one.json", tmp_path / "other.jsonl"
     one.write_text(json.dumps([{**row, "model_response": "no"} for row in rows]))
     other.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows[1:])))
-    pairing = pair(read_answered(str(one)), read_answered(str(other)))
+    pairing = pair(read_answered(str(one), DataConfig()), read_answered(str(other), DataConfig()))
     assert [(a.prompt, a.text, b.text) for a, b in zip(pairing.base, pairing.tuned, strict=True)] == [
         (f"Ask {index}.", "no", "yes") for index in range(1, 8)
     ]
@@ -121,7 +141,7 @@ def test_an_item_that_stands_twice_is_paired_twice(tmp_path: Path) -> None:
     file, fewer = tmp_path / "a.json", tmp_path / "b.json"
     file.write_text(json.dumps(rows))
     fewer.write_text(json.dumps(rows[:2]))
-    pairing = pair(read_answered(str(file)), read_answered(str(fewer)))
+    pairing = pair(read_answered(str(file), DataConfig()), read_answered(str(fewer), DataConfig()))
     assert [(a.text, b.text) for a, b in zip(pairing.base, pairing.tuned, strict=True)] == [
         ("one", "one"),
         ("two", "two"),
@@ -145,7 +165,7 @@ def test_the_kind_is_the_first_short_text_under_a_known_key(raw: dict[str, Any],
     ("prepare", "message"),
     [
         (lambda path: path.mkdir(), "holds no answers/tuned.jsonl"),
-        (lambda path: path.write_text('{"source": "x:1", "prompt": "", "text": "a"}\n'), "its rows hold no reference"),
+        (lambda path: path.write_text('{"source": "x:1", "prompt": "", "text": "a"}\n'), "no such file"),
         (
             lambda path: path.write_text('[{"instruction": "a", "output": "b"}]'),
             "no answer under `text` or `model_response`",
@@ -169,8 +189,10 @@ def test_an_answer_without_its_record_is_named_with_its_line(tmp_path: Path) -> 
     run = write_run(tmp_path / "run", right=3)
     with (run / "answers" / "tuned.jsonl").open("a") as file:
         file.write('{"source": "my.json:99", "prompt": "", "text": "a", "ended_by": "stop", "num_tokens": 1}\n')
-    with pytest.raises(DataError, match=r"tuned.jsonl:21: answers my.json:99, which is not in .*test.jsonl"):
-        read_answered(str(run))
+    with pytest.raises(
+        DataError, match=r"tuned.jsonl:21: the record my.json:99 that it answers is nowhere to be found"
+    ):
+        read_answered(str(run), DataConfig())
 
 
 def test_the_command_shows_the_verdict_in_eighty_columns_and_the_answers_that_changed(

@@ -487,7 +487,7 @@ PHASES = {
     "comparing the saved model": ("tuneful.job.verify_export", 1),
     "the answers after": ("tuneful.job.answer_rows", 2),
     "the references after": ("tuneful.job.record_nll", 2),
-    "the comparison": ("tuneful.job.compare", 1),
+    "the comparison": ("tuneful.job.compare_models", 1),
 }
 """A function that each phase calls, and which of its calls that is."""
 

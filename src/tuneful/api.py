@@ -42,7 +42,6 @@ def run(
     request or its input is wrong; Interrupted on SIGINT and SIGTERM.
     """
     with _job("run", data, config, output, terminal, allow_changed) as job:
-        job.show_data()
         job.prepare_training()
         if not len(job.dataset.test):
             job.train()
@@ -65,7 +64,6 @@ def train(
 ) -> JobResult:
     """Finetune and save; the test records are set aside and not answered. Arguments and errors as for `run`."""
     with _job("train", data, config, output, terminal, allow_changed) as job:
-        job.show_data()
         job.prepare_training()
         job.train()
         job.save()
@@ -85,7 +83,6 @@ def dry_run(
     Nothing is left behind; `output` is where the run would be written. Errors as for `run`.
     """
     with TemporaryDirectory() as folder, _job(verb, data, config, Path(folder) / "run", terminal, ()) as job:
-        job.show_data()
         job.prepare_training()
         forecast = foretell(job, answers=verb == "run", folder=output or Path("runs"))
         show(forecast, job)

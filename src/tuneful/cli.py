@@ -9,7 +9,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -17,7 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import tuneful
-from tuneful.commands.arguments import data_and_settings
+from tuneful.commands.arguments import (
+    ConfigFile,
+    Gate,
+    Json,
+    Model,
+    Quiet,
+    configuration,
+    data_and_settings,
+    with_options,
+)
 from tuneful.commands.chat import chat
 from tuneful.commands.check import check
 from tuneful.commands.compare import compare
@@ -38,9 +46,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as train.learning_rate=1e-4")
-]
 DataAndSettings = Annotated[
     list[str] | None,
     typer.Argument(
@@ -49,14 +54,10 @@ DataAndSettings = Annotated[
         "then settings, such as train.learning_rate=1e-4",
     ),
 ]
-Model = Annotated[
-    str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
-]
 Output = Annotated[
     Path | None,
     typer.Option(help="the run folder to make (default: a new one under runs/); an unfinished one goes on"),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="go on with an unfinished run: RUN in place of DATA (default: the newest in runs/)"),
@@ -67,13 +68,10 @@ AllowChanged = Annotated[
         metavar="KEY", help="a setting, or `data` or `model`, that may differ from what a resumed run began with"
     ),
 ]
-Gate = Annotated[str | None, typer.Option(help='exit with 3 unless these hold, such as "rouge_l>=0, forgetting<=0.05"')]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="foretell steps, tokens, time, memory and disk from two steps, and write nothing"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 
 app.command()(generate)
@@ -111,7 +109,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole job: check, split, answer, train, answer again, compare, report."""
-    arguments = _with_settings(arguments, {"report.gate": gate, "report.general": general, "judge.model": judge})
+    arguments = with_options(arguments, {"report.gate": gate, "report.general": general, "judge.model": judge})
     request = _request(arguments, model, output, config, resume, default="starter")
     _work("run", *request, allow_changed, dry_run, as_json, quiet)
 
@@ -148,7 +146,7 @@ def show(
     from tuneful import showing
 
     data, overrides = data_and_settings(arguments)
-    settings = _load(config, overrides, model)
+    settings = configuration(config, overrides, {"model.name_or_path": model})
     showing.show_records(data or ["starter"], settings, start=start, rows=rows, text=text, as_json=as_json, html=html)
 
 
@@ -267,22 +265,6 @@ def _as_document(result: JobResult) -> dict[str, Any]:
     return {**document, "comparison": as_dict(result.comparison) if result.comparison else None}
 
 
-def _load(file: Path | None, overrides: list[str] | None, model: str | None) -> Config:
-    from tuneful.config import load_config
-
-    return load_config(file, _with_model(overrides, model))
-
-
-def _with_model(overrides: list[str] | None, model: str | None) -> list[str]:
-    return _with_settings(overrides, {"model.name_or_path": model})
-
-
-def _with_settings(overrides: list[str] | None, named: Mapping[str, str | None]) -> list[str]:
-    """`overrides`, and the settings that options of their own name, where they were given."""
-    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    return [*(overrides or []), *given]
-
-
 def _request(
     arguments: list[str] | None,
     model: str | None,
@@ -306,7 +288,7 @@ def _request(
         data = [default]
     if resume and output is not None and not output.exists():
         raise ConfigError(f"{output}: there is no run to resume; drop --resume to begin one")
-    return data, _load(config, overrides, model), output
+    return data, configuration(config, overrides, {"model.name_or_path": model}), output
 
 
 def _unfinished(runs: list[str], overrides: list[str], model: str | None) -> tuple[list[str], Config, Path]:
@@ -322,7 +304,11 @@ def _unfinished(runs: list[str], overrides: list[str], model: str | None) -> tup
         raise ConfigError(f"{path}: there is no run to resume")
     if Path(record["folder"]).is_dir():
         os.chdir(record["folder"])
-    return record["data"], load_config(None, _with_model(overrides, model), begun_with=record["config"]), path
+    return (
+        record["data"],
+        load_config(None, with_options(overrides, {"model.name_or_path": model}), begun_with=record["config"]),
+        path,
+    )
 
 
 if __name__ == "__main__":

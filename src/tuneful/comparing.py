@@ -22,7 +22,7 @@ from tuneful.judge.compare import (
     gains,
     summary_sentence,
 )
-from tuneful.judge.forgetting import compare_forgetting
+from tuneful.judge.forgetting import GeneralScore, compare_forgetting
 from tuneful.judge.gate import Condition, Outcome, check_gate
 from tuneful.judge.metrics import AnswerScores
 from tuneful.report.build import build_report
@@ -38,21 +38,31 @@ def compare_answers(
     output: Path | None,
     terminal: Terminal,
     conditions: tuple[Condition, ...] = (),
+    answer_key: str | None = None,
 ) -> tuple[dict[str, Any], list[Outcome]]:
     """Compare the answers in `tuned` with those in `base`, show it, and write it into `output` where that is given.
 
-    Returns what comparison.json holds, and what became of each condition of the gate. Raises DataError where the two
-    cannot be paired, ConfigError where `output` is taken or a condition names what was not measured.
+    `answer_key` names the key of the answer in files that are not ours. Returns what comparison.json holds, and what
+    became of each condition of the gate. Raises DataError where the two cannot be paired, ConfigError where `output`
+    is taken or a condition names what was not measured.
     """
-    before, after = read_answered(base), read_answered(tuned)
+    before, after = (read_answered(name, config.data, answer_key) for name in (base, tuned))
     pairing = pair(before, after)
-    comparison = _compare_pairing(pairing, before, after, config)
+    kinds = [one.kind for one in pairing.tuned]
+    comparison = compare_models(
+        config,
+        [one.scores for one in pairing.base],
+        [one.scores for one in pairing.tuned],
+        kinds,
+        before.general,
+        after.general,
+    )
     names = {"base": before.name, "tuned": after.name}
     document = comparison_document(
         comparison,
         sources=[one.source for one in pairing.tuned],
         references=[one.reference for one in pairing.tuned],
-        kinds=[one.kind for one in pairing.tuned],
+        kinds=kinds,
         base=[one.scores for one in pairing.base],
         tuned=[one.scores for one in pairing.tuned],
         names=names,
@@ -71,6 +81,30 @@ def compare_answers(
         _write(output, pairing, config, document)
         terminal.say(f"written: {output / 'report.html'}")
     return document, outcomes
+
+
+def compare_models(
+    config: Config,
+    base: Sequence[AnswerScores],
+    tuned: Sequence[AnswerScores],
+    kinds: Sequence[str | None],
+    general_base: Sequence[GeneralScore],
+    general_tuned: Sequence[GeneralScore],
+) -> Comparison:
+    """Compare the answers and the forgetting of two models with the confidence, resamples and seed of `config`."""
+    report, seed = config.report, config.train.seed
+    forgetting = compare_forgetting(
+        general_base, general_tuned, confidence=report.confidence, num_resamples=report.num_resamples, seed=seed
+    )
+    return compare(
+        base,
+        tuned,
+        kinds=kinds,
+        forgetting=forgetting,
+        confidence=report.confidence,
+        num_resamples=report.num_resamples,
+        seed=seed,
+    )
 
 
 def comparison_document(
@@ -138,22 +172,6 @@ def p_in_words(metric: MetricComparison) -> str:
         return "no test"
     value = "p < 0.001" if metric.p_value < 0.001 else f"p = {metric.p_value:.3f}"
     return f"{value} ({'exact ' if metric.p_is_exact else ''}permutation test)"
-
-
-def _compare_pairing(pairing: Pairing, before: AnsweredSet, after: AnsweredSet, config: Config) -> Comparison:
-    report = config.report
-    statistics: dict[str, Any] = {
-        "confidence": report.confidence,
-        "num_resamples": report.num_resamples,
-        "seed": config.train.seed,
-    }
-    return compare(
-        [one.scores for one in pairing.base],
-        [one.scores for one in pairing.tuned],
-        kinds=[one.kind for one in pairing.tuned],
-        forgetting=compare_forgetting(before.general, after.general, **statistics),
-        **statistics,
-    )
 
 
 def _counted(side: AnsweredSet, num_compared: int, num_left: int) -> str:

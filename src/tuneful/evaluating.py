@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tuneful.config import Config, DataConfig, load_config
+from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.judge.agreement import Agreement, agree, read_ratings
@@ -227,7 +227,7 @@ def _show_agreement(agreement: Agreement, terminal: Terminal) -> None:
 
 def _answer_sets(answers: Path, config: Config, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
     """What is to be judged: one set, the two of a run folder, or under `pairwise` one set of pairs."""
-    protocol, data = config.judge.protocol, _data_config(answers, config)
+    protocol, data = config.judge.protocol, config.data
     if against is not None and protocol != "pairwise":
         raise ConfigError("--against is for --protocol pairwise; each set of answers is scored on its own elsewhere")
     if answers.is_dir():
@@ -251,13 +251,6 @@ def _answer_sets(answers: Path, config: Config, answer_key: str | None, against:
 def _pairs(answers: AnswerSet, rivals: AnswerSet) -> AnswerSet:
     pairs: list[Item] = paired(answers.items, rivals.items)
     return AnswerSet(f"{answers.name}-against-{rivals.name}", tuple(pairs))
-
-
-def _data_config(answers: Path, config: Config) -> DataConfig:
-    """How records are read: as the run that `answers` belongs to read them, else as `config` says."""
-    run = answers if answers.is_dir() else answers.parent.parent
-    file = run / "config.yaml"
-    return load_config(file).data if file.is_file() else config.data
 
 
 def _output_folder(answers: Path, output: Path | None) -> Path:

@@ -7,11 +7,10 @@ was saved. An interrupted training leaves a checkpoint of where it stood.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -23,9 +22,9 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.answers import answer_rows, request_sha256, write_own_template
-from tuneful.comparing import apply_gate, comparison_document, show_comparison
+from tuneful.comparing import apply_gate, compare_models, comparison_document, show_comparison
 from tuneful.config import Config
-from tuneful.console import Advance, Terminal
+from tuneful.console import Terminal
 from tuneful.data.audit import audit_sides
 from tuneful.data.chat_template import load_template
 from tuneful.data.encode import TextEncoder
@@ -33,7 +32,6 @@ from tuneful.data.order import num_steps
 from tuneful.data.prepare import describe, make_encoder, prepare_data
 from tuneful.data.read import Record, stream_data
 from tuneful.data.replay import Replay, read_replay
-from tuneful.data.show import bracketed, coloured, shown_tokens
 from tuneful.environment import describe_machine
 from tuneful.errors import ConfigError, InputError
 from tuneful.evaluating import judge_run, refuse_absent_judge
@@ -41,10 +39,9 @@ from tuneful.infer.generate import answer
 from tuneful.interruption import Interrupted, Signals
 from tuneful.journal import Journal
 from tuneful.judge.answered import kind_of
-from tuneful.judge.compare import Comparison, compare
+from tuneful.judge.compare import Comparison
 from tuneful.judge.forgetting import (
     GeneralScore,
-    compare_forgetting,
     covers,
     read_general,
     score_of_row,
@@ -63,6 +60,7 @@ from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.model.quantize import compute_in, refuse_4_bits
 from tuneful.report.build import build_report
+from tuneful.resuming import refuse_changes, training_identity
 from tuneful.rundir import Difference, RunDir, differences, new_run_path
 from tuneful.tracking import open_trackers, refuse_missing
 from tuneful.train.checkpoint import (
@@ -75,7 +73,6 @@ from tuneful.train.checkpoint import (
 )
 from tuneful.train.distributed import ALONE, World, choose_strategy, on_main_first, put_whole, shard, whole
 from tuneful.train.loop import (
-    Evaluation,
     Event,
     Layout,
     Notice,
@@ -90,23 +87,9 @@ from tuneful.train.loss import set_dropout
 from tuneful.train.optimizer import AdamW
 from tuneful.train.progress import RecordLedger, rank
 from tuneful.types import Answer, Example
+from tuneful.watching import show_data, training_progress
 
 _VERIFIED_PROMPTS = 4
-_SAMPLE_INDENT = " " * 12
-
-FREE_SECTIONS = ("report", "judge")
-FREE_KEYS = {
-    "model.device",
-    "model.name_or_path",  # the weights are compared, wherever they lie
-    "train.save_steps",
-    "train.save_minutes",
-    "train.save_total_limit",
-    "train.micro_batch_tokens",
-    "train.layout",
-    "train.activation_checkpointing",
-    "train.report_to",
-}
-"""Settings that may change when a run goes on: they change no weight and no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,35 +174,9 @@ class Job:
         """Let go of the run folder."""
         self.run.close()
 
-    def show_data(self) -> None:
-        """What will be trained on: counts, share of trained tokens, and three records as the model will see them."""
-        audit, terminal = self.audit, self.terminal
-        tokens = audit["train_tokens"]
-        split = audit["split"]
-        terminal.heading("Data")
-        terminal.facts(
-            {
-                "shape": self.dataset.file.shape,
-                "read": f"{audit['rows_read']:,} rows = {audit['rows_used']:,} used + {audit['rows_refused']:,} refused",
-                "split": f"{split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test "
-                f"({split['method']})",
-                "trained": f"{tokens['trained']:,} of {tokens['record']:,} tokens "
-                f"({tokens['trained'] / tokens['record']:.1%}) carry loss",
-                "findings": ", ".join(f"{one['name'].replace('_', ' ')} {one['count']:,}" for one in audit["findings"])
-                or "none",
-            }
-        )
-        for refusal in audit["refused"][:3]:
-            terminal.say(f"  refused {refusal['source']}: {refusal['reason']}", style="yellow")
-        terminal.say()
-        for example in self.dataset.train.examples[:3]:
-            shown = shown_tokens(example, self.encoder.text)
-            terminal.say(f"{example.source}  (green or in brackets: trained)", style="dim")
-            terminal.say(coloured(shown) if terminal.console.is_terminal else bracketed(shown))
-            terminal.say()
-
     def prepare_training(self) -> None:
-        """Choose and prove the layout, or take those the run was begun with; then hand the weights to the optimizer."""
+        """Show the data; choose and prove the layout, or take what the run was begun with; begin the optimizer."""
+        show_data(self.dataset, self.audit, self.encoder.text, self.terminal)
         record = dict(self.run.record or {})
         if "choices" not in record:
             record["choices"] = self.world.agreed(self._choices() if self.world.is_main else None)
@@ -331,7 +288,11 @@ class Job:
             between=self.signals.check if self.world.size == 1 else go_on,
             world=self.world,
         )
-        with self._phase("training"), self._training_progress(state.step, total) as show, self.signals.waiting():
+        with (
+            self._phase("training"),
+            training_progress(self.terminal, state.step, total) as show,
+            self.signals.waiting(),
+        ):
             try:
                 for event in events:
                     row = _metrics_row(event)
@@ -416,15 +377,9 @@ class Job:
         general_tuned: Sequence[GeneralScore] = (),
     ) -> Comparison:
         """Base against tuned on the test set and on general text, written as comparison.json and shown as tables."""
-        report, test = self.config.report, self.dataset.test
-        statistics: dict[str, Any] = {
-            "confidence": report.confidence,
-            "num_resamples": report.num_resamples,
-            "seed": self.config.train.seed,
-        }
+        test = self.dataset.test
         kinds = [kind_of(record.raw) for record in test.records]
-        forgetting = compare_forgetting(general_base, general_tuned, **statistics)
-        result = compare(base, tuned, kinds=kinds, forgetting=forgetting, **statistics)
+        result = compare_models(self.config, base, tuned, kinds, general_base, general_tuned)
         document = comparison_document(
             result,
             sources=[record.source for record in test.records],
@@ -511,7 +466,8 @@ class Job:
 
     def _begin_or_go_on(self, data: str | Sequence[str], verb: str, allow_changed: Sequence[str]) -> None:
         """Write run.json, or compare what it says with what is asked for now: ConfigError where that is another training."""
-        training = self._training()
+        self._model_sha256 = fingerprint(self.pretrained.folder)
+        training = training_identity(self.config, self.dataset, self.replay, self._model_sha256)
         if (record := self.run.record) is None:
             self.started = datetime.now(timezone.utc)
             names = [data] if isinstance(data, str) else list(data)
@@ -532,7 +488,7 @@ class Job:
                 f"{self.run.path}: was begun by `tuneful {record['verb']}`; go on with: tuneful {record['verb']} "
                 f"--resume {self.run.path}"
             )
-        _refuse_changes(self.run.path, changed, allow_changed)
+        refuse_changes(self.run.path, changed, allow_changed)
         if self.run.has_model and (
             late := [one.key for one in changed if not one.key.startswith(("generate.", "report."))]
         ):
@@ -547,24 +503,6 @@ class Job:
                 *(f"answers/{name}{what}.jsonl" for name in ("base", "tuned") for what in ("", "-references")),
                 *(f"general/{name}.jsonl" for name in ("base", "tuned")),
             )
-
-    def _training(self) -> dict[str, Any]:
-        """What a training is made of, key to value: two runs that agree in all of it end in the same weights and answers."""
-        settings = {
-            f"{name}.{key}": value
-            for name, section in self.config.model_dump(mode="json").items()  # as run.json gives it back
-            for key, value in section.items()
-            if not _is_free(name, key)
-        }
-        self._model_sha256 = fingerprint(self.pretrained.folder)
-        train, validation = self.dataset.train, self.dataset.validation
-        replayed = self.replay.examples if self.replay is not None else ()
-        return {
-            **settings,
-            "model": f"sha256 {self._model_sha256}",
-            "data": f"sha256 {self.dataset.file.sha256}",
-            "tokens": f"sha256 {_digest_of(chain(train.examples, validation.examples, replayed))}",
-        }
 
     def _choices(self) -> dict[str, Any]:
         """What the machine decides and a run keeps to: it has to go on as it began wherever it goes on."""
@@ -590,7 +528,7 @@ class Job:
             return State()
         document, record = checkpoint.document, self.run.record or {}
         changed = differences(document["training"], record["training"])
-        _refuse_changes(checkpoint.path, changed, record["allowed"])
+        refuse_changes(checkpoint.path, changed, record["allowed"])
         self.optimizer.restore(
             checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
         )
@@ -764,30 +702,6 @@ class Job:
         references = [encoder.example(conversation) for conversation in self.dataset.test.conversations]
         return [reference for reference in references if isinstance(reference, Example)]
 
-    @contextmanager
-    def _training_progress(self, step: int, total: int) -> Iterator[Callable[[Event], None]]:
-        with self.terminal.progress("training", total, "steps") as advance:
-            if step:
-                advance(step)
-
-            def show(event: Event) -> None:
-                if isinstance(event, Step):
-                    _show_step(advance, event)
-                elif isinstance(event, Evaluation):
-                    self._show_evaluation(event)
-                else:
-                    self.terminal.say(f"step {event.step:>5}  {event.sentence}", style="yellow")
-
-            yield show
-
-    def _show_evaluation(self, event: Evaluation) -> None:
-        loss = "no validation set" if event.validation_loss is None else f"validation loss {event.validation_loss:.4f}"
-        self.terminal.say(f"step {event.step:>5}  {loss}")
-        if event.sample:
-            room = min(self.terminal.console.width, 200) - len(_SAMPLE_INDENT) - len(" ...")
-            self.terminal.say(_SAMPLE_INDENT + _clipped(event.sample.prompt, -room), style="dim")
-            self.terminal.say(_SAMPLE_INDENT + _clipped(event.sample.text, room), style="green")
-
     def _write_data(self) -> None:
         dataset = self.dataset
         for name in ("train", "validation", "test"):
@@ -845,33 +759,6 @@ class Job:
             self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _refuse_changes(where: Path, changed: Sequence[Difference], allowed: Sequence[str]) -> None:
-    refused = [one for one in changed if one.key not in allowed]
-    if len(refused) > 1:
-        refused = [one for one in refused if one.key != "tokens"]  # which follow from the others
-    if not refused:
-        return
-    listed = "\n".join(f"  `{one.key}` was {one.before}, is {one.now}" for one in refused)
-    keys = " ".join(f"--allow-changed {one.key}" for one in refused)
-    raise ConfigError(
-        f"{where}: this is another training than the one that was begun:\n{listed}\nGo on with what it was, or add {keys}"
-    )
-
-
-def _is_free(section: str, key: str) -> bool:
-    """Whether a setting may change when a run goes on. The general text may not: base and tuned are measured on the same."""
-    dotted = f"{section}.{key}"
-    return dotted in FREE_KEYS or (section in FREE_SECTIONS and dotted != "report.general")
-
-
-def _digest_of(examples: Iterable[Example]) -> str:
-    """sha256 over the token ids and weights of `examples`, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(len(example).to_bytes(8, "little") + example.token_ids.tobytes() + example.weights.tobytes())
-    return digest.hexdigest()
-
-
 def _data_row(record: Record) -> dict[str, Any]:
     """A row of data/*.jsonl: the record as it was read, its own `source` under another name, and where it was read."""
     own = {"record_source": record.raw["source"]} if "source" in record.raw else {}
@@ -887,16 +774,3 @@ def _metrics_row(event: Event) -> dict[str, Any]:
     if event.sample:
         row["sample"] = {"source": event.sample.source, "prompt": event.sample.prompt, "text": event.sample.text}
     return row
-
-
-def _show_step(advance: Advance, step: Step) -> None:
-    advance(1)
-    advance.show(loss=f"{step.loss:.3f}", tokens_a_second=f"{step.record_tokens / step.step_seconds:,.0f}")
-
-
-def _clipped(text: str, limit: int) -> str:
-    """One line of at most |limit| characters: the head of `text`, or for a negative limit its tail."""
-    line = " ".join(text.split())
-    if len(line) <= abs(limit):
-        return line
-    return line[:limit] + " ..." if limit > 0 else "... " + line[limit:]

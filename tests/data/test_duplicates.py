@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneful.data.duplicates import Sketches, near_duplicate_clusters, normal_text
+from tuneful.data.duplicates import Sketches, normal_text
 
 WORDS = [
     "amber",
@@ -98,7 +98,7 @@ def test_a_cluster_is_named_by_its_earliest_member() -> None:
         "name three long rivers of northern europe",
         "name three long rivers in northern europe",
     ]
-    assert near_duplicate_clusters(texts, 0.7).tolist() == [0, 1, 0, 0]
+    assert Sketches(texts).clusters(0.7).tolist() == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_one_field_or_one_number_that_differs_makes_another_text(one: str, other
         other = one.replace("45", "46")
     elif "\n" not in other:
         other = one.rsplit("\n", 1)[0] + "\n" + other
-    assert near_duplicate_clusters([one, other]).tolist() == [0, 1]
+    assert Sketches([one, other]).clusters().tolist() == [0, 1]
 
 
 def test_empty_fields_shift_nothing() -> None:
@@ -128,17 +128,17 @@ def test_empty_fields_shift_nothing() -> None:
         "\n\n",
         "\nthe moon is far away from here\n",
     ]
-    assert near_duplicate_clusters(texts).tolist() == [0, 1, 2, 3, 1, 2]
+    assert Sketches(texts).clusters().tolist() == [0, 1, 2, 3, 1, 2]
 
 
 def test_the_same_words_divided_otherwise_into_fields_are_the_same() -> None:
-    assert near_duplicate_clusters(["\nrewrite the chef cooks\n", "\nrewrite\nthe chef cooks"]).tolist() == [0, 0]
+    assert Sketches(["\nrewrite the chef cooks\n", "\nrewrite\nthe chef cooks"]).clusters().tolist() == [0, 0]
 
 
 @given(st.lists(st.text(alphabet="abc 1é字\ud800", max_size=12), max_size=30), st.integers(0, 30))
 def test_what_comes_later_changes_no_cluster(texts: list[str], num_first: int) -> None:
-    whole = near_duplicate_clusters(texts)
-    assert near_duplicate_clusters(texts[:num_first]).tolist() == whole[:num_first].tolist()
+    whole = Sketches(texts).clusters()
+    assert Sketches(texts[:num_first]).clusters().tolist() == whole[:num_first].tolist()
     assert all(cluster <= index and whole[cluster] == cluster for index, cluster in enumerate(whole.tolist()))
 
 
@@ -147,8 +147,8 @@ def test_a_text_between_two_clusters_joins_the_earlier_and_merges_nothing() -> N
     middle = left.replace("basket", "amber")
     right = middle.replace("forest", "orchard")
     assert jaccard(left, right) < 0.7 <= min(jaccard(left, middle), jaccard(middle, right))
-    assert near_duplicate_clusters([left, right, middle], 0.7).tolist() == [0, 1, 0]
-    assert near_duplicate_clusters([left, middle, right], 0.7).tolist() == [0, 0, 0]
+    assert Sketches([left, right, middle]).clusters(0.7).tolist() == [0, 1, 0]
+    assert Sketches([left, middle, right]).clusters(0.7).tolist() == [0, 0, 0]
 
 
 def test_the_order_asked_for_decides_what_is_earlier() -> None:
@@ -159,8 +159,8 @@ def test_the_order_asked_for_decides_what_is_earlier() -> None:
 
 def test_batches_are_no_seam() -> None:
     texts = [f"{'long ' * 20_000}text number {index % 7}" for index in range(21)]
-    assert near_duplicate_clusters(texts).tolist() == [index % 7 for index in range(21)]
+    assert Sketches(texts).clusters().tolist() == [index % 7 for index in range(21)]
 
 
 def test_no_text_is_no_cluster() -> None:
-    assert near_duplicate_clusters([]).tolist() == []
+    assert Sketches([]).clusters().tolist() == []

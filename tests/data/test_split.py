@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,9 +10,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tuneful.data.read import Record
-from tuneful.data.split import Split, normal_prompt, split_records
+from tuneful.data.split import SIDE_NAMES, normal_prompt, split_sides
 from tuneful.errors import DataError
 from tuneful.types import Conversation, Turn
+
+
+class Split(NamedTuple):
+    train: tuple[Record, ...]
+    validation: tuple[Record, ...]
+    test: tuple[Record, ...]
 
 
 def record(instruction: str, index: int, input: str = "", system: str = "") -> Record:
@@ -26,7 +32,9 @@ def records(num: int) -> list[Record]:
 def split(
     rows: list[Record], method: str = "grouped", test: float = 0.1, validation: float = 0.05, seed: int = 0
 ) -> Split:
-    return split_records(rows, method, test_share=test, validation_share=validation, seed=seed)
+    prompts = (normal_prompt(row.conversation) for row in rows)
+    sides = split_sides(prompts, method, test_share=test, validation_share=validation, seed=seed)
+    return Split(*(tuple(rows[index] for index in np.flatnonzero(sides == side)) for side in range(len(SIDE_NAMES))))
 
 
 def ids(rows: Any) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tuneful.commands.arguments import data_and_settings
+from tuneful.commands.arguments import ConfigFile, Json, Model, Quiet, configuration, data_and_settings
 
 
 def check(
@@ -19,10 +19,8 @@ def check(
             help="files of records, patterns, a Hub id, or `starter`; then settings, such as data.max_length=2048",
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")] = None,
+    model: Model = None,
+    config: ConfigFile = None,
     strict: Annotated[bool, typer.Option("--strict", help="end with 3 where anything was found")] = False,
     fix: Annotated[
         Path | None, typer.Option(metavar="OUT.jsonl", help="write a new file with the safe mends applied")
@@ -31,18 +29,16 @@ def check(
         list[str] | None,
         typer.Option(metavar="FILE", help="records that should not be among DATA, such as a benchmark (repeatable)"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """What would be trained, and what is wrong with it, before a step is taken."""
     from tuneful import checking
-    from tuneful.config import load_config
     from tuneful.console import Terminal, to_stdout
 
     data, overrides = data_and_settings(arguments)
     data = data or ["starter"]
-    named = [f"model.name_or_path={json.dumps(model)}"] if model is not None else []
-    settings = load_config(config, [*overrides, *named])
+    settings = configuration(config, overrides, {"model.name_or_path": model})
     result = checking.check(data, settings, against or [], fix, Terminal(quiet=quiet or as_json))
     if as_json:
         to_stdout(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tuneful.commands.arguments import AnswerKey, ConfigFile, Json, Quiet, configuration
+
 
 def evaluate(
     answers: Annotated[
@@ -24,26 +26,21 @@ def evaluate(
         typer.Option(help="the folder for scores and replies (default: the run that the answers belong to)"),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="score, rubric or pairwise (judge.protocol)")] = None,
-    answer_key: Annotated[
-        str | None,
-        typer.Option(help="the key of the answer in a file that is not ours (default: text or model_response)"),
-    ] = None,
+    answer_key: AnswerKey = None,
     against: Annotated[Path | None, typer.Option(help="the other answers of a pairwise comparison")] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="first find out whether this judge can judge")] = False,
     ratings: Annotated[
         Path | None, typer.Option(help="JSONL of `source` and `rating` by people, to hold the judge against")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")] = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Let a judge grade answers, every item scored or counted as unscored."""
     from tuneful import evaluating
-    from tuneful.config import load_config
     from tuneful.console import Terminal, to_stdout
 
-    named = [f"judge.{key}={json.dumps(value)}" for key, value in (("model", judge), ("protocol", protocol)) if value]
-    settings = load_config(config, [*(overrides or []), *named])
+    settings = configuration(config, overrides, {"judge.model": judge, "judge.protocol": protocol})
     document = evaluating.evaluate(
         answers,
         settings,

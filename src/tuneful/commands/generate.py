@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tuneful.commands.arguments import ConfigFile, Json, Model, Quiet, configuration
 from tuneful.errors import ConfigError, InputError
 
 
@@ -16,27 +17,23 @@ def generate(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as generate.temperature=0.7")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
-    ] = None,
+    model: Model = None,
     data: Annotated[str | None, typer.Option(help="a file of records to answer, or `starter`")] = None,
     prompt: Annotated[str | None, typer.Option(help="one instruction to answer (default: standard input)")] = None,
     input_text: Annotated[str, typer.Option("--input", help="the input that goes with --prompt")] = "",
     output: Annotated[
         Path | None, typer.Option(help="where the answers of --data go, one JSON row each; a killed one goes on")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")] = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Answer one prompt, or every record of a file."""
     from tuneful import answers
-    from tuneful.config import load_config
     from tuneful.console import Terminal, pieces_to_stdout, to_stdout
     from tuneful.rundir import answer_row
 
-    named = [f"model.name_or_path={json.dumps(model)}"] if model is not None else []
-    settings = answers.with_own_template(load_config(config, [*(overrides or []), *named]))
+    settings = answers.with_own_template(configuration(config, overrides, {"model.name_or_path": model}))
     terminal = Terminal(quiet=quiet)
     if data is not None:
         if prompt is not None:

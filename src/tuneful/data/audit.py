@@ -274,7 +274,6 @@ class _Judgement:
         self._sketches, self._num_others = sketches, num_others
         self._num_rows = len(sketches) - num_others
         self._own = np.arange(num_others, len(sketches), dtype=np.int64)
-        self._numbers = np.frombuffer(glance.kept.number, dtype=np.int64) if self._num_rows else np.zeros(0, np.int64)
         self._fits = (
             np.frombuffer(glance.kept.fits, dtype=np.int8).astype(bool) if self._num_rows else np.zeros(0, bool)
         )

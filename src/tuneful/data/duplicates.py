@@ -65,15 +65,6 @@ def normal_text(text: str) -> str:
     return " ".join(spaced.split()) or " ".join(folded.split())
 
 
-def near_duplicate_clusters(texts: Iterable[str], threshold: float = THRESHOLD) -> Rows:
-    """The cluster of each normal text, named by the index of its earliest member; int64 [N].
-
-    A text joins the cluster of the earliest text before it that it is similar to, so what comes later changes no
-    cluster. A text that is similar to members of two clusters joins the earlier and does not merge them.
-    """
-    return Sketches(texts).clusters(threshold)
-
-
 class Sketches:
     """Texts in a form in which like ones are found: a hash of the whole, band keys of the last field, and the text.
 
@@ -105,7 +96,11 @@ class Sketches:
         return _similarity(_fields(self.text(one)), _fields(self.text(other)))
 
     def clusters(self, threshold: float = THRESHOLD) -> Rows:
-        """The index of the earliest member of each text's cluster; int64 [N]."""
+        """The cluster of each text, named by the index of its earliest member; int64 [N].
+
+        A text joins the cluster of the earliest text before it that it is similar to, so what comes later changes no
+        cluster. A text that is similar to members of two clusters joins the earlier and does not merge them.
+        """
         return clusters_of(self.earliest_matches(threshold)[0])
 
     def earliest_matches(

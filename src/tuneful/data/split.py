@@ -16,14 +16,12 @@ things to know of `grouped`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from tuneful.data.duplicates import Sketches, mixed, normal_text
-from tuneful.data.read import Record
 from tuneful.errors import DataError
 from tuneful.types import Conversation
 
@@ -32,27 +30,6 @@ Sides = npt.NDArray[np.int8]
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SIDE_NAMES = ("train", "validation", "test")
 """The name of each side, by its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Three disjoint lists whose lengths sum to the number of records divided, each in file order."""
-
-    train: tuple[Record, ...]
-    validation: tuple[Record, ...]
-    test: tuple[Record, ...]
-
-
-def split_records(
-    records: Sequence[Record], method: str, *, test_share: float, validation_share: float, seed: int
-) -> Split:
-    """Divide `records`; raises DataError where there are too few for a train set and each wanted share."""
-    prompts = (normal_prompt(record.conversation) for record in records)
-    sides = split_sides(prompts, method, test_share=test_share, validation_share=validation_share, seed=seed)
-    train, validation, test = (
-        tuple(records[index] for index in np.flatnonzero(sides == side).tolist()) for side in range(3)
-    )
-    return Split(train, validation, test)
 
 
 def split_sides(

@@ -271,16 +271,6 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
-def items_as_dicts(
-    sources: Sequence[str], base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]
-) -> list[dict[str, Any]]:
-    """The scores behind a comparison, a dict an item: `{"source": "test.jsonl:3", "base": {...}, "tuned": {...}}`."""
-    return [
-        {"source": source, "base": asdict(base_scores), "tuned": asdict(tuned_scores)}
-        for source, base_scores, tuned_scores in zip(sources, base, tuned, strict=True)
-    ]
-
-
 def gains(comparison: Comparison, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> list[float | None]:
     """How much better each answer became by the headline metric, above 0 meaning better; None where it was not measured."""
     before, after = _ratio(comparison.headline, base, tuned), _ratio(comparison.headline, tuned, base)

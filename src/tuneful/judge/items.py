@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneful.config import DataConfig
+from tuneful.config import DataConfig, load_config
 from tuneful.data.read import STARTER, Record, read_data
 from tuneful.errors import DataError
 from tuneful.judge.questions import Item
@@ -24,6 +24,21 @@ ANSWER_KEYS = ("text", "model_response")
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """An answer as it stands in a file, beside the record that it answers; `row` is all that the file says of it."""
+
+    source: str
+    text: str
+    record: Record
+    row: Mapping[str, Any]
+
+    @property
+    def reference(self) -> str:
+        """The answer that the record itself gives to its last turn."""
+        return self.record.conversation.answered_turns[-1].response
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerSet:
     """The items of one answers file; `name` is the file's without its ending."""
 
@@ -31,20 +46,34 @@ class AnswerSet:
     items: tuple[Item, ...]
 
 
-def read_answers(path: Path, config: DataConfig, answer_key: str | None = None) -> AnswerSet:
-    """The items of the answers file `path`; `answer_key` names the key of the answer in a file that is not ours.
+def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = None) -> list[AnswerRow]:
+    """The rows of the answers file `path`; `answer_key` names the key of the answer in a file that is not ours.
 
-    `config` says how the records are read that the answers belong to.
-
+    `config` says how the records are read that the answers belong to, unless they belong to a run: that says it itself.
     Raises DataError with file and line where a row has no answer, no task or no reference.
     """
-    rows = _own_rows(path) if path.suffix == ".jsonl" else None
-    if rows is not None and answer_key is None:
-        items = _joined(path, rows, config)
-    else:
-        records = read_data(str(path), config).records
-        items = [_foreign_item(record, answer_key) for record in records]
+    config = _of_its_run(path, config)
+    rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
+    if rows is not None:
+        return _joined(path, rows, config)
+    return [_foreign(record, answer_key) for record in read_data(str(path), config).records]
+
+
+def read_answers(path: Path, config: DataConfig, answer_key: str | None = None) -> AnswerSet:
+    """The items of the answers file `path`; arguments and errors as for `read_answer_rows`."""
+    rows = read_answer_rows(path, config, answer_key)
+    items = (Item(row.source, task_text(row.record.conversation), row.reference, row.text) for row in rows)
     return AnswerSet(path.stem, tuple(items))
+
+
+def jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
+    """(line, row) of a JSONL file of objects; None where the file is none, or nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = [(number, json.loads(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    except (OSError, ValueError, RecursionError):
+        return None  # who needs it says what is wrong
+    return rows if rows and all(isinstance(row, dict) for _, row in rows) else None
 
 
 def task_text(conversation: Conversation) -> str:
@@ -74,54 +103,46 @@ def _asked(instruction: str, input_text: str) -> str:
     return f"{instruction}\n\n{input_text}" if instruction and input_text else instruction or input_text
 
 
+def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
+    """How the run that the file belongs to read its records, else `config`."""
+    file = path.parent.parent / "config.yaml"
+    return load_config(file).data if path.parent.name == "answers" and file.is_file() else config
+
+
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     """(line, row) of an answers file of ours; None where the file is something else."""
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError):
-        return None  # the reader of records says what is wrong
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(row, dict) or "instruction" in row or not {"source", "prompt", "text"} <= row.keys():
-            return None
-        rows.append((number, row))
-    return rows or None
+    rows = jsonl_rows(path)
+    is_own = all("instruction" not in row and {"source", "prompt", "text"} <= row.keys() for _, row in rows or ())
+    return rows if is_own else None
 
 
-def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[Item]:
+def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnswerRow]:
     """Our answers with the records that they answer."""
     records = _records_by_source(path, [str(row["source"]) for _, row in rows], config)
-    items = []
+    joined = []
     for number, row in rows:
         source = str(row["source"])
         if source not in records:
             raise DataError(f"{path}:{number}: the record {source} that it answers is nowhere to be found")
         if not isinstance(row["text"], str):
             raise DataError(f"{path}:{number}: `text` is {type(row['text']).__name__}, expected the answer")
-        conversation = records[source]
-        items.append(Item(source, task_text(conversation), conversation.answered_turns[-1].response, row["text"]))
-    return items
+        joined.append(AnswerRow(source, row["text"], records[source], row))
+    return joined
 
 
-def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -> Mapping[str, Conversation]:
+def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:
     """The records of the run that `path` belongs to, or of the files that `sources` name."""
     test = path.parent.parent / "data" / "test.jsonl"
     if test.is_file():
-        return {str(record.raw.get("source")): record.conversation for record in read_data(str(test), config).records}
-    found: dict[str, Conversation] = {}
+        return {str(record.raw.get("source")): record for record in read_data(str(test), config).records}
+    found: dict[str, Record] = {}
     for file in dict.fromkeys(source.rpartition(":")[0] for source in sources):
         name = STARTER if file == "starter.json" and not Path(file).exists() else file
-        found |= {record.source: record.conversation for record in read_data(name, config, on_error="skip").records}
+        found |= {record.source: record for record in read_data(name, config, on_error="skip").records}
     return found
 
 
-def _foreign_item(record: Record, answer_key: str | None) -> Item:
+def _foreign(record: Record, answer_key: str | None) -> AnswerRow:
     keys = ANSWER_KEYS if answer_key is None else (answer_key,)
     key = next((key for key in keys if key in record.raw), None)
     if key is None:
@@ -133,5 +154,4 @@ def _foreign_item(record: Record, answer_key: str | None) -> Item:
     answer = record.raw[key]
     if not isinstance(answer, str):
         raise DataError(f"{record.source}: `{key}` is {type(answer).__name__}, expected the answer as text")
-    conversation = record.conversation
-    return Item(record.source, task_text(conversation), conversation.answered_turns[-1].response, answer)
+    return AnswerRow(record.source, answer, record, record.raw)
