@@ -5,7 +5,8 @@
 Whole runs of the command line (`tuneful run`: answers before, training, answers after) on a tiny random model. Each is cut
 off by SIGKILL up to five times and begun again with the same command until it ends by itself. Then its weights (sha256 of
 model.safetensors), every line of metrics.jsonl but its seconds, its answers and its comparison must equal those of a run
-that nothing happened to. With `--signal TERM` each stop must end in 10 seconds with exit code 143 and leave no process.
+that nothing happened to. With `--signal TERM` each stop must end in 10 seconds with exit code 143 (or, before anything
+began, by the signal itself) and leave no process.
 
 Moments are drawn by chance: half of them anywhere in the time that a run takes, a quarter while a file or folder is being
 written aside, and a quarter right after a line of metrics. Where a kill fell is told from what lies in the folder. Each
@@ -225,7 +226,8 @@ def try_mode(bench: Bench, mode: str, num_kills: int, tell: Any) -> Tally:
             tally.kills[phase(run)] += 1
             if bench.number is signal.SIGTERM:
                 tally.slowest_stop = max(tally.slowest_stop, seconds)
-                if code != 143 or left or seconds > LONGEST_STOP_SECONDS:
+                ended_right = code == 143 or (code == -signal.SIGTERM and not (run / "run.json").exists())  # before it began
+                if not ended_right or left or seconds > LONGEST_STOP_SECONDS:
                     tally.different.append(f"stop: exit code {code} after {seconds:.1f} s, left {left}")
         found = outcome(run)
         tally.runs += 1

@@ -79,9 +79,11 @@ def test_an_answer_does_not_depend_on_the_batch_it_is_computed_in(model, stop, c
     assert all_of(model, prompts, other, stop, seed=3) == all_of(model, prompts, config, stop, seed=3)
 
 
+@pytest.mark.parametrize("least_shared", [1, 256])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_500_answers_are_the_ones_given_alone(family):
-    """Over a common preamble, of lengths from 1 to 20, with rows that enter and leave at any step."""
+def test_500_answers_are_the_ones_given_alone(family, least_shared, monkeypatch):
+    """Over a common preamble, kept once or in every slot, of lengths from 1 to 20, with rows that enter and leave."""
+    monkeypatch.setattr("tuneful.infer.generate.LEAST_SHARED", least_shared)
     model = tiny_model(family, initializer_range=0.3)
     prompts = [[5, 6, 7, 8, *prompt] for prompt in random_prompts(100, seed=1)] * (5 if family == "llama" else 1)
     stop = stops_that_occur(model, prompts[:20])

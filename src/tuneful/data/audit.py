@@ -3,7 +3,7 @@
     rows (record, example) -> defects of each -> sketches of all prompts -> duplicates, contradictions, sides, leakage -> Audit
 
 Rows are looked at once and forgotten; what is kept of each is its place, the heads of its texts, two hashes, its lengths and
-the sketch of its prompt: about 600 bytes, so a million rows fit a laptop. Without an encoder lengths are words, and the
+the sketch of its prompt: under 900 bytes, so a million rows fit a laptop. Without an encoder lengths are words, and the
 checks of `preflight.py` are left out.
 """
 

@@ -10,7 +10,7 @@ the share of common stretches of five characters (Jaccard), and all numbers are 
 Candidates come from MinHash bands over the last field that is not empty (the one that tells the records of one task
 apart) and each is verified on the texts, so nothing is reported that is not so; the price is paid in misses: 1 of 100
 pairs at exactly 0.8, 1 of 2,000 at 0.85, and, where over eight texts share a band without being similar, what stands
-behind the first eight. A million texts of 150 characters take about two minutes and half a gigabyte on one core.
+behind the first eight. `tuneful check` of a million records, all of it, took 6.4 minutes and 876 MB on a busy machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keys and values of the rows in flight, and the attention that reads them: what makes a step cost one token a row.
 
-Every row in flight has a slot; slots 0 to B - 1 are in use. What all prompts begin with is kept once and attended to by all
-rows in one product (a cascade, as in Hydragen, Juravsky et al. 2024); what is a row's own is in its slot, which grows:
+Every row in flight has a slot; slots 0 to B - 1 are in use. What all prompts begin with, where it is long, is kept once and
+attended to by all rows in one product (a cascade, as in Hydragen, Juravsky et al. 2024); what is a row's own is in its slot:
 
     prompts              P P P a b      P P P c              prefix   P P P
                                                              slot 0   a b x y .     x, y, z: generated

@@ -8,7 +8,7 @@ plain one, and for GPUs; its rows enter together. `make_decoder` chooses: it com
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +17,14 @@ from transformers import DynamicCache, PreTrainedModel
 
 from tuneful.data.trie import TrieBatch, build_trie
 from tuneful.infer.cache import KeyValues, Step, register_cached_attention
+from tuneful.infer.packed import packed_products
 from tuneful.model.attention import plan_attention, why_no_trie
 from tuneful.types import Example
 
 PROOF_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Largest relative difference of the logits of a few tokens, ours against transformers' own attention."""
 _PROOF_PROMPT, _PROOF_SHARED = 7, 3
+_AS_THEY_ARE: AbstractContextManager[Any] = nullcontext()
 
 
 class Decoder(Protocol):
@@ -48,16 +50,17 @@ class Decoder(Protocol):
 
 def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int) -> Decoder:
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens."""
-    if why_not_cached(model) is None:
-        return CachedDecoder(model, num_rows, num_shared)
+    products = packed_products(model)
+    if why_not_cached(model, products) is None:
+        return CachedDecoder(model, num_rows, num_shared, products)
     return PaddedDecoder(model)
 
 
-def why_not_cached(model: PreTrainedModel) -> str | None:
-    """Why `model` must speak through transformers' own cache; None where ours gives the same logits."""
+def why_not_cached(model: PreTrainedModel, products: AbstractContextManager[Any] = _AS_THEY_ARE) -> str | None:
+    """Why `model` must speak through transformers' own cache; None where ours gives the same logits under `products`."""
     if model.device.type != "cpu":
         return f"the model is on {model.device.type}"
-    return why_no_trie(model) or _disproof(model)
+    return why_no_trie(model) or _disproof(model, products)
 
 
 @contextmanager
@@ -76,11 +79,17 @@ def attending(model: PreTrainedModel, attention: str) -> Iterator[None]:
 
 
 class CachedDecoder:
-    """Rows in slots of our own key/value cache."""
+    """Rows in slots of our own key/value cache; the model is called inside `products`."""
 
-    def __init__(self, model: PreTrainedModel, num_slots: int, num_shared: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        num_slots: int,
+        num_shared: int,
+        products: AbstractContextManager[Any] = _AS_THEY_ARE,
+    ) -> None:
         self.attention = register_cached_attention()
-        self._model = model
+        self._model, self._products = model, products
         self._key_values = KeyValues(num_slots, num_shared)
         self._num_held: list[int] = []  # tokens of each row in its slot
 
@@ -159,13 +168,14 @@ class CachedDecoder:
         return order
 
     def _call(self, step: Step) -> torch.Tensor:
-        logits: torch.Tensor = self._model(
-            input_ids=step.token_ids,
-            position_ids=step.positions,
-            use_cache=False,
-            logits_to_keep=step.predictors,
-            step=step,
-        ).logits[0]
+        with self._products:
+            logits: torch.Tensor = self._model(
+                input_ids=step.token_ids,
+                position_ids=step.positions,
+                use_cache=False,
+                logits_to_keep=step.predictors,
+                step=step,
+            ).logits[0]
         return logits
 
 
@@ -220,12 +230,12 @@ class PaddedDecoder:
         return logits
 
 
-def _disproof(model: PreTrainedModel) -> str | None:
+def _disproof(model: PreTrainedModel, products: AbstractContextManager[Any]) -> str | None:
     """Two short prompts and a token each, through our cache and in one plain forward: how the logits differ, if they do."""
     num_tokens = model.get_input_embeddings().weight.shape[0]
     ids = np.random.default_rng(0).integers(0, num_tokens, (2, _PROOF_PROMPT + 1))
     ids[:, :_PROOF_SHARED] = ids[0, :_PROOF_SHARED]
-    decoder = CachedDecoder(model, len(ids), _PROOF_SHARED)
+    decoder = CachedDecoder(model, len(ids), _PROOF_SHARED, products)
     with attending(model, decoder.attention):
         decoder.admit(ids[:, :-1].tolist())
         ours = decoder.step(ids[:, -1].tolist())

@@ -1,0 +1,72 @@
+"""Packed weights multiply as plain ones do, only where they can, and only inside their context."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from tests.engine import VOCABULARY, tiny_model
+
+from tuneful.config import GenerateConfig
+from tuneful.infer.generate import generate
+from tuneful.infer.packed import packed_products
+
+native = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not multiply bfloat16"
+)
+IDS = torch.arange(1, 12)[None] % VOCABULARY
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+@native
+@pytest.mark.parametrize("family", ["llama", "qwen2"])  # without and with biases
+def test_logits_are_those_of_the_plain_weights_up_to_rounding(family):
+    model = tiny_model(family, initializer_range=0.3).to(torch.bfloat16).eval()
+    plain, context = logits(model), packed_products(model)
+    for _ in range(2):  # it may be entered again
+        with context:
+            torch.testing.assert_close(logits(model), plain, rtol=0.02, atol=0.02 * plain.abs().max().item())
+    assert torch.equal(logits(model), plain)
+
+
+@native
+def test_the_weights_are_those_of_the_moment_of_packing_and_no_others_are_touched():
+    model = tiny_model("llama", initializer_range=0.3).to(torch.bfloat16).eval()
+    context, before = packed_products(model), logits(model)
+    other = torch.nn.functional.linear(torch.ones(2, 4), torch.ones(3, 4))
+    with torch.no_grad():
+        model.model.layers[-1].mlp.down_proj.weight.mul_(3)
+    with context:
+        torch.testing.assert_close(logits(model), before, rtol=0.02, atol=0.02 * before.abs().max().item())
+        assert torch.equal(torch.nn.functional.linear(torch.ones(2, 4), torch.ones(3, 4)), other)
+    assert (logits(model) - before).abs().max() > 0.2 * before.abs().max()
+
+
+@native
+def test_generating_packs_the_weights_once(monkeypatch):
+    model = tiny_model("llama", initializer_range=0.3).to(torch.bfloat16)
+    packed = []
+
+    def counted(model):
+        packed.append(packed_products(model))
+        return packed[-1]
+
+    monkeypatch.setattr("tuneful.infer.decode.packed_products", counted)
+    config = GenerateConfig(temperature=0, max_new_tokens=5, batch_size=2)
+    assert len(dict(generate(model, [[1, 2], [3], [4, 5, 6]], config, ()))) == 3
+    assert len(packed) == 1
+    assert not isinstance(packed[0], nullcontext)
+
+
+def test_nothing_is_packed_in_float32_or_without_native_products_or_without_room(monkeypatch):
+    model = tiny_model("llama")
+    assert isinstance(packed_products(model), nullcontext)
+    model.to(torch.bfloat16)
+    with monkeypatch.context() as patch:
+        patch.setattr("tuneful.infer.packed._MEMORY_SHARE", 0.0)
+        assert isinstance(packed_products(model), nullcontext)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert isinstance(packed_products(model), nullcontext)
