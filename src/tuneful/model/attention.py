@@ -11,11 +11,11 @@ its last query, in order of depth, so a query at position p sees the first p + 1
     position            0 1 2 2 3                                         0      0 1 2     0 1 2
                                                                           1      3 4       0 1 3 4
 
-Blocks of like size are padded together and run as batched matrix products in float32, forward and backward. Each query's
-keys are in one block, so softmax needs no second pass. Grouped-query heads share gathered keys: their queries are rows of
-one product. Why not `scaled_dot_product_attention`: on short branches forward and backward take 4 (float32) to 11 (bfloat16)
-times as long on a CPU as these products, and it cannot skip what a branch does not see; on one record of 1,500 tokens
-both are equal. On CUDA the same rule is a FlexAttention mask: `k <= q < subtree_end[k]`.
+Blocks of like size are padded together and run as batched matrix products, forward and backward. Each query's keys are in
+one block, so softmax needs no second pass. Grouped-query heads share gathered keys: their queries are rows of one product.
+Why not `scaled_dot_product_attention`: on short branches forward and backward take 4 (float32) to 11 (bfloat16) times as long
+on a CPU as these products, and it cannot skip what a branch does not see. On CUDA the same rule is a FlexAttention mask:
+`k <= q < subtree_end[k]`.
 """
 
 from __future__ import annotations
@@ -213,21 +213,22 @@ class _BlockAttention(torch.autograd.Function):
     """softmax(scale * Q K^T + hidden) V, a group of blocks at a time (Vaswani et al. 2017), with its gradient by hand.
 
     With P the probabilities and dO the output's gradient: dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)),
-    dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B).
+    dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B). As there, scores and softmax are at least float32,
+    the other products in the dtype of the model, and what several blocks add to a key is added in float32.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan, scale: float
     ) -> torch.Tensor:
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        query_rows, key_rows, value_rows = _rows(query, dtype), _rows(key, dtype), _rows(value, dtype)
+        scored = _rows_for_scores(query, key)
+        value_rows = _rows(value)
         _, num_heads, num_nodes, _ = query.shape
         size = value.shape[-1]
-        output = query_rows.new_empty((num_nodes + 1) * num_heads, size)
+        output = value_rows.new_empty((num_nodes + 1) * num_heads, size)
         kept = []
         for group in plan.groups:
-            probabilities = _probabilities(query_rows, key_rows, group, scale)
+            probabilities = _probabilities(scored, group, scale).to(value.dtype)
             values = value_rows.index_select(0, group.key_rows).view(len(probabilities), -1, size)
             output.index_copy_(0, group.output_rows, torch.bmm(probabilities, values).view(-1, size))
             kept.append(probabilities)
@@ -235,32 +236,37 @@ class _BlockAttention(torch.autograd.Function):
         output = output[: num_nodes * num_heads]
         ctx.save_for_backward(query, key, value, output, *(kept if small else ()))
         ctx.plan, ctx.scale = plan, scale
-        return output.view(1, num_nodes, num_heads, size).to(query.dtype)
+        return output.view(1, num_nodes, num_heads, size)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, *kept = ctx.saved_tensors
         num_nodes, num_heads, value_size = grads[0].shape[1:]
         size = query.shape[-1]
-        query_rows, key_rows, value_rows = (_rows(tensor, output.dtype) for tensor in (query, key, value))
+        query_rows, key_rows, value_rows = (_rows(tensor) for tensor in (query, key, value))
+        scored = None if kept else _rows_for_scores(query, key)
+        high = torch.promote_types(query.dtype, torch.float32)
         grad_output = output.new_zeros((num_nodes + 1) * num_heads, value_size)
         grad_output[: num_nodes * num_heads].view(num_nodes, num_heads, value_size).copy_(grads[0][0])
-        delta = output.new_zeros((num_nodes + 1) * num_heads, 1)
-        torch.sum(grad_output[: num_nodes * num_heads] * output, 1, keepdim=True, out=delta[: num_nodes * num_heads])
+        delta = output.new_zeros((num_nodes + 1) * num_heads, 1, dtype=high)
+        products = grad_output[: num_nodes * num_heads].to(high) * output
+        torch.sum(products, 1, keepdim=True, out=delta[: num_nodes * num_heads])
         grad_query = output.new_empty(len(grad_output), size)
-        grad_key, grad_value = torch.zeros_like(key_rows), torch.zeros_like(value_rows)
+        grad_key, grad_value = (torch.zeros_like(rows, dtype=high) for rows in (key_rows, value_rows))
         for index, group in enumerate(ctx.plan.groups):
-            probabilities = kept[index] if kept else _probabilities(query_rows, key_rows, group, ctx.scale)
+            probabilities = kept[index] if scored is None else _probabilities(scored, group, ctx.scale).to(value.dtype)
             num_pairs = len(probabilities)
             queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)
             keys = key_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
             values = value_rows.index_select(0, group.key_rows).view(num_pairs, -1, value_size)
             grads_out = grad_output.index_select(0, group.output_rows).view(num_pairs, -1, value_size)
             deltas = delta.index_select(0, group.output_rows).view(num_pairs, -1, 1)
-            grad_value.index_add_(0, group.key_rows, torch.bmm(probabilities.mT, grads_out).view(-1, value_size))
+            to_values = torch.bmm(probabilities.mT, grads_out).view(-1, value_size)
+            grad_value.index_add_(0, group.key_rows, to_values.to(high))
             grad_scores = torch.bmm(grads_out, values.mT).sub_(deltas).mul_(probabilities)
             grad_query.index_copy_(0, group.output_rows, torch.bmm(grad_scores, keys).view(-1, size))
-            grad_key.index_add_(0, group.key_rows, torch.bmm(grad_scores.mT, queries).view(-1, size))
+            to_keys = torch.bmm(grad_scores.mT, queries).view(-1, size)
+            grad_key.index_add_(0, group.key_rows, to_keys.to(high))
         return (
             _heads_first(grad_query[: num_nodes * num_heads].mul_(ctx.scale), query),
             _heads_first(grad_key.mul_(ctx.scale), key),
@@ -270,17 +276,24 @@ class _BlockAttention(torch.autograd.Function):
         )
 
 
-def _probabilities(query_rows: torch.Tensor, key_rows: torch.Tensor, group: BlockGroup, scale: float) -> torch.Tensor:
+def _probabilities(scored: tuple[torch.Tensor, torch.Tensor], group: BlockGroup, scale: float) -> torch.Tensor:
     """[B * K, R * Q, P]; a row sums to 1."""
+    query_rows, key_rows = scored
     num_pairs, size = len(group.hidden), query_rows.shape[1]
     queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)
     keys = key_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
     return torch.baddbmm(group.hidden, queries, keys.mT, alpha=scale).softmax(-1)
 
 
-def _rows(heads: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[1, heads, N, D] as rows [N * heads, D] in `dtype`."""
-    return heads[0].transpose(0, 1).to(dtype).reshape(-1, heads.shape[-1])
+def _rows_for_scores(query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Query and key as rows in the precision of the scores, at least float32."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    return _rows(query.to(dtype)), _rows(key.to(dtype))
+
+
+def _rows(heads: torch.Tensor) -> torch.Tensor:
+    """[1, heads, N, D] as rows [N * heads, D]."""
+    return heads[0].transpose(0, 1).reshape(-1, heads.shape[-1])
 
 
 def _heads_first(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """AdamW over float32 masters, with the model computing in bfloat16 where that is faster.
 
 The model's own parameters are the shadow: bfloat16 copies that the optimizer writes when it steps, so no forward casts
-weights (autocast spends a quarter of a small CPU step on that). A tensor is stepped in stretches that stay in the cache:
-gradient to float32, clip, AdamW, shadow. That is 28 bytes of memory traffic a parameter for AdamW itself and 6 for the
-rest; the norm of all gradients, which clipping needs first, reads 2 more.
+weights (autocast spends a quarter of a small CPU step on that). Tensors are stepped in batches that stay in the cache, small
+ones together and large ones in stretches: gradient to float32, clip, AdamW, shadow, each one call for a whole batch.
+That is 28 bytes of memory traffic a parameter for AdamW itself and 6 for the rest; the norm of all gradients, which clipping
+needs first, reads 2 more.
 Gradients of several micro-batches add up in float32. In float32 the parameters are their own masters.
 """
 
@@ -20,8 +21,8 @@ from transformers import PreTrainedModel
 from tuneful.config import TrainConfig
 from tuneful.train.distributed import ALONE, World, local, own_slice, spread_like
 
-PART_ELEMENTS = 1 << 19
-"""Elements stepped at once: 2 MiB of float32 gradient, with master and moments four times that."""
+BATCH_ELEMENTS = 1 << 20
+"""Elements stepped at once: 4 MiB of float32 gradient, with master and moments four times that."""
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
@@ -63,6 +64,19 @@ class _Tensor:
         return None if self.parameter.grad is None else local(self.parameter.grad)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stretch:
+    """Some elements of one parameter."""
+
+    tensor: _Tensor
+    start: int
+    stop: int
+
+    def of(self, whole: torch.Tensor) -> torch.Tensor:
+        """The stretch of `whole`, which is laid out as the parameter is: a flat view."""
+        return whole.view(-1)[self.start : self.stop]
+
+
 class AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019) on every trainable parameter of `model`; norms and biases exempt.
 
@@ -77,6 +91,7 @@ class AdamW:
         self._tensors = [
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
+        self._batches = _batches(self._tensors)
         self._frozen = self._prepare_frozen(model)
         self._num_steps = torch.zeros((), device=model.device)
 
@@ -104,9 +119,9 @@ class AdamW:
         if math.isfinite(norm):
             limit = self._config.max_grad_norm
             self._num_steps += 1
-            for tensor in self._tensors:
-                if tensor.gradient is not None and len(tensor.master):
-                    self._update(tensor, rate, max(1.0, norm / limit) if limit else 1.0)
+            divisor = max(1.0, norm / limit) if limit else 1.0
+            for batch in self._with_gradients():
+                self._update(batch, rate, divisor)
         self.forget_gradients()
         return norm
 
@@ -214,56 +229,63 @@ class AdamW:
                 parameter.data = parameter.data.to(self._dtype)
         return originals
 
+    def _with_gradients(self) -> Iterator[list[_Stretch]]:
+        """The batches of what has a gradient."""
+        for batch in self._batches:
+            if trained := [stretch for stretch in batch if stretch.tensor.gradient is not None]:
+                yield trained
+
     def _gradient_norm(self) -> float:
-        squares = [
-            torch.dot(part, part)
-            for tensor in self._tensors
-            if tensor.gradient is not None
-            for part in _in_master_precision(tensor)
-        ]
-        total = torch.stack(squares).sum(dtype=torch.float64).item()
+        squares = [torch.dot(part, part) for batch in self._with_gradients() for part in _gradients(batch)]
+        total = torch.stack(squares).sum(dtype=torch.float64).item() if squares else 0.0  # a rank may hold nothing
         return math.sqrt(self._world.sum([total])[0]) if self._world.sharded else math.sqrt(total)
 
-    def _update(self, tensor: _Tensor, rate: float, divisor: float) -> None:
-        state = (_parts(whole) for whole in (tensor.master, tensor.exp_avg, tensor.exp_avg_sq))
-        shadow = _parts(local(tensor.parameter.data))
-        scale = torch.tensor(divisor, device=tensor.master.device) if divisor != 1.0 else None
-        for gradient, master, exp_avg, exp_avg_sq, copy in zip(
-            _in_master_precision(tensor), *state, shadow, strict=True
-        ):
-            torch._fused_adamw_(
-                [master],
-                [gradient],
-                [exp_avg],
-                [exp_avg_sq],
-                [],
-                [self._num_steps],
-                lr=rate,
-                beta1=self._config.adam_beta1,
-                beta2=self._config.adam_beta2,
-                weight_decay=tensor.weight_decay,
-                eps=self._config.adam_epsilon,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=scale,
-            )
-            if self._shadowed:
-                copy.copy_(master)
+    def _update(self, batch: Sequence[_Stretch], rate: float, divisor: float) -> None:
+        masters = [stretch.of(stretch.tensor.master) for stretch in batch]
+        torch._fused_adamw_(
+            masters,
+            _gradients(batch),
+            [stretch.of(stretch.tensor.exp_avg) for stretch in batch],
+            [stretch.of(stretch.tensor.exp_avg_sq) for stretch in batch],
+            [],
+            [self._num_steps] * len(batch),
+            lr=rate,
+            beta1=self._config.adam_beta1,
+            beta2=self._config.adam_beta2,
+            weight_decay=batch[0].tensor.weight_decay,
+            eps=self._config.adam_epsilon,
+            amsgrad=False,
+            maximize=False,
+            grad_scale=torch.tensor(divisor, device=masters[0].device) if divisor != 1.0 else None,
+        )
+        if self._shadowed:
+            torch._foreach_copy_([stretch.of(stretch.tensor.parameter.data) for stretch in batch], masters)
 
 
-def _parts(whole: torch.Tensor) -> Sequence[torch.Tensor]:
-    """A contiguous tensor as flat stretches that fit the cache."""
-    parts: Sequence[torch.Tensor] = whole.view(-1).split(PART_ELEMENTS)
-    return parts
+def _batches(tensors: Sequence[_Tensor]) -> list[list[_Stretch]]:
+    """Every element once, in order: stretches that are stepped together, of one dtype, device and weight decay."""
+    batches: list[list[_Stretch]] = []
+    room, before = 0, None
+    for tensor in tensors:
+        kind = (tensor.weight_decay, tensor.master.dtype, tensor.master.device)
+        start, size = 0, tensor.master.numel()
+        while start < size:
+            if not room or kind != before:
+                batches.append([])
+                room, before = BATCH_ELEMENTS, kind
+            stop = min(size, start + room)
+            batches[-1].append(_Stretch(tensor, start, stop))
+            room, start = room - (stop - start), stop
+    return batches
 
 
-def _in_master_precision(tensor: _Tensor) -> Iterator[torch.Tensor]:
-    """The gradient part by part in the master's dtype; the next part may overwrite the one before."""
-    assert tensor.gradient is not None
-    parts = _parts(tensor.gradient)
-    if tensor.gradient.dtype is tensor.master.dtype:
-        yield from parts
-        return
-    buffer = torch.empty(parts[0].shape, dtype=tensor.master.dtype, device=tensor.master.device)
-    for part in parts:
-        yield buffer[: len(part)].copy_(part)
+def _gradients(batch: Sequence[_Stretch]) -> list[torch.Tensor]:
+    """The gradients of a batch in the masters' dtype, flat; those of the next batch may take their place in memory."""
+    found = [stretch.of(stretch.tensor.gradient) for stretch in batch if stretch.tensor.gradient is not None]
+    master = batch[0].tensor.master
+    if all(gradient.dtype is master.dtype for gradient in found):
+        return found
+    sizes = [len(gradient) for gradient in found]
+    copies = list(torch.empty(sum(sizes), dtype=master.dtype, device=master.device).split(sizes))
+    torch._foreach_copy_(copies, found)
+    return copies
