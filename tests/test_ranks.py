@@ -106,7 +106,15 @@ def test_two_ranks_make_the_run_of_one(rows, tiny_llama, alone, tmp_path):
     assert_same_training(alone, tmp_path / "run")
 
 
-def test_two_sharded_ranks_are_killed_and_one_goes_on(rows, tiny_llama, alone, tmp_path):
+def test_two_ranks_train_the_adapter_that_one_trains(rows, tiny_llama, tmp_path):
+    lora = ("train.method=lora", "lora.r=4", "train.max_steps=4")
+    for size in (1, 2):
+        finish(size, rows, tiny_llama, tmp_path / str(size), *lora)
+    assert_same_training(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_two_sharded_ranks_are_killed_and_others_go_on(size, rows, tiny_llama, alone, tmp_path):
     output = tmp_path / "run"
     ranks = start(2, rows, tiny_llama, output, "train.strategy=fsdp")
     until(ranks, lambda: (output / "checkpoints").exists() and num_steps(output) >= 4)
@@ -116,7 +124,7 @@ def test_two_sharded_ranks_are_killed_and_one_goes_on(rows, tiny_llama, alone, t
     assert codes[0] in (0, 1)
     if codes[0]:  # it was not done by then
         assert "another rank of the job is gone" in said[0]
-        finish(1, rows, tiny_llama, output, "train.strategy=fsdp")
+        finish(size, rows, tiny_llama, output, "train.strategy=fsdp")
     assert_same_training(alone, output)
 
 

@@ -20,7 +20,7 @@ from tuneful.types import Turn
 
 HELP = """/reset         forget the conversation, keep the system text
 /system TEXT   set the system text (no TEXT: none) and begin anew
-/save FILE     add the conversation to FILE as a record that `tuneful run FILE` trains on
+/save FILE     add the conversation to FILE, as a record to train on
 /help          this list
 /quit          the end, as is Ctrl-D; Ctrl-C stops an answer
 //TEXT         a message that begins with a slash"""

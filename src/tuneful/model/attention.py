@@ -35,8 +35,9 @@ from tuneful.data.trie import TrieBatch
 #                   B blocks of a group, Q queries of a block, P path (keys) of a block
 NAME = "tuneful_trie"
 BLOCK_QUERIES = 48
-SAVED_PROBABILITY_BYTES = 8 << 20
-"""Softmax results of a layer up to this size are kept for the backward; larger ones are computed again."""
+KEPT_PATH = 1024
+"""Softmax results are kept for the backward where a query sees up to this many keys on average, padding included: then they
+are at most half of what a layer keeps anyway. Longer ones are computed again."""
 _CALL_COST = 4_000
 """What one more batched call costs, in query-key pairs: padding up to this much is cheaper than another call."""
 _MOST_BLOCKS = 128
@@ -232,9 +233,9 @@ class _BlockAttention(torch.autograd.Function):
             values = value_rows.index_select(0, group.key_rows).view(len(probabilities), -1, size)
             output.index_copy_(0, group.output_rows, torch.bmm(probabilities, values).view(-1, size))
             kept.append(probabilities)
-        small = sum(part.numel() * part.element_size() for part in kept) <= SAVED_PROBABILITY_BYTES
+        short = sum(part.numel() for part in kept) <= KEPT_PATH * num_nodes * num_heads
         output = output[: num_nodes * num_heads]
-        ctx.save_for_backward(query, key, value, output, *(kept if small else ()))
+        ctx.save_for_backward(query, key, value, output, *(kept if short else ()))
         ctx.plan, ctx.scale = plan, scale
         return output.view(1, num_nodes, num_heads, size)
 

@@ -488,8 +488,8 @@ def _affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_agai
     """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory.
 
     Counted for a Llama-like block: about 14 hidden-size and 5 inner-size vectors a token and layer are kept for the
-    backward, and 10 bytes a vocabulary entry for each target. Of layers that are `computed_again` all that is kept is their
-    input, and one at a time the rest.
+    backward, and 10 bytes a vocabulary entry for each target; attention over long records keeps up to half as much again. Of
+    layers that are `computed_again` all that is kept is their input, and one at a time the rest.
     """
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
