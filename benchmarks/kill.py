@@ -226,7 +226,9 @@ def try_mode(bench: Bench, mode: str, num_kills: int, tell: Any) -> Tally:
             tally.kills[phase(run)] += 1
             if bench.number is signal.SIGTERM:
                 tally.slowest_stop = max(tally.slowest_stop, seconds)
-                ended_right = code == 143 or (code == -signal.SIGTERM and not (run / "run.json").exists())  # before it began
+                ended_right = code == 143 or (
+                    code == -signal.SIGTERM and not (run / "run.json").exists()
+                )  # before it began
                 if not ended_right or left or seconds > LONGEST_STOP_SECONDS:
                     tally.different.append(f"stop: exit code {code} after {seconds:.1f} s, left {left}")
         found = outcome(run)

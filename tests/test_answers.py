@@ -15,7 +15,10 @@ from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.data.encode import Encoder
 from tuneful.errors import ConfigError
+from tuneful.infer.generate import answer
 from tuneful.journal import Journal
+from tuneful.judge.client import Question
+from tuneful.judge.local import ModelJudge
 from tuneful.types import Conversation, Turn
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,6 +32,11 @@ CONVERSATIONS = [
 def speaker(tiny_llama):
     settings = ["generate.max_new_tokens=6", "generate.batch_size=4", "generate.temperature=1", "model.dtype=float32"]
     return Speaker.load(load_config(None, [f"model.name_or_path={tiny_llama}", *settings]), Terminal(quiet=True))
+
+
+def answer_all_of(speaker):
+    """Answers to conversations, as a judge that is a model gives them."""
+    return lambda asked: answer(speaker.model, speaker.encoder, asked, speaker.config.generate)
 
 
 def answered(speaker, output, conversations=CONVERSATIONS, *, advance=lambda num_answers: None, **changes):
@@ -184,10 +192,10 @@ def test_turns_that_no_longer_fit_are_left_out_from_the_front(speaker, monkeypat
 
 
 @pytest.mark.parametrize("template", ["alpaca", "alpaca-paired", "chatml", "phi-3"])
-def test_train_generate_and_chat_render_a_prompt_byte_for_byte_alike(
+def test_train_generate_chat_and_a_judge_render_a_prompt_byte_for_byte_alike(
     tiny_llama, template, monkeypatch, capsys, tmp_path
 ):
-    """What reaches the model, token for token, in each of the three."""
+    """What reaches the model, token for token, in each of the four."""
     settings = [f"model.name_or_path={tiny_llama}", f"template.name={template}", "generate.max_new_tokens=2"]
     speaker = Speaker.load(load_config(None, [*settings, "model.dtype=float32"]), Terminal(quiet=True))
     given = []
@@ -207,6 +215,9 @@ def test_train_generate_and_chat_render_a_prompt_byte_for_byte_alike(
         streamed = asked(lambda: list(speaker.stream(system, (), message)))  # noqa: B023
         in_a_file = asked(lambda: answered(speaker, tmp_path / f"{len(message)}.jsonl", [conversation]))  # noqa: B023
         in_a_chat = asked(lambda: talked(speaker, monkeypatch, capsys, [message], system=system))  # noqa: B023
-        assert trained_on == streamed == in_a_file == in_a_chat
+        judge = ModelJudge("model:it", {}, answer_all_of(speaker))
+        questioned = [Question(system, message, "nonce", None)]
+        as_a_judge = asked(lambda: judge.ask_all(questioned, lambda at, outcome: None))  # noqa: B023
+        assert trained_on == streamed == in_a_file == in_a_chat == as_a_judge
         assert speaker.encoder.text.token_text(trained_on) == speaker.encoder.prompt_text(conversation)
     hook.remove()
