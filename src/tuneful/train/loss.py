@@ -32,7 +32,7 @@ LayoutName = Literal["trie", "unshared", "padded"]
 PROOF_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest relative difference of loss and gradient norm between the two ways, by precision of the products."""
 
-_SOFTMAX_ELEMENTS = 1 << 21
+_SOFTMAX_ELEMENTS = 1 << 19
 """Logits that are turned into probabilities at once: 8 MiB in float32."""
 
 
