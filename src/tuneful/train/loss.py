@@ -33,7 +33,7 @@ PROOF_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-
 """Largest relative difference of loss and gradient norm between the two ways, by precision of the products."""
 
 _SOFTMAX_ELEMENTS = 1 << 19
-"""Logits that are turned into probabilities at once: 8 MiB in float32."""
+"""Logits that are turned into probabilities at once: 2 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
