@@ -73,6 +73,10 @@ def metrics(document: dict[str, Any]) -> dict[str, Any]:
     return {metric["name"]: metric for metric in (*document["metrics"], *document["forgetting"])}
 
 
+def run_cli(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, ["compare", *arguments], env={"COLUMNS": "80"})
+
+
 def test_the_records_of_a_run_are_read_as_the_run_read_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", right=12, scored=False)
     rows = [json.loads(line) for line in (run / "data" / "test.jsonl").read_text().splitlines()]
@@ -93,8 +97,13 @@ def test_the_answer_key_says_which_of_two_answers_is_compared(tmp_path: Path) ->
     assert run_cli(str(file), str(file), "--answer-key", "theirs").exit_code == 0
 
 
-def run_cli(*arguments: str) -> Any:
-    return CliRunner().invoke(cli.app, ["compare", *arguments], env={"COLUMNS": "80"})
+def test_a_folder_called_answers_beside_another_programs_config_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "config.yaml").write_text("colour: red\n")
+    (tmp_path / "answers" / "mine-references.jsonl").write_text('{"title": "not ours"}\n')
+    file = tmp_path / "answers" / "mine.jsonl"
+    file.write_text('{"instruction": "Ask.", "output": "yes", "text": "yes"}\n')
+    assert [item.text for item in read_answered(str(file), DataConfig()).items] == ["yes"]
 
 
 def test_two_run_folders_are_compared_with_all_that_lies_in_them(tmp_path: Path) -> None:

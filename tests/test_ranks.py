@@ -63,9 +63,10 @@ def ended(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
     return [rank.returncode for rank in ranks], said
 
 
-def finish(*arguments: object) -> None:
+def finish(*arguments: object) -> list[str]:
     codes, said = ended(start(*arguments))
     assert set(codes) == {0}, said
+    return said
 
 
 def until(ranks: list[subprocess.Popen[str]], condition) -> None:
@@ -124,7 +125,8 @@ def test_two_sharded_ranks_are_killed_and_others_go_on(size, rows, tiny_llama, a
     assert codes[0] in (0, 1)
     if codes[0]:  # it was not done by then
         assert "another rank of the job is gone" in said[0]
-        finish(size, rows, tiny_llama, output, "train.strategy=fsdp")
+        said = finish(size, rows, tiny_llama, output, "train.strategy=fsdp")
+        assert "going on after step" in said[0], said  # and not from the beginning
     assert_same_training(alone, output)
 
 

@@ -25,6 +25,10 @@ def logits(model):
 @pytest.mark.parametrize("family", ["llama", "qwen2"])  # without and with biases
 def test_logits_are_those_of_the_plain_weights_up_to_rounding(family):
     model = tiny_model(family, initializer_range=0.3).to(torch.bfloat16).eval()
+    biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
+    assert bool(biases) == (family == "qwen2")
+    for bias in biases:
+        torch.nn.init.normal_(bias)  # a new model's are 0, and nobody would miss them
     plain, context = logits(model), packed_products(model)
     for _ in range(2):  # it may be entered again
         with context:
@@ -43,6 +47,20 @@ def test_the_weights_are_those_of_the_moment_of_packing_and_no_others_are_touche
         torch.testing.assert_close(logits(model), before, rtol=0.02, atol=0.02 * before.abs().max().item())
         assert torch.equal(torch.nn.functional.linear(torch.ones(2, 4), torch.ones(3, 4)), other)
     assert (logits(model) - before).abs().max() > 0.2 * before.abs().max()
+
+
+@native
+def test_a_bias_counts_however_it_is_given():
+    model = tiny_model("llama").to(torch.bfloat16)
+    layer, rows = model.model.layers[0].mlp.up_proj, torch.ones(2, model.config.hidden_size, dtype=torch.bfloat16)
+    bias = torch.full((layer.out_features,), 3.0, dtype=torch.bfloat16)
+    plain = torch.nn.functional.linear(rows, layer.weight, bias)
+    with packed_products(model):
+        for found in (
+            torch.nn.functional.linear(rows, layer.weight, bias=bias),
+            torch.nn.functional.linear(input=rows, weight=layer.weight, bias=bias),
+        ):
+            torch.testing.assert_close(found, plain, rtol=0.02, atol=0.02)
 
 
 @native

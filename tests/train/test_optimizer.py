@@ -33,6 +33,13 @@ def bits_of(model):
 # --------------------------------------------------------------------------------------------------------------- AdamW
 
 
+@pytest.fixture(params=[1 << 20, 37], ids=["all together", "in stretches"])
+def batch_elements(request, monkeypatch):
+    """How many elements are stepped at once: more than a small model has, or fewer than most of its tensors have."""
+    monkeypatch.setattr("tuneful.train.optimizer.BATCH_ELEMENTS", request.param)
+
+
+@pytest.mark.usefixtures("batch_elements")
 @pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
 def test_ten_steps_equal_torchs_own_adamw_with_clipping_and_decay_on_matrices_only(max_grad_norm):
     ours, theirs = small_model(), small_model()
@@ -112,6 +119,7 @@ def test_a_weight_whose_rows_are_not_neighbours_in_memory_is_trained_all_the_sam
 # ------------------------------------------------------------------------------------------------------ bfloat16 shadow
 
 
+@pytest.mark.usefixtures("batch_elements")
 def test_the_shadow_is_the_master_rounded_and_the_model_ends_with_the_master():
     model = small_model()
     optimizer = AdamW(model, train_config(), torch.bfloat16)

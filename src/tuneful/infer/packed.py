@@ -55,7 +55,12 @@ class _Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is torch.nn.functional.linear and (weight := self._packed.get(id(args[1]))) is not None:
-            bias = args[2] if len(args) > 2 else None
-            return torch.ops.mkldnn._linear_pointwise(args[0], weight, bias, "none", [], "")
+        if func is torch.nn.functional.linear:
+            return self._linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if (packed := self._packed.get(id(weight))) is None:
+            return torch.nn.functional.linear(input, weight, bias)
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
+        return product

@@ -19,7 +19,7 @@ from typing import Any
 from tuneful.config import DataConfig
 from tuneful.errors import DataError
 from tuneful.judge.forgetting import GeneralScore, score_of_row
-from tuneful.judge.items import AnswerRow, jsonl_rows, read_answer_rows, task_text
+from tuneful.judge.items import AnswerRow, jsonl_rows, read_answer_rows, run_of, task_text
 from tuneful.judge.metrics import AnswerScores, score_answer
 
 KIND_KEYS = ("kind", "category", "task_type", "task", "type")
@@ -81,9 +81,8 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
                 f"{name}: holds no answers/tuned.jsonl; a run folder has one once `tuneful run` has answered"
             )
     rows = read_answer_rows(path, config, answer_key)
-    if path.parent.name != "answers":
+    if (run := run_of(path)) is None:
         return AnsweredSet(name, tuple(map(_answered, rows)), ())
-    run = path.parent.parent
     likelihoods = _likelihoods(run, path.stem)
     judged = {str(row.get("source")): row.get("score") for _, row in jsonl_rows(run / "scores" / path.name) or ()}
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
@@ -146,7 +145,7 @@ def _answered(
 def _likelihoods(run: Path, side: str) -> dict[str, tuple[float | None, int | None]]:
     """What each reference cost the model of this side, by source; empty where the run did not write that down."""
     rows = jsonl_rows(run / "answers" / f"{side}-references.jsonl") or ()
-    return {str(row["source"]): (row.get("nll"), row.get("num_tokens")) for _, row in rows}
+    return {str(row.get("source")): (row.get("nll"), row.get("num_tokens")) for _, row in rows}
 
 
 def _general(path: Path) -> Iterable[GeneralScore]:

@@ -103,10 +103,16 @@ def _asked(instruction: str, input_text: str) -> str:
     return f"{instruction}\n\n{input_text}" if instruction and input_text else instruction or input_text
 
 
+def run_of(path: Path) -> Path | None:
+    """The run folder whose answers the file `path` holds, RUN/answers/NAME.jsonl; None where it lies elsewhere."""
+    run = path.parent.parent
+    return run if path.parent.name == "answers" and (run / "data" / "test.jsonl").is_file() else None
+
+
 def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
     """How the run that the file belongs to read its records, else `config`."""
-    file = path.parent.parent / "config.yaml"
-    return load_config(file).data if path.parent.name == "answers" and file.is_file() else config
+    file = run / "config.yaml" if (run := run_of(path)) is not None else None
+    return load_config(file).data if file is not None and file.is_file() else config
 
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
@@ -132,9 +138,9 @@ def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: Data
 
 def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:
     """The records of the run that `path` belongs to, or of the files that `sources` name."""
-    test = path.parent.parent / "data" / "test.jsonl"
-    if test.is_file():
-        return {str(record.raw.get("source")): record for record in read_data(str(test), config).records}
+    if (run := run_of(path)) is not None:
+        test = read_data(str(run / "data" / "test.jsonl"), config)
+        return {str(record.raw.get("source")): record for record in test.records}
     found: dict[str, Record] = {}
     for file in dict.fromkeys(source.rpartition(":")[0] for source in sources):
         name = STARTER if file == "starter.json" and not Path(file).exists() else file
