@@ -48,7 +48,7 @@ def random_batch(kind):
 @pytest.mark.parametrize("num_key_heads", [4, 2, 1])
 @pytest.mark.parametrize("kind", ["short branches", "unshared", "one long branch", "a node", "long and short"])
 def test_output_and_gradients_are_those_of_dense_masked_attention(kind, num_key_heads, kept_path, monkeypatch):
-    monkeypatch.setattr("tuneful.model.attention.KEPT_PATH", kept_path)
+    monkeypatch.setattr("tuneful.model.attention_torch.KEPT_PATH", kept_path)
     batch = random_batch(kind)
     model = tiny_model(dtype=torch.float64, num_key_value_heads=num_key_heads)
     inputs = heads(batch, 4, num_key_heads, 8, torch.float64)

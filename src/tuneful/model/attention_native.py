@@ -1,0 +1,147 @@
+"""Attention over a trie's blocks by the compiled kernels: nothing is padded, gathered into memory or kept but one norm a query.
+
+A thread takes a block and a key head, gathers the block's path into its cache and runs a small FlashAttention over it. Keys
+that several blocks share are added up in lanes: each block belongs to one lane, and lanes are added in their order, so the
+sum does not depend on the number of threads. Against `attention_torch.py`, same processor: forward and backward of a layer
+4.5 -> 1.7 ms at 8 short records, 12.6 -> 7 ms at 32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tuneful.model.blocks import Block
+from tuneful.native.library import KINDS, Attention, Heads, kernels
+
+# Legend of shapes: N nodes, H query heads, K key/value heads, D size of a query's or key's head, E of a value's
+_UNITS = 12
+"""Lanes times key heads, at least: what the threads share in a backward, in equal parts for 2, 3, 4, 6 or 12 of them."""
+_BLOCK_COST = 2_000
+"""What a block costs beside its query-key pairs, in pairs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeBlocks:
+    """Blocks as the kernels read them, the costliest first.
+
+    first, count  int32 [blocks]        first query and number of queries
+    path          int32                 the paths of all blocks, one after the other
+    path_start    int64 [blocks + 1]    where each begins
+    lane          int32 [blocks]        which lane adds up what the block gives its keys
+    """
+
+    first: np.ndarray[Any, np.dtype[np.int32]]
+    count: np.ndarray[Any, np.dtype[np.int32]]
+    path: np.ndarray[Any, np.dtype[np.int32]]
+    path_start: np.ndarray[Any, np.dtype[np.int64]]
+    lane: np.ndarray[Any, np.dtype[np.int32]]
+    num_lanes: int
+
+
+def lay_out_lanes(blocks: Sequence[Block], num_key_heads: int) -> NativeBlocks:
+    """The blocks of a batch, dealt into lanes of like cost: the costliest first, each to the lane that has least so far."""
+    ordered = sorted(blocks, key=_cost, reverse=True)
+    num_lanes = -(-_UNITS // num_key_heads)
+    costs = [0] * num_lanes
+    lanes = []
+    for block in ordered:
+        lanes.append(costs.index(min(costs)))
+        costs[lanes[-1]] += _cost(block)
+    return NativeBlocks(
+        first=np.array([block.queries[0] for block in ordered], dtype=np.int32),
+        count=np.array([len(block.queries) for block in ordered], dtype=np.int32),
+        path=np.concatenate([block.path for block in ordered]).astype(np.int32),
+        path_start=np.cumsum([0, *(len(block.path) for block in ordered)], dtype=np.int64),
+        lane=np.array(lanes, dtype=np.int32),
+        num_lanes=num_lanes,
+    )
+
+
+def _cost(block: Block) -> int:
+    return len(block.queries) * len(block.path) + _BLOCK_COST
+
+
+class NativeAttention(torch.autograd.Function):
+    """softmax(scale * Q K^T) V along the trie's paths (Vaswani et al. 2017), and its gradient.
+
+    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> [1, N, H, E], all of one dtype.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: NativeBlocks, scale: float
+    ) -> torch.Tensor:
+        query, key, value = (_rows_contiguous(tensor) for tensor in (query, key, value))
+        _, num_heads, num_nodes, _ = query.shape
+        output = query.new_empty(1, num_nodes, num_heads, value.shape[-1])
+        norms = query.new_empty(num_nodes, num_heads, dtype=torch.promote_types(query.dtype, torch.float32))
+        ctx.save_for_backward(query, key, value, output, norms)
+        ctx.blocks, ctx.scale = blocks, scale
+        _library(query).attention_forward(
+            _plan(query, key, value, blocks, scale),
+            *(Heads.of(tensor) for tensor in (query, key, value)),
+            output.data_ptr(),
+            norms.data_ptr(),
+        )
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, output, norms = ctx.saved_tensors
+        to_output = _rows_contiguous(grads[0].transpose(1, 2))
+        to_query, to_key, to_value = (_heads_last(tensor) for tensor in (query, key, value))
+        sums = norms.new_empty(ctx.blocks.num_lanes * (to_key.numel() + to_value.numel()))
+        _library(query).attention_backward(
+            _plan(query, key, value, ctx.blocks, ctx.scale),
+            *(Heads.of(tensor) for tensor in (query, key, value)),
+            output.data_ptr(),
+            norms.data_ptr(),
+            Heads.of(to_output),
+            *(tensor.data_ptr() for tensor in (to_query, to_key, to_value, sums)),
+        )
+        return to_query.transpose(1, 2), to_key.transpose(1, 2), to_value.transpose(1, 2), None, None
+
+
+def _plan(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: NativeBlocks, scale: float) -> Attention:
+    assert query.dtype is key.dtype is value.dtype, (query.dtype, key.dtype, value.dtype)
+    assert query.shape[1] % key.shape[1] == 0, (query.shape, key.shape)
+    assert scale > 0, scale
+    return Attention(
+        num_nodes=query.shape[2],
+        num_heads=query.shape[1],
+        num_key_heads=key.shape[1],
+        size=query.shape[3],
+        value_size=value.shape[3],
+        num_blocks=len(blocks.first),
+        num_lanes=blocks.num_lanes,
+        num_threads=torch.get_num_threads(),
+        first=blocks.first.ctypes.data,
+        count=blocks.count.ctypes.data,
+        path=blocks.path.ctypes.data,
+        lane=blocks.lane.ctypes.data,
+        path_start=blocks.path_start.ctypes.data,
+        scale=scale,
+        kind=KINDS[query.dtype],
+    )
+
+
+def _library(tensor: torch.Tensor) -> ctypes.CDLL:
+    library = kernels(tensor.device, tensor.dtype)
+    assert library is not None, "a plan for the compiled kernels, which are not there"
+    return library
+
+
+def _rows_contiguous(heads: torch.Tensor) -> torch.Tensor:
+    return heads if heads.stride(-1) == 1 else heads.contiguous()
+
+
+def _heads_last(heads: torch.Tensor) -> torch.Tensor:
+    """Room for what is like `heads` [1, heads, N, D], laid out [1, N, heads, D] as a model's projections are."""
+    _, num_heads, num_nodes, size = heads.shape
+    return heads.new_empty(1, num_nodes, num_heads, size)

@@ -1,0 +1,141 @@
+/* What a step of training on a CPU does between its matrix products, for which torch has no operation of its own: attention
+   over a trie, the output head's cross-entropy, AdamW. `library.py` compiles this file for the machine at hand.
+
+   Everything is computed in float32 (kernels.h once) or, where the tensors are float64, in float64 (kernels.h again); tensors
+   in bfloat16 are widened when read and rounded to nearest even when written. What several threads add up is added in an order
+   that does not depend on their number. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define COLUMNS 4 /* vectors side by side in one product: with four rows as many sums as half the registers hold */
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#define COLUMNS 2
+#else
+#define VECTOR_BYTES 16
+#define COLUMNS 4
+#endif
+#define ROWS 8        /* queries that are scored at once */
+#define CHUNK 65536   /* elements of a tensor that one thread updates at once */
+#define PORTION 1024  /* logits that are added up before they meet the sum in double precision */
+
+enum { FLOAT32, FLOAT64, BFLOAT16 };
+
+/* Attention over a trie, cut into blocks: `count` queries that follow one another on a branch, and the path they see. */
+typedef struct {
+    int64_t num_nodes, num_heads, num_key_heads, size, value_size; /* N, H, K, D, E */
+    int64_t num_blocks, num_lanes, num_threads;
+    const int32_t *first, *count, *path, *lane; /* of a block: first query, number of queries; its path; who adds it up */
+    const int64_t *path_start;                  /* [num_blocks + 1] into `path` */
+    double scale;
+    int64_t kind; /* of query, key, value, output and their gradients */
+} attention;
+
+/* A tensor as the model lays it out: element [head, node, d] stands at head * by_head + node * by_node + d. */
+typedef struct {
+    void *data;
+    int64_t by_head, by_node;
+} heads;
+
+/* One parameter with its master, moments and gradient; `shadow` is its copy in bfloat16, or null. */
+typedef struct {
+    void *master, *exp_avg, *exp_avg_sq, *gradient;
+    uint16_t *shadow;
+    int64_t size, first_chunk, gradient_kind;
+    double decay;
+} parameter;
+
+static int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+static int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+
+static inline float widened(uint16_t half)
+{
+    union { uint32_t bits; float value; } whole = {.bits = (uint32_t)half << 16};
+    return whole.value;
+}
+
+static inline uint16_t narrowed(float value)
+{
+    union { float value; uint32_t bits; } whole = {.value = value};
+    uint16_t half = (uint16_t)((whole.bits + 0x7fff + ((whole.bits >> 16) & 1)) >> 16);
+    return value != value ? 0x7fc0 : half;
+}
+
+/* e^x for x <= 88, to 2 units in the last place; 0 is given as 1e-38. A loop over it becomes vector code. e^x = 2^n e^r with
+   |r| <= ln 2 / 2; the polynomial is Cephes' (Moshier 1992). */
+static inline float exponential(float x)
+{
+    x = x < -87.0f ? -87.0f : x;
+    float n = rintf(x * 1.44269504088896341f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float sum = 1.9875691500e-4f;
+    sum = sum * r + 1.3981999507e-3f;
+    sum = sum * r + 8.3334519073e-3f;
+    sum = sum * r + 4.1665795894e-2f;
+    sum = sum * r + 1.6666665459e-1f;
+    sum = sum * r + 5.0000001201e-1f;
+    sum = sum * r * r + r + 1.0f;
+    union { uint32_t bits; float value; } power = {.bits = (uint32_t)((int32_t)n + 127) << 23};
+    return sum * power.value;
+}
+
+#define REAL float
+#define REAL_KIND FLOAT32
+#define EXP exponential
+#define SQRT sqrtf
+#define NAME(name) name##_float
+#include "kernels.h"
+#undef REAL
+#undef REAL_KIND
+#undef EXP
+#undef SQRT
+#undef NAME
+
+#define REAL double
+#define REAL_KIND FLOAT64
+#define EXP exp
+#define SQRT sqrt
+#define NAME(name) name##_double
+#include "kernels.h"
+
+void attention_forward(const attention *plan, const heads *query, const heads *key, const heads *value, void *output, void *norms)
+{
+    (plan->kind == FLOAT64 ? attend_double : attend_float)(plan, query, key, value, output, norms);
+}
+
+void attention_backward(const attention *plan, const heads *query, const heads *key, const heads *value, const void *output,
+                        const void *norms, const heads *to_output, void *to_query, void *to_key, void *to_value, void *sums)
+{
+    (plan->kind == FLOAT64 ? attend_backward_double : attend_backward_float)(
+        plan, query, key, value, output, norms, to_output, to_query, to_key, to_value, sums);
+}
+
+void cross_entropy_forward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
+                           const int64_t *ids, void *normalizers, void *nll)
+{
+    (kind == FLOAT64 ? normalize_double : normalize_float)(num_threads, kind, num_rows, size, logits, ids, normalizers, nll);
+}
+
+void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
+                            const int64_t *ids, const void *normalizers, const void *weights, void *gradient)
+{
+    (kind == FLOAT64 ? differentiate_double : differentiate_float)(
+        num_threads, kind, num_rows, size, logits, ids, normalizers, weights, gradient);
+}
+
+double squared_norm(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters)
+{
+    return (kind == FLOAT64 ? add_squares_double : add_squares_float)(num_threads, num_parameters, parameters);
+}
+
+void adamw(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters, double rate, double beta1,
+           double beta2, double epsilon, double divisor, int64_t step)
+{
+    (kind == FLOAT64 ? step_double : step_float)(
+        num_threads, num_parameters, parameters, rate, beta1, beta2, epsilon, divisor, step);
+}

@@ -1,0 +1,420 @@
+/* The kernels for one kind of number, REAL: included by kernels.c for float and for double. */
+
+#define LANES (VECTOR_BYTES / (int64_t)sizeof(REAL))
+#define PANEL (LANES * COLUMNS)
+#define vec NAME(vec)
+
+typedef REAL vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+
+/* Rows of a tensor */
+
+static void NAME(load)(REAL *to, const void *tensor, int64_t at, int64_t size, int64_t padded, int64_t kind)
+{
+    if (kind == BFLOAT16)
+        for (int64_t d = 0; d < size; d++) to[d] = widened(((const uint16_t *)tensor)[at + d]);
+    else
+        memcpy(to, (const REAL *)tensor + at, size * sizeof(REAL));
+    for (int64_t d = size; d < padded; d++) to[d] = 0;
+}
+
+static void NAME(store)(void *tensor, int64_t at, const REAL *from, int64_t size, REAL factor, int64_t kind)
+{
+    if (kind == BFLOAT16)
+        for (int64_t d = 0; d < size; d++) ((uint16_t *)tensor)[at + d] = narrowed((float)(from[d] * factor));
+    else
+        for (int64_t d = 0; d < size; d++) ((REAL *)tensor)[at + d] = from[d] * factor;
+}
+
+/* Products of a few rows: sums stay in registers, COLUMNS or 2 vectors wide. Widths are multiples of PANEL, strides of 2 * LANES. */
+
+/* out [ROWS, stride] = x [ROWS, depth] * yt [depth, stride], its first `width` columns and what fills their vectors. */
+static void NAME(multiply)(REAL *restrict out, const REAL *restrict x, const REAL *restrict yt, int64_t depth, int64_t stride,
+                           int64_t width)
+{
+    for (int64_t p = 0; p < width; p += 2 * LANES) {
+        vec sums[ROWS][2] = {0};
+        for (int64_t d = 0; d < depth; d++) {
+            vec left = *(const vec *)(yt + d * stride + p), right = *(const vec *)(yt + d * stride + p + LANES);
+            for (int r = 0; r < ROWS; r++) {
+                sums[r][0] += x[r * depth + d] * left;
+                sums[r][1] += x[r * depth + d] * right;
+            }
+        }
+        for (int r = 0; r < ROWS; r++) {
+            *(vec *)(out + r * stride + p) = sums[r][0];
+            *(vec *)(out + r * stride + p + LANES) = sums[r][1];
+        }
+    }
+}
+
+/* out [ROWS, width] = x [ROWS, stride], its first `depth` columns, * y [depth, width] */
+static void NAME(combine)(REAL *restrict out, const REAL *restrict x, const REAL *restrict y, int64_t depth, int64_t stride,
+                          int64_t width)
+{
+    for (int64_t column = 0; column < width; column += PANEL)
+        for (int half = 0; half < ROWS; half += 4) {
+            vec sums[4][COLUMNS] = {0};
+            for (int64_t p = 0; p < depth; p++)
+                for (int c = 0; c < COLUMNS; c++) {
+                    vec part = *(const vec *)(y + p * width + column + c * LANES);
+                    for (int r = 0; r < 4; r++) sums[r][c] += x[(half + r) * stride + p] * part;
+                }
+            for (int r = 0; r < 4; r++)
+                for (int c = 0; c < COLUMNS; c++)
+                    *(vec *)(out + (half + r) * width + column + c * LANES) = sums[r][c];
+        }
+}
+
+/* out [depth, width] += x [ROWS, stride]^T, its first `depth` columns rounded up to 4, * y [ROWS, width] */
+static void NAME(spread)(REAL *restrict out, const REAL *restrict x, const REAL *restrict y, int64_t depth, int64_t stride,
+                         int64_t width)
+{
+    for (int64_t column = 0; column < width; column += PANEL)
+        for (int64_t p = 0; p < depth; p += 4) {
+            vec sums[4][COLUMNS];
+            for (int k = 0; k < 4; k++)
+                for (int c = 0; c < COLUMNS; c++) sums[k][c] = *(const vec *)(out + (p + k) * width + column + c * LANES);
+            for (int r = 0; r < ROWS; r++)
+                for (int c = 0; c < COLUMNS; c++) {
+                    vec part = *(const vec *)(y + r * width + column + c * LANES);
+                    for (int k = 0; k < 4; k++) sums[k][c] += x[r * stride + p + k] * part;
+                }
+            for (int k = 0; k < 4; k++)
+                for (int c = 0; c < COLUMNS; c++) *(vec *)(out + (p + k) * width + column + c * LANES) = sums[k][c];
+        }
+}
+
+/* Attention. Legend: D, E sizes of a head padded to PANEL; P keys of a block, `stride` those padded; R queries a key head. */
+
+typedef struct {
+    int64_t D, E, R, P, stride, first, count, head;
+    const int32_t *path;
+} NAME(block);
+
+static NAME(block) NAME(open_block)(const attention *plan, int64_t number, int64_t head)
+{
+    int64_t num_keys = plan->path_start[number + 1] - plan->path_start[number];
+    NAME(block) block = {
+        .D = rounded_up(plan->size, PANEL),
+        .E = rounded_up(plan->value_size, PANEL),
+        .R = plan->num_heads / plan->num_key_heads,
+        .P = num_keys,
+        .stride = rounded_up(num_keys, 2 * LANES),
+        .first = plan->first[number],
+        .count = plan->count[number],
+        .head = head,
+        .path = plan->path + plan->path_start[number],
+    };
+    return block;
+}
+
+static int64_t NAME(longest_stride)(const attention *plan)
+{
+    int64_t longest = 0;
+    for (int64_t b = 0; b < plan->num_blocks; b++)
+        if (plan->path_start[b + 1] - plan->path_start[b] > longest) longest = plan->path_start[b + 1] - plan->path_start[b];
+    return rounded_up(longest, 2 * LANES);
+}
+
+/* The rows of a block are its queries, and of each the R heads that read key head `head`. The last rows are repeated. */
+static int64_t NAME(node_of)(const NAME(block) *b, int64_t row) { return b->first + least(row, b->count * b->R - 1) / b->R; }
+static int64_t NAME(head_of)(const NAME(block) *b, int64_t row)
+{
+    return b->head * b->R + least(row, b->count * b->R - 1) % b->R;
+}
+static int64_t NAME(seen_by)(const NAME(block) *b, int64_t row)
+{
+    return b->P - b->count + least(row, b->count * b->R - 1) / b->R + 1;
+}
+
+/* The rows of `tensor` along the block's path: as they are where `rows` is given, transposed [size, stride] where `columns` is. */
+static void NAME(gather)(const NAME(block) *b, const heads *tensor, int64_t size, int64_t padded, int64_t kind, REAL *rows,
+                         REAL *columns, REAL *one)
+{
+    for (int64_t p = 0; p < b->P; p++) {
+        REAL *row = rows ? rows + p * padded : one;
+        NAME(load)(row, tensor->data, b->head * tensor->by_head + b->path[p] * tensor->by_node, size, padded, kind);
+        if (columns)
+            for (int64_t d = 0; d < padded; d++) columns[d * b->stride + p] = row[d];
+    }
+    if (columns)
+        for (int64_t d = 0; d < padded; d++)
+            for (int64_t p = b->P; p < b->stride; p++) columns[d * b->stride + p] = 0;
+}
+
+static void NAME(gather_queries)(const NAME(block) *b, const heads *tensor, int64_t row, int64_t size, int64_t padded,
+                                 int64_t kind, REAL *to)
+{
+    for (int64_t i = 0; i < ROWS; i++) {
+        int64_t at = NAME(head_of)(b, row + i) * tensor->by_head + NAME(node_of)(b, row + i) * tensor->by_node;
+        NAME(load)(to + i * padded, tensor->data, at, size, padded, kind);
+    }
+}
+
+/* out = softmax(scale * Q K^T) V of one block and key head; norms: the logarithm of each query's sum of exponentials. */
+static void NAME(attend_block)(const attention *plan, const NAME(block) *b, const heads *query, const heads *key,
+                               const heads *value, void *output, REAL *norms, REAL *scratch)
+{
+    REAL *keys = scratch, *values = keys + b->D * b->stride, *queries = values + b->E * b->stride;
+    REAL *scores = queries + ROWS * b->D, *outputs = scores + ROWS * b->stride, *one = outputs + ROWS * b->E;
+    REAL scale = (REAL)plan->scale;
+    NAME(gather)(b, key, plan->size, b->D, plan->kind, NULL, keys, one);
+    NAME(gather)(b, value, plan->value_size, b->E, plan->kind, values, NULL, one);
+    for (int64_t row = 0; row < b->count * b->R; row += ROWS) {
+        int64_t most = NAME(seen_by)(b, row + ROWS - 1);
+        NAME(gather_queries)(b, query, row, plan->size, b->D, plan->kind, queries);
+        NAME(multiply)(scores, queries, keys, b->D, b->stride, most);
+        REAL inverse[ROWS];
+        for (int64_t i = 0; i < ROWS; i++) {
+            REAL *line = scores + i * b->stride, top = line[0], sum = 0;
+            int64_t seen = NAME(seen_by)(b, row + i);
+            for (int64_t p = 0; p < seen; p++) top = line[p] > top ? line[p] : top;
+            for (int64_t p = 0; p < seen; p++) {
+                line[p] = EXP((line[p] - top) * scale);
+                sum += line[p];
+            }
+            for (int64_t p = seen; p < most; p++) line[p] = 0;
+            inverse[i] = 1 / sum;
+            norms[NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)] = top * scale + (REAL)log(sum);
+        }
+        NAME(combine)(outputs, scores, values, most, b->stride, b->E);
+        for (int64_t i = 0; i < least(ROWS, b->count * b->R - row); i++) {
+            int64_t at = (NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)) * plan->value_size;
+            NAME(store)(output, at, outputs + i * b->E, plan->value_size, inverse[i], plan->kind);
+        }
+    }
+}
+
+static void NAME(attend)(const attention *plan, const heads *query, const heads *key, const heads *value, void *output, void *norms)
+{
+    int64_t D = rounded_up(plan->size, PANEL), E = rounded_up(plan->value_size, PANEL);
+    int64_t room = (D + E + ROWS) * NAME(longest_stride)(plan) + ROWS * (D + E) + D + E;
+    #pragma omp parallel num_threads(plan->num_threads)
+    {
+        REAL *scratch = aligned_alloc(64, rounded_up(room * sizeof(REAL), 64));
+        #pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < plan->num_blocks * plan->num_key_heads; task++) {
+            NAME(block) block = NAME(open_block)(plan, task / plan->num_key_heads, task % plan->num_key_heads);
+            NAME(attend_block)(plan, &block, query, key, value, output, norms, scratch);
+        }
+        free(scratch);
+    }
+}
+
+/* With P the probabilities, computed again, and dO the output's gradient: dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)),
+   dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B). dK (without the scale) and dV are added to
+   `key_sums` [N, K, size] and `value_sums` [N, K, value_size]. */
+static void NAME(attend_block_backward)(const attention *plan, const NAME(block) *b, const heads *query, const heads *key,
+                                        const heads *value, const void *output, const REAL *norms, const heads *to_output,
+                                        void *to_query, REAL *key_sums, REAL *value_sums, REAL *scratch)
+{
+    REAL *keys = scratch, *key_columns = keys + b->D * b->stride, *value_columns = key_columns + b->D * b->stride;
+    REAL *to_keys = value_columns + b->E * b->stride, *to_values = to_keys + b->D * b->stride;
+    REAL *scores = to_values + b->E * b->stride, *to_scores = scores + ROWS * b->stride;
+    REAL *queries = to_scores + ROWS * b->stride, *to_queries = queries + ROWS * b->D, *to_outputs = to_queries + ROWS * b->D;
+    REAL *one = to_outputs + ROWS * b->E;
+    REAL scale = (REAL)plan->scale;
+    NAME(gather)(b, key, plan->size, b->D, plan->kind, keys, key_columns, NULL);
+    NAME(gather)(b, value, plan->value_size, b->E, plan->kind, NULL, value_columns, one);
+    memset(to_keys, 0, b->D * b->stride * sizeof(REAL));
+    memset(to_values, 0, b->E * b->stride * sizeof(REAL));
+    for (int64_t row = 0; row < b->count * b->R; row += ROWS) {
+        int64_t num_rows = least(ROWS, b->count * b->R - row), most = NAME(seen_by)(b, row + ROWS - 1);
+        NAME(gather_queries)(b, query, row, plan->size, b->D, plan->kind, queries);
+        NAME(gather_queries)(b, to_output, row, plan->value_size, b->E, plan->kind, to_outputs);
+        NAME(multiply)(scores, queries, key_columns, b->D, b->stride, most);
+        NAME(multiply)(to_scores, to_outputs, value_columns, b->E, b->stride, most);
+        for (int64_t i = 0; i < ROWS; i++) {
+            REAL *line = scores + i * b->stride, *to_line = to_scores + i * b->stride, delta = 0;
+            int64_t at = NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i);
+            int64_t seen = i < num_rows ? NAME(seen_by)(b, row + i) : 0;
+            REAL norm = norms[at];
+            NAME(load)(one, output, at * plan->value_size, plan->value_size, b->E, plan->kind);
+            for (int64_t d = 0; d < b->E; d++) delta += to_outputs[i * b->E + d] * one[d];
+            for (int64_t p = 0; p < seen; p++) {
+                line[p] = EXP(line[p] * scale - norm);
+                to_line[p] = line[p] * (to_line[p] - delta);
+            }
+            for (int64_t p = seen; p < rounded_up(most, 4); p++) line[p] = to_line[p] = 0;
+        }
+        NAME(combine)(to_queries, to_scores, keys, most, b->stride, b->D);
+        for (int64_t i = 0; i < num_rows; i++) {
+            int64_t at = (NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)) * plan->size;
+            NAME(store)(to_query, at, to_queries + i * b->D, plan->size, scale, plan->kind);
+        }
+        NAME(spread)(to_values, scores, to_outputs, most, b->stride, b->E);
+        NAME(spread)(to_keys, to_scores, queries, most, b->stride, b->D);
+    }
+    for (int64_t p = 0; p < b->P; p++) {
+        REAL *key_sum = key_sums + (b->path[p] * plan->num_key_heads + b->head) * plan->size;
+        REAL *value_sum = value_sums + (b->path[p] * plan->num_key_heads + b->head) * plan->value_size;
+        for (int64_t d = 0; d < plan->size; d++) key_sum[d] += to_keys[p * b->D + d];
+        for (int64_t d = 0; d < plan->value_size; d++) value_sum[d] += to_values[p * b->E + d];
+    }
+}
+
+/* Blocks share keys, so each lane has `sums` of its own [lanes, N * K * (size + value_size)], in the end added in their order. */
+static void NAME(attend_backward)(const attention *plan, const heads *query, const heads *key, const heads *value,
+                                  const void *output, const void *norms, const heads *to_output, void *to_query, void *to_key,
+                                  void *to_value, void *all_sums)
+{
+    int64_t D = rounded_up(plan->size, PANEL), E = rounded_up(plan->value_size, PANEL), K = plan->num_key_heads;
+    int64_t of_node = K * plan->size, value_of_node = K * plan->value_size, of_keys = plan->num_nodes * of_node;
+    int64_t of_lane = of_keys + plan->num_nodes * value_of_node;
+    int64_t room = (3 * D + 2 * E + 2 * ROWS) * NAME(longest_stride)(plan) + ROWS * (2 * D + E) + E;
+    REAL *sums = all_sums;
+    #pragma omp parallel num_threads(plan->num_threads)
+    {
+        REAL *scratch = aligned_alloc(64, rounded_up(room * sizeof(REAL), 64));
+        #pragma omp for schedule(static)
+        for (int64_t node = 0; node < plan->num_nodes * plan->num_lanes; node++)
+            memset(sums + node * (of_node + value_of_node), 0, (of_node + value_of_node) * sizeof(REAL));
+        #pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < plan->num_lanes * K; task++)
+            for (int64_t number = 0; number < plan->num_blocks; number++)
+                if (plan->lane[number] == task / K) {
+                    NAME(block) block = NAME(open_block)(plan, number, task % K);
+                    REAL *own = sums + task / K * of_lane;
+                    NAME(attend_block_backward)(plan, &block, query, key, value, output, norms, to_output, to_query, own,
+                                                own + of_keys, scratch);
+                }
+        free(scratch);
+        #pragma omp for schedule(static)
+        for (int64_t node = 0; node < plan->num_nodes; node++) {
+            REAL *key_sum = sums + node * of_node, *value_sum = sums + of_keys + node * value_of_node;
+            for (int64_t lane = 1; lane < plan->num_lanes; lane++) {
+                for (int64_t d = 0; d < of_node; d++) key_sum[d] += key_sum[lane * of_lane + d];
+                for (int64_t d = 0; d < value_of_node; d++) value_sum[d] += value_sum[lane * of_lane + d];
+            }
+            NAME(store)(to_key, node * of_node, key_sum, of_node, (REAL)plan->scale, plan->kind);
+            NAME(store)(to_value, node * value_of_node, value_sum, value_of_node, 1, plan->kind);
+        }
+    }
+}
+
+/* Cross-entropy over rows of logits [num_rows, size], which stay in their own kind. */
+
+/* normalizers: log(sum(exp(row))); nll: what is missing from the logit of `ids` to it. */
+static void NAME(normalize)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
+                            const int64_t *ids, void *normalizers, void *nll)
+{
+    #pragma omp parallel num_threads(num_threads)
+    {
+        REAL *row = aligned_alloc(64, rounded_up(size * sizeof(REAL), 64));
+        #pragma omp for schedule(static)
+        for (int64_t m = 0; m < num_rows; m++) {
+            NAME(load)(row, logits, m * size, size, size, kind);
+            REAL top = row[0];
+            double total = 0;
+            for (int64_t v = 0; v < size; v++) top = row[v] > top ? row[v] : top;
+            for (int64_t start = 0; start < size; start += PORTION) {
+                REAL sum = 0;
+                for (int64_t v = start; v < least(size, start + PORTION); v++) sum += EXP(row[v] - top);
+                total += sum;
+            }
+            ((REAL *)normalizers)[m] = (REAL)(top + log(total));
+            ((REAL *)nll)[m] = (REAL)(top - row[ids[m]] + log(total));
+        }
+        free(row);
+    }
+}
+
+/* gradient = weights * (softmax(logits) - one-hot(ids)) */
+static void NAME(differentiate)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
+                                const int64_t *ids, const void *normalizers, const void *weights, void *gradient)
+{
+    #pragma omp parallel num_threads(num_threads)
+    {
+        REAL *row = aligned_alloc(64, rounded_up(size * sizeof(REAL), 64));
+        #pragma omp for schedule(static)
+        for (int64_t m = 0; m < num_rows; m++) {
+            REAL normalizer = ((const REAL *)normalizers)[m];
+            NAME(load)(row, logits, m * size, size, size, kind);
+            for (int64_t v = 0; v < size; v++) row[v] = EXP(row[v] - normalizer);
+            row[ids[m]] -= 1;
+            NAME(store)(gradient, m * size, row, size, ((const REAL *)weights)[m], kind);
+        }
+        free(row);
+    }
+}
+
+/* AdamW: chunks of all parameters are one list. */
+
+static const parameter *NAME(owner)(int64_t num_parameters, const parameter *parameters, int64_t chunk)
+{
+    int64_t low = 0, high = num_parameters - 1;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (parameters[middle].first_chunk <= chunk) low = middle;
+        else high = middle - 1;
+    }
+    return parameters + low;
+}
+
+static int64_t NAME(num_chunks)(int64_t num_parameters, const parameter *parameters)
+{
+    const parameter *last = parameters + num_parameters - 1;
+    return last->first_chunk + (last->size + CHUNK - 1) / CHUNK;
+}
+
+static inline REAL NAME(square)(REAL value) { return value * value; }
+
+static double NAME(add_squares)(int64_t num_threads, int64_t num_parameters, const parameter *parameters)
+{
+    int64_t num_chunks = NAME(num_chunks)(num_parameters, parameters);
+    double *parts = malloc(num_chunks * sizeof(double)), total = 0;
+    #pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
+        const parameter *own = NAME(owner)(num_parameters, parameters, chunk);
+        int64_t start = (chunk - own->first_chunk) * CHUNK, stop = least(own->size, start + CHUNK);
+        double sum = 0;
+        for (int64_t portion = start; portion < stop; portion += PORTION) {
+            REAL part = 0;
+            if (own->gradient_kind == BFLOAT16)
+                for (int64_t i = portion; i < least(stop, portion + PORTION); i++)
+                    part += NAME(square)(widened(((const uint16_t *)own->gradient)[i]));
+            else
+                for (int64_t i = portion; i < least(stop, portion + PORTION); i++)
+                    part += NAME(square)(((const REAL *)own->gradient)[i]);
+            sum += part;
+        }
+        parts[chunk] = sum;
+    }
+    for (int64_t chunk = 0; chunk < num_chunks; chunk++) total += parts[chunk];
+    free(parts);
+    return total;
+}
+
+/* Loshchilov & Hutter 2019, in the order of torch's fused kernel; the gradient is divided by `divisor` first. */
+static void NAME(step)(int64_t num_threads, int64_t num_parameters, const parameter *parameters, double rate, double beta1,
+                       double beta2, double epsilon, double divisor, int64_t step)
+{
+    int64_t num_chunks = NAME(num_chunks)(num_parameters, parameters);
+    REAL step_size = (REAL)(rate / (1 - pow(beta1, (double)step))), root = (REAL)(1 / sqrt(1 - pow(beta2, (double)step)));
+    REAL keep1 = (REAL)beta1, add1 = (REAL)(1 - beta1), keep2 = (REAL)beta2, add2 = (REAL)(1 - beta2);
+    REAL least_root = (REAL)epsilon, factor = (REAL)(1 / divisor);
+    #pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
+        const parameter *own = NAME(owner)(num_parameters, parameters, chunk);
+        REAL *restrict master = own->master, *restrict exp_avg = own->exp_avg, *restrict exp_avg_sq = own->exp_avg_sq;
+        REAL decay = (REAL)(1 - rate * own->decay);
+        int64_t stop = least(own->size, (chunk - own->first_chunk + 1) * CHUNK);
+        for (int64_t start = (chunk - own->first_chunk) * CHUNK; start < stop; start += PORTION) {
+            REAL gradient[PORTION];
+            int64_t size = least(PORTION, stop - start);
+            NAME(load)(gradient, own->gradient, start, size, size, own->gradient_kind);
+            REAL *restrict weights = master + start, *restrict first = exp_avg + start, *restrict second = exp_avg_sq + start;
+            for (int64_t i = 0; i < size; i++) {
+                REAL slope = gradient[i] * factor;
+                first[i] = keep1 * first[i] + add1 * slope;
+                second[i] = keep2 * second[i] + add2 * slope * slope;
+                weights[i] = weights[i] * decay - step_size * first[i] / (SQRT(second[i]) * root + least_root);
+            }
+            if (own->shadow) NAME(store)(own->shadow, start, weights, size, 1, BFLOAT16);
+        }
+    }
+}
+
+#undef LANES
+#undef PANEL
+#undef vec

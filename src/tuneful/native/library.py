@@ -1,0 +1,193 @@
+"""The kernels of `kernels.c`, compiled for the machine at hand by its own C compiler, once, and called through ctypes.
+
+They serve the model, the loss and the optimizer on the CPU: fused loops that torch would need a dozen passes for. Compiling
+on the user's machine costs 3 s once and needs a `cc` that knows OpenMP; in return there is no binary to ship, and the code
+uses all that the processor has. Where it cannot be compiled `kernels` says None and the torch code beside each call does
+the same, slower. `TUNEFUL_NATIVE=0` leaves the kernels out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from tuneful.model.builtin import cache_root
+
+SOURCES = ("kernels.c", "kernels.h")
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fassociative-math",
+    "-freciprocal-math",
+    "-ffp-contract=fast",
+]
+FLAGS_X86 = ["-mprefer-vector-width=512"]
+_COMPILE_SECONDS = 120
+KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+"""What the kernels read and write, by their number in `kernels.c`."""
+
+
+class NotCompiledError(Exception):
+    """There is no library of kernels, with the reason."""
+
+
+class Attention(ctypes.Structure):
+    """`attention` of kernels.c: a trie cut into blocks."""
+
+    _fields_ = [
+        *[
+            (name, ctypes.c_int64)
+            for name in [
+                "num_nodes",
+                "num_heads",
+                "num_key_heads",
+                "size",
+                "value_size",
+                "num_blocks",
+                "num_lanes",
+                "num_threads",
+            ]
+        ],
+        *[(name, ctypes.c_void_p) for name in ("first", "count", "path", "lane", "path_start")],
+        ("scale", ctypes.c_double),
+        ("kind", ctypes.c_int64),
+    ]
+
+
+class Heads(ctypes.Structure):
+    """`heads` of kernels.c: where a tensor [1, heads, N, D] lies, and how."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("by_head", ctypes.c_int64), ("by_node", ctypes.c_int64)]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Heads:
+        """Those of `tensor`, whose last dimension is contiguous."""
+        assert tensor.stride(-1) == 1, tensor.stride()
+        return cls(tensor.data_ptr(), tensor.stride(1), tensor.stride(2))
+
+
+class Parameter(ctypes.Structure):
+    """`parameter` of kernels.c: what AdamW reads and writes."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("master", "exp_avg", "exp_avg_sq", "gradient", "shadow")],
+        *[(name, ctypes.c_int64) for name in ("size", "first_chunk", "gradient_kind")],
+        ("decay", ctypes.c_double),
+    ]
+
+
+def kernels(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled kernels, where they serve tensors of this device and dtype."""
+    if device.type != "cpu" or dtype not in KINDS or os.environ.get("TUNEFUL_NATIVE") == "0":
+        return None
+    try:
+        return _library()
+    except NotCompiledError:
+        return None
+
+
+def describe() -> str:
+    """Whether the kernels are compiled on this machine, and if not, why; for people."""
+    if os.environ.get("TUNEFUL_NATIVE") == "0":
+        return "left out: TUNEFUL_NATIVE=0"
+    try:
+        return f"compiled by {_compiler()}, {Path(_library()._name).name}"
+    except NotCompiledError as reason:
+        return f"not compiled, torch's operations are used: {reason}"
+
+
+def _library() -> ctypes.CDLL:
+    """The library, compiled where it is not in the cache. Raises NotCompiledError, for the same reason each time."""
+    found = _attempt()
+    if isinstance(found, str):
+        raise NotCompiledError(found)
+    return found
+
+
+@functools.cache
+def _attempt() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    try:
+        return _declared(ctypes.CDLL(str(_compiled(cache_root() / "native"))))
+    except NotCompiledError as reason:
+        return str(reason)
+    except OSError as reason:
+        return f"the compiled library cannot be kept or loaded: {reason}"
+
+
+def _compiled(folder: Path) -> Path:
+    """The library for this source, compiler and processor in `folder`; compiled where it is not there yet."""
+    sources = [Path(__file__).with_name(name) for name in SOURCES]
+    command = [_compiler(), *FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
+    digest = hashlib.sha256("\0".join([*command, *(path.read_text() for path in sources), _target(command)]).encode())
+    library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
+    if not library.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as workshop:
+            made = Path(workshop) / library.name
+            _run([*command, str(sources[0]), "-o", str(made), "-lm"])
+            os.replace(made, library)
+    return library
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CC", ""), "cc", "gcc"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise NotCompiledError("there is no C compiler (cc); on Debian and Ubuntu `apt install gcc libc6-dev` brings one")
+
+
+def _target(command: Sequence[str]) -> str:
+    """The compiler's version and what it knows of the processor: its predefined macros."""
+    return _run([*command, "-dM", "-E", "-x", "c", os.devnull])
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotCompiledError(str(error)) from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise NotCompiledError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
+    return done.stdout
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The functions' types: without them ctypes would pass pointers as int."""
+    count, number, pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+    heads = ctypes.POINTER(Heads)
+    plan, parameters = ctypes.POINTER(Attention), ctypes.POINTER(Parameter)
+    library.attention_forward.argtypes = [plan, heads, heads, heads, pointer, pointer]
+    library.attention_backward.argtypes = [plan, heads, heads, heads, pointer, pointer, heads, *[pointer] * 4]
+    library.cross_entropy_forward.argtypes = [*[count] * 4, *[pointer] * 4]
+    library.cross_entropy_backward.argtypes = [*[count] * 4, *[pointer] * 5]
+    library.squared_norm.argtypes = [count, count, count, parameters]
+    library.squared_norm.restype = number
+    library.adamw.argtypes = [count, count, count, parameters, *[number] * 5, count]
+    for function in (
+        library.attention_forward,
+        library.attention_backward,
+        library.cross_entropy_forward,
+        library.cross_entropy_backward,
+        library.adamw,
+    ):
+        function.restype = None
+    return library
