@@ -36,7 +36,7 @@ def bits_of(model):
 @pytest.fixture(params=[1 << 20, 37], ids=["all together", "in stretches"])
 def batch_elements(request, monkeypatch):
     """How many elements are stepped at once: more than a small model has, or fewer than most of its tensors have."""
-    monkeypatch.setattr("tuneful.train.optimizer.BATCH_ELEMENTS", request.param)
+    monkeypatch.setattr("tuneful.train.update.BATCH_ELEMENTS", request.param)
 
 
 @pytest.mark.usefixtures("batch_elements")

@@ -31,6 +31,7 @@ FLAGS = [
     "-fopenmp",
     "-shared",
     "-fPIC",
+    # What vector code needs: sums may be taken in any order. NaN and infinity keep their meaning.
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fno-signed-zeros",
@@ -52,19 +53,8 @@ class Attention(ctypes.Structure):
     """`attention` of kernels.c: a trie cut into blocks."""
 
     _fields_ = [
-        *[
-            (name, ctypes.c_int64)
-            for name in [
-                "num_nodes",
-                "num_heads",
-                "num_key_heads",
-                "size",
-                "value_size",
-                "num_blocks",
-                "num_lanes",
-                "num_threads",
-            ]
-        ],
+        *[(name, ctypes.c_int64) for name in ("num_nodes", "num_heads", "num_key_heads", "size", "value_size")],
+        *[(name, ctypes.c_int64) for name in ("num_blocks", "num_lanes", "num_threads")],
         *[(name, ctypes.c_void_p) for name in ("first", "count", "path", "lane", "path_start")],
         ("scale", ctypes.c_double),
         ("kind", ctypes.c_int64),

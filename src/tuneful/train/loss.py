@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from tuneful.data.collate import pad_examples
 from tuneful.data.trie import build_trie, common_prefix, token_order
 from tuneful.model.attention import NAME, plan_attention, use_trie_attention, why_no_trie
+from tuneful.native.library import KINDS, kernels
 from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
 
@@ -149,15 +150,19 @@ class WeightedCrossEntropy(torch.autograd.Function):
 
     logits [M, V] in any floating dtype; ids int64 [M]; weights [M]. Returns the sum and the unweighted nll [M], both in
     float32 or better; only the sum has a gradient. Softmax is computed in float32, a few rows at a time so that they stay in
-    the cache, and again in the backward: what is kept is the logits as they came. The gradient has the logits' dtype.
+    the cache, and again in the backward: what is kept is the logits as they came. The gradient has the logits' dtype. On a CPU
+    the compiled kernels do it, where there are any.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        normalizers = torch.cat([rows.logsumexp(-1) for rows in _in_float(logits)])
-        nll = normalizers - logits.gather(1, ids[:, None])[:, 0]
+        if kernels(logits.device, logits.dtype) is None:
+            normalizers = torch.cat([rows.logsumexp(-1) for rows in _in_float(logits)])
+            nll = normalizers - logits.gather(1, ids[:, None])[:, 0]
+        else:
+            normalizers, nll = _native_nll(logits, ids)
         weights = weights.to(nll.dtype)
         ctx.save_for_backward(logits, ids, weights, normalizers)
         ctx.mark_non_differentiable(nll)
@@ -166,6 +171,8 @@ class WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, ids, weights, normalizers = ctx.saved_tensors
+        if kernels(logits.device, logits.dtype) is not None:
+            return _native_gradient(logits, ids, weights * grads[0], normalizers), None, None
         gradient = torch.empty_like(logits)
         start = 0
         for rows in _in_float(logits):
@@ -182,6 +189,32 @@ def _in_float(logits: torch.Tensor) -> Iterator[torch.Tensor]:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     for rows in logits.split(max(1, _SOFTMAX_ELEMENTS // logits.shape[1])):
         yield rows.to(dtype)
+
+
+def _native_nll(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log(sum(exp(row))) of each row [M], and the negative log-likelihood [M] of its id."""
+    library, logits, ids = kernels(logits.device, logits.dtype), logits.contiguous(), ids.contiguous()
+    assert library is not None
+    assert not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1], "an id outside of the vocabulary"
+    normalizers = logits.new_empty(len(logits), dtype=torch.promote_types(logits.dtype, torch.float32))
+    nll = torch.empty_like(normalizers)
+    sizes = torch.get_num_threads(), KINDS[logits.dtype], *logits.shape
+    library.cross_entropy_forward(*sizes, *(tensor.data_ptr() for tensor in (logits, ids, normalizers, nll)))
+    return normalizers, nll
+
+
+def _native_gradient(
+    logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, normalizers: torch.Tensor
+) -> torch.Tensor:
+    """weights * (softmax - one-hot) [M, V] in the dtype of the logits."""
+    library, logits, ids = kernels(logits.device, logits.dtype), logits.contiguous(), ids.contiguous()
+    assert library is not None
+    weights, gradient = weights.to(normalizers.dtype).contiguous(), torch.empty_like(logits)
+    sizes = torch.get_num_threads(), KINDS[logits.dtype], *logits.shape
+    library.cross_entropy_backward(
+        *sizes, *(tensor.data_ptr() for tensor in (logits, ids, normalizers, weights, gradient))
+    )
+    return gradient
 
 
 def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool) -> MicroBatchLoss:

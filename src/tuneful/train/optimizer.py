@@ -1,10 +1,7 @@
 """AdamW over float32 masters, with the model computing in bfloat16 where that is faster.
 
 The model's own parameters are the shadow: bfloat16 copies that the optimizer writes when it steps, so no forward casts
-weights (autocast spends a quarter of a small CPU step on that). Tensors are stepped in batches that stay in the cache, small
-ones together and large ones in stretches: gradient to float32, clip, AdamW, shadow, each one call for a whole batch.
-That is 28 bytes of memory traffic a parameter for AdamW itself and 6 for the rest; the norm of all gradients, which clipping
-needs first, reads 2 more.
+weights (autocast spends a quarter of a small CPU step on that). The arithmetic is `update.py`'s.
 Gradients of several micro-batches add up in float32. In float32 the parameters are their own masters.
 """
 
@@ -12,17 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
 from tuneful.train.distributed import ALONE, World, local, own_slice, spread_like
-
-BATCH_ELEMENTS = 1 << 20
-"""Elements stepped at once: 4 MiB of float32 gradient, with master and moments four times that."""
+from tuneful.train.update import Trained, make_update
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
@@ -42,41 +36,6 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     return config.learning_rate
 
 
-@dataclass(slots=True, eq=False)
-class _Tensor:
-    """One parameter with its master and moments (float32, all of one shape); `collected` adds up micro-batches, `kept` are
-    the weights of an earlier step."""
-
-    name: str
-    parameter: torch.nn.Parameter
-    master: torch.Tensor
-    exp_avg: torch.Tensor
-    exp_avg_sq: torch.Tensor
-    weight_decay: float
-    collected: torch.Tensor | None = None
-    kept: torch.Tensor | None = None
-
-    @property
-    def gradient(self) -> torch.Tensor | None:
-        """The gradient of the whole step, once all micro-batches are in; of this rank's slice where there are slices."""
-        if self.collected is not None:
-            return self.collected
-        return None if self.parameter.grad is None else local(self.parameter.grad)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Stretch:
-    """Some elements of one parameter."""
-
-    tensor: _Tensor
-    start: int
-    stop: int
-
-    def of(self, whole: torch.Tensor) -> torch.Tensor:
-        """The stretch of `whole`, which is laid out as the parameter is: a flat view."""
-        return whole.view(-1)[self.start : self.stop]
-
-
 class AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019) on every trainable parameter of `model`; norms and biases exempt.
 
@@ -91,9 +50,9 @@ class AdamW:
         self._tensors = [
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
-        self._batches = _batches(self._tensors)
+        self._update = make_update(self._tensors, config, self._shadowed)
         self._frozen = self._prepare_frozen(model)
-        self._num_steps = torch.zeros((), device=model.device)
+        self._num_steps = 0
 
     def collect(self) -> None:
         """Add the gradients of one micro-batch to those collected, in float32; needed only where another one follows."""
@@ -119,9 +78,7 @@ class AdamW:
         if math.isfinite(norm):
             limit = self._config.max_grad_norm
             self._num_steps += 1
-            divisor = max(1.0, norm / limit) if limit else 1.0
-            for batch in self._with_gradients():
-                self._update(batch, rate, divisor)
+            self._update.step(self._num_steps, rate, max(1.0, norm / limit) if limit else 1.0)
         self.forget_gradients()
         return norm
 
@@ -188,7 +145,7 @@ class AdamW:
         The names must be those of this model; `kept` may be empty.
         """
         assert weights.keys() == self.weights().keys(), "other parameters than this model trains"
-        self._num_steps.fill_(num_steps)
+        self._num_steps = num_steps
         for tensor in self._tensors:
             own = functools.partial(own_slice, like=tensor.parameter)
             self._set_master(tensor, own(weights[tensor.name]))
@@ -205,12 +162,12 @@ class AdamW:
         for parameter, original in self._frozen:
             parameter.data = original
 
-    def _set_master(self, tensor: _Tensor, weights: torch.Tensor) -> None:
+    def _set_master(self, tensor: Trained, weights: torch.Tensor) -> None:
         tensor.master.copy_(weights)
         if self._shadowed:
             tensor.parameter.data.copy_(tensor.master)
 
-    def _prepare(self, name: str, parameter: torch.nn.Parameter) -> _Tensor:
+    def _prepare(self, name: str, parameter: torch.nn.Parameter) -> Trained:
         master = local(parameter.data).contiguous()
         if self._shadowed:
             master = master.float()
@@ -218,7 +175,7 @@ class AdamW:
         elif not self._world.sharded:
             parameter.data = master
         decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
-        return _Tensor(name, parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
+        return Trained(name, parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
 
     def _prepare_frozen(self, model: PreTrainedModel) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         """Frozen parameters in the precision of the products; each with what it was, where that is to come back."""
@@ -229,63 +186,6 @@ class AdamW:
                 parameter.data = parameter.data.to(self._dtype)
         return originals
 
-    def _with_gradients(self) -> Iterator[list[_Stretch]]:
-        """The batches of what has a gradient."""
-        for batch in self._batches:
-            if trained := [stretch for stretch in batch if stretch.tensor.gradient is not None]:
-                yield trained
-
     def _gradient_norm(self) -> float:
-        squares = [torch.dot(part, part) for batch in self._with_gradients() for part in _gradients(batch)]
-        total = torch.stack(squares).sum(dtype=torch.float64).item() if squares else 0.0  # a rank may hold nothing
-        return math.sqrt(self._world.sum([total])[0]) if self._world.sharded else math.sqrt(total)
-
-    def _update(self, batch: Sequence[_Stretch], rate: float, divisor: float) -> None:
-        masters = [stretch.of(stretch.tensor.master) for stretch in batch]
-        torch._fused_adamw_(
-            masters,
-            _gradients(batch),
-            [stretch.of(stretch.tensor.exp_avg) for stretch in batch],
-            [stretch.of(stretch.tensor.exp_avg_sq) for stretch in batch],
-            [],
-            [self._num_steps] * len(batch),
-            lr=rate,
-            beta1=self._config.adam_beta1,
-            beta2=self._config.adam_beta2,
-            weight_decay=batch[0].tensor.weight_decay,
-            eps=self._config.adam_epsilon,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=torch.tensor(divisor, device=masters[0].device) if divisor != 1.0 else None,
-        )
-        if self._shadowed:
-            torch._foreach_copy_([stretch.of(stretch.tensor.parameter.data) for stretch in batch], masters)
-
-
-def _batches(tensors: Sequence[_Tensor]) -> list[list[_Stretch]]:
-    """Every element once, in order: stretches that are stepped together, of one dtype, device and weight decay."""
-    batches: list[list[_Stretch]] = []
-    room, before = 0, None
-    for tensor in tensors:
-        kind = (tensor.weight_decay, tensor.master.dtype, tensor.master.device)
-        start, size = 0, tensor.master.numel()
-        while start < size:
-            if not room or kind != before:
-                batches.append([])
-                room, before = BATCH_ELEMENTS, kind
-            stop = min(size, start + room)
-            batches[-1].append(_Stretch(tensor, start, stop))
-            room, start = room - (stop - start), stop
-    return batches
-
-
-def _gradients(batch: Sequence[_Stretch]) -> list[torch.Tensor]:
-    """The gradients of a batch in the masters' dtype, flat; those of the next batch may take their place in memory."""
-    found = [stretch.of(stretch.tensor.gradient) for stretch in batch if stretch.tensor.gradient is not None]
-    master = batch[0].tensor.master
-    if all(gradient.dtype is master.dtype for gradient in found):
-        return found
-    sizes = [len(gradient) for gradient in found]
-    copies = list(torch.empty(sum(sizes), dtype=master.dtype, device=master.device).split(sizes))
-    torch._foreach_copy_(copies, found)
-    return copies
+        squares = self._update.squared_norm()
+        return math.sqrt(self._world.sum([squares])[0] if self._world.sharded else squares)

@@ -1,0 +1,194 @@
+"""What AdamW does to numbers: the norm of all gradients, and one step of every weight.
+
+`NativeUpdate` is the compiled kernels': a gradient is read once, as it came, and master, moments and shadow are written in the
+same pass, 28 bytes of memory traffic a parameter. `TorchUpdate` does the same with torch's operations, for other devices and
+where nothing is compiled: tensors in batches that stay in the cache, small ones together and large ones in stretches, each of
+gradient to float32, clip, AdamW and shadow one call for a whole batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tuneful.config import TrainConfig
+from tuneful.native.library import KINDS, Parameter, kernels
+from tuneful.train.distributed import local
+
+BATCH_ELEMENTS = 1 << 20
+"""Elements that torch steps at once: 4 MiB of float32 gradient, with master and moments four times that."""
+_CHUNK = 65_536  # of kernels.c
+
+
+@dataclass(slots=True, eq=False)
+class Trained:
+    """One parameter with its master and moments (all of one shape, contiguous and of one dtype); `collected` adds up
+    micro-batches, `kept` are the weights of an earlier step."""
+
+    name: str
+    parameter: torch.nn.Parameter
+    master: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    weight_decay: float
+    collected: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
+
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """The gradient of the whole step, once all micro-batches are in; of this rank's slice where there are slices."""
+        if self.collected is not None:
+            return self.collected
+        return None if self.parameter.grad is None else local(self.parameter.grad)
+
+
+def make_update(tensors: Sequence[Trained], config: TrainConfig, shadowed: bool) -> NativeUpdate | TorchUpdate:
+    """The faster of the two that serves `tensors`; `shadowed` where the model's parameters are copies of the masters."""
+    kinds = {(tensor.master.device, tensor.master.dtype) for tensor in tensors}
+    if len(kinds) == 1 and kernels(*next(iter(kinds))) is not None:
+        return NativeUpdate(tensors, config, shadowed)
+    return TorchUpdate(tensors, config, shadowed)
+
+
+class NativeUpdate:
+    """By the compiled kernels: one call for all parameters, whose chunks the threads share."""
+
+    def __init__(self, tensors: Sequence[Trained], config: TrainConfig, shadowed: bool) -> None:
+        self._tensors, self._config, self._shadowed = tensors, config, shadowed
+        master = tensors[0].master
+        library = kernels(master.device, master.dtype)
+        assert library is not None
+        self._library, self._kind = library, KINDS[master.dtype]
+
+    def squared_norm(self) -> float:
+        """The sum of squares of all gradients."""
+        parameters, _alive = self._parameters()
+        if not len(parameters):
+            return 0.0
+        return float(self._library.squared_norm(torch.get_num_threads(), self._kind, len(parameters), parameters))
+
+    def step(self, num_steps: int, rate: float, divisor: float) -> None:
+        """AdamW's step number `num_steps` with the gradients divided by `divisor`."""
+        parameters, _alive = self._parameters()
+        if len(parameters):
+            betas = self._config.adam_beta1, self._config.adam_beta2
+            self._library.adamw(
+                *(torch.get_num_threads(), self._kind, len(parameters), parameters),
+                *(rate, *betas, self._config.adam_epsilon, divisor, num_steps),
+            )
+
+    def _parameters(self) -> tuple[ctypes.Array[Parameter], list[torch.Tensor]]:
+        """Those that have a gradient, as the kernels read them, and the gradients, to be held until they are read."""
+        rows, gradients, num_chunks = [], [], 0
+        for tensor in self._tensors:
+            if (gradient := tensor.gradient) is None:
+                continue
+            if gradient.dtype is not torch.bfloat16:
+                gradient = gradient.to(tensor.master.dtype)
+            gradients.append(gradient.contiguous())
+            rows.append(
+                Parameter(
+                    master=tensor.master.data_ptr(),
+                    exp_avg=tensor.exp_avg.data_ptr(),
+                    exp_avg_sq=tensor.exp_avg_sq.data_ptr(),
+                    gradient=gradients[-1].data_ptr(),
+                    shadow=tensor.parameter.data_ptr() if self._shadowed else None,
+                    size=tensor.master.numel(),
+                    first_chunk=num_chunks,
+                    gradient_kind=KINDS[gradient.dtype],
+                    decay=tensor.weight_decay,
+                )
+            )
+            num_chunks += -(-tensor.master.numel() // _CHUNK)
+        return (Parameter * len(rows))(*rows), gradients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stretch:
+    """Some elements of one parameter."""
+
+    tensor: Trained
+    start: int
+    stop: int
+
+    def of(self, whole: torch.Tensor) -> torch.Tensor:
+        """The stretch of `whole`, which is laid out as the parameter is: a flat view."""
+        return whole.view(-1)[self.start : self.stop]
+
+
+class TorchUpdate:
+    """By torch's fused AdamW, a batch of stretches at a time."""
+
+    def __init__(self, tensors: Sequence[Trained], config: TrainConfig, shadowed: bool) -> None:
+        self._config, self._shadowed = config, shadowed
+        self._batches = _batches(tensors)
+
+    def squared_norm(self) -> float:
+        """The sum of squares of all gradients."""
+        squares = [torch.dot(part, part) for batch in self._with_gradients() for part in _gradients(batch)]
+        return torch.stack(squares).sum(dtype=torch.float64).item() if squares else 0.0  # a rank may hold nothing
+
+    def step(self, num_steps: int, rate: float, divisor: float) -> None:
+        """AdamW's step number `num_steps` with the gradients divided by `divisor`."""
+        for batch in self._with_gradients():
+            self._step_batch(batch, num_steps, rate, divisor)
+
+    def _with_gradients(self) -> Iterator[list[_Stretch]]:
+        """The batches of what has a gradient."""
+        for batch in self._batches:
+            if trained := [stretch for stretch in batch if stretch.tensor.gradient is not None]:
+                yield trained
+
+    def _step_batch(self, batch: Sequence[_Stretch], num_steps: int, rate: float, divisor: float) -> None:
+        masters = [stretch.of(stretch.tensor.master) for stretch in batch]
+        device = masters[0].device
+        torch._fused_adamw_(
+            masters,
+            _gradients(batch),
+            [stretch.of(stretch.tensor.exp_avg) for stretch in batch],
+            [stretch.of(stretch.tensor.exp_avg_sq) for stretch in batch],
+            [],
+            [torch.tensor(float(num_steps), device=device)] * len(batch),
+            lr=rate,
+            beta1=self._config.adam_beta1,
+            beta2=self._config.adam_beta2,
+            weight_decay=batch[0].tensor.weight_decay,
+            eps=self._config.adam_epsilon,
+            amsgrad=False,
+            maximize=False,
+            grad_scale=torch.tensor(divisor, device=device) if divisor != 1.0 else None,
+        )
+        if self._shadowed:
+            torch._foreach_copy_([stretch.of(stretch.tensor.parameter.data) for stretch in batch], masters)
+
+
+def _batches(tensors: Sequence[Trained]) -> list[list[_Stretch]]:
+    """Every element once, in order: stretches that are stepped together, of one dtype, device and weight decay."""
+    batches: list[list[_Stretch]] = []
+    room, before = 0, None
+    for tensor in tensors:
+        kind = (tensor.weight_decay, tensor.master.dtype, tensor.master.device)
+        start, size = 0, tensor.master.numel()
+        while start < size:
+            if not room or kind != before:
+                batches.append([])
+                room, before = BATCH_ELEMENTS, kind
+            stop = min(size, start + room)
+            batches[-1].append(_Stretch(tensor, start, stop))
+            room, start = room - (stop - start), stop
+    return batches
+
+
+def _gradients(batch: Sequence[_Stretch]) -> list[torch.Tensor]:
+    """The gradients of a batch in the masters' dtype, flat; those of the next batch may take their place in memory."""
+    found = [stretch.of(stretch.tensor.gradient) for stretch in batch if stretch.tensor.gradient is not None]
+    master = batch[0].tensor.master
+    if all(gradient.dtype is master.dtype for gradient in found):
+        return found
+    sizes = [len(gradient) for gradient in found]
+    copies = list(torch.empty(sum(sizes), dtype=master.dtype, device=master.device).split(sizes))
+    torch._foreach_copy_(copies, found)
+    return copies
