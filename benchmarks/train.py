@@ -5,7 +5,7 @@
 **What is measured.** Whole optimizer steps of full finetuning on the CPU (collating, forward, loss, backward,
 clipping, AdamW) from the same starting weights on the same batches of token ids with the same hyperparameters. Each
 system is a process of its own; one works while the others sleep, in the order ABBA, for several rounds. The first
-steps are warm-up and never timed.
+steps are warm-up and never timed: eight, or three where systems do not fit into memory together and start afresh each round.
 
 **The gate.** Before a system is timed, its loss on the first step is compared with plain transformers in float32,
 one record at a time, and its losses on the next two steps with that reference trained alike, which shows that it
@@ -51,7 +51,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STARTER = REPOSITORY / "src" / "tuneful" / "data" / "starter" / "starter.json"
 DEFAULT_SYSTEMS = "tuneful,trl,hf-trainer,litgpt,chapter"
 
-NUM_WARMUP = 3  # these are also the steps of the gate
+NUM_GATE = 3
+NUM_WARMUP = 8  # the gate's among them; until then allocators still grow by what a larger batch needs
 NUM_PILOT = 3  # more steps, to choose between a system's settings
 FIRST_LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Of the first loss; logits rounded to bfloat16 alone move it by 2.5e-3 (rms over 24 batches of 8 records, any attention)."""
@@ -188,7 +189,7 @@ def prepare(work: works.Work, model: Path, rows: list[works.Row], options: argpa
         work.content, rows, lambda text: tokenizer.encode(text, add_special_tokens=False).ids, end_token
     )
     num_steps = options.steps or work.num_steps
-    num_batches = NUM_WARMUP + max(NUM_PILOT, options.repeats * num_steps)
+    num_batches = NUM_WARMUP + options.repeats * num_steps
     batches = works.make_batches(records, work.batch_size, num_batches)
     folder = WORKSHOP / "train" / work.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -249,8 +250,8 @@ def run_work(bench: Bench, shape: Shape, options: argparse.Namespace, document: 
 def oracle_losses(bench: Bench) -> list[float]:
     """What every system has to find: the reference's losses on the first steps."""
     contender = Contender("oracle", systems.ORACLE, "float32")
-    with started(contender, bench.job_for(range(NUM_WARMUP)), bench.folder) as worker:
-        return worker.run(NUM_WARMUP).losses
+    with started(contender, bench.job_for(range(NUM_GATE)), bench.folder) as worker:
+        return worker.run(NUM_GATE).losses
 
 
 def try_system(system: systems.System, bench: Bench, truth: list[float]) -> list[Trial]:
@@ -272,10 +273,10 @@ def try_system(system: systems.System, bench: Bench, truth: list[float]) -> list
 
 def try_contender(contender: Contender, bench: Bench, truth: list[float]) -> Trial:
     """Gate steps, then pilot steps."""
-    steps = range(NUM_WARMUP + NUM_PILOT)
+    steps = range(NUM_GATE + NUM_PILOT)
     try:
         with started(contender, bench.job_for(steps), bench.folder) as worker:
-            gate = worker.run(NUM_WARMUP)
+            gate = worker.run(NUM_GATE)
             pilot = worker.run(NUM_PILOT)
             resident = worker.resident_bytes()
     except WorkerFailedError as reason:
@@ -333,7 +334,7 @@ def measure_group(bench: Bench, trials: list[Trial]) -> Measured:
                         take_turn(contender.label, workers, bench.num_steps, measured)
                     else:
                         with started(contender, bench.job_for(round_alone(bench, number)), bench.folder) as worker:
-                            worker.run(NUM_WARMUP)
+                            worker.run(NUM_GATE)
                             take_turn(contender.label, {contender.label: worker}, bench.num_steps, measured)
                 except WorkerFailedError as reason:
                     measured.failed[contender.label] = str(reason)
@@ -368,8 +369,8 @@ def take_turn(label: str, workers: dict[str, Worker], num_steps: int, measured: 
 
 
 def round_alone(bench: Bench, number: int) -> list[int]:
-    """The steps of a worker that lives for one round: the warm-up, then the round's."""
-    return [*range(NUM_WARMUP), *bench.steps_of(number)]
+    """The steps of a worker that lives for one round: a short warm-up, then the round's."""
+    return [*range(NUM_GATE), *bench.steps_of(number)]
 
 
 def run_ladder(bench: Bench, shape: Shape, truth: list[float]) -> dict[str, Any]:

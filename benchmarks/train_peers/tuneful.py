@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,13 +35,15 @@ def make_stepper(
     """
     if switches["kept_memory"]:
         keep_freed_memory()
+    if not switches["compiled_kernels"]:
+        os.environ["TUNEFUL_NATIVE"] = "0"
     model = load_model(str(model_folder)).model
     model.train()
     forward = _total_loss
     techniques = {name: switches[name] for name in ("block_attention", "target_rows", "tied_lookup")}
     if not all(techniques.values()):
         forward = partial(_ablated_loss, **techniques)
-    make_optimizer = _own_optimizer if switches["stretched_optimizer"] else _torch_optimizer
+    make_optimizer = _own_optimizer if switches["one_pass_optimizer"] else _torch_optimizer
     update = make_optimizer(model, optimization, getattr(torch, dtype))
 
     def run_step(batch: Batch) -> float:
