@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tuneful.model import native
 from tuneful.model.builtin import builtin_folder
 from tuneful.model.load import load_tokenizer
 
@@ -141,3 +142,12 @@ def _saved(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to compute on a CPU, one after the other: the kernels compiled for this machine, and torch's operations."""
+    monkeypatch.setenv("TUNEFUL_NATIVE", "0" if request.param == "torch" else "1")
+    if request.param == "compiled" and native.kernels(torch.device("cpu"), torch.float32) is None:
+        pytest.skip(native.describe())
+    return str(request.param)

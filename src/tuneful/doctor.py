@@ -11,9 +11,18 @@ import torch
 from tuneful.console import Terminal
 from tuneful.environment import describe_machine
 from tuneful.model.builtin import cache_root
+from tuneful.model.native import describe
 from tuneful.model.precision import choose_device, choose_dtype
 
-ENVIRONMENT = ("HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TUNEFUL_CACHE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+ENVIRONMENT = (
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "TUNEFUL_CACHE",
+    "TUNEFUL_NATIVE",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 def examine() -> dict[str, Any]:
@@ -26,6 +35,7 @@ def examine() -> dict[str, Any]:
         "dtype": str(choose_dtype("auto", device, cache)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "kernels": describe(),
         "cache": str(cache),
         "cache_free_bytes": shutil.disk_usage(existing).free,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
@@ -42,6 +52,7 @@ def show(findings: dict[str, Any], terminal: Terminal) -> None:
             f"{findings['memory_bytes'] / gib:.1f} GiB of memory",
             "device": f"{findings['device']}, products in {findings['dtype']} "
             f"(bfloat16 is {'' if findings['native_bfloat16'] else 'not '}native here)",
+            "kernels": findings["kernels"],
             "packages": ", ".join(f"{name} {version}" for name, version in findings["packages"].items()),
             "cache": f"{findings['cache']}, {findings['cache_free_bytes'] / gib:.1f} GiB free",
             "settings": ", ".join(f"{name}={value}" for name, value in findings["environment"].items()) or "none",

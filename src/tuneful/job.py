@@ -57,6 +57,8 @@ from tuneful.model.export import Card, save_model, verify_export
 from tuneful.model.load import fingerprint, load_model
 from tuneful.model.lora import without_adapter
 from tuneful.model.memory import keep_freed_memory
+from tuneful.model.native import describe as describe_kernels
+from tuneful.model.native import kernels
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.model.quantize import compute_in, refuse_4_bits
 from tuneful.report.build import build_report
@@ -190,18 +192,22 @@ class Job:
                 "model": f"{self.pretrained.name}, {self.method.num_parameters / 1e6:,.1f} M parameters",
                 "method": method_in_words(self.method, self.config),
                 "products": f"{choices['dtype']} on {self.device}; master weights float32",
+                **({"kernels": describe_kernels()} if self.device.type == "cpu" else {}),
                 "layout": self.layout.name + (f": {self.layout.reason}" if self.layout.reason else ""),
                 **rates_in_words(self.config),
                 **({"replay": replay_in_words(self.replay)} if self.replay is not None else {}),
             }
             | ({"ranks": f"{self.world.size}, {strategy}"} if self.world.size > 1 else {})
         )
-        if choices["num_threads"] != torch.get_num_threads():
-            self.terminal.say(
-                f"begun with {choices['num_threads']} threads, going on with {torch.get_num_threads()}: the same training, "
-                "but not bit for bit",
-                style="yellow",
-            )
+        conditions = {
+            f"{choices['num_threads']} threads": f"{torch.get_num_threads()} threads",
+            f"{choices['kernels']} kernels": f"{self._kernels()} kernels",
+        }
+        for begun, now in conditions.items():
+            if begun != now:
+                self.terminal.say(
+                    f"begun with {begun}, going on with {now}: the same training, but not bit for bit", style="yellow"
+                )
         if self.world.sharded:
             shard(self.model, self.dtype)
         compute_in(self.model, self.dtype)
@@ -513,7 +519,11 @@ class Job:
             "dtype": str(dtype).removeprefix("torch."),
             "layout": asdict(layout),
             "num_threads": torch.get_num_threads(),
+            "kernels": self._kernels(),
         }
+
+    def _kernels(self) -> str:
+        return "torch's" if kernels(self.device, torch.float32) is None else "compiled"
 
     def _newest_state(self, ledger: RecordLedger) -> State:
         """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""
@@ -726,6 +736,7 @@ class Job:
                 **describe_machine(),
                 "device": str(self.device),
                 "dtype": str(self.dtype).removeprefix("torch."),
+                "kernels": self._kernels(),
                 "layout": self.layout.name,
                 "layout_reason": self.layout.reason,
                 "model": {**model, "sha256": self._model_sha256},

@@ -45,6 +45,7 @@ def check(model, examples, layout="trie", attention="sdpa"):
 # ----------------------------------------------------------------------------------------------------------- exactness
 
 
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_tries_are_exact_in_float64(family):
     model = tiny_model(family, torch.float64)
@@ -57,6 +58,7 @@ def test_random_tries_are_exact_in_float64(family):
     holds()
 
 
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("prompt_weight", [0.0, 1.0, 0.3])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,6 +67,7 @@ def test_float32_is_exact_in_every_loss_mode(family, prompt_weight, attention):
     check(tiny_model(family), [*examples, examples[2]], attention=attention)
 
 
+@pytest.mark.usefixtures("arithmetic")
 def test_a_prompt_weight_of_three_tenths_is_exact_in_float64():
     check(tiny_model(dtype=torch.float64), random_records(7, prompt_weight=0.3))
 
@@ -228,6 +231,7 @@ def plant(monkeypatch, corrupt, *, in_batch: bool, in_plan: bool) -> None:
     monkeypatch.setattr(loss, "plan_attention", plan)
 
 
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(
     ("corrupt", "in_batch", "in_plan"),

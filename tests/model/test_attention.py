@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from tuneful.data.trie import build_trie, visible
 from tuneful.model.attention import plan_attention, trie_attention, trie_mask_mod, use_trie_attention
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
 
 def heads(batch, num_heads, num_key_heads, size, dtype, seed=0):
     """Random query, key and value [1, heads, N, D], laid out as a model's projections leave them."""

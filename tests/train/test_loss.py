@@ -9,6 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tuneful.train.loss import TiedLookup, WeightedCrossEntropy, micro_batch_loss
 from tuneful.types import Example
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
 
 def case(dtype, rows=7, vocabulary=11, spread=3.0):
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,8 @@ from tests.engine import TRIE, random_records, tiny_model, train_config
 from tuneful.train.loop import finetune
 from tuneful.train.optimizer import AdamW, learning_rate
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
 
 def small_model():
     """A model of one layer, with matrices and vectors."""

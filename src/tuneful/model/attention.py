@@ -21,7 +21,7 @@ from tuneful.data.trie import TrieBatch
 from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_lanes
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
 from tuneful.model.blocks import cut_blocks
-from tuneful.native.library import kernels
+from tuneful.model.native import kernels
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D head size of query and key, E of values
 NAME = "tuneful_trie"

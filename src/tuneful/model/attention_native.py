@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tuneful.model.blocks import Block
-from tuneful.native.library import KINDS, Attention, Heads, kernels
+from tuneful.model.native import KINDS, Attention, Heads, kernels
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D size of a query's or key's head, E of a value's
 _UNITS = 12

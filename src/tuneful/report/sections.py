@@ -332,6 +332,7 @@ def _machine(environment: Json) -> Cells:
         ("Parameters", count(parameters) if parameters is not None else ""),
         ("Device", text(environment, "device")),
         ("Precision", text(environment, "dtype")),
+        ("Kernels", text(environment, "kernels")),
         (
             "Layout",
             ": ".join(part for part in (text(environment, "layout"), text(environment, "layout_reason")) if part),

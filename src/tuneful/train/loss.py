@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from tuneful.data.collate import pad_examples
 from tuneful.data.trie import build_trie, common_prefix, token_order
 from tuneful.model.attention import NAME, plan_attention, use_trie_attention, why_no_trie
-from tuneful.native.library import KINDS, kernels
+from tuneful.model.native import KINDS, kernels
 from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from tuneful.config import TrainConfig
-from tuneful.native.library import KINDS, Parameter, kernels
+from tuneful.model.native import KINDS, Parameter, kernels
 from tuneful.train.distributed import local
 
 BATCH_ELEMENTS = 1 << 20

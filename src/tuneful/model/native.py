@@ -98,7 +98,8 @@ def describe() -> str:
     if os.environ.get("TUNEFUL_NATIVE") == "0":
         return "left out: TUNEFUL_NATIVE=0"
     try:
-        return f"compiled by {_compiler()}, {Path(_library()._name).name}"
+        _library()
+        return f"compiled by {_compiler()}"
     except NotCompiledError as reason:
         return f"not compiled, torch's operations are used: {reason}"
 
