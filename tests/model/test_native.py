@@ -211,7 +211,7 @@ def test_a_bad_number_in_attention_reaches_those_who_see_it_and_no_other_record(
     node = batch.num_nodes // 2
     inputs[which][0, 0, node, 3] = torch.nan
     output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch), 2), 0.25)
-    touched = (~output[0].isfinite().all(-1).any(-1)).numpy()
+    touched = (~output[0].isfinite()).flatten(1).any(1).numpy()
     nodes, record = np.arange(batch.num_nodes), np.cumsum(batch.positions == 0)
     sees = (nodes >= node) & (nodes < batch.subtree_end[node]) if which else nodes == node
     assert touched[sees].all()
