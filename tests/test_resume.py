@@ -230,6 +230,22 @@ def test_settings_that_change_no_weight_may_change(
     assert outcome(tmp_path / "run") == outcome(straight)
 
 
+def test_a_machine_that_computes_otherwise_is_said(
+    stopped: Path, data: Path, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    begun = json.loads((tmp_path / "run" / "run.json").read_text())["choices"]
+    monkeypatch.setattr(Job, "_kernels", lambda job: "borrowed")
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    heard = Heard()
+    api.run(str(data), config=load_config(None, settings), output=tmp_path / "run", terminal=heard)
+    for before, now in (
+        (f"{begun['kernels']} kernels", "borrowed kernels"),
+        (f"{begun['num_threads']} threads", "77 threads"),
+    ):
+        assert f"begun with {before}, going on with {now}: the same training, but not bit for bit" in heard
+
+
 def test_one_byte_of_data_is_another_training(stopped: Path, data: Path, settings: list[str], tmp_path: Path) -> None:
     shutil.copytree(stopped, tmp_path / "run")
     changed = tmp_path / data.name

@@ -20,6 +20,7 @@ import numpy as np
 from tuneful.data.trie import TrieBatch
 
 BLOCK_QUERIES = 48
+"""Queries of a block, at most: fewer would gather the same path more often, more would see less of what they are padded to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
