@@ -129,7 +129,7 @@ def attention_and_gradients(batch, dtype):
     inputs = [
         torch.randn(1, batch.num_nodes, heads, 16).to(dtype).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)
     ]
-    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch), 2), 0.25)
+    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch, 48), 2), 0.25)
     return [output, *torch.autograd.grad(output.float().square().sum(), inputs)]
 
 
@@ -210,7 +210,7 @@ def test_a_bad_number_in_attention_reaches_those_who_see_it_and_no_other_record(
     inputs = [torch.randn(1, batch.num_nodes, heads, 16).transpose(1, 2) for heads in (4, 2, 2)]
     node = batch.num_nodes // 2
     inputs[which][0, 0, node, 3] = torch.nan
-    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch), 2), 0.25)
+    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch, 48), 2), 0.25)
     touched = (~output[0].isfinite()).flatten(1).any(1).numpy()
     nodes, record = np.arange(batch.num_nodes), np.cumsum(batch.positions == 0)
     sees = (nodes >= node) & (nodes < batch.subtree_end[node]) if which else nodes == node

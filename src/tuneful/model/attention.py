@@ -18,6 +18,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from tuneful.data.trie import TrieBatch
+from tuneful.model import attention_native, attention_torch
 from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_lanes
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
 from tuneful.model.blocks import cut_blocks
@@ -66,9 +67,10 @@ def plan_attention(batch: TrieBatch, model: PreTrainedModel) -> AttentionPlan:
     config = model.config.get_text_config()
     num_heads = config.num_attention_heads
     num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    blocks = cut_blocks(batch)
     if kernels(model.device, model.dtype) is not None:
+        blocks = cut_blocks(batch, attention_native.MAX_QUERIES)
         return AttentionPlan(batch.num_nodes, blocks=lay_out_lanes(blocks, num_key_heads))
+    blocks = cut_blocks(batch, attention_torch.MAX_QUERIES)
     groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
     return AttentionPlan(batch.num_nodes, groups=groups)
 

@@ -20,6 +20,8 @@ from tuneful.model.blocks import Block
 from tuneful.model.native import KINDS, Attention, Heads, kernels
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D size of a query's or key's head, E of a value's
+MAX_QUERIES = 128
+"""Queries of a block, at most: fewer would gather the same path more often, more would leave threads without work."""
 _UNITS = 12
 """Lanes times key heads, at least: what the threads share in a backward, in equal parts for 2, 3, 4, 6 or 12 of them."""
 _BLOCK_COST = 2_000

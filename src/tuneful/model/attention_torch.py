@@ -19,6 +19,8 @@ from tuneful.model.blocks import Block
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, R = H / K query heads a key head, D head size,
 #                   B blocks of a group, Q queries of a block, P path (keys) of a block
+MAX_QUERIES = 48
+"""Queries of a block, at most: more would be padded further, fewer would gather the same path more often."""
 KEPT_PATH = 1024
 """Softmax results are kept for the backward where a query sees up to this many keys on average, padding included: then they
 are at most half of what a layer keeps anyway. Longer ones are computed again."""

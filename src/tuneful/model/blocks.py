@@ -1,6 +1,6 @@
 """A trie cut into blocks, the units that attention on a CPU is computed in.
 
-A block is up to 48 queries that follow one another on a branch; its keys are the path from the root to its last query, in
+A block is some queries that follow one another on a branch; its keys are the path from the root to its last query, in
 order of depth, so a query at position p sees the first p + 1 of them:
 
     trie (depth first)  0 1 2 3 4      branches 0-1-2, 3-4 below 1      blocks   queries   keys (path)
@@ -19,9 +19,6 @@ import numpy as np
 
 from tuneful.data.trie import TrieBatch
 
-BLOCK_QUERIES = 48
-"""Queries of a block, at most: fewer would gather the same path more often, more would see less of what they are padded to."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
@@ -31,8 +28,8 @@ class Block:
     path: np.ndarray[Any, np.dtype[np.int64]]
 
 
-def cut_blocks(batch: TrieBatch) -> list[Block]:
-    """Every node in exactly one block; a block is a stretch of a branch of at most BLOCK_QUERIES nodes, cut evenly."""
+def cut_blocks(batch: TrieBatch, max_queries: int) -> list[Block]:
+    """Every node in exactly one block; a block is a stretch of a branch of at most `max_queries` nodes, cut evenly."""
     positions = batch.positions.astype(np.int64)
     starts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
     path = np.zeros(int(positions.max()) + 1, dtype=np.int64)
@@ -40,6 +37,6 @@ def cut_blocks(batch: TrieBatch) -> list[Block]:
     for start, stop in zip(starts, [*starts[1:], batch.num_nodes], strict=True):
         nodes = np.arange(start, stop)
         path[positions[start] : positions[start] + len(nodes)] = nodes
-        for part in np.array_split(nodes, -(-len(nodes) // BLOCK_QUERIES)):
+        for part in np.array_split(nodes, -(-len(nodes) // max_queries)):
             blocks.append(Block(part, path[: positions[part[-1]] + 1].copy()))
     return blocks
