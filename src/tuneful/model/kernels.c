@@ -85,18 +85,21 @@ static inline float exponential(float x)
 }
 
 #define REAL float
+#define REAL_BITS int32_t
 #define REAL_KIND FLOAT32
 #define EXP exponential
 #define SQRT sqrtf
 #define NAME(name) name##_float
 #include "kernels.h"
 #undef REAL
+#undef REAL_BITS
 #undef REAL_KIND
 #undef EXP
 #undef SQRT
 #undef NAME
 
 #define REAL double
+#define REAL_BITS int64_t
 #define REAL_KIND FLOAT64
 #define EXP exp
 #define SQRT sqrt

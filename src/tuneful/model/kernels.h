@@ -3,8 +3,10 @@
 #define LANES (VECTOR_BYTES / (int64_t)sizeof(REAL))
 #define PANEL (LANES * COLUMNS)
 #define vec NAME(vec)
+#define bits NAME(bits)
 
 typedef REAL vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL_BITS bits __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias)); /* what vec compares to */
 
 /* Rows of a tensor */
 
@@ -23,6 +25,25 @@ static void NAME(store)(void *tensor, int64_t at, const REAL *from, int64_t size
         for (int64_t d = 0; d < size; d++) ((uint16_t *)tensor)[at + d] = narrowed((float)(from[d] * factor));
     else
         for (int64_t d = 0; d < size; d++) ((REAL *)tensor)[at + d] = from[d] * factor;
+}
+
+/* The largest of `size` numbers; with a NaN among them some number or NaN. By hand: compilers that honour NaN make no vector code
+   of a maximum. */
+static REAL NAME(largest)(const REAL *row, int64_t size)
+{
+    REAL top = row[0];
+    int64_t start = size / LANES * LANES;
+    if (start) {
+        vec tops = *(const vec *)row;
+        for (int64_t p = LANES; p < start; p += LANES) {
+            vec next = *(const vec *)(row + p);
+            bits larger = next > tops;
+            tops = (vec)((larger & (bits)next) | (~larger & (bits)tops));
+        }
+        for (int64_t lane = 0; lane < LANES; lane++) top = tops[lane] > top ? tops[lane] : top;
+    }
+    for (int64_t p = start; p < size; p++) top = row[p] > top ? row[p] : top;
+    return top;
 }
 
 /* Products of a few rows: sums stay in registers, COLUMNS or 2 vectors wide. Widths are multiples of PANEL, strides of 2 * LANES. */
@@ -166,9 +187,8 @@ static void NAME(attend_block)(const attention *plan, const NAME(block) *b, cons
         NAME(multiply)(scores, queries, keys, b->D, b->stride, most);
         REAL inverse[ROWS];
         for (int64_t i = 0; i < ROWS; i++) {
-            REAL *line = scores + i * b->stride, top = line[0], sum = 0;
             int64_t seen = NAME(seen_by)(b, row + i);
-            for (int64_t p = 0; p < seen; p++) top = line[p] > top ? line[p] : top;
+            REAL *line = scores + i * b->stride, top = NAME(largest)(line, seen), sum = 0;
             for (int64_t p = 0; p < seen; p++) {
                 line[p] = EXP((line[p] - top) * scale);
                 sum += line[p];
@@ -304,9 +324,8 @@ static void NAME(normalize)(int64_t num_threads, int64_t kind, int64_t num_rows,
         #pragma omp for schedule(static)
         for (int64_t m = 0; m < num_rows; m++) {
             NAME(load)(row, logits, m * size, size, size, kind);
-            REAL top = row[0];
+            REAL top = NAME(largest)(row, size);
             double total = 0;
-            for (int64_t v = 0; v < size; v++) top = row[v] > top ? row[v] : top;
             for (int64_t start = 0; start < size; start += PORTION) {
                 REAL sum = 0;
                 for (int64_t v = start; v < least(size, start + PORTION); v++) sum += EXP(row[v] - top);
@@ -418,3 +437,4 @@ static void NAME(step)(int64_t num_threads, int64_t num_parameters, const parame
 #undef LANES
 #undef PANEL
 #undef vec
+#undef bits
