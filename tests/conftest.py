@@ -144,10 +144,21 @@ def _saved(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path
     return folder
 
 
+@pytest.fixture
+def compiled() -> None:
+    """The test is of the compiled kernels: nothing to test without a compiler, and red where they do not compile."""
+    if native.kernels(torch.device("cpu"), torch.float32) is None:
+        try:
+            native._compiler()
+        except native.NotCompiledError as reason:
+            pytest.skip(str(reason))
+        pytest.fail(native.describe())
+
+
 @pytest.fixture(params=["compiled", "torch"])
 def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to compute on a CPU, one after the other: the kernels compiled for this machine, and torch's operations."""
     monkeypatch.setenv("TUNEFUL_NATIVE", "0" if request.param == "torch" else "1")
-    if request.param == "compiled" and native.kernels(torch.device("cpu"), torch.float32) is None:
-        pytest.skip(native.describe())
+    if request.param == "compiled":
+        request.getfixturevalue("compiled")
     return str(request.param)

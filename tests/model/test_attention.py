@@ -65,6 +65,39 @@ def test_output_and_gradients_are_those_of_dense_masked_attention(kind, num_key_
             assert (one - other).norm() <= 1e-12 * (1 + other.norm()), name
 
 
+@pytest.mark.parametrize(("size", "value_size"), [(80, 48), (48, 80), (256, 128), (24, 40), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_heads_may_have_any_size_and_values_another(size, value_size, dtype):
+    batch = random_batch("long and short")
+    model = tiny_model(dtype=dtype, num_key_value_heads=2)
+    query, key, _ = heads(batch, 4, 2, size, dtype)
+    value = heads(batch, 4, 2, value_size, dtype, seed=1)[2]
+    upstream = torch.randn(1, batch.num_nodes, 4, value_size, dtype=dtype)
+    output, _ = trie_attention(model, query, key, value, None, trie_plan=plan_attention(batch, model))
+    exact = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
+    expected = dense(*exact, batch, size**-0.5)
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-5
+    assert relative(output, expected) < tolerance
+    found = torch.autograd.grad(output, (query, key, value), upstream)
+    for one, other in zip(found, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
+        assert (one.double() - other).norm() <= tolerance * (1 + other.norm())
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_heads_of_mixed_precision_are_attended_in_the_higher_and_come_back_as_the_values_came(which):
+    """As where a model normalises queries and keys in float32."""
+    batch = random_batch("short branches")
+    model = tiny_model(dtype=torch.bfloat16)
+    inputs = [tensor.detach().bfloat16() for tensor in heads(batch, 4, 2, 8, torch.float32)]
+    inputs[which] = inputs[which].float()
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    output, _ = trie_attention(model, *inputs, None, trie_plan=plan_attention(batch, model))
+    assert output.dtype is inputs[2].dtype
+    assert relative(output, dense(*(tensor.detach().float() for tensor in inputs), batch, None)) < 4e-3
+    output.float().sum().backward()
+    assert all(tensor.grad.dtype is tensor.dtype for tensor in inputs)
+
+
 def test_bfloat16_heads_come_back_in_bfloat16_and_are_summed_in_float32():
     batch = random_batch("long and short")
     model = tiny_model(dtype=torch.bfloat16)

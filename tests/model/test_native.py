@@ -1,6 +1,7 @@
 """The compiled kernels: made once, for this machine, and done without where they cannot be made."""
 
 import os
+import platform
 import stat
 import subprocess
 import sys
@@ -20,12 +21,6 @@ from tuneful.train.loss import WeightedCrossEntropy
 from tuneful.train.update import NativeUpdate, Trained
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def compiled():
-    if native.kernels(CPU, torch.float32) is None:
-        pytest.skip(native.describe())
 
 
 @pytest.fixture
@@ -84,6 +79,18 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(afresh, monkeypatch)
     assert not [path for path in (afresh / "native").rglob("*") if path.is_file()]
 
 
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF cut short"])
+def test_a_library_that_is_damaged_in_the_cache_is_compiled_again(afresh, damage):
+    native.kernels(CPU, torch.float32)
+    (made,) = (afresh / "native").iterdir()
+    made.unlink()  # and not overwritten: this process has it loaded
+    made.write_bytes(damage)
+    native._attempt.cache_clear()
+    assert native.kernels(CPU, torch.float32) is not None
+    assert made.stat().st_size > 10_000
+
+
 def test_a_library_that_cannot_be_loaded_is_done_without(afresh, monkeypatch):
     writes_rubbish = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo rubbish > "$2"; shift; done'
     monkeypatch.setenv("CC", program(afresh / "odd", writes_rubbish))
@@ -116,6 +123,20 @@ def test_processes_that_compile_at_the_same_time_do_not_disturb_each_other(afres
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of another kind")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
+def test_a_processor_with_shorter_vectors_computes_the_same(afresh, monkeypatch, without):
+    batch = build_trie(random_records(20))
+    wanted = [*attention_and_gradients(batch, torch.float64), *loss_and_gradient(torch.float64)]
+    monkeypatch.setattr(native, "FLAGS_X86", [without])
+    native._attempt.cache_clear()
+    found = [*attention_and_gradients(batch, torch.float64), *loss_and_gradient(torch.float64)]
+    assert len(list((afresh / "native").iterdir())) == 2
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 @pytest.fixture
 def threads():
     """Sets torch's number of threads for a test."""
@@ -129,13 +150,15 @@ def attention_and_gradients(batch, dtype):
     inputs = [
         torch.randn(1, batch.num_nodes, heads, 16).to(dtype).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)
     ]
-    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch, 48), 2), 0.25)
-    return [output, *torch.autograd.grad(output.float().square().sum(), inputs)]
+    output = NativeAttention.apply(
+        *inputs, lay_out_lanes(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
+    )
+    return [output, *torch.autograd.grad(output.square().sum(), inputs)]
 
 
-def loss_and_gradient():
+def loss_and_gradient(dtype=torch.float32):
     torch.manual_seed(0)
-    logits = torch.randn(37, 3000, requires_grad=True)
+    logits = torch.randn(37, 3000, dtype=dtype, requires_grad=True)
     total, nll = WeightedCrossEntropy.apply(logits, torch.arange(37), torch.rand(37))
     return [nll, *torch.autograd.grad(total, logits)]
 
@@ -160,8 +183,8 @@ def test_no_result_depends_on_the_number_of_threads(threads, dtype):
     for number in (1, 2, 5):
         threads(number)
         tensors = trained_tensors()
-        update = NativeUpdate(tensors, train_config(), True)
-        norm = torch.tensor(update.squared_norm())
+        update = NativeUpdate(tensors, train_config(), True, native.kernels(CPU, torch.float32))
+        norm = torch.tensor(update.squared_norm(), dtype=torch.float64)
         update.step(1, 1e-2, 2.0)
         weights = [part for tensor in tensors for part in (tensor.parameter.detach(), tensor.master, tensor.exp_avg_sq)]
         found.append([*attention_and_gradients(batch, dtype), *loss_and_gradient(), norm, *weights])
@@ -170,10 +193,12 @@ def test_no_result_depends_on_the_number_of_threads(threads, dtype):
 
 
 @pytest.mark.usefixtures("compiled")
-def test_the_norm_is_exact_to_float64_and_an_empty_parameter_counts_nothing():
+def test_the_norm_is_that_of_all_gradients_and_an_empty_parameter_counts_nothing():
     tensors = trained_tensors()
     wanted = sum(tensor.parameter.grad.double().square().sum().item() for tensor in tensors)
-    assert NativeUpdate(tensors, train_config(), True).squared_norm() == pytest.approx(wanted, rel=1e-6)
+    assert NativeUpdate(
+        tensors, train_config(), True, native.kernels(CPU, torch.float32)
+    ).squared_norm() == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -186,7 +211,7 @@ def test_every_weight_is_rounded_to_bfloat16_as_torch_rounds_it():
     parameter = torch.nn.Parameter(torch.zeros(len(master), dtype=torch.bfloat16))
     parameter.grad = torch.zeros_like(parameter)
     own = Trained("a", parameter, master.clone(), torch.zeros_like(master), torch.zeros_like(master), 0.0)
-    NativeUpdate([own], train_config(), True).step(1, 0.0, 1.0)
+    NativeUpdate([own], train_config(), True, native.kernels(CPU, torch.float32)).step(1, 0.0, 1.0)
     torch.testing.assert_close(parameter.detach(), own.master.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
@@ -210,7 +235,9 @@ def test_a_bad_number_in_attention_reaches_those_who_see_it_and_no_other_record(
     inputs = [torch.randn(1, batch.num_nodes, heads, 16).transpose(1, 2) for heads in (4, 2, 2)]
     node = batch.num_nodes // 2
     inputs[which][0, 0, node, 3] = torch.nan
-    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch, 48), 2), 0.25)
+    output = NativeAttention.apply(
+        *inputs, lay_out_lanes(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
+    )
     touched = (~output[0].isfinite()).flatten(1).any(1).numpy()
     nodes, record = np.arange(batch.num_nodes), np.cumsum(batch.positions == 0)
     sees = (nodes >= node) & (nodes < batch.subtree_end[node]) if which else nodes == node

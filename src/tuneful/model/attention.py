@@ -23,6 +23,7 @@ from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_ou
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
 from tuneful.model.blocks import cut_blocks
 from tuneful.model.native import kernels
+from tuneful.model.norms import see_norms_as_one
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D head size of query and key, E of values
 NAME = "tuneful_trie"
@@ -40,9 +41,11 @@ class AttentionPlan:
 
 
 def use_trie_attention(model: PreTrainedModel) -> None:
-    """Make `model` attend through `trie_attention`; every later forward needs `trie_plan=`."""
+    """Make `model` attend through `trie_attention`, every later forward needing `trie_plan=`, and see its norms as one."""
     AttentionInterface.register(NAME, trie_attention)
     model.set_attn_implementation(NAME)
+    config = model.config
+    see_norms_as_one(model, lambda: bool(config._attn_implementation == NAME))
 
 
 def why_no_trie(model: PreTrainedModel) -> str | None:
@@ -67,9 +70,9 @@ def plan_attention(batch: TrieBatch, model: PreTrainedModel) -> AttentionPlan:
     config = model.config.get_text_config()
     num_heads = config.num_attention_heads
     num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    if kernels(model.device, model.dtype) is not None:
+    if (library := kernels(model.device, model.dtype)) is not None:
         blocks = cut_blocks(batch, attention_native.MAX_QUERIES)
-        return AttentionPlan(batch.num_nodes, blocks=lay_out_lanes(blocks, num_key_heads))
+        return AttentionPlan(batch.num_nodes, blocks=lay_out_lanes(blocks, num_key_heads, library))
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES)
     groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
     return AttentionPlan(batch.num_nodes, groups=groups)
@@ -92,7 +95,7 @@ def trie_attention(
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls in every layer.
 
-    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the query's dtype.
+    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype.
     """
     assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
     assert attention_mask is None, "the plan says who sees whom; a mask has no say"
@@ -102,10 +105,14 @@ def trie_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if trie_plan.block_mask is not None:
         return _flex_attention(query, key, value, trie_plan.block_mask, scale), None
+    dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in (query, key, value)))
+    query, key, own_value = (tensor.to(dtype) for tensor in (query, key, value))
+    output: torch.Tensor
     if trie_plan.blocks is not None:
-        key, value = key.to(query.dtype), value.to(query.dtype)
-        return NativeAttention.apply(query, key, value, trie_plan.blocks, scale), None  # type: ignore[no-untyped-call]
-    return GroupedAttention.apply(query, key, value, trie_plan.groups, scale), None  # type: ignore[no-untyped-call]
+        output = NativeAttention.apply(query, key, own_value, trie_plan.blocks, scale)  # type: ignore[no-untyped-call]
+    else:
+        output = GroupedAttention.apply(query, key, own_value, trie_plan.groups, scale)  # type: ignore[no-untyped-call]
+    return output.to(value.dtype), None
 
 
 def _flex_mask(batch: TrieBatch, device: torch.device) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tuneful.model.blocks import Block
-from tuneful.model.native import KINDS, Attention, Heads, kernels
+from tuneful.model.native import KINDS, Attention, Heads
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D size of a query's or key's head, E of a value's
 MAX_QUERIES = 128
@@ -36,6 +36,7 @@ class NativeBlocks:
     path          int32                 the paths of all blocks, one after the other
     path_start    int64 [blocks + 1]    where each begins
     lane          int32 [blocks]        which lane adds up what the block gives its keys
+    library                             the kernels that they were laid out for
     """
 
     first: np.ndarray[Any, np.dtype[np.int32]]
@@ -44,9 +45,10 @@ class NativeBlocks:
     path_start: np.ndarray[Any, np.dtype[np.int64]]
     lane: np.ndarray[Any, np.dtype[np.int32]]
     num_lanes: int
+    library: ctypes.CDLL
 
 
-def lay_out_lanes(blocks: Sequence[Block], num_key_heads: int) -> NativeBlocks:
+def lay_out_lanes(blocks: Sequence[Block], num_key_heads: int, library: ctypes.CDLL) -> NativeBlocks:
     """The blocks of a batch, dealt into lanes of like cost: the costliest first, each to the lane that has least so far."""
     ordered = sorted(blocks, key=_cost, reverse=True)
     num_lanes = -(-_UNITS // num_key_heads)
@@ -62,6 +64,7 @@ def lay_out_lanes(blocks: Sequence[Block], num_key_heads: int) -> NativeBlocks:
         path_start=np.cumsum([0, *(len(block.path) for block in ordered)], dtype=np.int64),
         lane=np.array(lanes, dtype=np.int32),
         num_lanes=num_lanes,
+        library=library,
     )
 
 
@@ -85,11 +88,12 @@ class NativeAttention(torch.autograd.Function):
         norms = query.new_empty(num_nodes, num_heads, dtype=torch.promote_types(query.dtype, torch.float32))
         ctx.save_for_backward(query, key, value, output, norms)
         ctx.blocks, ctx.scale = blocks, scale
-        _library(query).attention_forward(
-            _plan(query, key, value, blocks, scale),
+        plan = _plan(query, key, value, blocks, scale)
+        room = _scratch(blocks, plan, backward=False)
+        blocks.library.attention_forward(
+            plan,
             *(Heads.of(tensor) for tensor in (query, key, value)),
-            output.data_ptr(),
-            norms.data_ptr(),
+            *(tensor.data_ptr() for tensor in (output, norms, room)),
         )
         return output
 
@@ -99,13 +103,15 @@ class NativeAttention(torch.autograd.Function):
         to_output = _rows_contiguous(grads[0].transpose(1, 2))
         to_query, to_key, to_value = (_heads_last(tensor) for tensor in (query, key, value))
         sums = norms.new_empty(ctx.blocks.num_lanes * (to_key.numel() + to_value.numel()))
-        _library(query).attention_backward(
-            _plan(query, key, value, ctx.blocks, ctx.scale),
+        plan = _plan(query, key, value, ctx.blocks, ctx.scale)
+        room = _scratch(ctx.blocks, plan, backward=True)
+        ctx.blocks.library.attention_backward(
+            plan,
             *(Heads.of(tensor) for tensor in (query, key, value)),
             output.data_ptr(),
             norms.data_ptr(),
             Heads.of(to_output),
-            *(tensor.data_ptr() for tensor in (to_query, to_key, to_value, sums)),
+            *(tensor.data_ptr() for tensor in (to_query, to_key, to_value, sums, room)),
         )
         return to_query.transpose(1, 2), to_key.transpose(1, 2), to_value.transpose(1, 2), None, None
 
@@ -113,6 +119,8 @@ class NativeAttention(torch.autograd.Function):
 def _plan(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: NativeBlocks, scale: float) -> Attention:
     assert query.dtype is key.dtype is value.dtype, (query.dtype, key.dtype, value.dtype)
     assert query.shape[1] % key.shape[1] == 0, (query.shape, key.shape)
+    assert query.shape[2:] == key.shape[2:], (query.shape, key.shape)
+    assert value.shape[1:3] == key.shape[1:3], (key.shape, value.shape)
     assert scale > 0, scale
     return Attention(
         num_nodes=query.shape[2],
@@ -133,14 +141,13 @@ def _plan(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: N
     )
 
 
-def _library(tensor: torch.Tensor) -> ctypes.CDLL:
-    library = kernels(tensor.device, tensor.dtype)
-    assert library is not None, "a plan for the compiled kernels, which are not there"
-    return library
+def _scratch(blocks: NativeBlocks, plan: Attention, *, backward: bool) -> torch.Tensor:
+    """What the threads work in; no memory for it is torch's error, as everywhere."""
+    return torch.empty(blocks.library.attention_room(plan, int(backward)), dtype=torch.uint8)
 
 
 def _rows_contiguous(heads: torch.Tensor) -> torch.Tensor:
-    return heads if heads.stride(-1) == 1 else heads.contiguous()
+    return heads if heads.stride(-1) == 1 else heads.clone(memory_format=torch.contiguous_format)
 
 
 def _heads_last(heads: torch.Tensor) -> torch.Tensor:

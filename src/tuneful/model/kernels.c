@@ -3,11 +3,11 @@
 
    Everything is computed in float32 (kernels.h once) or, where the tensors are float64, in float64 (kernels.h again); tensors
    in bfloat16 are widened when read and rounded to nearest even when written. What several threads add up is added in an order
-   that does not depend on their number. */
+   that does not depend on their number. All memory comes from the caller. */
 
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #if defined(__AVX512F__)
@@ -22,6 +22,7 @@
 #endif
 #define ROWS 8        /* queries that are scored at once */
 #define CHUNK 65536   /* elements of a tensor that one thread updates at once */
+#define NORM_LANES 16 /* parts that a norm's rows are summed in */
 #define PORTION 1024  /* logits that are added up before they meet the sum in double precision */
 
 enum { FLOAT32, FLOAT64, BFLOAT16 };
@@ -66,13 +67,23 @@ static inline uint16_t narrowed(float value)
     return value != value ? 0x7fc0 : half;
 }
 
-/* e^x for x <= 88, to 2 units in the last place; 0 is given as 1e-38. A loop over it becomes vector code. e^x = 2^n e^r with
-   |r| <= ln 2 / 2; the polynomial is Cephes' (Moshier 1992). */
+/* A sum whose order the compiler may not change, where it can be told so. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_assoc_barrier)
+#define IN_ORDER(sum) __builtin_assoc_barrier(sum)
+#endif
+#endif
+#ifndef IN_ORDER
+#define IN_ORDER(sum) (sum)
+#endif
+
+/* e^x for x <= 88, to about 1e-7 of it; 0 is given as 1e-38. A loop over it becomes vector code. e^x = 2^n e^r with
+   |r| <= ln 2 / 2, ln 2 in two parts; the polynomial is Cephes' (Moshier 1992). */
 static inline float exponential(float x)
 {
     x = x < -87.0f ? -87.0f : x;
     float n = rintf(x * 1.44269504088896341f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float r = IN_ORDER(x - n * 0.693359375f) + n * 2.12194440e-4f;
     float sum = 1.9875691500e-4f;
     sum = sum * r + 1.3981999507e-3f;
     sum = sum * r + 8.3334519073e-3f;
@@ -106,34 +117,53 @@ static inline float exponential(float x)
 #define NAME(name) name##_double
 #include "kernels.h"
 
-void attention_forward(const attention *plan, const heads *query, const heads *key, const heads *value, void *output, void *norms)
+/* Bytes of `scratch` that a forward, or a backward, of attention wants for all its threads. */
+int64_t attention_room(const attention *plan, int64_t backward)
 {
-    (plan->kind == FLOAT64 ? attend_double : attend_float)(plan, query, key, value, output, norms);
+    return plan->num_threads * (plan->kind == FLOAT64 ? room_double : room_float)(plan, backward);
+}
+
+void attention_forward(const attention *plan, const heads *query, const heads *key, const heads *value, void *output, void *norms,
+                       void *scratch)
+{
+    (plan->kind == FLOAT64 ? attend_double : attend_float)(plan, query, key, value, output, norms, scratch);
 }
 
 void attention_backward(const attention *plan, const heads *query, const heads *key, const heads *value, const void *output,
-                        const void *norms, const heads *to_output, void *to_query, void *to_key, void *to_value, void *sums)
+                        const void *norms, const heads *to_output, void *to_query, void *to_key, void *to_value, void *sums,
+                        void *scratch)
 {
     (plan->kind == FLOAT64 ? attend_backward_double : attend_backward_float)(
-        plan, query, key, value, output, norms, to_output, to_query, to_key, to_value, sums);
+        plan, query, key, value, output, norms, to_output, to_query, to_key, to_value, sums, scratch);
 }
 
+/* rows: [num_threads, size] of the numbers that are computed in. */
 void cross_entropy_forward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                           const int64_t *ids, void *normalizers, void *nll)
+                           const int64_t *ids, void *normalizers, void *nll, void *rows)
 {
-    (kind == FLOAT64 ? normalize_double : normalize_float)(num_threads, kind, num_rows, size, logits, ids, normalizers, nll);
+    (kind == FLOAT64 ? normalize_double : normalize_float)(
+        num_threads, kind, num_rows, size, logits, ids, normalizers, nll, rows);
 }
 
 void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                            const int64_t *ids, const void *normalizers, const void *weights, void *gradient)
+                            const int64_t *ids, const void *normalizers, const void *weights, void *gradient, void *rows)
 {
     (kind == FLOAT64 ? differentiate_double : differentiate_float)(
-        num_threads, kind, num_rows, size, logits, ids, normalizers, weights, gradient);
+        num_threads, kind, num_rows, size, logits, ids, normalizers, weights, gradient, rows);
 }
 
-double squared_norm(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters)
+void rms_norm_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
+                       const void *input, const void *weight, const void *to_output, void *to_input, void *to_weight,
+                       void *sums, void *rows)
 {
-    return (kind == FLOAT64 ? add_squares_double : add_squares_float)(num_threads, num_parameters, parameters);
+    (kind == FLOAT64 ? norm_backward_double : norm_backward_float)(num_threads, kind, num_rows, size, epsilon, shift, input,
+                                                                   weight, to_output, to_input, to_weight, sums, rows);
+}
+
+/* parts: one double for each chunk of all parameters. */
+double squared_norm(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters, double *parts)
+{
+    return (kind == FLOAT64 ? add_squares_double : add_squares_float)(num_threads, num_parameters, parameters, parts);
 }
 
 void adamw(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters, double rate, double beta1,

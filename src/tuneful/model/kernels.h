@@ -205,19 +205,27 @@ static void NAME(attend_block)(const attention *plan, const NAME(block) *b, cons
     }
 }
 
-static void NAME(attend)(const attention *plan, const heads *query, const heads *key, const heads *value, void *output, void *norms)
+/* Bytes that one thread works in. */
+static int64_t NAME(room)(const attention *plan, int64_t backward)
 {
-    int64_t D = rounded_up(plan->size, PANEL), E = rounded_up(plan->value_size, PANEL);
-    int64_t room = (D + E + ROWS) * NAME(longest_stride)(plan) + ROWS * (D + E) + D + E;
+    int64_t D = rounded_up(plan->size, PANEL), E = rounded_up(plan->value_size, PANEL), stride = NAME(longest_stride)(plan);
+    int64_t forward_room = (D + E + ROWS) * stride + ROWS * (D + E) + D + E;
+    int64_t backward_room = (3 * D + 2 * E + 2 * ROWS) * stride + ROWS * (2 * D + E) + E;
+    return rounded_up((backward ? backward_room : forward_room) * sizeof(REAL), 64);
+}
+
+static void NAME(attend)(const attention *plan, const heads *query, const heads *key, const heads *value, void *output,
+                         void *norms, void *all_scratch)
+{
+    int64_t room = NAME(room)(plan, 0);
     #pragma omp parallel num_threads(plan->num_threads)
     {
-        REAL *scratch = aligned_alloc(64, rounded_up(room * sizeof(REAL), 64));
+        REAL *scratch = (REAL *)((char *)all_scratch + omp_get_thread_num() * room);
         #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < plan->num_blocks * plan->num_key_heads; task++) {
             NAME(block) block = NAME(open_block)(plan, task / plan->num_key_heads, task % plan->num_key_heads);
             NAME(attend_block)(plan, &block, query, key, value, output, norms, scratch);
         }
-        free(scratch);
     }
 }
 
@@ -276,16 +284,15 @@ static void NAME(attend_block_backward)(const attention *plan, const NAME(block)
 /* Blocks share keys, so each lane has `sums` of its own [lanes, N * K * (size + value_size)], in the end added in their order. */
 static void NAME(attend_backward)(const attention *plan, const heads *query, const heads *key, const heads *value,
                                   const void *output, const void *norms, const heads *to_output, void *to_query, void *to_key,
-                                  void *to_value, void *all_sums)
+                                  void *to_value, void *all_sums, void *all_scratch)
 {
-    int64_t D = rounded_up(plan->size, PANEL), E = rounded_up(plan->value_size, PANEL), K = plan->num_key_heads;
+    int64_t K = plan->num_key_heads, room = NAME(room)(plan, 1);
     int64_t of_node = K * plan->size, value_of_node = K * plan->value_size, of_keys = plan->num_nodes * of_node;
     int64_t of_lane = of_keys + plan->num_nodes * value_of_node;
-    int64_t room = (3 * D + 2 * E + 2 * ROWS) * NAME(longest_stride)(plan) + ROWS * (2 * D + E) + E;
     REAL *sums = all_sums;
     #pragma omp parallel num_threads(plan->num_threads)
     {
-        REAL *scratch = aligned_alloc(64, rounded_up(room * sizeof(REAL), 64));
+        REAL *scratch = (REAL *)((char *)all_scratch + omp_get_thread_num() * room);
         #pragma omp for schedule(static)
         for (int64_t node = 0; node < plan->num_nodes * plan->num_lanes; node++)
             memset(sums + node * (of_node + value_of_node), 0, (of_node + value_of_node) * sizeof(REAL));
@@ -298,7 +305,6 @@ static void NAME(attend_backward)(const attention *plan, const heads *query, con
                     NAME(attend_block_backward)(plan, &block, query, key, value, output, norms, to_output, to_query, own,
                                                 own + of_keys, scratch);
                 }
-        free(scratch);
         #pragma omp for schedule(static)
         for (int64_t node = 0; node < plan->num_nodes; node++) {
             REAL *key_sum = sums + node * of_node, *value_sum = sums + of_keys + node * value_of_node;
@@ -316,11 +322,11 @@ static void NAME(attend_backward)(const attention *plan, const heads *query, con
 
 /* normalizers: log(sum(exp(row))); nll: what is missing from the logit of `ids` to it. */
 static void NAME(normalize)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                            const int64_t *ids, void *normalizers, void *nll)
+                            const int64_t *ids, void *normalizers, void *nll, void *rows)
 {
     #pragma omp parallel num_threads(num_threads)
     {
-        REAL *row = aligned_alloc(64, rounded_up(size * sizeof(REAL), 64));
+        REAL *row = (REAL *)rows + omp_get_thread_num() * size;
         #pragma omp for schedule(static)
         for (int64_t m = 0; m < num_rows; m++) {
             NAME(load)(row, logits, m * size, size, size, kind);
@@ -334,17 +340,17 @@ static void NAME(normalize)(int64_t num_threads, int64_t kind, int64_t num_rows,
             ((REAL *)normalizers)[m] = (REAL)(top + log(total));
             ((REAL *)nll)[m] = (REAL)(top - row[ids[m]] + log(total));
         }
-        free(row);
     }
 }
 
 /* gradient = weights * (softmax(logits) - one-hot(ids)) */
 static void NAME(differentiate)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                                const int64_t *ids, const void *normalizers, const void *weights, void *gradient)
+                                const int64_t *ids, const void *normalizers, const void *weights, void *gradient,
+                                void *rows)
 {
     #pragma omp parallel num_threads(num_threads)
     {
-        REAL *row = aligned_alloc(64, rounded_up(size * sizeof(REAL), 64));
+        REAL *row = (REAL *)rows + omp_get_thread_num() * size;
         #pragma omp for schedule(static)
         for (int64_t m = 0; m < num_rows; m++) {
             REAL normalizer = ((const REAL *)normalizers)[m];
@@ -353,8 +359,47 @@ static void NAME(differentiate)(int64_t num_threads, int64_t kind, int64_t num_r
             row[ids[m]] -= 1;
             NAME(store)(gradient, m * size, row, size, ((const REAL *)weights)[m], kind);
         }
-        free(row);
     }
+}
+
+/* RMS norm (Zhang & Sennrich 2019): y = w x^, x^ = r x, r = (mean(x^2) + epsilon)^-1/2. With g = w dy: dx = r (g - x^ mean(g x^)),
+   dw = sum over rows of dy x^. Rows are dealt to NORM_LANES `sums` [NORM_LANES, size], which are added in their order;
+   rows: [num_threads, 3, size]. */
+static void NAME(norm_backward)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
+                                const void *input, const void *weight, const void *to_output, void *to_input, void *to_weight,
+                                void *all_sums, void *rows)
+{
+    REAL *sums = all_sums;
+    #pragma omp parallel num_threads(num_threads)
+    {
+        REAL *w = (REAL *)rows + omp_get_thread_num() * 3 * size, *x = w + size, *g = x + size;
+        NAME(load)(w, weight, 0, size, size, kind);
+        for (int64_t d = 0; d < size; d++) w[d] += (REAL)shift;
+        #pragma omp for schedule(static)
+        for (int64_t lane = 0; lane < NORM_LANES; lane++) {
+            REAL *sum = sums + lane * size;
+            memset(sum, 0, size * sizeof(REAL));
+            for (int64_t row = lane * num_rows / NORM_LANES; row < (lane + 1) * num_rows / NORM_LANES; row++) {
+                REAL squares = 0, product = 0;
+                NAME(load)(x, input, row * size, size, size, kind);
+                NAME(load)(g, to_output, row * size, size, size, kind);
+                for (int64_t d = 0; d < size; d++) squares += x[d] * x[d];
+                REAL r = 1 / SQRT(squares / size + (REAL)epsilon);
+                for (int64_t d = 0; d < size; d++) {
+                    x[d] *= r;
+                    sum[d] += g[d] * x[d];
+                    g[d] *= w[d];
+                    product += g[d] * x[d];
+                }
+                product /= size;
+                for (int64_t d = 0; d < size; d++) g[d] -= x[d] * product;
+                NAME(store)(to_input, row * size, g, size, r, kind);
+            }
+        }
+    }
+    for (int64_t lane = 1; lane < NORM_LANES; lane++)
+        for (int64_t d = 0; d < size; d++) sums[d] += sums[lane * size + d];
+    NAME(store)(to_weight, 0, sums, size, 1, kind);
 }
 
 /* AdamW: chunks of all parameters are one list. */
@@ -378,10 +423,10 @@ static int64_t NAME(num_chunks)(int64_t num_parameters, const parameter *paramet
 
 static inline REAL NAME(square)(REAL value) { return value * value; }
 
-static double NAME(add_squares)(int64_t num_threads, int64_t num_parameters, const parameter *parameters)
+static double NAME(add_squares)(int64_t num_threads, int64_t num_parameters, const parameter *parameters, double *parts)
 {
     int64_t num_chunks = NAME(num_chunks)(num_parameters, parameters);
-    double *parts = malloc(num_chunks * sizeof(double)), total = 0;
+    double total = 0;
     #pragma omp parallel for num_threads(num_threads) schedule(static)
     for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
         const parameter *own = NAME(owner)(num_parameters, parameters, chunk);
@@ -400,7 +445,6 @@ static double NAME(add_squares)(int64_t num_threads, int64_t num_parameters, con
         parts[chunk] = sum;
     }
     for (int64_t chunk = 0; chunk < num_chunks; chunk++) total += parts[chunk];
-    free(parts);
     return total;
 }
 

@@ -115,11 +115,16 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def _attempt() -> ctypes.CDLL | str:
     """The library, or why there is none."""
+    folder = cache_root() / "native"
     try:
-        return _declared(ctypes.CDLL(str(_compiled(cache_root() / "native"))))
+        try:
+            return _declared(ctypes.CDLL(str(_compiled(folder))))
+        except (OSError, AttributeError):  # cut short by a power loss, or not ours
+            _compiled(folder).unlink()
+            return _declared(ctypes.CDLL(str(_compiled(folder))))
     except NotCompiledError as reason:
         return str(reason)
-    except OSError as reason:
+    except (OSError, AttributeError) as reason:
         return f"the compiled library cannot be kept or loaded: {reason}"
 
 
@@ -152,7 +157,9 @@ def _target(command: Sequence[str]) -> str:
 
 def _run(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotCompiledError(str(error)) from error
     if done.returncode:
@@ -166,11 +173,14 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     count, number, pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
     heads = ctypes.POINTER(Heads)
     plan, parameters = ctypes.POINTER(Attention), ctypes.POINTER(Parameter)
-    library.attention_forward.argtypes = [plan, heads, heads, heads, pointer, pointer]
-    library.attention_backward.argtypes = [plan, heads, heads, heads, pointer, pointer, heads, *[pointer] * 4]
-    library.cross_entropy_forward.argtypes = [*[count] * 4, *[pointer] * 4]
-    library.cross_entropy_backward.argtypes = [*[count] * 4, *[pointer] * 5]
-    library.squared_norm.argtypes = [count, count, count, parameters]
+    library.attention_room.argtypes = [plan, count]
+    library.attention_room.restype = count
+    library.attention_forward.argtypes = [plan, heads, heads, heads, *[pointer] * 3]
+    library.attention_backward.argtypes = [plan, heads, heads, heads, pointer, pointer, heads, *[pointer] * 5]
+    library.cross_entropy_forward.argtypes = [*[count] * 4, *[pointer] * 5]
+    library.cross_entropy_backward.argtypes = [*[count] * 4, *[pointer] * 6]
+    library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 7]
+    library.squared_norm.argtypes = [count, count, count, parameters, pointer]
     library.squared_norm.restype = number
     library.adamw.argtypes = [count, count, count, parameters, *[number] * 5, count]
     for function in (
@@ -178,6 +188,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         library.attention_backward,
         library.cross_entropy_forward,
         library.cross_entropy_backward,
+        library.rms_norm_backward,
         library.adamw,
     ):
         function.restype = None

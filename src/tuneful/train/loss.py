@@ -13,6 +13,7 @@ a quarter of the rows, and the head is a fifth to a third of a small model. Thre
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -158,11 +159,11 @@ class WeightedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if kernels(logits.device, logits.dtype) is None:
+        if (library := kernels(logits.device, logits.dtype)) is None:
             normalizers = torch.cat([rows.logsumexp(-1) for rows in _in_float(logits)])
             nll = normalizers - logits.gather(1, ids[:, None])[:, 0]
         else:
-            normalizers, nll = _native_nll(logits, ids)
+            normalizers, nll = _native_nll(library, logits, ids)
         weights = weights.to(nll.dtype)
         ctx.save_for_backward(logits, ids, weights, normalizers)
         ctx.mark_non_differentiable(nll)
@@ -171,8 +172,8 @@ class WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, ids, weights, normalizers = ctx.saved_tensors
-        if kernels(logits.device, logits.dtype) is not None:
-            return _native_gradient(logits, ids, weights * grads[0], normalizers), None, None
+        if (library := kernels(logits.device, logits.dtype)) is not None:
+            return _native_gradient(library, logits, ids, weights * grads[0], normalizers), None, None
         gradient = torch.empty_like(logits)
         start = 0
         for rows in _in_float(logits):
@@ -191,30 +192,37 @@ def _in_float(logits: torch.Tensor) -> Iterator[torch.Tensor]:
         yield rows.to(dtype)
 
 
-def _native_nll(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _native_nll(library: ctypes.CDLL, logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """log(sum(exp(row))) of each row [M], and the negative log-likelihood [M] of its id."""
-    library, logits, ids = kernels(logits.device, logits.dtype), logits.contiguous(), ids.contiguous()
-    assert library is not None
+    assert ids.dtype is torch.int64, ids.dtype
+    assert ids.shape == logits.shape[:1], (ids.shape, logits.shape)
     assert not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1], "an id outside of the vocabulary"
-    normalizers = logits.new_empty(len(logits), dtype=torch.promote_types(logits.dtype, torch.float32))
-    nll = torch.empty_like(normalizers)
-    sizes = torch.get_num_threads(), KINDS[logits.dtype], *logits.shape
-    library.cross_entropy_forward(*sizes, *(tensor.data_ptr() for tensor in (logits, ids, normalizers, nll)))
+    logits, ids, rows = logits.contiguous(), ids.contiguous(), _rows_in_float(logits)
+    normalizers, nll = rows.new_empty(len(ids)), rows.new_empty(len(ids))
+    library.cross_entropy_forward(
+        *(len(rows), KINDS[logits.dtype], *logits.shape),
+        *(tensor.data_ptr() for tensor in (logits, ids, normalizers, nll, rows)),
+    )
     return normalizers, nll
 
 
 def _native_gradient(
-    logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, normalizers: torch.Tensor
+    library: ctypes.CDLL, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, normalizers: torch.Tensor
 ) -> torch.Tensor:
     """weights * (softmax - one-hot) [M, V] in the dtype of the logits."""
-    library, logits, ids = kernels(logits.device, logits.dtype), logits.contiguous(), ids.contiguous()
-    assert library is not None
+    logits, ids, rows = logits.contiguous(), ids.contiguous(), _rows_in_float(logits)
     weights, gradient = weights.to(normalizers.dtype).contiguous(), torch.empty_like(logits)
-    sizes = torch.get_num_threads(), KINDS[logits.dtype], *logits.shape
     library.cross_entropy_backward(
-        *sizes, *(tensor.data_ptr() for tensor in (logits, ids, normalizers, weights, gradient))
+        *(len(rows), KINDS[logits.dtype], *logits.shape),
+        *(tensor.data_ptr() for tensor in (logits, ids, normalizers, weights, gradient, rows)),
     )
     return gradient
+
+
+def _rows_in_float(logits: torch.Tensor) -> torch.Tensor:
+    """Room for one row of `logits` a thread, in float32 or better."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return torch.empty(torch.get_num_threads(), logits.shape[1], dtype=dtype)
 
 
 def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool) -> MicroBatchLoss:

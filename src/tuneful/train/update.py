@@ -48,27 +48,30 @@ class Trained:
 def make_update(tensors: Sequence[Trained], config: TrainConfig, shadowed: bool) -> NativeUpdate | TorchUpdate:
     """The faster of the two that serves `tensors`; `shadowed` where the model's parameters are copies of the masters."""
     kinds = {(tensor.master.device, tensor.master.dtype) for tensor in tensors}
-    if len(kinds) == 1 and kernels(*next(iter(kinds))) is not None:
-        return NativeUpdate(tensors, config, shadowed)
+    device, dtype = next(iter(kinds)) if len(kinds) == 1 else (None, None)
+    if device is not None and dtype in (torch.float32, torch.float64) and (library := kernels(device, dtype)):
+        return NativeUpdate(tensors, config, shadowed, library)
     return TorchUpdate(tensors, config, shadowed)
 
 
 class NativeUpdate:
     """By the compiled kernels: one call for all parameters, whose chunks the threads share."""
 
-    def __init__(self, tensors: Sequence[Trained], config: TrainConfig, shadowed: bool) -> None:
-        self._tensors, self._config, self._shadowed = tensors, config, shadowed
-        master = tensors[0].master
-        library = kernels(master.device, master.dtype)
-        assert library is not None
-        self._library, self._kind = library, KINDS[master.dtype]
+    def __init__(self, tensors: Sequence[Trained], config: TrainConfig, shadowed: bool, library: ctypes.CDLL) -> None:
+        self._tensors, self._config, self._shadowed, self._library = tensors, config, shadowed, library
+        self._kind = KINDS[tensors[0].master.dtype]
 
     def squared_norm(self) -> float:
         """The sum of squares of all gradients."""
         parameters, _alive = self._parameters()
         if not len(parameters):
             return 0.0
-        return float(self._library.squared_norm(torch.get_num_threads(), self._kind, len(parameters), parameters))
+        parts = torch.empty(sum(-(-row.size // _CHUNK) for row in parameters), dtype=torch.float64)
+        return float(
+            self._library.squared_norm(
+                *(torch.get_num_threads(), self._kind, len(parameters), parameters), parts.data_ptr()
+            )
+        )
 
     def step(self, num_steps: int, rate: float, divisor: float) -> None:
         """AdamW's step number `num_steps` with the gradients divided by `divisor`."""
@@ -89,6 +92,7 @@ class NativeUpdate:
             if gradient.dtype is not torch.bfloat16:
                 gradient = gradient.to(tensor.master.dtype)
             gradients.append(gradient.contiguous())
+            assert not self._shadowed or tensor.parameter.dtype is torch.bfloat16, tensor.parameter.dtype
             rows.append(
                 Parameter(
                     master=tensor.master.data_ptr(),

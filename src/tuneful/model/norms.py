@@ -1,0 +1,121 @@
+"""RMS norms, whose gradient comes from one compiled pass instead of autograd's dozen.
+
+A norm of transformers is eight operations on a row of a few hundred numbers; autograd keeps three copies of the row, in
+float32, and goes back through them in some fifteen operations: a twentieth of a small step and a fifth of what a layer keeps.
+The model computes its norms itself; hooks let autograd see each as one function of its input, while the model attends over
+tries. What a norm computes is not believed but tried, once a class.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from tuneful.model.native import KINDS, kernels
+
+_LANES = 16  # NORM_LANES of kernels.c
+_HOOKED = "tuneful_norm"
+
+
+def see_norms_as_one(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
+    """Each RMS norm of `model` is one node in autograd's graph, with a compiled gradient, as long as `wanted` says so.
+
+    Does nothing where there are no compiled kernels, to norms of another kind, and the second time.
+    """
+    if (library := kernels(model.device, model.dtype)) is None:
+        return
+    for module in model.modules():
+        if not hasattr(module, _HOOKED) and (shift := _shift(module)) is not None:
+            setattr(module, _HOOKED, True)
+            _hook(module, shift, library, wanted)
+
+
+def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
+    """Hide the module's input from autograd on its way in, and give the output its gradient on its way out."""
+    inputs: list[torch.Tensor | None] = []
+
+    def hide(module: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        plain = len(arguments) == 1 and arguments[0].dtype in KINDS and arguments[0].device.type == "cpu"
+        inputs[:] = [arguments[0] if plain and torch.is_grad_enabled() and wanted() else None]
+        return None if inputs[0] is None else (arguments[0].detach(),)
+
+    def reveal(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+        if (input := inputs.pop()) is None:
+            return None
+        found: torch.Tensor = RmsNormGradient.apply(  # type: ignore[no-untyped-call]
+            input, module.weight, output.detach(), _epsilon(module), shift, library
+        )
+        return found
+
+    module.register_forward_pre_hook(hide)
+    module.register_forward_hook(reveal)
+
+
+class RmsNormGradient(torch.autograd.Function):
+    """`output` [..., D], which is (weight + shift) * input / rms(input), with its gradient for input [..., D] and weight [D]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        output: torch.Tensor,
+        epsilon: float,
+        shift: float,
+        library: ctypes.CDLL,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.epsilon, ctx.shift, ctx.library = epsilon, shift, library
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, weight = (tensor.contiguous() for tensor in ctx.saved_tensors)
+        to_output = grads[0].to(input.dtype).contiguous()
+        to_input, to_weight = torch.empty_like(input), torch.empty_like(weight, dtype=input.dtype)
+        num_threads, size = torch.get_num_threads(), len(weight)
+        room = torch.empty(_LANES + 3 * num_threads, size, dtype=torch.promote_types(input.dtype, torch.float32))
+        ctx.library.rms_norm_backward(
+            *(num_threads, KINDS[input.dtype], input.numel() // size, size, ctx.epsilon, ctx.shift),
+            *(tensor.data_ptr() for tensor in (input, weight.to(input.dtype), to_output, to_input, to_weight)),
+            *(room.data_ptr(), room[_LANES:].data_ptr()),
+        )
+        return to_input, to_weight.to(weight.dtype), None, None, None, None
+
+
+def _shift(module: torch.nn.Module) -> float | None:
+    """What `module` adds to its weight if it is an RMS norm: 0 (as Llama's) or 1 (as Gemma's); None if it is none."""
+    weight = getattr(module, "weight", None)
+    if not type(module).__name__.endswith("RMSNorm") or _epsilon(module) is None or getattr(weight, "ndim", 0) != 1:
+        return None
+    return _tried(type(module))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _tried(norm: type[torch.nn.Module]) -> float | None:
+    """The shift with which a norm of this class computes what the formula says, on random rows; None where none does."""
+    size, epsilon = 24, 0.3
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(5, size, generator=generator)
+    weight = torch.randn(size, generator=generator)
+    try:
+        with torch.no_grad():
+            module: Any = norm(size, eps=epsilon)
+            module.weight.copy_(weight)
+            found = module(rows)
+    except (TypeError, RuntimeError):
+        return None
+    if _epsilon(module) != epsilon:
+        return None
+    plain = rows * (rows.square().mean(-1, keepdim=True) + epsilon).rsqrt()
+    shifts = (shift for shift in (0.0, 1.0) if torch.allclose(found, (weight + shift) * plain, rtol=1e-4, atol=1e-5))
+    return next(shifts, None)
+
+
+def _epsilon(module: Any) -> Any:
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))

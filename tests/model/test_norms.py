@@ -1,0 +1,127 @@
+"""RMS norms as one node of the graph: the same outputs, the gradient of the formula, and hands off everything else."""
+
+import pytest
+import torch
+from tests.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from tuneful.model import native, norms
+from tuneful.model.attention import use_trie_attention
+from tuneful.model.norms import RmsNormGradient, see_norms_as_one
+from tuneful.train.loss import micro_batch_loss
+
+pytestmark = pytest.mark.usefixtures("compiled")
+EPSILON = 0.01
+
+
+def formula(rows, weight, shift):
+    return (weight + shift) * rows * (rows.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
+
+
+def num_hooks(module):
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(1, 50, 24), (1, 7, 4, 8), (3, 576), (1, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_gradient_is_that_of_the_formula(shift, shape, dtype):
+    torch.manual_seed(0)
+    rows, upstream = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape).to(dtype)
+    weight = torch.randn(shape[-1]).to(dtype).requires_grad_()
+    exact = rows.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    wanted = torch.autograd.grad(formula(*exact, shift), exact, upstream.double())
+    library = native.kernels(torch.device("cpu"), dtype)
+    output = formula(rows, weight, shift).detach()
+    found = RmsNormGradient.apply(rows, weight, output, EPSILON, shift, library)
+    assert torch.equal(found, output)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-3}[dtype]
+    for one, other in zip(torch.autograd.grad(found, (rows, weight), upstream), wanted, strict=True):
+        assert one.dtype is dtype
+        assert (one.double() - other).norm() <= tolerance * (1 + other.norm())
+
+
+def test_rows_that_are_not_neighbours_in_memory_get_their_own_gradient():
+    torch.manual_seed(0)
+    rows = torch.randn(24, 9, dtype=torch.float64).T.requires_grad_()
+    weight = torch.randn(24, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(24, 9, dtype=torch.float64).T
+    wanted = torch.autograd.grad(formula(rows, weight, 0.0), (rows, weight), upstream)
+    library = native.kernels(torch.device("cpu"), torch.float64)
+    output = formula(rows, weight, 0.0).detach()
+    found = RmsNormGradient.apply(rows, weight, output, EPSILON, 0.0, library)
+    for one, other in zip(torch.autograd.grad(found, (rows, weight), upstream), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class HalvedRMSNorm(LlamaRMSNorm):
+    """Looks like one and computes something else."""
+
+    def forward(self, hidden_states):
+        return super().forward(hidden_states) / 2
+
+
+class BareRMSNorm(torch.nn.Module):
+    """Another constructor."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def test_a_norm_is_known_by_what_it_computes():
+    shifts = {norm: norms._tried(norm) for norm in (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, GemmaRMSNorm)}
+    assert list(shifts.values()) == [0.0, 0.0, 0.0, 1.0]
+    assert norms._tried(HalvedRMSNorm) is norms._tried(BareRMSNorm) is norms._tried(torch.nn.LayerNorm) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_gives_the_same_logits_bit_for_bit_and_keeps_less(family):
+    model, wanted = tiny_model(family), []
+    ids = torch.arange(12)[None]
+
+    def forward():
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x
+        ):
+            return model(input_ids=ids, use_cache=False).logits, sum(kept)
+
+    logits, kept = forward()
+    see_norms_as_one(model, lambda: bool(wanted))
+    unwanted = forward()
+    wanted.append("now")
+    others, less = forward()
+    assert torch.equal(logits, others)
+    assert unwanted[1] == kept
+    assert less < kept or family == "gpt2"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_norms_still_pass_gradients_on(family):
+    models = [tiny_model(family), tiny_model(family)]
+    for model in models:
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.ndim > 1)
+    examples = random_records(5)
+    assert_close(run_batches(models[0], [examples], "trie"), run_alone(models[1], examples), 1e-5)
+
+
+def test_a_model_is_hooked_once_and_its_own_way_of_attending_leaves_norms_to_autograd(monkeypatch):
+    model = tiny_model()
+    for _ in range(2):
+        use_trie_attention(model)
+    assert {num_hooks(module) for module in model.modules() if type(module) is LlamaRMSNorm} == {2}
+    monkeypatch.setattr(RmsNormGradient, "apply", lambda *_: pytest.fail("used"))
+    with torch.no_grad():
+        micro_batch_loss(model, random_records(3), "trie")
+    run_batches(model, [random_records(3)], "padded")
+
+
+def test_without_compiled_kernels_nothing_is_hooked(monkeypatch):
+    monkeypatch.setenv("TUNEFUL_NATIVE", "0")
+    model = tiny_model()
+    use_trie_attention(model)
+    assert not any(num_hooks(module) for module in model.modules())
