@@ -246,6 +246,19 @@ def test_a_machine_that_computes_otherwise_is_said(
         assert f"begun with {before}, going on with {now}: the same training, but not bit for bit" in heard
 
 
+def test_a_run_begun_before_there_were_compiled_kernels_goes_on_and_says_so(
+    stopped: Path, data: Path, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["choices"]["kernels"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr(Job, "_kernels", lambda job: "compiled")
+    heard = Heard()
+    api.run(str(data), config=load_config(None, settings), output=tmp_path / "run", terminal=heard)
+    assert "begun with torch's kernels, going on with compiled kernels" in heard
+
+
 def test_one_byte_of_data_is_another_training(stopped: Path, data: Path, settings: list[str], tmp_path: Path) -> None:
     shutil.copytree(stopped, tmp_path / "run")
     changed = tmp_path / data.name

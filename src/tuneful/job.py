@@ -91,6 +91,7 @@ from tuneful.train.progress import RecordLedger, rank
 from tuneful.types import Answer, Example
 from tuneful.watching import show_data, training_progress
 
+TORCHS_KERNELS = "torch's"
 _VERIFIED_PROMPTS = 4
 
 
@@ -201,7 +202,8 @@ class Job:
         )
         conditions = {
             f"{choices['num_threads']} threads": f"{torch.get_num_threads()} threads",
-            f"{choices['kernels']} kernels": f"{self._kernels()} kernels",
+            # A run that was begun before there were compiled kernels says nothing of them.
+            f"{choices.get('kernels', TORCHS_KERNELS)} kernels": f"{self._kernels()} kernels",
         }
         for begun, now in conditions.items():
             if begun != now:
@@ -523,7 +525,7 @@ class Job:
         }
 
     def _kernels(self) -> str:
-        return "torch's" if kernels(self.device, torch.float32) is None else "compiled"
+        return TORCHS_KERNELS if kernels(self.device, torch.float32) is None else "compiled"
 
     def _newest_state(self, ledger: RecordLedger) -> State:
         """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""
