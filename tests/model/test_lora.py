@@ -85,7 +85,7 @@ def test_the_head_of_an_untied_model_may_have_an_adapter(tmp_path):
 def test_steps_are_those_of_plain_peft_and_torchs_adamw(kind, layout):
     # An epsilon that outweighs rounding: where a gradient is all rounding, AdamW would step by its sign.
     config, settings = KINDS[kind], {"learning_rate": 1e-2, "weight_decay": 0.1, "adam_epsilon": 1e-4}
-    model, plain = tiny_model(), tiny_model()
+    model, plain = tiny_model(dtype=torch.float64), tiny_model(dtype=torch.float64)
     adapter = add_adapter(model, config)
     start = {name: tensor.detach().clone() for name, tensor in trainable(model).items()}
     oracle = peft.get_peft_model(plain, adapter.peft_config["default"])
@@ -107,13 +107,13 @@ def test_steps_are_those_of_plain_peft_and_torchs_adamw(kind, layout):
         optimizer.step()
         optimizer.zero_grad()
     run = train_config(method="lora", batch_size=4, max_steps=3, **settings)
-    ours = AdamW(model, run, torch.float32)
+    ours = AdamW(model, run, torch.float64)
     list(finetune(model, ours, examples, [], run, layout))
     for name, parameter in trainable(plain).items():
         moved = (parameter - start[name]).norm()
         assert moved > 0, name
-        # Float32 rounding of three steps; DoRA's norms of whole columns come to 1.02e-5 where two threads share the sums.
-        assert (trainable(model)[name] - parameter).norm() <= 2e-5 * moved, name
+        # torch adds 1e-6 to the norm that it clips by; without clipping they agree to 1e-14.
+        assert (trainable(model)[name] - parameter).norm() <= 1e-7 * moved, name
 
 
 @pytest.mark.parametrize("kind", KINDS)

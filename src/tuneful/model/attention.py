@@ -22,8 +22,10 @@ from tuneful.model import attention_native, attention_torch
 from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_lanes
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
 from tuneful.model.blocks import cut_blocks
+from tuneful.model.deferred import defer_elementwise
 from tuneful.model.native import kernels
-from tuneful.model.norms import see_norms_as_one
+from tuneful.model.norms import normalize_compiled
+from tuneful.model.products import multiply_compiled
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D head size of query and key, E of values
 NAME = "tuneful_trie"
@@ -41,11 +43,18 @@ class AttentionPlan:
 
 
 def use_trie_attention(model: PreTrainedModel) -> None:
-    """Make `model` attend through `trie_attention`, every later forward needing `trie_plan=`, and see its norms as one."""
+    """Make `model` attend through `trie_attention`, every later forward needing `trie_plan=`, and use what
+    else the compiled kernels have for it."""
     AttentionInterface.register(NAME, trie_attention)
     model.set_attn_implementation(NAME)
     config = model.config
-    see_norms_as_one(model, lambda: bool(config._attn_implementation == NAME))
+
+    def attends() -> bool:
+        return bool(config._attn_implementation == NAME)
+
+    normalize_compiled(model, attends)
+    multiply_compiled(model, attends)
+    defer_elementwise(model, attends)
 
 
 def why_no_trie(model: PreTrainedModel) -> str | None:

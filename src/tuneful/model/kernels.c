@@ -9,6 +9,9 @@
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
@@ -23,7 +26,7 @@
 #define ROWS 8        /* queries that are scored at once */
 #define CHUNK 65536   /* elements of a tensor that one thread updates at once */
 #define NORM_LANES 16 /* parts that a norm's rows are summed in */
-#define PORTION 1024  /* logits that are added up before they meet the sum in double precision */
+#define PORTION 1024  /* numbers at once: of squares until they meet the sum in double precision, of a gated activation */
 
 enum { FLOAT32, FLOAT64, BFLOAT16 };
 
@@ -99,6 +102,7 @@ static inline float exponential(float x)
 #define REAL_BITS int32_t
 #define REAL_KIND FLOAT32
 #define EXP exponential
+#define EXP_LIMIT 88.0f
 #define SQRT sqrtf
 #define NAME(name) name##_float
 #include "kernels.h"
@@ -106,6 +110,7 @@ static inline float exponential(float x)
 #undef REAL_BITS
 #undef REAL_KIND
 #undef EXP
+#undef EXP_LIMIT
 #undef SQRT
 #undef NAME
 
@@ -113,9 +118,12 @@ static inline float exponential(float x)
 #define REAL_BITS int64_t
 #define REAL_KIND FLOAT64
 #define EXP exp
+#define EXP_LIMIT 700.0
 #define SQRT sqrt
 #define NAME(name) name##_double
 #include "kernels.h"
+
+#include "products.h"
 
 /* Bytes of `scratch` that a forward, or a backward, of attention wants for all its threads. */
 int64_t attention_room(const attention *plan, int64_t backward)
@@ -158,6 +166,37 @@ void rms_norm_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int6
 {
     (kind == FLOAT64 ? norm_backward_double : norm_backward_float)(num_threads, kind, num_rows, size, epsilon, shift, input,
                                                                    weight, to_output, to_input, to_weight, sums, rows);
+}
+
+/* rows: [num_threads, 2, size] of the numbers that are computed in. */
+void rms_norm(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
+              const void *input, const void *weight, void *output, void *rows)
+{
+    (kind == FLOAT64 ? norm_double : norm_float)(
+        num_threads, kind, num_rows, size, epsilon, shift, input, weight, output, rows);
+}
+
+/* output [num_nodes, num_heads, size] = input * cosines + turned * sines, which are [num_nodes, size]. `turned` must be the
+   input's halves (-second, first): says whether it is. Where it is null the rotation back is computed, as for gradients.
+   rows: [num_threads, 5, size] of the numbers that are computed in. */
+int64_t rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size, const heads *input,
+               const heads *turned, const void *cosines, const void *sines, void *output, void *rows)
+{
+    return (kind == FLOAT64 ? rotate_double : rotate_float)(
+        num_threads, kind, num_nodes, num_heads, size, input, turned, cosines, sines, output, rows);
+}
+
+/* output = silu(gate) * up, all of `size` elements. */
+void gated_silu(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up, void *output)
+{
+    (kind == FLOAT64 ? gate_double : gate_float)(num_threads, kind, size, gate, up, output);
+}
+
+void gated_silu_backward(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up,
+                         const void *to_output, void *to_gate, void *to_up)
+{
+    (kind == FLOAT64 ? gate_backward_double : gate_backward_float)(
+        num_threads, kind, size, gate, up, to_output, to_gate, to_up);
 }
 
 /* parts: one double for each chunk of all parameters. */

@@ -19,10 +19,23 @@ static void NAME(load)(REAL *to, const void *tensor, int64_t at, int64_t size, i
     for (int64_t d = size; d < padded; d++) to[d] = 0;
 }
 
+/* Where the processor rounds to bfloat16 itself it makes 0 of what is below 1e-38. */
+static void NAME(narrow)(uint16_t *to, const REAL *from, int64_t size, REAL factor)
+{
+    int64_t d = 0;
+#ifdef __AVX512BF16__
+    if (REAL_KIND == FLOAT32)
+        for (; d + 16 <= size; d += 16)
+            _mm256_storeu_si256((__m256i *)(to + d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(
+                                                         _mm512_loadu_ps((const float *)from + d), _mm512_set1_ps((float)factor))));
+#endif
+    for (; d < size; d++) to[d] = narrowed((float)(from[d] * factor));
+}
+
 static void NAME(store)(void *tensor, int64_t at, const REAL *from, int64_t size, REAL factor, int64_t kind)
 {
     if (kind == BFLOAT16)
-        for (int64_t d = 0; d < size; d++) ((uint16_t *)tensor)[at + d] = narrowed((float)(from[d] * factor));
+        NAME(narrow)((uint16_t *)tensor + at, from, size, factor);
     else
         for (int64_t d = 0; d < size; d++) ((REAL *)tensor)[at + d] = from[d] * factor;
 }
@@ -402,6 +415,103 @@ static void NAME(norm_backward)(int64_t num_threads, int64_t kind, int64_t num_r
     NAME(store)(to_weight, 0, sums, size, 1, kind);
 }
 
+/* RMS norm (Zhang & Sennrich 2019): output = (weight + shift) * input / rms. Without a shift the quotient is rounded before it is
+   multiplied, as transformers does it. rows: [num_threads, 2, size] */
+static void NAME(norm)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
+                       const void *input, const void *weight, void *output, void *rows)
+{
+    #pragma omp parallel num_threads(num_threads)
+    {
+        REAL *w = (REAL *)rows + omp_get_thread_num() * 2 * size, *x = w + size;
+        NAME(load)(w, weight, 0, size, size, kind);
+        for (int64_t d = 0; d < size; d++) w[d] += (REAL)shift;
+        #pragma omp for schedule(static)
+        for (int64_t row = 0; row < num_rows; row++) {
+            REAL squares = 0;
+            NAME(load)(x, input, row * size, size, size, kind);
+            for (int64_t d = 0; d < size; d++) squares += x[d] * x[d];
+            REAL r = 1 / SQRT(squares / size + (REAL)epsilon);
+            if (kind == BFLOAT16 && shift == 0) {
+                NAME(store)(output, row * size, x, size, r, kind);
+                NAME(load)(x, output, row * size, size, size, kind);
+                r = 1;
+            }
+            for (int64_t d = 0; d < size; d++) x[d] *= w[d];
+            NAME(store)(output, row * size, x, size, r, kind);
+        }
+    }
+}
+
+/* Rotary embedding (Su et al. 2021): of each head, out = first * cos + turned * sin; `turned` null stands for the rotation back.
+   rows: [num_threads, 5, size]. Says whether `turned` was the head's halves (-second, first). */
+static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size,
+                        const heads *input, const heads *turned, const void *cosines, const void *sines, void *output, void *rows)
+{
+    int64_t half = size / 2, num_unlike = 0;
+    #pragma omp parallel num_threads(num_threads) reduction(+ : num_unlike)
+    {
+        REAL *c = (REAL *)rows + omp_get_thread_num() * 5 * size, *s = c + size, *x = s + size, *y = x + size, *z = y + size;
+        #pragma omp for schedule(static)
+        for (int64_t node = 0; node < num_nodes; node++) {
+            NAME(load)(c, cosines, node * size, size, size, kind);
+            NAME(load)(s, sines, node * size, size, size, kind);
+            for (int64_t head = 0; head < num_heads; head++) {
+                NAME(load)(x, input->data, head * input->by_head + node * input->by_node, size, size, kind);
+                if (turned) {
+                    int unlike = 0;
+                    NAME(load)(z, turned->data, head * turned->by_head + node * turned->by_node, size, size, kind);
+                    for (int64_t d = 0; d < half; d++) unlike += z[d] != -x[half + d];
+                    for (int64_t d = 0; d < half; d++) unlike += z[half + d] != x[d];
+                    for (int64_t d = 0; d < size; d++) y[d] = x[d] * c[d] + z[d] * s[d];
+                    num_unlike += unlike;
+                } else {
+                    for (int64_t d = 0; d < half; d++) y[d] = x[d] * c[d] + x[half + d] * s[half + d];
+                    for (int64_t d = 0; d < half; d++) y[half + d] = x[half + d] * c[half + d] - x[d] * s[d];
+                }
+                NAME(store)(output, (node * num_heads + head) * size, y, size, 1, kind);
+            }
+        }
+    }
+    return num_unlike == 0;
+}
+
+/* Gated activation (Shazeer 2020), silu(gate) * up, a few numbers at a time. */
+
+static inline REAL NAME(sigmoid)(REAL x) { return 1 / (1 + EXP(x < -EXP_LIMIT ? EXP_LIMIT : -x)); }
+
+static void NAME(gate)(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up, void *output)
+{
+    #pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t start = 0; start < size; start += PORTION) {
+        REAL g[PORTION], u[PORTION];
+        int64_t count = least(PORTION, size - start);
+        NAME(load)(g, gate, start, count, count, kind);
+        NAME(load)(u, up, start, count, count, kind);
+        for (int64_t i = 0; i < count; i++) g[i] *= NAME(sigmoid)(g[i]) * u[i];
+        NAME(store)(output, start, g, count, 1, kind);
+    }
+}
+
+static void NAME(gate_backward)(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up,
+                                const void *to_output, void *to_gate, void *to_up)
+{
+    #pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t start = 0; start < size; start += PORTION) {
+        REAL g[PORTION], u[PORTION], d[PORTION];
+        int64_t count = least(PORTION, size - start);
+        NAME(load)(g, gate, start, count, count, kind);
+        NAME(load)(u, up, start, count, count, kind);
+        NAME(load)(d, to_output, start, count, count, kind);
+        for (int64_t i = 0; i < count; i++) {
+            REAL sigmoid = NAME(sigmoid)(g[i]), open = sigmoid * g[i];
+            u[i] *= d[i] * (sigmoid + open * (1 - sigmoid));
+            d[i] *= open;
+        }
+        NAME(store)(to_gate, start, u, count, 1, kind);
+        NAME(store)(to_up, start, d, count, 1, kind);
+    }
+}
+
 /* AdamW: chunks of all parameters are one list. */
 
 static const parameter *NAME(owner)(int64_t num_parameters, const parameter *parameters, int64_t chunk)
@@ -473,7 +583,8 @@ static void NAME(step)(int64_t num_threads, int64_t num_parameters, const parame
                 second[i] = keep2 * second[i] + add2 * slope * slope;
                 weights[i] = weights[i] * decay - step_size * first[i] / (SQRT(second[i]) * root + least_root);
             }
-            if (own->shadow) NAME(store)(own->shadow, start, weights, size, 1, BFLOAT16);
+            if (own->shadow)
+                for (int64_t i = 0; i < size; i++) own->shadow[start + i] = narrowed((float)weights[i]);
         }
     }
 }

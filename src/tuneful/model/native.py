@@ -23,7 +23,7 @@ import torch
 
 from tuneful.model.builtin import cache_root
 
-SOURCES = ("kernels.c", "kernels.h")
+SOURCES = ("kernels.c", "kernels.h", "products.h")
 FLAGS = [
     "-std=gnu11",
     "-O3",
@@ -98,8 +98,8 @@ def describe() -> str:
     if os.environ.get("TUNEFUL_NATIVE") == "0":
         return "left out: TUNEFUL_NATIVE=0"
     try:
-        _library()
-        return f"compiled by {_compiler()}"
+        products = ", matrix products too" if _library().has_products() else ""
+        return f"compiled by {_compiler()}{products}"
     except NotCompiledError as reason:
         return f"not compiled, torch's operations are used: {reason}"
 
@@ -180,15 +180,30 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.cross_entropy_forward.argtypes = [*[count] * 4, *[pointer] * 5]
     library.cross_entropy_backward.argtypes = [*[count] * 4, *[pointer] * 6]
     library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 7]
+    library.rms_norm.argtypes = [*[count] * 4, number, number, *[pointer] * 4]
+    library.rotate.argtypes = [*[count] * 5, heads, heads, *[pointer] * 4]
+    library.rotate.restype = count
+    library.gated_silu.argtypes = [*[count] * 3, *[pointer] * 3]
+    library.gated_silu_backward.argtypes = [*[count] * 3, *[pointer] * 5]
     library.squared_norm.argtypes = [count, count, count, parameters, pointer]
     library.squared_norm.restype = number
     library.adamw.argtypes = [count, count, count, parameters, *[number] * 5, count]
+    library.has_products.restype = count
+    if library.has_products():
+        library.product_room.argtypes = library.outer_product_room.argtypes = [count] * 3
+        library.product_room.restype = library.outer_product_room.restype = count
+        library.product.argtypes = [*[count] * 5, *[pointer] * 5]
+        library.outer_product.argtypes = [*[count] * 4, *[pointer] * 4]
+        library.product.restype = library.outer_product.restype = None
     for function in (
         library.attention_forward,
         library.attention_backward,
         library.cross_entropy_forward,
         library.cross_entropy_backward,
+        library.rms_norm,
         library.rms_norm_backward,
+        library.gated_silu,
+        library.gated_silu_backward,
         library.adamw,
     ):
         function.restype = None

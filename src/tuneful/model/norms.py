@@ -1,9 +1,8 @@
-"""RMS norms, whose gradient comes from one compiled pass instead of autograd's dozen.
+"""RMS norms in one compiled pass each way, instead of transformers' eight and autograd's fifteen.
 
 A norm of transformers is eight operations on a row of a few hundred numbers; autograd keeps three copies of the row, in
-float32, and goes back through them in some fifteen operations: a twentieth of a small step and a fifth of what a layer keeps.
-The model computes its norms itself; hooks let autograd see each as one function of its input, while the model attends over
-tries. What a norm computes is not believed but tried, once a class.
+float32: with their gradients a twentieth of a small step and a fifth of what a layer keeps. Hooks compute them while the model
+attends over tries. What a norm computes is not believed but tried, once a class.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from tuneful.model.native import KINDS, kernels
@@ -22,8 +22,8 @@ _LANES = 16  # NORM_LANES of kernels.c
 _HOOKED = "tuneful_norm"
 
 
-def see_norms_as_one(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
-    """Each RMS norm of `model` is one node in autograd's graph, with a compiled gradient, as long as `wanted` says so.
+def normalize_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
+    """Each RMS norm of `model` is computed by the compiled kernels as long as `wanted` says so.
 
     Does nothing where there are no compiled kernels, to norms of another kind, and the second time.
     """
@@ -36,19 +36,19 @@ def see_norms_as_one(model: PreTrainedModel, wanted: Callable[[], bool]) -> None
 
 
 def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
-    """Hide the module's input from autograd on its way in, and give the output its gradient on its way out."""
+    """Give the module one row to work on, on its way in, and put the norm of all of them in place of what comes out."""
     inputs: list[torch.Tensor | None] = []
 
     def hide(module: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         plain = len(arguments) == 1 and arguments[0].dtype in KINDS and arguments[0].device.type == "cpu"
-        inputs[:] = [arguments[0] if plain and torch.is_grad_enabled() and wanted() else None]
-        return None if inputs[0] is None else (arguments[0].detach(),)
+        inputs[:] = [arguments[0] if plain and wanted() else None]
+        return None if inputs[0] is None else (inputs[0].detach()[..., :1, :],)
 
     def reveal(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         if (input := inputs.pop()) is None:
             return None
-        found: torch.Tensor = RmsNormGradient.apply(  # type: ignore[no-untyped-call]
-            input, module.weight, output.detach(), _epsilon(module), shift, library
+        found: torch.Tensor = RmsNorm.apply(  # type: ignore[no-untyped-call]
+            input, module.weight, _epsilon(module), shift, library
         )
         return found
 
@@ -56,36 +56,46 @@ def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: C
     module.register_forward_hook(reveal)
 
 
-class RmsNormGradient(torch.autograd.Function):
-    """`output` [..., D], which is (weight + shift) * input / rms(input), with its gradient for input [..., D] and weight [D]."""
+class RmsNorm(torch.autograd.Function):
+    """(weight + shift) * input / rms(input) for input [..., D] and weight [D], in the input's dtype (Zhang & Sennrich 2019)."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        input: torch.Tensor,
-        weight: torch.Tensor,
-        output: torch.Tensor,
-        epsilon: float,
-        shift: float,
-        library: ctypes.CDLL,
+        ctx: Any, input: torch.Tensor, weight: torch.Tensor, epsilon: float, shift: float, library: ctypes.CDLL
     ) -> torch.Tensor:
+        input = input.contiguous()
         ctx.save_for_backward(input, weight)
         ctx.epsilon, ctx.shift, ctx.library = epsilon, shift, library
-        return output.view_as(output)
+        output, size = torch.empty_like(input), len(weight)
+        room = _room(input, 2 * size)
+        library.rms_norm(
+            *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, epsilon, shift),
+            *(tensor.data_ptr() for tensor in (input, weight.to(input.dtype).contiguous(), output, room)),
+        )
+        return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        input, weight = (tensor.contiguous() for tensor in ctx.saved_tensors)
-        to_output = grads[0].to(input.dtype).contiguous()
+        input, weight = ctx.saved_tensors
+        to_output, size = grads[0].to(input.dtype).contiguous(), len(weight)
         to_input, to_weight = torch.empty_like(input), torch.empty_like(weight, dtype=input.dtype)
-        num_threads, size = torch.get_num_threads(), len(weight)
-        room = torch.empty(_LANES + 3 * num_threads, size, dtype=torch.promote_types(input.dtype, torch.float32))
+        sums, room = input.new_empty(_LANES * size, dtype=_wide(input)), _room(input, 3 * size)
         ctx.library.rms_norm_backward(
-            *(num_threads, KINDS[input.dtype], input.numel() // size, size, ctx.epsilon, ctx.shift),
-            *(tensor.data_ptr() for tensor in (input, weight.to(input.dtype), to_output, to_input, to_weight)),
-            *(room.data_ptr(), room[_LANES:].data_ptr()),
+            *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, ctx.epsilon, ctx.shift),
+            *(tensor.data_ptr() for tensor in (input, weight.to(input.dtype).contiguous(), to_output)),
+            *(tensor.data_ptr() for tensor in (to_input, to_weight, sums, room)),
         )
-        return to_input, to_weight.to(weight.dtype), None, None, None, None
+        return to_input, to_weight.to(weight.dtype), None, None, None
+
+
+def _room(input: torch.Tensor, size: int) -> torch.Tensor:
+    """`size` numbers a thread to compute in."""
+    return input.new_empty(torch.get_num_threads() * size, dtype=_wide(input))
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _shift(module: torch.nn.Module) -> float | None:

@@ -1,0 +1,237 @@
+/* Matrix products of bfloat16, summed in float32, for processors that have a dot product of it and no matrix unit (Zen 4 and
+   later, Cooper Lake). A training step multiplies a few hundred rows by weights that change with every step: half a tenth of
+   the time goes into laying out the weights, so that is done panel by panel, in the cache, while the next panel is on its way.
+
+   A tile of TILE x PANEL_WIDTH sums stays in registers. Of the left matrix two neighbours along the depth are read at once
+   and given to all lanes; the right one lies in panels [depth / 2][PANEL_WIDTH] of such pairs. Depth is walked in order,
+   DEPTH pairs at a time, so a row's result depends neither on the other rows nor on the number of threads. */
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_BF16__)
+#include <immintrin.h>
+
+#define TILE 6         /* rows of sums: with four vectors each, 24 of 32 registers */
+#define PANEL_WIDTH 64 /* columns of sums */
+#define GROUP 48       /* rows of a transposed left matrix that are laid out together */
+#define DEPTH 1024     /* pairs, at most: a panel of them and what it meets fit into 1 MiB of cache */
+
+typedef struct {
+    const void *data; /* the first pair of the first row */
+    int64_t by_row, by_pair; /* bytes from a row, and from a pair, to the next */
+} left_pairs;
+
+/* out [rows, PANEL_WIDTH] or, where that is null, sums = start + left * right, `num_pairs` deep. Only the columns in `mask`
+   are written to `out`; `past_cache` says that whole lines of it are, and nobody will read them soon. */
+static inline __attribute__((always_inline)) void multiply_rows(const int rows, left_pairs left, const uint32_t *right,
+                                                                int64_t num_pairs, const float *start, int64_t start_stride,
+                                                                float *sums, uint16_t *out, int64_t stride, uint64_t mask,
+                                                                int past_cache)
+{
+    __m512 tile[TILE][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) tile[r][c] = _mm512_load_ps(start + r * start_stride + 16 * c);
+    for (int64_t p = 0; p < num_pairs; p++) {
+        __m512bh column[4];
+        for (int c = 0; c < 4; c++) column[c] = (__m512bh)_mm512_load_si512(right + p * PANEL_WIDTH + 16 * c);
+        #pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            int32_t pair;
+            memcpy(&pair, (const char *)left.data + r * left.by_row + p * left.by_pair, sizeof pair);
+            for (int c = 0; c < 4; c++)
+                tile[r][c] = _mm512_dpbf16_ps(tile[r][c], (__m512bh)_mm512_set1_epi32(pair), column[c]);
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        __m512i low = (__m512i)_mm512_cvtne2ps_pbh(tile[r][1], tile[r][0]);
+        __m512i high = (__m512i)_mm512_cvtne2ps_pbh(tile[r][3], tile[r][2]);
+        if (!out) {
+            for (int c = 0; c < 4; c++) _mm512_store_ps(sums + r * PANEL_WIDTH + 16 * c, tile[r][c]);
+        } else if (past_cache) {
+            _mm512_stream_si512((__m512i *)(out + r * stride), low);
+            _mm512_stream_si512((__m512i *)(out + r * stride + 32), high);
+        } else {
+            _mm512_mask_storeu_epi16(out + r * stride, (__mmask32)mask, low);
+            _mm512_mask_storeu_epi16(out + r * stride + 32, (__mmask32)(mask >> 32), high);
+        }
+    }
+}
+
+static __attribute__((noinline)) void multiply_tile(int64_t rows, left_pairs left, const uint32_t *right, int64_t num_pairs,
+                                                    const float *start, int64_t start_stride, float *sums, uint16_t *out,
+                                                    int64_t stride, uint64_t mask, int past_cache)
+{
+#define CASE(n) \
+    case n: multiply_rows(n, left, right, num_pairs, start, start_stride, sums, out, stride, mask, past_cache); break;
+    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+#undef CASE
+}
+
+/* panel [num_pairs][PANEL_WIDTH] of the pairs along `num_rows` rows that are columns of the panel; missing ones are 0. */
+static void lay_out_transposed(const uint16_t *rows, int64_t stride, int64_t num_rows, int64_t num_pairs, uint32_t *panel)
+{
+    for (int64_t row = 0; row < PANEL_WIDTH; row += 16)
+        for (int64_t pair = 0; pair < num_pairs; pair += 16) {
+            __m512i a[16], b[16];
+            __mmask16 mask = (__mmask16)((1u << least(16, num_pairs - pair)) - 1);
+            for (int i = 0; i < 16; i++)
+                a[i] = row + i < num_rows ? _mm512_maskz_loadu_epi32(mask, rows + (row + i) * stride + 2 * pair)
+                                          : _mm512_setzero_si512();
+            for (int i = 0; i < 16; i += 2) {
+                b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+                b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+            }
+            for (int i = 0; i < 16; i += 4)
+                for (int j = 0; j < 2; j++) {
+                    a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
+                    a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+                }
+            for (int i = 0; i < 16; i += 8)
+                for (int j = 0; j < 4; j++) {
+                    b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0x88);
+                    b[i + j + 4] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0xdd);
+                }
+            for (int i = 0; i < 8; i++) {
+                a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+                a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
+            }
+            for (int64_t i = 0; i < least(16, num_pairs - pair); i++)
+                _mm512_store_si512(panel + (pair + i) * PANEL_WIDTH + row, a[i]);
+        }
+}
+
+/* panel [num_rows / 2, rounded up][width]: each row together with the one below it; what is missing is 0. */
+static void lay_out(const uint16_t *rows, int64_t stride, int64_t num_rows, int64_t num_columns, int64_t width, uint32_t *panel)
+{
+    for (int64_t row = 0; row < num_rows; row += 2)
+        for (int64_t column = 0; column < width; column += 16) {
+            int64_t there = num_columns - column;
+            __mmask16 mask = there <= 0 ? 0 : (__mmask16)((1u << least(16, there)) - 1);
+            __mmask16 below = row + 1 < num_rows ? mask : 0;
+            __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, rows + row * stride + column));
+            __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(below, rows + (row + 1) * stride + column));
+            _mm512_store_si512(panel + row / 2 * width + column, _mm512_or_si512(upper, _mm512_slli_epi32(lower, 16)));
+        }
+}
+
+/* Ask for part `part` of `num_parts` of a matrix of `num_rows` rows of `row_bytes`, to have it near when it is wanted. */
+static void fetch_part(const uint16_t *rows, int64_t stride, int64_t num_rows, int64_t row_bytes, int64_t part, int64_t num_parts)
+{
+    int64_t a_row = (row_bytes + 63) / 64, lines = num_rows * a_row;
+    for (int64_t line = lines * part / num_parts; line < lines * (part + 1) / num_parts; line++)
+        _mm_prefetch((const char *)(rows + line / a_row * stride) + line % a_row * 64, _MM_HINT_T1);
+}
+
+static const float no_start[PANEL_WIDTH] __attribute__((aligned(64)));
+
+int64_t has_products(void) { return 1; }
+
+/* Bytes of `room` that `product` wants. */
+int64_t product_room(int64_t num_threads, int64_t num_rows, int64_t depth)
+{
+    int64_t pairs = least(depth / 2, DEPTH), sums = depth / 2 > DEPTH ? rounded_up(num_rows, TILE) : 0;
+    return num_threads * (pairs + sums + 1) * PANEL_WIDTH * 4;
+}
+
+/* out [num_rows, num_columns] = left [num_rows, depth] * right + bias, where right is [depth, num_columns] or, `transposed`,
+   [num_columns, depth], and bias may be null. The depth is even. */
+void product(int64_t num_threads, int64_t transposed, int64_t num_rows, int64_t num_columns, int64_t depth,
+             const uint16_t *left, const uint16_t *right, const uint16_t *bias, uint16_t *out, void *room)
+{
+    int64_t num_panels = (num_columns + PANEL_WIDTH - 1) / PANEL_WIDTH, num_tiles = (num_rows + TILE - 1) / TILE;
+    int64_t num_chunks = (depth / 2 + DEPTH - 1) / DEPTH, own_room = product_room(1, num_rows, depth);
+    #pragma omp parallel num_threads((int)num_threads)
+    {
+        float *first = (float *)((char *)room + omp_get_thread_num() * own_room), *sums = first + PANEL_WIDTH;
+        uint32_t *panel = (uint32_t *)(sums + (num_chunks > 1 ? num_tiles * TILE * PANEL_WIDTH : 0));
+        int64_t all = num_panels * num_tiles, me = omp_get_thread_num(), num = omp_get_num_threads();
+        int64_t from = all * me / num, to = all * (me + 1) / num;
+        for (int64_t done = from; done < to;) {
+            int64_t column = done / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, num_columns - column);
+            int64_t tile = done % num_tiles, last = least(num_tiles, tile + to - done);
+            uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
+            for (int64_t c = 0; c < PANEL_WIDTH; c++) first[c] = bias && c < width ? widened(bias[column + c]) : 0;
+            for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
+                int64_t pair = chunk * DEPTH, pairs = least(DEPTH, depth / 2 - pair);
+                int64_t next_pair = chunk + 1 < num_chunks ? pair + DEPTH : 0, next_pairs = least(DEPTH, depth / 2 - next_pair);
+                int64_t next = chunk + 1 < num_chunks ? column : column + PANEL_WIDTH;
+                int64_t next_width = least(PANEL_WIDTH, num_columns - next);
+                if (transposed)
+                    lay_out_transposed(right + column * depth + 2 * pair, depth, width, pairs, panel);
+                else
+                    lay_out(right + 2 * pair * num_columns + column, num_columns, 2 * pairs, width, PANEL_WIDTH, panel);
+                for (int64_t t = tile; t < last; t++) {
+                    int last_chunk = chunk + 1 == num_chunks;
+                    left_pairs rows = {left + t * TILE * depth + 2 * pair, 2 * depth, 4};
+                    float *own = sums + t * TILE * PANEL_WIDTH;
+                    if (next_width > 0 && transposed)
+                        fetch_part(right + next * depth + 2 * next_pair, depth, next_width, 4 * next_pairs, t - tile, last - tile);
+                    else if (next_width > 0)
+                        fetch_part(right + 2 * next_pair * num_columns + next, num_columns, 2 * next_pairs, 2 * next_width,
+                                   t - tile, last - tile);
+                    multiply_tile(least(TILE, num_rows - t * TILE), rows, panel, pairs, chunk ? own : first,
+                                  chunk ? PANEL_WIDTH : 0, own, last_chunk ? out + t * TILE * num_columns + column : NULL,
+                                  num_columns, mask, 0);
+                }
+            }
+            done += last - tile;
+        }
+    }
+}
+
+/* Bytes of `room` that `outer_product` wants. */
+int64_t outer_product_room(int64_t num_threads, int64_t num_rows, int64_t num_columns)
+{
+    int64_t pairs = (num_rows + 1) / 2, num_panels = (num_columns + PANEL_WIDTH - 1) / PANEL_WIDTH;
+    int64_t sums = pairs > DEPTH ? GROUP * num_panels * PANEL_WIDTH : 0;
+    return (num_panels * pairs * PANEL_WIDTH + num_threads * (least(pairs, DEPTH) * GROUP + sums)) * 4;
+}
+
+/* out [size, num_columns] = left [num_rows, size]^T * right [num_rows, num_columns]: the gradient of a weight. */
+void outer_product(int64_t num_threads, int64_t num_rows, int64_t size, int64_t num_columns, const uint16_t *left,
+                   const uint16_t *right, uint16_t *out, void *room)
+{
+    int64_t pairs = (num_rows + 1) / 2, num_panels = (num_columns + PANEL_WIDTH - 1) / PANEL_WIDTH;
+    int64_t num_groups = (size + GROUP - 1) / GROUP, num_chunks = (pairs + DEPTH - 1) / DEPTH;
+    int64_t own_sums = num_chunks > 1 ? GROUP * num_panels * PANEL_WIDTH : 0;
+    uint32_t *panels = room;
+    int whole_lines = num_columns % 32 == 0 && (uintptr_t)out % 64 == 0;
+    #pragma omp parallel num_threads((int)num_threads)
+    {
+        int64_t me = omp_get_thread_num(), num = omp_get_num_threads();
+        float *sums = (float *)(panels + num_panels * pairs * PANEL_WIDTH) + me * (least(pairs, DEPTH) * GROUP + own_sums);
+        uint32_t *group = (uint32_t *)(sums + own_sums);
+        #pragma omp for schedule(static)
+        for (int64_t i = 0; i < num_panels * num_chunks; i++) {
+            int64_t column = i / num_chunks * PANEL_WIDTH, pair = i % num_chunks * DEPTH;
+            lay_out(right + 2 * pair * num_columns + column, num_columns, least(2 * DEPTH, num_rows - 2 * pair),
+                    num_columns - column, PANEL_WIDTH, panels + (column * pairs + pair * PANEL_WIDTH));
+        }
+        int64_t tiles = GROUP / TILE, a_group = num_panels * tiles, all = num_groups * a_group;
+        int64_t from = all * me / num, to = all * (me + 1) / num;
+        for (int64_t done = from; done < to;) {
+            int64_t row = done / a_group * GROUP, height = least(GROUP, size - row);
+            int64_t tile = done % a_group, last = least(a_group, tile + to - done);
+            for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
+                int64_t pair = chunk * DEPTH, deep = least(DEPTH, pairs - pair);
+                lay_out(left + 2 * pair * size + row, size, least(2 * DEPTH, num_rows - 2 * pair), height, GROUP, group);
+                for (int64_t t = tile; t < last; t++) {
+                    int64_t r = t % tiles * TILE, column = t / tiles * PANEL_WIDTH;
+                    int64_t width = least(PANEL_WIDTH, num_columns - column);
+                    uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
+                    float *own = sums + t * TILE * PANEL_WIDTH;
+                    int last_chunk = chunk + 1 == num_chunks;
+                    if (r < height)
+                        multiply_tile(least(TILE, height - r), (left_pairs){group + r, 4, 4 * GROUP},
+                                      panels + column * pairs + pair * PANEL_WIDTH, deep, chunk ? own : no_start,
+                                      chunk ? PANEL_WIDTH : 0, own,
+                                      last_chunk ? out + (row + r) * num_columns + column : NULL, num_columns, mask,
+                                      whole_lines && width == PANEL_WIDTH);
+                }
+            }
+            done += last - tile;
+        }
+        _mm_sfence();
+    }
+}
+#else
+int64_t has_products(void) { return 0; }
+#endif
