@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from tuneful.model import native, products
 from tuneful.model.attention import use_trie_attention
-from tuneful.model.products import Product, multiply_compiled
+from tuneful.model.products import Products, multiply, multiply_back, multiply_compiled, multiply_outer
 
 CPU = torch.device("cpu")
 LARGE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size": 128}
@@ -32,45 +32,44 @@ def assert_rounded_once(found, exact):
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=2**-8 * exact.square().mean().sqrt().item())
 
 
-SHAPES = [
-    (1, 64, 64),
-    (5, 66, 64),
-    (6, 64, 130),
-    (7, 112, 66),
-    (97, 80, 576),
-    (13, 200, 4100),  # deeper than one stretch of the depth
-    (4100, 72, 64),
-]
+SHAPES = [(1, 64), (5, 66), (6, 70), (97, 576), (13, 4100), (4100, 64)]
+"""Rows and features: tiles that are not full, and more than one stretch of either."""
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize(("num_rows", "num_outputs", "depth"), SHAPES)
-def test_a_product_and_its_gradients_are_those_of_exact_arithmetic(library, num_rows, num_outputs, depth, with_bias):
+@pytest.mark.parametrize("sizes", [(64,), (66, 200, 64), (130, 4100)])
+@pytest.mark.parametrize(("num_rows", "depth"), SHAPES)
+def test_products_and_their_gradients_are_those_of_exact_arithmetic(library, num_rows, depth, sizes, with_bias):
     torch.manual_seed(0)
-    leaves = [random(num_rows, depth), random(num_outputs, depth), *([random(num_outputs)] if with_bias else [])]
+    weights, biases = [random(size, depth) for size in sizes], [random(size) for size in sizes]
+    leaves = [random(num_rows, depth), *weights, *(biases if with_bias else [])]
+    upstreams = [random(num_rows, size) for size in sizes]
     exact = [leaf.double().requires_grad_() for leaf in leaves]
-    upstream = random(num_rows, num_outputs)
-    wanted = F.linear(*exact)
-    leaves = [leaf.requires_grad_() for leaf in leaves]
-    found = Product.apply(*leaves, *([] if with_bias else [None]), library)
-    assert_rounded_once(found.detach(), wanted.detach())
-    gradients = torch.autograd.grad(found, leaves, upstream)
-    for one, other in zip(gradients[:2], torch.autograd.grad(wanted, exact, upstream.double()), strict=False):
+    rows, others = exact[0], exact[1:]
+    wanted = [F.linear(rows, *others[i :: len(sizes)]) for i in range(len(sizes))]
+    rows, *others = (leaf.requires_grad_() for leaf in leaves)
+    parameters = [[*others[i :: len(sizes)], None][:2] for i in range(len(sizes))]
+    found = Products.apply(library, rows, *(parameter for pair in parameters for parameter in pair))
+    for one, other in zip(found, wanted, strict=True):
+        assert_rounded_once(one.detach(), other.detach())
+    gradients = torch.autograd.grad(found, leaves, upstreams)
+    exactly = torch.autograd.grad(wanted, exact, [upstream.double() for upstream in upstreams])
+    for one, other in zip(gradients[: 1 + len(sizes)], exactly, strict=False):
         assert_rounded_once(one, other)
-    assert not with_bias or torch.equal(gradients[2], upstream.sum(0))
+    of_biases = gradients[1 + len(sizes) :]
+    assert len(of_biases) == with_bias * len(sizes)
+    assert all(torch.equal(one, upstream.sum(0)) for one, upstream in zip(of_biases, upstreams, strict=False))
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
 def test_no_result_depends_on_the_number_of_threads(library, num_threads):
     torch.manual_seed(0)
-    rows, weight, upstream = random(50, 4100), random(200, 4100), random(50, 200)
+    rows, weights = random(50, 4100), [random(200, 4100), random(66, 4100)]
+    upstreams = [random(50, 200), random(50, 66)]
 
     def computed():
-        found = products._product(library, rows, weight, None, transposed=True)
-        return found, products._product(library, upstream, weight, None, transposed=False), outer()
-
-    def outer():
-        return products._outer_product(library, rows, upstream)
+        forward = multiply(library, rows, weights, [None, None])
+        return *forward, multiply_back(library, upstreams, weights), *multiply_outer(library, upstreams, rows)
 
     before = torch.get_num_threads()
     try:
@@ -82,33 +81,36 @@ def test_no_result_depends_on_the_number_of_threads(library, num_threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("transposed", [True, False])
-def test_a_rows_result_does_not_depend_on_its_neighbours(library, transposed):
+def test_a_rows_result_does_not_depend_on_its_neighbours(library):
     torch.manual_seed(0)
-    rows = random(40, 96)
-    weight = random(72, 96) if transposed else random(96, 72)
-    together = products._product(library, rows, weight, None, transposed=transposed)
-    for start, stop in ((0, 1), (3, 17), (11, 40)):
-        alone = products._product(library, rows[start:stop].clone(), weight, None, transposed=transposed)
-        assert torch.equal(alone, together[start:stop])
+    rows, weight = random(40, 96), random(96, 96)
+    ways = (
+        lambda part: multiply(library, part, [weight], [None])[0],
+        lambda part: multiply_back(library, [part], [weight]),
+    )
+    for compute in ways:
+        together = compute(rows)
+        for start, stop in ((0, 1), (3, 17), (11, 40)):
+            assert torch.equal(compute(rows[start:stop].clone()), together[start:stop])
 
 
-def test_nothing_is_written_past_the_end(library):
-    """Rows and columns that fill no tile: what stands before and behind the result in memory stays as it was."""
+def test_nothing_is_written_past_the_end(library, monkeypatch):
+    """Rows and columns that fill no tile: what stands before and behind a result in memory stays as it was."""
     torch.manual_seed(0)
-    rows, weight, upstream = random(7, 70), random(90, 70), random(7, 90)
-    room = torch.empty(1 << 20, dtype=torch.uint8)
-    assert library.product_room(2, 7, 70) + library.outer_product_room(2, 7, 70) <= len(room)
+    rows, weights, upstreams = random(7, 70), [random(90, 70), random(66, 70)], [random(7, 90), random(7, 66)]
+    surroundings = []
 
-    def product(out):
-        library.product(2, 1, 7, 90, 70, rows.data_ptr(), weight.data_ptr(), None, out, room.data_ptr())
+    def with_surroundings(tensor, *shape):
+        size = torch.Size(shape).numel()
+        surroundings.append((torch.full((size + 256,), 7.0, dtype=torch.bfloat16), size))
+        return surroundings[-1][0][128 : 128 + size].view(shape)
 
-    def outer_product(out):
-        library.outer_product(2, 7, 90, 70, upstream.data_ptr(), rows.data_ptr(), out, room.data_ptr())
-
-    for size, compute in ((7 * 90, product), (90 * 70, outer_product)):
-        around = torch.full((size + 256,), 7.0, dtype=torch.bfloat16)
-        compute(around[128:].data_ptr())
+    monkeypatch.setattr(torch.Tensor, "new_empty", with_surroundings)
+    multiply(library, rows, weights, [None, random(66)])
+    multiply_back(library, upstreams, weights)
+    multiply_outer(library, upstreams, rows)
+    assert len(surroundings) == 5
+    for around, size in surroundings:
         assert (around[:128] == 7).all()
         assert not (around[128 : size + 128] == 7).all()
         assert (around[size + 128 :] == 7).all()
@@ -118,7 +120,7 @@ def test_rows_and_weights_that_are_not_contiguous(library):
     torch.manual_seed(0)
     rows, weight, upstream = random(96, 20).T, random(96, 64).T, random(64, 20).T
     rows.requires_grad_(), weight.requires_grad_()
-    found = Product.apply(rows, weight, None, library)
+    (found,) = Products.apply(library, rows, weight, None)
     assert_rounded_once(found.detach(), rows.detach().double() @ weight.detach().double().T)
     to_rows, to_weight = torch.autograd.grad(found, (rows, weight), upstream)
     assert_rounded_once(to_rows, upstream.double() @ weight.detach().double())
@@ -139,7 +141,7 @@ def hooked(layer, wanted=lambda: True):
 def used(layer, *arguments):
     """Whether a forward of `layer` came by the compiled products, and its output."""
     output = layer(*arguments)
-    return type(output.grad_fn).__name__ == "ProductBackward", output
+    return type(output.grad_fn).__name__ == "ProductsBackward", output
 
 
 def test_layers_are_served_once_and_those_of_another_kind_never():
@@ -165,6 +167,53 @@ def test_what_the_products_do_not_serve_is_torchs():
         assert output.shape == (*other.shape[:-1], 80)
     wanted.clear()
     assert not used(layer, rows)[0]
+
+
+class Parent(torch.nn.Module):
+    """Query, key and value as models write them, or with rows of their own for the value."""
+
+    def __init__(self, apart=False):
+        super().__init__()
+        self.apart = apart
+        self.q_proj, self.k_proj, self.v_proj = (
+            torch.nn.Linear(64, size, dtype=torch.bfloat16) for size in (80, 64, 66)
+        )
+        self.weight = self.q_proj.weight
+
+    def forward(self, rows):
+        return self.q_proj(rows), self.k_proj(rows), self.v_proj(rows.clone() if self.apart else rows)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_layers_that_read_the_same_rows_are_one_call_and_others_are_not_taken_for_them(apart, library):
+    parent = hooked(Parent(apart))
+    rows = random(5, 64).requires_grad_()
+    for _ in range(2):
+        outputs = parent(rows)
+        nodes = {output.grad_fn for output in outputs}
+        assert len(nodes) == (2 if apart else 1)
+        (gradient,) = torch.autograd.grad([output.sum() for output in outputs], rows)
+        layers = (parent.q_proj, parent.k_proj, parent.v_proj)
+        for output, layer in zip(outputs, layers, strict=True):
+            assert_rounded_once(
+                output.detach(), F.linear(rows.double(), layer.weight.double(), layer.bias.double()).detach()
+            )
+        wanted = sum(layer.weight.detach().double().sum(0) for layer in layers).expand(5, 64)
+        assert (gradient.double() - wanted).norm() <= 2**-7 * wanted.norm()
+
+
+def test_the_same_layer_twice_and_a_forward_broken_off_leave_nothing_behind():
+    parent = hooked(Parent())
+    first, second = random(5, 64), random(5, 64)
+    parent.q_proj(first)
+    for rows in (second, first, first):
+        query = parent.q_proj(rows)
+        for output, layer in zip(
+            (query, *parent(rows)), (parent.q_proj, parent.q_proj, parent.k_proj, parent.v_proj), strict=True
+        ):
+            assert_rounded_once(
+                output.detach(), F.linear(rows.double(), layer.weight.double(), layer.bias.double()).detach()
+            )
 
 
 def test_a_frozen_weight_still_passes_gradients_on():
@@ -197,5 +246,5 @@ def test_a_model_in_bfloat16_learns_the_same_to_rounding(family, monkeypatch):
 def test_a_model_that_attends_its_own_way_multiplies_by_torch(monkeypatch):
     model = tiny_model("llama", torch.bfloat16, **LARGE)
     use_trie_attention(model)
-    monkeypatch.setattr(Product, "apply", lambda *_: pytest.fail("used"))
+    monkeypatch.setattr(Products, "apply", lambda *_: pytest.fail("used"))
     run_batches(model, [random_records(3)], "padded")

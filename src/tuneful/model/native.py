@@ -83,6 +83,12 @@ class Parameter(ctypes.Structure):
     ]
 
 
+class Factor(ctypes.Structure):
+    """`factor` of products.h: two matrices of a product, a bias or null, and where the result goes."""
+
+    _fields_ = [*[(name, ctypes.c_void_p) for name in ("left", "right", "bias", "out")], ("size", ctypes.c_int64)]
+
+
 def kernels(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
     """The compiled kernels, where they serve tensors of this device and dtype."""
     if device.type != "cpu" or dtype not in KINDS or os.environ.get("TUNEFUL_NATIVE") == "0":
@@ -190,11 +196,12 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.adamw.argtypes = [count, count, count, parameters, *[number] * 5, count]
     library.has_products.restype = count
     if library.has_products():
-        library.product_room.argtypes = library.outer_product_room.argtypes = [count] * 3
-        library.product_room.restype = library.outer_product_room.restype = count
-        library.product.argtypes = [*[count] * 5, *[pointer] * 5]
-        library.outer_product.argtypes = [*[count] * 4, *[pointer] * 4]
-        library.product.restype = library.outer_product.restype = None
+        factors = ctypes.POINTER(Factor)
+        library.product_room.argtypes = library.outer_products_room.argtypes = [count] * 3
+        library.product_room.restype = library.outer_products_room.restype = count
+        library.product.argtypes = library.outer_products.argtypes = [*[count] * 4, factors, pointer]
+        library.sum_of_products.argtypes = [*[count] * 5, factors, pointer]
+        library.product.restype = library.sum_of_products.restype = library.outer_products.restype = None
     for function in (
         library.attention_forward,
         library.attention_backward,

@@ -122,54 +122,68 @@ static void fetch_part(const uint16_t *rows, int64_t stride, int64_t num_rows, i
 
 static const float no_start[PANEL_WIDTH] __attribute__((aligned(64)));
 
+/* Layers that read the same rows, as query, key and value do, are one call: `count` factors, each of its own size. */
+typedef struct {
+    const uint16_t *left, *right, *bias;
+    uint16_t *out;
+    int64_t size;
+} factor;
+
 int64_t has_products(void) { return 1; }
 
-/* Bytes of `room` that `product` wants. */
+static int64_t num_parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
+
+/* Bytes of `room` that `product` and `sum_of_products` want, the latter for its deepest factor. */
 int64_t product_room(int64_t num_threads, int64_t num_rows, int64_t depth)
 {
-    int64_t pairs = least(depth / 2, DEPTH), sums = depth / 2 > DEPTH ? rounded_up(num_rows, TILE) : 0;
-    return num_threads * (pairs + sums + 1) * PANEL_WIDTH * 4;
+    return num_threads * (least(depth / 2, DEPTH) + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
 }
 
-/* out [num_rows, num_columns] = left [num_rows, depth] * right + bias, where right is [depth, num_columns] or, `transposed`,
-   [num_columns, depth], and bias may be null. The depth is even. */
-void product(int64_t num_threads, int64_t transposed, int64_t num_rows, int64_t num_columns, int64_t depth,
-             const uint16_t *left, const uint16_t *right, const uint16_t *bias, uint16_t *out, void *room)
+typedef struct {
+    float *first, *sums; /* what a tile starts from, and where it waits for the next stretch of the depth */
+    uint32_t *panel;
+} own_room;
+
+static own_room room_of_thread(void *room, int64_t num_rows, int64_t depth)
 {
-    int64_t num_panels = (num_columns + PANEL_WIDTH - 1) / PANEL_WIDTH, num_tiles = (num_rows + TILE - 1) / TILE;
-    int64_t num_chunks = (depth / 2 + DEPTH - 1) / DEPTH, own_room = product_room(1, num_rows, depth);
+    float *first = (float *)((char *)room + omp_get_thread_num() * product_room(1, num_rows, depth));
+    float *sums = first + PANEL_WIDTH;
+    return (own_room){first, sums, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
+}
+
+/* One factor's out [num_rows, size] = left [num_rows, depth] * right [size, depth]^T + bias, which may be null; `left` is that of
+   the first. The depth is even. */
+void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count, const factor *factors, void *room)
+{
+    int64_t num_tiles = num_parts(num_rows, TILE), num_chunks = num_parts(depth / 2, DEPTH), all = 0;
+    const uint16_t *left = factors[0].left;
+    for (int64_t f = 0; f < count; f++) all += num_parts(factors[f].size, PANEL_WIDTH) * num_tiles;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        float *first = (float *)((char *)room + omp_get_thread_num() * own_room), *sums = first + PANEL_WIDTH;
-        uint32_t *panel = (uint32_t *)(sums + (num_chunks > 1 ? num_tiles * TILE * PANEL_WIDTH : 0));
-        int64_t all = num_panels * num_tiles, me = omp_get_thread_num(), num = omp_get_num_threads();
-        int64_t from = all * me / num, to = all * (me + 1) / num;
-        for (int64_t done = from; done < to;) {
-            int64_t column = done / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, num_columns - column);
-            int64_t tile = done % num_tiles, last = least(num_tiles, tile + to - done);
+        own_room own = room_of_thread(room, num_rows, depth);
+        int64_t me = omp_get_thread_num(), num = omp_get_num_threads(), before = 0;
+        const factor *at = factors;
+        for (int64_t done = all * me / num, to = all * (me + 1) / num; done < to;) {
+            while (done - before >= num_parts(at->size, PANEL_WIDTH) * num_tiles)
+                before += num_parts(at++->size, PANEL_WIDTH) * num_tiles;
+            int64_t column = (done - before) / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, at->size - column);
+            int64_t tile = (done - before) % num_tiles, last = least(num_tiles, tile + to - done);
             uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
-            for (int64_t c = 0; c < PANEL_WIDTH; c++) first[c] = bias && c < width ? widened(bias[column + c]) : 0;
+            for (int64_t c = 0; c < PANEL_WIDTH; c++)
+                own.first[c] = at->bias && c < width ? widened(at->bias[column + c]) : 0;
             for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
-                int64_t pair = chunk * DEPTH, pairs = least(DEPTH, depth / 2 - pair);
-                int64_t next_pair = chunk + 1 < num_chunks ? pair + DEPTH : 0, next_pairs = least(DEPTH, depth / 2 - next_pair);
-                int64_t next = chunk + 1 < num_chunks ? column : column + PANEL_WIDTH;
-                int64_t next_width = least(PANEL_WIDTH, num_columns - next);
-                if (transposed)
-                    lay_out_transposed(right + column * depth + 2 * pair, depth, width, pairs, panel);
-                else
-                    lay_out(right + 2 * pair * num_columns + column, num_columns, 2 * pairs, width, PANEL_WIDTH, panel);
+                int64_t pair = chunk * DEPTH, pairs = least(DEPTH, depth / 2 - pair), is_last = chunk + 1 == num_chunks;
+                int64_t next = is_last ? column + PANEL_WIDTH : column, next_pair = is_last ? 0 : pair + DEPTH;
+                int64_t next_width = least(PANEL_WIDTH, at->size - next);
+                lay_out_transposed(at->right + column * depth + 2 * pair, depth, width, pairs, own.panel);
                 for (int64_t t = tile; t < last; t++) {
-                    int last_chunk = chunk + 1 == num_chunks;
-                    left_pairs rows = {left + t * TILE * depth + 2 * pair, 2 * depth, 4};
-                    float *own = sums + t * TILE * PANEL_WIDTH;
-                    if (next_width > 0 && transposed)
-                        fetch_part(right + next * depth + 2 * next_pair, depth, next_width, 4 * next_pairs, t - tile, last - tile);
-                    else if (next_width > 0)
-                        fetch_part(right + 2 * next_pair * num_columns + next, num_columns, 2 * next_pairs, 2 * next_width,
-                                   t - tile, last - tile);
-                    multiply_tile(least(TILE, num_rows - t * TILE), rows, panel, pairs, chunk ? own : first,
-                                  chunk ? PANEL_WIDTH : 0, own, last_chunk ? out + t * TILE * num_columns + column : NULL,
-                                  num_columns, mask, 0);
+                    float *sums = own.sums + t * TILE * PANEL_WIDTH;
+                    if (next_width > 0)
+                        fetch_part(at->right + next * depth + 2 * next_pair, depth, next_width,
+                                   4 * least(DEPTH, depth / 2 - next_pair), t - tile, last - tile);
+                    multiply_tile(least(TILE, num_rows - t * TILE), (left_pairs){left + t * TILE * depth + 2 * pair, 2 * depth, 4},
+                                  own.panel, pairs, chunk ? sums : own.first, chunk ? PANEL_WIDTH : 0, sums,
+                                  is_last ? at->out + t * TILE * at->size + column : NULL, at->size, mask, 0);
                 }
             }
             done += last - tile;
@@ -177,53 +191,96 @@ void product(int64_t num_threads, int64_t transposed, int64_t num_rows, int64_t 
     }
 }
 
-/* Bytes of `room` that `outer_product` wants. */
-int64_t outer_product_room(int64_t num_threads, int64_t num_rows, int64_t num_columns)
+/* out [num_rows, num_columns] of the first = sum of left [num_rows, size] * right [size, num_columns] over all factors: the
+   gradient of what they read. Their sizes are even; `depth` is the largest. */
+void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t depth, int64_t count,
+                     const factor *factors, void *room)
 {
-    int64_t pairs = (num_rows + 1) / 2, num_panels = (num_columns + PANEL_WIDTH - 1) / PANEL_WIDTH;
+    int64_t num_tiles = num_parts(num_rows, TILE), all = num_parts(num_columns, PANEL_WIDTH) * num_tiles;
+    uint16_t *out = factors[0].out;
+    #pragma omp parallel num_threads((int)num_threads)
+    {
+        own_room own = room_of_thread(room, num_rows, depth);
+        int64_t me = omp_get_thread_num(), num = omp_get_num_threads();
+        for (int64_t done = all * me / num, to = all * (me + 1) / num; done < to;) {
+            int64_t column = done / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, num_columns - column);
+            int64_t tile = done % num_tiles, last = least(num_tiles, tile + to - done);
+            uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
+            for (int64_t f = 0, pair = 0; f < count;) {
+                const factor *at = factors + f, *next = at;
+                int64_t pairs = least(DEPTH, at->size / 2 - pair), next_pair = pair + pairs, next_column = column;
+                int is_first = f == 0 && pair == 0;
+                if (next_pair == at->size / 2) next_pair = 0, f++, next = factors + f;
+                int is_last = f == count;
+                if (is_last) next = factors, next_column += PANEL_WIDTH;
+                int64_t next_width = least(PANEL_WIDTH, num_columns - next_column);
+                lay_out(at->right + 2 * pair * num_columns + column, num_columns, 2 * pairs, width, PANEL_WIDTH, own.panel);
+                for (int64_t t = tile; t < last; t++) {
+                    float *sums = own.sums + t * TILE * PANEL_WIDTH;
+                    if (next_width > 0)
+                        fetch_part(next->right + 2 * next_pair * num_columns + next_column, num_columns,
+                                   2 * least(DEPTH, next->size / 2 - next_pair), 2 * next_width, t - tile, last - tile);
+                    multiply_tile(least(TILE, num_rows - t * TILE),
+                                  (left_pairs){at->left + t * TILE * at->size + 2 * pair, 2 * at->size, 4}, own.panel, pairs,
+                                  is_first ? no_start : sums, is_first ? 0 : PANEL_WIDTH, sums,
+                                  is_last ? out + t * TILE * num_columns + column : NULL, num_columns, mask, 0);
+                }
+                pair = next_pair;
+            }
+            done += last - tile;
+        }
+    }
+}
+
+/* Bytes of `room` that `outer_products` wants. */
+int64_t outer_products_room(int64_t num_threads, int64_t num_rows, int64_t num_columns)
+{
+    int64_t pairs = num_parts(num_rows, 2), num_panels = num_parts(num_columns, PANEL_WIDTH);
     int64_t sums = pairs > DEPTH ? GROUP * num_panels * PANEL_WIDTH : 0;
     return (num_panels * pairs * PANEL_WIDTH + num_threads * (least(pairs, DEPTH) * GROUP + sums)) * 4;
 }
 
-/* out [size, num_columns] = left [num_rows, size]^T * right [num_rows, num_columns]: the gradient of a weight. */
-void outer_product(int64_t num_threads, int64_t num_rows, int64_t size, int64_t num_columns, const uint16_t *left,
-                   const uint16_t *right, uint16_t *out, void *room)
+/* Of each factor out [size, num_columns] = left [num_rows, size]^T * right [num_rows, num_columns], `right` being that of the first:
+   the gradients of weights that read the same rows. */
+void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t count, const factor *factors, void *room)
 {
-    int64_t pairs = (num_rows + 1) / 2, num_panels = (num_columns + PANEL_WIDTH - 1) / PANEL_WIDTH;
-    int64_t num_groups = (size + GROUP - 1) / GROUP, num_chunks = (pairs + DEPTH - 1) / DEPTH;
+    int64_t pairs = num_parts(num_rows, 2), num_panels = num_parts(num_columns, PANEL_WIDTH);
+    int64_t num_chunks = num_parts(pairs, DEPTH), tiles = GROUP / TILE, a_group = num_panels * tiles, all = 0;
     int64_t own_sums = num_chunks > 1 ? GROUP * num_panels * PANEL_WIDTH : 0;
+    const uint16_t *right = factors[0].right;
     uint32_t *panels = room;
-    int whole_lines = num_columns % 32 == 0 && (uintptr_t)out % 64 == 0;
+    for (int64_t f = 0; f < count; f++) all += num_parts(factors[f].size, GROUP) * a_group;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        int64_t me = omp_get_thread_num(), num = omp_get_num_threads();
+        int64_t me = omp_get_thread_num(), num = omp_get_num_threads(), before = 0;
         float *sums = (float *)(panels + num_panels * pairs * PANEL_WIDTH) + me * (least(pairs, DEPTH) * GROUP + own_sums);
         uint32_t *group = (uint32_t *)(sums + own_sums);
+        const factor *at = factors;
         #pragma omp for schedule(static)
         for (int64_t i = 0; i < num_panels * num_chunks; i++) {
             int64_t column = i / num_chunks * PANEL_WIDTH, pair = i % num_chunks * DEPTH;
             lay_out(right + 2 * pair * num_columns + column, num_columns, least(2 * DEPTH, num_rows - 2 * pair),
-                    num_columns - column, PANEL_WIDTH, panels + (column * pairs + pair * PANEL_WIDTH));
+                    num_columns - column, PANEL_WIDTH, panels + column * pairs + pair * PANEL_WIDTH);
         }
-        int64_t tiles = GROUP / TILE, a_group = num_panels * tiles, all = num_groups * a_group;
-        int64_t from = all * me / num, to = all * (me + 1) / num;
-        for (int64_t done = from; done < to;) {
-            int64_t row = done / a_group * GROUP, height = least(GROUP, size - row);
-            int64_t tile = done % a_group, last = least(a_group, tile + to - done);
+        for (int64_t done = all * me / num, to = all * (me + 1) / num; done < to;) {
+            while (done - before >= num_parts(at->size, GROUP) * a_group) before += num_parts(at++->size, GROUP) * a_group;
+            int64_t row = (done - before) / a_group * GROUP, height = least(GROUP, at->size - row);
+            int64_t tile = (done - before) % a_group, last = least(a_group, tile + to - done);
+            int whole_lines = num_columns % 32 == 0 && (uintptr_t)at->out % 64 == 0;
             for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
-                int64_t pair = chunk * DEPTH, deep = least(DEPTH, pairs - pair);
-                lay_out(left + 2 * pair * size + row, size, least(2 * DEPTH, num_rows - 2 * pair), height, GROUP, group);
+                int64_t pair = chunk * DEPTH, deep = least(DEPTH, pairs - pair), is_last = chunk + 1 == num_chunks;
+                lay_out(at->left + 2 * pair * at->size + row, at->size, least(2 * DEPTH, num_rows - 2 * pair), height, GROUP,
+                        group);
                 for (int64_t t = tile; t < last; t++) {
                     int64_t r = t % tiles * TILE, column = t / tiles * PANEL_WIDTH;
                     int64_t width = least(PANEL_WIDTH, num_columns - column);
                     uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
                     float *own = sums + t * TILE * PANEL_WIDTH;
-                    int last_chunk = chunk + 1 == num_chunks;
                     if (r < height)
                         multiply_tile(least(TILE, height - r), (left_pairs){group + r, 4, 4 * GROUP},
                                       panels + column * pairs + pair * PANEL_WIDTH, deep, chunk ? own : no_start,
                                       chunk ? PANEL_WIDTH : 0, own,
-                                      last_chunk ? out + (row + r) * num_columns + column : NULL, num_columns, mask,
+                                      is_last ? at->out + (row + r) * num_columns + column : NULL, num_columns, mask,
                                       whole_lines && width == PANEL_WIDTH);
                 }
             }

@@ -1,27 +1,31 @@
 """Linear layers in bfloat16 by the compiled products (`products.h`), where a processor has a dot product of that type.
 
 oneDNN, torch's library for them, runs large products at the processor's rate and those of a step, a few hundred rows, at
-three quarters of it. The layers stay what they are: while the model attends over tries a hook wraps what goes into them, and
-`torch.nn.functional.linear`, which they call, asks the wrapper how to multiply it (torch's `__torch_function__` protocol).
+three quarters of it. The layers stay what they are: while the model attends over tries a hook hands them, instead of rows, the
+product, and `torch.nn.functional.linear`, which they call, asks for it (torch's `__torch_function__` protocol). Layers that read
+the same rows are one call, and the sum of what they send back is rounded once.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from tuneful.model.native import kernels
+from tuneful.model.native import Factor, kernels
 
 # Legend of shapes: M rows, K features that go in, N that come out
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers of one parent that transformers' models give the same rows; whether they do is seen each time."""
 _MIN_FEATURES = 64
 """PANEL_WIDTH of products.h: a narrower layer would leave its panels half empty."""
 _HOOKED = "tuneful_product"
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def multiply_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
@@ -33,109 +37,169 @@ def multiply_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> Non
     library = kernels(model.device, model.dtype)
     if model.dtype is not torch.bfloat16 or library is None or not library.has_products():
         return
+    for layers in (*_siblings(model), *([module] for module in model.modules())):
+        if all(_is_served(layer) for layer in layers):
+            _Group(layers, library, wanted)
+
+
+def _siblings(model: torch.nn.Module) -> Iterator[list[Any]]:
+    """Groups of layers that read the same rows; of a layer with an adapter the layer itself."""
     for module in model.modules():
-        if type(module) is torch.nn.Linear and _is_served(module) and not hasattr(module, _HOOKED):
-            setattr(module, _HOOKED, True)
-            module.register_forward_pre_hook(_wrapping(library, wanted))
+        for names in _SIBLINGS:
+            children = [getattr(module, name, None) for name in names]
+            layers = [getattr(child, "base_layer", child) for child in children]
+            if all(isinstance(layer, torch.nn.Linear) for layer in layers):
+                yield layers
 
 
-def _is_served(linear: torch.nn.Linear) -> bool:
-    sizes = (linear.in_features, linear.out_features)
+def _is_served(layer: Any) -> bool:
+    if type(layer) is not torch.nn.Linear or hasattr(layer, _HOOKED):
+        return False
+    sizes = (layer.in_features, layer.out_features)
     return min(sizes) >= _MIN_FEATURES and not any(size % 2 for size in sizes)
 
 
-def _wrapping(library: ctypes.CDLL, wanted: Callable[[], bool]) -> Callable[..., Any]:
-    """A hook that wraps the one tensor that goes into a layer, where the products serve it."""
+class _Group:
+    """Layers that are multiplied together: the first that is called computes for all, the others take what is theirs."""
 
-    def wrap(module: torch.nn.Linear, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        tensors = (*arguments, module.weight) if module.bias is None else (*arguments, module.weight, module.bias)
-        served = len(arguments) == 1 and all(map(_is_plain, tensors)) and arguments[0].ndim > 1 and arguments[0].numel()
-        return (_Rows(arguments[0], library),) if served and wanted() else None
+    def __init__(self, layers: Sequence[Any], library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
+        self.layers, self.library, self.wanted = layers, library, wanted
+        self.rows: torch.Tensor | None = None
+        self.ready: dict[torch.nn.Module, torch.Tensor] = {}
+        for layer in layers:
+            setattr(layer, _HOOKED, True)
+            layer.register_forward_pre_hook(self.answer)
 
-    return wrap
+    def answer(self, layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[_Answer] | None:
+        """The hook before each layer: its product with the one tensor that goes in, where the products serve it."""
+        rows = arguments[0] if len(arguments) == 1 else None
+        if rows is None or not _is_plain(rows) or rows.ndim < 2 or not rows.numel() or not self.wanted():
+            return None
+        if rows is not self.rows or layer not in self.ready:
+            parameters = [parameter for each in self.layers for parameter in (each.weight, each.bias)]
+            if not all(parameter is None or _is_plain(parameter) for parameter in parameters):
+                return None
+            products = Products.apply(self.library, rows, *parameters)  # type: ignore[no-untyped-call]
+            self.rows, self.ready = rows, dict(zip(self.layers, products, strict=True))
+        product = self.ready.pop(layer)
+        if not self.ready:
+            self.rows = None
+        return (_Answer(product),)
 
 
-def _is_plain(tensor: Any) -> bool:
+def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in _PLAIN and tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
 
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+class _Answer:
+    """The product that a linear layer is about to ask for."""
 
-
-class _Rows:
-    """Rows [..., K] on their way into a linear layer."""
-
-    def __init__(self, rows: torch.Tensor, library: ctypes.CDLL) -> None:
-        self.rows, self.library = rows, library
+    def __init__(self, product: torch.Tensor) -> None:
+        self.product = product
 
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Sequence[type], arguments: Sequence[Any] = (), options: Any = None
     ) -> torch.Tensor:
         assert function is torch.nn.functional.linear, f"a linear layer called {function}"
-        wrapped, weight, bias = arguments
-        found: torch.Tensor = Product.apply(  # type: ignore[no-untyped-call]
-            wrapped.rows, weight, bias, wrapped.library
-        )
-        return found
+        answer: _Answer = arguments[0]
+        return answer.product
 
 
-class Product(torch.autograd.Function):
-    """rows [..., K] * weight [N, K]^T + bias [N] -> [..., N], all in bfloat16, each sum in float32 and rounded once."""
+class Products(torch.autograd.Function):
+    """rows [..., K] * weight [N, K]^T + bias [N] -> [..., N] for each weight and bias (or None) that follow one another.
+
+    All in bfloat16; every sum is taken in float32 and rounded once, the gradient of the rows over all weights too.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, library: ctypes.CDLL
-    ) -> torch.Tensor:
-        rows, weight = rows.contiguous(), weight.contiguous()
-        ctx.save_for_backward(rows, weight)
+        ctx: Any, library: ctypes.CDLL, rows: torch.Tensor, *parameters: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        rows, weights = rows.contiguous(), [weight.contiguous() for weight in parameters[::2] if weight is not None]
+        ctx.save_for_backward(rows, *weights)
         ctx.library = library
-        return _product(library, rows, weight, None if bias is None else bias.contiguous(), transposed=True)
+        return multiply(library, rows, weights, parameters[1::2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        to_output = grads[0].contiguous()
-        to_rows, to_weight, to_bias, _ = ctx.needs_input_grad
-        return (
-            _product(ctx.library, to_output, weight, None, transposed=False) if to_rows else None,
-            _outer_product(ctx.library, to_output, rows) if to_weight else None,
-            to_output.flatten(end_dim=-2).sum(0) if to_bias else None,
-            None,
+        rows, *weights = ctx.saved_tensors
+        upstreams = [upstream.contiguous() for upstream in grads]
+        _, to_rows, *wanted = ctx.needs_input_grad
+        gradients: list[torch.Tensor | None] = [None] * len(wanted)
+        trained = [i for i in range(len(weights)) if wanted[2 * i]]
+        if trained:
+            found = multiply_outer(ctx.library, [upstreams[i] for i in trained], rows)
+            for i, gradient in zip(trained, found, strict=True):
+                gradients[2 * i] = gradient
+        for i, upstream in enumerate(upstreams):
+            if wanted[2 * i + 1]:
+                gradients[2 * i + 1] = upstream.flatten(end_dim=-2).sum(0)
+        return None, multiply_back(ctx.library, upstreams, weights) if to_rows else None, *gradients
+
+
+def multiply(
+    library: ctypes.CDLL,
+    rows: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+) -> tuple[torch.Tensor, ...]:
+    """rows [..., K] * weight [N, K]^T + bias [N] -> [..., N] for each weight and bias."""
+    depth, num_threads = rows.shape[-1], torch.get_num_threads()
+    assert all(weight.shape[1] == depth for weight in weights), (rows.shape, [weight.shape for weight in weights])
+    num_rows = rows.numel() // depth
+    outputs = tuple(rows.new_empty(*rows.shape[:-1], len(weight)) for weight in weights)
+    biases = [None if bias is None else bias.contiguous() for bias in biases]
+    factors = [
+        Factor(
+            rows.data_ptr(),
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            output.data_ptr(),
+            len(weight),
         )
-
-
-def _product(
-    library: ctypes.CDLL, left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None, *, transposed: bool
-) -> torch.Tensor:
-    """left [..., depth] * right [depth, columns], or `transposed` right [columns, depth], + bias -> [..., columns]."""
-    depth, columns = reversed(right.shape) if transposed else right.shape
-    num_rows, num_threads = left.numel() // depth, torch.get_num_threads()
-    assert left.shape[-1] == depth, (left.shape, right.shape)
-    output = left.new_empty(*left.shape[:-1], columns)
+        for weight, bias, output in zip(weights, biases, outputs, strict=True)
+    ]
     room = _room(library.product_room(num_threads, num_rows, depth))
-    library.product(
-        *(num_threads, int(transposed), num_rows, columns, depth),
-        *(tensor.data_ptr() for tensor in (left, right)),
-        None if bias is None else bias.data_ptr(),
-        *(tensor.data_ptr() for tensor in (output, room)),
-    )
+    library.product(num_threads, num_rows, depth, len(factors), _array(factors), room.data_ptr())
+    return outputs
+
+
+def multiply_back(
+    library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """The sum of upstream [..., N] * weight [N, K] over all of them: [..., K]."""
+    columns, num_threads, first = weights[0].shape[1], torch.get_num_threads(), upstreams[0]
+    assert all(one.shape[-1] == len(other) for one, other in zip(upstreams, weights, strict=True))
+    num_rows, deepest = first.numel() // first.shape[-1], max(map(len, weights))
+    output = first.new_empty(*first.shape[:-1], columns)
+    factors = [
+        Factor(upstream.data_ptr(), weight.data_ptr(), None, output.data_ptr(), len(weight))
+        for upstream, weight in zip(upstreams, weights, strict=True)
+    ]
+    room = _room(library.product_room(num_threads, num_rows, deepest))
+    library.sum_of_products(num_threads, num_rows, columns, deepest, len(factors), _array(factors), room.data_ptr())
     return output
 
 
-def _outer_product(library: ctypes.CDLL, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left [..., N]^T * right [..., K] -> [N, K]."""
-    size, columns = left.shape[-1], right.shape[-1]
-    num_rows, num_threads = left.numel() // size, torch.get_num_threads()
-    assert left.shape[:-1] == right.shape[:-1], (left.shape, right.shape)
-    output = left.new_empty(size, columns)
-    room = _room(library.outer_product_room(num_threads, num_rows, columns))
-    library.outer_product(
-        *(num_threads, num_rows, size, columns),
-        *(tensor.data_ptr() for tensor in (left, right, output, room)),
-    )
-    return output
+def multiply_outer(library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], rows: torch.Tensor) -> list[torch.Tensor]:
+    """upstream [..., N]^T * rows [..., K] -> [N, K] for each upstream."""
+    columns, num_threads = rows.shape[-1], torch.get_num_threads()
+    assert all(upstream.shape[:-1] == rows.shape[:-1] for upstream in upstreams), rows.shape
+    num_rows = rows.numel() // columns
+    outputs = [rows.new_empty(upstream.shape[-1], columns) for upstream in upstreams]
+    factors = [
+        Factor(upstream.data_ptr(), rows.data_ptr(), None, output.data_ptr(), len(output))
+        for upstream, output in zip(upstreams, outputs, strict=True)
+    ]
+    room = _room(library.outer_products_room(num_threads, num_rows, columns))
+    library.outer_products(num_threads, num_rows, columns, len(factors), _array(factors), room.data_ptr())
+    return outputs
+
+
+def _array(factors: Sequence[Factor]) -> ctypes.Array[Factor]:
+    return (Factor * len(factors))(*factors)
 
 
 class _Own(threading.local):
