@@ -66,7 +66,7 @@ class RmsNorm(torch.autograd.Function):
         input = input.contiguous()
         ctx.save_for_backward(input, weight)
         ctx.epsilon, ctx.shift, ctx.library = epsilon, shift, library
-        output, size = torch.empty_like(input), len(weight)
+        output, size = torch.empty_like(input), weight.shape[0]
         room = _room(input, 2 * size)
         library.rms_norm(
             *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, epsilon, shift),
@@ -78,7 +78,7 @@ class RmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        to_output, size = grads[0].to(input.dtype).contiguous(), len(weight)
+        to_output, size = grads[0].to(input.dtype).contiguous(), weight.shape[0]
         to_input, to_weight = torch.empty_like(input), torch.empty_like(weight, dtype=input.dtype)
         sums, room = input.new_empty(_LANES * size, dtype=_wide(input)), _room(input, 3 * size)
         ctx.library.rms_norm_backward(

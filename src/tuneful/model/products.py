@@ -149,7 +149,7 @@ def multiply(
     depth, num_threads = rows.shape[-1], torch.get_num_threads()
     assert all(weight.shape[1] == depth for weight in weights), (rows.shape, [weight.shape for weight in weights])
     num_rows = rows.numel() // depth
-    outputs = tuple(rows.new_empty(*rows.shape[:-1], len(weight)) for weight in weights)
+    outputs = tuple(rows.new_empty(*rows.shape[:-1], weight.shape[0]) for weight in weights)
     biases = [None if bias is None else bias.contiguous() for bias in biases]
     factors = [
         Factor(
@@ -171,11 +171,11 @@ def multiply_back(
 ) -> torch.Tensor:
     """The sum of upstream [..., N] * weight [N, K] over all of them: [..., K]."""
     columns, num_threads, first = weights[0].shape[1], torch.get_num_threads(), upstreams[0]
-    assert all(one.shape[-1] == len(other) for one, other in zip(upstreams, weights, strict=True))
-    num_rows, deepest = first.numel() // first.shape[-1], max(map(len, weights))
+    assert all(one.shape[-1] == other.shape[0] for one, other in zip(upstreams, weights, strict=True))
+    num_rows, deepest = first.numel() // first.shape[-1], max(weight.shape[0] for weight in weights)
     output = first.new_empty(*first.shape[:-1], columns)
     factors = [
-        Factor(upstream.data_ptr(), weight.data_ptr(), None, output.data_ptr(), len(weight))
+        Factor(upstream.data_ptr(), weight.data_ptr(), None, output.data_ptr(), weight.shape[0])
         for upstream, weight in zip(upstreams, weights, strict=True)
     ]
     room = _room(library.product_room(num_threads, num_rows, deepest))
@@ -190,7 +190,7 @@ def multiply_outer(library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], rows
     num_rows = rows.numel() // columns
     outputs = [rows.new_empty(upstream.shape[-1], columns) for upstream in upstreams]
     factors = [
-        Factor(upstream.data_ptr(), rows.data_ptr(), None, output.data_ptr(), len(output))
+        Factor(upstream.data_ptr(), rows.data_ptr(), None, output.data_ptr(), output.shape[0])
         for upstream, output in zip(upstreams, outputs, strict=True)
     ]
     room = _room(library.outer_products_room(num_threads, num_rows, columns))
@@ -211,6 +211,6 @@ _own = _Own()
 
 def _room(num_bytes: int) -> torch.Tensor:
     """Memory that the products of this thread work in: always the same, so that it stays in the cache."""
-    if len(_own.room) < num_bytes:
+    if _own.room.numel() < num_bytes:
         _own.room = torch.empty(num_bytes, dtype=torch.uint8)
     return _own.room
