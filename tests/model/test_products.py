@@ -148,12 +148,17 @@ def test_layers_are_served_once_and_those_of_another_kind_never():
     served = hooked(hooked(torch.nn.Linear(64, 64, dtype=torch.bfloat16)))
     assert len(served._forward_pre_hooks) == 1
     for other in (
-        torch.nn.Linear(64, 64),
         torch.nn.Linear(64, 16, dtype=torch.bfloat16),
         torch.nn.Linear(65, 64, dtype=torch.bfloat16),
         Halved(64, 64, dtype=torch.bfloat16),
     ):
         assert not hooked(other)._forward_pre_hooks
+
+
+def test_a_layer_that_becomes_bfloat16_later_is_served_from_then_on():
+    layer = hooked(torch.nn.Linear(64, 64))
+    assert not used(layer, torch.randn(3, 64))[0]
+    assert used(layer.to(torch.bfloat16), random(3, 64))[0]
 
 
 def test_what_the_products_do_not_serve_is_torchs():

@@ -29,13 +29,13 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def multiply_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
-    """The linear layers of `model` multiply by the compiled products as long as `wanted` says so.
+    """The linear layers of `model` multiply by the compiled products while they are in bfloat16 and `wanted` says so.
 
-    Does nothing where the processor is not one of those that they were written for, to layers in another dtype, to classes
-    that inherit from `torch.nn.Linear` (they multiply otherwise), and the second time.
+    Does nothing where the processor is not one of those that they were written for, to classes that inherit from
+    `torch.nn.Linear` (they multiply otherwise), and the second time.
     """
     library = kernels(model.device, model.dtype)
-    if model.dtype is not torch.bfloat16 or library is None or not library.has_products():
+    if library is None or not library.has_products():
         return
     for layers in (*_siblings(model), *([module] for module in model.modules())):
         if all(_is_served(layer) for layer in layers):
