@@ -54,6 +54,7 @@ DEFAULT_SYSTEMS = "tuneful,trl,hf-trainer,litgpt,chapter"
 NUM_GATE = 3
 NUM_WARMUP = 8  # the gate's among them; until then allocators still grow by what a larger batch needs
 NUM_PILOT = 3  # more steps, to choose between a system's settings
+PILOT_MARGIN = 1.25  # three steps on a shared machine: who is this near the fastest runs too, and the rounds decide
 FIRST_LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Of the first loss; logits rounded to bfloat16 alone move it by 2.5e-3 (rms over 24 batches of 8 records, any attention)."""
 NEXT_LOSSES_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # AdamW's first updates magnify rounding
@@ -223,7 +224,7 @@ def run_work(bench: Bench, shape: Shape, options: argparse.Namespace, document: 
         record_versions(SYSTEMS[name], tried, document)
         if all(trial.void for trial in tried):
             rows += [Row(trial.contender.label, void=trial.void) for trial in tried]
-    chosen = [best for name in options.systems if (best := choose(SYSTEMS[name], trials))]
+    chosen = [trial for name in options.systems for trial in choose(SYSTEMS[name], trials)]
     comparison = measure_group(bench, chosen)
     rows = figures(bench, shape, chosen, comparison, options.reference) + rows
     print(floor_line(bench, shape, comparison))
@@ -304,10 +305,11 @@ def gate_verdict(off: list[float], dtype: str) -> str | None:
     return None
 
 
-def choose(system: systems.System, trials: list[Trial]) -> Trial | None:
-    """A system's best setting among those that passed."""
+def choose(system: systems.System, trials: list[Trial]) -> list[Trial]:
+    """Of a system's settings that passed the fastest in its pilot, and those that may turn out faster in the rounds."""
     passed = [trial for trial in trials if trial.contender.system == system and not trial.void]
-    return min(passed, key=lambda trial: trial.pilot_seconds, default=None)
+    fastest = min((trial.pilot_seconds for trial in passed), default=0.0)
+    return [trial for trial in passed if trial.pilot_seconds <= PILOT_MARGIN * fastest]
 
 
 # --- the rounds -------------------------------------------------------------------------------------------------------

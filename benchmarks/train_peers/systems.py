@@ -29,7 +29,7 @@ class WorkerFailedError(Exception):
 class System:
     """A program of `train_peers` and the settings in which it may run.
 
-    Of several `variants` the driver keeps the one that is "fastest" in a short pilot, or the "first" that runs.
+    Of several `variants` the driver keeps the "fastest" in a short pilot with those near it, or the "first" that runs.
     `settings` are environment variables that the system sets for itself before torch is loaded.
     `requirements` are installed into an environment of the system's own, `.bench/venv-ENVIRONMENT`.
     """

@@ -127,6 +127,7 @@ class Turned(Deferred):
     """A head's values times cosines, or its exchanged halves times sines: parts (values [1, H, N, R], angles [1, 1, N, R])."""
 
     def computed(self) -> torch.Tensor:
+        """values * angles, by torch."""
         return self.parts[0] * self.parts[1]
 
 
@@ -138,6 +139,7 @@ class Opened(Deferred):
     """silu(gate): parts (gate,)."""
 
     def computed(self) -> torch.Tensor:
+        """silu(gate), by torch."""
         return torch.nn.functional.silu(self.parts[0])
 
 
