@@ -58,6 +58,14 @@ def test_a_rotation_and_its_gradient_are_those_of_the_formula(num_nodes, num_hea
         assert_alike(*torch.autograd.grad(one, leaf, upstream), *torch.autograd.grad(other, exactly, upstream.double()))
 
 
+def test_a_sum_that_is_scaled_is_no_rotation(library):
+    torch.manual_seed(0)
+    values, angle = random(1, 3, 6, 8), Angle(random(1, 1, 6, 8), library)
+    turned = torch.cat((-values[..., 4:], values[..., :4]), -1)
+    plain = angle.parts[0]
+    assert torch.equal((values * angle).add(turned * angle, alpha=2), (values * plain).add(turned * plain, alpha=2))
+
+
 def test_a_gradient_in_another_layout_is_rotated_back_as_well(library):
     torch.manual_seed(0)
     (cosines, sines), own = angles(5, 4, torch.float64, library)

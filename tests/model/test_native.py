@@ -213,6 +213,22 @@ def test_every_weight_is_rounded_to_bfloat16_as_torch_rounds_it():
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [7, 64, 1000])
+def test_logits_far_apart_neither_overflow_nor_lose_the_largest(size, dtype):
+    torch.manual_seed(0)
+    logits = (300 * torch.randn(6, size)).to(dtype).requires_grad_()
+    ids, weights = torch.arange(6) % size, torch.linspace(0.5, 2, 6)
+    total, nll = WeightedCrossEntropy.apply(logits, ids, weights)
+    exact = logits.detach().double().requires_grad_()
+    wanted = torch.nn.functional.cross_entropy(exact, ids, reduction="none")
+    torch.testing.assert_close(nll.double(), wanted.detach(), rtol=1e-5, atol=1e-5)
+    (found,) = torch.autograd.grad(total, logits)
+    (gradient,) = torch.autograd.grad((wanted * weights).sum(), exact)
+    torch.testing.assert_close(found.double(), gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_logits_that_are_not_finite_give_a_loss_that_is_not():
     for planted in (torch.nan, torch.inf):
         logits = torch.zeros(3, 50, requires_grad=True)
