@@ -96,6 +96,33 @@ def test_a_single_number_out_of_place_is_noticed(change, library):
     assert deferred.rotate(values, angle, turned, angle, library) is None
 
 
+def test_zeros_do_not_tell_how_halves_are_exchanged(library):
+    nothing, angle = torch.zeros(1, 3, 6, 8), random(1, 1, 6, 8, dtype=torch.float32)
+    assert deferred.rotate(nothing, angle, nothing, angle, library) is None
+
+
+def test_arguments_by_name_are_left_to_torch(library):
+    angle, gate = Angle(random(1, 6, 8), library), random(3, 4)
+    assert torch.equal(angle.unsqueeze(dim=0), angle.parts[0].unsqueeze(0))
+    opened = F.silu(Gate(gate, library))
+    assert torch.equal(opened.mul(other=gate), F.silu(gate) * gate)
+
+
+def test_angles_that_are_learnt_get_their_gradient():
+    class LearntRotaryEmbedding(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.angles = torch.nn.Parameter(torch.randn(1, 6, 8))
+            self.device, self.dtype = CPU, torch.float32
+
+        def forward(self):
+            return self.angles.cos(), self.angles.sin()
+
+    module = LearntRotaryEmbedding()
+    defer_elementwise(module, lambda: True)
+    assert all(type(part) is torch.Tensor for part in module())
+
+
 # ---------------------------------------------------------------------------------------------------------------- gate
 
 

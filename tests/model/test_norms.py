@@ -10,6 +10,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from tuneful.model import native, norms
 from tuneful.model.attention import use_trie_attention
+from tuneful.model.deferred import Opened
 from tuneful.model.norms import RmsNorm, normalize_compiled
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -134,3 +135,18 @@ def test_without_compiled_kernels_nothing_is_hooked(monkeypatch):
     model = tiny_model()
     use_trie_attention(model)
     assert not any(num_hooks(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("case", ["another dtype", "a deferred tensor", "one dimension"])
+def test_what_the_kernels_do_not_serve_is_the_modules_own(case, monkeypatch):
+    module, library = LlamaRMSNorm(8), native.kernels(torch.device("cpu"), torch.float32)
+    leaf = torch.randn(3, 8, requires_grad=True)
+    rows, wanted = {
+        "another dtype": lambda: (leaf.double(), leaf.double()),
+        "a deferred tensor": lambda: (Opened(leaf, library, leaf), torch.nn.functional.silu(leaf)),
+        "one dimension": lambda: (leaf[0], leaf[0]),
+    }[case]()
+    expected = torch.autograd.grad(module(wanted).sum(), leaf)[0]
+    norms._hook(module, 0.0, library, lambda: True)
+    monkeypatch.setattr(RmsNorm, "apply", lambda *_: pytest.fail("used"))
+    assert torch.equal(torch.autograd.grad(module(rows).sum(), leaf)[0], expected)

@@ -1,5 +1,7 @@
 """Linear layers by the compiled products: the same sums in another order, for the layers and rows that they are made for."""
 
+import copy
+
 import pytest
 import torch
 from tests.engine import random_records, run_batches, tiny_model
@@ -228,6 +230,44 @@ def test_a_frozen_weight_still_passes_gradients_on():
     assert product
     (gradient,) = torch.autograd.grad(output.sum(), rows)
     assert_rounded_once(gradient, torch.ones(3, 80).double() @ layer.weight.double())
+
+
+def test_rows_that_changed_or_had_no_gradient_are_multiplied_anew():
+    parent = hooked(Parent())
+    rows = random(5, 64).requires_grad_()
+    with torch.no_grad():
+        parent.q_proj(rows)
+    assert parent.k_proj(rows).requires_grad
+    moving = rows.detach().clone()
+    parent.q_proj(moving)
+    moving.add_(1)
+    wanted = F.linear(moving.double(), parent.k_proj.weight.double(), parent.k_proj.bias.double()).detach()
+    assert_rounded_once(parent.k_proj(moving).detach(), wanted)
+
+
+def test_a_copy_of_a_model_multiplies_by_its_own_weights():
+    parent = hooked(Parent())
+    other = copy.deepcopy(parent)
+    with torch.no_grad():
+        other.q_proj.weight.zero_()
+        other.q_proj.bias.zero_()
+    assert not other(random(5, 64))[0].any()
+
+
+@pytest.mark.parametrize("trained", ["all", "rows", "weights"])
+def test_only_what_a_gradient_needs_is_kept(trained):
+    parent, kept = hooked(Parent()), []
+    parent.requires_grad_(trained != "rows")
+    rows = random(5, 64).requires_grad_(trained != "weights")
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tuple(tensor.shape)) or tensor, lambda x: x
+    ):
+        outputs = parent(rows)
+    weights = [(80, 64), (64, 64), (66, 64)]
+    assert kept == {"all": [(5, 64), *weights], "rows": weights, "weights": [(5, 64)]}[trained]
+    sum(output.sum() for output in outputs).backward()
+    assert (rows.grad is not None) == (trained != "weights")
+    assert all((parameter.grad is not None) == (trained != "rows") for parameter in parent.parameters())
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

@@ -50,6 +50,8 @@ def _deferring_angles(library: ctypes.CDLL, wanted: Callable[[], bool]) -> Calla
         pair = isinstance(output, tuple) and len(output) == 2 and all(_is_plain(part) for part in output)
         if not pair or output[0].shape != output[1].shape or output[0].ndim != 3 or not wanted():
             return None
+        if output[0].requires_grad or output[1].requires_grad:  # angles that are learnt
+            return None
         return Angle(output[0], library), Angle(output[1], library)
 
     return defer
@@ -103,7 +105,7 @@ class Deferred(torch.Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return function(*arguments)
         rule = _RULES.get(function)
-        found = None if rule is None or any(options.values()) else rule(*arguments)
+        found = None if rule is None or any(value is not False for value in options.values()) else rule(*arguments)
         if found is None:
             arguments, options = tree_map_only(
                 Deferred, lambda tensor: tensor.computed(), (tuple(arguments), dict(options))

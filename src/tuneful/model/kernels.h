@@ -443,12 +443,12 @@ static void NAME(norm)(int64_t num_threads, int64_t kind, int64_t num_rows, int6
 }
 
 /* Rotary embedding (Su et al. 2021): of each head, out = first * cos + turned * sin; `turned` null stands for the rotation back.
-   rows: [num_threads, 5, size]. Says whether `turned` was the head's halves (-second, first). */
+   rows: [num_threads, 5, size]. Says whether `turned` was the heads' halves (-second, first), which zeros do not tell. */
 static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size,
                         const heads *input, const heads *turned, const void *cosines, const void *sines, void *output, void *rows)
 {
-    int64_t half = size / 2, num_unlike = 0;
-    #pragma omp parallel num_threads(num_threads) reduction(+ : num_unlike)
+    int64_t half = size / 2, num_unlike = 0, num_telling = 0;
+    #pragma omp parallel num_threads(num_threads) reduction(+ : num_unlike, num_telling)
     {
         REAL *c = (REAL *)rows + omp_get_thread_num() * 5 * size, *s = c + size, *x = s + size, *y = x + size, *z = y + size;
         #pragma omp for schedule(static)
@@ -458,12 +458,14 @@ static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, in
             for (int64_t head = 0; head < num_heads; head++) {
                 NAME(load)(x, input->data, head * input->by_head + node * input->by_node, size, size, kind);
                 if (turned) {
-                    int unlike = 0;
+                    int unlike = 0, telling = 0;
                     NAME(load)(z, turned->data, head * turned->by_head + node * turned->by_node, size, size, kind);
                     for (int64_t d = 0; d < half; d++) unlike += z[d] != -x[half + d];
                     for (int64_t d = 0; d < half; d++) unlike += z[half + d] != x[d];
                     for (int64_t d = 0; d < size; d++) y[d] = x[d] * c[d] + z[d] * s[d];
+                    for (int64_t d = 0; d < size; d++) telling += x[d] != 0;
                     num_unlike += unlike;
+                    num_telling += telling;
                 } else {
                     for (int64_t d = 0; d < half; d++) y[d] = x[d] * c[d] + x[half + d] * s[half + d];
                     for (int64_t d = 0; d < half; d++) y[half + d] = x[half + d] * c[half + d] - x[d] * s[d];
@@ -472,7 +474,7 @@ static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, in
             }
         }
     }
-    return num_unlike == 0;
+    return !turned || (num_unlike == 0 && num_telling > 0);
 }
 
 /* Gated activation (Shazeer 2020), silu(gate) * up, a few numbers at a time. */

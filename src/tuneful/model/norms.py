@@ -40,8 +40,8 @@ def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: C
     inputs: list[torch.Tensor | None] = []
 
     def hide(module: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        plain = len(arguments) == 1 and arguments[0].dtype in KINDS and arguments[0].device.type == "cpu"
-        inputs[:] = [arguments[0] if plain and wanted() else None]
+        served = len(arguments) == 1 and _is_served(arguments[0], module.weight) and wanted()
+        inputs[:] = [arguments[0] if served else None]
         return None if inputs[0] is None else (inputs[0].detach()[..., :1, :],)
 
     def reveal(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
@@ -56,21 +56,26 @@ def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: C
     module.register_forward_hook(reveal)
 
 
+def _is_served(rows: Any, weight: Any) -> bool:
+    plain = type(rows) in (torch.Tensor, torch.nn.Parameter) and rows.device.type == "cpu" and rows.ndim > 1
+    return plain and rows.dtype in KINDS and rows.dtype is weight.dtype
+
+
 class RmsNorm(torch.autograd.Function):
-    """(weight + shift) * input / rms(input) for input [..., D] and weight [D], in the input's dtype (Zhang & Sennrich 2019)."""
+    """(weight + shift) * input / rms(input) for input [..., D] and weight [D] of one dtype (Zhang & Sennrich 2019)."""
 
     @staticmethod
     def forward(
         ctx: Any, input: torch.Tensor, weight: torch.Tensor, epsilon: float, shift: float, library: ctypes.CDLL
     ) -> torch.Tensor:
-        input = input.contiguous()
+        input, weight = input.contiguous(), weight.contiguous()
         ctx.save_for_backward(input, weight)
         ctx.epsilon, ctx.shift, ctx.library = epsilon, shift, library
         output, size = torch.empty_like(input), weight.shape[0]
         room = _room(input, 2 * size)
         library.rms_norm(
             *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, epsilon, shift),
-            *(tensor.data_ptr() for tensor in (input, weight.to(input.dtype).contiguous(), output, room)),
+            *(tensor.data_ptr() for tensor in (input, weight, output, room)),
         )
         return output
 
@@ -79,14 +84,14 @@ class RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         to_output, size = grads[0].to(input.dtype).contiguous(), weight.shape[0]
-        to_input, to_weight = torch.empty_like(input), torch.empty_like(weight, dtype=input.dtype)
+        to_input, to_weight = torch.empty_like(input), torch.empty_like(weight)
         sums, room = input.new_empty(_LANES * size, dtype=_wide(input)), _room(input, 3 * size)
         ctx.library.rms_norm_backward(
             *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, ctx.epsilon, ctx.shift),
-            *(tensor.data_ptr() for tensor in (input, weight.to(input.dtype).contiguous(), to_output)),
+            *(tensor.data_ptr() for tensor in (input, weight, to_output)),
             *(tensor.data_ptr() for tensor in (to_input, to_weight, sums, room)),
         )
-        return to_input, to_weight.to(weight.dtype), None, None, None
+        return to_input, to_weight, None, None, None
 
 
 def _room(input: torch.Tensor, size: int) -> torch.Tensor:

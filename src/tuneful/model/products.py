@@ -24,6 +24,7 @@ _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that transformers' models give the same rows; whether they do is seen each time."""
 _MIN_FEATURES = 64
 """PANEL_WIDTH of products.h: a narrower layer would leave its panels half empty."""
+_KEPT_BYTES = 1 << 26
 _HOOKED = "tuneful_product"
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -64,30 +65,32 @@ class _Group:
 
     def __init__(self, layers: Sequence[Any], library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
         self.layers, self.library, self.wanted = layers, library, wanted
-        self.rows: torch.Tensor | None = None
+        self.key: tuple[Any, ...] = ()
         self.ready: dict[torch.nn.Module, torch.Tensor] = {}
         for layer in layers:
             setattr(layer, _HOOKED, True)
-            layer.register_forward_pre_hook(self.answer)
+            layer.register_forward_pre_hook(lambda layer, arguments: self.answer(layer, arguments))
 
     def answer(self, layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[_Answer] | None:
         """The hook before each layer: its product with the one tensor that goes in, where the products serve it."""
-        rows = arguments[0] if len(arguments) == 1 else None
-        if rows is None or not _is_plain(rows) or rows.ndim < 2 or not rows.numel() or not self.wanted():
+        rows: Any = arguments[0] if len(arguments) == 1 else None
+        known = layer in self.layers  # a copy of the model has copies of the layers, and the same hooks
+        if not known or not _is_plain(rows) or rows.ndim < 2 or not rows.numel() or not self.wanted():
             return None
-        if rows is not self.rows or layer not in self.ready:
+        key = (rows, None if rows.is_inference() else rows._version, torch.is_grad_enabled())
+        if layer not in self.ready or key[0] is not self.key[0] or key[1:] != self.key[1:]:
             parameters = [parameter for each in self.layers for parameter in (each.weight, each.bias)]
             if not all(parameter is None or _is_plain(parameter) for parameter in parameters):
                 return None
             products = Products.apply(self.library, rows, *parameters)  # type: ignore[no-untyped-call]
-            self.rows, self.ready = rows, dict(zip(self.layers, products, strict=True))
+            self.key, self.ready = key, dict(zip(self.layers, products, strict=True))
         product = self.ready.pop(layer)
         if not self.ready:
-            self.rows = None
+            self.key = ()
         return (_Answer(product),)
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
+def _is_plain(tensor: Any) -> bool:
     return type(tensor) in _PLAIN and tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
 
 
@@ -117,7 +120,8 @@ class Products(torch.autograd.Function):
         ctx: Any, library: ctypes.CDLL, rows: torch.Tensor, *parameters: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
         rows, weights = rows.contiguous(), [weight.contiguous() for weight in parameters[::2] if weight is not None]
-        ctx.save_for_backward(rows, *weights)
+        _, to_rows, *wanted = ctx.needs_input_grad
+        ctx.save_for_backward(rows if any(wanted[::2]) else None, *(weights if to_rows else ()))
         ctx.library = library
         return multiply(library, rows, weights, parameters[1::2])
 
@@ -128,7 +132,7 @@ class Products(torch.autograd.Function):
         upstreams = [upstream.contiguous() for upstream in grads]
         _, to_rows, *wanted = ctx.needs_input_grad
         gradients: list[torch.Tensor | None] = [None] * len(wanted)
-        trained = [i for i in range(len(weights)) if wanted[2 * i]]
+        trained = [i for i in range(len(upstreams)) if wanted[2 * i]]
         if trained:
             found = multiply_outer(ctx.library, [upstreams[i] for i in trained], rows)
             for i, gradient in zip(trained, found, strict=True):
@@ -210,7 +214,9 @@ _own = _Own()
 
 
 def _room(num_bytes: int) -> torch.Tensor:
-    """Memory that the products of this thread work in: always the same, so that it stays in the cache."""
+    """Memory that the products of this thread work in: the same each time, so that it stays in the cache, unless it is large."""
+    if num_bytes > _KEPT_BYTES:
+        return torch.empty(num_bytes, dtype=torch.uint8)
     if _own.room.numel() < num_bytes:
         _own.room = torch.empty(num_bytes, dtype=torch.uint8)
     return _own.room
