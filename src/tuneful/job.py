@@ -525,7 +525,10 @@ class Job:
         }
 
     def _kernels(self) -> str:
-        return TORCHS_KERNELS if kernels(self.device, torch.float32) is None else "compiled"
+        """Who computes, as far as it shows in the last bits."""
+        if (library := kernels(self.device, torch.float32)) is None:
+            return TORCHS_KERNELS
+        return "compiled (products too)" if library.has_products() else "compiled"
 
     def _newest_state(self, ledger: RecordLedger) -> State:
         """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""

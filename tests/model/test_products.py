@@ -7,7 +7,7 @@ import torch
 from tests.engine import random_records, run_batches, tiny_model
 from torch.nn import functional as F
 
-from tuneful.model import native, products
+from tuneful.model import native
 from tuneful.model.attention import use_trie_attention
 from tuneful.model.products import Products, multiply, multiply_back, multiply_compiled, multiply_outer
 
@@ -277,7 +277,6 @@ def test_a_model_in_bfloat16_learns_the_same_to_rounding(family, monkeypatch):
     models = [tiny_model(family, torch.bfloat16, **sizes) for _ in range(2)]
     own = run_batches(models[0], [examples], "trie")
     calls = []
-    monkeypatch.setattr(products, "multiply_compiled", lambda *_: calls.append("none"))
     monkeypatch.setattr("tuneful.model.attention.multiply_compiled", lambda *_: calls.append("none"))
     torchs = run_batches(models[1], [examples], "trie")
     assert calls

@@ -1,5 +1,6 @@
 /* What a step of training on a CPU does between its matrix products, for which torch has no operation of its own: attention
-   over a trie, the output head's cross-entropy, AdamW. `native.py` compiles this file for the machine at hand.
+   over a trie, norms, rotary embedding, gate, the output head's cross-entropy, AdamW; products.h has the products themselves.
+   `native.py` compiles this file for the machine at hand.
 
    Everything is computed in float32 (kernels.h once) or, where the tensors are float64, in float64 (kernels.h again); tensors
    in bfloat16 are widened when read and rounded to nearest even when written. What several threads add up is added in an order

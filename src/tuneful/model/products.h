@@ -1,6 +1,6 @@
 /* Matrix products of bfloat16, summed in float32, for processors that have a dot product of it and no matrix unit (Zen 4 and
-   later, Cooper Lake). A training step multiplies a few hundred rows by weights that change with every step: half a tenth of
-   the time goes into laying out the weights, so that is done panel by panel, in the cache, while the next panel is on its way.
+   later, Cooper Lake). A training step multiplies a few hundred rows by weights that change with every step, so each has
+   to be laid out anew: that is done panel by panel, in the cache, while the next panel is on its way.
 
    A tile of TILE x PANEL_WIDTH sums stays in registers. Of the left matrix two neighbours along the depth are read at once
    and given to all lanes; the right one lies in panels [depth / 2][PANEL_WIDTH] of such pairs. Depth is walked in order,

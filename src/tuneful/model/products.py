@@ -1,7 +1,7 @@
 """Linear layers in bfloat16 by the compiled products (`products.h`), where a processor has a dot product of that type.
 
 oneDNN, torch's library for them, runs large products at the processor's rate and those of a step, a few hundred rows, at
-three quarters of it. The layers stay what they are: while the model attends over tries a hook hands them, instead of rows, the
+four fifths of it. The layers stay what they are: while the model attends over tries a hook hands them, instead of rows, the
 product, and `torch.nn.functional.linear`, which they call, asks for it (torch's `__torch_function__` protocol). Layers that read
 the same rows are one call, and the sum of what they send back is rounded once.
 """
@@ -25,6 +25,7 @@ _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _MIN_FEATURES = 64
 """PANEL_WIDTH of products.h: a narrower layer would leave its panels half empty."""
 _KEPT_BYTES = 1 << 26
+"""Work rooms larger than this are not kept between products."""
 _HOOKED = "tuneful_product"
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -161,7 +162,7 @@ def multiply(
             weight.data_ptr(),
             None if bias is None else bias.data_ptr(),
             output.data_ptr(),
-            len(weight),
+            weight.shape[0],
         )
         for weight, bias, output in zip(weights, biases, outputs, strict=True)
     ]
