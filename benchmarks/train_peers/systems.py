@@ -51,7 +51,7 @@ SWITCHES = {
     "tied_lookup": "the input's gradient added to the head's by row",
     "bfloat16": "products in bfloat16 from a shadow of the float32 weights",
     "one_pass_optimizer": "clipping, AdamW and shadow in one pass; off: torch's clipping, fused AdamW, then a copy",
-    "compiled_kernels": "linear layers, attention, norms, rotary embedding, gate, loss and AdamW compiled; off: torch's operations",
+    "compiled_kernels": "linear layers, attention, norms, rotary embedding, gate, loss, AdamW; off: torch's operations",
 }
 """Tuneful's techniques; the ablation ladder turns each off alone."""
 
