@@ -23,6 +23,7 @@ from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_ou
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
 from tuneful.model.blocks import cut_blocks
 from tuneful.model.deferred import defer_elementwise
+from tuneful.model.layers import compute_layers, is_stand_in
 from tuneful.model.native import kernels
 from tuneful.model.norms import normalize_compiled
 from tuneful.model.products import multiply_compiled
@@ -55,6 +56,7 @@ def use_trie_attention(model: PreTrainedModel) -> None:
     normalize_compiled(model, attends)
     multiply_compiled(model, attends)
     defer_elementwise(model, attends)
+    compute_layers(model, attends)
 
 
 def why_no_trie(model: PreTrainedModel) -> str | None:
@@ -106,6 +108,8 @@ def trie_attention(
 
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype.
     """
+    if is_stand_in(query):
+        return query, None
     assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
     assert attention_mask is None, "the plan says who sees whom; a mask has no say"
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape

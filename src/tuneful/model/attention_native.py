@@ -9,6 +9,7 @@ sum does not depend on the number of threads. Against `attention_torch.py`, same
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,23 +122,41 @@ def _plan(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: N
     assert query.shape[1] % key.shape[1] == 0, (query.shape, key.shape)
     assert query.shape[2:] == key.shape[2:], (query.shape, key.shape)
     assert value.shape[1:3] == key.shape[1:3], (key.shape, value.shape)
+    _, num_heads, num_nodes, size = query.shape
+    sizes = (num_nodes, num_heads, key.shape[1], size, value.shape[3])
+    return lay_out_plan(blocks, *sizes, scale, query.dtype, torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=4)
+def lay_out_plan(
+    blocks: NativeBlocks,
+    num_nodes: int,
+    num_heads: int,
+    num_key_heads: int,
+    size: int,
+    value_size: int,
+    scale: float,
+    dtype: torch.dtype,
+    num_threads: int,
+) -> Attention:
+    """Blocks and sizes as the kernels read them, the same for all layers of a batch; alive as long as `blocks` are."""
     assert scale > 0, scale
     return Attention(
-        num_nodes=query.shape[2],
-        num_heads=query.shape[1],
-        num_key_heads=key.shape[1],
-        size=query.shape[3],
-        value_size=value.shape[3],
+        num_nodes=num_nodes,
+        num_heads=num_heads,
+        num_key_heads=num_key_heads,
+        size=size,
+        value_size=value_size,
         num_blocks=len(blocks.first),
         num_lanes=blocks.num_lanes,
-        num_threads=torch.get_num_threads(),
+        num_threads=num_threads,
         first=blocks.first.ctypes.data,
         count=blocks.count.ctypes.data,
         path=blocks.path.ctypes.data,
         lane=blocks.lane.ctypes.data,
         path_start=blocks.path_start.ctypes.data,
         scale=scale,
-        kind=KINDS[query.dtype],
+        kind=KINDS[dtype],
     )
 
 

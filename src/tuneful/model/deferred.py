@@ -216,7 +216,7 @@ def _rotated(
     room = torch.empty(torch.get_num_threads() * 5 * size, dtype=torch.promote_types(values.dtype, torch.float32))
     alike = library.rotate(
         *(torch.get_num_threads(), KINDS[values.dtype], num_nodes, num_heads, size),
-        *(Heads.of(values), None if turned is None else Heads.of(turned)),
+        *(Heads.of(values), None if turned is None else Heads.of(turned), turned is None),
         *(tensor.data_ptr() for tensor in (cosines, sines, output, room)),
     )
     return output.transpose(1, 2) if alike else None

@@ -161,12 +161,13 @@ void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows,
         num_threads, kind, num_rows, size, logits, ids, normalizers, weights, gradient, rows);
 }
 
+/* `beside` is added to the gradient of the input, or null; so is `to_weight` where nobody wants it. */
 void rms_norm_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
-                       const void *input, const void *weight, const void *to_output, void *to_input, void *to_weight,
-                       void *sums, void *rows)
+                       const void *input, const void *weight, const void *to_output, const void *beside, void *to_input,
+                       void *to_weight, void *sums, void *rows)
 {
     (kind == FLOAT64 ? norm_backward_double : norm_backward_float)(num_threads, kind, num_rows, size, epsilon, shift, input,
-                                                                   weight, to_output, to_input, to_weight, sums, rows);
+                                                                   weight, to_output, beside, to_input, to_weight, sums, rows);
 }
 
 /* rows: [num_threads, 2, size] of the numbers that are computed in. */
@@ -177,14 +178,14 @@ void rms_norm(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size,
         num_threads, kind, num_rows, size, epsilon, shift, input, weight, output, rows);
 }
 
-/* output [num_nodes, num_heads, size] = input * cosines + turned * sines, which are [num_nodes, size]. `turned` must be the
-   input's halves (-second, first): says whether it is. Where it is null the rotation back is computed, as for gradients.
-   rows: [num_threads, 5, size] of the numbers that are computed in. */
+/* output [num_nodes, num_heads, size] = input * cosines + turned * sines, which are [num_nodes, size], or the rotation `back`, as
+   for gradients; `output` may be the input. `turned` must be the input's halves (-second, first): says whether it is. Null
+   stands for them. rows: [num_threads, 5, size] of the numbers that are computed in. */
 int64_t rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size, const heads *input,
-               const heads *turned, const void *cosines, const void *sines, void *output, void *rows)
+               const heads *turned, int64_t back, const void *cosines, const void *sines, void *output, void *rows)
 {
     return (kind == FLOAT64 ? rotate_double : rotate_float)(
-        num_threads, kind, num_nodes, num_heads, size, input, turned, cosines, sines, output, rows);
+        num_threads, kind, num_nodes, num_heads, size, input, turned, back, cosines, sines, output, rows);
 }
 
 /* output = silu(gate) * up, all of `size` elements. */
@@ -212,3 +213,7 @@ void adamw(int64_t num_threads, int64_t kind, int64_t num_parameters, const para
     (kind == FLOAT64 ? step_double : step_float)(
         num_threads, num_parameters, parameters, rate, beta1, beta2, epsilon, divisor, step);
 }
+
+#ifdef PANEL_WIDTH
+#include "layer.h"
+#endif

@@ -376,11 +376,12 @@ static void NAME(differentiate)(int64_t num_threads, int64_t kind, int64_t num_r
 }
 
 /* RMS norm (Zhang & Sennrich 2019): y = w x^, x^ = r x, r = (mean(x^2) + epsilon)^-1/2. With g = w dy: dx = r (g - x^ mean(g x^)),
-   dw = sum over rows of dy x^. Rows are dealt to NORM_LANES `sums` [NORM_LANES, size], which are added in their order;
+   dw = sum over rows of dy x^. Rows are dealt to NORM_LANES `sums` [NORM_LANES, size], which are added in their order.
+   `beside`, which may be null, is what the input gets besides, from where the norm is not: dx + beside is rounded once.
    rows: [num_threads, 3, size]. */
 static void NAME(norm_backward)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
-                                const void *input, const void *weight, const void *to_output, void *to_input, void *to_weight,
-                                void *all_sums, void *rows)
+                                const void *input, const void *weight, const void *to_output, const void *beside,
+                                void *to_input, void *to_weight, void *all_sums, void *rows)
 {
     REAL *sums = all_sums;
     #pragma omp parallel num_threads(num_threads)
@@ -405,14 +406,18 @@ static void NAME(norm_backward)(int64_t num_threads, int64_t kind, int64_t num_r
                     product += g[d] * x[d];
                 }
                 product /= size;
-                for (int64_t d = 0; d < size; d++) g[d] -= x[d] * product;
-                NAME(store)(to_input, row * size, g, size, r, kind);
+                for (int64_t d = 0; d < size; d++) g[d] = (g[d] - x[d] * product) * r;
+                if (beside) {
+                    NAME(load)(x, beside, row * size, size, size, kind);
+                    for (int64_t d = 0; d < size; d++) g[d] += x[d];
+                }
+                NAME(store)(to_input, row * size, g, size, 1, kind);
             }
         }
     }
     for (int64_t lane = 1; lane < NORM_LANES; lane++)
         for (int64_t d = 0; d < size; d++) sums[d] += sums[lane * size + d];
-    NAME(store)(to_weight, 0, sums, size, 1, kind);
+    if (to_weight) NAME(store)(to_weight, 0, sums, size, 1, kind);
 }
 
 /* RMS norm (Zhang & Sennrich 2019): output = (weight + shift) * input / rms. Without a shift the quotient is rounded before it is
@@ -442,10 +447,12 @@ static void NAME(norm)(int64_t num_threads, int64_t kind, int64_t num_rows, int6
     }
 }
 
-/* Rotary embedding (Su et al. 2021): of each head, out = first * cos + turned * sin; `turned` null stands for the rotation back.
-   rows: [num_threads, 5, size]. Says whether `turned` was the heads' halves (-second, first), which zeros do not tell. */
+/* Rotary embedding (Su et al. 2021): of each head, out = first * cos + turned * sin, or the rotation back. `turned`, which may be
+   null, is what a model takes for the heads' halves (-second, first): says whether it is, which zeros do not tell. `output` may
+   be the input. rows: [num_threads, 5, size]. */
 static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size,
-                        const heads *input, const heads *turned, const void *cosines, const void *sines, void *output, void *rows)
+                        const heads *input, const heads *turned, int64_t back, const void *cosines, const void *sines,
+                        void *output, void *rows)
 {
     int64_t half = size / 2, num_unlike = 0, num_telling = 0;
     #pragma omp parallel num_threads(num_threads) reduction(+ : num_unlike, num_telling)
@@ -466,9 +473,12 @@ static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, in
                     for (int64_t d = 0; d < size; d++) telling += x[d] != 0;
                     num_unlike += unlike;
                     num_telling += telling;
-                } else {
+                } else if (back) {
                     for (int64_t d = 0; d < half; d++) y[d] = x[d] * c[d] + x[half + d] * s[half + d];
                     for (int64_t d = 0; d < half; d++) y[half + d] = x[half + d] * c[half + d] - x[d] * s[d];
+                } else {
+                    for (int64_t d = 0; d < half; d++) y[d] = x[d] * c[d] - x[half + d] * s[d];
+                    for (int64_t d = 0; d < half; d++) y[half + d] = x[half + d] * c[half + d] + x[d] * s[half + d];
                 }
                 NAME(store)(output, (node * num_heads + head) * size, y, size, 1, kind);
             }

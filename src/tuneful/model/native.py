@@ -23,7 +23,7 @@ import torch
 
 from tuneful.model.builtin import cache_root
 
-SOURCES = ("kernels.c", "kernels.h", "products.h")
+SOURCES = ("kernels.c", "kernels.h", "products.h", "layer.h")
 FLAGS = [
     "-std=gnu11",
     "-O3",
@@ -84,9 +84,40 @@ class Parameter(ctypes.Structure):
 
 
 class Factor(ctypes.Structure):
-    """`factor` of products.h: two matrices of a product, a bias or null, and where the result goes."""
+    """`factor` of products.h: two matrices of a product, what is added (or null), and where the result goes."""
 
-    _fields_ = [*[(name, ctypes.c_void_p) for name in ("left", "right", "bias", "out")], ("size", ctypes.c_int64)]
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("left", "right", "bias", "beside", "out")],
+        ("size", ctypes.c_int64),
+    ]
+
+
+NUM_PRODUCTS = 7
+"""Of a decoder layer: query, key, value, output, gate, up, down."""
+
+
+class Layer(ctypes.Structure):
+    """`layer` of layer.h: what a decoder layer reads."""
+
+    _fields_ = [
+        ("plan", ctypes.POINTER(Attention)),
+        *[(name, ctypes.c_int64) for name in ("width", "inner")],
+        *[(name, ctypes.c_double * 2) for name in ("epsilon", "shift")],
+        *[(name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")],
+        ("norms", ctypes.c_void_p * 2),
+        *[(name, ctypes.c_void_p * NUM_PRODUCTS) for name in ("weights", "biases")],
+        *[(name, ctypes.c_void_p) for name in ("kept", "room")],
+    ]
+
+
+class LayerGradients(ctypes.Structure):
+    """`layer_gradients` of layer.h: where the gradients go."""
+
+    _fields_ = [
+        ("hidden", ctypes.c_void_p),
+        ("norms", ctypes.c_void_p * 2),
+        *[(name, ctypes.c_void_p * NUM_PRODUCTS) for name in ("weights", "biases")],
+    ]
 
 
 def kernels(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
@@ -185,9 +216,9 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.attention_backward.argtypes = [plan, heads, heads, heads, pointer, pointer, heads, *[pointer] * 5]
     library.cross_entropy_forward.argtypes = [*[count] * 4, *[pointer] * 5]
     library.cross_entropy_backward.argtypes = [*[count] * 4, *[pointer] * 6]
-    library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 7]
+    library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 8]
     library.rms_norm.argtypes = [*[count] * 4, number, number, *[pointer] * 4]
-    library.rotate.argtypes = [*[count] * 5, heads, heads, *[pointer] * 4]
+    library.rotate.argtypes = [*[count] * 5, heads, heads, count, *[pointer] * 4]
     library.rotate.restype = count
     library.gated_silu.argtypes = [*[count] * 3, *[pointer] * 3]
     library.gated_silu_backward.argtypes = [*[count] * 3, *[pointer] * 5]
@@ -201,6 +232,13 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         library.product_room.restype = library.outer_products_room.restype = count
         library.product.argtypes = library.outer_products.argtypes = [*[count] * 4, factors, pointer]
         library.sum_of_products.argtypes = [*[count] * 5, factors, pointer]
+        layer = ctypes.POINTER(Layer)
+        library.layer_kept.argtypes = [layer]
+        library.layer_room.argtypes = [layer, count]
+        library.layer_kept.restype = library.layer_room.restype = count
+        library.layer_forward.argtypes = [layer, pointer]
+        library.layer_backward.argtypes = [layer, pointer, ctypes.POINTER(LayerGradients)]
+        library.layer_forward.restype = library.layer_backward.restype = None
         library.product.restype = library.sum_of_products.restype = library.outer_products.restype = None
     for function in (
         library.attention_forward,

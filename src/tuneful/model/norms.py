@@ -30,7 +30,7 @@ def normalize_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> No
     if (library := kernels(model.device, model.dtype)) is None:
         return
     for module in model.modules():
-        if not hasattr(module, _HOOKED) and (shift := _shift(module)) is not None:
+        if not hasattr(module, _HOOKED) and (shift := shift_of(module)) is not None:
             setattr(module, _HOOKED, True)
             _hook(module, shift, library, wanted)
 
@@ -48,7 +48,7 @@ def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: C
         if (input := inputs.pop()) is None:
             return None
         found: torch.Tensor = RmsNorm.apply(  # type: ignore[no-untyped-call]
-            input, module.weight, _epsilon(module), shift, library
+            input, module.weight, epsilon_of(module), shift, library
         )
         return found
 
@@ -89,7 +89,7 @@ class RmsNorm(torch.autograd.Function):
         ctx.library.rms_norm_backward(
             *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, ctx.epsilon, ctx.shift),
             *(tensor.data_ptr() for tensor in (input, weight, to_output)),
-            *(tensor.data_ptr() for tensor in (to_input, to_weight, sums, room)),
+            *(None, *(tensor.data_ptr() for tensor in (to_input, to_weight, sums, room))),
         )
         return to_input, to_weight, None, None, None
 
@@ -103,10 +103,10 @@ def _wide(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _shift(module: torch.nn.Module) -> float | None:
+def shift_of(module: torch.nn.Module) -> float | None:
     """What `module` adds to its weight if it is an RMS norm: 0 (as Llama's) or 1 (as Gemma's); None if it is none."""
     weight = getattr(module, "weight", None)
-    if not type(module).__name__.endswith("RMSNorm") or _epsilon(module) is None or getattr(weight, "ndim", 0) != 1:
+    if not type(module).__name__.endswith("RMSNorm") or epsilon_of(module) is None or getattr(weight, "ndim", 0) != 1:
         return None
     return _tried(type(module))  # type: ignore[arg-type]
 
@@ -125,12 +125,13 @@ def _tried(norm: type[torch.nn.Module]) -> float | None:
             found = module(rows)
     except (TypeError, RuntimeError):
         return None
-    if _epsilon(module) != epsilon:
+    if epsilon_of(module) != epsilon:
         return None
     plain = rows * (rows.square().mean(-1, keepdim=True) + epsilon).rsqrt()
     shifts = (shift for shift in (0.0, 1.0) if torch.allclose(found, (weight + shift) * plain, rtol=1e-4, atol=1e-5))
     return next(shifts, None)
 
 
-def _epsilon(module: Any) -> Any:
+def epsilon_of(module: Any) -> Any:
+    """What a norm adds to the mean square; None where it has no such attribute."""
     return getattr(module, "variance_epsilon", getattr(module, "eps", None))

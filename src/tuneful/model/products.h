@@ -124,7 +124,7 @@ static const float no_start[PANEL_WIDTH] __attribute__((aligned(64)));
 
 /* Layers that read the same rows, as query, key and value do, are one call: `count` factors, each of its own size. */
 typedef struct {
-    const uint16_t *left, *right, *bias;
+    const uint16_t *left, *right, *bias, *beside;
     uint16_t *out;
     int64_t size;
 } factor;
@@ -151,8 +151,16 @@ static own_room room_of_thread(void *room, int64_t num_rows, int64_t depth)
     return (own_room){first, sums, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
 }
 
-/* One factor's out [num_rows, size] = left [num_rows, depth] * right [size, depth]^T + bias, which may be null; `left` is that of
-   the first. The depth is even. */
+/* sums [num_rows, PANEL_WIDTH] = bias + the `width` columns of beside, rows `stride` apart. */
+static void start_beside(const float *bias, const uint16_t *beside, int64_t stride, int64_t num_rows, int64_t width, float *sums)
+{
+    for (int64_t row = 0; row < num_rows; row++)
+        for (int64_t c = 0; c < PANEL_WIDTH; c++)
+            sums[row * PANEL_WIDTH + c] = bias[c] + (c < width ? widened(beside[row * stride + c]) : 0);
+}
+
+/* One factor's out [num_rows, size] = left [num_rows, depth] * right [size, depth]^T + bias + beside, a row and a matrix that may
+   be null; `left` is that of the first. The depth is even. */
 void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count, const factor *factors, void *room)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), num_chunks = num_parts(depth / 2, DEPTH), all = 0;
@@ -178,11 +186,14 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
                 lay_out_transposed(at->right + column * depth + 2 * pair, depth, width, pairs, own.panel);
                 for (int64_t t = tile; t < last; t++) {
                     float *sums = own.sums + t * TILE * PANEL_WIDTH;
+                    int64_t rows = least(TILE, num_rows - t * TILE), has_start = chunk || at->beside;
+                    if (at->beside && !chunk)
+                        start_beside(own.first, at->beside + t * TILE * at->size + column, at->size, rows, width, sums);
                     if (next_width > 0)
                         fetch_part(at->right + next * depth + 2 * next_pair, depth, next_width,
                                    4 * least(DEPTH, depth / 2 - next_pair), t - tile, last - tile);
-                    multiply_tile(least(TILE, num_rows - t * TILE), (left_pairs){left + t * TILE * depth + 2 * pair, 2 * depth, 4},
-                                  own.panel, pairs, chunk ? sums : own.first, chunk ? PANEL_WIDTH : 0, sums,
+                    multiply_tile(rows, (left_pairs){left + t * TILE * depth + 2 * pair, 2 * depth, 4}, own.panel, pairs,
+                                  has_start ? sums : own.first, has_start ? PANEL_WIDTH : 0, sums,
                                   is_last ? at->out + t * TILE * at->size + column : NULL, at->size, mask, 0);
                 }
             }

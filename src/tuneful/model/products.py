@@ -40,7 +40,7 @@ def multiply_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> Non
     if library is None or not library.has_products():
         return
     for layers in (*_siblings(model), *([module] for module in model.modules())):
-        if all(_is_served(layer) for layer in layers):
+        if all(is_product(layer) and not hasattr(layer, _HOOKED) for layer in layers):
             _Group(layers, library, wanted)
 
 
@@ -54,8 +54,9 @@ def _siblings(model: torch.nn.Module) -> Iterator[list[Any]]:
                 yield layers
 
 
-def _is_served(layer: Any) -> bool:
-    if type(layer) is not torch.nn.Linear or hasattr(layer, _HOOKED):
+def is_product(layer: Any) -> bool:
+    """Whether `layer` is a linear layer that the products were made for."""
+    if type(layer) is not torch.nn.Linear:
         return False
     sizes = (layer.in_features, layer.out_features)
     return min(sizes) >= _MIN_FEATURES and not any(size % 2 for size in sizes)
@@ -161,12 +162,13 @@ def multiply(
             rows.data_ptr(),
             weight.data_ptr(),
             None if bias is None else bias.data_ptr(),
+            None,
             output.data_ptr(),
             weight.shape[0],
         )
         for weight, bias, output in zip(weights, biases, outputs, strict=True)
     ]
-    room = _room(library.product_room(num_threads, num_rows, depth))
+    room = work_room(library.product_room(num_threads, num_rows, depth))
     library.product(num_threads, num_rows, depth, len(factors), _array(factors), room.data_ptr())
     return outputs
 
@@ -180,10 +182,10 @@ def multiply_back(
     num_rows, deepest = first.numel() // first.shape[-1], max(weight.shape[0] for weight in weights)
     output = first.new_empty(*first.shape[:-1], columns)
     factors = [
-        Factor(upstream.data_ptr(), weight.data_ptr(), None, output.data_ptr(), weight.shape[0])
+        Factor(upstream.data_ptr(), weight.data_ptr(), None, None, output.data_ptr(), weight.shape[0])
         for upstream, weight in zip(upstreams, weights, strict=True)
     ]
-    room = _room(library.product_room(num_threads, num_rows, deepest))
+    room = work_room(library.product_room(num_threads, num_rows, deepest))
     library.sum_of_products(num_threads, num_rows, columns, deepest, len(factors), _array(factors), room.data_ptr())
     return output
 
@@ -195,10 +197,10 @@ def multiply_outer(library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], rows
     num_rows = rows.numel() // columns
     outputs = [rows.new_empty(upstream.shape[-1], columns) for upstream in upstreams]
     factors = [
-        Factor(upstream.data_ptr(), rows.data_ptr(), None, output.data_ptr(), output.shape[0])
+        Factor(upstream.data_ptr(), rows.data_ptr(), None, None, output.data_ptr(), output.shape[0])
         for upstream, output in zip(upstreams, outputs, strict=True)
     ]
-    room = _room(library.outer_products_room(num_threads, num_rows, columns))
+    room = work_room(library.outer_products_room(num_threads, num_rows, columns))
     library.outer_products(num_threads, num_rows, columns, len(factors), _array(factors), room.data_ptr())
     return outputs
 
@@ -214,7 +216,7 @@ class _Own(threading.local):
 _own = _Own()
 
 
-def _room(num_bytes: int) -> torch.Tensor:
+def work_room(num_bytes: int) -> torch.Tensor:
     """Memory that the products of this thread work in: the same each time, so that it stays in the cache, unless it is large."""
     if num_bytes > _KEPT_BYTES:
         return torch.empty(num_bytes, dtype=torch.uint8)

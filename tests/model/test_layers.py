@@ -1,0 +1,321 @@
+"""Decoder layers in one node: the values of transformers' own, for the layers and calls that they are made for."""
+
+import copy
+import weakref
+
+import peft
+import pytest
+import torch
+from tests.engine import random_records, run_alone, run_batches, tiny_model
+from transformers import MistralConfig, MistralForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from tuneful.data.trie import build_trie
+from tuneful.model import layers, native
+from tuneful.model.attention import plan_attention, use_trie_attention
+from tuneful.model.freeze import checkpoint_activations
+from tuneful.model.layers import DecoderLayer, StandIn, compute_layers
+from tuneful.train.loss import micro_batch_loss
+
+CPU, BFLOAT16 = torch.device("cpu"), torch.bfloat16
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 256}
+LLAMA = {**SIZES, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "rms_norm_eps": 0.1}
+FAMILIES = {
+    "llama": LLAMA,
+    "llama with biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},
+    "qwen2": {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 0.1},
+}
+RECORDS = random_records(7, longest=30)
+
+
+@pytest.fixture(autouse=True)
+def library(compiled):
+    found = native.kernels(CPU, BFLOAT16)
+    if not found.has_products():
+        pytest.skip("this processor has no dot product of bfloat16, or a matrix unit besides")
+    return found
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """How many layers were computed as one since the test began."""
+    calls = []
+    forward = DecoderLayer.forward
+    monkeypatch.setattr(DecoderLayer, "forward", lambda *arguments: calls.append(1) or forward(*arguments))
+    return lambda: len(calls)
+
+
+def make(family="llama", dtype=BFLOAT16, **changes):
+    return tiny_model(family.split()[0], dtype, **FAMILIES[family], **changes)
+
+
+def in_float64(family, model):
+    exact = make(family, torch.float64)
+    exact.load_state_dict(model.state_dict())
+    return exact
+
+
+def errors(found, exact):
+    return {
+        name: ((found.gradients[name].double() - wanted).norm() / wanted.norm()).item()
+        for name, wanted in exact.gradients.items()
+    }
+
+
+def same(one, other):
+    assert one.loss == other.loss
+    assert one.gradients.keys() == other.gradients.keys()
+    return all(torch.equal(gradient, other.gradients[name]) for name, gradient in one.gradients.items())
+
+
+def by_parts(model, monkeypatch, run):
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "_given", lambda *_: None)
+        return run(model)
+
+
+def run(model):
+    return run_batches(model, [RECORDS], "trie")
+
+
+# -------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_gradients_are_as_near_to_exact_arithmetic_as_those_of_the_parts(family, count, monkeypatch):
+    model = make(family)
+    exact = run_alone(in_float64(family, model), RECORDS)
+    found, parts = run(model), by_parts(model, monkeypatch, run)
+    assert count() == 2
+    assert abs(found.loss - exact.loss) <= 2e-3 * exact.loss
+    own, theirs = errors(found, exact), errors(parts, exact)
+    assert max(own.values()) < 0.03
+    assert sum(own.values()) < 1.2 * sum(theirs.values())  # 0.97 times on average, by luck 0.86 to 1.1
+
+
+def test_mistrals_layer_is_llamas(count, monkeypatch):
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**LLAMA, num_hidden_layers=2, sliding_window=None)).to(BFLOAT16).train()
+    model.set_attn_implementation("sdpa")
+    found, parts = run(model), by_parts(model, monkeypatch, run)
+    assert count() == 2
+    assert max(errors(found, parts).values()) < 0.03
+
+
+@pytest.mark.parametrize("num_threads", [1, 3, 5])
+def test_no_result_depends_on_the_number_of_threads(num_threads):
+    model, before = make("llama with biases"), torch.get_num_threads()
+    wanted = run(model)
+    try:
+        torch.set_num_threads(num_threads)
+        assert same(run(model), wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_record_that_changes_leaves_the_others_as_they_are(count):
+    model = make()
+    use_trie_attention(model)
+
+    def outputs(records):
+        batch = build_trie(records)
+        rows = torch.from_numpy(batch.target_rows).long()
+        model_input = torch.from_numpy(batch.input_ids).long()[None]
+        with torch.no_grad():
+            hidden = model.model(
+                input_ids=model_input,
+                position_ids=torch.from_numpy(batch.positions).long()[None],
+                trie_plan=plan_attention(batch, model),
+                use_cache=False,
+            ).last_hidden_state[0, rows]
+        return [hidden[own] for own in batch.record_targets]
+
+    before, after = outputs(RECORDS), outputs([*RECORDS[:-1], random_records(1, seed=5)[0]])
+    assert count() == 4
+    assert all(torch.equal(one, other) for one, other in zip(before[:-1], after[:-1], strict=True))
+
+
+def test_what_is_kept_is_only_read():
+    """A backward that is run twice finds all as it was."""
+    model = make()
+    use_trie_attention(model)
+    batch = build_trie(RECORDS)
+    hidden = model.model(
+        input_ids=torch.from_numpy(batch.input_ids).long()[None],
+        position_ids=torch.from_numpy(batch.positions).long()[None],
+        trie_plan=plan_attention(batch, model),
+        use_cache=False,
+    ).last_hidden_state
+    parameters, total = list(model.model.parameters()), hidden.square().sum()
+    first = torch.autograd.grad(total, parameters, retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(total, parameters)))
+
+
+def test_nothing_is_written_past_the_end(monkeypatch):
+    model, wanted, rooms = make("llama with biases"), None, []
+    wanted = run(model)
+
+    def with_surroundings(num_bytes):
+        rooms.append(torch.full((num_bytes + 512,), 7, dtype=torch.uint8))
+        return rooms[-1][256:-256]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "work_room", with_surroundings)
+        patch.setattr(layers, "_kept_room", with_surroundings)
+        assert same(run(model), wanted)
+    assert len(rooms) == 2 * 3  # for each layer what is kept, and a room each way
+    assert all((room[:256] == 7).all() and (room[-256:] == 7).all() for room in rooms)
+
+
+def test_computed_again_for_want_of_memory_the_bits_are_the_same(count, monkeypatch):
+    model, rooms = make(), []
+    wanted = run(model)
+    make_room = layers._kept_room
+    monkeypatch.setattr(layers, "_kept_room", lambda size: rooms.append(weakref.ref(room := make_room(size))) or room)
+    checkpoint_activations(model)
+    total = micro_batch_loss(model, RECORDS, "trie").total
+    assert len(rooms) == 2
+    assert not any(room() is not None for room in rooms)  # nothing is kept until the backward
+    total.backward()
+    assert len(rooms) == 4
+    assert count() == 4
+    assert all(torch.equal(parameter.grad, wanted.gradients[name]) for name, parameter in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "frozen", [["norm"], ["k_proj.weight"], ["q_proj", "v_proj.bias", "down_proj"], ["_proj"], ["layers.0", "embed"]]
+)
+def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same_one(frozen):
+    model = make("llama with biases")
+    wanted = run(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in frozen))
+    found = run(model)
+    assert 0 < len(found.gradients) < len(wanted.gradients)
+    assert all(torch.equal(gradient, wanted.gradients[name]) for name, gradient in found.gradients.items())
+
+
+# --------------------------------------------------------------------------------------------------------- who is served
+
+
+@pytest.mark.parametrize(
+    ("where", "register"),
+    [
+        ("", "register_forward_hook"),
+        ("", "register_full_backward_hook"),
+        ("self_attn", "register_forward_hook"),
+        ("mlp.act_fn", "register_forward_pre_hook"),
+        ("mlp.down_proj", "register_forward_hook"),
+    ],
+)
+@pytest.mark.parametrize("early", [True, False])
+def test_whoever_listens_inside_hears_the_parts(where, register, early, count):
+    model, heard = make(), []
+    if not early:
+        use_trie_attention(model)
+    listened = model.model.layers[0].get_submodule(where)
+    getattr(listened, register)(lambda module, first, *others: heard.append(first))
+    found = run(model)
+    assert count() == 1  # the other layer
+    assert len(heard) == 1
+    assert not any(isinstance(tensor, StandIn) for tensor in heard[0])
+    assert max(errors(found, run(make())).values()) < 0.03
+
+
+def test_a_layer_of_another_class_is_computed_by_its_parts(count):
+    class OwnLayer(LlamaDecoderLayer):
+        def forward(self, hidden_states, **options):
+            return super().forward(hidden_states, **options) * 2
+
+    for family, sizes in (("qwen3", LLAMA), ("gemma", {**LLAMA, "head_dim": 32})):
+        run(tiny_model(family, BFLOAT16, **sizes))
+    model = make()
+    for layer in model.model.layers:
+        layer.__class__ = OwnLayer
+    run(model)
+    assert count() == 0
+
+
+def test_a_projection_with_an_adapter_is_computed_by_its_parts(count):
+    model = make()
+    use_trie_attention(model)
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["v_proj"], layers_to_transform=[1]), model)
+    run(model)
+    assert count() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.self_attn.register_parameter("sinks", torch.nn.Parameter(torch.zeros(4))),
+        lambda layer: setattr(layer.mlp, "act_fn", torch.nn.GELU()),
+        lambda layer: setattr(layer.mlp, "up_proj", torch.nn.Linear(64, 96, dtype=BFLOAT16, device="meta")),
+        lambda layer: setattr(layer, "input_layernorm", torch.nn.LayerNorm(64, dtype=BFLOAT16)),
+        lambda layer: layer.float(),
+    ],
+    ids=["a parameter more", "another activation", "another device", "another norm", "another precision"],
+)
+def test_a_layer_that_is_made_otherwise_is_computed_by_its_parts(change, count):
+    model = make()
+    change(model.model.layers[0])
+    compute_layers(model, lambda: True)
+    hidden = torch.randn(1, 5, 64).to(BFLOAT16)
+    served = []
+    for layer in model.model.layers:
+        hooks = [hook for hook in layer._forward_pre_hooks.values() if hook.__module__ == layers.__name__]
+        served.append(bool(hooks) and hooks[0](layer, (hidden,), _options(model)) is not None)
+    assert served == [False, True]
+    assert count() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"attention_mask": torch.zeros(1, 1, 5, 5)},
+        {"past_key_values": object()},
+        {"trie_plan": None},
+        {"position_embeddings": None},
+        {"position_embeddings": (torch.ones(1, 4, 16, dtype=BFLOAT16),) * 2},
+        {"position_embeddings": (torch.ones(1, 5, 8, dtype=BFLOAT16),) * 2},
+        {"position_embeddings": (torch.ones(1, 5, 16, dtype=BFLOAT16, requires_grad=True),) * 2},
+        {"hidden": torch.ones(1, 5, 64)},
+        {"hidden": torch.ones(2, 5, 64, dtype=BFLOAT16)},
+    ],
+    ids=str,
+)
+def test_a_call_with_anything_else_is_computed_by_the_parts(change, count):
+    model = make()
+    compute_layers(model, lambda: True)
+    compute_layers(model, lambda: True)
+    options = {"hidden": torch.ones(1, 5, 64, dtype=BFLOAT16), **_options(model), **change}
+    layer, hidden = model.model.layers[0], options.pop("hidden")
+    (hook,) = layer._forward_pre_hooks.values()
+    assert (hook(layer, (hidden,), options) is None) == bool(change)
+    assert count() == (not change)
+
+
+def test_dropout_is_not_overlooked():
+    model = make(attention_dropout=0.5)
+    with pytest.raises(AssertionError, match="dropout"):
+        run(model)
+    model.eval()
+    assert run(model).loss == run(make()).loss
+
+
+def test_a_copy_of_a_model_computes_with_its_own_weights():
+    model = make()
+    wanted = run(model)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert max(errors(run(copied), wanted).values()) < 0.03
+
+
+def _options(model):
+    """What the model gives a layer for five nodes."""
+    batches = (build_trie(random_records(1, longest=8, preamble=0, seed=seed)) for seed in range(100))
+    plan = plan_attention(next(batch for batch in batches if batch.num_nodes == 5), model)
+    angles = torch.randn(1, 5, 16).to(BFLOAT16)
+    return {"trie_plan": plan, "position_embeddings": (angles, angles)}
