@@ -2,6 +2,8 @@
    later, Cooper Lake). A training step multiplies a few hundred rows by weights that change with every step, so each has
    to be laid out anew: that is done panel by panel, in the cache, while the next panel is on its way.
 
+   Cores are not alike, nor left alone: two threads share a stretch of the work and take from its two ends until they meet.
+
    A tile of TILE x PANEL_WIDTH sums stays in registers. Of the left matrix two neighbours along the depth are read at once
    and given to all lanes; the right one lies in panels [depth / 2][PANEL_WIDTH] of such pairs. Depth is walked in order,
    DEPTH pairs at a time, so a row's result depends neither on the other rows nor on the number of threads. */
@@ -131,12 +133,54 @@ typedef struct {
 
 int64_t has_products(void) { return 1; }
 
+/* The tiles of a product, laid out panel by panel, as one of two threads sees its share of them: `taken` counts, in its lower half
+   those taken from the beginning on, in its upper half those from the end. */
+typedef struct {
+    int64_t first, size, is_alone, from_end;
+    uint64_t *taken;
+} share;
+
+#define PAIR_BYTES 64 /* of the counters, one for two threads, each in a line of its own */
+#define SMALLEST 8    /* tiles that are worth a panel of their own */
+
+static share share_of_thread(uint64_t *counters, int64_t num_tiles)
+{
+    int64_t me = omp_get_thread_num(), num = omp_get_num_threads(), pair = me / 2;
+    int64_t first = num_tiles * 2 * pair / num, last = num_tiles * least(num, 2 * pair + 2) / num;
+    return (share){first, last - first, 2 * pair + 1 == num, me % 2, counters + pair * (PAIR_BYTES / 8)};
+}
+
+/* Take tiles of one panel, `panel` in all: what is there of it, or near the end a part. How many, from `start` on. */
+static int64_t take_tiles(const share *own, int64_t panel, int64_t *start)
+{
+    uint64_t now = __atomic_load_n(own->taken, __ATOMIC_RELAXED), then;
+    int64_t count;
+    do {
+        int64_t before = now & 0xffffffff, behind = now >> 32, rest = own->size - before - behind;
+        if (rest == 0) return 0;
+        *start = own->first + (own->from_end ? own->size - behind : before);
+        count = own->from_end ? (*start - 1) % panel + 1 : panel - *start % panel;
+        if (!own->is_alone && rest < 2 * panel) count = least(count, rest / 4 > SMALLEST ? rest / 4 : SMALLEST);
+        count = least(count, rest);
+        then = now + (own->from_end ? (uint64_t)count << 32 : (uint64_t)count);
+    } while (!__atomic_compare_exchange_n(own->taken, &now, then, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    if (own->from_end) *start -= count;
+    return count;
+}
+
 static int64_t num_parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
+
+static int64_t counter_bytes(int64_t num_threads) { return num_parts(num_threads, 2) * PAIR_BYTES; }
+
+static int64_t own_bytes(int64_t num_rows, int64_t depth)
+{
+    return (least(depth / 2, DEPTH) + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
+}
 
 /* Bytes of `room` that `product` and `sum_of_products` want, the latter for its deepest factor. */
 int64_t product_room(int64_t num_threads, int64_t num_rows, int64_t depth)
 {
-    return num_threads * (least(depth / 2, DEPTH) + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
+    return counter_bytes(num_threads) + num_threads * own_bytes(num_rows, depth);
 }
 
 typedef struct {
@@ -144,9 +188,9 @@ typedef struct {
     uint32_t *panel;
 } own_room;
 
-static own_room room_of_thread(void *room, int64_t num_rows, int64_t depth)
+static own_room room_of_thread(char *room, int64_t num_rows, int64_t depth)
 {
-    float *first = (float *)((char *)room + omp_get_thread_num() * product_room(1, num_rows, depth));
+    float *first = (float *)(room + omp_get_thread_num() * own_bytes(num_rows, depth));
     float *sums = first + PANEL_WIDTH;
     return (own_room){first, sums, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
 }
@@ -165,25 +209,29 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
 {
     int64_t num_tiles = num_parts(num_rows, TILE), num_chunks = num_parts(depth / 2, DEPTH), all = 0;
     const uint16_t *left = factors[0].left;
+    uint64_t *counters = memset(room, 0, counter_bytes(num_threads));
     for (int64_t f = 0; f < count; f++) all += num_parts(factors[f].size, PANEL_WIDTH) * num_tiles;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        own_room own = room_of_thread(room, num_rows, depth);
-        int64_t me = omp_get_thread_num(), num = omp_get_num_threads(), before = 0;
-        const factor *at = factors;
-        for (int64_t done = all * me / num, to = all * (me + 1) / num; done < to;) {
-            while (done - before >= num_parts(at->size, PANEL_WIDTH) * num_tiles)
-                before += num_parts(at++->size, PANEL_WIDTH) * num_tiles;
-            int64_t column = (done - before) / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, at->size - column);
-            int64_t tile = (done - before) % num_tiles, last = least(num_tiles, tile + to - done);
+        own_room own = room_of_thread((char *)room + counter_bytes(num_threads), num_rows, depth);
+        share mine = share_of_thread(counters, all);
+        int64_t start, taken, laid_out = -1;
+        while ((taken = take_tiles(&mine, num_tiles, &start))) {
+            const factor *at = factors;
+            int64_t panel = start / num_tiles, number = panel, tile = start % num_tiles, last = tile + taken;
+            for (; number >= num_parts(at->size, PANEL_WIDTH); at++) number -= num_parts(at->size, PANEL_WIDTH);
+            int64_t column = number * PANEL_WIDTH, width = least(PANEL_WIDTH, at->size - column);
+            int64_t beyond = mine.from_end ? column - PANEL_WIDTH : column + PANEL_WIDTH;
             uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
             for (int64_t c = 0; c < PANEL_WIDTH; c++)
                 own.first[c] = at->bias && c < width ? widened(at->bias[column + c]) : 0;
             for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
                 int64_t pair = chunk * DEPTH, pairs = least(DEPTH, depth / 2 - pair), is_last = chunk + 1 == num_chunks;
-                int64_t next = is_last ? column + PANEL_WIDTH : column, next_pair = is_last ? 0 : pair + DEPTH;
-                int64_t next_width = least(PANEL_WIDTH, at->size - next);
-                lay_out_transposed(at->right + column * depth + 2 * pair, depth, width, pairs, own.panel);
+                int64_t next = is_last ? beyond : column, next_pair = is_last ? 0 : pair + DEPTH;
+                int64_t next_width = next < 0 ? 0 : least(PANEL_WIDTH, at->size - next);
+                if (laid_out != panel || num_chunks > 1)
+                    lay_out_transposed(at->right + column * depth + 2 * pair, depth, width, pairs, own.panel);
+                laid_out = panel;
                 for (int64_t t = tile; t < last; t++) {
                     float *sums = own.sums + t * TILE * PANEL_WIDTH;
                     int64_t rows = least(TILE, num_rows - t * TILE), has_start = chunk || at->beside;
@@ -197,7 +245,6 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
                                   is_last ? at->out + t * TILE * at->size + column : NULL, at->size, mask, 0);
                 }
             }
-            done += last - tile;
         }
     }
 }
@@ -208,14 +255,16 @@ void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns,
                      const factor *factors, void *room)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), all = num_parts(num_columns, PANEL_WIDTH) * num_tiles;
+    uint64_t *counters = memset(room, 0, counter_bytes(num_threads));
     uint16_t *out = factors[0].out;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        own_room own = room_of_thread(room, num_rows, depth);
-        int64_t me = omp_get_thread_num(), num = omp_get_num_threads();
-        for (int64_t done = all * me / num, to = all * (me + 1) / num; done < to;) {
-            int64_t column = done / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, num_columns - column);
-            int64_t tile = done % num_tiles, last = least(num_tiles, tile + to - done);
+        own_room own = room_of_thread((char *)room + counter_bytes(num_threads), num_rows, depth);
+        share mine = share_of_thread(counters, all);
+        int64_t start, taken;
+        while ((taken = take_tiles(&mine, num_tiles, &start))) {
+            int64_t column = start / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, num_columns - column);
+            int64_t tile = start % num_tiles, last = tile + taken;
             uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
             for (int64_t f = 0, pair = 0; f < count;) {
                 const factor *at = factors + f, *next = at;
@@ -223,8 +272,8 @@ void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns,
                 int is_first = f == 0 && pair == 0;
                 if (next_pair == at->size / 2) next_pair = 0, f++, next = factors + f;
                 int is_last = f == count;
-                if (is_last) next = factors, next_column += PANEL_WIDTH;
-                int64_t next_width = least(PANEL_WIDTH, num_columns - next_column);
+                if (is_last) next = factors, next_column += mine.from_end ? -PANEL_WIDTH : PANEL_WIDTH;
+                int64_t next_width = next_column < 0 ? 0 : least(PANEL_WIDTH, num_columns - next_column);
                 lay_out(at->right + 2 * pair * num_columns + column, num_columns, 2 * pairs, width, PANEL_WIDTH, own.panel);
                 for (int64_t t = tile; t < last; t++) {
                     float *sums = own.sums + t * TILE * PANEL_WIDTH;
@@ -238,7 +287,6 @@ void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns,
                 }
                 pair = next_pair;
             }
-            done += last - tile;
         }
     }
 }
@@ -248,7 +296,7 @@ int64_t outer_products_room(int64_t num_threads, int64_t num_rows, int64_t num_c
 {
     int64_t pairs = num_parts(num_rows, 2), num_panels = num_parts(num_columns, PANEL_WIDTH);
     int64_t sums = pairs > DEPTH ? GROUP * num_panels * PANEL_WIDTH : 0;
-    return (num_panels * pairs * PANEL_WIDTH + num_threads * (least(pairs, DEPTH) * GROUP + sums)) * 4;
+    return counter_bytes(num_threads) + (num_panels * pairs * PANEL_WIDTH + num_threads * (least(pairs, DEPTH) * GROUP + sums)) * 4;
 }
 
 /* Of each factor out [size, num_columns] = left [num_rows, size]^T * right [num_rows, num_columns], `right` being that of the first:
@@ -259,24 +307,26 @@ void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, 
     int64_t num_chunks = num_parts(pairs, DEPTH), tiles = GROUP / TILE, a_group = num_panels * tiles, all = 0;
     int64_t own_sums = num_chunks > 1 ? GROUP * num_panels * PANEL_WIDTH : 0;
     const uint16_t *right = factors[0].right;
-    uint32_t *panels = room;
+    uint64_t *counters = memset(room, 0, counter_bytes(num_threads));
+    uint32_t *panels = (uint32_t *)((char *)room + counter_bytes(num_threads));
     for (int64_t f = 0; f < count; f++) all += num_parts(factors[f].size, GROUP) * a_group;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        int64_t me = omp_get_thread_num(), num = omp_get_num_threads(), before = 0;
+        int64_t me = omp_get_thread_num(), start, taken;
         float *sums = (float *)(panels + num_panels * pairs * PANEL_WIDTH) + me * (least(pairs, DEPTH) * GROUP + own_sums);
         uint32_t *group = (uint32_t *)(sums + own_sums);
-        const factor *at = factors;
-        #pragma omp for schedule(static)
+        share mine = share_of_thread(counters, all);
+        #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < num_panels * num_chunks; i++) {
             int64_t column = i / num_chunks * PANEL_WIDTH, pair = i % num_chunks * DEPTH;
             lay_out(right + 2 * pair * num_columns + column, num_columns, least(2 * DEPTH, num_rows - 2 * pair),
                     num_columns - column, PANEL_WIDTH, panels + column * pairs + pair * PANEL_WIDTH);
         }
-        for (int64_t done = all * me / num, to = all * (me + 1) / num; done < to;) {
-            while (done - before >= num_parts(at->size, GROUP) * a_group) before += num_parts(at++->size, GROUP) * a_group;
-            int64_t row = (done - before) / a_group * GROUP, height = least(GROUP, at->size - row);
-            int64_t tile = (done - before) % a_group, last = least(a_group, tile + to - done);
+        while ((taken = take_tiles(&mine, a_group, &start))) {
+            const factor *at = factors;
+            int64_t number = start / a_group, tile = start % a_group, last = tile + taken;
+            for (; number >= num_parts(at->size, GROUP); at++) number -= num_parts(at->size, GROUP);
+            int64_t row = number * GROUP, height = least(GROUP, at->size - row);
             int whole_lines = num_columns % 32 == 0 && (uintptr_t)at->out % 64 == 0;
             for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
                 int64_t pair = chunk * DEPTH, deep = least(DEPTH, pairs - pair), is_last = chunk + 1 == num_chunks;
@@ -295,7 +345,6 @@ void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, 
                                       whole_lines && width == PANEL_WIDTH);
                 }
             }
-            done += last - tile;
         }
         _mm_sfence();
     }
