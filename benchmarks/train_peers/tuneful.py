@@ -75,7 +75,7 @@ def _ablated_loss(
     inputs: dict[str, Any] = {"logits_to_keep": rows} if target_rows else {}
     if block_attention:
         use_trie_attention(model)
-        inputs["trie_plan"] = plan_attention(batch, model)
+        inputs["trie_plan"] = plan_attention(batch, model, only_targets=target_rows)
     else:
         model.set_attn_implementation("sdpa")
         inputs["attention_mask"] = torch.from_numpy(visible(batch))[None, None]

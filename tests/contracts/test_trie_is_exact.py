@@ -224,8 +224,9 @@ def plant(monkeypatch, corrupt, *, in_batch: bool, in_plan: bool) -> None:
         good[:] = [build_trie(examples, share=share)]
         return corrupt(good[0]) if in_batch else good[0]
 
-    def plan(batch, model):
-        return plan_attention(corrupt(good[0]) if in_plan else good[0], model)
+    def plan(batch, model, *, only_targets):
+        planned = corrupt(good[0]) if in_plan else good[0]
+        return plan_attention(planned, model, only_targets=only_targets)
 
     monkeypatch.setattr(loss, "build_trie", build)
     monkeypatch.setattr(loss, "plan_attention", plan)

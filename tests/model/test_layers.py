@@ -8,13 +8,14 @@ import pytest
 import torch
 from tests.engine import random_records, run_alone, run_batches, tiny_model
 from transformers import MistralConfig, MistralForCausalLM
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
 from tuneful.data.trie import build_trie
 from tuneful.model import layers, native
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.model.freeze import checkpoint_activations
 from tuneful.model.layers import DecoderLayer, StandIn, compute_layers
+from tuneful.train import loss
 from tuneful.train.loss import micro_batch_loss
 
 CPU, BFLOAT16 = torch.device("cpu"), torch.bfloat16
@@ -23,6 +24,7 @@ LLAMA = {**SIZES, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim"
 FAMILIES = {
     "llama": LLAMA,
     "llama with biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},
+    "llama, deep": {**LLAMA, "intermediate_size": 4100, "num_hidden_layers": 1},
     "qwen2": {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 0.1},
 }
 RECORDS = random_records(7, longest=30)
@@ -46,7 +48,7 @@ def count(monkeypatch):
 
 
 def make(family="llama", dtype=BFLOAT16, **changes):
-    return tiny_model(family.split()[0], dtype, **FAMILIES[family], **changes)
+    return tiny_model(family.replace(",", "").split()[0], dtype, **FAMILIES[family], **changes)
 
 
 def in_float64(family, model):
@@ -86,7 +88,7 @@ def test_loss_and_gradients_are_as_near_to_exact_arithmetic_as_those_of_the_part
     model = make(family)
     exact = run_alone(in_float64(family, model), RECORDS)
     found, parts = run(model), by_parts(model, monkeypatch, run)
-    assert count() == 2
+    assert count() == model.config.num_hidden_layers
     assert abs(found.loss - exact.loss) <= 2e-3 * exact.loss
     own, theirs = errors(found, exact), errors(parts, exact)
     assert max(own.values()) < 0.03
@@ -104,13 +106,45 @@ def test_mistrals_layer_is_llamas(count, monkeypatch):
 
 @pytest.mark.parametrize("num_threads", [1, 3, 5])
 def test_no_result_depends_on_the_number_of_threads(num_threads):
-    model, before = make("llama with biases"), torch.get_num_threads()
+    model, before = make("llama, deep"), torch.get_num_threads()
     wanted = run(model)
     try:
         torch.set_num_threads(num_threads)
-        assert same(run(model), wanted)
+        assert all(same(run(model), wanted) for _ in range(5))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", ["llama with biases", "qwen2"])
+def test_of_the_last_layer_only_targets_are_computed_and_nothing_else_changes(family, count, monkeypatch):
+    model = make(family)
+    few = run(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(loss, "plan_attention", lambda batch, model, only_targets: plan_attention(batch, model))
+        all_of_them = run(model)
+    assert count() == 4
+    assert few.loss == all_of_them.loss
+    assert max(errors(few, all_of_them).values()) < 3e-3  # sums over rows, in another order
+
+
+def test_what_nobody_reads_is_zero():
+    model, batch, seen = make(), build_trie(RECORDS), []
+    use_trie_attention(model)
+    model.model.norm.register_forward_pre_hook(lambda norm, arguments: seen.append(arguments[0]), prepend=True)
+    for only_targets in (False, True):
+        model.model(
+            input_ids=torch.from_numpy(batch.input_ids).long()[None],
+            position_ids=torch.from_numpy(batch.positions).long()[None],
+            trie_plan=plan_attention(batch, model, only_targets=only_targets),
+            use_cache=False,
+        )
+    (whole,), (few,) = seen
+    read = torch.zeros(batch.num_nodes, dtype=torch.bool)
+    read[torch.from_numpy(batch.target_rows).long()] = True
+    assert 0 < read.sum() < batch.num_nodes
+    assert torch.equal(few[read], whole[read])
+    assert not few[~read].any()
+    assert whole[~read].any()
 
 
 def test_a_record_that_changes_leaves_the_others_as_they_are(count):
@@ -206,6 +240,7 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same_one(frozen):
         ("self_attn", "register_forward_hook"),
         ("mlp.act_fn", "register_forward_pre_hook"),
         ("mlp.down_proj", "register_forward_hook"),
+        ("", "register_full_backward_pre_hook"),
     ],
 )
 @pytest.mark.parametrize("early", [True, False])
@@ -234,6 +269,49 @@ def test_a_layer_of_another_class_is_computed_by_its_parts(count):
         layer.__class__ = OwnLayer
     run(model)
     assert count() == 0
+
+
+@pytest.mark.parametrize("part", ["self_attn", "mlp", "self_attn.v_proj", "input_layernorm"])
+@pytest.mark.parametrize("early", [True, False])
+def test_a_forward_put_in_place_is_called(part, early, count):
+    model, called = make(), []
+    if not early:
+        use_trie_attention(model)
+    module = model.model.layers[1].get_submodule(part)
+    forward = module.forward
+    module.forward = lambda *arguments, **options: called.append(1) or forward(*arguments, **options)
+    run(model)
+    assert (len(called), count()) == (1, 1)
+
+
+def test_an_attention_or_mlp_of_another_class_is_used(count):
+    class OwnAttention(LlamaAttention):
+        pass
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, mlp):
+            super().__init__()
+            self.mlp = mlp
+
+        def forward(self, rows):
+            return 2 * self.mlp(rows)
+
+    model = make(num_hidden_layers=3)
+    model.model.layers[0].self_attn.__class__ = OwnAttention
+    model.model.layers[1].mlp = Doubled(model.model.layers[1].mlp)
+    run(model)
+    assert count() == 1
+
+
+def test_a_plan_or_rows_that_do_not_fit_are_refused():
+    model = make()
+    use_trie_attention(model)
+    options, hidden = _options(model), torch.ones(1, 6, 64, dtype=BFLOAT16)
+    angles = (torch.ones(1, 6, 16, dtype=BFLOAT16),) * 2
+    with pytest.raises(AssertionError):
+        model.model.layers[0](hidden, **{**options, "position_embeddings": angles})
+    with pytest.raises(RuntimeError):
+        model.model.layers[0](torch.ones(1, 5, 66, dtype=BFLOAT16), **options)
 
 
 def test_a_projection_with_an_adapter_is_computed_by_its_parts(count):
@@ -274,6 +352,7 @@ def test_a_layer_that_is_made_otherwise_is_computed_by_its_parts(change, count):
         {},
         {"attention_mask": torch.zeros(1, 1, 5, 5)},
         {"past_key_values": object()},
+        {"softcap": 30.0},
         {"trie_plan": None},
         {"position_embeddings": None},
         {"position_embeddings": (torch.ones(1, 4, 16, dtype=BFLOAT16),) * 2},

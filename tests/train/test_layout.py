@@ -173,11 +173,12 @@ def test_the_layout_that_is_asked_for_is_taken(wanted):
     assert (layout.name, layout.max_tokens, layout.reason) == (wanted, 77, None)
 
 
-def full_causal(batch, model):
+def full_causal(batch, model, *, only_targets):
     """A plan that knows no branches: every node sees every node before it."""
     positions = np.arange(batch.num_nodes, dtype=np.int32)
     ends = np.full(batch.num_nodes, batch.num_nodes, dtype=np.int32)
-    return plan_attention(replace(batch, positions=positions, subtree_end=ends), model)
+    ordinary = replace(batch, positions=positions, subtree_end=ends)
+    return plan_attention(ordinary, model, only_targets=only_targets)
 
 
 def test_a_wrong_plan_is_found_out_before_anything_is_trained(monkeypatch):

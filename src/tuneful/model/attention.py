@@ -14,6 +14,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -35,9 +36,13 @@ NAME = "tuneful_trie"
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionPlan:
     """Who sees whom in one batch, laid out for whoever computes it: one of blocks for the compiled kernels, block groups for
-    torch, a FlexAttention mask on CUDA."""
+    torch, a FlexAttention mask on CUDA.
+
+    read_rows   int64 [M], rising: the only nodes whose output of the last layer is read; None for all
+    """
 
     num_nodes: int
+    read_rows: torch.Tensor | None = None
     groups: tuple[BlockGroup, ...] = ()
     blocks: NativeBlocks | None = None
     block_mask: Any = None
@@ -74,8 +79,12 @@ def why_no_trie(model: PreTrainedModel) -> str | None:
     return None
 
 
-def plan_attention(batch: TrieBatch, model: PreTrainedModel) -> AttentionPlan:
-    """The plan of one batch for one model, on the model's device."""
+def plan_attention(batch: TrieBatch, model: PreTrainedModel, *, only_targets: bool = False) -> AttentionPlan:
+    """The plan of one batch for one model, on the model's device.
+
+    `only_targets` says that of the last layer nothing but the nodes that predict a target is read: what it gives for others
+    need not be computed.
+    """
     if model.device.type == "cuda":
         return AttentionPlan(batch.num_nodes, block_mask=_flex_mask(batch, model.device))
     config = model.config.get_text_config()
@@ -83,7 +92,8 @@ def plan_attention(batch: TrieBatch, model: PreTrainedModel) -> AttentionPlan:
     num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
     if (library := kernels(model.device, model.dtype)) is not None:
         blocks = cut_blocks(batch, attention_native.MAX_QUERIES)
-        return AttentionPlan(batch.num_nodes, blocks=lay_out_lanes(blocks, num_key_heads, library))
+        read = torch.from_numpy(np.unique(batch.target_rows)).to(torch.int64) if only_targets else None
+        return AttentionPlan(batch.num_nodes, read, blocks=lay_out_lanes(blocks, num_key_heads, library))
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES)
     groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
     return AttentionPlan(batch.num_nodes, groups=groups)

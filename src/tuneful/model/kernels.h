@@ -504,6 +504,7 @@ static void NAME(gate)(int64_t num_threads, int64_t kind, int64_t size, const vo
     }
 }
 
+/* `to_gate` and `to_up` may be written over what is read. */
 static void NAME(gate_backward)(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up,
                                 const void *to_output, void *to_gate, void *to_up)
 {

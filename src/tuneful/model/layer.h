@@ -2,7 +2,8 @@
 
      middle = hidden + attention(norm(hidden)),    output = middle + down(silu(gate(thought)) * up(thought)), thought = norm(middle)
 
-   (Vaswani et al. 2017; Touvron et al. 2023). Residual sums are taken before a result is rounded. */
+   (Vaswani et al. 2017; Touvron et al. 2023). Residual sums are taken before a result is rounded. Of the last layer few rows are
+   read: only those go beyond attention, the others of its output are 0. */
 
 enum { QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN, NUM_PRODUCTS };
 
@@ -13,6 +14,8 @@ typedef struct {
     double epsilon[2], shift[2];
     const uint16_t *hidden, *cosines, *sines;                            /* [N, width]; [N, size of a head] */
     const uint16_t *norms[2], *weights[NUM_PRODUCTS], *biases[NUM_PRODUCTS]; /* a bias may be null */
+    const int64_t *read; /* [num_read] rows of the output that somebody reads, rising; null for all N */
+    int64_t num_read;
     char *kept, *room;
 } layer;
 
@@ -23,8 +26,9 @@ typedef struct {
 
 /* What the forward keeps for the backward. */
 typedef struct {
-    uint16_t *seen, *query, *key, *value, *attended, *middle, *thought, *gate, *up, *opened;
+    uint16_t *seen, *query, *key, *value, *all_attended; /* N rows */
     float *normalizers;
+    uint16_t *attended, *residual, *middle, *thought, *gate, *up, *opened; /* as many as are read */
 } kept_values;
 
 static int64_t most(int64_t one, int64_t other) { return one > other ? one : other; }
@@ -39,44 +43,66 @@ static void *take(char **at, int64_t count, int64_t bytes)
 
 static kept_values lay_out_kept(const layer *l, char **at)
 {
-    int64_t N = l->plan->num_nodes, all_heads = l->plan->num_heads * l->plan->size, key_heads = l->plan->num_key_heads * l->plan->size;
+    int64_t N = l->plan->num_nodes, M = l->read ? l->num_read : N;
+    int64_t all_heads = l->plan->num_heads * l->plan->size, key_heads = l->plan->num_key_heads * l->plan->size;
     kept_values kept;
     kept.seen = take(at, N * l->width, 2);
     kept.query = take(at, N * all_heads, 2);
     kept.key = take(at, N * key_heads, 2);
     kept.value = take(at, N * key_heads, 2);
-    kept.attended = take(at, N * all_heads, 2);
+    kept.all_attended = take(at, N * all_heads, 2);
     kept.normalizers = take(at, N * l->plan->num_heads, 4);
-    kept.middle = take(at, N * l->width, 2);
-    kept.thought = take(at, N * l->width, 2);
-    kept.gate = take(at, N * l->inner, 2);
-    kept.up = take(at, N * l->inner, 2);
-    kept.opened = take(at, N * l->inner, 2);
+    kept.attended = l->read ? take(at, M * all_heads, 2) : kept.all_attended;
+    kept.residual = l->read ? take(at, M * l->width, 2) : (uint16_t *)l->hidden;
+    kept.middle = take(at, M * l->width, 2);
+    kept.thought = take(at, M * l->width, 2);
+    kept.gate = take(at, M * l->inner, 2);
+    kept.up = take(at, M * l->inner, 2);
+    kept.opened = take(at, M * l->inner, 2);
     return kept;
 }
 
 /* What only the backward needs, for as long as it runs. */
 typedef struct {
-    uint16_t *to_gate, *to_up, *to_thought, *to_middle, *to_attended, *to_query, *to_key, *to_value;
+    uint16_t *to_output, *to_gate, *to_up, *to_thought, *to_middle, *to_attended; /* as many rows as are read */
+    uint16_t *all_to_middle, *all_to_attended, *to_query, *to_key, *to_value, *to_seen; /* N rows */
     float *sums;
     char *room;
 } passing_values;
 
 static passing_values lay_out_passing(const layer *l, char **at)
 {
-    int64_t N = l->plan->num_nodes, all_heads = l->plan->num_heads * l->plan->size, key_heads = l->plan->num_key_heads * l->plan->size;
+    int64_t N = l->plan->num_nodes, M = l->read ? l->num_read : N;
+    int64_t all_heads = l->plan->num_heads * l->plan->size, key_heads = l->plan->num_key_heads * l->plan->size;
     passing_values passing;
-    passing.to_gate = take(at, N * l->inner, 2);
-    passing.to_up = take(at, N * l->inner, 2);
-    passing.to_thought = take(at, N * l->width, 2);
-    passing.to_middle = take(at, N * l->width, 2);
-    passing.to_attended = take(at, N * all_heads, 2);
+    passing.to_output = take(at, l->read ? M * l->width : 0, 2);
+    passing.to_gate = take(at, M * l->inner, 2);
+    passing.to_up = take(at, M * l->inner, 2);
+    passing.to_thought = take(at, M * l->width, 2);
+    passing.to_middle = take(at, M * l->width, 2);
+    passing.to_attended = take(at, M * all_heads, 2);
+    passing.all_to_middle = l->read ? take(at, N * l->width, 2) : passing.to_middle;
+    passing.all_to_attended = l->read ? take(at, N * all_heads, 2) : passing.to_attended;
     passing.to_query = take(at, N * all_heads, 2);
     passing.to_key = take(at, N * key_heads, 2);
     passing.to_value = take(at, N * key_heads, 2);
+    passing.to_seen = take(at, N * l->width, 2);
     passing.sums = take(at, most(l->plan->num_lanes * N * 2 * key_heads, NORM_LANES * l->width), 4);
     passing.room = *at;
     return passing;
+}
+
+/* picked [num_read, width] = the rows that are read of `rows`. */
+static void pick(const layer *l, int64_t width, const uint16_t *rows, uint16_t *picked)
+{
+    for (int64_t i = 0; i < l->num_read; i++) memcpy(picked + i * width, rows + l->read[i] * width, width * sizeof *rows);
+}
+
+/* rows [N, width] = `picked` where it came from, 0 elsewhere. */
+static void put_back(const layer *l, int64_t width, const uint16_t *picked, uint16_t *rows)
+{
+    memset(rows, 0, l->plan->num_nodes * width * sizeof *rows);
+    for (int64_t i = 0; i < l->num_read; i++) memcpy(rows + l->read[i] * width, picked + i * width, width * sizeof *rows);
 }
 
 /* Bytes of `kept`. */
@@ -105,7 +131,8 @@ static heads heads_in(void *rows, int64_t num_heads, int64_t size) { return (hea
 void layer_forward(const layer *l, uint16_t *output)
 {
     const attention *plan = l->plan;
-    int64_t N = plan->num_nodes, threads = plan->num_threads, size = plan->size, H = plan->num_heads, K = plan->num_key_heads;
+    int64_t N = plan->num_nodes, M = l->read ? l->num_read : N, threads = plan->num_threads;
+    int64_t size = plan->size, H = plan->num_heads, K = plan->num_key_heads;
     char *at = l->kept;
     kept_values kept = lay_out_kept(l, &at);
     heads query = heads_in(kept.query, H, size), key = heads_in(kept.key, K, size), value = heads_in(kept.value, K, size);
@@ -118,17 +145,23 @@ void layer_forward(const layer *l, uint16_t *output)
     product(threads, N, l->width, 3, to_heads, l->room);
     rotate_float(threads, BFLOAT16, N, H, size, &query, NULL, 0, l->cosines, l->sines, kept.query, l->room);
     rotate_float(threads, BFLOAT16, N, K, size, &key, NULL, 0, l->cosines, l->sines, kept.key, l->room);
-    attend_float(plan, &query, &key, &value, kept.attended, kept.normalizers, l->room);
-    const factor to_middle = {kept.attended, w[OUTPUT], b[OUTPUT], l->hidden, kept.middle, l->width};
-    product(threads, N, H * size, 1, &to_middle, l->room);
+    attend_float(plan, &query, &key, &value, kept.all_attended, kept.normalizers, l->room);
+    if (l->read) {
+        pick(l, H * size, kept.all_attended, kept.attended);
+        pick(l, l->width, l->hidden, kept.residual);
+    }
+    const factor to_middle = {kept.attended, w[OUTPUT], b[OUTPUT], kept.residual, kept.middle, l->width};
+    product(threads, M, H * size, 1, &to_middle, l->room);
 
-    norm_float(threads, BFLOAT16, N, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1], kept.thought, l->room);
+    norm_float(threads, BFLOAT16, M, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1], kept.thought, l->room);
     const factor to_inner[] = {{kept.thought, w[GATE], b[GATE], NULL, kept.gate, l->inner},
                                {kept.thought, w[UP], b[UP], NULL, kept.up, l->inner}};
-    product(threads, N, l->width, 2, to_inner, l->room);
-    gate_float(threads, BFLOAT16, N * l->inner, kept.gate, kept.up, kept.opened);
-    const factor to_output = {kept.opened, w[DOWN], b[DOWN], kept.middle, output, l->width};
-    product(threads, N, l->inner, 1, &to_output, l->room);
+    product(threads, M, l->width, 2, to_inner, l->room);
+    gate_float(threads, BFLOAT16, M * l->inner, kept.gate, kept.up, kept.opened);
+    uint16_t *rows = l->read ? kept.residual : output; /* nobody reads the picked residual again */
+    const factor to_output = {kept.opened, w[DOWN], b[DOWN], kept.middle, rows, l->width};
+    product(threads, M, l->inner, 1, &to_output, l->room);
+    if (l->read) put_back(l, l->width, rows, output);
 }
 
 /* sums [size] = the rows [num_rows, size] added up. */
@@ -144,25 +177,26 @@ static void add_rows(int64_t num_threads, int64_t num_rows, int64_t size, const 
     }
 }
 
-/* Of `count` products from number `first` on, which read the same rows [N, depth]: gradients of the weights and biases that are
-   learnt, from the gradients of what came out. */
-static void learn(const layer *l, const layer_gradients *to, int64_t first, int64_t count, const uint16_t *rows, int64_t depth,
-                  const factor *upstreams, void *room)
+/* Of `count` products from number `first` on, which read the same rows [num_rows, depth]: gradients of the weights and biases that
+   are learnt, from the gradients of what came out. */
+static void learn(const layer *l, const layer_gradients *to, int64_t first, int64_t count, int64_t num_rows, const uint16_t *rows,
+                  int64_t depth, const factor *upstreams, void *room)
 {
-    int64_t N = l->plan->num_nodes, threads = l->plan->num_threads, learnt = 0;
+    int64_t threads = l->plan->num_threads, learnt = 0;
     factor factors[3];
     for (int64_t i = 0; i < count; i++) {
-        if (to->weights[first + i])
-            factors[learnt++] = (factor){upstreams[i].left, rows, NULL, NULL, to->weights[first + i], upstreams[i].size};
-        if (to->biases[first + i]) add_rows(threads, N, upstreams[i].size, upstreams[i].left, to->biases[first + i]);
+        const factor *up = upstreams + i;
+        if (to->weights[first + i]) factors[learnt++] = (factor){up->left, rows, NULL, NULL, to->weights[first + i], up->size};
+        if (to->biases[first + i]) add_rows(threads, num_rows, up->size, up->left, to->biases[first + i]);
     }
-    if (learnt) outer_products(threads, N, depth, learnt, factors, room);
+    if (learnt) outer_products(threads, num_rows, depth, learnt, factors, room);
 }
 
 void layer_backward(const layer *l, const uint16_t *to_output, const layer_gradients *to)
 {
     const attention *plan = l->plan;
-    int64_t N = plan->num_nodes, threads = plan->num_threads, size = plan->size, H = plan->num_heads, K = plan->num_key_heads;
+    int64_t N = plan->num_nodes, M = l->read ? l->num_read : N, threads = plan->num_threads;
+    int64_t size = plan->size, H = plan->num_heads, K = plan->num_key_heads;
     char *at = l->kept, *passing_at = l->room;
     kept_values kept = lay_out_kept(l, &at);
     passing_values passing = lay_out_passing(l, &passing_at);
@@ -170,32 +204,40 @@ void layer_backward(const layer *l, const uint16_t *to_output, const layer_gradi
     const uint16_t *const *w = l->weights;
     void *room = passing.room;
 
-    uint16_t *to_opened = passing.to_gate, *to_seen = passing.to_thought; /* one is read before the other is written */
+    if (l->read) {
+        pick(l, l->width, to_output, passing.to_output);
+        to_output = passing.to_output;
+    }
+    uint16_t *to_opened = passing.to_gate; /* which may be what its gradient is written over */
     const factor of_down = {to_output, w[DOWN], NULL, NULL, to_opened, l->width};
-    sum_of_products(threads, N, l->inner, l->width, 1, &of_down, room);
-    learn(l, to, DOWN, 1, kept.opened, l->inner, &of_down, room);
-    gate_backward_float(threads, BFLOAT16, N * l->inner, kept.gate, kept.up, to_opened, passing.to_gate, passing.to_up);
+    sum_of_products(threads, M, l->inner, l->width, 1, &of_down, room);
+    learn(l, to, DOWN, 1, M, kept.opened, l->inner, &of_down, room);
+    gate_backward_float(threads, BFLOAT16, M * l->inner, kept.gate, kept.up, to_opened, passing.to_gate, passing.to_up);
     const factor of_inner[] = {{passing.to_gate, w[GATE], NULL, NULL, passing.to_thought, l->inner},
                                {passing.to_up, w[UP], NULL, NULL, NULL, l->inner}};
-    sum_of_products(threads, N, l->width, l->inner, 2, of_inner, room);
-    learn(l, to, GATE, 2, kept.thought, l->width, of_inner, room);
-    norm_backward_float(threads, BFLOAT16, N, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1], passing.to_thought,
+    sum_of_products(threads, M, l->width, l->inner, 2, of_inner, room);
+    learn(l, to, GATE, 2, M, kept.thought, l->width, of_inner, room);
+    norm_backward_float(threads, BFLOAT16, M, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1], passing.to_thought,
                         to_output, passing.to_middle, to->norms[1], passing.sums, room);
 
     const factor of_output = {passing.to_middle, w[OUTPUT], NULL, NULL, passing.to_attended, l->width};
-    sum_of_products(threads, N, H * size, l->width, 1, &of_output, room);
-    learn(l, to, OUTPUT, 1, kept.attended, H * size, &of_output, room);
-    heads to_attended = heads_in(passing.to_attended, H, size);
+    sum_of_products(threads, M, H * size, l->width, 1, &of_output, room);
+    learn(l, to, OUTPUT, 1, M, kept.attended, H * size, &of_output, room);
+    if (l->read) {
+        put_back(l, l->width, passing.to_middle, passing.all_to_middle);
+        put_back(l, H * size, passing.to_attended, passing.all_to_attended);
+    }
+    heads to_attended = heads_in(passing.all_to_attended, H, size);
     heads to_query = heads_in(passing.to_query, H, size), to_key = heads_in(passing.to_key, K, size);
-    attend_backward_float(plan, &query, &key, &value, kept.attended, kept.normalizers, &to_attended, passing.to_query,
+    attend_backward_float(plan, &query, &key, &value, kept.all_attended, kept.normalizers, &to_attended, passing.to_query,
                           passing.to_key, passing.to_value, passing.sums, room);
     rotate_float(threads, BFLOAT16, N, H, size, &to_query, NULL, 1, l->cosines, l->sines, passing.to_query, room);
     rotate_float(threads, BFLOAT16, N, K, size, &to_key, NULL, 1, l->cosines, l->sines, passing.to_key, room);
-    const factor of_heads[] = {{passing.to_query, w[QUERY], NULL, NULL, to_seen, H * size},
+    const factor of_heads[] = {{passing.to_query, w[QUERY], NULL, NULL, passing.to_seen, H * size},
                                {passing.to_key, w[KEY], NULL, NULL, NULL, K * size},
                                {passing.to_value, w[VALUE], NULL, NULL, NULL, K * size}};
     sum_of_products(threads, N, l->width, H * size, 3, of_heads, room);
-    learn(l, to, QUERY, 3, kept.seen, l->width, of_heads, room);
-    norm_backward_float(threads, BFLOAT16, N, l->width, l->epsilon[0], l->shift[0], l->hidden, l->norms[0], to_seen,
-                        passing.to_middle, to->hidden, to->norms[0], passing.sums, room);
+    learn(l, to, QUERY, 3, N, kept.seen, l->width, of_heads, room);
+    norm_backward_float(threads, BFLOAT16, N, l->width, l->epsilon[0], l->shift[0], l->hidden, l->norms[0], passing.to_seen,
+                        passing.all_to_middle, to->hidden, to->norms[0], passing.sums, room);
 }

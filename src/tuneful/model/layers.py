@@ -23,13 +23,10 @@ from tuneful.model.attention_native import NativeBlocks, lay_out_plan
 from tuneful.model.deferred import Angle
 from tuneful.model.native import NUM_PRODUCTS, Layer, LayerGradients, kernels
 from tuneful.model.norms import epsilon_of, shift_of
-from tuneful.model.products import is_product, work_room
+from tuneful.model.products import is_plain, is_product, work_room
 
 # Legend of shapes: N nodes, D features of the stream, H query heads, K key/value heads, R size of a head
-_CLASSES = {
-    f"transformers.models.{family.lower()}.modeling_{family.lower()}.{family}DecoderLayer"
-    for family in ("Llama", "Mistral", "Qwen2")
-}
+_FAMILIES = ("Llama", "Mistral", "Qwen2")
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
@@ -39,21 +36,29 @@ _HOOKED = "tuneful_layer"
 def compute_layers(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
     """The decoder layers of `model` are computed as one while they are in bfloat16 and `wanted` says so.
 
-    Does nothing where there are no compiled products, to layers that are made otherwise, and the second time.
-    Comes last: a layer that is given hooks after this is computed by its parts.
+    Does nothing where there are no compiled products, to layers that are made otherwise, and the second time. Comes after
+    whatever else gives the layers hooks: who listens inside later switches it off for that layer.
     """
     library = kernels(model.device, model.dtype)
     if library is None or not library.has_products():
         return
-    for module in model.modules():
-        if not hasattr(module, _HOOKED) and _is_served(module) and not _is_heard(module):
-            setattr(module, _HOOKED, True)
-            _Served(module, library, wanted)
+    for stack in model.modules():
+        for layer in stack if isinstance(stack, torch.nn.ModuleList) else ():
+            if not hasattr(layer, _HOOKED) and _is_served(layer) and not _is_heard(layer):
+                setattr(layer, _HOOKED, True)
+                _Served(layer, stack, library, wanted)
 
 
 def _is_served(layer: Any) -> bool:
-    """Whether `layer` is what `DecoderLayer` computes: of a class known, plain parts, no parameter besides theirs."""
-    if f"{type(layer).__module__}.{type(layer).__qualname__}" not in _CLASSES:
+    """Whether `layer` is what `DecoderLayer` computes: of classes known, of plain parts, no parameter besides theirs."""
+    family = type(layer).__qualname__.removesuffix("DecoderLayer")
+    home = f"transformers.models.{family.lower()}.modeling_{family.lower()}"
+    parts = (
+        (layer, "DecoderLayer"),
+        (getattr(layer, "self_attn", None), "Attention"),
+        (getattr(layer, "mlp", None), "MLP"),
+    )
+    if family not in _FAMILIES or not all(_class_of(part) == f"{home}.{family}{kind}" for part, kind in parts):
         return False
     products = [*(getattr(layer.self_attn, name) for name in _ATTENTION), *(getattr(layer.mlp, name) for name in _MLP)]
     norms = [getattr(layer, name) for name in _NORMS]
@@ -66,69 +71,83 @@ def _is_served(layer: Any) -> bool:
     )
 
 
-class _Served:
-    """The hooks before and after a layer."""
+def _class_of(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
-    def __init__(self, layer: Any, library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
-        self.layer, self.library, self.wanted = layer, library, wanted
+
+class _Served:
+    """The hooks before and after a layer of a `stack`."""
+
+    def __init__(
+        self, layer: Any, stack: torch.nn.ModuleList, library: ctypes.CDLL, wanted: Callable[[], bool]
+    ) -> None:
+        self.layer, self.stack, self.library, self.wanted = layer, stack, library, wanted
         self.norms = [getattr(layer, name) for name in _NORMS]
+        self.shifts = [shift_of(norm) or 0.0 for norm in self.norms]
         self.products = [getattr(layer.self_attn, name) for name in _ATTENTION]
         self.products += [getattr(layer.mlp, name) for name in _MLP]
-        self.epsilons = epsilon_of(self.norms[0]), epsilon_of(self.norms[1])
-        self.shifts = shift_of(self.norms[0]) or 0.0, shift_of(self.norms[1]) or 0.0
-        self.output: torch.Tensor | None = None
         # Functions, not methods: a model that is copied would copy what a method belongs to
         layer.register_forward_pre_hook(lambda *call: self.compute(*call), with_kwargs=True)
-        layer.register_forward_hook(lambda *call: self.reveal(*call))
-        self.inside = _inside(layer)
+        layer.register_forward_hook(lambda layer, arguments, output: output.output if is_stand_in(output) else None)
+        self.kind, self.modules = type(layer), list(layer.modules())
+        self.watched = [watched for module in self.modules for watched in (module._modules, *_hooks(module))]
+        self.as_found = [dict(watched) for watched in self.watched]
 
     def compute(
         self, layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Compute the layer, and give it stand-ins to work on."""
-        self.output = None
-        given = _given(arguments, options)
+        """The hook before: compute the layer, and give it a stand-in that brings the output to the hook after it."""
+        attention, given = self.layer.self_attn, _given(arguments, options)
         parameters = [part.weight for part in (*self.norms, *self.products)] + [part.bias for part in self.products]
-        attention = self.layer.self_attn
         if (
             given is None
             or layer is not self.layer  # a copy of the model has copies of the layers, and the same hooks
             or not self.wanted()
-            or not all(parameter is None or _is_plain(parameter) for parameter in parameters)
-            or given.cosines.shape[-1] != attention.head_dim
+            or not all(parameter is None or is_plain(parameter) for parameter in parameters)
+            or given.hidden.shape[2:] != self.norms[0].weight.shape
+            or given.cosines.shape[2] != attention.head_dim
             or (attention.training and attention.attention_dropout)
-            or self.inside != _inside(layer)
+            or self._is_changed()
         ):
             return None
-        again = layer.training and getattr(layer, "gradient_checkpointing", False)
-        how = _How(again, self.epsilons, self.shifts, attention.head_dim, attention.scaling, given.blocks, self.library)
-        self.output = DecoderLayer.apply(given.hidden, given.cosines, given.sines, how, *parameters)  # type: ignore[no-untyped-call]
-        stand_in = StandIn(given.hidden)
+        how = _How(
+            again=layer.training and getattr(layer, "gradient_checkpointing", False),
+            epsilons=tuple(epsilon_of(norm) for norm in self.norms),
+            shifts=tuple(self.shifts),
+            size=attention.head_dim,
+            scale=attention.scaling,
+            blocks=given.plan.blocks,
+            read=given.plan.read_rows if self.stack[-1] is layer else None,
+            library=self.library,
+        )
+        output = DecoderLayer.apply(given.hidden, given.cosines, given.sines, how, *parameters)  # type: ignore[no-untyped-call]
+        stand_in = StandIn(output)
         return (stand_in,), {**options, "position_embeddings": (stand_in, stand_in)}
 
-    def reveal(self, layer: Any, arguments: Any, output: Any) -> torch.Tensor | None:
-        """Put the layer's output in place of the stand-in's."""
-        found, self.output = self.output, None
-        assert found is None or is_stand_in(output), f"{type(layer).__name__} gave a {type(output).__name__}"
-        return found
+    def _is_changed(self) -> bool:
+        """Whether parts were exchanged since, or somebody has begun to listen to one."""
+        return (
+            type(self.layer) is not self.kind
+            or self.watched != self.as_found
+            or any("forward" in vars(module) for module in self.modules)
+        )
 
 
 def _is_heard(layer: torch.nn.Module) -> bool:
-    """Whether somebody else's hooks wait in the layer, who are not to be given stand-ins."""
+    """Whether somebody else waits in the layer, who is not to be given stand-ins: hooks, or a forward of an object's own."""
     return any(
-        not str(getattr(hook, "__module__", "")).startswith("tuneful.")
+        "forward" in vars(module)
+        or any(
+            not str(getattr(hook, "__module__", "")).startswith("tuneful.")
+            for hooks in _hooks(module)
+            for hook in hooks.values()
+        )
         for module in layer.modules()
-        for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks)
-        for hook in hooks.values()
     )
 
 
-def _inside(layer: torch.nn.Module) -> list[Any]:
-    """The layer's class, its parts, and how many hooks they have: what changes when somebody begins to listen."""
-    return [
-        (type(module), module, len(module._forward_pre_hooks), len(module._forward_hooks), len(module._backward_hooks))
-        for module in layer.modules()
-    ]
+def _hooks(module: torch.nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,35 +157,35 @@ class _Given:
     hidden: torch.Tensor  # [1, N, D]
     cosines: torch.Tensor  # [1, N, R]
     sines: torch.Tensor
-    blocks: NativeBlocks
+    plan: Any
 
 
 def _given(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> _Given | None:
-    """What `DecoderLayer` has to know of a call; None where there is something that it has nothing for."""
-    blocks = getattr(options.get("trie_plan"), "blocks", None)
-    angles = options.get("position_embeddings")
-    if len(arguments) != 1 or blocks is None or not isinstance(angles, tuple) or len(angles) != 2:
+    """What `DecoderLayer` has to know of a call; None for a call that is not the trie's."""
+    plan, angles = options.get("trie_plan"), options.get("position_embeddings")
+    if (
+        len(arguments) != 1
+        or getattr(plan, "blocks", None) is None
+        or not isinstance(angles, tuple)
+        or len(angles) != 2
+    ):
         return None
-    if options.get("attention_mask") is not None or options.get("past_key_values") is not None:
+    if any(options.get(name) is not None for name in ("attention_mask", "past_key_values", "softcap")):
         return None
     hidden, cosines, sines = arguments[0], *(angle.parts[0] if type(angle) is Angle else angle for angle in angles)
-    if not all(_is_plain(tensor) and tensor.ndim == 3 and len(tensor) == 1 for tensor in (hidden, cosines, sines)):
+    if not all(is_plain(tensor) and tensor.ndim == 3 and len(tensor) == 1 for tensor in (hidden, cosines, sines)):
         return None
-    alike = cosines.shape == sines.shape and cosines.shape[1] == hidden.shape[1]
+    alike = cosines.shape == sines.shape and cosines.shape[1] == hidden.shape[1] == plan.num_nodes  # type: ignore[union-attr]
     learnt = cosines.requires_grad or sines.requires_grad
-    return _Given(hidden, cosines, sines, blocks) if alike and not learnt else None
-
-
-def _is_plain(tensor: Any) -> bool:
-    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return plain and tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
+    return _Given(hidden, cosines, sines, plan) if alike and not learnt else None
 
 
 class StandIn:
-    """Stands for rows in a layer whose output is known already: whatever is done to it gives itself."""
+    """Stands for rows in a layer whose `output` is known already: whatever is done to it gives itself."""
 
-    def __init__(self, rows: torch.Tensor) -> None:
-        self.shape, self.dtype, self.device, self.ndim = rows.shape, rows.dtype, rows.device, rows.ndim
+    def __init__(self, output: torch.Tensor) -> None:
+        self.output = output
+        self.shape, self.dtype, self.device, self.ndim = output.shape, output.dtype, output.device, output.ndim
 
     def __getattr__(self, name: str) -> Callable[..., StandIn]:
         if name.startswith("__"):
@@ -198,14 +217,16 @@ class _How:
 
     again   whether the backward computes all of it once more instead of keeping it
     size    R
+    read    int64 [M], rising: the rows of the output that somebody reads, all others being 0; None for all
     """
 
     again: bool
-    epsilons: tuple[float, float]
-    shifts: tuple[float, float]
+    epsilons: tuple[float, ...]
+    shifts: tuple[float, ...]
     size: int
     scale: float
     blocks: NativeBlocks
+    read: torch.Tensor | None
     library: ctypes.CDLL
 
     def layer(
@@ -225,6 +246,7 @@ class _How:
             *(ctypes.pointer(plan), hidden.shape[2], down.shape[1], self.epsilons, self.shifts),
             *(tensor.data_ptr() for tensor in (hidden, *angles)),
             *(_addresses(tensors) for tensors in (norms, weights, biases)),
+            *((None, 0) if self.read is None else (self.read.data_ptr(), len(self.read))),
         )
 
 
@@ -284,7 +306,7 @@ def _computed(how: _How, hidden: torch.Tensor, layer: Layer) -> tuple[torch.Tens
 
 
 def _kept_room(num_bytes: int) -> torch.Tensor:
-    return torch.empty(num_bytes, dtype=torch.uint8)
+    return torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
 
 
 _NORM_PART, _WEIGHT_PART, _BIAS_PART = slice(2), slice(2, 2 + NUM_PRODUCTS), slice(2 + NUM_PRODUCTS, None)

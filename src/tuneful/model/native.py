@@ -106,6 +106,8 @@ class Layer(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")],
         ("norms", ctypes.c_void_p * 2),
         *[(name, ctypes.c_void_p * NUM_PRODUCTS) for name in ("weights", "biases")],
+        ("read", ctypes.c_void_p),
+        ("num_read", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("kept", "room")],
     ]
 

@@ -77,12 +77,12 @@ class _Group:
         """The hook before each layer: its product with the one tensor that goes in, where the products serve it."""
         rows: Any = arguments[0] if len(arguments) == 1 else None
         known = layer in self.layers  # a copy of the model has copies of the layers, and the same hooks
-        if not known or not _is_plain(rows) or rows.ndim < 2 or not rows.numel() or not self.wanted():
+        if not known or not is_plain(rows) or rows.ndim < 2 or not rows.numel() or not self.wanted():
             return None
         key = (rows, None if rows.is_inference() else rows._version, torch.is_grad_enabled())
         if layer not in self.ready or key[0] is not self.key[0] or key[1:] != self.key[1:]:
             parameters = [parameter for each in self.layers for parameter in (each.weight, each.bias)]
-            if not all(parameter is None or _is_plain(parameter) for parameter in parameters):
+            if not all(parameter is None or is_plain(parameter) for parameter in parameters):
                 return None
             products = Products.apply(self.library, rows, *parameters)  # type: ignore[no-untyped-call]
             self.key, self.ready = key, dict(zip(self.layers, products, strict=True))
@@ -92,7 +92,8 @@ class _Group:
         return (_Answer(product),)
 
 
-def _is_plain(tensor: Any) -> bool:
+def is_plain(tensor: Any) -> bool:
+    """Whether `tensor` is one that the products read: no subclass, in bfloat16, in this machine's memory."""
     return type(tensor) in _PLAIN and tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
 
 
@@ -219,7 +220,7 @@ _own = _Own()
 def work_room(num_bytes: int) -> torch.Tensor:
     """Memory that the products of this thread work in: the same each time, so that it stays in the cache, unless it is large."""
     if num_bytes > _KEPT_BYTES:
-        return torch.empty(num_bytes, dtype=torch.uint8)
+        return torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
     if _own.room.numel() < num_bytes:
-        _own.room = torch.empty(num_bytes, dtype=torch.uint8)
+        _own.room = torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
     return _own.room

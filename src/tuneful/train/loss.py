@@ -232,7 +232,7 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
     logits = model(
         **embedded(model, _ids(batch.input_ids, model)[None]),
         position_ids=_ids(batch.positions, model)[None],
-        trie_plan=plan_attention(batch, model),
+        trie_plan=plan_attention(batch, model, only_targets=True),
         logits_to_keep=_ids(batch.target_rows, model),
         use_cache=False,
     ).logits[0]
