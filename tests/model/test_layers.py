@@ -6,7 +6,7 @@ import weakref
 import peft
 import pytest
 import torch
-from tests.engine import random_records, run_alone, run_batches, tiny_model
+from tests.engine import random_records, record, run_alone, run_batches, tiny_model
 from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
@@ -27,7 +27,9 @@ FAMILIES = {
     "llama, deep": {**LLAMA, "intermediate_size": 4100, "num_hidden_layers": 1},
     "qwen2": {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 0.1},
 }
-RECORDS = random_records(7, longest=30)
+TWINS = [record([9, 9, 9], [5, 6, 0], source="twins:0"), record([9, 9, 9], [7, 8, 0], source="twins:1")]
+RECORDS = [*TWINS, *random_records(7, longest=30)]
+"""The twins part where both are trained: one node predicts two tokens."""
 
 
 @pytest.fixture(autouse=True)
