@@ -2,8 +2,8 @@
 
 glibc maps every large buffer afresh and unmaps it when it is freed, so each step of training pays a page fault for every
 4 KiB of its activations and gradients. Kept on the heap (in huge pages, where `THP_MEM_ALLOC_ENABLE=1` was set before torch
-was loaded), the same buffers serve every step: a tenth of a small CPU step while each operation of a layer had buffers of its own, nothing
-that could be measured where a layer has one (LOG.md). Elsewhere than on glibc this does nothing.
+was loaded), the same buffers serve every step: a tenth of a small CPU step while each operation of a layer
+had buffers of its own, nothing that could be measured where a layer has one (LOG.md). Elsewhere than on glibc this does nothing.
 """
 
 from __future__ import annotations
