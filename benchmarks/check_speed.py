@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.data.read import STARTER, read_data
-from tuneful.environment import describe_machine
+from tuneful.runs.environment import describe_machine
 
 TASKS = [
     "Explain how the {0} of the {1} changed after the {2} had left the {3}.",

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tuneful.environment import describe_machine
-from tuneful.judge.compare import METRICS, MetricSpec, compare_ratios
-from tuneful.judge.statistics import Ratio, resampled_differences
+from tuneful.evaluation.compare import METRICS, MetricSpec, compare_ratios
+from tuneful.evaluation.statistics import Ratio, resampled_differences
+from tuneful.runs.environment import describe_machine
 
 Array = npt.NDArray[np.float64]
 SIZES = (20, 50, 130, 500)

@@ -25,15 +25,17 @@ import transformers
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from tuneful.batch.collate import pad_examples
+from tuneful.batch.order import all_steps
 from tuneful.config import Config, TrainConfig
-from tuneful.data.collate import pad_examples
-from tuneful.data.encode import TextEncoder
-from tuneful.data.order import all_steps
-from tuneful.data.prepare import make_encoder, prepare_data
 from tuneful.data.read import STARTER, read_data
-from tuneful.data.template import find_template
-from tuneful.model.load import BUILTIN, load_model
-from tuneful.train.loop import Layout, Step, finetune
+from tuneful.encoding.encode import TextEncoder
+from tuneful.encoding.prepare import make_encoder, prepare_data
+from tuneful.encoding.template import find_template
+from tuneful.model.builtin import BUILTIN
+from tuneful.model.load import load_model
+from tuneful.train.layout import Layout
+from tuneful.train.loop import Step, Training
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.types import Example
 
@@ -54,7 +56,7 @@ class Result:
 def trie_losses(model: PreTrainedModel, examples: Sequence[Example], config: TrainConfig) -> Iterator[float]:
     """The loss of each step of the engine's own run."""
     optimizer = AdamW(model, config, torch.float32)
-    for event in finetune(model, optimizer, examples, [], config, ENGINE):
+    for event in Training(model, optimizer, examples, [], config, ENGINE).run():
         if isinstance(event, Step):
             yield event.loss
 

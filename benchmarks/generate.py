@@ -132,10 +132,10 @@ def parse_arguments() -> argparse.Namespace:
 def prompts_of_the_starter(num_prompts: int) -> tuple[list[list[int]], list[int]]:
     """Token ids of the first prompts of the test set, and the ids of the end tokens."""
     from tuneful.config import Config
-    from tuneful.data.encode import TextEncoder
-    from tuneful.data.prepare import make_encoder, prepare_data
     from tuneful.data.read import read_data
-    from tuneful.data.template import find_template
+    from tuneful.encoding.encode import TextEncoder
+    from tuneful.encoding.prepare import make_encoder, prepare_data
+    from tuneful.encoding.template import find_template
     from tuneful.model.load import load_tokenizer, resolve_model
 
     config = Config()
@@ -307,7 +307,8 @@ def loaded(precision: str) -> Any:
     """The built-in model and its tokenizer, in a precision."""
     import torch
 
-    from tuneful.model.load import BUILTIN, load_model
+    from tuneful.model.load import load_model
+from tuneful.model.builtin import BUILTIN
     from tuneful.model.memory import keep_freed_memory
     from tuneful.model.precision import cast_parameters
 
@@ -320,8 +321,8 @@ def loaded(precision: str) -> Any:
 def be_tuneful(precision: str, job: dict[str, Any]) -> Any:
     """This project, text included."""
     from tuneful.config import GenerateConfig
-    from tuneful.data.encode import TextEncoder
-    from tuneful.data.template import find_template
+    from tuneful.encoding.encode import TextEncoder
+    from tuneful.encoding.template import find_template
     from tuneful.infer.generate import generate
     from tuneful.infer.text import AnswerText
 

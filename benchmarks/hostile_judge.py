@@ -32,10 +32,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tuneful.config import JudgeConfig
-from tuneful.environment import describe_machine
 from tuneful.judge.client import open_http_judge
-from tuneful.judge.judge import ReplyCache, judge_items
 from tuneful.judge.questions import Item
+from tuneful.judge.verdicts import ReplyCache, judge_items
+from tuneful.runs.environment import describe_machine
 from tuneful.types import Verdict
 
 Wire = Literal["ollama", "openai"]

@@ -39,7 +39,7 @@ from train_peers.machine import hardware
 from train_peers.tiny import make_tiny_model
 from tuneful import api, cli
 from tuneful.config import all_keys
-from tuneful.environment import describe_machine
+from tuneful.runs.environment import describe_machine
 
 TWO_RANKS = {"2 ranks", "2 sharded"}
 """Modes of two processes. Either of them is killed; the other notices, or is killed too where it was not connected yet."""

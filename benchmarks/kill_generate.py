@@ -25,10 +25,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tuneful.answers import Speaker, answer_all
 from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.data.read import read_data
+from tuneful.infer.file import answer_all
+from tuneful.infer.session import LoadedModel
 
 SETTINGS = ["generate.max_new_tokens=24", "generate.temperature=1", "generate.batch_size=16", "model.dtype=float32"]
 
@@ -82,7 +83,7 @@ def prepare(work: Path, num_records: int) -> tuple[Speaker, list]:
     (work / "rows.json").write_text(json.dumps(rows))
     config = load_config(None, [f"model.name_or_path={work / 'model'}", *SETTINGS])
     conversations = [record.conversation for record in read_data(str(work / "rows.json"), config.data).records]
-    return Speaker.load(config, Terminal(quiet=True)), conversations
+    return LoadedModel.load(config, Terminal(quiet=True)), conversations
 
 
 def answer_in_child(speaker: Speaker, conversations: list, output: Path, kill_after: float | None) -> float | None:

@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hostile_judge import MODEL, Request, head, honest_body, said, serving, tags, true_score
-from tuneful.environment import describe_machine
+from tuneful.runs.environment import describe_machine
 
 CONCURRENCY = 4
 LATENCY_SECONDS = 0.03

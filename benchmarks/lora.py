@@ -29,14 +29,16 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.config import Config
-from tuneful.data.encode import TextEncoder
-from tuneful.data.prepare import make_encoder
 from tuneful.data.read import read_data
 from tuneful.data.starter import make
-from tuneful.data.template import find_template
-from tuneful.environment import describe_machine
-from tuneful.model.load import BUILTIN, load_model
-from tuneful.train.loop import Layout, mean_loss
+from tuneful.encoding.encode import TextEncoder
+from tuneful.encoding.prepare import make_encoder
+from tuneful.encoding.template import find_template
+from tuneful.model.builtin import BUILTIN
+from tuneful.model.load import load_model
+from tuneful.runs.environment import describe_machine
+from tuneful.train.layout import Layout
+from tuneful.train.loop import mean_loss
 from tuneful.types import Example
 
 ROOT = Path(__file__).parents[1]

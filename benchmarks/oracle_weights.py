@@ -30,8 +30,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tuneful.config import TemplateConfig
-from tuneful.data.chat_template import ChatTemplate, load_template
-from tuneful.data.encode import Encoder, TextEncoder
+from tuneful.encoding.chat_template import ChatTemplate, load_template
+from tuneful.encoding.encode import Encoder, TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
 RESULTS = Path(__file__).parent / "results"
@@ -360,7 +360,8 @@ def gpt2_tokenizer() -> Any:
 
 def builtin_tokenizer() -> Any:
     """The built-in model's."""
-    from tuneful.model.load import BUILTIN, load_tokenizer, resolve_model
+    from tuneful.model.load import load_tokenizer, resolve_model
+from tuneful.model.builtin import BUILTIN
 
     return load_tokenizer(resolve_model(BUILTIN))
 

@@ -101,11 +101,12 @@ def write_records(file: Path, num_records: int) -> None:
 def prepared(given: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, float]]:
     """The data set, its encoder and configuration, and the seconds that its parts took."""
     from tuneful.config import load_config
-    from tuneful.data.chat_template import load_template
-    from tuneful.data.encode import TextEncoder
-    from tuneful.data.prepare import make_encoder, prepare_data
     from tuneful.data.read import stream_data
-    from tuneful.model.load import BUILTIN, load_tokenizer, resolve_model
+    from tuneful.encoding.chat_template import load_template
+    from tuneful.encoding.encode import TextEncoder
+    from tuneful.encoding.prepare import make_encoder, prepare_data
+    from tuneful.model.load import load_tokenizer, resolve_model
+from tuneful.model.builtin import BUILTIN
 
     settings = [f"data.split={given.split}", "train.batch_size=8", "train.max_steps=20", "data.validation_share=0.001"]
     config = load_config(None, [*settings, "data.test_share=0.001"])
@@ -137,7 +138,8 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tuneful.train.loop import Step, choose_layout, finetune
+    from tuneful.train.loop import Step, Training
+from tuneful.train.layout import choose_layout
     from tuneful.train.optimizer import AdamW
 
     torch.manual_seed(0)
@@ -154,7 +156,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     layout = choose_layout(model, dataset.train.examples, config.train, torch.float32)
     optimizer = AdamW(model, config.train, torch.float32)
     start = time.perf_counter()
-    events = finetune(model, optimizer, dataset.train.examples, dataset.validation.examples, config.train, layout)
+    events = Training(model, optimizer, dataset.train.examples, dataset.validation.examples, config.train, layout).run()
     steps = [event for event in events if isinstance(event, Step)]
     return {
         **seconds,

@@ -25,9 +25,9 @@ from typing import Any
 
 from tuneful import api
 from tuneful.config import Config, load_config
-from tuneful.data import starter
+from tuneful.data.sources import STARTER_FILE
 from tuneful.data.split import normal_prompt
-from tuneful.environment import describe_machine
+from tuneful.runs.environment import describe_machine
 from tuneful.types import Conversation, Turn
 
 ENOUGH = 0.5
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value")
     asked = parser.parse_args()
     config = load_config(None, ["data.test_share=0", "train.eval_steps=1000", *asked.settings])
-    rows = json.loads(starter.path().read_text(encoding="utf-8"))[: asked.records]
+    rows = json.loads(STARTER_FILE.read_text(encoding="utf-8"))[: asked.records]
     start, load = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         found = run(rows, config, Path(folder), asked.kind, asked.share, asked.seed)

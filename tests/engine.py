@@ -28,9 +28,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tuneful.batch.trie import TrieBatch, visible
 from tuneful.config import TrainConfig
-from tuneful.data.trie import TrieBatch, visible
-from tuneful.train.loop import Layout, total_weight
+from tuneful.train.layout import Layout
+from tuneful.train.loop import total_weight
 from tuneful.train.loss import LayoutName, micro_batch_loss
 from tuneful.types import Example
 

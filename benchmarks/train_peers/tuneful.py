@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from train_peers.worker import Batch, Optimization, Record, open_job, serve
+from tuneful.batch.trie import build_trie, visible
 from tuneful.config import TrainConfig
-from tuneful.data.trie import build_trie, visible
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.model.load import load_model
 from tuneful.model.memory import keep_freed_memory

@@ -13,7 +13,7 @@ import pytest
 from tests.engine import record, tiny_model
 
 from tuneful.config import TrainConfig
-from tuneful.data import starter
+from tuneful.data.sources import STARTER_FILE
 from tuneful.train import loss
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "exactness.py"
@@ -34,7 +34,7 @@ def exactness():
 @pytest.fixture(scope="module")
 def examples():
     """The starter set with a token for each of the first words met, 1 for any other, 0 for the end."""
-    rows = json.loads(starter.path().read_text(encoding="utf-8"))[:400]
+    rows = json.loads(STARTER_FILE.read_text(encoding="utf-8"))[:400]
     known: dict[str, int] = {}
 
     def ids(text):

@@ -27,11 +27,11 @@ from tests.engine import (
     tries,
 )
 
-from tuneful.data.trie import TrieBatch, build_trie, visible
+from tuneful.batch.trie import TrieBatch, build_trie, visible
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.train import loop, loss
-from tuneful.train.loop import Layout, Step, finetune, mean_loss, record_nll, total_weight
-from tuneful.train.loss import cut_micro_batches
+from tuneful.train.layout import Layout, cut_micro_batches
+from tuneful.train.loop import Step, Training, mean_loss, record_nll, total_weight
 from tuneful.train.optimizer import AdamW
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -260,7 +260,7 @@ def check_step(examples, max_tokens):
     oracle = mean_of(model, examples)
     norm = torch.stack([gradient.norm() for gradient in oracle.gradients.values()]).norm()
     config = train_config(batch_size=len(examples), max_steps=1)
-    steps = finetune(model, AdamW(model, config, torch.float64), examples, [], config, Layout("trie", max_tokens))
+    steps = Training(model, AdamW(model, config, torch.float64), examples, [], config, Layout("trie", max_tokens)).run()
     step = next(event for event in steps if isinstance(event, Step))
     found = Outcome(step.loss, {"all": torch.tensor(step.grad_norm, dtype=torch.float64)})
     assert_close(found, Outcome(oracle.loss, {"all": norm}), 1e-6)  # the norm may be summed in float32

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tuneful.data.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder, TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "oracle_weights.py"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneful.data import starter
 from tuneful.data.read import DataFile, read_data
+from tuneful.data.sources import STARTER_FILE
 from tuneful.errors import DataError
 
 GOOD = {"instruction": "Say hello.", "input": "", "output": "Hello."}
@@ -115,7 +115,7 @@ def test_line_separators_inside_a_string_end_no_line(tmp_path: Path, name: str) 
 
 
 def test_starter_is_the_built_in_data() -> None:
-    assert raws(read_data("starter")) == json.loads(starter.path().read_text(encoding="utf-8"))
+    assert raws(read_data("starter")) == json.loads(STARTER_FILE.read_text(encoding="utf-8"))
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)

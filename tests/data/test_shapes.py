@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tuneful.config import load_config
-from tuneful.data.shapes import SHAPES, TEXT_REASON, ShapeReader
+from tuneful.data.formats import SHAPES, TEXT_REASON, ShapeReader
 from tuneful.errors import ConfigError
 from tuneful.types import Turn
 

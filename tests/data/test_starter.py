@@ -14,13 +14,13 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
+from tools.starter.record import Record, dress, pairs, rows
 
-from tuneful.data import starter
+from tuneful.data.sources import STARTER_FILE
 from tuneful.data.starter import make
-from tuneful.data.starter.record import Record, dress, pairs, rows
 
 RECORDS = make.records()
-FILE = json.loads(starter.path().read_text(encoding="utf-8"))
+FILE = json.loads(STARTER_FILE.read_text(encoding="utf-8"))
 
 # Verbs whose past and participle do not end in "ed": base, past, participle.
 IRREGULAR = """
@@ -84,14 +84,14 @@ def ids(record: Record) -> str:
 
 
 def test_the_program_writes_the_file_byte_for_byte() -> None:
-    assert make.render(RECORDS).encode() == starter.path().read_bytes()
+    assert make.render(RECORDS).encode() == STARTER_FILE.read_bytes()
     assert make.main(["--check"]) == 0
 
 
 def test_the_file_does_not_depend_on_the_hash_seed() -> None:
     source = Path(make.__file__).parents[3]
     for seed in ("0", "1"):
-        command = [sys.executable, "-m", "tuneful.data.starter.make", "--check"]
+        command = [sys.executable, "-m", "tools.starter.make", "--check"]
         subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(source)}, timeout=60)
 
 
@@ -185,7 +185,7 @@ def test_the_same_request_seldom_follows_itself() -> None:
 
 
 def test_the_readme_table_agrees_with_the_file() -> None:
-    readme = starter.path().with_name("README.md").read_text(encoding="utf-8")
+    readme = STARTER_FILE.with_name("README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| ([^|*]+?) \| (\d+) \|", readme, re.M))
     assert table == {kind: str(count) for kind, count in Counter(record.kind for record in RECORDS).items()}
     assert f"{len(RECORDS):,} short instructions" in readme

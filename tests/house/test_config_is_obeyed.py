@@ -21,26 +21,27 @@ from benchmarks.hostile_judge import serving
 from tuneful import api
 from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
-from tuneful.data.chat_template import load_template
-from tuneful.data.encode import TextEncoder
-from tuneful.data.prepare import make_encoder, prepare_data
 from tuneful.data.read import read_data
+from tuneful.encoding.chat_template import load_template
+from tuneful.encoding.encode import TextEncoder
+from tuneful.encoding.prepare import make_encoder, prepare_data
 from tuneful.errors import ConfigError, DataError, ModelError
+from tuneful.evaluation.compare import compare
+from tuneful.evaluation.forgetting import read_general
+from tuneful.evaluation.gate import check_gate, parse_gate
+from tuneful.evaluation.metrics import AnswerScores, score_answer
 from tuneful.infer.generate import answer
-from tuneful.job import set_dropout
 from tuneful.judge.calibrate import num_calibration_questions
 from tuneful.judge.client import OllamaWire, Question, _NoReplyError, _wait_seconds, open_http_judge
-from tuneful.judge.compare import compare
-from tuneful.judge.forgetting import read_general
-from tuneful.judge.gate import check_gate, parse_gate
 from tuneful.judge.local import resolve_settings
-from tuneful.judge.metrics import AnswerScores, score_answer
 from tuneful.judge.questions import load_prompt
-from tuneful.method import begin_method
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
+from tuneful.runs.job import set_dropout
+from tuneful.runs.method import begin_method
 from tuneful.train.distributed import choose_strategy
-from tuneful.train.loop import Evaluation, Step, choose_layout, finetune
+from tuneful.train.layout import choose_layout
+from tuneful.train.loop import Evaluation, Step, Training
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Conversation, Example, Turn
 
@@ -112,7 +113,7 @@ class Laboratory:
         dtype = choose_dtype(config.model.dtype, choose_device("cpu"), self.folder)
         layout = choose_layout(model, data.train.examples, config.train, dtype)
         optimizer = AdamW(model, config.train, dtype)
-        events = list(finetune(model, optimizer, data.train.examples, data.validation.examples, config.train, layout))
+        events = list(Training(model, optimizer, data.train.examples, data.validation.examples, config.train, layout).run())
         optimizer.masters_to_model()
         steps = [
             {key: value for key, value in asdict(event).items() if key != "step_seconds"}

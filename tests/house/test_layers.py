@@ -35,7 +35,7 @@ DOORS = {
     "uvicorn": {"tuneful.serve"},
     "httpx2": {"tuneful.judge.client"},
     "xllamacpp": {"tuneful.judge.local"},
-    **{name: {"tuneful.tracking"} for name in TRACKERS},
+    **{name: {"tuneful.runs.trackers"} for name in TRACKERS},
 }
 
 

@@ -17,8 +17,8 @@ from tuneful.config import JudgeConfig
 from tuneful.errors import DataError
 from tuneful.judge.calibrate import Calibration, calibrate, injections, padded, wilson_interval
 from tuneful.judge.client import NoReply, Outcome, Question, Reply
-from tuneful.judge.judge import ReplyCache
 from tuneful.judge.questions import Item
+from tuneful.judge.verdicts import ReplyCache
 
 ITEMS = [
     Item(f"t:{n}", f"Name the capital of country {n}.", f"It is city {n}, on the river.", f"City {n}?")

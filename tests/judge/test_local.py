@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tuneful.evaluating import _load_judge_model
 
 from tuneful.config import JudgeConfig, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError
-from tuneful.evaluating import _load_judge_model
 from tuneful.judge.calibrate import injections
 from tuneful.judge.client import Judge, NoReply, Question, openai_judge
-from tuneful.judge.judge import ReplyCache, judge_items, summarise
 from tuneful.judge.local import GgufJudge, open_judge, resolve_settings
 from tuneful.judge.questions import Item
+from tuneful.judge.verdicts import ReplyCache, judge_items, summarise
 from tuneful.model.builtin import builtin_gguf
 
 ITEMS = [

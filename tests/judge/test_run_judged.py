@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving, tags
+from tuneful.evaluating import judge_run
 
 from tuneful import api
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, JudgeError
-from tuneful.evaluating import judge_run
 
 ROWS = [
     {"instruction": f"Say {word} {num} times.", "input": "", "output": " ".join([word] * num)}

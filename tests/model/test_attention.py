@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from tests.engine import random_records, record, tiny_model, tries
 from torch.nn import functional as F
 
-from tuneful.data.trie import build_trie, visible
+from tuneful.batch.trie import build_trie, visible
 from tuneful.model.attention import plan_attention, trie_attention, trie_mask_mod, use_trie_attention
 
 pytestmark = pytest.mark.usefixtures("arithmetic")

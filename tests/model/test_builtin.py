@@ -20,9 +20,10 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneful.errors import ModelError
+from tuneful.files import cache_root
 from tuneful.model import builtin
-from tuneful.model.builtin import Source, builtin_folder, builtin_gguf, cache_root
-from tuneful.model.load import BUILTIN, load_model, resolve_model
+from tuneful.model.builtin import BUILTIN, Source, builtin_folder, builtin_gguf
+from tuneful.model.load import load_model, resolve_model
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

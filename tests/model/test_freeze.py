@@ -6,7 +6,7 @@ from tests.engine import FAMILIES, TRIE, random_records, run_alone, run_batches,
 
 from tuneful.errors import ConfigError
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
-from tuneful.train.loop import finetune
+from tuneful.train.loop import Training
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
 
@@ -20,7 +20,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(family, dtype):
     assert said.endswith("output head too") == (model.lm_head.weight is model.get_input_embeddings().weight)
     config = train_config(batch_size=4, max_steps=2, learning_rate=1e-2)
     optimizer = AdamW(model, config, dtype)
-    list(finetune(model, optimizer, random_records(8), [], config, TRIE))
+    list(Training(model, optimizer, random_records(8), [], config, TRIE).run())
     optimizer.masters_to_model()
     for name, parameter in model.named_parameters():
         frozen = not parameter.requires_grad

@@ -10,7 +10,7 @@ from tests.engine import random_records, record, run_alone, run_batches, tiny_mo
 from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
-from tuneful.data.trie import build_trie
+from tuneful.batch.trie import build_trie
 from tuneful.model import layers, native
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.model.freeze import checkpoint_activations

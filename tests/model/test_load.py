@@ -20,7 +20,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from tuneful.errors import ModelError
 from tuneful.model import load
-from tuneful.model.load import BUILTIN, fingerprint, load_model, load_tokenizer, resolve_model
+from tuneful.model.builtin import BUILTIN
+from tuneful.model.load import fingerprint, load_model, load_tokenizer, resolve_model
 
 END = "<|endoftext|>"
 

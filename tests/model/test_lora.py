@@ -12,7 +12,8 @@ from tuneful.config import LoraConfig
 from tuneful.errors import ConfigError, ExportError
 from tuneful.model.freeze import checkpoint_activations
 from tuneful.model.lora import MERGE_TOLERANCE, add_adapter, merge_adapter, save_adapter, without_adapter
-from tuneful.train.loop import Step, choose_layout, finetune, total_weight
+from tuneful.train.layout import choose_layout
+from tuneful.train.loop import Step, Training, total_weight
 from tuneful.train.optimizer import AdamW
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
@@ -34,7 +35,7 @@ def train(model, adapter, layout=TRIE, dtype=torch.float32, seed=0, **changes):
     settings = {"batch_size": 4, "max_steps": 3, "learning_rate": 1e-2, "weight_decay": 0.0, **changes}
     config = train_config(method="lora", **settings)
     optimizer = AdamW(model, config, dtype)
-    events = list(finetune(model, optimizer, random_records(8, seed=seed), [], config, layout))
+    events = list(Training(model, optimizer, random_records(8, seed=seed), [], config, layout).run())
     optimizer.masters_to_model()
     return [event for event in events if isinstance(event, Step)]
 
@@ -108,7 +109,7 @@ def test_steps_are_those_of_plain_peft_and_torchs_adamw(kind, layout):
         optimizer.zero_grad()
     run = train_config(method="lora", batch_size=4, max_steps=3, **settings)
     ours = AdamW(model, run, torch.float64)
-    list(finetune(model, ours, examples, [], run, layout))
+    list(Training(model, ours, examples, [], run, layout).run())
     for name, parameter in trainable(plain).items():
         moved = (parameter - start[name]).norm()
         assert moved > 0, name

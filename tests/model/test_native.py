@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from tests.engine import random_records, train_config
-
-from tuneful.data.trie import build_trie
 from tuneful.doctor import examine
+
+from tuneful.batch.trie import build_trie
 from tuneful.model import native
 from tuneful.model.attention_native import NativeAttention, lay_out_lanes
 from tuneful.model.blocks import cut_blocks

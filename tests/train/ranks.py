@@ -13,7 +13,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from engine import tiny_model, train_config
 from tuneful.train.distributed import ALONE, joined_world, shard, whole
-from tuneful.train.loop import Evaluation, Layout, State, Step, finetune, mean_loss
+from tuneful.train.layout import Layout
+from tuneful.train.loop import Evaluation, State, Step, Training, mean_loss
 from tuneful.train.loss import use_trie_attention
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Example
@@ -49,7 +50,7 @@ def train(world):
         return take(rate)
 
     optimizer.step = step
-    events = list(finetune(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), world=world))
+    events = list(Training(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), world=world).run())
     return {
         "gradient": first,
         "weight": {name: whole(parameter).detach() for name, parameter in model.named_parameters()},

@@ -29,7 +29,7 @@ from tuneful.train.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from tuneful.train.loop import State, Step, finetune
+from tuneful.train.loop import State, Step, Training
 from tuneful.train.optimizer import AdamW
 
 
@@ -295,7 +295,7 @@ def test_a_training_that_goes_on_from_any_step_ends_in_the_same_bits(
 
     model, optimizer = begun()
     state, events = State(), []
-    for event in finetune(model, optimizer, examples, validation, config, layout, state=state):
+    for event in Training(model, optimizer, examples, validation, config, layout, state=state).run():
         events.append(event)
         if isinstance(event, Step):
             tensors = {"weights": optimizer.weights(), "optimizer": optimizer.moments(), "best": {}}
@@ -312,6 +312,6 @@ def test_a_training_that_goes_on_from_any_step_ends_in_the_same_bits(
         torch.manual_seed(step)  # whatever came before
         optimizer.restore(step, found.tensors("weights"), found.tensors("optimizer"), found.tensors("best"))
         state = State(**found.document["state"])
-        rest = list(finetune(model, optimizer, examples, validation, config, layout, state=state))
+        rest = list(Training(model, optimizer, examples, validation, config, layout, state=state).run())
         again = outcome(model, optimizer, state, [*events[: found.document["num"]], *rest])
         assert again == straight, f"from step {step}"

@@ -39,8 +39,7 @@ from transformers import (
 
 from tuneful.model.attention import plan_attention
 from tuneful.train import loss
-from tuneful.train.loop import choose_layout
-from tuneful.train.loss import prove, why_not_shared
+from tuneful.train.layout import choose_layout, prove, why_not_shared
 
 SIZES = {
     "vocab_size": VOCABULARY,

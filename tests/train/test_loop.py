@@ -8,11 +8,12 @@ import pytest
 import torch
 from tests.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_model, train_config
 
-from tuneful.data.order import all_steps
+from tuneful.batch.order import all_steps
 from tuneful.errors import CheckpointError, OutOfMemoryError, TunefulError
 from tuneful.train import loop
 from tuneful.train.checkpoint import refuse_non_finite
-from tuneful.train.loop import Evaluation, Layout, Notice, State, Step, finetune, mean_loss, record_nll
+from tuneful.train.layout import Layout
+from tuneful.train.loop import Evaluation, Notice, State, Step, Training, mean_loss, record_nll
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer
 
@@ -22,7 +23,7 @@ def run(examples, validation=(), layout=TRIE, dtype=torch.float32, model=None, *
     model = model or tiny_model()
     config = train_config(**changes)
     optimizer = AdamW(model, config, dtype)
-    events = list(finetune(model, optimizer, examples, validation, config, layout))
+    events = list(Training(model, optimizer, examples, validation, config, layout).run())
     optimizer.masters_to_model()
     return events, model
 
@@ -124,7 +125,7 @@ def test_a_sample_is_asked_for_at_each_evaluation():
         return Answer("p", "t", (1,), "stop", "a.json:1")
 
     model, config = tiny_model(), train_config(batch_size=2, max_steps=4, eval_steps=2)
-    events = list(finetune(model, AdamW(model, config, torch.float32), random_records(4), [], config, TRIE, sample))
+    events = list(Training(model, AdamW(model, config, torch.float32), random_records(4), [], config, TRIE, sample).run())
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     assert asked == [0, 2, 4]
     assert all(event.sample is not None and event.validation_loss is None for event in evaluations)
@@ -143,7 +144,7 @@ def test_a_loss_that_is_not_finite_names_step_and_records_and_changes_no_weight(
         model.get_input_embeddings().weight[poison] = torch.inf
     config = train_config(batch_size=2, num_train_epochs=1, learning_rate=1e-3)
     step = 1 + next(at for at, indices in enumerate(all_steps(6, 2, config.seed, 1)) if 4 in indices)
-    run = finetune(model, AdamW(model, config, torch.float32), examples, [], config, layout)
+    run = Training(model, AdamW(model, config, torch.float32), examples, [], config, layout).run()
     after_each = [bits_of(model)]
     with pytest.raises(TunefulError, match=rf"step {step}: .*not finite.*{bad.source}") as refusal:
         after_each.extend(bits_of(model) for _ in run)
@@ -240,10 +241,10 @@ def test_a_training_interrupted_before_any_micro_batch_goes_on_to_the_same_bits(
             raise StopError
 
     with pytest.raises(StopError):
-        seen.extend(finetune(other, optimizer, examples, validation, config, layout, state=state, between=between))
+        seen.extend(Training(other, optimizer, examples, validation, config, layout, state=state, should_stop=between).run())
     seen = []  # what was seen before is told by `state`
     resumed = State(**asdict(state))
-    seen.extend(finetune(other, optimizer, examples, validation, config, layout, state=resumed))
+    seen.extend(Training(other, optimizer, examples, validation, config, layout, state=resumed).run())
     optimizer.masters_to_model()
     assert torch.equal(bits_of(other), bits_of(model))
     rows = [{**asdict(event), "step_seconds": 0} for event in events]
@@ -285,7 +286,7 @@ def test_a_number_that_is_not_finite_stops_the_run_or_its_saving_and_is_named(wh
     at_each = [bits_of(model)]
 
     def train():
-        for event in finetune(model, optimizer, examples, [], config, TRIE):
+        for event in Training(model, optimizer, examples, [], config, TRIE).run():
             if event.step == step - 1 and not planted:
                 plant()
             at_each.append(bits_of(model))
@@ -312,7 +313,7 @@ def test_a_loss_that_jumps_is_told_once():
     config = train_config(batch_size=2, max_steps=30, learning_rate=1e-4, eval_steps=100)
     optimizer = AdamW(model, config, torch.float32)
     notices = []
-    for event in finetune(model, optimizer, random_records(2), [], config, TRIE):
+    for event in Training(model, optimizer, random_records(2), [], config, TRIE).run():
         if isinstance(event, Notice):
             notices.append(event)
         if isinstance(event, Step) and event.step in (20, 21):  # for one step the head is turned around

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.engine import TRIE, random_records, tiny_model, train_config
 
-from tuneful.train.loop import finetune
+from tuneful.train.loop import Training
 from tuneful.train.optimizer import AdamW, learning_rate
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
@@ -154,7 +154,7 @@ def test_small_updates_reach_the_weights_under_bfloat16_products():
         model = tiny_model()
         before = weights_of(model)
         optimizer = AdamW(model, config, dtype)
-        for _ in finetune(model, optimizer, examples, [], config, TRIE):
+        for _ in Training(model, optimizer, examples, [], config, TRIE).run():
             pass
         optimizer.masters_to_model()
         moved[dtype] = weights_of(model) != before

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tests.engine import END, TRIE, random_records, record, tiny_model, train_config
 
-from tuneful.data.order import all_steps
-from tuneful.train.loop import finetune, record_nll
+from tuneful.batch.order import all_steps
+from tuneful.train.loop import Training, record_nll
 from tuneful.train.optimizer import AdamW
 from tuneful.train.progress import RecordLedger, rank, suspicions
 
@@ -15,7 +15,7 @@ def ledger_of(examples, layout=TRIE, **changes):
     model = tiny_model()
     config = train_config(batch_size=3, learning_rate=1e-3, **changes)
     ledger = RecordLedger(len(examples))
-    list(finetune(model, AdamW(model, config, torch.float32), examples, [], config, layout, ledger=ledger))
+    list(Training(model, AdamW(model, config, torch.float32), examples, [], config, layout, ledger=ledger).run())
     return ledger, config
 
 

@@ -1,1 +1,1 @@
-"""The verbs that have grown: one module a verb, each holding the thin function that the command line registers."""
+"""The commands: one file each, with its options, the function that the package exports, and its page on the terminal."""

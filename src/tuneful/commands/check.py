@@ -1,17 +1,131 @@
-"""`tuneful check DATA`: what would be trained, and what is wrong with it."""
+"""`tuneful check DATA`: what would be trained and what is wrong with it, as a page that a person reads in a terminal.
+
+The model's tokenizer is read where this machine has it; it is never fetched for a check. Without it lengths are words, and
+the page says so.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
-from tuneful.commands.arguments import ConfigFile, Json, Model, Quiet, configuration, data_and_settings
+from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration, data_and_settings
+from tuneful.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tuneful.audit.audit import Audit, AuditedRow
+    from tuneful.audit.findings import Finding
+    from tuneful.audit.fix import Mending
+    from tuneful.config import Config, DataConfig
+    from tuneful.console import Terminal
+    from tuneful.data.read import DataStream
+    from tuneful.encoding.encode import Encoder
+    from tuneful.types import Conversation
+
+_BATCH = 512
+_BAR_WIDTH = 36
+_MAX_SHOWN_PROMPT = 1200
+_MOST_NAMED = 6
+_SOURCE_WIDTH = 34
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The result of a check; `without_tokens` says why nothing was encoded, `mending` what `--fix` wrote."""
+
+    name: str
+    sha256: str
+    shape: str
+    model: str
+    template: str
+    max_length: int
+    split: str
+    against: tuple[str, ...]
+    audit: Audit
+    without_tokens: str
+    mending: Mending | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of `--json`."""
+        return {
+            "source": self.name,
+            "sha256": self.sha256,
+            "shape": self.shape,
+            "model": self.model,
+            "template": self.template,
+            "max_length": self.max_length,
+            "split_method": self.split,
+            "against": list(self.against),
+            "without_tokens": self.without_tokens,
+            **self.audit.as_dict(),
+            "fix": self.mending.as_dict() if self.mending else None,
+        }
 
 
 def check(
+    data: str | Sequence[str] = "starter",
+    *,
+    config: Config | None = None,
+    against: Sequence[str] = (),
+    fix: Path | None = None,
+    terminal: Terminal | None = None,
+) -> Checked:
+    """Read all of `data` as a run under `config` would, and say what is wrong with it; nothing is trained.
+
+    `against` are files of records that should not be among it; `fix` is a new file that gets what is safely mended. Raises
+    DataError where a file cannot be read at all, or holds no row.
+    """
+    from tuneful.audit.audit import audit
+    from tuneful.audit.fix import write_mended
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.data.read import stream_data
+
+    data = [data] if isinstance(data, str) else list(data)
+    config, terminal = config or Config(), terminal or Terminal(quiet=True)
+    if fix is not None and "-" in data:
+        raise ConfigError("--fix reads the data twice, and standard input can be read once; name a file")
+    if fix is not None and fix.exists():
+        raise DataError(f"{fix}: exists already; name a new file for --fix")
+    settings = config.data.model_copy(update={"on_error": "skip"})
+    encoder, without_tokens = find_encoder(config)
+    others = [conversation for name in against for conversation in _conversations(stream_data([name], settings))]
+    stream = stream_data(data, settings)
+    with terminal.progress("checking", None, "rows") as advance:
+        found = audit(
+            _with_examples(stream, encoder),
+            config,
+            encoder,
+            given=_given_sides(settings, encoder),
+            against=others,
+            advance=advance,
+        )
+    mending = write_mended(stream_data(data, settings), found.dropped, fix) if fix else None
+    return Checked(
+        name=stream.name,
+        sha256=stream.sha256,
+        shape=stream.shape,
+        model=config.model.name_or_path,
+        template=config.template.name,
+        max_length=config.data.max_length,
+        split=config.data.split,
+        against=tuple(against),
+        audit=found,
+        without_tokens=without_tokens,
+        mending=mending,
+    )
+
+
+def check_command(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -33,16 +147,211 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """What would be trained, and what is wrong with it, before a step is taken."""
-    from tuneful import checking
     from tuneful.console import Terminal, to_stdout
 
     data, overrides = data_and_settings(arguments)
     data = data or ["starter"]
     settings = configuration(config, overrides, {"model.name_or_path": model})
-    result = checking.check(data, settings, against or [], fix, Terminal(quiet=quiet or as_json))
+    terminal = Terminal(quiet=quiet or as_json)
+    result = check(data, config=settings, against=against or (), fix=fix, terminal=terminal)
     if as_json:
         to_stdout(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))
     elif not quiet:
-        checking.show(result, Terminal(stderr=False))
+        show_check(result, Terminal(stderr=False))
     if strict and result.audit.num_findings:
         raise typer.Exit(3)
+
+
+def find_encoder(config: Config) -> tuple[Encoder | None, str]:
+    """The encoder of training under `config`, or None and why there is none."""
+    from tuneful.encoding.encode import TextEncoder
+    from tuneful.encoding.prepare import load_encoder, make_encoder
+    from tuneful.encoding.template import TEMPLATES, find_template
+    from tuneful.model.tokenizer_file import find_locally, read_tokenizer_file
+
+    name = config.model.name_or_path
+    folder = find_locally(name)
+    if folder is None:
+        return None, f"{name} is not on this machine; `tuneful generate --model {name}` fetches it"
+    if config.template.name in TEMPLATES and (light := read_tokenizer_file(folder)) is not None:
+        return make_encoder(TextEncoder(light, find_template(config.template.name)), config.data), ""
+    from tuneful.model.load import load_tokenizer
+
+    return load_encoder(load_tokenizer(folder), config), ""
+
+
+def _given_sides(settings: DataConfig, encoder: Encoder | None) -> dict[int, Iterator[AuditedRow]]:
+    """The rows of `data.validation_file` and `data.test_file`, by side."""
+    from tuneful.data.read import stream_data
+    from tuneful.data.split import TEST, VALIDATION
+
+    files = {VALIDATION: settings.validation_file, TEST: settings.test_file}
+    return {
+        side: _with_examples(stream_data(name, settings), encoder) for side, name in files.items() if name is not None
+    }
+
+
+def _conversations(stream: DataStream) -> Iterator[Conversation]:
+    from tuneful.data.read import Record
+
+    return (row.conversation for row in stream if isinstance(row, Record))
+
+
+def _with_examples(rows: DataStream, encoder: Encoder | None) -> Iterator[AuditedRow]:
+    """Each row with its example; encoded a batch at a time."""
+    from tuneful.data.read import Record, Refusal
+
+    reading = iter(rows)
+    while batch := list(islice(reading, _BATCH)):
+        if encoder is None:
+            yield from ((row, None) for row in batch)
+            continue
+        records = [row for row in batch if isinstance(row, Record)]
+        examples = iter(encoder.examples([record.conversation for record in records]))
+        for row in batch:
+            yield row, None if isinstance(row, Refusal) else next(examples)
+
+
+# The page
+
+
+def show_check(checked: Checked, terminal: Terminal) -> None:
+    """Print the page."""
+    found = checked.audit
+    terminal.say(
+        f"{checked.name}: {found.num_read:,} rows read = {found.num_used:,} used + {found.num_refused:,} refused",
+        style="bold",
+    )
+    if checked.without_tokens:
+        terminal.say(f"Lengths are in words: {checked.without_tokens}.", style="yellow")
+    terminal.say()
+    _show_lengths(checked, terminal)
+    terminal.facts(_facts(checked))
+    _show_prompt(checked, terminal)
+    _show_findings(checked, terminal)
+    if checked.mending:
+        _show_mending(checked.mending, terminal)
+
+
+def _show_lengths(checked: Checked, terminal: Terminal) -> None:
+    found = checked.audit
+    if not found.lengths:
+        return
+    terminal.table(
+        [found.unit, "mean", "median", "95 % up to", "99 % up to", "longest"],
+        [
+            [name if name != "record" else "whole record", f"{one.mean:,.1f}"]
+            + [f"{value:,.0f}" for value in (one.p50, one.p95, one.p99, one.max)]
+            for name, one in found.lengths.items()
+        ],
+    )
+    terminal.say()
+    edges, counts = found.histogram
+    most = max(counts)
+    bins = list(zip(edges[:-1], edges[1:], counts, strict=True))
+    while not bins[0][2]:
+        del bins[0]
+    for low, high, count in bins:
+        bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
+        terminal.say(f"  {low:>6,.0f} to {high - 1:>6,.0f}  {bar} {count:,}", style="dim" if not count else None)
+    terminal.say()
+
+
+def _facts(checked: Checked) -> dict[str, str]:
+    found = checked.audit
+    facts = {"shape": checked.shape}
+    if found.num_trained is not None and found.num_units:
+        share = found.num_trained / found.num_units
+        facts["trained"] = f"{found.num_trained:,} of {found.num_units:,} tokens ({share:.1%}) carry loss"
+        facts["end token"] = f"trained in {found.num_ended:,} of {found.num_used:,} records"
+    if found.sides:
+        sides = ", ".join(f"{count:,} {name}" for name, count in found.sides.items())
+        facts["split"] = f"{sides} ({checked.split})"
+    facts["turns"] = _named({f"{turns}:": count for turns, count in found.turns.items()})
+    facts["languages"] = _named(found.languages) + " (by their commonest words)"
+    facts["scripts"] = _named(found.scripts)
+    facts["tasks"] = _named(found.tasks) + " (by the first verb)"
+    return {name: value for name, value in facts.items() if value}
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    """`English 98 %, German 2 %`, the rarest together."""
+    total = sum(counts.values())
+    named = [f"{name} {_percent(count, total)}" for name, count in list(counts.items())[:_MOST_NAMED]]
+    rest = sum(list(counts.values())[_MOST_NAMED:])
+    return ", ".join([*named, f"{len(counts) - _MOST_NAMED} more {_percent(rest, total)}"] if rest else named)
+
+
+def _percent(count: int, total: int) -> str:
+    share = 100 * count / total
+    return f"{share:.0f}\u00a0%" if share >= 1 or not count else "under 1\u00a0%"
+
+
+def _show_prompt(checked: Checked, terminal: Terminal) -> None:
+    found = checked.audit
+    if not found.prompt_source:
+        return
+    terminal.heading(f"The prompt of {found.prompt_source}, as inference sends it ({checked.template})")
+    shown = found.prompt[:_MAX_SHOWN_PROMPT] + ("..." if len(found.prompt) > _MAX_SHOWN_PROMPT else "")
+    for line in shown.split("\n"):
+        terminal.console.print(Padding(Text(line), (0, 0, 0, 2), expand=False) if line else "")
+    last = found.prompt[-1:]
+    end = {"\n": "a line feed", " ": "a space"}.get(last, f"{last!r}")
+    terminal.say(f"  (it ends with {end}; then comes the answer)", style="dim")
+
+
+def _show_findings(checked: Checked, terminal: Terminal) -> None:
+    findings = checked.audit.findings
+    num_findings = checked.audit.num_findings
+    counts = ((num_findings, "finding"), (len(findings) - num_findings, "note"))
+    terminal.heading(" and ".join(_number(count, noun) for count, noun in counts if count) or "Nothing was found")
+    for finding in findings:
+        terminal.say()
+        _show_finding(finding, terminal)
+    looked_for = ", ".join(name.replace("_", " ").replace("html", "HTML") for name in _clean(checked))
+    terminal.say()
+    terminal.say(f"Looked for and not found: {looked_for}.", style="dim")
+
+
+def _show_finding(finding: Finding, terminal: Terminal) -> None:
+    kind = finding.kind
+    style = "bold yellow" if kind.severity == "finding" else "bold cyan"
+    terminal.console.print(Text.assemble((kind.title, style), f"  {_number(finding.count, 'record')}"))
+    _show_pairs([(case.source, case.text) for case in finding.cases], terminal)
+    if finding.count > len(finding.cases):
+        terminal.say(f"  and {finding.count - len(finding.cases):,} more", style="dim")
+    _show_pairs([("why", kind.why), ("mend", kind.mend)], terminal)
+
+
+def _show_pairs(pairs: Sequence[tuple[str, str]], terminal: Terminal) -> None:
+    """Two columns, indented, each folding within itself."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", overflow="fold", max_width=_SOURCE_WIDTH)
+    table.add_column(overflow="fold")
+    for name, text in pairs:
+        table.add_row(Text(name), Text(text))
+    terminal.console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _clean(checked: Checked) -> list[str]:
+    """The names of what was looked for in vain."""
+    from tuneful.audit.findings import KINDS, NEEDS_TOKENS
+
+    found = {finding.kind.name for finding in checked.audit.findings}
+    not_looked_for = {*(NEEDS_TOKENS if checked.without_tokens else ()), *(() if checked.against else ("overlap",))}
+    return [name for name in KINDS if name not in found | not_looked_for]
+
+
+def _show_mending(mending: Mending, terminal: Terminal) -> None:
+    num_dropped = sum(mending.dropped.values())
+    terminal.heading(f"Written: {mending.path}")
+    terminal.say(
+        f"{mending.num_read:,} rows read = {mending.num_kept:,} kept + {mending.num_changed:,} changed + "
+        f"{num_dropped:,} dropped"
+    )
+    for reason, count in mending.dropped.items():
+        terminal.say(f"  dropped {count:,}: {reason.replace('_', ' ')}")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

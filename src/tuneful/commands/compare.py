@@ -1,17 +1,98 @@
-"""`tuneful compare A B`: two sets of answers over the same items, and whether the second is better."""
+"""`tuneful compare A B`: two sets of answers over the same items, and whether the second is better.
+
+OUTPUT/comparison.json   OUTPUT/answers/{base,tuned}.jsonl   OUTPUT/data/test.jsonl   OUTPUT/report.html
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.arguments import AnswerKey, ConfigFile, Gate, Json, Quiet, configuration
+from tuneful.commands.options import AnswerKey, ConfigFile, Gate, Json, Quiet, configuration
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
+    from tuneful.evaluation.compare import Comparison
+    from tuneful.evaluation.gate import Outcome
+
+_NUM_CHANGED_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonResult:
+    """B (`tuned`) against A (`base`): the comparison, what comparison.json holds, and what became of each condition of the gate.
+
+    `report` is the page, where an output folder was named.
+    """
+
+    comparison: Comparison
+    document: dict[str, Any]
+    gate: tuple[Outcome, ...] = ()
+    report: Path | None = None
 
 
 def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    answer_key: str | None = None,
+    terminal: Terminal | None = None,
+) -> ComparisonResult:
+    """Compare the answers in `b` with those in `a`, each a run folder or a file of answers, over the same items.
+
+    `answer_key` names the key of the answer in files that are not ours; the gate is `report.gate` of `config`. With `output`
+    a new folder gets comparison.json and report.html. Raises DataError where the two cannot be paired, ConfigError where
+    `output` is taken or a condition names what was not measured.
+    """
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.evaluation.answered import pair, read_answered
+    from tuneful.evaluation.document import compare_models, comparison_document
+    from tuneful.evaluation.gate import parse_gate
+    from tuneful.evaluation.tables import apply_gate, show_comparison
+
+    config, terminal = config or Config(), terminal or Terminal(quiet=True)
+    conditions = parse_gate(config.report.gate)
+    before, after = (read_answered(str(name), config.data, answer_key) for name in (a, b))
+    pairing = pair(before, after)
+    kinds = [one.kind for one in pairing.tuned]
+    base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
+    comparison = compare_models(config, base, tuned, kinds, before.general, after.general)
+    document = comparison_document(
+        comparison,
+        sources=[one.source for one in pairing.tuned],
+        references=[one.reference for one in pairing.tuned],
+        kinds=kinds,
+        base=base,
+        tuned=tuned,
+        names={"base": before.name, "tuned": after.name},
+    )
+    terminal.heading("Compared")
+    terminal.facts(
+        {
+            "A": _counted(before, len(pairing.base), pairing.num_only_base),
+            "B": _counted(after, len(pairing.tuned), pairing.num_only_tuned),
+        }
+    )
+    show_comparison(comparison, document["sentence"], terminal, ("A", "B"))
+    _show_changed_most(document, pairing, terminal)
+    outcomes = apply_gate(conditions, comparison, document, terminal)
+    report = _write(output, pairing, config, document) if output is not None else None
+    if report is not None:
+        terminal.say(f"written: {report}")
+    return ComparisonResult(comparison, document, tuple(outcomes), report)
+
+
+def compare_command(
     a: Annotated[str, typer.Argument(metavar="A", help="what to compare with: a run folder, or a file of answers")],
     b: Annotated[str, typer.Argument(metavar="B", help="what is compared: a run folder, or a file of answers")],
     overrides: Annotated[
@@ -25,13 +106,76 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Is B better than A? Two run folders or files of answers over the same test items."""
-    from tuneful.comparing import compare_answers
     from tuneful.console import Terminal, to_stdout
-    from tuneful.judge.gate import parse_gate, refuse_unmet
+    from tuneful.evaluation.gate import refuse_unmet
 
     settings = configuration(config, overrides, {"report.gate": gate})
-    conditions = parse_gate(settings.report.gate)
-    document, outcomes = compare_answers(a, b, settings, output, Terminal(quiet=quiet), conditions, answer_key)
+    result = compare(a, b, config=settings, output=output, answer_key=answer_key, terminal=Terminal(quiet=quiet))
     if as_json:
-        to_stdout(json.dumps(document, indent=1))
-    refuse_unmet(outcomes)
+        to_stdout(json.dumps(result.document, indent=1))
+    refuse_unmet(result.gate)
+
+
+def _counted(side: AnsweredSet, num_compared: int, num_left: int) -> str:
+    left = f", {num_left} only here and left out" if num_left else ""
+    return f"{side.name}: {len(side.items)} answers = {num_compared} compared{left or ' + 0 left out'}"
+
+
+def _show_changed_most(document: Mapping[str, Any], pairing: Pairing, terminal: Terminal) -> None:
+    """The answers that lost most and those that gained most, one line a side."""
+    changed = sorted(
+        (
+            (item["gain"], before, after)
+            for item, before, after in zip(document["items"], pairing.base, pairing.tuned, strict=True)
+            if item["gain"]
+        ),
+        key=lambda one: one[0],
+    )
+    losses = [one for one in changed[:_NUM_CHANGED_SHOWN] if one[0] < 0]
+    gained = [one for one in reversed(changed[-_NUM_CHANGED_SHOWN:]) if one[0] > 0]
+    for heading, rows in (("Largest losses", losses), ("Largest gains", gained)):
+        if rows:
+            terminal.heading(heading)
+        for gain, before, after in rows:
+            terminal.say(f"{gain:+.2f}  {after.source}", style="dim")
+            for name, text in (("wanted", after.reference), ("A", before.text), ("B", after.text)):
+                terminal.say(f"  {name:>6}  {_line(text, terminal)}")
+
+
+def _line(text: str, terminal: Terminal) -> str:
+    room = min(terminal.console.width, 120) - len("  wanted  ")
+    line = " ".join(text.split()) or "(empty)"
+    return line if len(line) <= room else line[: room - 4] + " ..."
+
+
+def _write(output: Path, pairing: Pairing, config: Config, document: Mapping[str, Any]) -> Path:
+    from tuneful.report.build import build_report
+    from tuneful.runs.folder import RunDir
+
+    run = RunDir(output)
+    try:
+        run.write_config(config)
+        for name, side in (("base", pairing.base), ("tuned", pairing.tuned)):
+            # Both under B's sources: the page joins them by source, and A's file may have lain elsewhere.
+            rows = zip(side, pairing.tuned, strict=True)
+            run.write_rows(f"answers/{name}.jsonl", (_answer_row(one, other.source) for one, other in rows))
+        run.write_rows("data/test.jsonl", map(_test_row, pairing.tuned))
+        run.write_json("comparison.json", document)
+        return build_report(run.path)
+    finally:
+        run.close()
+
+
+def _answer_row(one: Answered, source: str) -> dict[str, Any]:
+    return {
+        "source": source,
+        "prompt": one.prompt,
+        "text": one.text,
+        "ended_by": one.ended_by,
+        "num_tokens": one.num_tokens,
+    }
+
+
+def _test_row(one: Answered) -> dict[str, Any]:
+    kind = {"kind": one.kind} if one.kind else {}
+    return {"instruction": one.prompt, "input": "", "output": one.reference, **kind, "source": one.source}

@@ -1,17 +1,95 @@
-"""`tuneful evaluate`: a judge grades answers."""
+"""`tuneful evaluate`: a judge grades answers, outside any run or those of a finished one."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.arguments import AnswerKey, ConfigFile, Json, Quiet, configuration
+from tuneful.commands.options import AnswerKey, ConfigFile, Json, Quiet, configuration
+from tuneful.errors import ConfigError, JudgeError
+from tuneful.files import write_json
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.judge.agreement import Agreement
+    from tuneful.judge.calibrate import Calibration, Figure
+    from tuneful.judge.client import Judge
+    from tuneful.judge.items import AnswerSet
+    from tuneful.judge.verdicts import ReplyCache
+    from tuneful.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What a judge gave: the verdicts of each set of answers by its name, in the order of its items, and what they come to.
+
+    `document` is what evaluation.json of `folder` holds; `calibration` is what was found out about the judge, where that was
+    asked for.
+    """
+
+    folder: Path
+    verdicts: Mapping[str, list[Verdict]]
+    document: dict[str, Any]
+    calibration: Calibration | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of `--json`."""
+        return self.document if self.calibration is None else {**self.document, "calibration": asdict(self.calibration)}
 
 
 def evaluate(
+    answers: str | Path,
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    answer_key: str | None = None,
+    against: Path | None = None,
+    ratings: Path | None = None,
+    calibrate: bool = False,
+    terminal: Terminal | None = None,
+) -> EvaluationResult:
+    """Let the judge of `config` (`judge.model`) grade the answers file or run folder `answers` into the folder `output`.
+
+    `against` is the answers file that a pairwise judge compares with; a run folder brings its own. `ratings` are what people
+    thought of the answers; `calibrate` probes the judge first. Raises InputError where the request is wrong, JudgeError
+    where nothing could be scored.
+    """
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.judge.agreement import agree
+    from tuneful.judge.local import open_judge, resolve_settings
+    from tuneful.judge.questions import load_prompt
+    from tuneful.judge.run import answer_sets, evaluation_document, judge_sets, load_judge_model, open_cache
+
+    answers, config, terminal = Path(answers), config or Config(), terminal or Terminal(quiet=True)
+    settings = resolve_settings(config.judge)
+    load_prompt(settings.protocol, settings.prompts)
+    sets = answer_sets(answers, config, answer_key, against)
+    config = config.model_copy(update={"judge": settings})
+    by_people = _ratings(ratings, settings.protocol)
+    folder = _output_folder(answers, output)
+    judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
+    with open_cache(folder) as cache:
+        calibration = _calibrated(sets[-1], judge, config, cache, folder, terminal) if calibrate else None
+        verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
+    document = evaluation_document(judge, config, verdicts, terminal)
+    if by_people is not None:
+        agreement = agree(verdicts[sets[-1].name], by_people, config.report.confidence)
+        document["agreement"] = asdict(agreement)
+        _show_agreement(agreement, terminal)
+    write_json(folder / "evaluation.json", document)
+    _refuse_silence(judge, verdicts)
+    return EvaluationResult(folder, verdicts, document, calibration)
+
+
+def evaluate_command(
     answers: Annotated[
         Path, typer.Argument(metavar="ANSWERS", help="a run folder, an answers file, or any JSON or JSONL with answers")
     ],
@@ -37,19 +115,95 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Let a judge grade answers, every item scored or counted as unscored."""
-    from tuneful import evaluating
     from tuneful.console import Terminal, to_stdout
 
     settings = configuration(config, overrides, {"judge.model": judge, "judge.protocol": protocol})
-    document = evaluating.evaluate(
+    result = evaluate(
         answers,
-        settings,
-        output,
-        Terminal(quiet=quiet),
+        config=settings,
+        output=output,
         answer_key=answer_key,
         against=against,
         ratings=ratings,
         calibrate=calibrate,
+        terminal=Terminal(quiet=quiet),
     )
     if as_json:
-        to_stdout(json.dumps(document, indent=1))
+        to_stdout(json.dumps(result.as_dict(), indent=1))
+
+
+def _output_folder(answers: Path, output: Path | None) -> Path:
+    run = answers if answers.is_dir() else answers.parent.parent
+    folder = output if output is not None else run if (run / "answers").is_dir() else None
+    if folder is None:
+        raise ConfigError("--output DIR is needed: these answers belong to no run folder")
+    return folder
+
+
+def _calibrated(
+    judged: AnswerSet, judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
+) -> Calibration:
+    """What probes with `judged` found out about the judge, shown and written as calibration.json."""
+    from tuneful.judge.calibrate import calibrate, in_words, num_calibration_questions
+
+    settings = config.judge
+    total = num_calibration_questions(len(judged.items), settings)
+    with terminal.progress("calibrating", total, "questions") as advance:
+        found = calibrate(
+            judged.items,
+            judge,
+            settings,
+            cache,
+            confidence=config.report.confidence,
+            seed=config.train.seed,
+            advance=advance,
+        )
+    write_json(folder / "calibration.json", asdict(found))
+    terminal.heading(f"Can {found.judge} judge? {found.num_items} items, {found.num_questions} questions")
+    rows = [[figure.label, in_words(figure), _interval(figure), figure.wanted] for figure in found.figures]
+    terminal.table(["", "", f"{config.report.confidence:.0%} interval", "wanted"], rows)
+    means = [f"{kind} {'-' if mean is None else f'{mean:.0f}'}" for kind, mean in found.mean_scores.items()]
+    terminal.say(f"mean scores: {', '.join(means)}")
+    for reason, count in found.unread.items():
+        terminal.say(f"  {count} without a verdict: {reason}", style="yellow")
+    terminal.say(f"{found.verdict}: {found.sentence}", style="bold")
+    return found
+
+
+def _interval(figure: Figure) -> str:
+    from tuneful.judge.calibrate import in_words
+
+    if figure.low is None or figure.high is None:
+        return ""
+    low, high = (replace(figure, value=value) for value in (figure.low, figure.high))
+    return f"[{in_words(low)}, {in_words(high)}]"
+
+
+def _ratings(file: Path | None, protocol: str) -> dict[str, float] | None:
+    from tuneful.judge.agreement import read_ratings
+
+    if file is None:
+        return None
+    if protocol == "pairwise":
+        raise ConfigError("--ratings are grades of single answers; a pairwise judge gives none to hold them against")
+    return read_ratings(file)
+
+
+def _show_agreement(agreement: Agreement, terminal: Terminal) -> None:
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    terminal.heading(f"Against people, {agreement.num_items} answers that both graded")
+    spearman = f"{shown(agreement.spearman)} [{shown(agreement.low)}, {shown(agreement.high)}]"
+    facts = {"weighted kappa": shown(agreement.kappa), "Spearman": spearman}
+    if agreement.num_unmatched:
+        facts["not matched"] = f"{agreement.num_unmatched} ratings of answers that have no score"
+    terminal.facts(facts)
+
+
+def _refuse_silence(judge: Judge, verdicts: Mapping[str, list[Verdict]]) -> None:
+    """Raise JudgeError where not a single item was scored."""
+    everything = [verdict for own in verdicts.values() for verdict in own]
+    if all(verdict.score is None for verdict in everything):
+        ((reason, count),) = Counter(verdict.unscored_reason for verdict in everything).most_common(1)
+        raise JudgeError(f"{judge.name} scored nothing: {reason} ({count} of {len(everything)} items)")

@@ -4,16 +4,79 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.arguments import ConfigFile, Json, Model, Quiet, configuration
+from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration
 from tuneful.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.types import Answer, Conversation
 
 
 def generate(
+    prompts: str | Conversation | Sequence[str | Conversation],
+    *,
+    config: Config | None = None,
+    terminal: Terminal | None = None,
+) -> list[Answer]:
+    """The answers of the model of `config` to `prompts`: instructions, or conversations whose last response is wanted.
+
+    One answer a prompt, in order. Raises InputError where the model cannot be loaded or a prompt does not fit its context.
+    """
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.infer.session import LoadedModel, question
+    from tuneful.types import Conversation
+
+    asked = [prompts] if isinstance(prompts, (str, Conversation)) else list(prompts)
+    loaded = LoadedModel.load(config or Config(), (terminal or Terminal(quiet=True)).say)
+    return loaded.answer([question("", (), one) if isinstance(one, str) else one for one in asked])
+
+
+def generate_file(
+    data: str, output: Path, *, config: Config | None = None, terminal: Terminal | None = None
+) -> list[dict[str, Any]]:
+    """The model's answers to every record of `data`, written to `output` as JSONL; its rows.
+
+    What an earlier process has answered of the same request is taken as it is. Raises ConfigError where `output` is there.
+    """
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.data.read import read_data
+    from tuneful.infer.file import answer_all
+    from tuneful.infer.session import LoadedModel
+
+    config, terminal = config or Config(), terminal or Terminal(quiet=True)
+    file = read_data(data, config.data)
+    if output.exists():
+        raise ConfigError(f"{output}: already exists; give another --output, or remove it")
+    if not output.absolute().parent.is_dir():
+        raise ConfigError(f"{output}: its folder does not exist")
+    loaded = LoadedModel.load(config, terminal.say)
+    conversations = [record.conversation for record in file.records]
+    with terminal.progress("answers", len(conversations), "answers") as advance:
+        rows = answer_all(
+            loaded.model,
+            loaded.encoder,
+            conversations,
+            config.generate,
+            output,
+            seed=config.train.seed,
+            advance=advance,
+        )
+    for refusal in file.refused[:3]:
+        terminal.say(f"refused {refusal.source}: {refusal.reason}", style="yellow")
+    terminal.say(f"{len(rows) + len(file.refused)} rows = {len(rows)} answered + {len(file.refused)} refused: {output}")
+    return rows
+
+
+def generate_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as generate.temperature=0.7")
     ] = None,
@@ -29,11 +92,11 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """Answer one prompt, or every record of a file."""
-    from tuneful import answers
     from tuneful.console import Terminal, pieces_to_stdout, to_stdout
-    from tuneful.rundir import answer_row
+    from tuneful.infer.file import answer_row
+    from tuneful.infer.session import LoadedModel, question
 
-    settings = answers.with_own_template(configuration(config, overrides, {"model.name_or_path": model}))
+    settings = configuration(config, overrides, {"model.name_or_path": model})
     terminal = Terminal(quiet=quiet)
     if data is not None:
         if prompt is not None:
@@ -42,18 +105,18 @@ def generate(
             raise ConfigError("--data needs --output FILE.jsonl for its answers")
         if input_text:
             raise ConfigError("--input goes with --prompt; the records of --data bring their own")
-        rows = answers.answer_file(data, settings, output, terminal)
+        rows = generate_file(data, output, config=settings, terminal=terminal)
         if as_json:
             to_stdout(json.dumps({"answers": str(output), "num_answers": len(rows)}))
         return
     if output is not None:
         raise ConfigError("--output is for the answers of --data; the answer to a prompt goes to standard output")
-    instruction = prompt if prompt is not None else _standard_input()
-    speaker = answers.Speaker.load(settings, terminal)
+    asked = question("", (), prompt if prompt is not None else _standard_input(), input_text)
+    loaded = LoadedModel.load(settings, terminal.say)
     if as_json:
-        to_stdout(json.dumps(answer_row(speaker.answer(instruction, input_text)), ensure_ascii=False))
+        to_stdout(json.dumps(answer_row(loaded.answer([asked])[0]), ensure_ascii=False))
     else:
-        pieces_to_stdout(speaker.stream("", (), instruction, input_text))
+        pieces_to_stdout(loaded.stream(asked))
 
 
 def _standard_input() -> str:

@@ -1,608 +1,360 @@
-"""Bytes become rows: JSON arrays, objects that hold one, JSONL and CSV, told by what a file holds before what it is called.
+"""Rows become conversations: the shapes in which people write instructions and answers, told by their keys.
 
-Nothing is held whole: a line of JSONL or CSV, or a window on the text of an array, is all that is in memory, and a record
-may take MAX_RECORD_BYTES. A fault that leaves no doubt where the next row begins (a broken line, a key that stands twice,
-NaN) is that row's alone; one that does (a missing bracket, a stray quote) ends the read.
+    alpaca             instruction, output           input, system, history
+    messages           messages: [{role, content}]   (OpenAI)
+    sharegpt           conversations: [{from, value}]
+    prompt-completion  prompt, completion            texts, or lists of messages
+    question-answer    question, answer              context
+    dolly              instruction, response         context
+
+Each row is told by itself, so that files of several shapes can be put together; `data.shape` names one for all, and
+`data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
+a finished `text`) is refused by its name, never read in part. A record of any shape may have a `weight` in the loss.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
 import math
-import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from tuneful.data.sources import MAX_RECORD_BYTES, ByteStream
-from tuneful.errors import DataError
+from tuneful.data.rows import shown
+from tuneful.errors import ConfigError
+from tuneful.types import Conversation, Turn
 
-Row = tuple[str, Any, str | None]
-"""Where a row stands, its value, and what is wrong with it, None for nothing; a faulty row's value may be its text."""
-
-_MAX_DEPTH = 64
-_MAX_KEPT = 10_000  # characters of a row that could not be read
-_MAX_DROPPED = 1 << 28
-_MAX_BLANK_LINES = 1_000_000
-_MAX_ROW_LINES = 100_000
-_MAX_HEADER_BYTES = 1 << 16
-_BLANK = " \t\r\n"
-_SPACE = re.compile(r"[ \t\r\n]*")
-_DELIMITERS = (",", "\t", ";", "|")
-_RECORD_KEYS = frozenset(
-    {"instruction", "output", "messages", "conversations", "prompt", "completion", "question", "answer"}
-)
-_MARK = b"\xef\xbb\xbf"
-_FOREIGN = {
-    b"\xff\xfe\x00\x00": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
-    b"\x00\x00\xfe\xff": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
-    b"\xff\xfe": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
-    b"\xfe\xff": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
-    b"PK\x03\x04": "a ZIP archive or a spreadsheet; unpack it, or save the sheet as CSV",
-    b"BZh": "bzip2 data; unpack it: bunzip2",
-    b"\xfd7zXZ\x00": "xz data; unpack it: unxz",
-    b"PAR1": "Parquet inside a compressed file; unpack it first",
-    b"ARROW1": "Arrow inside a compressed file; unpack it first",
-    b"\x1f\x8b": "packed twice; unpack it once",
-    b"\x28\xb5\x2f\xfd": "packed twice; unpack it once",
-    b"%PDF": "a PDF; take the text out of it first",
+Fields = Mapping[str, Any]
+_MAX_KEY_SETS = 1000
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
 }
+_UNTRAINED = ("tool_calls", "function_call", "tool_call_id", "audio", "images", "reasoning_content", "thinking")
+"""Parts of a message that are neither trained nor shown to the model, so that a message with one is refused."""
+_MAY_BE_NULL = ("input", "context", "system")
+_ASKS = ("instruction", "prompt", "question", "query", "user", "human", "source")
+_ANSWERS = ("output", "response", "answer", "completion", "target", "reply", "assistant", "gpt")
+WEIGHT = "weight"
+"""The field of any shape that says how much a record counts in the loss: 2 is a record that stands in the file twice."""
+_LEAST_WEIGHT, _MOST_WEIGHT = 1e-3, 1e3
+TEXT_REASON = (
+    "`text` is a finished text: which part of it is the response, the part to learn, is not written in it. Give "
+    "instruction and response fields of their own"
+)
+"""Why a row of `text` alone is refused."""
 
 
-def text_rows(stream: ByteStream, known: frozenset[str]) -> Iterator[Row]:
-    """The rows of a file of text; `known` are the column names by which CSV is told where the file's name says nothing."""
-    head = _first_line(stream)
-    first = head[:1]
-    suffix = _suffix(stream.name)
-    if first == b"[":
-        yield from _array_file(stream)
-    elif first != b"{" and (suffix in (".csv", ".tsv") or _is_header(head, known)):
-        yield from _csv_rows(stream, "\t" if suffix == ".tsv" else _delimiter(head))
-    elif suffix in (".jsonl", ".ndjson") or _is_value(head):
-        yield from _jsonl_rows(stream)
-    else:
-        yield from _object_file(stream)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A way to write a record: the fields that it needs, those that it may have, and how they are read.
+
+    `read` gives (system, turns) and raises _UnfitError with the reason.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    may_have: tuple[str, ...]
+    read: Callable[[Fields], tuple[str, tuple[Turn, ...]]]
 
 
-def _first_line(stream: ByteStream) -> bytes:
-    """The first line that is not blank, without its end; DataError where the file holds no text."""
-    size = 1 << 16
-    while True:
-        head = stream.peek(size)
-        _refuse_foreign(head, stream.name)
-        line, end, _ = head.removeprefix(_MARK).lstrip(_BLANK.encode()).partition(b"\n")
-        if end or len(head) < size:
-            break
-        if size > MAX_RECORD_BYTES:
-            if not line:
-                raise _all_blank(stream.name)
-            break
-        size *= 2
-    if not line:
-        raise DataError(f"{stream.name}: the file is empty")
-    return line.rstrip(_BLANK.encode())
+class ShapeReader:
+    """Reads rows under `data.shape` and `data.columns`; ConfigError where the columns suit no shape."""
 
-
-def _refuse_foreign(head: bytes, name: str) -> None:
-    for magic, what in _FOREIGN.items():
-        if head.startswith(magic):
-            raise DataError(f"{name}: byte 0: this is {what}")
-    if head[:4].count(0) == 2 and not (head[0] and head[1]):
-        raise DataError(f"{name}: byte 0: this looks like UTF-16 text; convert it: iconv -f UTF-16LE -t UTF-8")
-
-
-def _all_blank(name: str) -> DataError:
-    return DataError(f"{name}: over {MAX_RECORD_BYTES:,} bytes of blank space and no record, which is a damaged file")
-
-
-def _suffix(name: str) -> str:
-    """The last ending of a name in lower case, that of a compression left out."""
-    for packed in (".gz", ".gzip", ".zst", ".zstd"):
-        name = name.lower().removesuffix(packed)
-    return name[name.rfind(".") :]
-
-
-def _is_value(line: bytes) -> bool:
-    """Whether a first line holds a JSON value of its own, and no object of arrays of records."""
-    if len(line) > MAX_RECORD_BYTES:
-        return False
-    try:
-        text = line.decode()
-        value, end = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
-        return False
-    return end == len(text) and not _arrays_of_records(value)
-
-
-# JSON values
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"not valid JSON: {name} is no JSON number")
-
-
-def _parse_float(digits: str) -> float:
-    if math.isinf(number := float(digits)):
-        raise ValueError(f"the number {digits[:40]} is too large; write it as text")
-    return number
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key `{shown(twice)}` stands twice in one record")
-    return record
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float, object_pairs_hook=_unique_keys)
-_LENIENT = json.JSONDecoder(parse_constant=str, parse_int=str, parse_float=str)
-"""Finds where a value ends that the strict decoder will not have."""
-_TOO_DEEP = f"nested over {_MAX_DEPTH} levels deep, which is no record"
-
-
-def escaped(text: str) -> str:
-    """A text from a file, or about one, fit for a message: what no reader would see, or see moved, is written as `\\ufeff`."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def shown(key: str) -> str:
-    """A key fit for a message: escaped, and short."""
-    text = escaped(key[:41])
-    return text if len(text) <= 40 else text[:40] + "..."
-
-
-def _is_deep(value: Any, text: str) -> bool:
-    """Whether the `value` of `text` is nested over _MAX_DEPTH levels: what json reads, writing it back may not."""
-    if text.count("{") + text.count("[") <= _MAX_DEPTH:
-        return False
-    level = [value]
-    for _ in range(_MAX_DEPTH + 1):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _value_fault(error: ValueError) -> str:
-    """What is wrong with a value whose syntax is right."""
-    message = str(error)
-    return (
-        "a whole number of over 4300 digits; write it as text" if message.startswith("Exceeds the limit") else message
-    )
-
-
-def _syntax(error: json.JSONDecodeError, column: int) -> str:
-    return f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]} (column {column})"
-
-
-# JSONL
-
-
-def _jsonl_rows(stream: ByteStream) -> Iterator[Row]:
-    name, decode, lines = stream.name, _DECODER.raw_decode, _Lines(stream)
-    blank = offset = 0
-    for number, line in enumerate(lines, start=1):
-        bare = line.strip(b" \t\r\n") if number > 1 else line.removeprefix(_MARK).strip(b" \t\r\n")
-        start, offset = offset, offset + len(line) + 1
-        if not bare:
-            blank += 1
-            if blank > _MAX_BLANK_LINES:
-                raise DataError(
-                    f"{name}:{number}: over {_MAX_BLANK_LINES:,} blank lines and no record, which is a damaged file"
-                )
-            continue
-        blank = 0
-        try:
-            text = bare.decode() if len(bare) <= MAX_RECORD_BYTES else ""
-            value, end = decode(text)
-            whole = end == len(text)
-        except (ValueError, RecursionError):
-            whole = False
-        if not whole:
-            fault = _line_fault(line, start + lines.num_dropped)
-            yield f"{name}:{number}", bare[:_MAX_KEPT].decode("utf-8", "backslashreplace"), fault
-        elif (text.find("{", 1) > 0 or "[" in text) and _is_deep(value, text):
-            yield f"{name}:{number}", text[:_MAX_KEPT], _TOO_DEEP
-        else:
-            yield f"{name}:{number}", value, None
-
-
-class _Lines:
-    """Lines without their ends. Of one over MAX_RECORD_BYTES the head comes, a byte over; `num_dropped` counts the rest."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._name, self._blocks = stream.name, stream.blocks()
-        self.num_dropped = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        rest = b""
-        for block in self._blocks:
-            lines = (rest + block).split(b"\n")
-            rest = lines.pop()
-            yield from lines
-            if len(rest) > MAX_RECORD_BYTES:
-                yield rest[: MAX_RECORD_BYTES + 1]
-                rest = self._after_line(len(rest) - MAX_RECORD_BYTES - 1)
-        if rest:
-            yield from rest.removesuffix(b"\n").split(b"\n")
-
-    def _after_line(self, num_dropped: int) -> bytes:
-        """Let go what is left of a line, and give back what follows it in the block in which it ends."""
-        for block in self._blocks:
-            head, end, rest = block.partition(b"\n")
-            num_dropped += len(head)
-            if end:
-                self.num_dropped += num_dropped
-                return rest
-            if num_dropped > _MAX_DROPPED:
-                raise DataError(f"{self._name}: a line of over {num_dropped:,} bytes, which is a damaged file")
-        return b""
-
-
-def _line_fault(line: bytes, offset: int) -> str:
-    """What is wrong with a line that begins at byte `offset` and is not one JSON value."""
-    if len(line) > MAX_RECORD_BYTES:
-        return f"a line of over {MAX_RECORD_BYTES:,} bytes, which is no record"
-    try:
-        text = line.decode("utf-8-sig")
-        _, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_BLANK)))
-    except UnicodeDecodeError as error:
-        return (
-            f"byte {offset + error.start} is not UTF-8 ({error.reason}). Convert the file: iconv -f ENCODING -t UTF-8"
-        )
-    except json.JSONDecodeError as error:
-        return _syntax(error, error.pos + 1)
-    except RecursionError:
-        return _TOO_DEEP
-    except ValueError as error:
-        return _value_fault(error)
-    carriage = " (or its lines end in a lone \\r: convert them)" if "\r" in text[:end] + text[end : end + 1] else ""
-    return f"more than one value on a line; JSONL holds one record a line{carriage}"
-
-
-# JSON arrays, and objects that hold one
-
-
-class _Window:
-    """A moving view of a file's text: `text[at:]` is what comes next, `more` reads on and lets go what is behind."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self.name = stream.name
-        self.text, self.at = "", 0
-        self._blocks = stream.blocks()
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._num_bytes = 0
-        self._counted, self._line, self._column = 0, 1, 0  # of text[counted]; columns from 0
-        self._dropped = self._record_end = 0  # characters of the file
-        self.more()
-        self.text = self.text.removeprefix("\ufeff")
-
-    def more(self) -> bool:
-        """Read another block; False at the end of the file."""
-        block = next(self._blocks, None)
-        pending = len(self._decoder.getstate()[0])
-        try:
-            text = self._decoder.decode(block or b"", final=block is None)
-        except UnicodeDecodeError as error:
-            where = self._num_bytes - pending + error.start
-            raise DataError(
-                f"{self.name}: byte {where} is not UTF-8 ({error.reason}). Convert it: iconv -f ENCODING -t UTF-8"
-            ) from None
-        if block is None:
-            return False
-        self._num_bytes += len(block)
-        self._count(self.at)
-        self._dropped += self.at
-        self.text = self.text[self.at :] + text
-        self.at = self._counted = 0
-        return True
-
-    def _count(self, position: int) -> None:
-        newlines = self.text.count("\n", self._counted, position)
-        if newlines:
-            self._line += newlines
-            self._column = position - self.text.rfind("\n", self._counted, position) - 1
-        else:
-            self._column += position - self._counted
-        self._counted = position
+    def __init__(self, shape: str, columns: Mapping[str, str] | None) -> None:
+        self._columns = dict(columns or {})
+        self._mapped = frozenset(self._columns.values())
+        named = [one for one in SHAPES if shape in ("auto", one.name)]
+        fitting = [one for one in named if self._columns.keys() <= {*one.needs, *one.may_have, WEIGHT}]
+        if not fitting:
+            fields = "; ".join(f"{one.name}: {', '.join((*one.needs, *one.may_have))}" for one in named)
+            raise ConfigError(
+                f"data.columns: {', '.join(f'`{shown(field)}`' for field in self._columns)} are not fields of one shape. "
+                f"It maps fields to column names, as in instruction=question,output=answer. Fields are {fields}"
+            )
+        self._shapes = fitting
+        self._by_keys: dict[tuple[str, ...], Shape | None] = {}
 
     @property
-    def line(self) -> int:
-        """The line of what comes next, from 1."""
-        self._count(self.at)
-        return self._line
+    def columns(self) -> frozenset[str]:
+        """Every name of a column that means something here."""
+        own = {field for shape in self._shapes for field in (*shape.needs, *shape.may_have, WEIGHT)}
+        return frozenset(own - self._columns.keys()) | self._mapped
 
-    def place(self, position: int | None = None) -> str:
-        """`file:line` of what comes next, or of `position` in the text."""
-        return f"{self.name}:{self.line + self.text.count(chr(10), self.at, position or self.at)}"
-
-    def peek(self) -> str:
-        """The next character that is not blank, "" at the end; blanks before it are passed over."""
-        while True:
-            match = _SPACE.match(self.text, self.at)
-            assert match
-            self.at = match.end()
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if self._dropped + self.at - self._record_end > MAX_RECORD_BYTES:
-                raise _all_blank(self.place())
-            if not self.more():
-                return ""
-
-    def take(self) -> tuple[Any, str | None]:
-        """The value that begins here, and its fault: with one, the value is its text."""
-        decoder, fault = _DECODER, None
-        while True:
-            try:
-                value, end = decoder.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as error:
-                if self._is_cut(error) and self._more_of_it():
-                    continue
-                raise DataError(f"{self.place(error.pos)}: {_syntax(error, self._column_of(error.pos))}") from None
-            except RecursionError:
-                raise DataError(f"{self.place()}: {_TOO_DEEP}") from None
-            except ValueError as error:
-                decoder, fault = _LENIENT, _value_fault(error)
-                continue
-            if isinstance(value, (int, float)) and not self.text[end:].strip("0123456789+-.eE") and self._more_of_it():
-                continue
-            break
-        text, at, self.at = self.text, self.at, end
-        self._record_end = self._dropped + end
-        if end - at > MAX_RECORD_BYTES:
-            return text[at : at + _MAX_KEPT], f"a record of over {MAX_RECORD_BYTES:,} characters"
-        nests = text.find("{", at + 1, end) > 0 or text.find("[", at + 1, end) > 0
-        if fault is None and nests and _is_deep(value, text[at:end]):
-            fault = _TOO_DEEP
-        return (text[at:end][:_MAX_KEPT], fault) if fault else (value, None)
-
-    def holds_records(self) -> bool:
-        """Whether the array that begins here opens with an object."""
-        while True:
-            match = _SPACE.match(self.text, self.at + 1)
-            assert match
-            if match.end() < len(self.text):
-                return self.text[match.end()] == "{"
-            if not self._more_of_it():
-                return False
-
-    def step(self) -> None:
-        """Pass over one character."""
-        self.at += 1
-
-    def _is_cut(self, error: json.JSONDecodeError) -> bool:
-        """Whether the text may only have ended too early: everywhere else the fault is the file's."""
-        return error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 16
-
-    def _more_of_it(self) -> bool:
-        if len(self.text) - self.at > MAX_RECORD_BYTES:
-            raise DataError(
-                f"{self.place()}: the record that begins here is over {MAX_RECORD_BYTES:,} characters, or never ends"
-            )
-        had = len(self.text) - self.at
-        while self.more():  # to double what there is: a long record is not begun anew at every block
-            if len(self.text) - self.at > min(2 * had, MAX_RECORD_BYTES):
-                break
-        return len(self.text) - self.at > had
-
-    def _column_of(self, position: int) -> int:
-        self._count(self.at)
-        newline = self.text.rfind("\n", self.at, position)
-        return position - newline if newline >= 0 else self._column + position - self.at + 1
-
-
-def _array_file(stream: ByteStream) -> Iterator[Row]:
-    """The rows of a file that is an array."""
-    window = _Window(stream)
-    window.peek()
-    yield from _array_rows(window)
-    if window.peek():
-        raise DataError(f"{window.place()}: something follows the array of records; a file holds one")
-
-
-def _array_rows(window: _Window) -> Iterator[Row]:
-    """The rows of the array that begins here.
-
-    A source is `file:line`; further records that begin on the same line are `file:line#2`, `file:line#3` ...
-    """
-    window.step()
-    if window.peek() == "]":
-        raise DataError(f"{window.place()}: the array is empty")
-    line = count = 0
-    while True:
-        here = window.line
-        line, count = (here, count + 1) if here == line else (here, 1)
-        value, fault = window.take()
-        yield (f"{window.name}:{line}#{count}" if count > 1 else f"{window.name}:{line}"), value, fault
-        follows = window.peek()
-        if follows not in (",", "]"):
-            raise DataError(f"{window.place()}: expected `,` or `]` after a record")
-        window.step()
-        if follows == "]":
-            return
-        window.peek()
-
-
-def _object_file(stream: ByteStream) -> Iterator[Row]:
-    """The rows of the one array of records in an object; the object itself where it is a record."""
-    head = stream.peek(MAX_RECORD_BYTES + 1)
-    arrays = _arrays_in(head)
-    if len(arrays) > 1:
-        raise _two_arrays(stream.name, arrays)
-    window = _Window(stream)
-    window.peek()
-    if arrays or len(head) > MAX_RECORD_BYTES:
-        yield from _held_rows(window, arrays[0] if arrays else None)
-    else:
-        place = window.place()
-        yield place, *window.take()
-    if window.peek():
-        raise DataError(f"{window.place()}: something follows the first record; JSONL holds one record a line")
-
-
-def _arrays_in(head: bytes) -> list[str]:
-    """The keys under which the object `head` holds arrays of records; none where it is a record, or no JSON."""
-    if len(head) > MAX_RECORD_BYTES:
-        return []
-    try:
-        value, _ = _LENIENT.raw_decode(head.decode("utf-8-sig").lstrip(_BLANK))
-    except (ValueError, RecursionError):
-        return []
-    return _arrays_of_records(value)
-
-
-def _arrays_of_records(value: Any) -> list[str]:
-    """The keys of an object under which arrays of records stand; none where it looks like a record itself."""
-    if not isinstance(value, dict) or not _RECORD_KEYS.isdisjoint(value):
-        return []
-    return [key for key, rows in value.items() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
-
-
-def _held_rows(window: _Window, wanted: str | None) -> Iterator[Row]:
-    """The rows of the array `wanted` in the object that begins here; for None, of the one array that opens with `{`."""
-    if window.peek() != "{":
-        raise DataError(f"{window.place()}: expected a record, or an array of records")
-    found: list[str] = []
-    window.step()
-    while window.peek() != "}":
-        key, _ = window.take()
-        if not isinstance(key, str) or window.peek() != ":":
-            raise DataError(f"{window.place()}: not valid JSON: expected a key and `:`")
-        window.step()
-        if window.peek() == "[" and (key == wanted or (wanted is None and window.holds_records())):
-            found.append(key)
-            if len(found) > 1:
-                raise _two_arrays(window.name, found)
-            yield from _array_rows(window)
-        else:
-            window.take()
-        if (follows := window.peek()) not in (",", "}"):
-            raise DataError(f"{window.place()}: not valid JSON: expected `,` or `}}`")
-        if follows == ",":
-            window.step()
-    if not found:
-        raise DataError(
-            f"{window.place()}: the object that ends here is over {MAX_RECORD_BYTES:,} bytes and holds no records"
-        )
-    window.step()
-
-
-def _two_arrays(name: str, keys: list[str]) -> DataError:
-    names = ", ".join(f"`{shown(key)}`" for key in keys)
-    return DataError(f"{name}: holds more than one array of records ({names}); give each a file of its own")
-
-
-# CSV
-
-
-def _csv_cells(line: bytes, delimiter: str) -> list[str]:
-    if len(line) > _MAX_HEADER_BYTES:
-        return []
-    try:
-        return next(csv.reader([line.decode()], delimiter=delimiter, strict=True), [])
-    except (UnicodeDecodeError, csv.Error):
-        return []
-
-
-def _delimiter(header: bytes) -> str:
-    """The delimiter that makes the most columns of a header, the comma where there is only one."""
-    return max(_DELIMITERS, key=lambda delimiter: len(_csv_cells(header, delimiter)))
-
-
-def _is_header(line: bytes, known: frozenset[str]) -> bool:
-    """Whether a first line names at least two columns that we know."""
-    return sum(cell.strip() in known for cell in _csv_cells(line, _delimiter(line))) >= 2
-
-
-def _csv_rows(stream: ByteStream, delimiter: str) -> Iterator[Row]:
-    if csv.field_size_limit() < MAX_RECORD_BYTES:
-        csv.field_size_limit(MAX_RECORD_BYTES)
-    lines = _CsvLines(stream)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] = []
-    while True:
-        start = lines.begin_row()
+    def read(self, row: Any, source: str) -> tuple[str, Conversation] | str:
+        """(the shape's name, the conversation) of a row, or the reason why there is none."""
+        if not isinstance(row, dict):
+            return f"expected a record such as {{'instruction': ..., 'output': ...}}, found {_kind(row)}"
         try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{stream.name}:{start}: {_csv_fault(str(error), lines.number)}") from None
-        if cells is None:
-            return
-        if not cells and not lines.fault:  # a line of NUL alone is no blank one
-            continue
-        if header:
-            fault = lines.fault
-            if fault is None and len(cells) != len(header):
-                fault = f"{len(cells)} cell(s), where the header names {len(header)} column(s)"
-            yield f"{stream.name}:{start}", cells if fault else dict(zip(header, cells, strict=True)), fault
+            fields = self._renamed(row) if self._columns else row
+            shape = self._shape_of(tuple(fields))
+            if shape is None:
+                return self._why_unknown(fields, row)
+            system, turns = shape.read(fields)
+            weight = _weight(fields)
+        except _UnfitError as error:
+            return self._in_their_words(str(error))
+        return shape.name, Conversation(system, turns, source, weight)
+
+    def _renamed(self, row: Fields) -> Fields:
+        fields = {key: value for key, value in row.items() if key not in self._mapped}
+        for field, column in self._columns.items():
+            if column in row:
+                fields[field] = row[column]
+            else:
+                fields.pop(field, None)
+        return fields
+
+    def _shape_of(self, keys: tuple[str, ...]) -> Shape | None:
+        try:
+            return self._by_keys[keys]
+        except KeyError:
+            if len(self._by_keys) >= _MAX_KEY_SETS:
+                self._by_keys.clear()
+            found = next((shape for shape in self._shapes if all(need in keys for need in shape.needs)), None)
+            self._by_keys[keys] = found
+            return found
+
+    def _why_unknown(self, fields: Fields, row: Fields) -> str:
+        near = max(self._shapes, key=lambda shape: sum(need in fields for need in shape.needs))
+        missing = [need for need in near.needs if need not in fields]
+        if len(self._shapes) > 1 and len(missing) == len(near.needs):
+            return _why_no_shape(fields)
+        if column := self._columns.get(missing[0]):
+            return f"no `{shown(column)}`, which data.columns names for `{missing[0]}`; keys are {_names(row)}"
+        like = _like(fields, _ANSWERS if missing[0] in _ANSWERS else _ASKS if missing[0] in _ASKS else ())
+        hint = f"found `{like}`: data.columns={missing[0]}={like}" if like else f"keys are {_names(fields)}"
+        return f"no `{missing[0]}`; {hint}"
+
+    def _in_their_words(self, reason: str) -> str:
+        """`reason` with the user's name beside ours, where a column was mapped."""
+        for field, column in self._columns.items():
+            reason = reason.replace(f"`{field}`", f"`{shown(column)}` (our `{field}`)")
+        return reason
+
+
+class _UnfitError(ValueError):
+    """A row of a known shape that cannot be used; its text is the reason."""
+
+
+def _unfit(reason: str) -> NoReturn:
+    raise _UnfitError(reason)
+
+
+def _why_no_shape(fields: Fields) -> str:
+    if not fields:
+        return "an empty record"
+    if "chosen" in fields and "rejected" in fields:
+        return "a preference pair (`chosen`, `rejected`), which is no instruction with its answer"
+    if "text" in fields:
+        return TEXT_REASON
+    ask, answer = _like(fields, _ASKS), _like(fields, _ANSWERS)
+    example = f"instruction={ask or 'COLUMN'},output={answer or 'COLUMN'}"
+    return f"no instruction and answer known by name; keys are {_names(fields)}. Name yours: data.columns={example}"
+
+
+def _like(fields: Fields, synonyms: tuple[str, ...]) -> str | None:
+    """The key that is, case aside, one of `synonyms`."""
+    return next((shown(key) for word in synonyms for key in fields if key.lower() == word), None)
+
+
+def _names(fields: Fields) -> str:
+    names = ", ".join(f"`{shown(key)}`" for key in list(fields)[:6])
+    return names + (", ..." if len(fields) > 6 else "") if fields else "none"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+# Fields
+
+
+def _text(fields: Fields, key: str) -> str:
+    """The text under `key`, "" where there is none or null; every text of a flat record comes through here."""
+    value = fields.get(key, "")
+    if isinstance(value, str) and value.isascii():
+        return value
+    return "" if value is None and key in _MAY_BE_NULL else _checked(value, f"`{key}`")
+
+
+def _weight(fields: Fields) -> float:
+    """What the record counts beside others: its `weight`, as a number or as a table writes it; 1 where it has none."""
+    value = fields.get(WEIGHT)
+    if value is None or value == "":
+        return 1.0
+    try:
+        weight = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        weight = math.nan
+    if weight == 0:
+        _unfit("`weight` is 0: nothing of the record would count")
+    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+        _unfit(f"`weight` is {_shown_value(value)}, expected a number from {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
+    return weight
+
+
+def _shown_value(value: Any) -> str:
+    return shown(str(value)) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else _kind(value)
+
+
+def _checked(value: Any, where: str) -> str:
+    """`value`, which is text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        _unfit(f"{where} is {_kind(value)}, expected text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        _unfit(f"{where} holds a lone surrogate (\\u{ord(value[error.start]):04x}), which is no character")
+    return value
+
+
+def _refuse_tools(fields: Fields) -> None:
+    for key in ("tools", "functions"):
+        if fields.get(key) not in (None, "", "[]", [], {}):
+            _unfit(f"`{key}`: tool calls are not trained; leave such records out, or the key where no call is made")
+
+
+def _flat(ask: str, context: str | None, answer: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
+    """The reader of a shape of single texts."""
+
+    def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
+        asked, response = _text(fields, ask), _text(fields, answer)
+        given = _text(fields, context) if context else ""
+        if not response or response.isspace():
+            _unfit(f"`{answer}` is empty: there is nothing to learn")
+        if not asked.strip() and not given.strip():
+            _unfit(f"`{ask}` and `{context}` are both empty: nothing is asked" if context else f"`{ask}` is empty")
+        turn = Turn(asked, given, response)
+        earlier = _history(fields["history"]) if fields.get("history") else ()
+        return _text(fields, "system"), (*earlier, turn)
+
+    return read
+
+
+def _history(history: Any) -> list[Turn]:
+    """The earlier turns of an Alpaca record: pairs of what was asked and what was answered."""
+    if not isinstance(history, list):
+        _unfit(f"`history` is {_kind(history)}, expected a list of pairs")
+    turns = []
+    for number, pair in enumerate(history, start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            _unfit(f"`history` {number} is no pair of an instruction and its answer")
+        asked, response = (_checked(part, f"`history` {number}") for part in pair)
+        if not asked.strip() or not response.strip():
+            _unfit(f"`history` {number} has an empty half")
+        turns.append(Turn(asked, "", response))
+    return turns
+
+
+def _prompt_completion(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
+    prompt, completion = fields["prompt"], fields["completion"]
+    if isinstance(prompt, list) or isinstance(completion, list):
+        if not isinstance(prompt, list) or not isinstance(completion, list):
+            _unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
+        return _conversation(fields, [*prompt, *completion])
+    return _PROMPT_COMPLETION(fields)
+
+
+_PROMPT_COMPLETION = _flat("prompt", None, "completion")
+
+
+# Messages
+
+
+def _messages(key: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
+    def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
+        entries = fields[key]
+        if isinstance(entries, dict) and all(isinstance(column, list) for column in entries.values()):
+            entries = [dict(zip(entries, values, strict=False)) for values in zip(*entries.values(), strict=False)]
+        if not isinstance(entries, list):
+            _unfit(f"`{key}` is {_kind(entries)}, expected a list of messages")
+        return _conversation(fields, entries)
+
+    return read
+
+
+def _conversation(fields: Fields, entries: list[Any]) -> tuple[str, tuple[Turn, ...]]:
+    """A system text first or none, then the user's and the assistant's messages in turn, the assistant's last."""
+    _refuse_tools(fields)
+    system = _text(fields, "system")
+    turns: list[Turn] = []
+    asked: str | None = None
+    for number, entry in enumerate(entries, start=1):
+        role, text = _message(entry, number)
+        if role == "system":
+            if number > 1:
+                _unfit(f"message {number} is a `system` message; only the first may be")
+            if system and system != text:
+                _unfit("`system` and the first message are two different system texts")
+            system = text
+        elif not text.strip():
+            _unfit(f"message {number}, the {role}'s, is empty")
+        elif role == "user":
+            if asked is not None:
+                _unfit(f"messages {number - 1} and {number} are both the user's; join them")
+            asked = text
+        elif asked is None:
+            _unfit(f"message {number} is the assistant's and answers nothing; a user's message goes before it")
         else:
-            header = _header(cells, f"{stream.name}:{start}", lines.fault)
+            turns.append(Turn(asked, "", text))
+            asked = None
+    if asked is not None:
+        _unfit("the last message is the user's: there is no answer to learn")
+    if not turns:
+        _unfit("there is no message of the assistant's: nothing to learn")
+    return system, tuple(turns)
 
 
-def _header(cells: list[str], place: str, fault: str | None) -> list[str]:
-    """The names of the columns; one without a name is called by its number."""
-    names = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(names) < 1000 else None
-    if fault or len(names) >= 1000:
-        raise DataError(f"{place}: the header cannot be read: {fault or f'{len(names):,} columns'}")
-    if twice:
-        raise DataError(f"{place}: the column `{shown(twice)}` stands twice; rename one of them")
-    return names
+def _message(entry: Any, number: int) -> tuple[str, str]:
+    """(role, text) of a message: `role` and `content`, or ShareGPT's `from` and `value`."""
+    if not isinstance(entry, dict):
+        _unfit(f"message {number} is {_kind(entry)}, expected {{'role': ..., 'content': ...}}")
+    role_key = "role" if "role" in entry else "from"
+    text_key = "content" if "content" in entry else "value"
+    for key in (role_key, text_key):
+        if key not in entry:
+            _unfit(f"message {number} has no `{'role' if key == 'from' else 'content'}`; keys are {_names(entry)}")
+    if untrained := next((key for key in _UNTRAINED if entry.get(key)), None):
+        _unfit(f"message {number} has `{untrained}`, which is not trained; leave such records out")
+    if entry.get("weight") == 0 and "weight" in entry:
+        _unfit(f"message {number} has `weight` 0: which answers count is not chosen message by message")
+    role = entry[role_key]
+    meant = _ROLES.get(role.lower()) if isinstance(role, str) else None
+    if meant is None:
+        name = f"`{shown(role)}`" if isinstance(role, str) else _kind(role)
+        _unfit(f"message {number} is by {name}; messages of system, user and assistant are known, tools' are not")
+    return meant, _checked(_only_text(entry[text_key], number), f"`{text_key}` of message {number}")
 
 
-def _csv_fault(message: str, last_line: int) -> str:
-    if "unexpected end of data" in message:
-        return f"a quote of this row is never closed (the file ends at line {last_line})"
-    if "new-line character" in message:
-        return "a lone carriage return outside quotes; convert the line ends: tr '\\r' '\\n'"
-    why = f"a quote that neither opens nor closes a cell ({escaped(message)})"
-    return f"{why}; write it twice, as CSV does, before line {last_line + 1}"
+def _only_text(content: Any, number: int) -> Any:
+    """The text of a content that is one part of text; anything else in parts is refused by its type."""
+    if not isinstance(content, list):
+        return content
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
+    if kinds == ["text"] and "text" in content[0]:
+        return content[0]["text"]
+    other = next((kind for kind in kinds if isinstance(kind, str) and kind != "text"), None)
+    what = f"a part of type `{shown(other)}`" if other else f"{len(content)} parts"
+    return _unfit(f"message {number} has {what}; only one text is trained")
 
 
-class _CsvLines:
-    """Lines of text for the csv module: `fault` says what is wrong with those of the row at hand."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._name, self._lines = stream.name, _Lines(stream)
-        self.number = self._row_bytes = 0
-        self.fault: str | None = None
-        self._start = 1
-
-    def begin_row(self) -> int:
-        """Forget the last row; the line on which the next begins."""
-        self.fault, self._row_bytes, self._start = None, 0, self.number + 1
-        return self._start
-
-    def __iter__(self) -> Iterator[str]:
-        offset = 0
-        for line in self._lines:
-            self.number += 1
-            self._row_bytes += len(line) + 1
-            if self._row_bytes > MAX_RECORD_BYTES or self.number - self._start >= _MAX_ROW_LINES:
-                raise DataError(
-                    f"{self._name}:{self._start}: the row that begins here is over {MAX_RECORD_BYTES:,} bytes or "
-                    f"{_MAX_ROW_LINES:,} lines: a quote that is never closed, or no CSV"
-                )
-            try:
-                text = (line.removeprefix(_MARK) if self.number == 1 else line).decode()
-            except UnicodeDecodeError as error:
-                self.fault = (
-                    f"byte {offset + error.start} is not UTF-8 ({error.reason}). "
-                    "Convert the file: iconv -f ENCODING -t UTF-8"
-                )
-                text = line.decode("utf-8", "backslashreplace")
-            if "\0" in text:
-                self.fault = f"byte {offset + line.index(0)} is NUL, which is no text"
-                text = text.replace("\0", "")
-            offset += len(line) + 1
-            yield text + "\n"
+SHAPES: tuple[Shape, ...] = (
+    Shape("messages", ("messages",), ("system", "tools"), _messages("messages")),
+    Shape("sharegpt", ("conversations",), ("system", "tools"), _messages("conversations")),
+    Shape("alpaca", ("instruction", "output"), ("input", "system", "history"), _flat("instruction", "input", "output")),
+    Shape("dolly", ("instruction", "response"), ("context", "system"), _flat("instruction", "context", "response")),
+    Shape("prompt-completion", ("prompt", "completion"), ("system",), _prompt_completion),
+    Shape("question-answer", ("question", "answer"), ("context", "system"), _flat("question", "context", "answer")),
+)
+"""Every shape, in the order in which a row is tried for them."""

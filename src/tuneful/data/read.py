@@ -15,10 +15,11 @@ from itertools import islice
 from typing import Any
 
 from tuneful.config import DataConfig
-from tuneful.data.formats import Row, text_rows
-from tuneful.data.shapes import ShapeReader
+from tuneful.data.formats import ShapeReader
+from tuneful.data.rows import Row
 from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
+from tuneful.data.text_files import text_rows
 from tuneful.errors import DataError
 from tuneful.types import Conversation
 

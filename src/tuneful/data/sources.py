@@ -12,23 +12,21 @@ import hashlib
 import os
 import stat
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from tuneful.data import hub, starter
+from tuneful.data import hub
+from tuneful.data.compression import compression_of, unpacked
 from tuneful.errors import DataError
+from tuneful.files import BLOCK_BYTES, hash_into
 
 STARTER = "starter"
+STARTER_FILE = Path(__file__).with_name("starter.json")
+"""The built-in data: Alpaca-shaped records for a first run, dedicated to the public domain. `tools/starter` makes it."""
 STANDARD_INPUT = "-"
-MAX_RECORD_BYTES = 4 << 20
-"""The most that one record, or the blank space before one, may take: what is longer is no record but a damaged file."""
-
-_BLOCK = 1 << 20
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +54,7 @@ def find_files(data: str | Sequence[str]) -> list[Place]:
 
 def _find(name: str) -> list[Place]:
     if name == STARTER:
-        path = starter.path()
-        return [Place(path.name, path)]  # where the package is installed says nothing to anybody
+        return [Place(STARTER_FILE.name, STARTER_FILE)]  # where the package is installed says nothing to anybody
     if name == STANDARD_INPUT:
         return [Place("stdin", None)]
     path = Path(name).expanduser()
@@ -84,8 +81,7 @@ def sha256_of(places: Sequence[Place]) -> str | None:
             return None
         digest = hashlib.sha256()
         with _open(place) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            hash_into(digest, file)
         digests.append(digest.hexdigest())
     return joint_sha256(digests)
 
@@ -139,29 +135,20 @@ class ByteStream:
     def blocks(self) -> Iterator[bytes]:
         """The unpacked bytes, to the end."""
         while self._ahead:
-            block, self._ahead = self._ahead[:_BLOCK], self._ahead[_BLOCK:]
+            block, self._ahead = self._ahead[:BLOCK_BYTES], self._ahead[BLOCK_BYTES:]
             yield block
         yield from self._plain
 
     def _unpacked(self) -> Iterator[bytes]:
         stored = self._stored()
         first = next(stored, b"")
-        if first.startswith(_GZIP):
-            self.compression = "gzip"
-            yield from self._gunzipped(first, stored)
-        elif first.startswith(_ZSTD):
-            from tuneful.data.tables import unzstd
-
-            self.compression = "zstd"
-            yield from unzstd(first, stored, self.name, _BLOCK)
-        else:
-            yield from filter(None, [first])
-            yield from stored
+        self.compression = compression_of(first)
+        yield from unpacked(self.compression, first, stored, self.name)
 
     def _stored(self) -> Iterator[bytes]:
         while True:
             try:
-                block = self._file.read(_BLOCK)
+                block = self._file.read(BLOCK_BYTES)
             except OSError as error:
                 raise DataError(f"{self.name}: cannot be read: {error.strerror or error}") from None
             if not block:
@@ -184,36 +171,6 @@ class ByteStream:
                 f"{self.name}: changed while it was read ({self._status.st_size:,} bytes before, {now.st_size:,} after); "
                 "wait until it is written, or read a copy"
             )
-
-    def _gunzipped(self, first: bytes, stored: Iterator[bytes]) -> Iterator[bytes]:
-        """The text of one gzip member after the other, never more than a block at once: a bomb unpacks no further than read."""
-        inflater = None
-        for block in _chained(first, stored):
-            while block:
-                if inflater is None:
-                    block = block.lstrip(b"\0")  # what tape drives and block devices pad with
-                    if not block:
-                        break
-                    inflater = zlib.decompressobj(wbits=31)
-                try:
-                    plain = inflater.decompress(block, _BLOCK)
-                except zlib.error as error:
-                    raise DataError(
-                        f"{self.name}: damaged gzip data before byte {self._num_stored:,} ({error}); fetch or pack it again"
-                    ) from None
-                if plain:
-                    yield plain
-                block = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
-                inflater = None if inflater.eof else inflater
-        if inflater is not None:
-            raise DataError(
-                f"{self.name}: the gzip data is cut off at byte {self._num_stored:,}; fetch or pack the file again"
-            )
-
-
-def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _open(place: Place) -> BinaryIO:

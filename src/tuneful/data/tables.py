@@ -1,4 +1,4 @@
-"""Parquet and Arrow files become rows: the one door of pyarrow, whose zstd unpacks text files too.
+"""Parquet and Arrow files become rows.
 
 Rows leave in small batches, so memory is that of one page of each column, not of a row group. Cells become what JSON
 knows: a date is its ISO text, a number that is none is null, bytes are named by their length. What pyarrow finds wrong
@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuneful.data.formats import Row, escaped, shown
-from tuneful.data.sources import MAX_RECORD_BYTES
+from tuneful.data.rows import MAX_RECORD_BYTES, Row, first_line, shown
 from tuneful.errors import DataError
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -42,7 +41,7 @@ def table_rows(head: bytes, path: Path, name: str) -> Iterator[Row]:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{name}: damaged after row {number:,}: {_first_line(error)}; fetch or write it again"
+                f"{name}: damaged after row {number:,}: {first_line(error)}; fetch or write it again"
             ) from None
         for value, fault in rows:
             number += 1
@@ -57,7 +56,7 @@ def _parquet_batches(path: Path, name: str) -> Iterator[Any]:
         # A buffer makes Arrow read page by page; without one it loads every column of a row group first.
         file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{name}: not a whole Parquet file: {_first_line(error)}; fetch or write it again") from None
+        raise DataError(f"{name}: not a whole Parquet file: {first_line(error)}; fetch or write it again") from None
     _refuse_double_columns(file.schema_arrow.names, name)
     for group in range(file.metadata.num_row_groups):
         _refuse_huge_cells(file.metadata.row_group(group), group, name)
@@ -113,7 +112,7 @@ def _row(batch: Any, index: int) -> tuple[Any, str | None]:
         try:
             row[column] = _plain(batch.column(column)[index].as_py())
         except (UnicodeDecodeError, ValueError, OverflowError) as error:
-            return row, f"`{shown(column)}` cannot be read: {_first_line(error)}"
+            return row, f"`{shown(column)}` cannot be read: {first_line(error)}"
     return row, None
 
 
@@ -130,43 +129,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return f"<{len(value):,} bytes>"
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def unzstd(first: bytes, rest: Iterator[bytes], name: str, block_bytes: int) -> Iterator[bytes]:
-    """The zstd data `first` + `rest`, unpacked in blocks; DataError where it is damaged or cut off."""
-    import pyarrow as pa
-
-    packed = _Packed(first, rest)
-    try:
-        with pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd") as stream:
-            while block := stream.read(block_bytes):
-                yield block
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{name}: damaged or cut off zstd data before byte {packed.num_given:,} ({_first_line(error)}); "
-            "fetch or pack it again"
-        ) from None
-
-
-class _Packed:
-    """Blocks as the file that pyarrow reads from."""
-
-    closed = False
-
-    def __init__(self, first: bytes, rest: Iterator[bytes]) -> None:
-        self._block, self._rest = first, rest
-        self.num_given = 0
-
-    def read(self, size: int) -> bytes:
-        if not self._block:
-            self._block = next(self._rest, b"")
-        given, self._block = self._block[:size], self._block[size:]
-        self.num_given += len(given)
-        return given
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _first_line(error: BaseException) -> str:
-    return escaped((str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip("."))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from tuneful.data.trie import TrieBatch, build_trie
+from tuneful.batch.trie import TrieBatch, build_trie
 from tuneful.infer.cache import KeyValues, Step, register_cached_attention
 from tuneful.infer.packed import packed_products
 from tuneful.model.attention import plan_attention, why_no_trie

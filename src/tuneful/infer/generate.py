@@ -18,11 +18,12 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import GenerateConfig
-from tuneful.data.encode import Encoder
+from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
 from tuneful.infer.decode import Decoder, attending, make_decoder
 from tuneful.infer.sample import next_tokens
 from tuneful.infer.text import AnswerText
+from tuneful.model.load import context_length
 from tuneful.types import Answer, Conversation
 
 _PREFILL_TOKENS = 4096
@@ -245,11 +246,6 @@ def _seed_of(seed: int, number: int) -> int:
 
 def _num_allowed(model: PreTrainedModel, prompt: Sequence[int], config: GenerateConfig) -> int:
     return min(config.max_new_tokens, context_length(model) - len(prompt))
-
-
-def context_length(model: PreTrainedModel) -> int:
-    """How many tokens the model can attend to."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
 def _check_room(prompt: Sequence[int], model: PreTrainedModel, source: str) -> None:

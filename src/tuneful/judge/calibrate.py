@@ -29,8 +29,8 @@ from tuneful.config import JudgeConfig
 from tuneful.errors import DataError
 from tuneful.judge.client import Judge, NoReply, Question
 from tuneful.judge.grammar import Rubric, Unreadable
-from tuneful.judge.judge import ReplyCache, ask_cached, mean_interval, read_outcome
 from tuneful.judge.questions import Item, Prompt, load_prompt
+from tuneful.judge.verdicts import ReplyCache, ask_cached, mean_interval, read_outcome
 
 GOOD_SCORE = 50.0
 """An answer that says nothing and still gets this much is taken for one that says something."""

@@ -7,7 +7,6 @@ batches; nothing holds its replies to a form, so it is asked for plain text.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 from tuneful.config import Config, JudgeConfig, TemplateConfig
 from tuneful.errors import ConfigError, DataError, JudgeError
+from tuneful.files import sha256_of
 from tuneful.judge.client import (
     Hear,
     HttpJudge,
@@ -147,7 +147,7 @@ def _gguf_judge(name: str, file: Path, settings: JudgeConfig) -> GgufJudge:
     server = start_llama_server(
         file, num_ctx=settings.num_ctx, num_slots=min(settings.concurrency, _MAX_SLOTS), key=key
     )
-    identity = {"wire": "gguf", "sha256": _sha256(file)}
+    identity = {"wire": "gguf", "sha256": sha256_of(file)}
     base_url = f"{server.listening_address}/v1"
     return GgufJudge(openai_judge(name, base_url, identity, settings, model=file.stem, key=key), server)
 
@@ -187,11 +187,3 @@ def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) ->
         return xllamacpp.Server(params)
     except Exception as error:  # whatever C++ throws arrives as the type that Cython chose
         raise JudgeError(f"llama.cpp cannot load {file}: {json.dumps(str(error))[:200]}") from None
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while piece := content.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

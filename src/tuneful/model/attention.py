@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from tuneful.data.trie import TrieBatch
+from tuneful.batch.trie import TrieBatch
 from tuneful.model import attention_native, attention_torch
 from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_lanes
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneful.data.trie import TrieBatch
+from tuneful.batch.trie import TrieBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

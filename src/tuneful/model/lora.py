@@ -21,7 +21,8 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
-from tuneful.model.export import hub_id, written_aside
+from tuneful.files import written_aside
+from tuneful.model.load import hub_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

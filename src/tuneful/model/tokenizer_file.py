@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tuneful.model.load import BUILTIN
+from tuneful.model.builtin import BUILTIN, cached_folder
 
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -36,8 +36,6 @@ class TokenizerFile:
 def find_locally(name: str) -> Path | None:
     """The folder of the model `name` where this machine has it; None where it would have to be fetched or made first."""
     if name == BUILTIN:
-        from tuneful.model.builtin import cached_folder
-
         return cached_folder()
     folder = Path(name).expanduser()
     if folder.exists():

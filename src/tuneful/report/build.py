@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from tuneful.files import write_text
 from tuneful.report.folder import read_run
 from tuneful.report.sections import Page, view_page
 
@@ -34,7 +34,8 @@ def build_report(run_dir: Path) -> Path:
     """
     run_dir = Path(run_dir)
     page = render_page(view_page(read_run(run_dir)))
-    return _write_whole(run_dir / "report.html", page)
+    write_text(run_dir / "report.html", page)
+    return run_dir / "report.html"
 
 
 def render_page(page: Page) -> str:
@@ -71,14 +72,3 @@ def _resource(name: str) -> str:
 def _hash_source(inline: str) -> str:
     digest = hashlib.sha256(inline.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
-def _write_whole(path: Path, content: str) -> Path:
-    """Write aside, then rename: a reader sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content.encode("utf-8"))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path

@@ -32,7 +32,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from tuneful.data.trie import token_order
+from tuneful.batch.trie import token_order
 from tuneful.errors import ConfigError, TunefulError
 from tuneful.types import Example
 

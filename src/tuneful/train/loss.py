@@ -4,11 +4,11 @@ A loss is a sum; whoever asks divides it once, by the total target weight of the
 target reach the output head (`logits_to_keep`, which every causal model in transformers takes): on instruction data that is
 a quarter of the rows, and the head is a fifth to a third of a small model. Three layouts give the same sum:
 
-    trie       each distinct prefix computed once (data/trie.py, model/attention.py)
+    trie       each distinct prefix computed once (batch/trie.py, model/attention.py)
     unshared   the same engine, each record a branch of its own
     padded     the classical batch and the model's own attention: for models where the trie would not be exact
 
-`prove` computes one micro-batch both ways before anything is trained on it.
+`layout.py` chooses among them, and computes one micro-batch both ways before anything is trained on it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tuneful.data.collate import pad_examples
-from tuneful.data.trie import build_trie, common_prefix, token_order
-from tuneful.model.attention import NAME, plan_attention, use_trie_attention, why_no_trie
+from tuneful.batch.collate import pad_examples
+from tuneful.batch.trie import build_trie
+from tuneful.model.attention import NAME, plan_attention, use_trie_attention
 from tuneful.model.native import KINDS, kernels
 from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
 
 # Legend of shapes: M targets, V vocabulary
 LayoutName = Literal["trie", "unshared", "padded"]
-PROOF_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Largest relative difference of loss and gradient norm between the two ways, by precision of the products."""
-
 _SOFTMAX_ELEMENTS = 1 << 19
 """Logits that are turned into probabilities at once: 2 MiB in float32."""
 
@@ -65,85 +62,6 @@ class MicroBatchLoss:
 def micro_batch_loss(model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName) -> MicroBatchLoss:
     """The loss of `examples` in one forward of `model`."""
     return _padded_loss(model, examples) if layout == "padded" else _trie_loss(model, examples, layout == "trie")
-
-
-def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: LayoutName) -> Iterator[list[Example]]:
-    """The examples of one optimizer step in micro-batches of at most `max_tokens` computed tokens, or of one record.
-
-    Records are taken in the order of their token ids, so that those that share a prefix meet (padded: of their length).
-    """
-    batch: list[Example] = []
-    num_computed = 0
-    for example in sorted(examples, key=len if layout == "padded" else token_order):
-        grown = _grown(num_computed, batch, example, layout)
-        if batch and grown > max_tokens:
-            yield batch
-            batch, grown = [], _grown(0, [], example, layout)
-        batch.append(example)
-        num_computed = grown
-    yield batch
-
-
-def why_not_shared(model: PreTrainedModel) -> str | None:
-    """Why records of this model must not share prefixes; None where they may. (An adapter's dropout: `adapter_dropout`.)"""
-    config = model.config.get_text_config()
-    if dropout := largest_dropout(model):
-        return (
-            f"the model has dropout {dropout:g}, which falls anew on every record; model.dropout=0 would allow sharing"
-        )
-    if getattr(config, "output_router_logits", False):
-        return "the model's router loss counts tokens"
-    return why_no_trie(model)
-
-
-def largest_dropout(model: torch.nn.Module) -> float:
-    """The largest probability with which any part of `model` drops values in training; 0 where none does."""
-    return max((getattr(module, name) for module, name in _dropouts(model)), default=0.0)
-
-
-def adapter_dropout(model: torch.nn.Module) -> float:
-    """The probability with which the adapter in `model` drops values: each record its own, so none is computed for two."""
-    return max((module.p for _, module in _adapter_dropouts(model)), default=0.0)
-
-
-def set_dropout(model: torch.nn.Module, dropout: float) -> None:
-    """Give every dropout of `model` the probability `dropout`; its configuration keeps what its makers wrote."""
-    for module, name in _dropouts(model):
-        setattr(module, name, dropout)
-
-
-def _dropouts(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str]]:
-    """(module, attribute) of every dropout probability: torch's own modules, and the numbers that attention layers keep.
-
-    An adapter's are not among them: they are set by `lora.dropout`, and leave attention alone.
-    """
-    of_adapter = {name for name, _ in _adapter_dropouts(model)}
-    for path, module in model.named_modules():
-        if path in of_adapter:
-            continue
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            yield module, "p"
-        for name in ("attention_dropout", "attn_dropout", "dropout", "dropout_p", "hidden_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                yield module, name
-
-
-def _adapter_dropouts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.modules.dropout._DropoutNd]]:
-    for name, module in model.named_modules():
-        if ".lora_dropout." in name and isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            yield name, module
-
-
-def prove(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
-    """Compute `examples` as a trie and one record at a time; None where loss and gradient agree, else the difference."""
-    use_trie_attention(model)
-    shared = _loss_and_gradient_norm(model, [list(examples)], "trie")
-    alone = _loss_and_gradient_norm(model, [[example] for example in examples], "padded")
-    tolerance = PROOF_TOLERANCE[model.dtype]
-    for what, one, other in zip(("loss", "gradient norm"), shared, alone, strict=True):
-        if not abs(one - other) <= tolerance * abs(other):
-            return f"the {what} is {one:.8g} as a trie and {other:.8g} one record at a time"
-    return None
 
 
 class WeightedCrossEntropy(torch.autograd.Function):
@@ -296,24 +214,3 @@ def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBa
 
 def _ids(array: np.ndarray[Any, np.dtype[np.int32]], model: PreTrainedModel) -> torch.Tensor:
     return torch.from_numpy(array).to(model.device, torch.int64)
-
-
-def _grown(num_computed: int, batch: Sequence[Example], example: Example, layout: LayoutName) -> int:
-    """How many tokens a micro-batch computes once `example` has joined it, records coming in sorted order."""
-    if layout == "padded":
-        return (len(batch) + 1) * (len(example) - 1)
-    shared = common_prefix(batch[-1], example) if batch and layout == "trie" else 0
-    return num_computed + len(example) - 1 - shared
-
-
-def _loss_and_gradient_norm(
-    model: PreTrainedModel, micro_batches: Sequence[Sequence[Example]], layout: LayoutName
-) -> tuple[float, float]:
-    total = 0.0
-    for examples in micro_batches:
-        loss = micro_batch_loss(model, examples, layout).total
-        loss.backward()
-        total += loss.item()
-    gradients = [parameter.grad.double().norm() for parameter in model.parameters() if parameter.grad is not None]
-    model.zero_grad(set_to_none=True)
-    return total, torch.stack(gradients).norm().item()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuneful.data.trie import token_order
+from tuneful.batch.trie import token_order
 from tuneful.types import Example
 
 # Legend of shapes: N training records

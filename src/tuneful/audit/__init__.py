@@ -1,0 +1,1 @@
+"""Records are examined: numbers and findings."""

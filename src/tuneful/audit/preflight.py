@@ -1,0 +1,123 @@
+"""What happens to a record on its way into the model: the checks that need the tokenizer.
+
+A prompt must be the untrained prefix of its example; the end token must be trained; no text may open with two begin
+tokens; and what the tokenizer is given must be what comes out again. (SmolLM2's vocabulary, for one, lacks byte F1:
+characters from U+40000 on vanish without a word.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.template import Origin, Piece, Template
+from tuneful.types import Conversation, Example
+
+_NUM_PROMPTS = 256
+"""Records whose prompt is encoded a second time, as inference does it: it doubles the work, and one in many shows it."""
+
+_MAX_KNOWN_SEAMS = 50_000
+_SEAM_WIDTH = 6
+
+
+class Preflight:
+    """The checks of one encoder, record by record; `num_ended` counts the records whose end token is trained."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder, self._text = encoder, encoder.text
+        self._writable: dict[str, bool] = {}
+        self._seam: str | None = None  # the template's text before a response, as in the first record
+        self._seams: dict[str, bool] = {}
+        self._num_looked_at = 0
+        self.num_ended = 0
+
+    def look(self, conversation: Conversation, example: Example) -> Iterator[tuple[str, str]]:
+        """(kind, text) of everything that is wrong with how `conversation` became `example`."""
+        ids, end = example.token_ids, self._text.end_token_id
+        self.num_ended += bool(ids[-1] == end and example.weights[-1] > 0)
+        begin = self._text.bos_token_ids
+        if begin and len(ids) > 1 and ids[0] == ids[1] == begin[0]:
+            yield "doubled_begin_tokens", self._text.token_text(ids[:8].tolist())
+        if example.cut:
+            yield "cut_records", f"{len(ids)} tokens kept"
+        elif self._num_looked_at < _NUM_PROMPTS and not self._is_prefix(conversation, example):
+            yield "prompts_off_training", self._encoder.prompt_text(conversation)
+        self._num_looked_at += 1
+        if lost := self._lost_characters(conversation):
+            yield "unwritable_characters", " ".join(f"U+{ord(character):04X}" for character in lost)
+        if self._seam is None:
+            self._seam = _opening(self._text.template, conversation)
+        for turn in conversation.turns:
+            if turn.response and self._merges(turn.response[:_SEAM_WIDTH]):
+                yield "seam_merges", f"...{self._seam[-12:]}{turn.response[:40]}"
+
+    def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
+        """Whether what inference sends is what training saw before the last response."""
+        prompt = self._encoder.prompt_ids(conversation)
+        return bool(prompt == example.token_ids[: len(prompt)].tolist())
+
+    def _lost_characters(self, conversation: Conversation) -> list[str]:
+        characters: set[str] = set()
+        for turn in conversation.turns:
+            characters.update(turn.instruction, turn.input, turn.response)
+        characters.update(conversation.system)
+        lost = []
+        for character in sorted(characters):
+            if character not in self._writable:
+                self._writable[character] = self._is_written(character)
+            if not self._writable[character]:
+                lost.append(character)
+        return lost
+
+    def _is_written(self, character: str) -> bool:
+        text = f"a{character}b"
+        return self._text.token_text(self._text.piece_ids(Piece(text, Origin.USER))) == text
+
+    def _merges(self, head: str) -> bool:
+        """Whether the tokens on both sides of the seam before a response would be others if they were encoded in one go."""
+        if (known := self._seams.get(head)) is not None:
+            return known
+        opening = self._seam or ""
+        joint = self._text.piece_ids(Piece(opening + head, Origin.TEMPLATE))
+        apart = self._text.piece_ids(Piece(opening, Origin.TEMPLATE)) + self._text.piece_ids(
+            Piece(head, Origin.RESPONSE)
+        )
+        merges = bool(opening) and joint != apart and self._num_control(joint) == self._num_control(apart)
+        if len(self._seams) < _MAX_KNOWN_SEAMS:
+            self._seams[head] = merges
+        return merges
+
+    def _num_control(self, token_ids: list[int]) -> int:
+        return sum(token_id in self._text.control_token_ids for token_id in token_ids)
+
+
+class Markers:
+    """What looks like structure inside text of the user's: the template's markers and the control tokens."""
+
+    def __init__(self, template: Template, text: TextEncoder | None) -> None:
+        markers = {marker.strip() for marker in (*template.stop, template.end)}
+        if text is not None:
+            markers |= set(text.control_token_ids.values())
+        markers = {marker for marker in markers if len(marker) > 2}
+        self._pattern = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
+        self._heads = sorted({marker[:2] for marker in markers})
+
+    def find(self, conversation: Conversation) -> tuple[str, int] | None:
+        """The first text of `conversation` that holds a marker, and where; None where none does."""
+        for turn in conversation.turns:
+            for text in (turn.instruction, turn.input, turn.response):
+                if any(head in text for head in self._heads) and (found := self._pattern.search(text)):
+                    return text, found.start()
+        found = self._pattern.search(conversation.system) if conversation.system else None
+        return (conversation.system, found.start()) if found else None
+
+
+def _opening(template: Template, conversation: Conversation) -> str:
+    """The template's text before the first response; empty where something else stands there."""
+    before = None
+    for piece in template.example(conversation):
+        if piece.origin is Origin.RESPONSE:
+            return before.text if before and before.origin is Origin.TEMPLATE else ""
+        before = piece
+    return ""

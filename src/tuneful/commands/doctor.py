@@ -1,0 +1,74 @@
+"""`tuneful doctor`: what this machine offers, the first thing to look at when something is slow or fails."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from tuneful.commands.options import Json
+
+if TYPE_CHECKING:
+    from tuneful.console import Terminal
+
+ENVIRONMENT = (
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "TUNEFUL_CACHE",
+    "TUNEFUL_NATIVE",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
+
+
+def doctor() -> dict[str, Any]:
+    """Machine, versions, the device and precision that `auto` would choose, room in the cache, and settings that count."""
+    import torch
+
+    from tuneful.files import cache_root, free_bytes
+    from tuneful.model.native import describe
+    from tuneful.model.precision import choose_device, choose_dtype
+    from tuneful.runs.environment import describe_machine
+
+    device, cache = choose_device("auto"), cache_root()
+    return {
+        **describe_machine(),
+        "device": str(device),
+        "dtype": str(choose_dtype("auto", device, cache)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "kernels": describe(),
+        "cache": str(cache),
+        "cache_free_bytes": free_bytes(cache),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }
+
+
+def doctor_command(as_json: Json = False) -> None:
+    """What this machine offers, and whether Tuneful can work on it."""
+    from tuneful.console import Terminal, to_stdout
+
+    findings = doctor()
+    if as_json:
+        to_stdout(json.dumps(findings, indent=1))
+    else:
+        show_findings(findings, Terminal(stderr=False))
+
+
+def show_findings(findings: dict[str, Any], terminal: Terminal) -> None:
+    """The findings for a person."""
+    gib = 1 << 30
+    terminal.facts(
+        {
+            "tuneful": f"{findings['tuneful']}, Python {findings['python']}, {findings['platform']}",
+            "processor": f"{findings['processor']}, {findings['cores']} cores, {findings['threads']} threads, "
+            f"{findings['memory_bytes'] / gib:.1f} GiB of memory",
+            "device": f"{findings['device']}, products in {findings['dtype']} "
+            f"(bfloat16 is {'' if findings['native_bfloat16'] else 'not '}native here)",
+            "kernels": findings["kernels"],
+            "packages": ", ".join(f"{name} {version}" for name, version in findings["packages"].items()),
+            "cache": f"{findings['cache']}, {findings['cache_free_bytes'] / gib:.1f} GiB free",
+            "settings": ", ".join(f"{name}={value}" for name, value in findings["environment"].items()) or "none",
+        }
+    )

@@ -1,0 +1,60 @@
+"""What the commands share: data and settings, the options that mean the same everywhere, and the configuration they come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+
+DataAndSettings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DATA... KEY=VALUE...",
+        help="files of records (JSON, JSONL, CSV, Parquet, Arrow; `-` is standard input), patterns, a Hub id, or `starter`; "
+        "then settings, such as train.learning_rate=1e-4",
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
+]
+AnswerKey = Annotated[
+    str | None,
+    typer.Option(help="the key of the answer in a file that is not ours (default: text or model_response)"),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
+Gate = Annotated[str | None, typer.Option(help='exit with 3 unless these hold, such as "rouge_l>=0, forgetting<=0.05"')]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+
+_SETTING = re.compile(r"[^/=]*=")
+
+
+def data_and_settings(arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """`a.jsonl b.jsonl train.max_steps=5` as (names of data, settings): what has a `=` and is no file is a setting."""
+    data: list[str] = []
+    settings: list[str] = []
+    for argument in arguments or ():
+        is_setting = _SETTING.match(argument) and not os.path.lexists(argument)
+        (settings if is_setting else data).append(argument)
+    return data, settings
+
+
+def with_options(settings: Sequence[str] | None, options: Mapping[str, str | None]) -> list[str]:
+    """`settings`, then those that options of their own gave: `{"judge.model": judge}`; None where one was not given."""
+    given = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    return [*(settings or []), *given]
+
+
+def configuration(file: Path | None, settings: Sequence[str] | None, options: Mapping[str, str | None]) -> Config:
+    """The configuration of `file` with `settings` and `options` on top; ConfigError for what is wrong in any of them."""
+    from tuneful.config import load_config
+
+    return load_config(file, with_options(settings, options))

@@ -1,0 +1,206 @@
+"""`tuneful run` and `tuneful train`: the whole job from a raw file to a report, or its middle alone; and `--dry-run` of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuneful.commands.options import (
+    ConfigFile,
+    DataAndSettings,
+    Gate,
+    Json,
+    Model,
+    Quiet,
+    configuration,
+    data_and_settings,
+    with_options,
+)
+from tuneful.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+    from tuneful.console import Terminal
+    from tuneful.runs.estimate import Forecast
+    from tuneful.runs.job import JobResult
+
+Output = Annotated[
+    Path | None,
+    typer.Option(help="the run folder to make (default: a new one under runs/); an unfinished one goes on"),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="go on with an unfinished run: RUN in place of DATA (default: the newest in runs/)"),
+]
+AllowChanged = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY", help="a setting, or `data` or `model`, that may differ from what a resumed run began with"
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="estimate steps, tokens, time, memory and disk from two steps, and write nothing"),
+]
+
+
+def run(
+    data: str | Sequence[str] = "starter",
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+    allow_changed: Sequence[str] = (),
+) -> JobResult:
+    """The whole job: read, split, answers before, finetune, answers after, compare, report.
+
+    `data` is a file, a pattern, a Hub id, `starter`, or several of them; `output` a folder that does not exist yet
+    (default: a new one under runs/), or that of an unfinished run, which then goes on where it stopped; settings named in
+    `allow_changed` may differ from those it was begun with. Raises InputError, before anything is trained, where the
+    request or its input is wrong; Interrupted on SIGINT and SIGTERM.
+    """
+    from tuneful.runs.job import run_job
+
+    return run_job("run", data, config, output, terminal, allow_changed)
+
+
+def train(
+    data: str | Sequence[str],
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+    allow_changed: Sequence[str] = (),
+) -> JobResult:
+    """Finetune and save; the test records are set aside and not answered. Arguments and errors as for `run`."""
+    from tuneful.runs.job import run_job
+
+    return run_job("train", data, config, output, terminal, allow_changed)
+
+
+def dry_run(
+    verb: str,
+    data: str | Sequence[str] = "starter",
+    *,
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+) -> Forecast:
+    """What `run` or `train` (`verb`) would take in steps, tokens, time, memory and disk, from two measured steps.
+
+    Nothing is left behind; `output` is where the run would be written. Errors as for `run`.
+    """
+    from tuneful.runs.job import estimate_job
+
+    return estimate_job(verb, data, config, output, terminal)
+
+
+def run_command(
+    arguments: DataAndSettings = None,
+    model: Model = None,
+    output: Output = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    allow_changed: AllowChanged = None,
+    gate: Gate = None,
+    judge: Annotated[
+        str | None, typer.Option(help="who grades the answers: ollama/NAME, openai/MODEL, gguf:FILE or model:FOLDER")
+    ] = None,
+    general: Annotated[
+        str | None, typer.Option(help="text on which forgetting is measured: a file, `builtin` or `none`")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole job: check, split, answer, train, answer again, compare, report."""
+    arguments = with_options(arguments, {"report.gate": gate, "report.general": general, "judge.model": judge})
+    request = _request(arguments, model, output, config, resume, default="starter")
+    _work("run", *request, allow_changed, dry_run, as_json, quiet)
+
+
+def train_command(
+    arguments: DataAndSettings = None,
+    model: Model = None,
+    output: Output = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    allow_changed: AllowChanged = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Finetune and save, without answering the test set."""
+    request = _request(arguments, model, output, config, resume, default=None)
+    _work("train", *request, allow_changed, dry_run, as_json, quiet)
+
+
+def _work(
+    verb: str,
+    data: list[str],
+    config: Config,
+    output: Path | None,
+    allow_changed: list[str] | None,
+    is_dry: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from tuneful.console import Terminal, to_stdout
+
+    terminal = Terminal(quiet=quiet)
+    try:
+        if is_dry:
+            forecast = dry_run(verb, data, config=config, output=output, terminal=terminal)
+            if as_json:
+                to_stdout(json.dumps(asdict(forecast), indent=1))
+            return
+        work = run if verb == "run" else train
+        result = work(data, config=config, output=output, terminal=terminal, allow_changed=allow_changed or ())
+    except KeyboardInterrupt as interrupted:  # typer would make 130 of every one of them
+        raise typer.Exit(getattr(interrupted, "exit_code", 130)) from None
+    if as_json:
+        to_stdout(json.dumps(_as_document(result), indent=1))
+    if result.gate:
+        from tuneful.evaluation.gate import refuse_unmet
+
+        refuse_unmet(result.gate)
+
+
+def _as_document(result: JobResult) -> dict[str, Any]:
+    from tuneful.evaluation.compare import as_dict
+
+    document = {name: str(value) for name, value in asdict(result).items() if isinstance(value, Path)}
+    return {**document, "comparison": as_dict(result.comparison) if result.comparison else None}
+
+
+def _request(
+    arguments: list[str] | None,
+    model: str | None,
+    output: Path | None,
+    config: Path | None,
+    resume: bool,
+    *,
+    default: str | None,
+) -> tuple[list[str], Config, Path | None]:
+    """(data, configuration, run folder) of what is asked for; with --resume, of the unfinished run that is named."""
+    data, overrides = data_and_settings(arguments)
+    if resume and output is None:
+        from tuneful.runs.resume import unfinished_request
+
+        if config is not None:
+            raise ConfigError(
+                "--resume brings its own configuration; give single settings, such as train.save_steps=100"
+            )
+        return unfinished_request(data, with_options(overrides, {"model.name_or_path": model}))
+    if not data:
+        if default is None:
+            raise InputError("Missing argument 'DATA'; see tuneful train --help")
+        data = [default]
+    if resume and output is not None and not output.exists():
+        raise ConfigError(f"{output}: there is no run to resume; drop --resume to begin one")
+    return data, configuration(config, overrides, {"model.name_or_path": model}), output

@@ -1,0 +1,170 @@
+"""`tuneful show DATA`: some records as they will be trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuneful.commands.options import ConfigFile, DataAndSettings, Json, Model, configuration, data_and_settings
+from tuneful.errors import ConfigError, DataError, TemplateError
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+    from tuneful.data.read import DataStream, Record
+    from tuneful.encoding.show import ShownRecord
+    from tuneful.encoding.template import Piece, Template
+
+
+def show(
+    data: str | Sequence[str] = "starter", *, config: Config | None = None, start: int = 1, rows: int = 3
+) -> list[ShownRecord]:
+    """Records `start` (from 1) to `start + rows - 1` of `data`, token by token with weights, as a run would train them.
+
+    No more of `data` is read than that takes. Raises DataError where there is no record at `start`.
+    """
+    from tuneful.config import Config
+    from tuneful.data.read import stream_data
+
+    config = config or Config()
+    return _encoded(_chosen(stream_data(data, config.data), start, rows), config)
+
+
+def show_command(
+    arguments: DataAndSettings = None,
+    model: Model = None,
+    config: ConfigFile = None,
+    rows: Annotated[int, typer.Option(min=1, help="how many records to show")] = 3,
+    start: Annotated[int, typer.Option(min=1, help="the record to begin with, counted from 1")] = 1,
+    text: Annotated[bool, typer.Option("--text", help="the rendered text alone; needs no tokenizer")] = False,
+    html: Annotated[Path | None, typer.Option(help="write them as a page to this file instead")] = None,
+    as_json: Json = False,
+) -> None:
+    """The exact tokens and weights of some records."""
+    from tuneful.console import to_stdout
+    from tuneful.data.read import stream_data
+
+    data, overrides = data_and_settings(arguments)
+    settings = configuration(config, overrides, {"model.name_or_path": model})
+    if html is not None and (text or as_json):
+        raise ConfigError("--html shows tokens on a page; leave out --text and --json")
+    stream = stream_data(data or ["starter"], settings.data)
+    chosen = _chosen(stream, start, rows)
+    if text:
+        _show_text(chosen, settings, as_json)
+        return
+    shown = _encoded(chosen, settings)
+    if html is not None:
+        from tuneful.encoding.show import as_page
+        from tuneful.files import write_text
+
+        write_text(html, as_page(shown, title=f"{stream.name}, as it is trained"))
+        to_stdout(str(html))
+    elif as_json:
+        to_stdout(json.dumps([_document(one) for one in shown], ensure_ascii=False, indent=1))
+    else:
+        _print(shown)
+
+
+def _chosen(stream: DataStream, start: int, rows: int) -> list[Record]:
+    from tuneful.data.read import Record
+
+    records = (row for row in stream if isinstance(row, Record))
+    chosen = list(islice(records, start - 1, start - 1 + rows))
+    if not chosen:
+        num_records = sum(isinstance(row, Record) for row in stream)
+        raise DataError(f"{stream.name}: has {num_records} records; there is none at {start}")
+    return chosen
+
+
+def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None:
+    from tuneful.console import to_stdout
+
+    template = _template_without_model(config)
+    shown = [{"source": record.source, "text": _rendered(template, record)} for record in records]
+    if as_json:
+        to_stdout(json.dumps(shown, ensure_ascii=False, indent=1))
+    else:
+        to_stdout("\n\n".join(f"{one['source']}\n{one['text']}" for one in shown))
+
+
+def _rendered(template: Template, record: Record) -> str:
+    from tuneful.encoding.template import Origin
+
+    try:
+        pieces = template.example(record.conversation)
+    except TemplateError as error:
+        return f"refused: {error}"
+
+    def is_trained(piece: Piece) -> bool:
+        return piece.origin in (Origin.LEAD, Origin.RESPONSE, Origin.END)
+
+    stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in groupby(pieces, is_trained))
+    return "".join(f"⟦{text}⟧" if trained else text for trained, text in stretches)
+
+
+def _template_without_model(config: Config) -> Template:
+    """The template; only a chat template needs the tokenizer, for the names of its control tokens."""
+    from tuneful.encoding.template import TEMPLATES, find_template
+
+    if config.template.name in TEMPLATES:
+        return find_template(config.template.name)
+    from tuneful.encoding.chat_template import load_template
+    from tuneful.model.load import load_tokenizer, resolve_model
+
+    return load_template(config.template, load_tokenizer(resolve_model(config.model.name_or_path)))
+
+
+def _encoded(records: Sequence[Record], config: Config) -> list[ShownRecord]:
+    from tuneful.encoding.prepare import load_encoder
+    from tuneful.encoding.show import ShownRecord, shown_tokens
+    from tuneful.model.load import load_tokenizer, resolve_model
+
+    encoder = load_encoder(load_tokenizer(resolve_model(config.model.name_or_path)), config)
+    examples = encoder.examples([record.conversation for record in records])
+    return [
+        ShownRecord(record.source, refused=example)
+        if isinstance(example, str)
+        else ShownRecord(record.source, tuple(shown_tokens(example, encoder.text)))
+        for record, example in zip(records, examples, strict=True)
+    ]
+
+
+def _document(one: ShownRecord) -> dict[str, Any]:
+    from tuneful.encoding.show import as_dicts
+
+    if one.refused is not None:
+        return {"source": one.source, "refused": one.refused}
+    return {
+        "source": one.source,
+        "num_tokens": len(one.tokens),
+        "num_trained": one.num_trained,
+        "tokens": as_dicts(one.tokens),
+    }
+
+
+def _print(shown: Sequence[ShownRecord]) -> None:
+    from rich.console import Console
+
+    from tuneful.console import to_stdout
+    from tuneful.encoding.show import bracketed, coloured, legend
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(legend())
+        console.print()
+    for one in shown:
+        if one.refused is not None:
+            console.print(f"{one.source}  refused: {one.refused}", style="yellow", markup=False)
+            continue
+        counts = f"{len(one.tokens)} tokens, {one.num_trained} trained"
+        console.print(f"{one.source}  {counts}", style="bold", markup=False)
+        if console.is_terminal:
+            console.print(coloured(one.tokens))
+        else:
+            to_stdout(bracketed(one.tokens))
+        console.print()

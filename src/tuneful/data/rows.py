@@ -1,0 +1,74 @@
+"""What every reader of files gives: rows, each with its place and what is wrong with it; and the limits that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tuneful.errors import DataError
+
+Row = tuple[str, Any, str | None]
+"""Where a row stands, its value, and what is wrong with it, None for nothing; a faulty row's value may be its text."""
+
+MAX_RECORD_BYTES = 4 << 20
+"""The most that one record, or the blank space before one, may take: what is longer is no record but a damaged file."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANK = " \t\r\n"
+
+_MAX_DROPPED = 1 << 28
+
+
+def escaped(text: str) -> str:
+    """A text from a file, or about one, fit for a message: what no reader would see, or see moved, is written as `\\ufeff`."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def shown(key: str) -> str:
+    """A key fit for a message: escaped, and short."""
+    text = escaped(key[:41])
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, fit for a message."""
+    return escaped((str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip("."))
+
+
+def all_blank(name: str) -> DataError:
+    """The error for a file of white space."""
+    return DataError(f"{name}: over {MAX_RECORD_BYTES:,} bytes of blank space and no record, which is a damaged file")
+
+
+class Lines:
+    """Lines without their ends. Of one over MAX_RECORD_BYTES the head comes, a byte over; `num_dropped` counts the rest."""
+
+    def __init__(self, name: str, blocks: Iterable[bytes]) -> None:
+        self._name, self._blocks = name, iter(blocks)
+        self.num_dropped = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = b""
+        for block in self._blocks:
+            lines = (rest + block).split(b"\n")
+            rest = lines.pop()
+            yield from lines
+            if len(rest) > MAX_RECORD_BYTES:
+                yield rest[: MAX_RECORD_BYTES + 1]
+                rest = self._after_line(len(rest) - MAX_RECORD_BYTES - 1)
+        if rest:
+            yield from rest.removesuffix(b"\n").split(b"\n")
+
+    def _after_line(self, num_dropped: int) -> bytes:
+        """Let go what is left of a line, and give back what follows it in the block in which it ends."""
+        for block in self._blocks:
+            head, end, rest = block.partition(b"\n")
+            num_dropped += len(head)
+            if end:
+                self.num_dropped += num_dropped
+                return rest
+            if num_dropped > _MAX_DROPPED:
+                raise DataError(f"{self._name}: a line of over {num_dropped:,} bytes, which is a damaged file")
+        return b""

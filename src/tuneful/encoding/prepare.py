@@ -1,0 +1,341 @@
+"""A file's records become a data set ready to train on: encoded, split, every row accounted for.
+
+    Records -> Examples (or refused by name) -> train / validation / test
+
+rows read = rows used + rows refused, asserted here and printed by whoever asks. A few thousand records stay in memory; more
+go to a store on disk as they are read, and the next run that asks for the same finds them there (`store.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneful.config import Config, DataConfig
+from tuneful.data.read import DataFile, DataStream, Record, Refusal, stream_data
+from tuneful.data.sources import sha256_of
+from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
+from tuneful.encoding.chat_template import load_template
+from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.show import as_dicts, shown_tokens
+from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
+from tuneful.errors import DataError
+from tuneful.types import Conversation, Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NUM_SHOWN = 3
+MAX_IN_MEMORY = 8192
+"""Records that are held in memory, all their texts with them; a data set of more goes to disk."""
+
+_AT_ONCE = 1024  # records encoded in one batch
+_HISTOGRAM_BINS = 24
+_MAX_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subset:
+    """One side of the split: records, their examples and how long these are, in the same order.
+
+    Of a large data set the sequences make a record or an example when it is asked for, and another one at each asking.
+    """
+
+    records: Sequence[Record]
+    examples: Sequence[Example]
+    conversations: Sequence[Conversation]
+    sizes: Sizes
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What was read: the names as they were given, the sha256 of the bytes, and the shapes found, for people."""
+
+    name: str
+    sha256: str
+    shape: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A whole data set, divided. `refused` holds the rows that are in no subset, each with its reason.
+
+    `marker_texts` counts the texts that look like the template's structure in what the records say.
+    """
+
+    file: Provenance
+    train: Subset
+    validation: Subset
+    test: Subset
+    refused: Sequence[Refusal]
+    marker_texts: Counter[str]
+
+    @property
+    def num_used(self) -> int:
+        """Rows that are in a subset."""
+        return len(self.train) + len(self.validation) + len(self.test)
+
+    @property
+    def num_read(self) -> int:
+        """Rows of the file, and of those that were given for a side."""
+        return self.num_used + len(self.refused)
+
+
+def make_encoder(text: TextEncoder, config: DataConfig) -> Encoder:
+    """The encoder for training under `config`."""
+    return Encoder(
+        text,
+        config.max_length,
+        prompt_weight=config.resolved_prompt_weight,
+        on_long=config.on_long,
+        last_turn=config.train_turns == "last",
+    )
+
+
+def load_encoder(tokenizer: PreTrainedTokenizerBase, config: Config) -> Encoder:
+    """The encoder of `tokenizer` under the template and limits of `config`; TemplateError where the two do not fit."""
+    return make_encoder(TextEncoder(tokenizer, load_template(config.template, tokenizer)), config.data)
+
+
+def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, cache: Path | None = None) -> Dataset:
+    """Encode and split the records of `file`; DataError where nothing is left to train on.
+
+    A stream of more than MAX_IN_MEMORY records goes to a store in the folder `cache`, if there is one. A side that has a
+    file of its own (`data.validation_file`, `data.test_file`) is all of that file.
+    """
+    whole = _encoded(file, encoder, config.data, cache)
+    sides = whole.sides(config)
+    subsets = {side: whole.subset(np.flatnonzero(sides == side)) for side in (TRAIN, VALIDATION, TEST)}
+    parts = [whole]
+    for side, name in ((VALIDATION, config.data.validation_file), (TEST, config.data.test_file)):
+        if name is not None:
+            given = _encoded(stream_data(name, config.data), encoder, config.data, cache)
+            subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)))
+            parts.append(given)
+    dataset = Dataset(
+        whole.file,
+        subsets[TRAIN],
+        subsets[VALIDATION],
+        subsets[TEST],
+        whole.refused if len(parts) == 1 else [refusal for part in parts for refusal in part.refused],
+        sum((part.marker_texts for part in parts), Counter()),
+    )
+    assert dataset.num_read == sum(part.num_read for part in parts), "a row was lost between reading and splitting"
+    return dataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoded:
+    """All records of one file with their examples, in file order, and the rows that are refused."""
+
+    file: Provenance
+    num_read: int
+    records: Sequence[Record]
+    examples: Sequence[Example]
+    sizes: Sizes
+    refused: Sequence[Refusal]
+    marker_texts: Counter[str]
+    store: Store | None = None
+
+    def subset(self, indices: npt.NDArray[np.int64]) -> Subset:
+        """The records at `indices`."""
+        sizes = self.sizes.take(indices)
+        if self.store is not None:
+            store = self.store
+            return Subset(
+                Selected(store.record, indices),
+                Selected(store.example, indices),
+                Selected(store.conversation, indices),
+                sizes,
+            )
+        records = tuple(self.records[index] for index in indices)
+        return Subset(
+            records, tuple(self.examples[index] for index in indices), [one.conversation for one in records], sizes
+        )
+
+    def sides(self, config: Config) -> npt.NDArray[np.int8]:
+        """The side of each record; kept beside the store where there is one."""
+        data, seed = config.data, config.train.seed
+
+        def divide() -> npt.NDArray[np.int8]:
+            return split_sides(
+                (normal_prompt(record.conversation) for record in self.records),
+                data.split,
+                test_share=data.test_share,
+                validation_share=data.validation_share,
+                seed=seed,
+            )
+
+        if self.store is None:
+            return divide()
+        asked = json.dumps([data.split, data.test_share, data.validation_share, seed])
+        return self.store.array(f"sides-{hashlib.sha256(asked.encode()).hexdigest()[:16]}", divide)
+
+
+def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, cache: Path | None) -> _Encoded:
+    """The records of `file`: from the store of an earlier run, or encoded now."""
+    folder, sha256 = None, None
+    if isinstance(file, DataStream) and cache is not None and (sha256 := sha256_of(file.files)) is not None:
+        folder = cache / fingerprint(sha256, file.files, config, encoder)
+        with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
+            return _from_store(Store(folder), file.name)
+        shutil.rmtree(folder, ignore_errors=True)
+    rows: Iterable[Record | Refusal] = file if isinstance(file, DataStream) else chain(file.refused, file.records)
+    batches = _encode_in_batches(iter(rows), encoder)
+    records: list[Record] = []
+    examples: list[Example] = []
+    refused: list[Refusal] = []
+    marker_texts: Counter[str] = Counter()
+    for batch in batches:
+        records += batch.records
+        examples += batch.examples
+        refused += batch.refused
+        marker_texts += batch.marker_texts
+        if folder is not None and len(records) + len(refused) > MAX_IN_MEMORY:
+            with StoreWriter(folder, encoder.text.vocab_size) as writer:
+                writer.add(records, examples)
+                writer.refuse(refused)
+                records, examples, refused = records[:1], [], refused[:1]
+                for more in batches:
+                    writer.add(more.records, more.examples)
+                    writer.refuse(more.refused)
+                    marker_texts += more.marker_texts
+                    records, refused = records or more.records[:1], refused or more.refused[:1]
+                _refuse_nothing(file, records, refused)
+                if file.sha256 != sha256:
+                    raise DataError(
+                        f"{file.name}: changed before it was read; wait until it is written, or read a copy"
+                    )
+                about = {"sha256": file.sha256, "shape": file.shape, "marker_texts": marker_texts}
+                return _from_store(writer.finish(about), file.name)
+    _refuse_nothing(file, records, refused)
+    assert len(records) == len(examples)
+    return _Encoded(
+        Provenance(file.name, file.sha256, file.shape),
+        len(records) + len(refused),
+        records,
+        examples,
+        Sizes.of(examples),
+        refused,
+        marker_texts,
+    )
+
+
+def _from_store(store: Store, name: str) -> _Encoded:
+    everything, refused = np.arange(len(store)), np.arange(store.num_refused)
+    return _Encoded(
+        Provenance(name, store.about["sha256"], store.about["shape"]),
+        len(store) + store.num_refused,
+        Selected(store.record, everything),
+        Selected(store.example, everything),
+        store.sizes(),
+        Selected(store.refusal, refused),
+        Counter(store.about["marker_texts"]),
+        store,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    records: list[Record]
+    examples: list[Example]
+    refused: list[Refusal]
+    marker_texts: Counter[str]
+
+
+def _encode_in_batches(rows: Iterator[Record | Refusal], encoder: Encoder) -> Iterator[_Batch]:
+    while chunk := list(islice(rows, _AT_ONCE)):
+        batch = _Batch([], [], [], Counter())
+        examples = iter(encoder.examples([row.conversation for row in chunk if isinstance(row, Record)]))
+        for row in chunk:
+            example = next(examples) if isinstance(row, Record) else ""
+            if isinstance(row, Refusal):
+                batch.refused.append(row)
+            elif isinstance(example, Example):
+                batch.records.append(row)
+                batch.examples.append(example)
+                batch.marker_texts.update(encoder.text.count_markers(row.conversation))
+            else:
+                batch.refused.append(Refusal(row.source, example, row.raw))
+        yield batch
+
+
+def _refuse_nothing(file: DataFile | DataStream, records: Sequence[Record], refused: Sequence[Refusal]) -> None:
+    if not records:
+        first = refused[0]
+        raise DataError(f"{file.name}: no record is left to use; the first refusal: {first.source}: {first.reason}")
+
+
+def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
+    """The data set in numbers: what data.json of a run folder holds."""
+    train, sizes = dataset.train.examples, dataset.train.sizes
+    lengths, prompts = sizes.num_tokens, sizes.num_prompt_tokens
+    counts, edges = np.histogram(
+        lengths, bins=min(_HISTOGRAM_BINS, int(lengths.max())), range=(0, int(lengths.max()) + 1)
+    )
+    return {
+        "source": dataset.file.name,
+        "sha256": dataset.file.sha256,
+        "rows_read": dataset.num_read,
+        "rows_used": dataset.num_used,
+        "rows_refused": len(dataset.refused),
+        "refused": [{"source": refusal.source, "reason": refusal.reason} for refusal in dataset.refused[:_MAX_LISTED]],
+        "split": {
+            "method": config.data.split,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+        },
+        "template": encoder.text.template.name,
+        "train_on": config.data.train_on,
+        "prompt_weight": config.data.resolved_prompt_weight,
+        "max_length": config.data.max_length,
+        "num_cut": int(sizes.cut.sum()),
+        "num_input_cut": int((sizes.num_input_cut > 0).sum()),
+        "cut": [dataset.train.records[index].source for index in _cut(sizes)[:_MAX_LISTED]],
+        "marker_texts": dict(dataset.marker_texts.most_common()),
+        "train_turns": config.data.train_turns,
+        "train_tokens": {
+            "record": int(lengths.sum()),
+            "trained": int(sizes.num_trained.sum()),
+        },
+        "lengths": {
+            "prompt": _spread(prompts),
+            "response": _spread(lengths - prompts),
+            "record": _spread(lengths),
+        },
+        "length_histogram": {"edges": [round(float(edge), 1) for edge in edges], "counts": counts.tolist()},
+        "shown": [
+            {"source": example.source, "tokens": as_dicts(shown_tokens(example, encoder.text))}
+            for example in train[:NUM_SHOWN]
+        ],
+    }
+
+
+def _cut(sizes: Sizes) -> list[int]:
+    """Which examples are not all of their records."""
+    return list(np.flatnonzero(sizes.cut | (sizes.num_input_cut > 0)).tolist())
+
+
+def _spread(values: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> dict[str, float]:
+    return {
+        "mean": round(float(np.mean(values)), 1),
+        "p50": float(np.percentile(values, 50)),
+        "p95": float(np.percentile(values, 95)),
+        "max": float(np.max(values)),
+    }

@@ -1,0 +1,158 @@
+"""Records as tokens coloured by weight: what is shown is what is trained.
+
+In a terminal trained tokens stand out, context is dim and control tokens are marked, in an HTML page likewise; in a pipe
+the same record is plain text with trained stretches in ⟦brackets⟧. Where people look, each message begins a line of its
+own, whether or not its template says so; in a pipe the text is what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from rich.text import Text
+
+from tuneful.encoding.encode import TextEncoder
+from tuneful.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """A token's text, its weight in the loss, whether it is a control token, and whether it ends a message."""
+
+    text: str
+    weight: float
+    special: bool
+    ends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRecord:
+    """A record as its tokens, or the reason why it is `refused`."""
+
+    source: str
+    tokens: tuple[ShownToken, ...] = ()
+    refused: str | None = None
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens with a weight."""
+        return sum(token.weight > 0 for token in self.tokens)
+
+
+def shown_tokens(example: Example, encoder: TextEncoder) -> list[ShownToken]:
+    """The example token by token; bytes of one character that several tokens share are shown with the last of them."""
+    shown: list[ShownToken] = []
+    token_ids = example.token_ids.tolist()
+    # token_ids[start:seam], the character shown last, is decoded again: some tokenizers drop the space at the head of a text.
+    start = seam = 0
+    for index, weight in enumerate(example.weights.tolist()):
+        special = token_ids[index] in encoder.control_token_ids
+        before = encoder.token_text(token_ids[start:seam])
+        text = encoder.token_text(token_ids[start : index + 1])[len(before) :]
+        pending = text.endswith("\ufffd") and index - seam < 3 and not special and index + 1 < len(token_ids)
+        if not pending:
+            start, seam = seam, index + 1
+        shown.append(ShownToken("" if pending else text, weight, special, token_ids[index] in encoder.stop_token_ids))
+    return shown
+
+
+def coloured(tokens: Sequence[ShownToken]) -> Text:
+    """For a terminal: trained tokens green, partly weighted ones yellow, context dim, control tokens reversed."""
+    text = Text()
+    for token, breaks in _with_breaks(tokens):
+        text.append(token.text, style=_style(token))
+        text.append("\n" if breaks else "")
+    return text
+
+
+def legend() -> Text:
+    """What the colours mean."""
+    kinds = (
+        ("trained", ShownToken("", 1, False)),
+        ("partly trained", ShownToken("", 0.5, False)),
+        ("context", ShownToken("", 0, False)),
+        ("control token", ShownToken("", 0, True)),
+    )
+    return Text("  ").join(Text(name, style=_style(token)) for name, token in kinds)
+
+
+def _style(token: ShownToken) -> str:
+    style = "green" if token.weight >= 1 else "yellow" if token.weight > 0 else "dim"
+    return f"{style} reverse" if token.special else style
+
+
+def _with_breaks(tokens: Sequence[ShownToken]) -> Iterator[tuple[ShownToken, bool]]:
+    """Each token, and whether a line ends after it that the record itself does not end."""
+    for index, token in enumerate(tokens):
+        following = next((later.text for later in tokens[index + 1 :] if later.text), "")
+        yield token, token.ends and bool(following) and not following.startswith("\n")
+
+
+def bracketed(tokens: Sequence[ShownToken]) -> str:
+    """For a pipe: plain text, with ⟦trained⟧ stretches in brackets."""
+    return "".join(_brackets(tokens))
+
+
+def as_dicts(tokens: Sequence[ShownToken]) -> list[dict[str, Any]]:
+    """For data.json: text, weight and special of each token."""
+    return [{"text": token.text, "weight": token.weight, "special": token.special} for token in tokens]
+
+
+def as_page(records: Sequence[ShownRecord], *, title: str) -> str:
+    """One HTML page, everything in it: the records' tokens, coloured, with a legend. Text of the records is only text."""
+    return _PAGE.format(title=escape(title), records="\n".join(map(_as_section, records)))
+
+
+def _as_section(record: ShownRecord) -> str:
+    if record.refused is not None:
+        return f"<section><h2>{escape(record.source)}</h2><p>refused: {escape(record.refused)}</p></section>"
+    counts = f"{len(record.tokens):,} tokens, {record.num_trained:,} trained"
+    tokens = "".join(_as_span(token) + ("\n" if breaks else "") for token, breaks in _with_breaks(record.tokens))
+    return f"<section><h2>{escape(record.source)} <small>{counts}</small></h2><pre>{tokens}</pre></section>"
+
+
+def _as_span(token: ShownToken) -> str:
+    kind = "trained" if token.weight >= 1 else "partly" if token.weight > 0 else "context"
+    weight = "" if token.weight in (0, 1) else f' title="weight {token.weight:g}"'
+    text = escape(token.text).replace("\n", "⏎\n")
+    return f'<span class="{kind}{" special" if token.special else ""}"{weight}>{text}</span>'
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --paper: #faf9f6; --ink: #1c1e22; --soft: #5a606b; --line: #d5d2ca;
+  --trained: #dfe2fb; --trained-2: #ced3f7; --accent: #3d47b8; --partly: #eef0fd; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --paper: #131519; --ink: #e9e7e2; --soft: #a5abb6; --line: #3a3f49;
+  --trained: #2d3468; --trained-2: #384180; --accent: #9aa5ff; --partly: #242942; }} }}
+body {{ margin: 0 auto; max-width: 1000px; padding: 24px 20px 60px; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }}
+h1 {{ font-size: 1.3rem; overflow-wrap: anywhere; }} h2 {{ font-size: 1rem; overflow-wrap: anywhere; }}
+small {{ color: var(--soft); font-weight: 400; margin-left: 8px; }}
+pre, .legend span {{ font: 0.9rem/1.75 ui-monospace, Menlo, Consolas, monospace; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; }}
+.context {{ color: var(--soft); }}
+.partly {{ background: var(--partly); border-bottom: 2px dotted var(--accent); }}
+.trained {{ background: var(--trained); border-bottom: 2px solid var(--accent); }}
+.trained:nth-child(even) {{ background: var(--trained-2); }}
+.special {{ outline: 1px solid var(--soft); outline-offset: -1px; padding: 0 3px; margin: 0 1px; }}
+.legend span {{ margin-right: 14px; }}
+</style></head><body>
+<h1>{title}</h1>
+<p class="legend"><span class="trained">trained</span><span class="partly">partly trained</span>
+<span class="context">context</span><span class="context special">control token</span></p>
+{records}
+</body></html>
+"""
+
+
+def _brackets(tokens: Sequence[ShownToken]) -> Iterator[str]:
+    for weight, stretch in groupby(tokens, key=lambda token: token.weight):
+        text = "".join(token.text for token in stretch)
+        yield text if weight == 0 else f"⟦{text}⟧" if weight == 1 else f"⟦{weight:g}: {text}⟧"

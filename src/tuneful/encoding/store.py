@@ -1,0 +1,360 @@
+"""Encoded records on disk: a data set of any size is trained without holding it in memory.
+
+    <cache>/tokens/<fingerprint>/   token_ids, weights as runs, prompt lengths, sources, rows; one file a column; about.json
+
+Token ids are mapped into memory and rows are read when they are asked for, so a million records cost their offsets: 60 bytes
+each. Weights come in runs (context, response), 12 bytes or so where a float a token would be 400.
+
+The fingerprint is over everything that decides what stands in the columns: the bytes and names of the files, how they are
+read, template, tokenizer, limits, and the code of this room. So a store is written once and never changed: whole columns are
+written aside, flushed and renamed, two writers of the same store make the same one and the second is thrown away, and what a
+killed one left behind goes with the next. Stores that nobody opened for a month go too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneful.config import DataConfig
+from tuneful.data.read import Record, Refusal
+from tuneful.data.sources import Place
+from tuneful.encoding.encode import Encoder
+from tuneful.errors import DataError
+from tuneful.files import written
+from tuneful.types import Conversation, Example, IntArray, Turn
+
+Item = TypeVar("Item", covariant=True)
+Indices = npt.NDArray[np.int64]
+
+ABOUT = "about.json"
+_COLUMNS = {
+    "token_ids": "int32",
+    "token_ends": "int64",
+    "run_lengths": "int32",
+    "run_weights": "float32",
+    "run_ends": "int64",
+    "num_prompt_tokens": "int32",
+    "num_trained": "int32",
+    "num_input_cut": "int32",
+    "cut": "bool",
+    "sources": "uint8",
+    "source_ends": "int64",
+    "rows": "uint8",
+    "row_ends": "int64",
+    "refused": "uint8",
+    "refused_ends": "int64",
+}
+_READ_WHEN_ASKED = ("rows", "refused")  # large and seldom wanted: never mapped
+_DAY = 86_400.0
+_UNUSED_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sizes:
+    """How long the examples are, each int32 [N]: tokens, tokens before the first response, trained tokens, tokens cut from
+    what was asked; and bool [N] whether the response was cut."""
+
+    num_tokens: IntArray
+    num_prompt_tokens: IntArray
+    num_trained: IntArray
+    num_input_cut: IntArray
+    cut: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Sizes:
+        """The sizes of `examples`, in order."""
+        return cls(
+            np.array([len(example) for example in examples], dtype=np.int32),
+            np.array([example.num_prompt_tokens for example in examples], dtype=np.int32),
+            np.array([np.count_nonzero(example.weights) for example in examples], dtype=np.int32),
+            np.array([example.num_input_cut for example in examples], dtype=np.int32),
+            np.array([example.cut for example in examples], dtype=np.bool_),
+        )
+
+    def take(self, indices: Indices) -> Sizes:
+        """The sizes of the examples at `indices`."""
+        return Sizes(
+            self.num_tokens[indices],
+            self.num_prompt_tokens[indices],
+            self.num_trained[indices],
+            self.num_input_cut[indices],
+            self.cut[indices],
+        )
+
+
+class Selected(Sequence[Item]):
+    """The items at `indices` of something that makes an item when it is asked for it. Each asking makes another."""
+
+    def __init__(self, get: Callable[[int], Item], indices: Indices) -> None:
+        self._get, self._indices = get, indices
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Selected[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Selected[Item]:
+        """The item at `index`, or those of a slice, still to be made."""
+        if isinstance(index, slice):
+            return Selected(self._get, self._indices[index])
+        return self._get(int(self._indices[index]))
+
+
+class Store:
+    """The columns of a folder that a StoreWriter wrote; `about` is what it was finished with.
+
+    Raises DataError where a file of it is missing or has another length than was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            document = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            self.about: Mapping[str, Any] = document["about"]
+            damaged = [
+                name
+                for name, (_, num_bytes) in document["columns"].items()
+                if (folder / name).stat().st_size != num_bytes
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder}: damaged ({error}); remove it, it will be made again") from None
+        if damaged:
+            raise DataError(f"{folder}: damaged ({', '.join(damaged)}); remove it, it will be made again")
+        types = {name: dtype for name, (dtype, _) in document["columns"].items()}
+        self._columns = {
+            name: _mapped(folder / name, dtype) for name, dtype in types.items() if name not in _READ_WHEN_ASKED
+        }
+        self._files = {name: os.open(folder / name, os.O_RDONLY) for name in _READ_WHEN_ASKED}
+        for descriptor in self._files.values():
+            weakref.finalize(self, os.close, descriptor)
+        with contextlib.suppress(OSError):
+            os.utime(folder / ABOUT)
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._columns["token_ends"])
+
+    @property
+    def num_refused(self) -> int:
+        """Number of refused rows."""
+        return len(self._columns["refused_ends"])
+
+    def sizes(self) -> Sizes:
+        """The sizes of all examples."""
+        tokens = np.diff(self._columns["token_ends"], prepend=0).astype(np.int32)
+        rest = (np.array(self._columns[name]) for name in ("num_prompt_tokens", "num_trained", "num_input_cut", "cut"))
+        return Sizes(tokens, *rest)
+
+    def example(self, index: int) -> Example:
+        """The example of record `index`."""
+        columns = self._columns
+        tokens, runs = self._span("token_ends", index), self._span("run_ends", index)
+        return Example(
+            columns["token_ids"][tokens].astype(np.int32),
+            np.repeat(columns["run_weights"][runs], columns["run_lengths"][runs]),
+            int(columns["num_prompt_tokens"][index]),
+            columns["sources"][self._span("source_ends", index)].tobytes().decode("utf-8", "surrogatepass"),
+            bool(columns["cut"][index]),
+            int(columns["num_input_cut"][index]),
+        )
+
+    def record(self, index: int) -> Record:
+        """Record `index`, as it was read and as it is meant."""
+        source, weight, system, turns, raw = self._read("rows", "row_ends", index)
+        return Record(raw, Conversation(system, tuple(Turn(*turn) for turn in turns), source, weight))
+
+    def conversation(self, index: int) -> Conversation:
+        """Record `index` as it is meant."""
+        return self.record(index).conversation
+
+    def refusal(self, index: int) -> Refusal:
+        """Refused row `index`, in file order."""
+        return Refusal(*self._read("refused", "refused_ends", index))
+
+    def array(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """The array kept under `name` beside the columns; made, and kept, where it is not there yet."""
+        path = self.folder / f"{name}.npy"
+        with contextlib.suppress(OSError, ValueError):
+            return np.asarray(np.load(path, allow_pickle=False))
+        made = make()
+        with (
+            contextlib.suppress(OSError),
+            written(path, binary=True) as file,
+        ):  # kept to save time; it can be made again
+            np.save(file, made)
+        return made
+
+    def _span(self, ends: str, index: int) -> slice:
+        column = self._columns[ends]
+        return slice(int(column[index - 1]) if index else 0, int(column[index]))
+
+    def _read(self, name: str, ends: str, index: int) -> Any:
+        span = self._span(ends, index)
+        content = os.pread(self._files[name], span.stop - span.start, span.start)
+        return json.loads(content.decode("utf-8", "surrogatepass"))
+
+
+class StoreWriter:
+    """Writes a Store column by column: `add` and `refuse` in file order, then `finish`.
+
+    A context manager; what is not finished is removed. `vocab_size` decides how wide a token id is.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        self.folder = folder
+        self._aside = folder.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}")
+        self._types = {**_COLUMNS, "token_ids": "uint16" if vocab_size <= 1 << 16 else "int32"}
+        with _written(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove_old(folder.parent)
+            self._aside.mkdir()
+            self._files = {name: (self._aside / name).open("wb") for name in self._types}
+        self._ends = dict.fromkeys(self._types, 0)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def add(self, records: Sequence[Record], examples: Sequence[Example]) -> None:
+        """Some more records, each with its example; DataError where the disk refuses."""
+        if not records:
+            return
+        with _written(self.folder):
+            sizes = Sizes.of(examples)
+            self._put("token_ids", np.concatenate([example.token_ids for example in examples]))
+            self._put_ends("token_ends", sizes.num_tokens)
+            self._put_runs(np.concatenate([example.weights for example in examples]), sizes.num_tokens)
+            for name in ("num_prompt_tokens", "num_trained", "num_input_cut", "cut"):
+                self._put(name, getattr(sizes, name))
+            self._put_texts("sources", "source_ends", [record.source for record in records])
+            self._put_texts("rows", "row_ends", [_as_json(_row(record)) for record in records])
+
+    def refuse(self, refusals: Sequence[Refusal]) -> None:
+        """Some more refused rows."""
+        with _written(self.folder):
+            rows = [_as_json([refusal.source, refusal.reason, refusal.raw]) for refusal in refusals]
+            self._put_texts("refused", "refused_ends", rows)
+
+    def finish(self, about: Mapping[str, Any]) -> Store:
+        """Put the folder in its place and open it; where another writer was faster, its folder is the store."""
+        with _written(self.folder):
+            for file in self._files.values():
+                file.flush()
+                _flush(file.fileno())
+                file.close()
+            columns = {name: (dtype, (self._aside / name).stat().st_size) for name, dtype in self._types.items()}
+            with (self._aside / ABOUT).open("w", encoding="utf-8") as page:
+                json.dump({"about": about, "columns": columns}, page)
+                page.flush()
+                _flush(page.fileno())
+            try:
+                self._aside.rename(self.folder)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+        return Store(self.folder)
+
+    def _put(self, name: str, values: npt.NDArray[Any]) -> None:
+        self._files[name].write(values.astype(self._types[name]).tobytes())
+
+    def _put_ends(self, name: str, lengths: npt.NDArray[Any]) -> None:
+        ends = self._ends[name] + np.cumsum(lengths, dtype=np.int64)
+        self._put(name, ends)
+        self._ends[name] = int(ends[-1])
+
+    def _put_texts(self, name: str, ends: str, texts: Sequence[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        if encoded:
+            self._files[name].write(b"".join(encoded))
+            self._put_ends(ends, np.array([len(text) for text in encoded]))
+
+    def _put_runs(self, weights: npt.NDArray[np.float32], lengths: IntArray) -> None:
+        starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+        begins = np.concatenate(([True], weights[1:] != weights[:-1]))
+        begins[starts] = True
+        first = np.flatnonzero(begins)
+        self._put("run_lengths", np.diff(first, append=len(weights)))
+        self._put("run_weights", weights[first])
+        self._put_ends("run_ends", np.add.reduceat(begins.astype(np.int64), starts))
+
+
+def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, encoder: Encoder) -> str:
+    """sha256 of all that decides what the records of these files, of these bytes, encode to."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    names = [place.name for place in places]
+    reading = [config.shape, config.columns, config.on_error]
+    limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
+    digest.update(json.dumps([data_sha256, names, encoder.text.fingerprint, reading, limits]).encode())
+    return digest.hexdigest()
+
+
+def _row(record: Record) -> list[Any]:
+    conversation = record.conversation
+    turns = [[turn.instruction, turn.input, turn.response] for turn in conversation.turns]
+    return [conversation.source, conversation.weight, conversation.system, turns, record.raw]
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
+    if not path.stat().st_size:
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _flush(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder.parent}: the encoded records cannot be written there: {error.strerror or error}. Make room, or name "
+            "another folder for the cache: TUNEFUL_CACHE=DIR"
+        ) from None
+
+
+def _remove_old(root: Path) -> None:
+    """Remove what killed writers left a day ago, and stores that were not opened for a month."""
+    now = time.time()
+    for folder in _folders(root):
+        marker, days = (folder, 1) if folder.name.startswith(".part-") else (folder / ABOUT, _UNUSED_DAYS)
+        with contextlib.suppress(OSError):
+            if now - marker.stat().st_mtime > days * _DAY:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(root: Path) -> Iterable[Path]:
+    return [path for path in root.iterdir() if path.is_dir()]

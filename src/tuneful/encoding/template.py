@@ -1,0 +1,275 @@
+"""One object renders prompts and responses for training, generation, reports and export: nothing else may.
+
+A template is four verbs: `example` (a conversation as pieces of text), `prompt` (the pieces that stand before the answer),
+`stop` (what ends an answer) and `parse` (the answer inside generated text). They are inverse to one another: the prompt is
+the untrained prefix of the example, and parsing the trained rest gives the response back. Who wrote a piece is known when
+the piece is made; no marker is ever searched for in rendered text, so text of the user's cannot pose as structure.
+
+The formats here are data, a Wording each. A format that is a program, the tokenizer's own chat template or a user's Jinja
+file, has the same four verbs: `chat_template.py`.
+
+    alpaca         Below is an instruction ... request.\\n\\n### Instruction:\\n{instruction}
+                   [\\n\\n### Input:\\n{input}]\\n\\n### Response:\\n{response}<end>
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from tuneful.errors import TemplateError
+from tuneful.files import write_text
+from tuneful.types import Conversation, Turn
+
+
+class Origin(Enum):
+    """Who wrote a piece, which decides how it is encoded and whether it is trained."""
+
+    TEMPLATE = "template"  # control tokens are recognised; context
+    SYSTEM = "system"  # the record's own system text: plain, whatever it says; context
+    USER = "user"  # plain text, whatever it says; context
+    LEAD = "lead"  # what the template has the model write before a response: control tokens are recognised; trained
+    RESPONSE = "response"  # plain text, whatever it says; trained
+    END = "end"  # the one end token; trained
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of text of one origin.
+
+    The text of an END piece is that of its control token; where it is empty, the tokenizer says which token ends.
+    """
+
+    text: str
+    origin: Origin
+
+
+class Template(Protocol):
+    """The four verbs, and how the format is saved with a model.
+
+    `name` is what messages and reports call it. `end` is the control token that closes a response ("" or one that the
+    tokenizer lacks: its own end token does), `stop` are texts that only a next turn could begin with, and `writes_bos` says
+    that the begin token, if any, is among the pieces.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+
+    @property
+    def end(self) -> str:
+        """The control token that closes a response."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that only a next turn could begin with."""
+
+    @property
+    def lead(self) -> str:
+        """What the template has the model write before a response, outer white space and control tokens aside."""
+
+    @property
+    def writes_bos(self) -> bool:
+        """Whether the begin token is the template's to write, and not the tokenizer's to add."""
+
+    def example(self, conversation: Conversation) -> list[Piece]:
+        """The conversation up to the end token of its last response; TemplateError where it cannot be rendered."""
+
+    def prompt(self, conversation: Conversation) -> list[Piece]:
+        """What stands before the last response: what a model is given to answer. TemplateError as for `example`."""
+
+    def parse(self, generated: str) -> str:
+        """The answer in generated text."""
+
+    def chat_template(self, *, bos_text: str, end_text: str) -> str:
+        """The same format as a Jinja chat template, to be saved with a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A prompt format as data.
+
+    A conversation renders as `system` (or `default_system`, or `default_system_with_input`) between `system_start` and
+    `system_end`, then a turn at a time: `instruction_start`, the instruction, `input_start` and the input where there is
+    one, `instruction_end`; then, where the turn has a response, `response_start`, the response, the end token, and
+    `turn_end` if another turn follows. `end` names the control token that closes a response; a tokenizer without it closes
+    with its own end token. `stop` are texts that only a next turn could begin with.
+    """
+
+    name: str
+    system_start: str
+    default_system: str
+    default_system_with_input: str
+    system_end: str
+    instruction_start: str
+    input_start: str
+    instruction_end: str
+    response_start: str
+    end: str
+    turn_end: str
+    stop: tuple[str, ...]
+    lead: str = ""
+    writes_bos: bool = False
+
+    def example(self, conversation: Conversation) -> list[Piece]:
+        """The conversation up to the end token of its last response."""
+        return joined(self._pieces(conversation, answered=True))
+
+    def prompt(self, conversation: Conversation) -> list[Piece]:
+        """What stands before the last response: what a model is given to answer."""
+        return joined(self._pieces(conversation, answered=False))
+
+    def parse(self, generated: str) -> str:
+        """The answer in generated text: cut where a next turn begins, outer white space removed."""
+        ends = [at for marker in self.stop if (at := generated.find(marker)) >= 0]
+        return generated[: min(ends, default=len(generated))].strip()
+
+    def chat_template(self, *, bos_text: str, end_text: str) -> str:
+        """The same format as a Jinja chat template, to be saved with a model.
+
+        `bos_text` and `end_text` are the texts of the begin token ("" for none) and of the end token. A user message holds
+        the instruction and, where there is one, `input_start` and the input.
+        """
+        return (
+            f"{{{{- {bos_text!r} -}}}}"
+            f"{{%- set system = {self.default_system!r} -%}}"
+            "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] or system -%}{%- endif -%}"
+            f"{{%- if system -%}}{{{{- {self.system_start!r} + system + {self.system_end!r} -}}}}{{%- endif -%}}"
+            "{%- for message in messages -%}"
+            f"{{%- if message['role'] == 'user' -%}}"
+            f"{{{{- {self.instruction_start!r} + message['content'] + {self.instruction_end!r} -}}}}"
+            f"{{%- elif message['role'] == 'assistant' -%}}"
+            f"{{{{- {self.response_start!r} + message['content'] + {end_text!r} -}}}}"
+            f"{{%- if not loop.last -%}}{{{{- {self.turn_end!r} -}}}}{{%- endif -%}}{{%- endif -%}}"
+            "{%- endfor -%}"
+            f"{{%- if add_generation_prompt -%}}{{{{- {self.response_start!r} -}}}}{{%- endif -%}}"
+        )
+
+    def _pieces(self, conversation: Conversation, *, answered: bool) -> Iterator[Piece]:
+        """The conversation up to its last response, which is written if `answered`."""
+        yield from self._opening(conversation)
+        turns = conversation.answered_turns
+        for number, turn in enumerate(turns, start=1):
+            yield from self._asked(turn)
+            if number == len(turns) or turn.response:
+                yield Piece(self.response_start, Origin.TEMPLATE)
+            if turn.response and (answered or number < len(turns)):
+                yield Piece(turn.response, Origin.RESPONSE)
+                yield Piece("", Origin.END)
+                if number < len(turns):
+                    yield Piece(self.turn_end, Origin.TEMPLATE)
+
+    def _opening(self, conversation: Conversation) -> Iterator[Piece]:
+        default = self.default_system_with_input if conversation.turns[0].input else self.default_system
+        if conversation.system or default:
+            yield Piece(self.system_start, Origin.TEMPLATE)
+            if conversation.system:
+                yield Piece(conversation.system, Origin.SYSTEM)
+            else:
+                yield Piece(default, Origin.TEMPLATE)
+            yield Piece(self.system_end, Origin.TEMPLATE)
+
+    def _asked(self, turn: Turn) -> Iterator[Piece]:
+        yield Piece(self.instruction_start, Origin.TEMPLATE)
+        yield Piece(turn.instruction, Origin.USER)
+        if turn.input:
+            yield Piece(self.input_start, Origin.TEMPLATE)
+            yield Piece(turn.input, Origin.USER)
+        yield Piece(self.instruction_end, Origin.TEMPLATE)
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Neighbours from the template become one piece, empty ones go: each is encoded as the longest text it can be."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if joined and piece.origin is Origin.TEMPLATE is joined[-1].origin:
+            joined[-1] = Piece(joined[-1].text + piece.text, Origin.TEMPLATE)
+        elif piece.text or piece.origin is Origin.END:
+            joined.append(piece)
+    return joined
+
+
+_ALPACA = Wording(
+    name="alpaca",
+    system_start="",
+    default_system=(
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    ),
+    default_system_with_input=(
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    ),
+    system_end="",
+    instruction_start="\n\n### Instruction:\n",
+    input_start="\n\n### Input:\n",
+    instruction_end="",
+    response_start="\n\n### Response:\n",
+    end="",
+    turn_end="",
+    stop=("### Instruction:", "### Input:", "### Response:"),
+)
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        _ALPACA,
+        replace(
+            _ALPACA,
+            name="alpaca-paired",
+            default_system_with_input=(
+                "Below is an instruction that describes a task, paired with an input that provides further context. "
+                "Write a response that appropriately completes the request."
+            ),
+        ),
+        Wording(
+            name="chatml",
+            system_start="<|im_start|>system\n",
+            default_system="",
+            default_system_with_input="",
+            system_end="<|im_end|>\n",
+            instruction_start="<|im_start|>user\n",
+            input_start="\n\n",
+            instruction_end="<|im_end|>\n",
+            response_start="<|im_start|>assistant\n",
+            end="<|im_end|>",
+            turn_end="\n",
+            stop=("<|im_start|>", "<|im_end|>"),
+        ),
+        Wording(
+            name="phi-3",
+            system_start="<|system|>\n",
+            default_system="",
+            default_system_with_input="",
+            system_end="<|end|>\n",
+            instruction_start="<|user|>\n",
+            input_start="\n\n",
+            instruction_end="<|end|>\n",
+            response_start="<|assistant|>\n",
+            end="<|end|>",
+            turn_end="\n",
+            stop=("<|user|>", "<|end|>", "<|assistant|>"),
+        ),
+    )
+}
+"""The built-in templates by name. `alpaca` is the chapter's, with one preamble; `alpaca-paired` has the second wording of
+the original Alpaca format for records with an input."""
+
+
+TEMPLATE_FILE = "tuneful.json"
+"""The file of a model folder that names the template it was trained with: `{"template": "alpaca"}`, or `own` where it is
+the folder's chat_template.jinja."""
+
+
+def find_template(name: str) -> Wording:
+    """The built-in template `name`; TemplateError where there is none."""
+    if name not in TEMPLATES:
+        raise TemplateError(f"no template {name!r}; there are {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+def save_template_name(folder: Path, name: str) -> None:
+    """Name in a model's folder the template that it was trained with; the last file of a trained model to be written."""
+    write_text(folder / TEMPLATE_FILE, json.dumps({"template": name}) + "\n")

@@ -1,0 +1,158 @@
+"""Answers on disk become two lists over the same items: what `tuneful compare A B` compares.
+
+A side is a run folder (its tuned answers), an answers file of a run (`RUN/answers/base.jsonl`), or any JSON or JSONL whose
+rows hold `instruction`, `input`, `output` and an answer under `text` or `model_response`. Items are the same where task and
+reference are: sources hang on where a file lay. What only one side answers is counted and left out.
+
+Beside a run's answers lie its other findings, which are taken along: what the references cost the model
+(answers/*-references.jsonl), what a judge gave (scores/), what general text cost (general/).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneful.config import DataConfig
+from tuneful.errors import DataError
+from tuneful.evaluation.answers import AnswerRow, jsonl_rows, read_answer_rows, run_of, task_text
+from tuneful.evaluation.forgetting import GeneralScore, score_of_row
+from tuneful.evaluation.metrics import AnswerScores, score_answer
+
+KIND_KEYS = ("kind", "category", "task_type", "task", "type")
+"""Under which of its keys a record says what kind of task it is, the first that holds a short text."""
+_MAX_KIND = 60  # characters; what is longer is a text and no kind
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One item and one model's answer to it; `ended_by` is "" and `kind` None where nobody wrote it down."""
+
+    source: str
+    prompt: str
+    reference: str
+    text: str
+    ended_by: str
+    num_tokens: int | None
+    kind: str | None
+    scores: AnswerScores
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredSet:
+    """One side of a comparison: `name` as it was asked for, its items in file order, and what general text cost."""
+
+    name: str
+    items: tuple[Answered, ...]
+    general: tuple[GeneralScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """The items that both sides answer, in A's order, and how many only one of them does."""
+
+    base: tuple[Answered, ...]
+    tuned: tuple[Answered, ...]
+    num_only_base: int
+    num_only_tuned: int
+
+
+def kind_of(raw: Mapping[str, Any]) -> str | None:
+    """The kind of task that a record names; None where it names none."""
+    found = (raw.get(key) for key in KIND_KEYS)
+    return next(
+        (value.strip() for value in found if isinstance(value, str) and 0 < len(value.strip()) <= _MAX_KIND), None
+    )
+
+
+def read_answered(name: str, config: DataConfig, answer_key: str | None = None) -> AnsweredSet:
+    """The answers in `name`, a run folder or a file; DataError, with file and line, for what cannot be compared.
+
+    `config` and `answer_key` as for `items.read_answer_rows`.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path = path / "answers" / "tuned.jsonl"
+        if not path.is_file():
+            raise DataError(
+                f"{name}: holds no answers/tuned.jsonl; a run folder has one once `tuneful run` has answered"
+            )
+    rows = read_answer_rows(path, config, answer_key)
+    if (run := run_of(path)) is None:
+        return AnsweredSet(name, tuple(map(_answered, rows)), ())
+    likelihoods = _likelihoods(run, path.stem)
+    judged = {str(row.get("source")): row.get("score") for _, row in jsonl_rows(run / "scores" / path.name) or ()}
+    items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
+    return AnsweredSet(name, tuple(items), tuple(_general(run / "general" / path.name)))
+
+
+def pair(base: AnsweredSet, tuned: AnsweredSet) -> Pairing:
+    """The items of both sides; DataError where they have none in common."""
+    of_tuned = dict(_keyed(tuned.items))
+    both = [(one, of_tuned[key]) for key, one in _keyed(base.items) if key in of_tuned]
+    if not both:
+        raise DataError(
+            f"{base.name} and {tuned.name}: no item in common (of {len(base.items)} and {len(tuned.items)}): the same "
+            "instruction, input and reference must stand in both"
+        )
+    return Pairing(
+        tuple(one for one, _ in both),
+        tuple(other for _, other in both),
+        len(base.items) - len(both),
+        len(tuned.items) - len(both),
+    )
+
+
+def _keyed(items: Sequence[Answered]) -> list[tuple[Hashable, Answered]]:
+    """Each item under its task and reference, and how many of the same came before."""
+    seen: Counter[tuple[str, str]] = Counter()
+    keyed: list[tuple[Hashable, Answered]] = []
+    for item in items:
+        seen[item.prompt, item.reference] += 1
+        keyed.append(((item.prompt, item.reference, seen[item.prompt, item.reference]), item))
+    return keyed
+
+
+def _answered(
+    given: AnswerRow,
+    reference_nll: float | None = None,
+    reference_tokens: int | None = None,
+    judge_score: float | None = None,
+) -> Answered:
+    ended_by = str(given.row.get("ended_by", ""))
+    return Answered(
+        source=given.source,
+        prompt=task_text(given.record.conversation),
+        reference=given.reference,
+        text=given.text,
+        ended_by=ended_by,
+        num_tokens=given.row.get("num_tokens"),
+        kind=kind_of(given.record.raw),
+        scores=score_answer(
+            given.text,
+            given.reference,
+            ended=ended_by == "stop" if ended_by else None,
+            reference_nll=reference_nll,
+            reference_tokens=reference_tokens,
+            judge_score=judge_score,
+        ),
+    )
+
+
+def _likelihoods(run: Path, side: str) -> dict[str, tuple[float | None, int | None]]:
+    """What each reference cost the model of this side, by source; empty where the run did not write that down."""
+    rows = jsonl_rows(run / "answers" / f"{side}-references.jsonl") or ()
+    return {str(row.get("source")): (row.get("nll"), row.get("num_tokens")) for _, row in rows}
+
+
+def _general(path: Path) -> Iterable[GeneralScore]:
+    for line, row in jsonl_rows(path) or ():
+        try:
+            yield score_of_row(row)
+        except TypeError:
+            raise DataError(
+                f"{path}:{line}: is not what a run writes there; remove the file to compare without it"
+            ) from None

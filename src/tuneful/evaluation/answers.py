@@ -1,0 +1,134 @@
+"""Answers files become rows beside the records that they answer, whoever wrote them.
+
+Two kinds of file. Our own (`answers/*.jsonl` of a run, or what `tuneful generate --data` wrote) hold an answer and the
+`source` of its record: task and reference are looked up there, in the run's data/test.jsonl or in the file that the
+source names. Any other JSON or JSONL holds `instruction`, `input` and `output` beside the answer, in a key of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneful.config import DataConfig, load_config
+from tuneful.data.read import STARTER, Record, read_data
+from tuneful.errors import DataError
+from tuneful.files import read_lines
+from tuneful.types import Conversation
+
+ANSWER_KEYS = ("text", "model_response")
+"""Where the answer of a foreign row is looked for when nobody says."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """An answer as it stands in a file, beside the record that it answers; `row` is all that the file says of it."""
+
+    source: str
+    text: str
+    record: Record
+    row: Mapping[str, Any]
+
+    @property
+    def reference(self) -> str:
+        """The answer that the record itself gives to its last turn."""
+        return self.record.conversation.answered_turns[-1].response
+
+
+def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = None) -> list[AnswerRow]:
+    """The rows of the answers file `path`; `answer_key` names the key of the answer in a file that is not ours.
+
+    `config` says how the records are read that the answers belong to, unless they belong to a run: that says it itself.
+    Raises DataError with file and line where a row has no answer, no task or no reference.
+    """
+    config = _of_its_run(path, config)
+    rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
+    if rows is not None:
+        return _joined(path, rows, config)
+    return [_foreign(record, answer_key) for record in read_data(str(path), config).records]
+
+
+def jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
+    """(line, row) of a JSONL file of objects; None where the file is none, or nothing."""
+    try:
+        lines = list(read_lines(path))
+    except OSError:
+        return None  # who needs it says what is wrong
+    rows = [(line.number, line.row) for line in lines if line.row is not None]
+    return rows if rows and len(rows) == len(lines) else None
+
+
+def task_text(conversation: Conversation) -> str:
+    """What was asked: instruction and input of the last turn, after whatever was said before it."""
+    *before, last = conversation.turns
+    parts = [conversation.system] if conversation.system else []
+    for turn in before:
+        parts += [f"User: {_asked(turn.instruction, turn.input)}", f"Assistant: {turn.response}"]
+    asked = _asked(last.instruction, last.input)
+    return "\n\n".join([*parts, f"User: {asked}" if before else asked])
+
+
+def _asked(instruction: str, input_text: str) -> str:
+    return f"{instruction}\n\n{input_text}" if instruction and input_text else instruction or input_text
+
+
+def run_of(path: Path) -> Path | None:
+    """The run folder whose answers the file `path` holds, RUN/answers/NAME.jsonl; None where it lies elsewhere."""
+    run = path.parent.parent
+    return run if path.parent.name == "answers" and (run / "data" / "test.jsonl").is_file() else None
+
+
+def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
+    """How the run that the file belongs to read its records, else `config`."""
+    file = run / "config.yaml" if (run := run_of(path)) is not None else None
+    return load_config(file).data if file is not None and file.is_file() else config
+
+
+def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
+    """(line, row) of an answers file of ours; None where the file is something else."""
+    rows = jsonl_rows(path)
+    is_own = all("instruction" not in row and {"source", "prompt", "text"} <= row.keys() for _, row in rows or ())
+    return rows if is_own else None
+
+
+def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnswerRow]:
+    """Our answers with the records that they answer."""
+    records = _records_by_source(path, [str(row["source"]) for _, row in rows], config)
+    joined = []
+    for number, row in rows:
+        source = str(row["source"])
+        if source not in records:
+            raise DataError(f"{path}:{number}: the record {source} that it answers is nowhere to be found")
+        if not isinstance(row["text"], str):
+            raise DataError(f"{path}:{number}: `text` is {type(row['text']).__name__}, expected the answer")
+        joined.append(AnswerRow(source, row["text"], records[source], row))
+    return joined
+
+
+def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:
+    """The records of the run that `path` belongs to, or of the files that `sources` name."""
+    if (run := run_of(path)) is not None:
+        test = read_data(str(run / "data" / "test.jsonl"), config)
+        return {str(record.raw.get("source")): record for record in test.records}
+    found: dict[str, Record] = {}
+    for file in dict.fromkeys(source.rpartition(":")[0] for source in sources):
+        name = STARTER if file == "starter.json" and not Path(file).exists() else file
+        found |= {record.source: record for record in read_data(name, config, on_error="skip").records}
+    return found
+
+
+def _foreign(record: Record, answer_key: str | None) -> AnswerRow:
+    keys = ANSWER_KEYS if answer_key is None else (answer_key,)
+    key = next((key for key in keys if key in record.raw), None)
+    if key is None:
+        wanted = " or ".join(f"`{key}`" for key in keys)
+        names = ", ".join(f"`{name}`" for name in list(record.raw)[:8])
+        raise DataError(
+            f"{record.source}: no answer under {wanted}; name its key: --answer-key KEY (the row has {names})"
+        )
+    answer = record.raw[key]
+    if not isinstance(answer, str):
+        raise DataError(f"{record.source}: `{key}` is {type(answer).__name__}, expected the answer as text")
+    return AnswerRow(record.source, answer, record, record.raw)

@@ -1,0 +1,289 @@
+"""What a finetuning cost: the same general text under the model before and after.
+
+Two measures, both on text that the finetuning never showed:
+
+    forgetting   bits per byte of general text: the built-in sample (judge/general/, written for this project) or a file of
+                 the user's. Higher after than before: the model has become worse at text of other kinds.
+    drift        bits per token, of samples that the base model itself wrote at temperature 1, before and after. Their
+                 difference is an unbiased estimate of the Kullback-Leibler divergence per token from the base model to the
+                 tuned one: how far the model has moved on what it would have said, whether that was right or wrong.
+
+Bits are counted by byte, not by token, so that models with different tokenizers compare. All tokens of a text but its
+first are targets: what a document begins with is chance. Costs a forward pass over sixty
+passages (7,000 tokens) and, before, 500 tokens of generation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tuneful.config import GenerateConfig
+from tuneful.encoding.template import Origin, Piece
+from tuneful.errors import DataError
+from tuneful.evaluation.compare import FORGETTING, MetricComparison, compare_ratios
+from tuneful.evaluation.statistics import Ratio
+from tuneful.model.load import context_length
+from tuneful.types import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tuneful.encoding.encode import TextEncoder
+    from tuneful.train.layout import Layout
+
+MAX_GENERAL_BYTES = 1 << 17
+"""As much of a user's general file is read, from its beginning: a minute or two on two cores."""
+
+_MAX_PASSAGE_BYTES = 2048
+_NUM_SAMPLES, _SAMPLE_PROMPT_TOKENS, _SAMPLE_TOKENS = 16, 8, 32
+_PARAGRAPH = re.compile(r"(?:[^\n]*\S[^\n]*(?:\n|$))+")
+_SAMPLING = GenerateConfig(max_new_tokens=_SAMPLE_TOKENS, temperature=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralText:
+    """A stretch of general text: `source` names it, `text` has at least one character."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralScore:
+    """What one stretch costs a model: `nll` nats over `num_tokens` tokens, which are `num_bytes` bytes of text.
+
+    A sample of the base model's own carries the `token_ids` that every other model reads, the first
+    `num_prompt_tokens` of them given; for a passage both are empty. `sha256` is that of the passage's text.
+    """
+
+    kind: Literal["passage", "sample"]
+    source: str
+    nll: float
+    num_tokens: int
+    num_bytes: int
+    sha256: str = ""
+    token_ids: tuple[int, ...] = ()
+    num_prompt_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        assert math.isfinite(self.nll), self
+        assert self.num_tokens > 0, self
+
+    def row(self) -> dict[str, Any]:
+        """The row of general/*.jsonl; `score_of_row` gives the score back."""
+        return asdict(self)
+
+
+def score_of_row(row: dict[str, Any]) -> GeneralScore:
+    """The score that a row of general/*.jsonl holds; TypeError where it holds none."""
+    return GeneralScore(**{**row, "token_ids": tuple(row.get("token_ids", ()))})
+
+
+def read_general(general: str) -> list[GeneralText]:
+    """The texts that `report.general` names: `builtin`, `none`, or a file of plain text or JSONL whose rows hold `text`.
+
+    Passages of plain text are divided by blank lines. At most `MAX_GENERAL_BYTES` are read. DataError where the file
+    cannot be read or holds no text.
+    """
+    if general == "none":
+        return []
+    if general == "builtin":
+        return list(_builtin_texts())
+    path = Path(general)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_GENERAL_BYTES)
+            is_cut = bool(stream.read(1))
+        text = content.decode("utf-8-sig", "ignore" if is_cut else "strict")
+    except OSError as error:
+        raise DataError(f"{path}: general text cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8 ({error.reason})") from None
+    rows = (
+        _jsonl_texts(path, text, is_cut) if path.suffix.lower() in (".jsonl", ".ndjson") else _plain_texts(path, text)
+    )
+    found = list(rows)
+    if not found:
+        raise DataError(f"{path}: holds no text; report.general is plain text, or JSONL whose rows hold `text`")
+    return found
+
+
+def score_passages(
+    model: PreTrainedModel, encoder: TextEncoder, texts: Sequence[GeneralText], layout: Layout
+) -> list[GeneralScore]:
+    """What each text costs `model`; a text too long for it is cut into stretches, each scored on its own."""
+    from tuneful.train.loop import record_nll  # here, so that results can be compared without loading torch
+
+    room = min(
+        _MAX_PASSAGE_BYTES, context_length(model) - 1
+    )  # a token is a byte at least, so a stretch of `room` bytes fits
+    stretches = [GeneralText(text.source, part) for text in texts for part in _stretches(text.text, room)]
+    read = [(text, example) for text in stretches if (example := _example(text, encoder))]
+    nll = record_nll(model, [example for _, example in read], layout)
+    return [_passage_score(text, example, own) for (text, example), own in zip(read, nll, strict=True)]
+
+
+def write_samples(
+    model: PreTrainedModel, encoder: TextEncoder, texts: Sequence[GeneralText], layout: Layout, *, seed: int
+) -> list[GeneralScore]:
+    """Samples that `model` writes at temperature 1 from the first words of some of `texts`, and what they cost it."""
+    from tuneful.infer.generate import generate
+
+    chosen = [texts[len(texts) * index // _NUM_SAMPLES] for index in range(min(_NUM_SAMPLES, len(texts)))]
+    longest = max(1, min(_SAMPLE_PROMPT_TOKENS, context_length(model) - _SAMPLE_TOKENS))
+    prompts = [_token_ids(text, encoder)[:longest] for text in chosen]
+    stop = {encoder.end_token_id, *encoder.stop_token_ids}
+    written = dict(generate(model, prompts, _SAMPLING, stop, seed=seed))
+    samples = [
+        GeneralScore("sample", text.source, 0.0, 1, 0, "", (*prompt, *written[index].token_ids), len(prompt))
+        for index, (text, prompt) in enumerate(zip(chosen, prompts, strict=True))
+    ]
+    return score_samples(model, encoder, samples, layout)
+
+
+def score_samples(
+    model: PreTrainedModel, encoder: TextEncoder, samples: Sequence[GeneralScore], layout: Layout
+) -> list[GeneralScore]:
+    """The same token ids, with what they cost `model`."""
+    from tuneful.train.loop import record_nll
+
+    examples = [_targets_from(sample.token_ids, sample.num_prompt_tokens, sample.source) for sample in samples]
+    return [
+        GeneralScore(
+            "sample",
+            sample.source,
+            nll,
+            len(sample.token_ids) - sample.num_prompt_tokens,
+            len(encoder.token_text(sample.token_ids[sample.num_prompt_tokens :]).encode("utf-8")),
+            "",
+            sample.token_ids,
+            sample.num_prompt_tokens,
+        )
+        for sample, nll in zip(samples, record_nll(model, examples, layout), strict=True)
+    ]
+
+
+def covers(
+    scores: Sequence[GeneralScore], texts: Sequence[GeneralText], samples: Sequence[GeneralScore] | None = None
+) -> bool:
+    """Whether `scores`, found in a run that goes on, are those of `texts`, and of the same `samples` where these are given."""
+    num_bytes = {text.source: len(text.text.encode("utf-8")) for text in texts}
+    found = dict.fromkeys(num_bytes, 0)
+    for score in scores:
+        if score.kind == "passage":
+            found[score.source] = found.get(score.source, 0) + score.num_bytes
+    own = [score.token_ids for score in scores if score.kind == "sample"]
+    same_samples = bool(own) if samples is None else own == [sample.token_ids for sample in samples]
+    return found == num_bytes and same_samples
+
+
+def compare_forgetting(
+    base: Iterable[GeneralScore], tuned: Iterable[GeneralScore], *, confidence: float, num_resamples: int, seed: int
+) -> tuple[MetricComparison, ...]:
+    """Forgetting, and drift where there are samples, with the intervals over passages and over samples.
+
+    Only texts that both models read count: the same bytes, or for a sample the same tokens. Drift has no verdict but
+    "changed" and "cannot tell": to move is what finetuning is for.
+    """
+    base_by_key, tuned_by_key = _by_text(base), _by_text(tuned)
+    found = []
+    for spec, kind in zip(FORGETTING, ("passage", "sample"), strict=True):
+        shared = [key for key in base_by_key if key in tuned_by_key and key[0] == kind]
+        if shared:
+            pair = tuple(
+                _cost([scores[key] for key in shared], per_byte=kind == "passage")
+                for scores in (base_by_key, tuned_by_key)
+            )
+            found += compare_ratios(
+                [(spec, (pair[0], pair[1]))], confidence=confidence, num_resamples=num_resamples, seed=seed
+            )
+    return tuple(found)
+
+
+def _cost(scores: Sequence[GeneralScore], per_byte: bool) -> Ratio:
+    bits = np.array([score.nll for score in scores]) / math.log(2)
+    return Ratio(
+        bits, np.array([score.num_bytes if per_byte else score.num_tokens for score in scores], dtype=np.float64)
+    )
+
+
+def _passage_score(text: GeneralText, example: Example, nll: float) -> GeneralScore:
+    content = text.text.encode("utf-8")
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return GeneralScore("passage", text.source, nll, int((example.weights > 0).sum()), len(content), digest)
+
+
+def _token_ids(text: GeneralText, encoder: TextEncoder) -> list[int]:
+    """The text after the tokenizer's own begin token, where it has one; what looks like a control token is none."""
+    return [*encoder.bos_token_ids, *encoder.piece_ids(Piece(text.text, Origin.RESPONSE), first=True)]
+
+
+def _example(text: GeneralText, encoder: TextEncoder) -> Example | None:
+    """The text with all tokens but its first as targets; None where that leaves nothing."""
+    num_begin = len(encoder.bos_token_ids) + 1
+    ids = _token_ids(text, encoder)
+    return _targets_from(ids, num_begin, text.source) if len(ids) > num_begin else None
+
+
+def _targets_from(token_ids: Sequence[int], start: int, source: str) -> Example:
+    weights = np.zeros(len(token_ids), dtype=np.float32)
+    weights[start:] = 1.0
+    return Example(np.asarray(token_ids, dtype=np.int32), weights, start, source)
+
+
+def _stretches(text: str, max_bytes: int) -> Iterator[str]:
+    """`text` in stretches of at most `max_bytes` bytes, cut behind white space where there is any."""
+    while len(text.encode("utf-8")) > max_bytes:
+        head = text.encode("utf-8")[:max_bytes].decode("utf-8", "ignore")
+        cut = max(head.rfind(" "), head.rfind("\n")) + 1 or len(head)
+        yield text[:cut]
+        text = text[cut:]
+    if text.strip():
+        yield text
+
+
+def _by_text(scores: Iterable[GeneralScore]) -> dict[tuple[Any, ...], GeneralScore]:
+    return {(score.kind, score.source, score.num_bytes, score.sha256, score.token_ids): score for score in scores}
+
+
+def _builtin_texts() -> Iterator[GeneralText]:
+    folder = resources.files("tuneful.evaluation").joinpath("general")
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".txt"):
+            passages = file.read_text(encoding="utf-8").split("\n---\n")
+            for number, passage in enumerate(passages, start=1):
+                yield GeneralText(f"{file.name}#{number}", passage.strip())
+
+
+def _plain_texts(path: Path, text: str) -> Iterator[GeneralText]:
+    text = text.replace("\r\n", "\n")
+    for block in _PARAGRAPH.finditer(text):
+        yield GeneralText(f"{path.name}:{1 + text.count(chr(10), 0, block.start())}", block.group().strip("\n"))
+
+
+def _jsonl_texts(path: Path, text: str, is_cut: bool) -> Iterator[GeneralText]:
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1] if is_cut else lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(
+                f"{path}:{number}: not valid JSON; report.general is JSONL whose rows hold `text`"
+            ) from None
+        said = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(said, str):
+            raise DataError(f"{path}:{number}: no `text`; report.general is JSONL whose rows hold `text`")
+        if said.strip():
+            yield GeneralText(f"{path.name}:{number}", said)

@@ -1,0 +1,123 @@
+"""Conditions that a comparison has to meet: `rouge_l>=0, forgetting<=0.05`.
+
+Parsed before anything is trained, so that a misspelt metric costs nothing; checked when the comparison is written. A bare
+name is the difference tuned - base, in the metric's own unit. An ending names another figure: `.low` and `.high` the ends
+of its interval, `.base` and `.tuned` the two values.
+
+    rouge_l>=0              not worse, as far as the test items say
+    rouge_l.low>0           surely better
+    exact_match.tuned>=0.4  good enough, whatever it was before
+    forgetting<=0.05        at most 0.05 bits per byte of general text lost
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tuneful.errors import ConfigError, GateError
+from tuneful.evaluation.compare import FORGETTING, METRICS, Comparison
+
+FIGURES = ("difference", "low", "high", "base", "tuned")
+KNOWN = tuple(spec.name for spec in (*METRICS, *FORGETTING))
+
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_CONDITION = re.compile(
+    r"\s*(?P<name>[A-Za-z0-9_-]+)(?:\.(?P<figure>\w+))?\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>[-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s*"
+)
+_EXAMPLE = 'such as "rouge_l>=0, forgetting<=0.05"'
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition: the `figure` of the metric `name` has to stand in the relation `sign` to `limit`."""
+
+    name: str
+    figure: str
+    sign: str
+    limit: float
+
+    def __str__(self) -> str:
+        figure = "" if self.figure == "difference" else f".{self.figure}"
+        return f"{self.name}{figure}{self.sign}{self.limit:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A condition, the figure that was found, and whether it is `met`."""
+
+    condition: Condition
+    found: float
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.condition}: {self.found:+.4f}, {'met' if self.met else 'NOT met'}"
+
+
+def parse_gate(text: str, where: str = "report.gate") -> tuple[Condition, ...]:
+    """The conditions that `text` names, divided by commas; ConfigError, naming `where`, for one that cannot be read."""
+    return tuple(_condition(part, where) for part in text.split(",") if part.strip())
+
+
+def refuse_unmeasurable(conditions: tuple[Condition, ...], *, has_general: bool, has_judge: bool) -> None:
+    """ConfigError, before any work is done, for a condition on what this run is not going to measure."""
+    for condition in conditions:
+        if condition.name in {spec.name for spec in FORGETTING} and not has_general:
+            raise ConfigError(f"report.gate: {str(condition)!r} needs general text, and report.general is none")
+        if condition.name == "judge_score" and not has_judge:
+            raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model names none")
+        if condition.name == "judge_score" and not has_judge:
+            raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model is none")
+
+
+def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[Outcome]:
+    """What became of each condition; ConfigError for a metric that this comparison did not measure."""
+    outcomes = []
+    for condition in conditions:
+        metric = comparison.measured(condition.name)
+        if metric is None:
+            raise ConfigError(
+                f"gate {str(condition)!r}: `{condition.name}` was not measured in this comparison; measured are "
+                f"{', '.join(one.name for one in (*comparison.metrics, *comparison.forgetting))}"
+            )
+        found = getattr(metric, condition.figure)
+        outcomes.append(Outcome(condition, found, _COMPARE[condition.sign](found, condition.limit)))
+    return outcomes
+
+
+def refuse_unmet(outcomes: Sequence[Outcome]) -> None:
+    """GateError, with the figures, where a condition is not met."""
+    unmet = [outcome for outcome in outcomes if not outcome.met]
+    if unmet:
+        raise GateError(
+            f"the gate is not met: {'; '.join(f'{one.condition} (found {one.found:+.4f})' for one in unmet)}. "
+            f"{len(outcomes) - len(unmet)} of {len(outcomes)} conditions are met"
+        )
+
+
+def _condition(text: str, where: str) -> Condition:
+    found = _CONDITION.fullmatch(text)
+    try:
+        limit = float(found["limit"]) if found else None
+    except ValueError:
+        limit = None
+    if found is None or limit is None:
+        raise ConfigError(
+            f"{where}: {text.strip()!r} is no condition: expected NAME, one of >= <= > <, a number, {_EXAMPLE}"
+        )
+    name, figure = found["name"].lower().replace("-", "_"), found["figure"] or "difference"
+    if name not in KNOWN:
+        guess = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5)
+        hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(KNOWN)}"
+        raise ConfigError(f"{where}: unknown metric `{found['name']}`: {hint}")
+    if figure not in FIGURES:
+        raise ConfigError(f"{where}: `{name}` has no figure `.{figure}`; there are .{', .'.join(FIGURES)}")
+    return Condition(name, figure, found["sign"], limit)

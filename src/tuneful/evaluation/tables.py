@@ -1,0 +1,70 @@
+"""A comparison on the terminal: metrics, kinds of task and forgetting as tables, what became of the gate, one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuneful.console import Terminal
+from tuneful.evaluation.compare import Comparison, KindComparison, MetricComparison
+from tuneful.evaluation.gate import Condition, Outcome, check_gate
+
+
+def show_comparison(comparison: Comparison, sentence: str, terminal: Terminal, columns: tuple[str, str]) -> None:
+    """The comparison as tables, and its sentence; `columns` head the two models."""
+    difference = f"difference, {comparison.confidence:.0%} interval"
+    terminal.heading(f"{columns[0].capitalize()} against {columns[1]}, {comparison.num_items} test records")
+    terminal.table(
+        ["", *columns, difference, ""], [_cells(one) for one in (*comparison.metrics, *comparison.forgetting)]
+    )
+    if comparison.kinds:
+        terminal.say()
+        head = f"{comparison.main.label} by kind of task"
+        terminal.table([head, "items", *columns, difference, ""], [_kind_cells(kind) for kind in comparison.kinds])
+    main = comparison.main
+    terminal.say()
+    terminal.say(
+        f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main)}"
+    )
+    terminal.say(sentence, style="bold")
+
+
+def apply_gate(
+    conditions: tuple[Condition, ...], comparison: Comparison, document: dict[str, Any], terminal: Terminal
+) -> list[Outcome]:
+    """Check the gate, show what became of it, and note it in the document of comparison.json."""
+    outcomes = check_gate(conditions, comparison)
+    for outcome in outcomes:
+        terminal.say(f"gate  {outcome}", style="green" if outcome.met else "red")
+    if outcomes:
+        document["gate"] = [{"condition": str(one.condition), "found": one.found, "met": one.met} for one in outcomes]
+    return outcomes
+
+
+def p_in_words(metric: MetricComparison) -> str:
+    """`p < 0.001 (permutation test)`, or that there is none."""
+    if metric.p_value is None:
+        return "no test"
+    value = "p < 0.001" if metric.p_value < 0.001 else f"p = {metric.p_value:.3f}"
+    return f"{value} ({'exact ' if metric.p_is_exact else ''}permutation test)"
+
+
+def _cells(metric: MetricComparison) -> list[str]:
+    decimals = 1 if metric.unit == "0 to 100" else 3
+    return [metric.label, *_figures(metric, decimals), metric.verdict]
+
+
+def _kind_cells(kind: KindComparison) -> list[str]:
+    return [
+        kind.kind,
+        str(kind.num_items),
+        *_figures(kind, 3 if abs(kind.base) <= 1 and abs(kind.tuned) <= 1 else 1),
+        kind.verdict,
+    ]
+
+
+def _figures(one: MetricComparison | KindComparison, decimals: int) -> list[str]:
+    return [
+        f"{one.base:.{decimals}f}",
+        f"{one.tuned:.{decimals}f}",
+        f"{one.difference:+.{decimals}f}  [{one.low:+.{decimals}f}, {one.high:+.{decimals}f}]",
+    ]

@@ -1,0 +1,262 @@
+"""Trained weights go out: a Hugging Face folder, whole or not at all, loaded again and compared before it is done.
+
+Stands at the end of training. The folder loads in transformers, vLLM and llama.cpp's converter as it is: config.json,
+model.safetensors, tokenizer files, chat_template.jinja, generation_config.json, README.md.
+
+The trade: an export costs twice the disk for a moment (the new folder is written beside the old one) and one reload
+(a second copy of the model in memory); in return no crash leaves half a model and no silent rounding ships.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from tuneful.errors import ExportError
+from tuneful.files import written_aside
+from tuneful.model.checks import quiet
+from tuneful.model.load import hub_id
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DType = Literal["float32", "bfloat16"]
+"""Number formats a model is saved in."""
+
+SAME_WEIGHTS_TOLERANCE = 1e-5  # of the largest logit: what another order of summation can do; usually exactly 0
+BFLOAT16_TOLERANCE = 0.1  # of the largest logit; the weights themselves are compared bit for bit
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model card tells besides the name of the base model: `facts` of the run become a table, in order."""
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
+    license: str | None = None
+
+
+def save_model(
+    pretrained_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    chat_template: str,
+    base_name: str,
+    card: Card,
+    stop_token_ids: Sequence[int],
+    dtype: DType = "float32",
+) -> None:
+    """Write a Hugging Face folder; an existing model folder is replaced only once the new one is whole.
+
+    Model and tokenizer in memory are left as they were. Raises ExportError where `folder` holds something else than a
+    model, and OSError where the disk refuses.
+    """
+    assert stop_token_ids, "a model that never stops"
+    _check_target(folder)
+    with written_aside(folder) as aside, quiet():
+        _save_tokenizer(tokenizer, aside, chat_template, stop_token_ids)
+        _save_weights(pretrained_model, aside, list(stop_token_ids), _pad_token_id(tokenizer, stop_token_ids), dtype)
+        (aside / "README.md").write_text(_card_text(base_name, card, dtype), encoding="utf-8")
+
+
+def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequence[int]]) -> float:
+    """Load `folder` again and return the largest absolute difference of its logits from `model`'s over `prompts`.
+
+    Weights are compared bit for bit (after `model`'s are rounded to the dtype of the folder). Logits of the same dtype
+    differ by 0, or by the order of summation where a device does not keep to one. Raises ExportError, naming the
+    tensor or the difference. The second copy is freed before returning.
+    """
+    saved = _reload(folder)
+    exact = _check_weights(model, saved, folder)
+    _lay_out_alike(model, saved)
+    with _as_tested(model, saved):
+        differences = [_logits_difference(model, saved, prompt) for prompt in prompts]
+    del saved
+    gc.collect()
+    largest = max((difference for difference, _ in differences), default=0.0)
+    scale = max((size for _, size in differences), default=0.0)
+    allowed = (SAME_WEIGHTS_TOLERANCE if exact else BFLOAT16_TOLERANCE) * scale
+    if not largest <= allowed:
+        raise ExportError(
+            f"{folder}: logits of the saved model differ by {largest:.3g} from the trained one's (at most "
+            f"{allowed:.3g} is rounding); do not use it, and report this with the output of `tuneful doctor`"
+        )
+    return largest
+
+
+def _check_target(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ExportError(f"{folder} holds something else than a model: choose another folder, or empty it first")
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder} is a file: choose another folder")
+
+
+# Parts of the folder
+
+
+def _save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, chat_template: str, stop_token_ids: Sequence[int]
+) -> None:
+    """Runtimes that read no generation_config.json stop at the tokenizer's end token: let it be one we trained."""
+    shipped = copy.deepcopy(tokenizer)
+    shipped.chat_template = chat_template
+    if shipped.eos_token_id not in stop_token_ids:
+        shipped.eos_token = shipped.convert_ids_to_tokens(stop_token_ids[0])
+    for leftover in ("is_local", "local_files_only", "gguf_file"):
+        shipped.init_kwargs.pop(leftover, None)
+    shipped.save_pretrained(str(folder))
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]) -> int:
+    return int(stop_token_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def _save_weights(
+    model: PreTrainedModel, folder: Path, stop_token_ids: list[int], pad_token_id: int, dtype: DType
+) -> None:
+    target = getattr(torch, dtype)
+    state = {
+        name: tensor.detach().to(target).contiguous() if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    eos_token_id = stop_token_ids[0] if len(stop_token_ids) == 1 else stop_token_ids
+    with _shipped_configs(model, eos_token_id, pad_token_id) as config:
+        model.save_pretrained(str(folder), state_dict=state)
+        config.dtype = dtype  # save_pretrained wrote the dtype in memory
+        config.save_pretrained(str(folder))
+
+
+@contextlib.contextmanager
+def _shipped_configs(model: PreTrainedModel, eos_token_id: int | list[int], pad_token_id: int) -> Iterator[Any]:
+    """Lend the model the configs to save, and give it its own back."""
+    from transformers import GenerationConfig
+
+    config, generation = model.config, model.generation_config
+    shipped = copy.deepcopy(config)
+    shipped.use_cache = True
+    shipped.eos_token_id, shipped.pad_token_id = eos_token_id, pad_token_id
+    shipped.name_or_path = ""  # a path of this machine is nobody's business
+    if hasattr(shipped, "quantization_config"):
+        del shipped.quantization_config
+    shipped_generation = copy.deepcopy(generation) if generation is not None else GenerationConfig()
+    shipped_generation.eos_token_id, shipped_generation.pad_token_id = eos_token_id, pad_token_id
+    shipped_generation.use_cache, shipped_generation._from_model_config = True, False
+    _settle_sampling(shipped_generation)
+    model.config, model.generation_config = shipped, shipped_generation
+    try:
+        yield shipped
+    finally:
+        model.config, model.generation_config = config, generation
+
+
+def _settle_sampling(generation: Any) -> None:
+    """Some published configs set a temperature without sampling, which transformers refuses to save."""
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        generation.do_sample = True
+
+
+def _card_text(base_name: str, card: Card, dtype: DType) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        base_model=hub_id(base_name),
+        datasets=list(card.datasets) or None,
+        library_name="transformers",
+        license=card.license,
+        pipeline_tag="text-generation",
+        tags=["tuneful", "instruction-tuning", "sft"],
+    )
+    name = hub_id(base_name) or Path(base_name).name
+    rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in card.facts.items())
+    table = f"\n## The run\n\n| | |\n|---|---|\n{rows}" if rows else ""
+    return f"---\n{data.to_yaml()}\n---\n\n{CARD_BODY.format(name=name, dtype=dtype)}{table}"
+
+
+CARD_BODY = """# {name}, finetuned on instructions
+
+Made with [Tuneful](https://pypi.org/project/tuneful/) from {name}. Weights are {dtype} safetensors; the prompt format
+is in `chat_template.jinja`, the stop tokens are in `generation_config.json`.
+
+```python
+from transformers import pipeline
+
+generate = pipeline("text-generation", "path/to/this/folder")
+print(generate([{{"role": "user", "content": "..."}}], max_new_tokens=256)[0]["generated_text"][-1]["content"])
+```
+"""
+
+
+def _cell(text: str) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+# What you tested is what you ship
+
+
+def _reload(folder: Path) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True
+            ).eval()
+        except Exception as error:
+            raise ExportError(f"{folder}: the saved model cannot be loaded again: {error}") from error
+
+
+def _check_weights(model: PreTrainedModel, saved: PreTrainedModel, folder: Path) -> bool:
+    """Whether the folder holds the very numbers in memory; numbers beyond the folder's rounding are an error."""
+    trained, written = model.state_dict(), saved.state_dict()
+    if odd := sorted(trained.keys() ^ written.keys()):
+        raise ExportError(f"{folder}: tensor {odd[0]} is not in both the trained and the saved model")
+    exact = True
+    for name, tensor in trained.items():
+        expected = tensor.detach().to(device="cpu", dtype=written[name].dtype)
+        if not torch.equal(_bits(expected), _bits(written[name])):
+            raise ExportError(f"{folder}: tensor {name} was not saved as trained; save again, and check the disk")
+        exact = exact and tensor.dtype == written[name].dtype
+    return exact
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers as bytes, so that a NaN equals itself."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _lay_out_alike(model: PreTrainedModel, saved: PreTrainedModel) -> None:
+    """Give equal numbers equal device, dtype, strides and alignment: the order in which products sum follows them."""
+    saved.to(model.device)
+    for ours, theirs in zip(model.parameters(), saved.parameters(), strict=True):
+        theirs.data = torch.empty_like(ours, requires_grad=False).copy_(theirs.data)
+
+
+@contextlib.contextmanager
+def _as_tested(model: PreTrainedModel, saved: PreTrainedModel) -> Iterator[None]:
+    """Let both run in eval mode through the attention of the saved one, for `model` may have one made for training."""
+    training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    model.set_attn_implementation(saved.config._attn_implementation)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.set_attn_implementation(attention)
+        model.train(training)
+
+
+def _logits_difference(model: PreTrainedModel, saved: PreTrainedModel, prompt: Sequence[int]) -> tuple[float, float]:
+    input_ids = torch.tensor([list(prompt)], device=model.device)
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
+    ours, theirs = model(**inputs).logits.float(), saved(**inputs).logits.float()
+    return float((ours - theirs).abs().max()), float(ours.abs().max())

@@ -1,0 +1,287 @@
+"""Files: what is written is whole or not there, and what grows survives a kill.
+
+    written, write_text, write_json, write_rows      a whole file: written aside, flushed to disk, renamed
+    written_aside                                    a whole folder, likewise
+    AppendLog                                        JSONL that grows a line at a time
+    read_lines, read_rows                            JSONL back, line by line
+    held                                             one process at a time
+    sha256_of, free_bytes, cache_root
+
+Stands on the ground: anybody may import it, and nothing else in the package renames, flushes or hashes a file on its own
+(`train/checkpoint.py` excepted, which counts its bytes while it writes them). The trade: a flush costs milliseconds on an SSD
+and tens of them on a disk that turns, so a log flushes each line only where a line costs money.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+BLOCK_BYTES = 1 << 20
+"""How much of a file is read at once."""
+
+PART = ".part"
+"""The ending, or the beginning of a folder's name, of what is being written: a killed process may leave it behind."""
+
+
+# Whole files
+
+
+@contextlib.contextmanager
+def written(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """A new file beside `path`; once the block is done it is flushed to disk and renamed to `path`, else removed.
+
+    Text is UTF-8 with line feeds as they are. Raises OSError where the disk refuses.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
+    try:
+        with aside.open("wb") if binary else aside.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    flush_entry(path.parent)
+
+
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write `text`, or its parts one after the other, whole or not at all."""
+    with written(path) as file:
+        file.writelines([text] if isinstance(text, str) else text)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document, indented, whole or not at all."""
+    write_text(path, as_json(document, indent=1) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSONL file, a line a row, whole or not at all."""
+    write_text(path, map(json_line, rows))
+
+
+def as_json(document: Mapping[str, Any], indent: int | None = None) -> str:
+    """`document` as JSON: readable text, or escapes where it holds a lone surrogate, which no file in UTF-8 can."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, ensure_ascii=True, indent=indent, allow_nan=False)
+    return text
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One row of a JSONL file, its line end included."""
+    return as_json(row) + "\n"
+
+
+# Whole folders
+
+
+@contextlib.contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside `folder`; once the block is done, flush it to disk and put it in `folder`'s place.
+
+    What a killed attempt left behind is cleared, or put back where it was the only copy. For one writer at a time: who
+    may race holds a lock.
+    """
+    folder = Path(folder).absolute()
+    aside, old = folder.with_name(f"{PART}-{folder.name}"), folder.with_name(f".old-{folder.name}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    _remove(aside, old)
+    aside.mkdir()
+    try:
+        yield aside
+        _flush_folder(aside)
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+    except BaseException:
+        _remove(aside)
+        raise
+    flush_entry(folder.parent)
+    _remove(old)
+
+
+def flush_entry(path: Path) -> None:
+    """Put a file, or the list of a folder's entries, on the disk. Where folders cannot be opened they need no flushing."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    mode = folder.stat().st_mode & 0o666  # the user's umask; safetensors writes files that only their owner may read
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+        flush_entry(path)
+    flush_entry(folder)
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# JSONL
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a JSONL file: its `number` from 1, where it `end`s in bytes, and its object; None where it holds none.
+
+    A last line without its line feed is half written, whatever it holds: `whole` is False.
+    """
+
+    number: int
+    end: int
+    row: dict[str, Any] | None
+    whole: bool
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of a JSONL file that are not blank, in order; none where there is no file. Raises OSError."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        end = 0
+        for number, line in enumerate(file, start=1):
+            end += len(line)
+            if line.strip():
+                yield Line(number, end, _object(line), line.endswith(b"\n"))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of a JSONL file that was written whole; None where there is no file. ValueError names a line that is none."""
+    if not path.exists():
+        return None
+    rows = []
+    for line in read_lines(path):
+        if line.row is None:
+            raise ValueError(f"{path}:{line.number}: not a JSON object")
+        rows.append(line.row)
+    return rows
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+class AppendLog:
+    """A JSONL file that grows by a line at a time. A line is with the system when `add` returns, on disk with `flushed`.
+
+    `rows` are what it held when it was opened: the line that a kill cut short is dropped then, and `damaged` is the number
+    of the first other line that holds no object, with all behind it left alone until `replace`; None where there is none.
+    """
+
+    def __init__(self, path: Path, *, flushed: bool = False) -> None:
+        self.path, self._flushed = path, flushed
+        self.rows: list[dict[str, Any]] = []
+        self.damaged: int | None = None
+        end = 0
+        for line in read_lines(path):
+            if line.row is None or not line.whole:
+                self.damaged = line.number if line.whole else None
+                break
+            self.rows.append(line.row)
+            end = line.end
+        if self.damaged is None and path.exists() and path.stat().st_size > end:
+            os.truncate(path, end)
+        self._file: IO[bytes] | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One more line, in one write, so that no two are ever mixed."""
+        if self._file is None:
+            self._file = self.path.open("ab", buffering=0)
+        self._file.write(json_line(row).encode())
+        if self._flushed:
+            os.fsync(self._file.fileno())
+
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The file holds `rows` and nothing else, whole or as before."""
+        self.close()
+        write_rows(self.path, rows)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+# One at a time
+
+
+@contextlib.contextmanager
+def held(lock: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file `lock` within the block; the system lets go of it however the process ends.
+
+    Where another process holds it, `waiting` is called and then waited for it; without `waiting` filelock.Timeout is raised.
+    """
+    own = FileLock(lock)
+    try:
+        own.acquire(timeout=0)
+    except Timeout:
+        if waiting is None:
+            raise
+        waiting()
+        own.acquire()
+    try:
+        yield
+    finally:
+        own.release()
+
+
+# What lies on the disk
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal; OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        hash_into(digest, file)
+    return digest.hexdigest()
+
+
+def hash_into(digest: hashlib._Hash, file: BinaryIO) -> None:
+    """Take the rest of an open file into `digest`, a block at a time."""
+    while block := file.read(BLOCK_BYTES):
+        digest.update(block)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on the disk of `folder`, or of the nearest folder above it that exists."""
+    folder = folder.absolute()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def cache_root() -> Path:
+    """Tuneful's cache: `$TUNEFUL_CACHE`, else `$XDG_CACHE_HOME/tuneful`, else `~/.cache/tuneful`."""
+    if chosen := os.environ.get("TUNEFUL_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "tuneful"

@@ -1,0 +1,179 @@
+"""A model answers every record of a file: rows are on disk as soon as they are known, and become the whole file at the end.
+
+    answers.jsonl.partial     {"request": "9f2c..."}        what was asked for: the same request goes on, another is refused
+                              {"index": 7, "row": {...}}    in the order in which they were finished
+    answers.jsonl             the rows in their own order, written aside and renamed when the last one is known
+
+A process that is killed leaves whole lines and perhaps half a line, which is dropped. One process at a time may write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from transformers import PreTrainedModel
+
+from tuneful.config import GenerateConfig
+from tuneful.encoding.encode import Encoder
+from tuneful.errors import ConfigError
+from tuneful.files import AppendLog, write_rows
+from tuneful.infer.generate import answer_each
+from tuneful.types import Answer, Conversation
+
+
+def answer_all(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    conversations: Sequence[Conversation],
+    config: GenerateConfig,
+    output: Path,
+    *,
+    seed: int,
+    advance: Callable[[int], None],
+) -> list[dict[str, Any]]:
+    """The rows of `output`, which holds them when this returns; each is on disk as soon as it is known.
+
+    Rows that a killed process left are taken; ConfigError where they are of another request.
+    """
+    with Journal(output, request_sha256(model, encoder, conversations, config, seed)) as journal:
+        numbers = range(len(conversations))
+        answer_rows(model, encoder, conversations, config, seed=seed, numbers=numbers, journal=journal, advance=advance)
+        return journal.finish(len(conversations))
+
+
+def answer_rows(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    conversations: Sequence[Conversation],
+    config: GenerateConfig,
+    *,
+    seed: int,
+    numbers: Sequence[int],
+    journal: Journal | None,
+    advance: Callable[[int], None],
+) -> dict[int, dict[str, Any]]:
+    """The rows of the conversations that `numbers` counts out, by number; what `journal` knows is not asked again."""
+    rows = {number: journal.rows[number] for number in numbers if number in journal.rows} if journal else {}
+    missing = [number for number in numbers if number not in rows]
+    advance(len(rows))
+    asked = [conversations[number] for number in missing]
+    for at, given in answer_each(model, encoder, asked, config, seed=seed, numbers=missing):
+        rows[missing[at]] = answer_row(given)
+        if journal:
+            journal.add(missing[at], rows[missing[at]])
+        advance(1)
+    return rows
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """A row of answers/*.jsonl."""
+    return {
+        "source": answer.source,
+        "prompt": answer.prompt,
+        "text": answer.text,
+        "ended_by": answer.ended_by,
+        "num_tokens": len(answer.token_ids),
+    }
+
+
+def request_sha256(
+    model: PreTrainedModel, encoder: Encoder, conversations: Sequence[Conversation], config: GenerateConfig, seed: int
+) -> str:
+    """What names a request: its weights, prompts, settings and seed; not its `batch_size`, which changes no answer."""
+    prompts = [(encoder.prompt_ids(conversation), conversation.source) for conversation in conversations]
+    request = json.dumps([_weights_sha256(model), config.model_dump(exclude={"batch_size"}), seed, prompts])
+    return hashlib.sha256(request.encode()).hexdigest()
+
+
+def _weights_sha256(model: PreTrainedModel) -> str:
+    """What tells the weights in memory from any others, their precision included."""
+    digest = hashlib.sha256()
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Journal:
+    """The rows of `output` that are known so far: `rows`, by their place in the file.
+
+    `request` names what was asked for. What another request left is dropped with `replace`, else ConfigError says so; it
+    also says where another process is at it. Use it as a context manager.
+    """
+
+    def __init__(self, output: Path, request: str, *, replace: bool = False) -> None:
+        self._output = output
+        self._path = output.with_name(f"{output.name}.partial")
+        self._lock = FileLock(output.with_name(f".{output.name}.lock"), blocking=False)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ConfigError(
+                f"{output}: another process is writing it; wait for it, or give another --output"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"{output}: cannot be written: {error.strerror or error}") from None
+        try:
+            self.rows = self._begin(request, replace)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def add(self, index: int, row: Mapping[str, Any]) -> None:
+        """Row `index` of the file is known; it survives the end of this process when this returns."""
+        assert index not in self.rows, f"row {index} was known already"
+        self.rows[index] = dict(row)
+        self._log.add({"index": index, "row": row})
+
+    def finish(self, num_rows: int) -> list[dict[str, Any]]:
+        """All `num_rows` rows are known: write the whole file, and forget the journal."""
+        assert sorted(self.rows) == list(range(num_rows)), "rows are missing"
+        rows = [self.rows[index] for index in range(num_rows)]
+        write_rows(self._output, rows)
+        self.forget()
+        return rows
+
+    def forget(self) -> None:
+        """The rows are safe elsewhere."""
+        self._log.close()
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the file; what is known stays for the next process."""
+        self._log.close()
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):
+                Path(self._lock.lock_file).unlink()
+            self._lock.release()
+
+    def _begin(self, request: str, replace: bool) -> dict[int, dict[str, Any]]:
+        """The rows of the same request, the file cut back to its whole lines; a new file where there are none."""
+        try:
+            self._log = AppendLog(self._path)
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be read: {error.strerror or error}") from None
+        head, known = self._log.rows[:1], self._log.rows[1:]
+        is_same = head == [{"request": request}]
+        if head and not is_same and not replace:
+            raise ConfigError(
+                f"{self._path}: holds answers to another request (its model, data or settings differ); "
+                "give another --output, or remove it"
+            )
+        whole = [entry for entry in known if "index" in entry and "row" in entry] if is_same else []
+        if not is_same or self._log.damaged is not None or len(whole) < len(known):
+            self._log.replace([{"request": request}, *whole])
+        return {entry["index"]: entry["row"] for entry in whole}

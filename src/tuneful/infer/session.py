@@ -1,0 +1,85 @@
+"""A loaded model with its encoder: the one way to load a model that is to answer, for every command and judge that needs one.
+
+Stands between a name and generation: the template that the model was trained with, the device, the precision and the encoder
+are settled here, so that nobody who asks a model can ask it differently from how it was trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from tuneful.config import Config
+from tuneful.encoding.chat_template import OWN
+from tuneful.encoding.encode import Encoder
+from tuneful.encoding.prepare import load_encoder
+from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
+from tuneful.errors import ConfigError
+from tuneful.files import cache_root
+from tuneful.infer.generate import answer, stream
+from tuneful.model.load import Pretrained, load_model
+from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
+from tuneful.types import Answer, Conversation, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that answers what it is asked, under its template and `config`; `folder` is where it was read from."""
+
+    model: PreTrainedModel
+    encoder: Encoder
+    config: Config
+    folder: Path
+
+    @classmethod
+    def load(cls, config: Config, notify: Callable[[str], None]) -> LoadedModel:
+        """The model that `config` names, on its device and in its precision; `notify` is told what takes a while.
+
+        The template is the one that the model's folder names, unless `config` asks for another. Raises InputError.
+        """
+        config = with_saved_template(config)
+        return cls.of(load_model(config.model.name_or_path, notify), config)
+
+    @classmethod
+    def of(cls, pretrained: Pretrained, config: Config) -> LoadedModel:
+        """The same of a model that was read already; its weights are cast and moved in place."""
+        device = choose_device(config.model.device)
+        cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
+        encoder = load_encoder(pretrained.tokenizer, config)
+        return cls(pretrained.model.to(device), encoder, config, pretrained.folder)
+
+    def answer(self, conversations: Sequence[Conversation], *, seed: int | None = None) -> list[Answer]:
+        """The answers to the last turns of `conversations`, in order; `seed` is that of the configuration unless given."""
+        seed = self.config.train.seed if seed is None else seed
+        return answer(self.model, self.encoder, conversations, self.config.generate, seed=seed)
+
+    def stream(self, conversation: Conversation) -> Iterator[str]:
+        """The answer to the last turn of `conversation`, piece by piece."""
+        return stream(self.model, self.encoder, conversation, self.config.generate, seed=self.config.train.seed)
+
+
+def question(system: str, history: Sequence[Turn], instruction: str, input_text: str = "") -> Conversation:
+    """What a model is asked, after the turns of `history`, as the conversation whose last response is wanted."""
+    # The response stands for the one that is asked for: a prompt is rendered without it.
+    return Conversation(system, (*history, Turn(instruction, input_text, "?")), "prompt")
+
+
+def with_saved_template(config: Config) -> Config:
+    """`config`, with the template that its model was trained with where the model's folder names one.
+
+    A template that was asked for by name stays; ConfigError where the folder's file is damaged.
+    """
+    file = Path(config.model.name_or_path) / TEMPLATE_FILE
+    if not file.is_file() or config.template.model_fields_set & {"name", "file"}:
+        return config
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["template"]
+    except (ValueError, KeyError, TypeError):
+        name = None
+    if name not in (*TEMPLATES, OWN):
+        raise ConfigError(f"{file}: names no known template; give template.name={'|'.join((*TEMPLATES, OWN))}")
+    return config.model_copy(update={"template": config.template.model_copy(update={"name": name})})

@@ -1,0 +1,170 @@
+"""A judge grades sets of answers: a folder's scores, and the same in numbers.
+
+OUTPUT/scores/NAME.jsonl     a verdict an item             OUTPUT/evaluation.json   the same in numbers
+OUTPUT/judge/replies.jsonl   what the judge said: nothing is asked twice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tuneful.config import Config
+from tuneful.console import Terminal
+from tuneful.encoding.chat_template import OWN
+from tuneful.encoding.template import TEMPLATE_FILE
+from tuneful.errors import ConfigError, JudgeError
+from tuneful.files import write_json, write_rows
+from tuneful.judge.client import Judge
+from tuneful.judge.items import AnswerSet, paired, read_answers
+from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge, resolve_settings
+from tuneful.judge.questions import Item, load_prompt
+from tuneful.judge.verdicts import Evaluation, ReplyCache, judge_items, num_questions, summarise, verdict_row
+from tuneful.types import Answer, Conversation, Verdict
+
+REPLIES = Path("judge") / "replies.jsonl"
+
+
+def refuse_absent_judge(config: Config) -> None:
+    """Raise, before any work is done, where the judge of a run is named wrongly or is not to be reached."""
+    settings = resolve_settings(config.judge)
+    load_prompt(settings.protocol, settings.prompts)
+    check_judge(settings)
+
+
+def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[float | None]] | None:
+    """What the judge gives the base and the tuned answers of the run folder `run`, in test-set order.
+
+    Under `pairwise` the base answers have what the tuned ones leave of 100. None, said aloud, where the judge is not to be
+    reached: a run is not lost to that.
+    """
+    settings = resolve_settings(config.judge)
+    config = config.model_copy(update={"judge": settings})
+    sets = answer_sets(run, config, None, None)
+    try:
+        judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
+    except JudgeError as error:
+        terminal.say(f"not judged: {error}. Later: tuneful evaluate {run} --judge {settings.model}", style="yellow")
+        return None
+    with open_cache(run) as cache:
+        verdicts = judge_sets(sets, judge, config, cache, run, terminal)
+    document = evaluation_document(judge, config, verdicts, terminal)
+    write_json(run / "evaluation.json", document)
+    scores = {name: [verdict.score for verdict in own] for name, own in verdicts.items()}
+    if settings.protocol != "pairwise":
+        return scores
+    (tuned,) = scores.values()
+    return {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
+
+
+def answer_sets(answers: Path, config: Config, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
+    """What is to be judged: one set, the two of a run folder, or under `pairwise` one set of pairs."""
+    protocol, data = config.judge.protocol, config.data
+    if against is not None and protocol != "pairwise":
+        raise ConfigError("--against is for --protocol pairwise; each set of answers is scored on its own elsewhere")
+    if answers.is_dir():
+        if against is not None:
+            raise ConfigError(f"{answers}: a run folder brings its own base answers; leave --against out")
+        files = [answers / "answers" / f"{name}.jsonl" for name in ("base", "tuned")]
+        if missing := [file for file in files if not file.is_file()]:
+            raise ConfigError(f"{answers}: is no run folder with answers: there is no {missing[0]}")
+        base, tuned = (read_answers(file, data, answer_key) for file in files)
+        return [_pairs(tuned, base)] if protocol == "pairwise" else [base, tuned]
+    judged = read_answers(answers, data, answer_key)
+    if protocol != "pairwise":
+        return [judged]
+    if against is None:
+        raise ConfigError(
+            "a pairwise judge compares two sets: give a run folder, or --against FILE with the other answers"
+        )
+    return [_pairs(judged, read_answers(against, data, answer_key))]
+
+
+def _pairs(answers: AnswerSet, rivals: AnswerSet) -> AnswerSet:
+    pairs: list[Item] = paired(answers.items, rivals.items)
+    return AnswerSet(f"{answers.name}-against-{rivals.name}", tuple(pairs))
+
+
+@contextmanager
+def open_cache(folder: Path) -> Iterator[ReplyCache]:
+    """The replies kept in the output folder; ConfigError where it cannot be written, or somebody else is at it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    with ReplyCache.open(folder / REPLIES) as cache:
+        yield cache
+
+
+def judge_sets(
+    sets: Sequence[AnswerSet], judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
+) -> dict[str, list[Verdict]]:
+    """The verdicts on every set by its name, in the order of its items, written as scores/NAME.jsonl of `folder`."""
+    verdicts: dict[str, list[Verdict]] = {}
+    for one in sets:
+        total = len(one.items) * num_questions(config.judge.protocol)
+        with terminal.progress(f"judging {one.name}", total, "questions") as advance:
+            verdicts[one.name] = judge_items(one.items, judge, config.judge, cache, advance)
+        write_scores(folder, one.name, verdicts[one.name])
+    return verdicts
+
+
+def write_scores(folder: Path, name: str, verdicts: Sequence[Verdict]) -> None:
+    """scores/{name}.jsonl, a row an item, in order."""
+    (folder / "scores").mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "scores" / f"{name}.jsonl", map(verdict_row, verdicts))
+
+
+def evaluation_document(
+    judge: Judge, config: Config, verdicts: Mapping[str, list[Verdict]], terminal: Terminal
+) -> dict[str, Any]:
+    """All verdicts in numbers, shown and as evaluation.json holds them."""
+    evaluations = {
+        name: summarise(own, confidence=config.report.confidence, seed=config.train.seed)
+        for name, own in verdicts.items()
+    }
+    show_evaluations(evaluations, terminal)
+    answers = {name: asdict(evaluation) for name, evaluation in evaluations.items()}
+    return {"judge": judge.name, "protocol": config.judge.protocol, "answers": answers}
+
+
+def show_evaluations(evaluations: Mapping[str, Evaluation], terminal: Terminal) -> None:
+    """Every set in a line, and why items were not scored."""
+    first = next(iter(evaluations.values()))
+    terminal.heading(f"Judged by {first.judge}, protocol {first.protocol}")
+    rows = []
+    for name, one in evaluations.items():
+        mean = "-" if one.mean is None else f"{one.mean:.1f}"
+        interval = "" if one.low is None else f"[{one.low:.1f}, {one.high:.1f}]"
+        bounds = f"{one.mean_if_worst:.1f} to {one.mean_if_best:.1f}"
+        rows.append([name, f"{one.num_scored} + {one.num_unscored} = {one.num_items}", mean, interval, bounds])
+    columns = ["", "scored + unscored", "mean", f"{first.confidence:.0%} interval", "were the unscored 0 to 100"]
+    terminal.table(columns, rows)
+    for name, one in evaluations.items():
+        for criterion, value in one.criteria.items():
+            terminal.say(f"  {name} {criterion}: {value:.1f}")
+        for reason, count in one.unscored.items():
+            terminal.say(f"  {name}: {count} unscored: {reason}", style="yellow")
+
+
+def load_judge_model(folder: str, config: Config, notify: Callable[[str], None]) -> tuple[str, AnswerAll]:
+    """The fingerprint of a model folder, and generation with it.
+
+    Its prompts are rendered by the template that the folder names, else by its tokenizer's own, else by the default one.
+    """
+    from tuneful.infer.session import LoadedModel, with_saved_template
+    from tuneful.model.load import fingerprint, load_model
+
+    own = with_saved_template(model_config(config, folder))
+    pretrained = load_model(folder, notify)
+    if pretrained.tokenizer.chat_template and not (pretrained.folder / TEMPLATE_FILE).is_file():
+        own = own.model_copy(update={"template": own.template.model_copy(update={"name": OWN})})
+    loaded = LoadedModel.of(pretrained, own)
+
+    def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:
+        return loaded.answer(conversations, seed=config.judge.seed or 0)
+
+    return fingerprint(pretrained.folder), answer_all

@@ -1,0 +1,295 @@
+"""Answers are weighed: items become questions, replies become verdicts, and every item ends scored or named unscored.
+
+    Item -> Prompt.question -> cache? -> Judge -> Reply -> grammar -> Verdict             scored + unscored = items
+
+A whole reply is written to the cache before it is read, one line each, so that whatever ends the work, nothing is judged
+twice; what got no reply is asked anew the next time. The trade: the cache trusts a judge to be the same under the same
+identity (Ollama's digest, a file's checksum, an address), which an address alone cannot promise; remove the file to
+judge anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import Timeout
+
+from tuneful.config import JudgeConfig
+from tuneful.errors import ConfigError
+from tuneful.evaluation.statistics import Array, interval, resampled_counts
+from tuneful.files import AppendLog, held
+from tuneful.judge.client import Judge, NoReply, Outcome, Question, Reply
+from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner
+from tuneful.judge.questions import Item, Prompt, load_prompt
+from tuneful.types import Verdict
+
+Preference = Literal["won", "lost", "tie"]
+"""How an item's answer fared against its rival."""
+
+_SCORE_OF: Mapping[Preference, float] = {"won": 100.0, "lost": 0.0, "tie": 50.0}
+_MAX_RAW_CHARACTERS = 20_000
+_NUM_RESAMPLES = 10_000
+
+
+class ReplyCache:
+    """Whole replies by what was asked of whom, in a file that grows by a line a reply, on disk before it is read.
+
+    Use `ReplyCache.open`; a line that a kill cut short is dropped when the file is opened.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._log = AppendLog(file, flushed=True)
+        self._replies = {str(row.get("key")): str(row.get("reply")) for row in self._log.rows}
+        if self._log.damaged is not None:
+            raise ConfigError(
+                f"{file}:{self._log.damaged}: damaged; remove the line, or the file to judge everything anew"
+            )
+
+    @staticmethod
+    @contextmanager
+    def open(file: Path) -> Iterator[ReplyCache]:
+        """The cache in `file`, locked against other processes; sorted when left, so that equal work leaves equal files."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with held(file.with_name(f".{file.name}.lock")):
+                cache = ReplyCache(file)
+                try:
+                    yield cache
+                    cache._sort()
+                finally:
+                    cache._log.close()
+        except Timeout:
+            raise ConfigError(
+                f"{file}: another process is judging into this folder; wait for it, or give another"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def get(self, key: str) -> str | None:
+        """The reply under `key`, None where there is none."""
+        return self._replies.get(key)
+
+    def put(self, key: str, reply: str) -> None:
+        """Keep a reply; it survives the end of this process, and of the machine's power, however that comes."""
+        self._replies[key] = reply
+        self._log.add({"key": key, "reply": reply})
+
+    def _sort(self) -> None:
+        self._log.replace({"key": key, "reply": self._replies[key]} for key in sorted(self._replies))
+
+
+def judge_items(
+    items: Sequence[Item],
+    judge: Judge,
+    settings: JudgeConfig,
+    cache: ReplyCache,
+    advance: Callable[[int], None] = lambda num_items: None,
+) -> list[Verdict]:
+    """The verdict on every item, in order; `advance` hears of items that are through.
+
+    Raises ConfigError where the prompt files cannot serve; failures of the judge are verdicts without a score.
+    """
+    prompt = load_prompt(settings.protocol, settings.prompts)
+    asked = [_questions(prompt, item, settings) for item in items]
+    outcomes = ask_cached([question for questions in asked for question in questions], judge, settings, cache, advance)
+    verdicts, at = [], 0
+    for item, questions in zip(items, asked, strict=True):
+        verdicts.append(_verdict(item, questions, outcomes[at : at + len(questions)], judge.name, settings.protocol))
+        at += len(questions)
+    assert len(verdicts) == len(items)
+    return verdicts
+
+
+def ask_cached(
+    questions: Sequence[Question],
+    judge: Judge,
+    settings: JudgeConfig,
+    cache: ReplyCache,
+    advance: Callable[[int], None] = lambda num_questions: None,
+    *,
+    again: int = 0,
+) -> list[Outcome]:
+    """The outcome of every question, in order: from the cache, or from the judge and then into the cache.
+
+    Equal questions are asked once. `again` counts how often the same was asked before, for who wants a second reply.
+    """
+    keys = [_key(question, judge, settings, again) for question in questions]
+    missing = {key: question for key, question in zip(keys, questions, strict=True) if cache.get(key) is None}
+    num_waiting = Counter(keys)
+    advance(sum(count for key, count in num_waiting.items() if key not in missing))
+    failures: dict[str, NoReply] = {}
+    order = list(missing)
+
+    def hear(index: int, outcome: Outcome) -> None:
+        key = order[index]
+        if isinstance(outcome, Reply):
+            cache.put(key, outcome.text)
+        else:
+            failures[key] = outcome
+        advance(num_waiting[key])
+
+    judge.ask_all([missing[key] for key in order], hear)
+    return [failures[key] if (reply := cache.get(key)) is None else Reply(reply) for key in keys]
+
+
+def num_questions(protocol: str) -> int:
+    """How many questions one item takes."""
+    return 2 if protocol == "pairwise" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The verdicts on one set of answers in numbers: `num_scored + num_unscored == num_items`.
+
+    `mean` is over the scored items, `low` to `high` its bootstrap interval; None where nothing was scored.
+    `mean_if_worst` and `mean_if_best` are what the mean would be if every unscored item had got 0, or 100.
+    `unscored` counts the unscored items by reason; `criteria` holds the means of a rubric's four criteria.
+    """
+
+    judge: str
+    protocol: str
+    num_items: int
+    num_scored: int
+    num_unscored: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    mean_if_worst: float
+    mean_if_best: float
+    confidence: float
+    unscored: Mapping[str, int]
+    criteria: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        assert self.num_scored + self.num_unscored == self.num_items, self
+        assert sum(self.unscored.values()) == self.num_unscored, self
+
+
+def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) -> Evaluation:
+    """`verdicts` of one judge under one protocol, in numbers; at least one verdict."""
+    scores = np.array([verdict.score for verdict in verdicts if verdict.score is not None], dtype=np.float64)
+    num_items, num_unscored = len(verdicts), len(verdicts) - len(scores)
+    mean = float(scores.mean()) if len(scores) else None
+    low, high = mean_interval(scores, confidence, seed) if len(scores) > 1 else (mean, mean)
+    return Evaluation(
+        judge=verdicts[0].judge,
+        protocol=verdicts[0].protocol,
+        num_items=num_items,
+        num_scored=len(scores),
+        num_unscored=num_unscored,
+        mean=mean,
+        low=low,
+        high=high,
+        mean_if_worst=float(scores.sum()) / num_items,
+        mean_if_best=(float(scores.sum()) + 100.0 * num_unscored) / num_items,
+        confidence=confidence,
+        unscored=dict(Counter(v.unscored_reason for v in verdicts if v.unscored_reason is not None).most_common()),
+        criteria=_criteria_means(verdicts),
+    )
+
+
+def mean_interval(values: Array, confidence: float, seed: int) -> tuple[float, float]:
+    """Bootstrap interval of the mean of `values` [I], as `tuneful.evaluation.statistics` makes them."""
+    counts = resampled_counts(len(values), _NUM_RESAMPLES, seed)
+    means = np.concatenate([counts_RI @ values for counts_RI in counts]) / len(values)
+    return interval(means, len(values), confidence)
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """A row of scores/*.jsonl."""
+    return {
+        "source": verdict.source,
+        "judge": verdict.judge,
+        "protocol": verdict.protocol,
+        "score": verdict.score,
+        "unscored_reason": verdict.unscored_reason,
+        "raw": verdict.raw,
+    }
+
+
+def _questions(prompt: Prompt, item: Item, settings: JudgeConfig) -> list[Question]:
+    """The one question on an item; under `pairwise` two, with the answers in both orders."""
+    plain = settings.reply_format == "text"
+    texts = {"task": item.task, "reference": item.reference}
+    if settings.protocol != "pairwise":
+        return [prompt.question({**texts, "answer": item.answer}, plain=plain)]
+    assert item.rival is not None, f"{item.source}: nothing to compare with"
+    return [
+        prompt.question({**texts, "answer_a": first, "answer_b": second}, plain=plain)
+        for first, second in ((item.answer, item.rival), (item.rival, item.answer))
+    ]
+
+
+def _verdict(
+    item: Item, questions: Sequence[Question], outcomes: Sequence[Outcome], judge: str, protocol: str
+) -> Verdict:
+    said = [outcome.text[:_MAX_RAW_CHARACTERS] if isinstance(outcome, Reply) else "" for outcome in outcomes]
+    raw = said[0] if len(said) == 1 else json.dumps(said, ensure_ascii=False)
+
+    def unscored(reason: str) -> Verdict:
+        return Verdict(item.source, judge, protocol, None, reason, raw)
+
+    read: list[float | Rubric | Preference] = []
+    for question, outcome, swapped in zip(questions, outcomes, (False, True), strict=False):
+        if isinstance(outcome, NoReply):
+            return unscored(outcome.reason)
+        found = read_outcome(item, outcome.text, question, protocol, swapped=swapped)
+        if isinstance(found, Unreadable):
+            return unscored(f"unreadable: {found.reason}")
+        read.append(found)
+    first = read[0]
+    if isinstance(first, Rubric):
+        return Verdict(item.source, judge, protocol, first.mean, None, raw, tuple(first.scores.values()))
+    if isinstance(first, float):
+        return Verdict(item.source, judge, protocol, first, None, raw)
+    return Verdict(item.source, judge, protocol, _SCORE_OF[first if first == read[1] else "tie"], None, raw)
+
+
+def read_outcome(
+    item: Item, reply: str, question: Question, protocol: str, *, swapped: bool = False
+) -> float | Rubric | Preference | Unreadable:
+    """What a `reply` to a `question` on `item` says: a score, a rubric, or under `pairwise` how the answer fared.
+
+    `swapped`: the item's answer stood second.
+    """
+    nonce = None if question.schema is None else question.nonce
+    if protocol == "score":
+        return read_score(reply, nonce=nonce, answer=item.answer)
+    if protocol == "rubric":
+        return read_rubric(reply, nonce=question.nonce)
+    winner = read_winner(reply, nonce=nonce, answers=(item.answer, item.rival or ""))
+    if isinstance(winner, Unreadable):
+        return winner
+    if winner == "tie":
+        return "tie"
+    return "won" if (winner == "A") != swapped else "lost"
+
+
+def _criteria_means(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    graded = [verdict.criteria for verdict in verdicts if verdict.criteria]
+    return {name: sum(column) / len(graded) for name, column in zip(CRITERIA, zip(*graded, strict=True), strict=False)}
+
+
+def _key(question: Question, judge: Judge, settings: JudgeConfig, again: int) -> str:
+    """A hash of everything that a reply depends on."""
+    asked = {
+        "judge": judge.identity,
+        "system": question.system,
+        "user": question.user,
+        "schema": question.schema,
+        "temperature": settings.temperature,
+        "seed": settings.seed,
+        "max_tokens": settings.max_tokens,
+        "num_ctx": settings.num_ctx,
+        "again": again,
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,258 @@
+"""The kernels of `kernels.c`, compiled for the machine at hand by its own C compiler, once, and called through ctypes.
+
+They serve the model, the loss and the optimizer on the CPU: fused loops that torch would need a dozen passes for. Compiling
+on the user's machine costs 3 s once and needs a `cc` that knows OpenMP; in return there is no binary to ship, and the code
+uses all that the processor has. Where it cannot be compiled `kernels` says None and the torch code beside each call does
+the same, slower. `TUNEFUL_NATIVE=0` leaves the kernels out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from tuneful.files import cache_root, flush_entry
+
+SOURCES = ("kernels.c", "kernels.h", "products.h", "layer.h")
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    # What vector code needs: sums may be taken in any order. NaN and infinity keep their meaning.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fassociative-math",
+    "-freciprocal-math",
+    "-ffp-contract=fast",
+]
+FLAGS_X86 = ["-mprefer-vector-width=512"]
+_COMPILE_SECONDS = 120
+KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+"""What the kernels read and write, by their number in `kernels.c`."""
+
+
+class NotCompiledError(Exception):
+    """There is no library of kernels, with the reason."""
+
+
+class Attention(ctypes.Structure):
+    """`attention` of kernels.c: a trie cut into blocks."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("num_nodes", "num_heads", "num_key_heads", "size", "value_size")],
+        *[(name, ctypes.c_int64) for name in ("num_blocks", "num_lanes", "num_threads")],
+        *[(name, ctypes.c_void_p) for name in ("first", "count", "path", "lane", "path_start")],
+        ("scale", ctypes.c_double),
+        ("kind", ctypes.c_int64),
+    ]
+
+
+class Heads(ctypes.Structure):
+    """`heads` of kernels.c: where a tensor [1, heads, N, D] lies, and how."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("by_head", ctypes.c_int64), ("by_node", ctypes.c_int64)]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Heads:
+        """Those of `tensor`, whose last dimension is contiguous."""
+        assert tensor.stride(-1) == 1, tensor.stride()
+        return cls(tensor.data_ptr(), tensor.stride(1), tensor.stride(2))
+
+
+class Parameter(ctypes.Structure):
+    """`parameter` of kernels.c: what AdamW reads and writes."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("master", "exp_avg", "exp_avg_sq", "gradient", "shadow")],
+        *[(name, ctypes.c_int64) for name in ("size", "first_chunk", "gradient_kind")],
+        ("decay", ctypes.c_double),
+    ]
+
+
+class Factor(ctypes.Structure):
+    """`factor` of products.h: two matrices of a product, what is added (or null), and where the result goes."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("left", "right", "bias", "beside", "out")],
+        ("size", ctypes.c_int64),
+    ]
+
+
+NUM_PRODUCTS = 7
+"""Of a decoder layer: query, key, value, output, gate, up, down."""
+
+
+class Layer(ctypes.Structure):
+    """`layer` of layer.h: what a decoder layer reads."""
+
+    _fields_ = [
+        ("plan", ctypes.POINTER(Attention)),
+        *[(name, ctypes.c_int64) for name in ("width", "inner")],
+        *[(name, ctypes.c_double * 2) for name in ("epsilon", "shift")],
+        *[(name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")],
+        ("norms", ctypes.c_void_p * 2),
+        *[(name, ctypes.c_void_p * NUM_PRODUCTS) for name in ("weights", "biases")],
+        ("read", ctypes.c_void_p),
+        ("num_read", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in ("kept", "room")],
+    ]
+
+
+class LayerGradients(ctypes.Structure):
+    """`layer_gradients` of layer.h: where the gradients go."""
+
+    _fields_ = [
+        ("hidden", ctypes.c_void_p),
+        ("norms", ctypes.c_void_p * 2),
+        *[(name, ctypes.c_void_p * NUM_PRODUCTS) for name in ("weights", "biases")],
+    ]
+
+
+def kernels(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled kernels, where they serve tensors of this device and dtype."""
+    if device.type != "cpu" or dtype not in KINDS or os.environ.get("TUNEFUL_NATIVE") == "0":
+        return None
+    try:
+        return _library()
+    except NotCompiledError:
+        return None
+
+
+def describe() -> str:
+    """Whether the kernels are compiled on this machine, and if not, why; for people."""
+    if os.environ.get("TUNEFUL_NATIVE") == "0":
+        return "left out: TUNEFUL_NATIVE=0"
+    try:
+        products = ", matrix products too" if _library().has_products() else ""
+        return f"compiled by {_compiler()}{products}"
+    except NotCompiledError as reason:
+        return f"not compiled, torch's operations are used: {reason}"
+
+
+def _library() -> ctypes.CDLL:
+    """The library, compiled where it is not in the cache. Raises NotCompiledError, for the same reason each time."""
+    found = _attempt()
+    if isinstance(found, str):
+        raise NotCompiledError(found)
+    return found
+
+
+@functools.cache
+def _attempt() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    folder = cache_root() / "native"
+    try:
+        try:
+            return _declared(ctypes.CDLL(str(_compiled(folder))))
+        except (OSError, AttributeError):  # cut short by a power loss, or not ours
+            _compiled(folder).unlink()
+            return _declared(ctypes.CDLL(str(_compiled(folder))))
+    except NotCompiledError as reason:
+        return str(reason)
+    except (OSError, AttributeError) as reason:
+        return f"the compiled library cannot be kept or loaded: {reason}"
+
+
+def _compiled(folder: Path) -> Path:
+    """The library for this source, compiler and processor in `folder`; compiled where it is not there yet."""
+    sources = [Path(__file__).with_name(name) for name in SOURCES]
+    command = [_compiler(), *FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
+    digest = hashlib.sha256("\0".join([*command, *(path.read_text() for path in sources), _target(command)]).encode())
+    library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
+    if not library.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as workshop:
+            made = Path(workshop) / library.name
+            _run([*command, str(sources[0]), "-o", str(made), "-lm"])
+            flush_entry(made)
+            os.replace(made, library)
+    return library
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CC", ""), "cc", "gcc"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise NotCompiledError("there is no C compiler (cc); on Debian and Ubuntu `apt install gcc libc6-dev` brings one")
+
+
+def _target(command: Sequence[str]) -> str:
+    """The compiler's version and what it knows of the processor: its predefined macros."""
+    return _run([*command, "-dM", "-E", "-x", "c", os.devnull])
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotCompiledError(str(error)) from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise NotCompiledError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
+    return done.stdout
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The functions' types: without them ctypes would pass pointers as int."""
+    count, number, pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+    heads = ctypes.POINTER(Heads)
+    plan, parameters = ctypes.POINTER(Attention), ctypes.POINTER(Parameter)
+    library.attention_room.argtypes = [plan, count]
+    library.attention_room.restype = count
+    library.attention_forward.argtypes = [plan, heads, heads, heads, *[pointer] * 3]
+    library.attention_backward.argtypes = [plan, heads, heads, heads, pointer, pointer, heads, *[pointer] * 5]
+    library.cross_entropy_forward.argtypes = [*[count] * 4, *[pointer] * 5]
+    library.cross_entropy_backward.argtypes = [*[count] * 4, *[pointer] * 6]
+    library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 8]
+    library.rms_norm.argtypes = [*[count] * 4, number, number, *[pointer] * 4]
+    library.rotate.argtypes = [*[count] * 5, heads, heads, count, *[pointer] * 4]
+    library.rotate.restype = count
+    library.gated_silu.argtypes = [*[count] * 3, *[pointer] * 3]
+    library.gated_silu_backward.argtypes = [*[count] * 3, *[pointer] * 5]
+    library.squared_norm.argtypes = [count, count, count, parameters, pointer]
+    library.squared_norm.restype = number
+    library.adamw.argtypes = [count, count, count, parameters, *[number] * 5, count]
+    library.has_products.restype = count
+    if library.has_products():
+        factors = ctypes.POINTER(Factor)
+        library.product_room.argtypes = library.outer_products_room.argtypes = [count] * 3
+        library.product_room.restype = library.outer_products_room.restype = count
+        library.product.argtypes = library.outer_products.argtypes = [*[count] * 4, factors, pointer]
+        library.sum_of_products.argtypes = [*[count] * 5, factors, pointer]
+        layer = ctypes.POINTER(Layer)
+        library.layer_kept.argtypes = [layer]
+        library.layer_room.argtypes = [layer, count]
+        library.layer_kept.restype = library.layer_room.restype = count
+        library.layer_forward.argtypes = [layer, pointer]
+        library.layer_backward.argtypes = [layer, pointer, ctypes.POINTER(LayerGradients)]
+        library.layer_forward.restype = library.layer_backward.restype = None
+        library.product.restype = library.sum_of_products.restype = library.outer_products.restype = None
+    for function in (
+        library.attention_forward,
+        library.attention_backward,
+        library.cross_entropy_forward,
+        library.cross_entropy_backward,
+        library.rms_norm,
+        library.rms_norm_backward,
+        library.gated_silu,
+        library.gated_silu_backward,
+        library.adamw,
+    ):
+        function.restype = None
+    return library

@@ -1,0 +1,132 @@
+"""The order of the phases: what `tuneful run`, `tuneful train` and `--dry-run` do, from the request to the report.
+
+    set_up  prepare_engine  measure("base")  train  save  measure("tuned")  compare  report          setup, measure, training
+
+A job owns one run folder. Every phase writes what it found before the next begins, and a job on the folder of an unfinished
+run takes what it finds there: answers as they were given, the training from its newest whole checkpoint, the model where it
+was saved.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tuneful.config import Config
+from tuneful.console import Terminal
+from tuneful.errors import TunefulError
+from tuneful.evaluation.compare import Comparison
+from tuneful.evaluation.gate import Outcome
+from tuneful.model.precision import choose_device
+from tuneful.report.build import build_report
+from tuneful.runs.estimate import Forecast, foretell, show_forecast
+from tuneful.runs.measure import compare, measure
+from tuneful.runs.setup import RunState, prepare_engine, set_up, write_environment
+from tuneful.runs.training import save, train
+from tuneful.signals import Interrupted, receiving_signals
+from tuneful.train.distributed import joined_world
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """Where the run is, its report, its trained model, and the comparison where there was a test set to compare on.
+
+    `gate` says what became of each condition of `report.gate`; `evaluation.gate.refuse_unmet` raises where one is not met.
+    """
+
+    path: Path
+    report: Path
+    model: Path
+    comparison: Comparison | None
+    gate: tuple[Outcome, ...] = ()
+
+
+def run_job(
+    verb: str,
+    data: str | Sequence[str],
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+    allow_changed: Sequence[str] = (),
+) -> JobResult:
+    """The whole job (`verb` "run"), or without the answers before and after ("train"); arguments as for `tuneful.run`."""
+    with _open_run(verb, data, config, output, terminal, allow_changed) as run:
+        engine = prepare_engine(run)
+        has_test = verb == "run" and len(run.dataset.test) > 0
+        base = measure(run, engine, "base") if has_test else None
+        kept_step = train(run, engine)
+        save(run, engine, kept_step)
+        if base is None:
+            return _finish(run)
+        return _finish(run, *compare(run, base, measure(run, engine, "tuned")))
+
+
+def estimate_job(
+    verb: str,
+    data: str | Sequence[str],
+    config: Config | None = None,
+    output: Path | None = None,
+    terminal: Terminal | None = None,
+) -> Forecast:
+    """What that job would take in steps, tokens, time, memory and disk, from two measured steps; nothing is left behind."""
+    with TemporaryDirectory() as folder, _open_run(verb, data, config, Path(folder) / "run", terminal, ()) as run:
+        engine = prepare_engine(run)
+        forecast = foretell(run, engine, folder=output or Path("runs"))
+        show_forecast(forecast, run.terminal)
+        return forecast
+
+
+@contextmanager
+def _open_run(
+    verb: str,
+    data: str | Sequence[str],
+    config: Config | None,
+    output: Path | None,
+    terminal: Terminal | None,
+    allow_changed: Sequence[str],
+) -> Iterator[RunState]:
+    """A run that hears signals, lets go of its folder at the end, and says what a full disk means."""
+    config = config or Config()
+    with receiving_signals() as signals, joined_world(choose_device(config.model.device)) as world:
+        terminal = terminal if terminal and world.is_main else Terminal(quiet=True)
+        run = set_up(data, config, output, terminal, signals, world, verb=verb, allow_changed=allow_changed)
+        path = run.folder.path
+        try:
+            yield run
+        except Interrupted:
+            if not signals.insisted:
+                _report_interrupted(run)
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TunefulError(
+                f"{path}: the disk is full ({error.strerror}). What is finished is kept; make room, then: "
+                f"tuneful {verb} --resume {path}"
+            ) from None
+        finally:
+            run.folder.close()
+
+
+def _finish(run: RunState, comparison: Comparison | None = None, gate: Sequence[Outcome] = ()) -> JobResult:
+    """Write what is left to write, build the report, and say where everything is."""
+    finished = write_environment(run, finished=True)
+    path, model = run.folder.path, run.folder.model
+    report = Path(run.world.agreed(str(build_report(path)) if run.world.is_main else None))
+    run.folder.write_record({**(run.folder.record or {}), "finished": finished})
+    run.terminal.heading("Written")
+    run.terminal.facts({"report": str(report), "model": str(model), "run": str(path)})
+    return JobResult(path, report, model, comparison, tuple(gate))
+
+
+def _report_interrupted(run: RunState) -> None:
+    """Report what there is of a run that was interrupted, and say how to go on with it."""
+    if "choices" in (run.folder.record or {}):
+        write_environment(run)
+        if run.world.is_main:
+            build_report(run.folder.path)
+    run.terminal.say(f"interrupted; go on with: tuneful {run.verb} --resume {run.folder.path}", style="yellow")

@@ -1,0 +1,112 @@
+"""How the weights are to change: what of the model is trained, by which method, at which rates, said before the first step.
+
+Stands between the job and `model/`: it puts the parts of `train.method` together and tells them in words. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuneful.config import METHOD_DEFAULTS, METHOD_SOURCES, Config
+from tuneful.encoding.replay import Replay
+from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
+from tuneful.model.load import load_model
+from tuneful.model.lora import add_adapter, merge_adapter, save_adapter
+from tuneful.model.quantize import quantize, round_to_4_bits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What is trained of a model: its `adapter` (peft's), or its own weights but those that are `frozen`, in words."""
+
+    num_parameters: int
+    num_trainable: int
+    adapter: Any | None = None
+    frozen: str = ""
+
+
+def begin_method(model: PreTrainedModel, config: Config, device: torch.device) -> Method:
+    """Make `model` trainable by the method of `config`, in place, and put it on `device`.
+
+    Raises ConfigError where the model has not what the settings name.
+    """
+    train = config.train
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    adapter, frozen = None, ""
+    if train.method == "qlora":
+        quantize(model, device)
+    if train.method != "full":
+        torch.manual_seed(train.seed)
+        adapter = add_adapter(model, config.lora, first_layer=train.freeze_layers)
+    elif train.freeze_layers:
+        frozen = freeze_lower_layers(model, train.freeze_layers)
+    if train.activation_checkpointing:
+        checkpoint_activations(model)
+    model.to(device)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Method(num_parameters, trainable, adapter, frozen)
+
+
+def merged_model(
+    model: PreTrainedModel,
+    adapter: Any,
+    folder: Path,
+    config: Config,
+    device: torch.device,
+    prompts: Sequence[Sequence[int]],
+) -> tuple[PreTrainedModel, float]:
+    """Save the trained adapter of `model` in `folder`; its base, read again, with the adapter merged, and what that changed.
+
+    `model` is emptied: there may be no room for both.
+    """
+    save_adapter(adapter, folder, config.model.name_or_path)
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
+    base = load_model(config.model.name_or_path).model.to(device)
+    if config.train.method == "qlora":
+        round_to_4_bits(base, device)
+    return merge_adapter(base, folder, prompts)
+
+
+def method_in_words(method: Method, config: Config) -> str:
+    """One line: the method, its settings, and how many weights are trained."""
+    said = f"{method.num_trainable / 1e6:,.2f} M are trained"
+    if method.adapter is None:
+        return f"full, {said}" + (f"; frozen: {method.frozen}" if method.frozen else "")
+    lora, lowest = config.lora, config.train.freeze_layers
+    where = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+    kinds = [name for name, used in (("rsLoRA", lora.use_rslora), ("DoRA", lora.use_dora)) if used]
+    above = [f"above layer {lowest}"] if lowest else []
+    return ", ".join([config.train.method, f"r {lora.r}, alpha {lora.alpha:g}", where, *above, *kinds, said])
+
+
+def rates_in_words(config: Config) -> dict[str, str]:
+    """Learning rate and weight decay, each with where it comes from."""
+    method = config.train.method
+    said = {}
+    for key, default in METHOD_DEFAULTS[method].items():
+        value = getattr(config.train, key)
+        source = f"the default of {method}, {METHOD_SOURCES[method]}" if value == default else "as asked for"
+        said[key.replace("_", " ")] = f"{value:g}: {source}"
+    return said
+
+
+def replay_in_words(replay: Replay) -> str:
+    """One line: how much there is to replay, how often it comes, and what was left out."""
+    left_out = [
+        f"{count} {why}"
+        for count, why in ((replay.num_held_out, "asked in an evaluation"), (replay.num_refused, "not usable"))
+        if count
+    ]
+    return (
+        f"{len(replay.examples):,} of {replay.num_read:,} rows of {replay.name}, {replay.ratio:g} for each training record"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    )

@@ -1,0 +1,82 @@
+"""What a run shows on the terminal while it works: its data before the first step, its training step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tuneful.console import Advance, Terminal
+from tuneful.encoding.encode import TextEncoder
+from tuneful.encoding.prepare import Dataset
+from tuneful.encoding.show import bracketed, coloured, shown_tokens
+from tuneful.train.loop import Evaluation, Event, Step
+
+_SAMPLE_INDENT = " " * 12
+
+
+def show_data(dataset: Dataset, audit: Mapping[str, Any], text: TextEncoder, terminal: Terminal) -> None:
+    """What will be trained on: counts, share of trained tokens, and three records as the model will see them."""
+    tokens = audit["train_tokens"]
+    split = audit["split"]
+    terminal.heading("Data")
+    terminal.facts(
+        {
+            "shape": dataset.file.shape,
+            "read": f"{audit['rows_read']:,} rows = {audit['rows_used']:,} used + {audit['rows_refused']:,} refused",
+            "split": f"{split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test "
+            f"({split['method']})",
+            "trained": f"{tokens['trained']:,} of {tokens['record']:,} tokens "
+            f"({tokens['trained'] / tokens['record']:.1%}) carry loss",
+            "findings": ", ".join(f"{one['name'].replace('_', ' ')} {one['count']:,}" for one in audit["findings"])
+            or "none",
+        }
+    )
+    for refusal in audit["refused"][:3]:
+        terminal.say(f"  refused {refusal['source']}: {refusal['reason']}", style="yellow")
+    terminal.say()
+    for example in dataset.train.examples[:3]:
+        shown = shown_tokens(example, text)
+        terminal.say(f"{example.source}  (green or in brackets: trained)", style="dim")
+        terminal.say(coloured(shown) if terminal.console.is_terminal else bracketed(shown))
+        terminal.say()
+
+
+@contextmanager
+def training_progress(terminal: Terminal, step: int, total: int) -> Iterator[Callable[[Event], None]]:
+    """A bar over `total` steps, begun at `step`; what it yields takes the events of the training as they come."""
+    with terminal.progress("training", total, "steps") as advance:
+        if step:
+            advance(step)
+
+        def show(event: Event) -> None:
+            if isinstance(event, Step):
+                _show_step(advance, event)
+            elif isinstance(event, Evaluation):
+                _show_evaluation(event, terminal)
+            else:
+                terminal.say(f"step {event.step:>5}  {event.sentence}", style="yellow")
+
+        yield show
+
+
+def _show_evaluation(event: Evaluation, terminal: Terminal) -> None:
+    loss = "no validation set" if event.validation_loss is None else f"validation loss {event.validation_loss:.4f}"
+    terminal.say(f"step {event.step:>5}  {loss}")
+    if event.sample:
+        room = min(terminal.console.width, 200) - len(_SAMPLE_INDENT) - len(" ...")
+        terminal.say(_SAMPLE_INDENT + _clipped(event.sample.prompt, -room), style="dim")
+        terminal.say(_SAMPLE_INDENT + _clipped(event.sample.text, room), style="green")
+
+
+def _show_step(advance: Advance, step: Step) -> None:
+    advance(1)
+    advance.show(loss=f"{step.loss:.3f}", tokens_a_second=f"{step.record_tokens / step.step_seconds:,.0f}")
+
+
+def _clipped(text: str, limit: int) -> str:
+    """One line of at most |limit| characters: the head of `text`, or for a negative limit its tail."""
+    line = " ".join(text.split())
+    if len(line) <= abs(limit):
+        return line
+    return line[:limit] + " ..." if limit > 0 else "... " + line[limit:]

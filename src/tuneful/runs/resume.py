@@ -1,0 +1,153 @@
+"""A run goes on: whether it is the training that was begun, which settings may change, and what the folder then gives back.
+
+Two runs that agree in `training_identity` end in the same weights and the same answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tuneful.config import Config, load_config
+from tuneful.console import Terminal
+from tuneful.encoding.prepare import Dataset
+from tuneful.encoding.replay import Replay
+from tuneful.errors import ConfigError
+from tuneful.runs.folder import Difference, RunDir, differences, newest_unfinished, read_record
+from tuneful.types import Example
+
+FREE_SECTIONS = ("report", "judge")
+FREE_KEYS = {
+    "model.device",
+    "model.name_or_path",  # the weights are compared, wherever they lie
+    "train.save_steps",
+    "train.save_minutes",
+    "train.save_total_limit",
+    "train.micro_batch_tokens",
+    "train.layout",
+    "train.activation_checkpointing",
+    "train.report_to",
+}
+"""Settings that may change when a run goes on: they change no weight and no answer."""
+
+
+def training_identity(config: Config, dataset: Dataset, replay: Replay | None, model_sha256: str) -> dict[str, Any]:
+    """What a training is made of, key to value: every setting that changes a weight, the model, the data, the tokens."""
+    settings = {
+        f"{name}.{key}": value
+        for name, section in config.model_dump(mode="json").items()  # as run.json gives it back
+        for key, value in section.items()
+        if not _is_free(name, key)
+    }
+    replayed = replay.examples if replay is not None else ()
+    return {
+        **settings,
+        "model": f"sha256 {model_sha256}",
+        "data": f"sha256 {dataset.file.sha256}",
+        "tokens": f"sha256 {_digest_of(chain(dataset.train.examples, dataset.validation.examples, replayed))}",
+    }
+
+
+def unfinished_request(runs: Sequence[str], overrides: Sequence[str]) -> tuple[list[str], Config, Path]:
+    """(data, configuration, folder) that began the run in the folder named, with its paths meant as they were then.
+
+    `runs` names one folder or none (the newest under runs/); `overrides` are settings on top. Raises ConfigError.
+    """
+    if len(runs) > 1:
+        raise ConfigError(f"--resume takes one run folder, not {len(runs)}: {', '.join(runs)}")
+    path = (Path(runs[0]) if runs else newest_unfinished(Path("runs"))).absolute()
+    record = read_record(path)
+    if record is None:
+        raise ConfigError(f"{path}: there is no run to resume")
+    if Path(record["folder"]).is_dir():
+        os.chdir(record["folder"])
+    return record["data"], load_config(None, overrides, begun_with=record["config"]), path
+
+
+def begin_or_go_on(
+    folder: RunDir,
+    data: str | Sequence[str],
+    verb: str,
+    config: Config,
+    identity: Mapping[str, Any],
+    allow_changed: Sequence[str],
+    terminal: Terminal,
+) -> tuple[datetime, dict[str, float]]:
+    """Write run.json, or compare what it says with what is asked for now: ConfigError where that is another training.
+
+    Returns when the run was begun and how long each of its phases has taken so far.
+    """
+    phase_seconds: dict[str, float] = {}
+    if (record := folder.record) is None:
+        started = datetime.now(timezone.utc)
+        names = [data] if isinstance(data, str) else list(data)
+        record = {"verb": verb, "data": names, "folder": os.getcwd(), "allowed": [], "finished": None}
+        record["started"] = started.isoformat(timespec="seconds")
+    else:
+        started = datetime.fromisoformat(record["started"])
+        phase_seconds = dict((folder.read_json("environment.json") or {}).get("phase_seconds", {}))
+        _go_on(folder, record, verb, differences(record["training"], identity), allow_changed, terminal)
+        record = {**record, "allowed": sorted({*record["allowed"], *allow_changed})}
+    folder.write_record({**record, "config": config.model_dump(mode="json"), "training": identity})
+    return started, phase_seconds
+
+
+def _go_on(
+    folder: RunDir,
+    record: Mapping[str, Any],
+    verb: str,
+    changed: Sequence[Difference],
+    allow_changed: Sequence[str],
+    terminal: Terminal,
+) -> None:
+    if verb != record["verb"]:
+        raise ConfigError(
+            f"{folder.path}: was begun by `tuneful {record['verb']}`; go on with: tuneful {record['verb']} "
+            f"--resume {folder.path}"
+        )
+    refuse_changes(folder.path, changed, allow_changed)
+    if folder.has_model and (late := [one.key for one in changed if not one.key.startswith(("generate.", "report."))]):
+        raise ConfigError(
+            f"{folder.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
+        )
+    terminal.say(f"going on with the run in {folder.path}, begun {record['started']}")
+    for one in changed:
+        terminal.say(f"  changed: {one.key} was {one.before}, is {one.now}", style="yellow")
+    if any(not one.key.startswith("train.") for one in changed):
+        folder.forget(
+            *(f"answers/{name}{what}.jsonl" for name in ("base", "tuned") for what in ("", "-references")),
+            *(f"general/{name}.jsonl" for name in ("base", "tuned")),
+        )
+
+
+def refuse_changes(where: Path, changed: Sequence[Difference], allowed: Sequence[str]) -> None:
+    """ConfigError that names every change which is not allowed, with both values."""
+    refused = [one for one in changed if one.key not in allowed]
+    if len(refused) > 1:
+        refused = [one for one in refused if one.key != "tokens"]  # which follow from the others
+    if not refused:
+        return
+    listed = "\n".join(f"  `{one.key}` was {one.before}, is {one.now}" for one in refused)
+    keys = " ".join(f"--allow-changed {one.key}" for one in refused)
+    raise ConfigError(
+        f"{where}: this is another training than the one that was begun:\n{listed}\nGo on with what it was, or add {keys}"
+    )
+
+
+def _is_free(section: str, key: str) -> bool:
+    """Whether a setting may change when a run goes on. The general text may not: base and tuned are measured on the same."""
+    dotted = f"{section}.{key}"
+    return dotted in FREE_KEYS or (section in FREE_SECTIONS and dotted != "report.general")
+
+
+def _digest_of(examples: Iterable[Example]) -> str:
+    """sha256 over the token ids and weights of `examples`, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(len(example).to_bytes(8, "little") + example.token_ids.tobytes() + example.weights.tobytes())
+    return digest.hexdigest()

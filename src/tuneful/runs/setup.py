@@ -1,0 +1,340 @@
+"""A run is set up: data read, model loaded, folder made or taken up again; then layout, precision and optimizer are chosen.
+
+`RunState` is what all phases of a run share, and `Engine` what those that compute share. Both are made here, and everything
+that a phase needs stands in them by name: `training.py` and `measure.py` are functions of the two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from tuneful.audit.audit import audit_sides
+from tuneful.config import Config
+from tuneful.console import Terminal
+from tuneful.data.read import Record, stream_data
+from tuneful.encoding.encode import Encoder
+from tuneful.encoding.prepare import Dataset, describe, load_encoder, prepare_data
+from tuneful.encoding.replay import Replay, read_replay
+from tuneful.errors import ConfigError, InputError
+from tuneful.evaluation.forgetting import GeneralText, read_general
+from tuneful.evaluation.gate import Condition, parse_gate, refuse_unmeasurable
+from tuneful.files import cache_root
+from tuneful.judge.run import refuse_absent_judge
+from tuneful.model.load import Pretrained, context_length, fingerprint, load_model
+from tuneful.model.memory import keep_freed_memory
+from tuneful.model.native import describe as describe_kernels
+from tuneful.model.native import kernels
+from tuneful.model.precision import choose_device, choose_dtype
+from tuneful.model.quantize import compute_in, refuse_4_bits
+from tuneful.runs.disk import make_sure_of_room
+from tuneful.runs.environment import describe_machine
+from tuneful.runs.folder import RunDir, new_run_path
+from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
+from tuneful.runs.progress import show_data
+from tuneful.runs.resume import begin_or_go_on, training_identity
+from tuneful.runs.trackers import refuse_missing
+from tuneful.signals import Signals
+from tuneful.train.distributed import ALONE, World, choose_strategy, on_main_first, shard
+from tuneful.train.layout import Layout, choose_layout, set_dropout
+from tuneful.train.optimizer import AdamW
+
+TORCHS_KERNELS = "torch's"
+
+
+@dataclass(slots=True)
+class RunState:
+    """What the phases of one run share.
+
+    `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
+    an adapter was merged the merged ones; `world` knows whether the model is sharded once `prepare_engine` has chosen. `audit`
+    is what data.json holds; `phase_seconds` what each phase has taken so far, earlier processes of the run included.
+    """
+
+    verb: str
+    config: Config
+    folder: RunDir
+    terminal: Terminal
+    signals: Signals
+    world: World
+    device: torch.device
+    pretrained: Pretrained
+    model_sha256: str
+    method: Method
+    encoder: Encoder
+    dataset: Dataset
+    replay: Replay | None
+    audit: dict[str, Any]
+    conditions: tuple[Condition, ...]
+    general_texts: list[GeneralText]
+    started: datetime
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that is trained, or was."""
+        return self.pretrained.model
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """The time within the block counts as that of the phase `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def warn(self, sentences: Sequence[str]) -> None:
+        """Say each of `sentences` as a warning."""
+        for sentence in sentences:
+            self.terminal.say(sentence, style="yellow")
+
+    def take_model(self, model: Any) -> None:
+        """Go on with `model`, which holds all that was trained."""
+        model = model.to(self.device).eval()
+        self.method = replace(self.method, adapter=None)
+        self.pretrained = replace(self.pretrained, model=model)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How a run computes, once that is chosen: the layout of its batches, the precision of its products, its optimizer."""
+
+    layout: Layout
+    dtype: torch.dtype
+    optimizer: AdamW
+
+
+def set_up(
+    data: str | Sequence[str],
+    config: Config,
+    output: Path | None,
+    terminal: Terminal,
+    signals: Signals | None = None,
+    world: World = ALONE,
+    *,
+    verb: str = "run",
+    allow_changed: Sequence[str] = (),
+) -> RunState:
+    """Read the data, load the model, and make the run folder or take it up again; the folder is held from here on.
+
+    `verb` is the command, `run` or `train`; `allow_changed` names settings that may differ from those the run was begun with.
+    Raises InputError, and leaves no folder, where the request or its input is wrong.
+    """
+    keep_freed_memory()
+    conditions, general_texts = parse_gate(config.report.gate), read_general(config.report.general)
+    has_judge = config.judge.model is not None
+    refuse_unmeasurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
+    if has_judge and verb == "run" and world.is_main:
+        refuse_absent_judge(config)
+    device = world.own_device(choose_device(config.model.device))
+    refuse_missing(config.train.report_to)
+    if config.train.method == "qlora":
+        refuse_4_bits(device)
+    stream = stream_data(data, config.data)
+    stream.begin()
+    folder = _open_folder(output or new_run_path(data, datetime.now()), world)
+    try:
+        pretrained = on_main_first(world, lambda: load_model(config.model.name_or_path, terminal.say))
+        if config.model.dropout is not None:
+            set_dropout(pretrained.model, config.model.dropout)
+        method = begin_method(pretrained.model, config, device)
+        config = _within_context(config, pretrained.model, terminal)
+        encoder = load_encoder(pretrained.tokenizer, config)
+        dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")
+        replay = _read_replay(config, encoder, dataset)
+        if config.train.early_stopping_patience and not len(dataset.validation):
+            raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
+        if conditions and verb == "run" and not len(dataset.test):
+            raise ConfigError("`report.gate` needs test records: raise data.test_share")
+        model_sha256 = fingerprint(pretrained.folder)
+        identity = training_identity(config, dataset, replay, model_sha256)
+        started, phase_seconds = begin_or_go_on(folder, data, verb, config, identity, allow_changed, terminal)
+        folder.write_config(config)
+        audit = _write_data(folder, dataset, encoder, config)
+    except InputError:
+        folder.remove_if_empty()
+        raise
+    except BaseException:
+        folder.close()
+        raise
+    return RunState(
+        verb=verb,
+        config=config,
+        folder=folder,
+        terminal=terminal,
+        signals=signals or Signals(),
+        world=world,
+        device=device,
+        pretrained=pretrained,
+        model_sha256=model_sha256,
+        method=method,
+        encoder=encoder,
+        dataset=dataset,
+        replay=replay,
+        audit=audit,
+        conditions=conditions,
+        general_texts=general_texts,
+        started=started,
+        phase_seconds=phase_seconds,
+    )
+
+
+def prepare_engine(run: RunState) -> Engine:
+    """Show the data; choose and prove the layout, or take what the run was begun with; begin the optimizer."""
+    show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
+    record = dict(run.folder.record or {})
+    if "choices" not in record:
+        record["choices"] = run.world.agreed(_choices(run) if run.world.is_main else None)
+        run.folder.write_record(record)
+    choices = record["choices"]
+    layout, dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
+    strategy = _choose_strategy(run)
+    _show_model(run, choices, layout, strategy)
+    _say_what_computes_otherwise(run, choices)
+    if run.world.sharded:
+        shard(run.model, dtype)
+    compute_in(run.model, dtype)
+    engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.world))
+    if run.world.is_main and not run.folder.has_model:
+        make_sure_of_room(run.folder, run.config.train, run.model, engine.optimizer, run.dataset, run.terminal)
+    write_environment(run)
+    return engine
+
+
+def write_environment(run: RunState, *, finished: bool = False) -> str | None:
+    """environment.json: what the run ran on and with, and how long each phase took; when it was `finished`, if it is."""
+    model = {
+        "name": run.pretrained.name,
+        "num_parameters": run.method.num_parameters,
+        "num_trainable": run.method.num_trainable,
+    }
+    choices = (run.folder.record or {})["choices"]
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None
+    run.folder.write_json(
+        "environment.json",
+        {
+            **describe_machine(),
+            "device": str(run.device),
+            "dtype": choices["dtype"],
+            "kernels": kernels_in_use(run.device),
+            "layout": choices["layout"]["name"],
+            "layout_reason": choices["layout"]["reason"],
+            "model": {**model, "sha256": run.model_sha256},
+            "started": run.started.isoformat(timespec="seconds"),
+            "finished": now,
+            "phase_seconds": {name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
+        },
+    )
+    return now
+
+
+def kernels_in_use(device: torch.device) -> str:
+    """Who computes, as far as it shows in the last bits."""
+    if (library := kernels(device, torch.float32)) is None:
+        return TORCHS_KERNELS
+    return "compiled (products too)" if library.has_products() else "compiled"
+
+
+def _open_folder(path: Path, world: World) -> RunDir:
+    """The run folder, which the main rank holds and the others follow."""
+    folder = RunDir(path) if world.is_main else None
+    found = world.agreed([str(path), folder.record] if folder else None)
+    return folder or RunDir.following(Path(found[0]), found[1])
+
+
+def _within_context(config: Config, model: PreTrainedModel, terminal: Terminal) -> Config:
+    """A record longer than the model's context cannot be computed: `data.max_length` is lowered to it."""
+    if (context := context_length(model)) >= config.data.max_length:
+        return config
+    terminal.say(f"data.max_length is lowered to {context}, the context of this model")
+    return config.model_copy(update={"data": config.data.model_copy(update={"max_length": context})})
+
+
+def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:
+    if config.data.replay is None:
+        return None
+    held_out = chain(dataset.validation.conversations, dataset.test.conversations)
+    return read_replay(config.data.replay, config.data.resolved_replay_ratio, encoder, held_out)
+
+
+def _write_data(folder: RunDir, dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
+    """data/*.jsonl, and data.json, which is returned."""
+    for name in ("train", "validation", "test"):
+        folder.write_rows(f"data/{name}.jsonl", map(_data_row, getattr(dataset, name).records))
+    folder.write_rows("data/refused.jsonl", map(asdict, dataset.refused))
+    sides = [(side.records, side.examples) for side in (dataset.train, dataset.validation, dataset.test)]
+    found = audit_sides(sides, dataset.refused, config, encoder)
+    audit = {**describe(dataset, encoder, config), **found.for_report()}
+    folder.write_json("data.json", audit)
+    return audit
+
+
+def _data_row(record: Record) -> dict[str, Any]:
+    """A row of data/*.jsonl: the record as it was read, its own `source` under another name, and where it was read."""
+    own = {"record_source": record.raw["source"]} if "source" in record.raw else {}
+    return {**record.raw, **own, "source": record.source}
+
+
+def _choices(run: RunState) -> dict[str, Any]:
+    """What the machine decides and a run keeps to: it has to go on as it began wherever it goes on."""
+    dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
+    with run.phase("proof"):
+        layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "layout": asdict(layout),
+        "num_threads": torch.get_num_threads(),
+        "kernels": kernels_in_use(run.device),
+    }
+
+
+def _choose_strategy(run: RunState) -> str:
+    """`ddp` or `fsdp`, where there are several ranks; from here on `run.world` knows whether the model is sharded."""
+    if run.world.size == 1:
+        return "ddp"
+    wanted = run.config.train.strategy
+    if run.method.adapter is not None:
+        if wanted == "fsdp":
+            raise ConfigError("`train.strategy`: fsdp is for full finetuning; an adapter is trained under ddp")
+        wanted = "ddp"
+    strategy = run.world.agreed(choose_strategy(run.model, wanted))
+    run.world = replace(run.world, sharded=strategy == "fsdp")
+    return str(strategy)
+
+
+def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy: str) -> None:
+    run.terminal.heading("Model")
+    run.terminal.facts(
+        {
+            "model": f"{run.pretrained.name}, {run.method.num_parameters / 1e6:,.1f} M parameters",
+            "method": method_in_words(run.method, run.config),
+            "products": f"{choices['dtype']} on {run.device}; master weights float32",
+            **({"kernels": describe_kernels()} if run.device.type == "cpu" else {}),
+            "layout": layout.name + (f": {layout.reason}" if layout.reason else ""),
+            **rates_in_words(run.config),
+            **({"replay": replay_in_words(run.replay)} if run.replay is not None else {}),
+            **({"ranks": f"{run.world.size}, {strategy}"} if run.world.size > 1 else {}),
+        }
+    )
+
+
+def _say_what_computes_otherwise(run: RunState, choices: dict[str, Any]) -> None:
+    """A run that goes on with other threads or kernels than it began with is told of: its last bits may differ."""
+    conditions = {
+        f"{choices['num_threads']} threads": f"{torch.get_num_threads()} threads",
+        # A run that was begun before there were compiled kernels says nothing of them.
+        f"{choices.get('kernels', TORCHS_KERNELS)} kernels": f"{kernels_in_use(run.device)} kernels",
+    }
+    for begun, now in conditions.items():
+        if begun != now:
+            run.warn([f"begun with {begun}, going on with {now}: the same training, but not bit for bit"])

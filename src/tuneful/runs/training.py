@@ -1,0 +1,299 @@
+"""The training of a run: steps with their checkpoints and metrics, from the newest whole checkpoint on; then the model is saved.
+
+On a signal a checkpoint is written of where the training stands, unless a second one comes, and the run ends there.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from tuneful.encoding.template import save_template_name
+from tuneful.export.huggingface import Card, save_model, verify_export
+from tuneful.infer.generate import answer
+from tuneful.model.load import load_model
+from tuneful.model.precision import cast_parameters
+from tuneful.runs.folder import differences
+from tuneful.runs.method import merged_model
+from tuneful.runs.progress import training_progress
+from tuneful.runs.resume import refuse_changes
+from tuneful.runs.setup import Engine, RunState
+from tuneful.runs.trackers import open_trackers
+from tuneful.signals import Interrupted
+from tuneful.train.checkpoint import hand_over, newest_checkpoint, refuse_non_finite, save_checkpoint, set_aside
+from tuneful.train.distributed import put_whole, whole
+from tuneful.train.loop import Event, Notice, State, Step, Training, no_op, record_nll
+from tuneful.train.progress import RecordLedger, rank
+from tuneful.types import Answer
+
+_VERIFIED_PROMPTS = 4
+
+
+def train(run: RunState, engine: Engine) -> int | None:
+    """Finetune, from the newest whole checkpoint where there is one; a line of metrics.jsonl an event.
+
+    Returns the step whose weights the model has now; None where it was trained and saved by an earlier process. On a signal
+    a checkpoint is written, unless a second one comes, and Interrupted raised.
+    """
+    run.terminal.heading("Training")
+    if run.world.agreed(run.folder.has_model):
+        run.terminal.say("trained and saved already")
+        return None
+    config, examples = run.config.train, run.dataset.train.examples
+    ledger = RecordLedger(len(examples))
+    state = _newest_state(run, engine, ledger)
+    records_all = run.config.report.record_losses == "all"
+    if state.step == 0 and records_all:
+        ledger.before[:] = _record_losses(run, engine, "before")
+    training = Training(
+        run.model,
+        engine.optimizer,
+        examples,
+        run.dataset.validation.examples,
+        config,
+        engine.layout,
+        lambda step: sample(run, step),
+        replay=run.replay,
+        ledger=ledger,
+        state=state,
+        should_stop=_should_stop(run),
+        world=run.world,
+    )
+    _take_steps(run, training)
+    kept_step = _tell_how_it_ended(run, training)
+    if records_all:
+        ledger.after[:] = _record_losses(run, engine, "after")
+    run.folder.write_rows("records.jsonl", map(asdict, rank(ledger, examples)))
+    return kept_step
+
+
+def save(run: RunState, engine: Engine, kept_step: int | None) -> None:
+    """The trained model as a folder, loaded again and compared before this returns.
+
+    The optimizer is done after this; the model goes on in the precision that it was trained in.
+    """
+    engine.optimizer.masters_to_model()
+    saved_before = run.world.agreed(run.folder.has_model)
+    if not saved_before:
+        with run.phase("saving"), run.signals.waiting():
+            model = _whole_model(run)
+            if run.world.is_main:
+                _save_model(run, model, kept_step)
+        check_signals(run)
+        run.world.wait()
+    if run.method.adapter is not None:
+        run.take_model(load_model(str(run.folder.model)).model)
+    elif saved_before:
+        put_whole(run.model, load_model(str(run.folder.model)).model.state_dict())
+    if not run.world.sharded:
+        cast_parameters(run.model, engine.dtype)
+
+
+def sample(run: RunState, step: int) -> Answer:
+    """The model's answer to one record, as evaluations show it."""
+    source = next(subset for subset in (run.dataset.validation, run.dataset.train) if len(subset))
+    with run.signals.waiting(run.world.size > 1):
+        return answer(run.model, run.encoder, source.conversations[:1], run.config.generate, seed=step)[0]
+
+
+def check_signals(run: RunState) -> None:
+    """Raise Interrupted where a signal was received, by any rank."""
+    if run.world.size == 1:
+        run.signals.check()
+    elif number := max(run.world.gather([run.signals.received or 0])):
+        raise Interrupted(number)
+
+
+# Steps
+
+
+def _take_steps(run: RunState, training: Training) -> None:
+    """Every event of the training: written, tracked, shown; checkpoints where they are due."""
+    state, train = training.state, run.config.train
+    saved_step, saved_at = state.step, time.monotonic()
+    trackers = open_trackers(train.report_to if run.world.is_main else (), run.folder.path, run.config.model_dump())
+    with (
+        run.phase("training"),
+        training_progress(run.terminal, state.step, training.num_steps) as show,
+        run.signals.waiting(),
+    ):
+        try:
+            for event in training.run():
+                row = _metrics_row(event)
+                run.folder.append_metrics(row)
+                run.warn(trackers.log(row))
+                show(event)
+                if isinstance(event, Step) and _save_is_due(run, state.step - saved_step, saved_at):
+                    _save_checkpoint(run, training)
+                    saved_step, saved_at = state.step, time.monotonic()
+                check_signals(run)
+        except Interrupted:
+            if state.step > saved_step and not run.signals.insisted:
+                run.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
+                _save_checkpoint(run, training)
+            raise
+        finally:
+            run.warn(trackers.close())
+
+
+def _should_stop(run: RunState) -> Any:
+    return run.signals.check if run.world.size == 1 else no_op
+
+
+def _metrics_row(event: Event) -> dict[str, Any]:
+    if isinstance(event, Step):
+        return {name: value for name, value in asdict(event).items() if value is not None}  # no replay, no loss of it
+    if isinstance(event, Notice):
+        return {"step": event.step, "notice": event.kind, "sentence": event.sentence}
+    row: dict[str, Any] = {"step": event.step, "validation_loss": event.validation_loss}
+    if event.sample:
+        row["sample"] = {"source": event.sample.source, "prompt": event.sample.prompt, "text": event.sample.text}
+    return row
+
+
+def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
+    train = run.dataset.train
+    run.terminal.say(f"loss of each of {len(train):,} training records, {when} training", style="dim")
+    with run.phase(f"record_losses_{when}"):
+        return record_nll(run.model, train.examples, engine.layout, should_stop=_should_stop(run))
+
+
+def _tell_how_it_ended(run: RunState, training: Training) -> int:
+    """Which weights the run ends with and why, as sentences and as training.json; their step."""
+    state, total = training.state, training.num_steps
+    keeps_best = run.config.train.keep == "best" and state.best_step is not None
+    kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
+    run.folder.write_json(
+        "training.json",
+        {
+            "steps": state.step,
+            "planned_steps": total,
+            "best_step": state.best_step,
+            "best_validation_loss": state.best_loss,
+            "kept_step": kept_step,
+        },
+    )
+    if state.step < total:
+        evaluations = "evaluation" if state.num_worse == 1 else f"{state.num_worse} evaluations in a row"
+        run.terminal.say(
+            f"stopped after step {state.step} of {total}: no lower validation loss in the last {evaluations}"
+        )
+    if state.best_step not in (None, state.step):
+        kept = "those weights are kept" if keeps_best else "the last weights are kept all the same (train.keep: last)"
+        run.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
+    return kept_step
+
+
+# Checkpoints
+
+
+def _newest_state(run: RunState, engine: Engine, ledger: RecordLedger) -> State:
+    """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""
+    checkpoint, damaged = newest_checkpoint(run.folder.checkpoints)
+    run.world.wait()  # all have looked before anything is moved
+    for one in damaged if run.world.is_main else ():
+        run.warn([f"{one.path} is damaged ({one.reason}) and not used; it is now {set_aside(one)}"])
+    if checkpoint is None:
+        run.folder.cut_metrics(0)
+        return State()
+    document, record = checkpoint.document, run.folder.record or {}
+    changed = differences(document["training"], record["training"])
+    refuse_changes(checkpoint.path, changed, record["allowed"])
+    engine.optimizer.restore(
+        checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
+    )
+    if "tokens" not in [one.key for one in changed]:  # what was noted of other records says nothing of these
+        ledger.load(checkpoint.tensors("records"))
+    run.folder.cut_metrics(document["metrics_bytes"])
+    run.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
+    return State(**document["state"])
+
+
+def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
+    config = run.config.train
+    by_steps = config.save_steps is not None and num_steps >= config.save_steps
+    by_clock = config.save_minutes is not None and time.monotonic() - saved_at >= 60 * config.save_minutes
+    return bool(run.world.agreed(by_steps or by_clock))
+
+
+def _save_checkpoint(run: RunState, training: Training) -> None:
+    state, optimizer, ledger = training.state, training.optimizer, training.ledger
+    assert ledger is not None
+    kept = optimizer.kept_weights() if state.best_step not in (None, state.step) else {}
+    tensors = {
+        "weights": optimizer.weights(),
+        "optimizer": optimizer.moments(),
+        "best": kept,
+        "records": ledger.state(),
+    }
+    if not run.world.is_main:
+        if run.world.sharded:
+            hand_over(tensors)
+        return
+    with run.phase("checkpoints"):
+        path = save_checkpoint(
+            run.folder.checkpoints,
+            state.step,
+            tensors,
+            {
+                "state": asdict(state),
+                "training": (run.folder.record or {})["training"],
+                "metrics_bytes": run.folder.flush_metrics(),
+            },
+            keep=run.config.train.save_total_limit,
+        )
+    run.terminal.say(f"step {state.step:>5}  saved {path}", style="dim")
+
+
+# The trained model
+
+
+def _whole_model(run: RunState) -> PreTrainedModel:
+    """The model to save: this one, or one of its own that the slices of all ranks are gathered into."""
+    if not run.world.sharded:
+        return run.model
+    weights = {name: whole(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
+    gathered = load_model(run.config.model.name_or_path).model
+    put_whole(gathered, weights)
+    return gathered
+
+
+def _save_model(run: RunState, model: PreTrainedModel, kept_step: int | None) -> None:
+    refuse_non_finite(dict(model.named_parameters()))
+    prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
+    if run.method.adapter is not None:
+        model, difference = merged_model(model, run.method.adapter, run.folder.adapter, run.config, run.device, prompts)
+        run.take_model(model)
+        run.terminal.say(f"the adapter and its base, merged: the same logits to {difference:.0e} of the largest")
+    text, tokenizer = run.encoder.text, run.pretrained.tokenizer
+    bos = tokenizer.bos_token if text.bos_token_ids else ""
+    end = tokenizer.convert_ids_to_tokens(text.end_token_id)
+    save_model(
+        model,
+        tokenizer,
+        run.folder.model,
+        chat_template=text.template.chat_template(bos_text=bos, end_text=end),
+        base_name=run.pretrained.name,
+        card=Card(facts=_card_facts(run, kept_step), datasets=(run.dataset.file.name,)),
+        stop_token_ids=sorted(text.stop_token_ids),
+    )
+    verify_export(model, run.folder.model, prompts)
+    save_template_name(run.folder.model, text.template.name)
+
+
+def _card_facts(run: RunState, kept_step: int | None) -> dict[str, str]:
+    tokens, config = run.audit["train_tokens"], run.config
+    return {
+        "data": f"{run.dataset.file.name}, {len(run.dataset.train):,} training records",
+        "template": config.template.name,
+        "trained tokens": f"{tokens['trained']:,} of {tokens['record']:,}",
+        "method": config.train.method,
+        "epochs": f"{config.train.num_train_epochs:g}",
+        "weights of step": str(kept_step),
+        "learning rate": f"{config.train.learning_rate:g}",
+        "records a step": str(config.train.batch_size),
+        "seed": str(config.train.seed),
+    }

@@ -1,0 +1,75 @@
+"""What fits the memory: how many tokens a micro-batch may compute, and smaller pieces where memory runs out all the same.
+
+A micro-batch that does not fit is no end of a run: it is cut in two, again and again down to a single record, and what fits is
+kept for the rest of the run. The mathematics is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from tuneful.errors import OutOfMemoryError
+from tuneful.types import Example
+
+Found = TypeVar("Found")
+
+
+def fitted(attempt: Callable[[int], Found], max_tokens: int) -> tuple[Found, int, list[str]]:
+    """What `attempt(max_tokens)` finds, with the limit halved until it fits.
+
+    Returns it, the limit that it was found with, and a sentence for each time that memory ran out. OutOfMemoryError where a
+    single record does not fit.
+    """
+    said: list[str] = []
+    while True:
+        try:
+            return attempt(max_tokens), max_tokens, said
+        except OutOfMemoryError as error:
+            if error.num_records == 1:
+                raise
+            max_tokens = min(max_tokens, error.num_tokens) // 2
+            said.append(
+                f"out of memory at a micro-batch of {error.shape}: going on with at most {max_tokens:,} computed "
+                "tokens in one, which changes no result"
+            )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
+    """Memory that runs out inside becomes an OutOfMemoryError that tells the shape of `batch`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in said and "not enough memory" not in said:
+            raise
+        lengths = [len(example) for example in batch]
+        raise OutOfMemoryError(len(batch), sum(lengths), max(lengths), batch[0].source) from None
+
+
+def affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again: bool) -> int:
+    """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory.
+
+    Counted for a Llama-like block: about 14 hidden-size and 5 inner-size vectors a token and layer are kept for the
+    backward, and 10 bytes a vocabulary entry for each target; attention over long records keeps up to half as much again. Of
+    layers that are `computed_again` all that is kept is their input, and one at a time the rest.
+    """
+    config = model.config.get_text_config()
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    layer = 14 * hidden + 5 * inner
+    kept = layers * hidden + layer if computed_again else layers * layer
+    bytes_a_token = kept * dtype.itemsize + 10 * config.vocab_size
+    free = (
+        torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    )
+    return int(min(max(free / 3 / bytes_a_token, 256), 16_384))

@@ -1,0 +1,61 @@
+"""The order of examples: each once an epoch, and a pure function of seed, epoch and position."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuneful.batch.order import all_steps, epoch_order, num_steps, step_indices
+
+sizes = st.integers(1, 40)
+
+
+@given(sizes, st.integers(0, 5), st.integers(0, 5))
+def test_an_epoch_is_a_permutation_of_all_examples(num_examples: int, seed: int, epoch: int) -> None:
+    order = epoch_order(num_examples, seed, epoch).tolist()
+    assert sorted(order) == list(range(num_examples))
+    assert order == epoch_order(num_examples, seed, epoch).tolist()
+
+
+def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+    orders = [tuple(epoch_order(50, seed, epoch)) for seed in range(3) for epoch in range(3)]
+    assert len(set(orders)) == 9
+
+
+@given(sizes, st.integers(1, 12), st.integers(0, 3), st.integers(1, 3))
+def test_every_example_comes_exactly_once_an_epoch(num_examples: int, batch_size: int, seed: int, epochs: int) -> None:
+    steps = list(all_steps(num_examples, batch_size, seed, epochs))
+    visited = [index for step in steps for index in step]
+    assert len(steps) == num_steps(num_examples, batch_size, epochs)
+    assert visited == [index for epoch in range(epochs) for index in epoch_order(num_examples, seed, epoch)]
+    assert all(len(step) == batch_size for step in steps[:-1])
+    assert 1 <= len(steps[-1]) <= batch_size
+
+
+@given(sizes, st.integers(1, 12), st.integers(0, 3), st.integers(1, 20))
+def test_max_steps_are_whole_steps_however_many_epochs_they_take(
+    num_examples: int, batch_size: int, seed: int, max_steps: int
+) -> None:
+    steps = list(all_steps(num_examples, batch_size, seed, 0.5, max_steps))
+    assert [len(step) for step in steps] == [batch_size] * max_steps
+    longer = list(all_steps(num_examples, batch_size, seed, 2, max_steps + 5))
+    assert longer[:max_steps] == steps
+
+
+@given(sizes, st.integers(1, 12), st.integers(0, 3), st.integers(1, 30))
+def test_a_step_needs_no_other_to_be_known(num_examples: int, batch_size: int, seed: int, step: int) -> None:
+    *_, last = all_steps(num_examples, batch_size, seed, 1, step)
+    assert step_indices(num_examples, batch_size, seed, step) == last
+
+
+def test_shares_of_an_epoch_are_rounded_up_to_whole_examples_and_no_further() -> None:
+    assert [len(step) for step in all_steps(100, 7, 0, 0.07)] == [7]  # 0.07 * 100 is a little more than 7
+    assert [len(step) for step in all_steps(10, 4, 0, 0.25)] == [3]
+    assert [len(step) for step in all_steps(10, 4, 0, 1.5)] == [4, 4, 4, 3]
+    assert num_steps(1000, 8, 0.001) == 1
+
+
+def test_a_step_over_the_end_of_an_epoch_takes_from_both() -> None:
+    steps = list(all_steps(5, 3, 0, 2))
+    assert [len(step) for step in steps] == [3, 3, 3, 1]
+    assert Counter(index for step in steps for index in step) == dict.fromkeys(range(5), 2)

@@ -1,0 +1,223 @@
+"""Answers to a file: on disk as they are known, and after any kill the same file; one prompt for whoever renders it."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tuneful.chatting import converse
+
+from tuneful.config import load_config
+from tuneful.console import Terminal
+from tuneful.encoding.encode import Encoder
+from tuneful.errors import ConfigError
+from tuneful.infer.file import Journal, answer_all
+from tuneful.infer.generate import answer
+from tuneful.infer.session import LoadedModel, question
+from tuneful.judge.client import Question
+from tuneful.judge.local import ModelJudge
+from tuneful.types import Conversation, Turn
+
+REPOSITORY = Path(__file__).parents[1]
+CONVERSATIONS = [
+    Conversation("", (Turn(f"Say {word}.", "", "x"),), f"rows.json:{line}")
+    for line, word in enumerate(("red", "green", "blue", "pink", "grey", "gold"), 1)
+]
+
+
+@pytest.fixture(scope="module")
+def speaker(tiny_llama):
+    settings = ["generate.max_new_tokens=6", "generate.batch_size=4", "generate.temperature=1", "model.dtype=float32"]
+    return LoadedModel.load(load_config(None, [f"model.name_or_path={tiny_llama}", *settings]), Terminal(quiet=True))
+
+
+def answer_all_of(speaker):
+    """Answers to conversations, as a judge that is a model gives them."""
+    return lambda asked: answer(speaker.model, speaker.encoder, asked, speaker.config.generate)
+
+
+def answered(speaker, output, conversations=CONVERSATIONS, *, advance=lambda num_answers: None, **changes):
+    config = speaker.config.generate.model_copy(update=changes)
+    return answer_all(speaker.model, speaker.encoder, conversations, config, output, seed=1, advance=advance)
+
+
+def whole_journal(speaker, output):
+    """The bytes of the journal just before the whole file is written, and of the whole file."""
+    seen = []
+
+    def look(num_answers):
+        seen.append(output.with_name(f"{output.name}.partial").read_bytes())
+
+    answered(speaker, output, advance=look)
+    return seen[-1], output.read_bytes()
+
+
+def test_answers_are_written_in_order_and_the_journal_is_gone(speaker, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    rows = answered(speaker, output)
+    assert [json.loads(line) for line in output.read_text().splitlines()] == rows
+    assert [row["source"] for row in rows] == [conversation.source for conversation in CONVERSATIONS]
+    assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
+
+
+def test_whatever_a_killed_process_leaves_the_file_is_the_same(speaker, tmp_path):
+    """Cut after every 17th byte, at both ends of every line, and with a line that is none."""
+    journal, whole = whole_journal(speaker, tmp_path / "whole.jsonl")
+    ends = [at for at, byte in enumerate(journal, 1) if byte == ord("\n")]
+    assert len(ends) == len(CONVERSATIONS) + 1
+    cuts = {*range(0, len(journal), 17 * 7), *ends, *(end - 1 for end in ends), *(end + 1 for end in ends[:-1])}
+    for cut in sorted(cuts):
+        output = tmp_path / "cut.jsonl"
+        output.with_name("cut.jsonl.partial").write_bytes(journal[:cut])
+        told = []
+        answered(speaker, output, advance=told.append)
+        assert output.read_bytes() == whole
+        assert told[0] == max(0, sum(end <= cut for end in ends) - 1), "what was known was asked again"
+        output.unlink()
+    output.with_name("cut.jsonl.partial").write_bytes(journal[: ends[2]] + b"\0\0\0\n" + journal[ends[2] :])
+    answered(speaker, output)
+    assert output.read_bytes() == whole
+
+
+def test_what_another_request_left_is_refused_or_replaced_and_never_mixed_in(speaker, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    journal, whole = whole_journal(speaker, output)
+    partial = output.with_name("answers.jsonl.partial")
+    partial.write_bytes(journal[: len(journal) // 2])
+    before = partial.read_bytes()
+    for other in ({"top_k": 5}, {"conversations": CONVERSATIONS[:3]}):
+        with pytest.raises(ConfigError, match=r"answers\.jsonl\.partial: holds answers to another request"):
+            answered(speaker, output, **other)
+        assert partial.read_bytes() == before
+    answered(speaker, output, batch_size=1)  # changes no answer, so it is the same request
+    assert output.read_bytes() == whole
+    partial.write_bytes(before)
+    with Journal(output, "another", replace=True) as journal:
+        assert journal.rows == {}
+
+
+def test_other_weights_are_another_request(speaker, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    journal, _ = whole_journal(speaker, output)
+    output.with_name("answers.jsonl.partial").write_bytes(journal)
+    bias = next(iter(speaker.model.parameters()))
+    with torch.no_grad():
+        bias[0, 0] += 1
+        with pytest.raises(ConfigError, match="another request"):
+            answered(speaker, output)
+        bias[0, 0] -= 1
+
+
+def test_one_process_writes_a_file_at_a_time(tmp_path):
+    output = tmp_path / "answers.jsonl"
+    with Journal(output, "request"), pytest.raises(ConfigError, match="another process is writing it"):
+        Journal(output, "request")
+    Journal(output, "request").close()
+
+
+def test_kill_9_at_random_changes_nothing(tmp_path):
+    """A short run of the program that kills 50 times."""
+    program = [sys.executable, REPOSITORY / "benchmarks" / "kill_generate.py", "--kills", "3", "--records", "30"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every file the same" in done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------- chat
+
+
+def talked(speaker, monkeypatch, capsys, lines, **others):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    converse(speaker, Terminal(), **others)
+    return capsys.readouterr()
+
+
+def test_a_pipe_gets_an_answer_a_line_and_the_model_sees_the_whole_conversation(speaker, monkeypatch, capsys):
+    said = talked(speaker, monkeypatch, capsys, ["Say red.", "", "Say it again."])
+    first = "".join(speaker.stream("", (), "Say red."))
+    second = "".join(speaker.stream("", (Turn("Say red.", "", first),), "Say it again."))
+    assert said.out == f"{first}\n{second}\n"
+
+
+def test_reset_forgets_and_system_stays(speaker, monkeypatch, capsys):
+    said = talked(speaker, monkeypatch, capsys, ["Say red.", "/reset", "Say blue."], system="Be brief.")
+    assert said.out == "".join(
+        f"{''.join(speaker.stream('Be brief.', (), f'Say {word}.'))}\n" for word in ("red", "blue")
+    )
+    assert "forgotten" in said.err
+    said = talked(speaker, monkeypatch, capsys, ["/system Be kind.", "Say red.", "/system", "Say red."])
+    assert said.out == "".join(f"{''.join(speaker.stream(system, (), 'Say red.'))}\n" for system in ("Be kind.", ""))
+
+
+def test_a_saved_conversation_is_a_record(speaker, monkeypatch, capsys, tmp_path):
+    file = tmp_path / "chats.jsonl"
+    lines = ["/save " + str(file), "Say red.", f"/save {file}", "//slash", f"/save {file}", "/save", "/nonsense"]
+    said = talked(speaker, monkeypatch, capsys, lines, system="Be brief.")
+    records = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
+    assert [[message["role"] for message in record] for record in records] == [
+        ["system", "user", "assistant"],
+        ["system", "user", "assistant", "user", "assistant"],
+    ]
+    assert records[1][3]["content"] == "/slash"
+    assert records[1][2]["content"] == said.out.splitlines()[0]
+    for words in (
+        "nothing was said yet",
+        "1 turn added to",
+        "2 turns added to",
+        "/save needs a file",
+        "no command /non",
+    ):
+        assert words in said.err
+
+
+def test_quit_ends_and_help_lists(speaker, monkeypatch, capsys):
+    said = talked(speaker, monkeypatch, capsys, ["/help", "/quit", "Say red."])
+    assert not said.out
+    assert "/system TEXT" in said.err
+
+
+def test_turns_that_no_longer_fit_are_left_out_from_the_front(speaker, monkeypatch, capsys):
+    context = speaker.model.config.max_position_embeddings
+    long = "word " * (context // 12)
+    said = talked(speaker, monkeypatch, capsys, [long, "Say red.", "Say blue. " + long, "word " * context])
+    assert "the first 1 of 2 turns no longer fit the context" in said.err
+    assert f"the model's context holds {context}" in said.err
+    assert len(said.out.splitlines()) == 4
+
+
+# ------------------------------------------------------------------------------------------------------- one rendering
+
+
+@pytest.mark.parametrize("template", ["alpaca", "alpaca-paired", "chatml", "phi-3"])
+def test_train_generate_chat_and_a_judge_render_a_prompt_byte_for_byte_alike(
+    tiny_llama, template, monkeypatch, capsys, tmp_path
+):
+    """What reaches the model, token for token, in each of the four."""
+    settings = [f"model.name_or_path={tiny_llama}", f"template.name={template}", "generate.max_new_tokens=2"]
+    speaker = LoadedModel.load(load_config(None, [*settings, "model.dtype=float32"]), Terminal(quiet=True))
+    given = []
+    hook = speaker.model.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["input_ids"][0].tolist()), with_kwargs=True
+    )
+
+    def asked(ask):
+        given.clear()
+        ask()
+        return max(given, key=len)
+
+    for system, message in (("", "Say <|im_end|> red."), ("Be brief.", "Sag röt! 你好 ")):
+        conversation = question(system, (), message)
+        example = Encoder(speaker.encoder.text, 1024).example(conversation)
+        trained_on = example.token_ids[: example.num_prompt_tokens].tolist()
+        streamed = asked(lambda: list(speaker.stream(system, (), message)))  # noqa: B023
+        in_a_file = asked(lambda: answered(speaker, tmp_path / f"{len(message)}.jsonl", [conversation]))  # noqa: B023
+        in_a_chat = asked(lambda: talked(speaker, monkeypatch, capsys, [message], system=system))  # noqa: B023
+        judge = ModelJudge("model:it", {}, answer_all_of(speaker))
+        questioned = [Question(system, message, "nonce", None)]
+        as_a_judge = asked(lambda: judge.ask_all(questioned, lambda at, outcome: None))  # noqa: B023
+        assert trained_on == streamed == in_a_file == in_a_chat == as_a_judge
+        assert speaker.encoder.text.token_text(trained_on) == speaker.encoder.prompt_text(conversation)
+    hook.remove()

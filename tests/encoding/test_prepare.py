@@ -1,0 +1,55 @@
+"""Preparation: every record gets its own example, and every row read is used or refused, in numbers that add up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuneful.config import load_config
+from tuneful.data.read import read_data
+from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.prepare import Dataset, describe, make_encoder, prepare_data
+from tuneful.encoding.template import find_template
+from tuneful.errors import DataError
+
+ROWS = [{"instruction": f"Say {num}.", "input": "", "output": f"I say {num}."} for num in range(40)]
+
+
+def prepared(folder: Path, tokenizer: Any, rows: list[Any], *settings: str) -> tuple[Dataset, Encoder, Any]:
+    config = load_config(None, ["data.on_error=skip", *settings])
+    file = folder / "rows.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")  # on one line: no line number tells its records apart
+    encoder = make_encoder(TextEncoder(tokenizer, find_template(config.template.name)), config.data)
+    return prepare_data(read_data(str(file), on_error="skip"), encoder, config), encoder, config
+
+
+@pytest.mark.parametrize("split", ["grouped", "random", "ordered"])
+def test_every_record_is_trained_on_its_own_tokens(tmp_path: Path, byte_tokenizer: Any, split: str) -> None:
+    data, encoder, _ = prepared(tmp_path, byte_tokenizer, ROWS, f"data.split={split}")
+    for subset in (data.train, data.validation, data.test):
+        for record, example in zip(subset.records, subset.examples, strict=True):
+            text = encoder.text.decode(example.token_ids.tolist())
+            assert text.endswith(f"{record.raw['instruction']}\n\n### Response:\n{record.raw['output']}")
+            assert example.source == record.source
+    assert (
+        len({record.source for subset in (data.train, data.validation, data.test) for record in subset.records}) == 40
+    )
+
+
+def test_rows_read_are_rows_used_and_rows_refused(tmp_path: Path, byte_tokenizer: Any) -> None:
+    rows = [*ROWS, {"instruction": "a"}, 5, {"instruction": "a " * 2000, "output": "b"}]
+    data, encoder, config = prepared(tmp_path, byte_tokenizer, rows)
+    audit = describe(data, encoder, config)
+    assert (data.num_read, data.num_used, len(data.refused)) == (43, 40, 3)
+    assert (audit["rows_read"], audit["rows_used"], audit["rows_refused"]) == (43, 40, 3)
+    assert sum(audit["split"][name] for name in ("train", "validation", "test")) == 40
+    assert [refusal.raw for refusal in data.refused] == rows[40:]
+    assert sum(audit["length_histogram"]["counts"]) == len(data.train)
+    assert audit["train_tokens"]["record"] == sum(map(len, data.train.examples))
+    json.dumps(audit, allow_nan=False)
+
+
+def test_a_file_of_records_that_are_all_too_long_names_the_first(tmp_path: Path, byte_tokenizer: Any) -> None:
+    with pytest.raises(DataError, match=r"no record is left to use; the first refusal: .*rows\.json:1: \d+ tokens"):
+        prepared(tmp_path, byte_tokenizer, ROWS, "data.max_length=10")

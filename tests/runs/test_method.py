@@ -1,0 +1,124 @@
+"""What is trained, said before the first step; and a whole run with an adapter, killed and gone on with."""
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tuneful import api
+from tuneful.config import load_config
+from tuneful.errors import ConfigError
+from tuneful.model.quantize import refuse_4_bits
+from tuneful.runs.job import Job
+from tuneful.runs.method import Method, method_in_words, rates_in_words
+
+ROWS = [{"instruction": f"Say {number}.", "input": "", "output": f"It is {number}."} for number in range(24)]
+SETTINGS = ["train.max_steps=6", "train.batch_size=4", "generate.max_new_tokens=2", "report.general=none"]
+LORA = ["train.method=lora", "lora.r=2", "train.learning_rate=0.05"]
+
+
+class CutOffError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(ROWS))
+    return file
+
+
+def config(model: Path, *settings: str):
+    return load_config(None, [f"model.name_or_path={model}", *SETTINGS, *settings])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([], "full, 1.50 M are trained"),
+        (["train.method=lora"], "lora, r 16, alpha 32, all-linear, 1.50 M are trained"),
+        (
+            ["train.method=lora", "lora.target_modules=[a, b]", "lora.use_dora=true", "train.freeze_layers=3"],
+            "lora, r 16, alpha 32, a, b, above layer 3, DoRA, 1.50 M are trained",
+        ),
+    ],
+)
+def test_the_method_in_words(settings, said):
+    settings = load_config(None, settings)
+    adapter = None if settings.train.method == "full" else object()
+    assert method_in_words(Method(10, 1_500_000, adapter), settings) == said
+
+
+def test_rates_are_said_with_where_they_come_from():
+    assert rates_in_words(load_config())["learning rate"] == "5e-05: the default of full, the chapter's"
+    lora = rates_in_words(load_config(None, ["train.method=lora", "train.weight_decay=0.3"]))
+    assert lora["learning rate"] == "0.0002: the default of lora, QLoRA's, for models up to 13B"
+    assert lora["weight decay"] == "0.3: as asked for"
+
+
+def test_settings_of_an_adapter_without_one_are_refused():
+    with pytest.raises(ConfigError, match=r"the section lora has no say under train\.method: full"):
+        load_config(None, ["lora.r=4"])
+    with pytest.raises(ConfigError, match="replay_ratio says how much"):
+        load_config(None, ["data.replay_ratio=0.4"])
+
+
+def test_4_bits_need_a_cuda_device(data, tiny_llama, tmp_path):
+    with pytest.raises(ConfigError, match=r"qlora needs a CUDA device.*use train\.method=lora"):
+        api.train(str(data), config=config(tiny_llama, "train.method=qlora"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"pip install 'tuneful\[qlora\]'"):
+            refuse_4_bits(torch.device("cuda"))
+
+
+def test_a_tracker_that_is_missing_stops_a_run_before_anything_is_written(data, tiny_llama, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"pip install 'tuneful\[wandb\]'"):
+            api.train(str(data), config=config(tiny_llama, "train.report_to=wandb"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_model_that_is_shipped_is_its_base_with_the_adapter_that_is_shipped(dtype, data, tiny_llama, tmp_path):
+    result = api.run(str(data), config=config(tiny_llama, *LORA, f"model.dtype={dtype}"), output=tmp_path / "run")
+    merged = AutoModelForCausalLM.from_pretrained(result.model).eval()
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
+    ids = torch.tensor([[5, 9, 12, 44]])
+    with torch.inference_mode():
+        untouched = base(input_ids=ids).logits
+        own = peft.PeftModel.from_pretrained(base, str(tmp_path / "run" / "adapter")).eval()(input_ids=ids).logits
+        shipped = merged(input_ids=ids).logits
+    torch.testing.assert_close(shipped, own, rtol=0, atol=1e-5 * own.abs().max().item())
+    assert (shipped - untouched).abs().max() > 1e-3
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["model"]["num_trainable"] < environment["model"]["num_parameters"]
+
+
+def test_a_run_with_an_adapter_that_was_cut_off_ends_as_if_it_had_not_been(data, tiny_llama, tmp_path, monkeypatch):
+    settings = config(tiny_llama, *LORA, "data.replay=starter", "data.max_length=300", "train.save_steps=2")
+    api.train(str(data), config=settings, output=tmp_path / "straight")
+    save, calls = Job._save_checkpoint, []
+
+    def cut_off(job, *arguments):
+        save(job, *arguments)
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise CutOffError
+
+    monkeypatch.setattr(Job, "_save_checkpoint", cut_off)
+    with pytest.raises(CutOffError):
+        api.train(str(data), config=settings, output=tmp_path / "cut")
+    saved = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
+    assert all(".lora_" in name for name in load_file(saved / "weights.safetensors"))
+    monkeypatch.setattr(Job, "_save_checkpoint", save)
+    api.train(str(data), config=settings, output=tmp_path / "cut")
+    for file in ("adapter/adapter_model.safetensors", "model/model.safetensors", "records.jsonl"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes(), file
