@@ -307,8 +307,8 @@ def loaded(precision: str) -> Any:
     """The built-in model and its tokenizer, in a precision."""
     import torch
 
+    from tuneful.model.builtin import BUILTIN
     from tuneful.model.load import load_model
-from tuneful.model.builtin import BUILTIN
     from tuneful.model.memory import keep_freed_memory
     from tuneful.model.precision import cast_parameters
 

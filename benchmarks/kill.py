@@ -35,9 +35,10 @@ from typing import Any
 
 import psutil
 
+import tuneful
 from train_peers.machine import hardware
 from train_peers.tiny import make_tiny_model
-from tuneful import api, cli
+from tuneful import cli
 from tuneful.config import all_keys
 from tuneful.runs.environment import describe_machine
 
@@ -264,7 +265,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not outlive a fork either
-    assert api  # imported once, for all the processes that are forked
+    assert tuneful  # imported once, for all the processes that are forked
     number = signal.SIGKILL if arguments.signal == "KILL" else signal.SIGTERM
     modes, start = arguments.modes.split(","), time.monotonic()
     if number is signal.SIGTERM:  # which torchrun sends to every rank

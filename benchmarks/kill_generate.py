@@ -26,7 +26,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tuneful.config import load_config
-from tuneful.console import Terminal
 from tuneful.data.read import read_data
 from tuneful.infer.file import answer_all
 from tuneful.infer.session import LoadedModel
@@ -69,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(work: Path, num_records: int) -> tuple[Speaker, list]:
+def prepare(work: Path, num_records: int) -> tuple[LoadedModel, list]:
     """A tiny model with a byte tokenizer, loaded, and the records to answer."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: index for index, character in enumerate(alphabet)}, []))
@@ -83,10 +82,10 @@ def prepare(work: Path, num_records: int) -> tuple[Speaker, list]:
     (work / "rows.json").write_text(json.dumps(rows))
     config = load_config(None, [f"model.name_or_path={work / 'model'}", *SETTINGS])
     conversations = [record.conversation for record in read_data(str(work / "rows.json"), config.data).records]
-    return LoadedModel.load(config, Terminal(quiet=True)), conversations
+    return LoadedModel.load(config), conversations
 
 
-def answer_in_child(speaker: Speaker, conversations: list, output: Path, kill_after: float | None) -> float | None:
+def answer_in_child(speaker: LoadedModel, conversations: list, output: Path, kill_after: float | None) -> float | None:
     """Answer in a process of its own, killed after some seconds unless it ends before; its seconds, None if killed."""
     start = time.perf_counter()
     child = os.fork()

@@ -28,9 +28,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tools.starter import make
+
 from tuneful.config import Config
 from tuneful.data.read import read_data
-from tuneful.data.starter import make
 from tuneful.encoding.encode import TextEncoder
 from tuneful.encoding.prepare import make_encoder
 from tuneful.encoding.template import find_template

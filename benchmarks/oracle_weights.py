@@ -360,8 +360,8 @@ def gpt2_tokenizer() -> Any:
 
 def builtin_tokenizer() -> Any:
     """The built-in model's."""
+    from tuneful.model.builtin import BUILTIN
     from tuneful.model.load import load_tokenizer, resolve_model
-from tuneful.model.builtin import BUILTIN
 
     return load_tokenizer(resolve_model(BUILTIN))
 

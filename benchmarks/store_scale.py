@@ -105,8 +105,8 @@ def prepared(given: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, float]
     from tuneful.encoding.chat_template import load_template
     from tuneful.encoding.encode import TextEncoder
     from tuneful.encoding.prepare import make_encoder, prepare_data
+    from tuneful.model.builtin import BUILTIN
     from tuneful.model.load import load_tokenizer, resolve_model
-from tuneful.model.builtin import BUILTIN
 
     settings = [f"data.split={given.split}", "train.batch_size=8", "train.max_steps=20", "data.validation_share=0.001"]
     config = load_config(None, [*settings, "data.test_share=0.001"])
@@ -138,8 +138,8 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from tuneful.train.layout import choose_layout
     from tuneful.train.loop import Step, Training
-from tuneful.train.layout import choose_layout
     from tuneful.train.optimizer import AdamW
 
     torch.manual_seed(0)

@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tuneful import api
+import tuneful
 from tuneful.config import Config, load_config
 from tuneful.data.sources import STARTER_FILE
 from tuneful.data.split import normal_prompt
@@ -74,7 +74,7 @@ def run(rows: Sequence[Row], config: Config, folder: Path, kind: str, share: flo
     trained = _trained_on(rows, file, config)
     wrong = planted(rows, [index for index, source in enumerate(clean) if source in trained], kind, share, seed)
     _write(file, [{**row, "output": wrong.get(index, row["output"])} for index, row in enumerate(rows)])
-    api.train(str(file), config=config, output=folder / "run")
+    tuneful.train(str(file), config=config, output=folder / "run")
     lines = (folder / "run" / "records.jsonl").read_text(encoding="utf-8").splitlines()
     return find([json.loads(line) for line in lines], {clean[index] for index in wrong})
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data.planted import AGAINST, clean_records, record, write_planted, write_rows
+from tests.audit.planted import AGAINST, clean_records, record, write_planted, write_rows
 
-from tuneful import checking
 from tuneful.audit.audit import Audit, audit, audit_sides
 from tuneful.audit.findings import KINDS, NEEDS_TOKENS
 from tuneful.audit.fix import write_mended
+from tuneful.commands import check as checking
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
 from tuneful.data.read import Record, Refusal, read_data, stream_data

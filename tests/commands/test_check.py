@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data.planted import AGAINST, clean_records, record, write_planted, write_rows
+from tests.audit.planted import AGAINST, clean_records, record, write_planted, write_rows
 
 import tuneful
-from tuneful import checking
 from tuneful.cli import main
+from tuneful.commands import check as checking
 from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.data.read import read_data

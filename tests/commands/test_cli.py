@@ -484,7 +484,7 @@ def test_a_defect_is_said_to_be_one(tuneful: Tuneful, monkeypatch: pytest.Monkey
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by hand")
 
-    monkeypatch.setattr("tuneful.showing.show_records", broken)
+    monkeypatch.setattr("tuneful.commands.show._chosen", broken)
     ended = tuneful("show")
     assert ended.code == 1
     assert ended.err.startswith("error: ZeroDivisionError: by hand\n(this looks like a defect of Tuneful")

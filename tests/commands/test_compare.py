@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuneful.comparing import compare_answers
 from typer.testing import CliRunner
 
-from tuneful import api, cli
+from tuneful import cli
+from tuneful.commands import run as api
+from tuneful.commands.compare import compare
 from tuneful.config import DataConfig, load_config
-from tuneful.console import Terminal
 from tuneful.errors import DataError, GateError
 from tuneful.evaluation.answered import kind_of, pair, read_answered
-from tuneful.runs.job import Job
+from tuneful.runs import measure as measuring
 
-MEASURE = Job.measure_general
+MEASURE = measuring._measure_general
 WORDS = ["red", "green", "blue", "pink", "grey", "gold", "teal", "white", "black", "brown"]
 
 
@@ -66,7 +66,7 @@ def write_run(path: Path, right: int, num_items: int = 20, *, scored: bool = Tru
 
 def compared(a: Path, b: Path, *settings: str, output: Path | None = None) -> dict[str, Any]:
     config = load_config(None, ["report.num_resamples=500", *settings])
-    return compare_answers(str(a), str(b), config, output, Terminal(quiet=True))[0]
+    return compare(a, b, config=config, output=output).document
 
 
 def metrics(document: dict[str, Any]) -> dict[str, Any]:
@@ -310,15 +310,15 @@ def test_what_a_run_measured_before_it_was_cut_off_is_taken_as_it_is_unless_the_
     general.write_text("The capital of France is Paris.\n")
     measured: list[str] = []
 
-    def measure(job: Job, name: str) -> Any:
-        had = job.run.read_rows(f"general/{name}.jsonl")
-        found = MEASURE(job, name)
-        measured.append(f"{name}: {'again' if had == job.run.read_rows(f'general/{name}.jsonl') else 'anew'}")
+    def measure(run: Any, engine: Any, name: str) -> Any:
+        had = run.folder.read_rows(f"general/{name}.jsonl")
+        found = MEASURE(run, engine, name)
+        measured.append(f"{name}: {'again' if had == run.folder.read_rows(f'general/{name}.jsonl') else 'anew'}")
         if len(measured) in (1, 2):
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(Job, "measure_general", measure)
+    monkeypatch.setattr(measuring, "_measure_general", measure)
     for attempt in range(3):
         if attempt == 2:
             general.write_text("Another text.\n")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tuneful.chatting import converse
 
+from tuneful.commands.chat import ChatSession, converse
 from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.encoding.encode import Encoder
@@ -21,7 +21,7 @@ from tuneful.judge.client import Question
 from tuneful.judge.local import ModelJudge
 from tuneful.types import Conversation, Turn
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CONVERSATIONS = [
     Conversation("", (Turn(f"Say {word}.", "", "x"),), f"rows.json:{line}")
     for line, word in enumerate(("red", "green", "blue", "pink", "grey", "gold"), 1)
@@ -31,7 +31,7 @@ CONVERSATIONS = [
 @pytest.fixture(scope="module")
 def speaker(tiny_llama):
     settings = ["generate.max_new_tokens=6", "generate.batch_size=4", "generate.temperature=1", "model.dtype=float32"]
-    return LoadedModel.load(load_config(None, [f"model.name_or_path={tiny_llama}", *settings]), Terminal(quiet=True))
+    return LoadedModel.load(load_config(None, [f"model.name_or_path={tiny_llama}", *settings]))
 
 
 def answer_all_of(speaker):
@@ -131,25 +131,28 @@ def test_kill_9_at_random_changes_nothing(tmp_path):
 
 def talked(speaker, monkeypatch, capsys, lines, **others):
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-    converse(speaker, Terminal(), **others)
+    terminal = Terminal()
+    converse(ChatSession(speaker, terminal, **others), terminal)
     return capsys.readouterr()
 
 
 def test_a_pipe_gets_an_answer_a_line_and_the_model_sees_the_whole_conversation(speaker, monkeypatch, capsys):
     said = talked(speaker, monkeypatch, capsys, ["Say red.", "", "Say it again."])
-    first = "".join(speaker.stream("", (), "Say red."))
-    second = "".join(speaker.stream("", (Turn("Say red.", "", first),), "Say it again."))
+    first = "".join(speaker.stream(question("", (), "Say red.")))
+    second = "".join(speaker.stream(question("", (Turn("Say red.", "", first),), "Say it again.")))
     assert said.out == f"{first}\n{second}\n"
 
 
 def test_reset_forgets_and_system_stays(speaker, monkeypatch, capsys):
     said = talked(speaker, monkeypatch, capsys, ["Say red.", "/reset", "Say blue."], system="Be brief.")
     assert said.out == "".join(
-        f"{''.join(speaker.stream('Be brief.', (), f'Say {word}.'))}\n" for word in ("red", "blue")
+        f"{''.join(speaker.stream(question('Be brief.', (), f'Say {word}.')))}\n" for word in ("red", "blue")
     )
     assert "forgotten" in said.err
     said = talked(speaker, monkeypatch, capsys, ["/system Be kind.", "Say red.", "/system", "Say red."])
-    assert said.out == "".join(f"{''.join(speaker.stream(system, (), 'Say red.'))}\n" for system in ("Be kind.", ""))
+    assert said.out == "".join(
+        f"{''.join(speaker.stream(question(system, (), 'Say red.')))}\n" for system in ("Be kind.", "")
+    )
 
 
 def test_a_saved_conversation_is_a_record(speaker, monkeypatch, capsys, tmp_path):
@@ -197,7 +200,7 @@ def test_train_generate_chat_and_a_judge_render_a_prompt_byte_for_byte_alike(
 ):
     """What reaches the model, token for token, in each of the four."""
     settings = [f"model.name_or_path={tiny_llama}", f"template.name={template}", "generate.max_new_tokens=2"]
-    speaker = LoadedModel.load(load_config(None, [*settings, "model.dtype=float32"]), Terminal(quiet=True))
+    speaker = LoadedModel.load(load_config(None, [*settings, "model.dtype=float32"]))
     given = []
     hook = speaker.model.register_forward_pre_hook(
         lambda module, args, kwargs: given.append(kwargs["input_ids"][0].tolist()), with_kwargs=True
@@ -212,7 +215,7 @@ def test_train_generate_chat_and_a_judge_render_a_prompt_byte_for_byte_alike(
         conversation = question(system, (), message)
         example = Encoder(speaker.encoder.text, 1024).example(conversation)
         trained_on = example.token_ids[: example.num_prompt_tokens].tolist()
-        streamed = asked(lambda: list(speaker.stream(system, (), message)))  # noqa: B023
+        streamed = asked(lambda: list(speaker.stream(question(system, (), message))))  # noqa: B023
         in_a_file = asked(lambda: answered(speaker, tmp_path / f"{len(message)}.jsonl", [conversation]))  # noqa: B023
         in_a_chat = asked(lambda: talked(speaker, monkeypatch, capsys, [message], system=system))  # noqa: B023
         judge = ModelJudge("model:it", {}, answer_all_of(speaker))

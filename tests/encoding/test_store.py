@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from tuneful import api
+import tuneful
 from tuneful.config import load_config
-from tuneful.data import prepare
 from tuneful.data.read import DataStream, Record, stream_data
+from tuneful.encoding import prepare
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.encode import Encoder, TextEncoder
 from tuneful.encoding.prepare import Dataset, describe, make_encoder, prepare_data
@@ -227,7 +227,7 @@ def test_a_run_from_disk_is_the_run_from_memory(
         cache = tmp_path / f"cache-{in_memory}"
         monkeypatch.setenv("TUNEFUL_CACHE", str(cache))
         monkeypatch.setattr(prepare, "MAX_IN_MEMORY", in_memory)
-        run = api.run(str(laboratory.file), config=config, output=tmp_path / str(in_memory)).path
+        run = tuneful.run(str(laboratory.file), config=config, output=tmp_path / str(in_memory)).path
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         files = [run / "data" / f"{name}.jsonl" for name in ("train", "validation", "test", "refused")]
         files += [run / "data.json", run / "answers" / "tuned.jsonl", run / "model" / "model.safetensors"]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuneful.evaluation import compare as compare_module
 from tuneful.evaluation.compare import (
     FORGETTING,
     METRICS,
@@ -24,7 +25,6 @@ from tuneful.evaluation.compare import (
 )
 from tuneful.evaluation.metrics import AnswerScores
 from tuneful.evaluation.statistics import resampled_differences
-from tuneful.judge import compare as compare_module
 
 SURFACE = [spec for spec in METRICS if spec.name != "judge_score"]
 """The metrics that need no judge."""

@@ -18,7 +18,7 @@ import pytest
 import torch
 from benchmarks.hostile_judge import serving
 
-from tuneful import api
+import tuneful
 from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
 from tuneful.data.read import read_data
@@ -37,10 +37,9 @@ from tuneful.judge.local import resolve_settings
 from tuneful.judge.questions import load_prompt
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
-from tuneful.runs.job import set_dropout
 from tuneful.runs.method import begin_method
 from tuneful.train.distributed import choose_strategy
-from tuneful.train.layout import choose_layout
+from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.loop import Evaluation, Step, Training
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Conversation, Example, Turn
@@ -113,7 +112,9 @@ class Laboratory:
         dtype = choose_dtype(config.model.dtype, choose_device("cpu"), self.folder)
         layout = choose_layout(model, data.train.examples, config.train, dtype)
         optimizer = AdamW(model, config.train, dtype)
-        events = list(Training(model, optimizer, data.train.examples, data.validation.examples, config.train, layout).run())
+        events = list(
+            Training(model, optimizer, data.train.examples, data.validation.examples, config.train, layout).run()
+        )
         optimizer.masters_to_model()
         steps = [
             {key: value for key, value in asdict(event).items() if key != "step_seconds"}
@@ -127,14 +128,14 @@ class Laboratory:
     def checkpoints(self, *settings: str) -> list[str]:
         """The names of the checkpoints that a whole training leaves."""
         output = Path(tempfile.mkdtemp(dir=self.folder))
-        api.train(str(self.file), config=self.config("data.on_error=skip", *settings), output=output)
+        tuneful.train(str(self.file), config=self.config("data.on_error=skip", *settings), output=output)
         return sorted(path.name for path in (output / "checkpoints").glob("*"))
 
     def whole(self, *settings: str) -> dict[str, Any]:
         """What a whole training leaves: steps without their times, the model's bytes, the ledger of its records."""
         output = Path(tempfile.mkdtemp(dir=self.folder))
         config = self.config("data.on_error=skip", "data.max_length=300", "train.learning_rate=1e-2", *settings)
-        api.train(str(self.file), config=config, output=output)
+        tuneful.train(str(self.file), config=config, output=output)
         rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         return {
             "steps": [{**row, "step_seconds": 0} for row in rows if "loss" in row],

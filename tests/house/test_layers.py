@@ -1,95 +1,123 @@
-"""The house: imports point down, each heavy dependency has one door, and nothing opens what it must not."""
+"""The house: imports point down and run in no circle, each heavy dependency has one door, and nothing opens what it must not."""
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.house import arrows
 
 import tuneful
-from tuneful import api
+from tuneful import cli
 
 SOURCE = Path(tuneful.__file__).parent
-FILES = sorted(SOURCE.rglob("*.py"))
-MODULES = [
-    ".".join(["tuneful", *file.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__") for file in FILES
-]
-ROOMS = {"ground": 0, "data": 1, "model": 2, "train": 3, "infer": 3, "judge": 4, "report": 4, "hall": 5}
-"""A room imports from lower ones and from itself."""
-GROUND = {"config", "types", "errors"}
+FILES = arrows.modules(SOURCE)
+MODULES = sorted(FILES)
+GROUND = ("errors", "types", "config", "console", "files", "signals")
+ORDER = (
+    ("data",),
+    ("encoding",),
+    ("audit",),
+    ("batch",),
+    ("model",),
+    ("train", "infer"),
+    ("evaluation",),
+    ("judge",),
+    ("report", "export"),
+    ("runs",),
+    ("commands",),
+    ("cli", "__main__"),
+)
+"""The rooms over the ground, lowest first; those on one level never import each other."""
+LEVELS = {name: level for level, names in enumerate((GROUND, *ORDER)) for name in names}
+MAX_FILES_AT_THE_TOP = 9
+MAX_LINES = 450
 TRACKERS = ("mlflow", "tensorboard", "torch.utils.tensorboard", "trackio", "wandb")
 DOORS = {
     "torch.distributed": {"tuneful.train.distributed"},
     "peft": {"tuneful.model.lora"},
-    "gguf": {"tuneful.model.gguf", "tuneful.model.load", "tuneful.model.builtin"},
-    "pyarrow": {"tuneful.data.tables"},
-    "fastapi": {"tuneful.serve"},
-    "uvicorn": {"tuneful.serve"},
+    "gguf": {"tuneful.model.gguf"},
+    "pyarrow": {"tuneful.data.tables", "tuneful.data.compression"},
     "httpx2": {"tuneful.judge.client"},
     "xllamacpp": {"tuneful.judge.local"},
     **{name: {"tuneful.runs.trackers"} for name in TRACKERS},
 }
 
 
-def room(module: str) -> str:
-    parts = module.split(".")
-    if len(parts) == 1 or parts[1] in GROUND:
-        return "ground"
-    return parts[1] if parts[1] in ROOMS else "hall"
-
-
-def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """(module, whether it is for type checking only) of every import of `file`, wherever it stands."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    typing_only = {
-        node
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
-        for node in ast.walk(branch)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                yield name.name, node in typing_only
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(MODULES[FILES.index(file)].split(".")[: -node.level]) if node.level else ""
-            origin = ".".join(filter(None, [base, node.module]))
-            for name in node.names:
-                dotted = f"{origin}.{name.name}"
-                yield (dotted if dotted in MODULES else origin), node in typing_only
+@cache
+def imports(module: str) -> list[tuple[str, bool]]:
+    return list(arrows.imports(module, FILES))
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
-    own = room(module)
-    for imported, typing_only in imports(FILES[MODULES.index(module)]):
+    own = arrows.room(module)
+    for imported, typing_only in imports(module):
         if imported.split(".")[0] != "tuneful" or imported == "tuneful" or typing_only:
             continue
-        other = room(imported)
-        assert ROOMS[other] < ROOMS[own] or other == own, f"{module} ({own}) imports {imported} ({other})"
+        other = arrows.room(imported)
+        assert own == other or LEVELS[other] < LEVELS[own] or {own, other} <= set(GROUND), (
+            f"{module} imports {imported}"
+        )
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert arrows.circles(arrows.graph(SOURCE)) == []
+
+
+def test_a_circle_and_an_import_that_points_up_are_found(tmp_path: Path) -> None:
+    package = tmp_path / "tuneful"
+    for name, text in {
+        "__init__": "",
+        "data.__init__": "",
+        "data.rows": "from tuneful.data import files",
+        "data.files": "def read():\n    from tuneful.data.rows import Row",
+        "runs.__init__": "import tuneful.data.rows",
+    }.items():
+        file = package.joinpath(*name.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    found = arrows.graph(package)
+    assert arrows.circles(found) == [["tuneful.data.files", "tuneful.data.rows"]]
+    assert found["tuneful.runs"] == {"tuneful.data.rows"}
+
+
+def test_every_room_has_its_place_and_the_top_is_no_hall() -> None:
+    at_the_top = [name for name, file in FILES.items() if file.parent == SOURCE]
+    assert len(at_the_top) <= MAX_FILES_AT_THE_TOP, at_the_top
+    assert {arrows.room(name) for name in MODULES if name != "tuneful"} <= LEVELS.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_longer_than_a_reader_finishes(module: str) -> None:
+    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 def test_training_and_generation_never_import_each_other() -> None:
-    for module, file in zip(MODULES, FILES, strict=True):
-        for imported, _ in imports(file):
-            assert not (room(module) == "train" and imported.startswith("tuneful.infer")), module
-            assert not (room(module) == "infer" and imported.startswith("tuneful.train")), module
+    for module in MODULES:
+        for imported, _ in imports(module):
+            assert {arrows.room(module), arrows.room(imported)} != {"train", "infer"}, f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize("dependency", DOORS)
 def test_a_heavy_dependency_has_one_door(dependency: str) -> None:
-    for module, file in zip(MODULES, FILES, strict=True):
-        for imported, typing_only in imports(file):
+    used = False
+    for module in MODULES:
+        for imported, typing_only in imports(module):
             if (imported == dependency or imported.startswith(dependency + ".")) and not typing_only:
-                assert any(module == door or module.startswith(door + ".") for door in DOORS[dependency]), module
+                assert module in DOORS[dependency], module
+                used = True
+    assert used or dependency in ("tensorboard", "gguf"), f"{dependency} is imported nowhere"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -134,7 +162,7 @@ def test_every_public_name_says_what_it_does(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_keeps_state(module: str) -> None:
     """Nothing assigns to a global from inside a function; what is mutable at module level is written in capitals."""
-    tree = ast.parse(FILES[MODULES.index(module)].read_text(encoding="utf-8"))
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
     mutable = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
     for node in tree.body:
@@ -152,8 +180,8 @@ TELEMETRY = ("posthog", "sentry_sdk", "mixpanel", "analytics", "scarf")
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_reads_a_pickle_runs_a_models_code_or_phones_home(module: str) -> None:
-    file = FILES[MODULES.index(module)]
-    for imported, _ in imports(file):
+    file = FILES[module]
+    for imported, _ in imports(module):
         assert imported not in FORBIDDEN, imported
         assert not imported.startswith(TELEMETRY), imported
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -167,7 +195,7 @@ def test_nothing_reads_a_pickle_runs_a_models_code_or_phones_home(module: str) -
 
 
 def test_a_tracker_is_imported_inside_the_function_that_was_asked_for_it() -> None:
-    tree = ast.parse((SOURCE / "tracking.py").read_text(encoding="utf-8"))
+    tree = ast.parse((SOURCE / "runs" / "trackers.py").read_text(encoding="utf-8"))
     openers = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     at_home = {node for opener in openers for node in ast.walk(opener)}
     found = set()
@@ -181,8 +209,33 @@ def test_a_tracker_is_imported_inside_the_function_that_was_asked_for_it() -> No
 
 
 def test_the_public_names_are_a_sorted_and_whole_list() -> None:
-    assert api.__all__ == sorted(api.__all__)
-    assert set(api.__all__) == {name for name, _ in public(api)}
+    assert tuneful.__all__ == sorted(tuneful.__all__)
+    homes = {name for names in tuneful._HOMES.values() for name in names}
+    assert set(tuneful.__all__) == homes | {"__version__"}
+    for name in tuneful.__all__:
+        assert getattr(tuneful, name) is not None, name
+    commands = set(cli.COMMANDS)
+    assert commands <= homes, "every command is a function of the same name"
+
+
+def test_a_command_that_shares_its_name_with_a_room_stays_a_command_whatever_is_imported() -> None:
+    program = (
+        "import tuneful, tuneful.train.loop, tuneful.report.build as build\n"
+        "assert tuneful.train.__name__ == 'train' and tuneful.report.__name__ == 'report'\n"
+        "assert tuneful.train.loop.Training and build.build_report\n"
+        "from tuneful.train import loop, loss\n"
+        "assert loss.micro_batch_loss and tuneful.train.loss is loss\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_importing_the_package_is_quick_and_keeps_the_hub_from_phoning_home() -> None:
+    program = (
+        "import sys, os, time\nos.environ.pop('HF_HUB_DISABLE_TELEMETRY', None)\nimport tuneful\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'typer'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nassert os.environ['HF_HUB_DISABLE_TELEMETRY'] == '1'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def loaded_by(*arguments: str) -> set[str]:

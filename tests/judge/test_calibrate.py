@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.judge.test_judge import Scripted
+from tests.judge.test_verdicts import Scripted
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import DataError

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuneful.evaluating import _load_judge_model
 
 from tuneful.config import JudgeConfig, load_config
 from tuneful.console import Terminal
@@ -17,6 +16,7 @@ from tuneful.judge.calibrate import injections
 from tuneful.judge.client import Judge, NoReply, Question, openai_judge
 from tuneful.judge.local import GgufJudge, open_judge, resolve_settings
 from tuneful.judge.questions import Item
+from tuneful.judge.run import load_judge_model
 from tuneful.judge.verdicts import ReplyCache, judge_items, summarise
 from tuneful.model.builtin import builtin_gguf
 
@@ -80,7 +80,7 @@ def model_judge(folder: Path, *settings: str) -> tuple[Judge, JudgeConfig]:
     config = load_config(None, [f"judge.model=model:{folder}", "model.dtype=float32", *settings])
     resolved = resolve_settings(config.judge)
     assert resolved.reply_format == "text"
-    return open_judge(resolved, lambda name: _load_judge_model(name, config, Terminal(quiet=True))), resolved
+    return open_judge(resolved, lambda name: load_judge_model(name, config, Terminal(quiet=True))), resolved
 
 
 def test_a_model_folder_judges_in_process(tiny_llama: Path, tmp_path: Path) -> None:

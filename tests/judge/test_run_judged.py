@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving, tags
-from tuneful.evaluating import judge_run
 
-from tuneful import api
+import tuneful
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, JudgeError
+from tuneful.judge.run import judge_run
 
 ROWS = [
     {"instruction": f"Say {word} {num} times.", "input": "", "output": " ".join([word] * num)}
@@ -74,7 +74,7 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_is_judged_before_and_after(double: Double, data: str, tiny_llama: Path, tmp_path: Path) -> None:
-    result = api.run(data, config=settings(tiny_llama), output=tmp_path / "run")
+    result = tuneful.run(data, config=settings(tiny_llama), output=tmp_path / "run")
     base, tuned = (rows_of(tmp_path / "run" / "scores" / f"{name}.jsonl") for name in ("base", "tuned"))
     answered = rows_of(tmp_path / "run" / "answers" / "base.jsonl")
     assert [row["source"] for row in base] == [row["source"] for row in tuned] == [row["source"] for row in answered]
@@ -102,12 +102,12 @@ def test_a_judge_that_is_not_there_is_noticed_before_the_work(
 ) -> None:
     double.gone = True
     with pytest.raises(JudgeError, match="Ollama is not to be reached"):
-        api.run(data, config=settings(tiny_llama), output=tmp_path / "run")
+        tuneful.run(data, config=settings(tiny_llama), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_gate_on_the_judge_needs_a_judge(data: str, tiny_llama: Path, tmp_path: Path) -> None:
     config = settings(tiny_llama, "judge.model=null", "report.gate=judge_score>=0")
     with pytest.raises(ConfigError, match=r"needs a judge, and judge\.model names none"):
-        api.run(data, config=config, output=tmp_path / "run")
+        tuneful.run(data, config=config, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()

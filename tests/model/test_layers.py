@@ -363,7 +363,7 @@ def test_a_layer_that_is_made_otherwise_is_computed_by_its_parts(change, count):
         {"hidden": torch.ones(1, 5, 64)},
         {"hidden": torch.ones(2, 5, 64, dtype=BFLOAT16)},
     ],
-    ids=str,
+    ids=lambda change: "-".join(change) or "nothing",
 )
 def test_a_call_with_anything_else_is_computed_by_the_parts(change, count):
     model = make()

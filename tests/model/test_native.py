@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from tests.engine import random_records, train_config
-from tuneful.doctor import examine
 
 from tuneful.batch.trie import build_trie
+from tuneful.commands.doctor import doctor
 from tuneful.model import native
 from tuneful.model.attention_native import NativeAttention, lay_out_lanes
 from tuneful.model.blocks import cut_blocks
@@ -69,7 +69,7 @@ def test_without_a_compiler_torch_computes_and_the_doctor_says_what_is_missing(a
     monkeypatch.delenv("CC", raising=False)
     assert native.kernels(CPU, torch.float32) is None
     assert "no C compiler" in native.describe()
-    assert "no C compiler" in examine()["kernels"]
+    assert "no C compiler" in doctor()["kernels"]
 
 
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(afresh, monkeypatch):

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tuneful import api
+import tuneful
 from tuneful.config import load_config
-from tuneful.runs.job import Job
+from tuneful.runs import measure
 
 
 class CutOffError(Exception):
@@ -27,16 +28,16 @@ def data(tmp_path: Path) -> Path:
 def test_a_run_cut_off_while_it_answers_has_saved_its_model_and_answers_as_it_trained(
     data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    answer_test_set = Job.answer_test_set
+    answer_test_set = measure._answer_test_set
     seen: list[torch.dtype] = []
 
-    def cut_off(job: Job, name: str) -> object:
-        seen.append(job.model.dtype)
+    def cut_off(run: Any, engine: Any, name: str) -> object:
+        seen.append(run.model.dtype)
         if name == "tuned":
             raise CutOffError
-        return answer_test_set(job, name)
+        return answer_test_set(run, engine, name)
 
-    monkeypatch.setattr(Job, "answer_test_set", cut_off)
+    monkeypatch.setattr(measure, "_answer_test_set", cut_off)
     config = load_config(
         overrides=[
             f"model.name_or_path={tiny_llama}",
@@ -46,7 +47,7 @@ def test_a_run_cut_off_while_it_answers_has_saved_its_model_and_answers_as_it_tr
         ]
     )
     with pytest.raises(CutOffError):
-        api.run(str(data), config=config, output=tmp_path / "run")
+        tuneful.run(str(data), config=config, output=tmp_path / "run")
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     assert seen == [getattr(torch, dtype)] * 2
     assert json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))["findings"] == []

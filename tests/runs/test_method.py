@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tuneful import api
+import tuneful
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
 from tuneful.model.quantize import refuse_4_bits
-from tuneful.runs.job import Job
+from tuneful.runs import training
 from tuneful.runs.method import Method, method_in_words, rates_in_words
 
 ROWS = [{"instruction": f"Say {number}.", "input": "", "output": f"It is {number}."} for number in range(24)]
@@ -69,7 +69,7 @@ def test_settings_of_an_adapter_without_one_are_refused():
 
 def test_4_bits_need_a_cuda_device(data, tiny_llama, tmp_path):
     with pytest.raises(ConfigError, match=r"qlora needs a CUDA device.*use train\.method=lora"):
-        api.train(str(data), config=config(tiny_llama, "train.method=qlora"), output=tmp_path / "run")
+        tuneful.train(str(data), config=config(tiny_llama, "train.method=qlora"), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
@@ -81,14 +81,14 @@ def test_a_tracker_that_is_missing_stops_a_run_before_anything_is_written(data, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ConfigError, match=r"pip install 'tuneful\[wandb\]'"):
-            api.train(str(data), config=config(tiny_llama, "train.report_to=wandb"), output=tmp_path / "run")
+            tuneful.train(str(data), config=config(tiny_llama, "train.report_to=wandb"), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_model_that_is_shipped_is_its_base_with_the_adapter_that_is_shipped(dtype, data, tiny_llama, tmp_path):
-    result = api.run(str(data), config=config(tiny_llama, *LORA, f"model.dtype={dtype}"), output=tmp_path / "run")
+    result = tuneful.run(str(data), config=config(tiny_llama, *LORA, f"model.dtype={dtype}"), output=tmp_path / "run")
     merged = AutoModelForCausalLM.from_pretrained(result.model).eval()
     base = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
     ids = torch.tensor([[5, 9, 12, 44]])
@@ -104,8 +104,8 @@ def test_the_model_that_is_shipped_is_its_base_with_the_adapter_that_is_shipped(
 
 def test_a_run_with_an_adapter_that_was_cut_off_ends_as_if_it_had_not_been(data, tiny_llama, tmp_path, monkeypatch):
     settings = config(tiny_llama, *LORA, "data.replay=starter", "data.max_length=300", "train.save_steps=2")
-    api.train(str(data), config=settings, output=tmp_path / "straight")
-    save, calls = Job._save_checkpoint, []
+    tuneful.train(str(data), config=settings, output=tmp_path / "straight")
+    save, calls = training._save_checkpoint, []
 
     def cut_off(job, *arguments):
         save(job, *arguments)
@@ -113,12 +113,12 @@ def test_a_run_with_an_adapter_that_was_cut_off_ends_as_if_it_had_not_been(data,
         if len(calls) == 2:
             raise CutOffError
 
-    monkeypatch.setattr(Job, "_save_checkpoint", cut_off)
+    monkeypatch.setattr(training, "_save_checkpoint", cut_off)
     with pytest.raises(CutOffError):
-        api.train(str(data), config=settings, output=tmp_path / "cut")
+        tuneful.train(str(data), config=settings, output=tmp_path / "cut")
     saved = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
     assert all(".lora_" in name for name in load_file(saved / "weights.safetensors"))
-    monkeypatch.setattr(Job, "_save_checkpoint", save)
-    api.train(str(data), config=settings, output=tmp_path / "cut")
+    monkeypatch.setattr(training, "_save_checkpoint", save)
+    tuneful.train(str(data), config=settings, output=tmp_path / "cut")
     for file in ("adapter/adapter_model.safetensors", "model/model.safetensors", "records.jsonl"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes(), file

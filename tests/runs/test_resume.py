@@ -17,15 +17,16 @@ from typing import Any
 
 import pytest
 
-from tuneful import api
 from tuneful.cli import main
+from tuneful.commands import run as api
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
 from tuneful.errors import CheckpointError, ConfigError, TunefulError
+from tuneful.runs import measure
 from tuneful.runs.folder import RunDir
-from tuneful.runs.job import Job
 from tuneful.signals import Interrupted
 from tuneful.train import checkpoint, loop
+from tuneful.train.loop import Training
 from tuneful.train.optimizer import learning_rate
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
@@ -83,15 +84,15 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def cut_off_after(num_events: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The training ends, without a word to anybody, when it has handed out so many events."""
-    finetune = loop.finetune
+    run = Training.run
 
-    def shorter(*arguments: Any, **named: Any) -> Any:
-        for number, event in enumerate(Training(*arguments, **named).run(), start=1):
+    def shorter(training: Training) -> Any:
+        for number, event in enumerate(run(training), start=1):
             if number > num_events:
                 raise CutOffError
             yield event
 
-    monkeypatch.setattr("tuneful.runs.job.finetune", shorter)
+    monkeypatch.setattr(Training, "run", shorter)
 
 
 def begin(data: Path, config: Config, folder: Path, num_events: int) -> None:
@@ -132,20 +133,20 @@ def test_what_is_finished_is_not_done_again(
     straight: Path, data: Path, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered: list[str] = []
-    answer = Job.answer_test_set
+    answer = measure._answer_test_set
 
-    def cut_off(job: Job, name: str) -> object:
+    def cut_off(run: Any, engine: Any, name: str) -> object:
         answered.append(name)
         if name == "tuned" and answered.count("tuned") == 1:
             raise CutOffError
-        return answer(job, name)
+        return answer(run, engine, name)
 
-    monkeypatch.setattr(Job, "answer_test_set", cut_off)
+    monkeypatch.setattr(measure, "_answer_test_set", cut_off)
     config = load_config(None, settings)
     with pytest.raises(CutOffError):
         api.run(str(data), config=config, output=tmp_path / "run")
     seen = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in ("answers/base.jsonl", "metrics.jsonl")}
-    monkeypatch.setattr("tuneful.runs.job.finetune", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(Training, "run", lambda *_: pytest.fail("trained again"))
     api.run(str(data), config=config, output=tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(straight)
     assert seen == {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in seen}
@@ -235,7 +236,7 @@ def test_a_machine_that_computes_otherwise_is_said(
 ) -> None:
     shutil.copytree(stopped, tmp_path / "run")
     begun = json.loads((tmp_path / "run" / "run.json").read_text())["choices"]
-    monkeypatch.setattr(Job, "_kernels", lambda job: "borrowed")
+    monkeypatch.setattr("tuneful.runs.setup.kernels_in_use", lambda device: "borrowed")
     monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     heard = Heard()
     api.run(str(data), config=load_config(None, settings), output=tmp_path / "run", terminal=heard)
@@ -253,7 +254,7 @@ def test_a_run_begun_before_there_were_compiled_kernels_goes_on_and_says_so(
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     del record["choices"]["kernels"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr(Job, "_kernels", lambda job: "compiled")
+    monkeypatch.setattr("tuneful.runs.setup.kernels_in_use", lambda device: "compiled")
     heard = Heard()
     api.run(str(data), config=load_config(None, settings), output=tmp_path / "run", terminal=heard)
     assert "begun with torch's kernels, going on with compiled kernels" in heard
@@ -459,7 +460,7 @@ def test_a_disk_without_room_for_what_is_asked_is_refused_before_the_first_step(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=500_000))
-    monkeypatch.setattr("tuneful.runs.job.finetune", lambda *_, **__: pytest.fail("a step was taken"))
+    monkeypatch.setattr(Training, "run", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(ConfigError, match=r"GB of disk are free.*train.save_steps=2 writes up to 3: .* GB are needed"):
         api.train(str(data), config=load_config(None, settings), output=tmp_path / "run")
 
@@ -485,7 +486,7 @@ def test_a_disk_that_is_full_in_the_middle_is_one_message_and_the_run_goes_on_la
 
 def test_runs_killed_at_any_moment_end_in_the_same_bits() -> None:
     """A short one of the benchmark: real processes, SIGKILL."""
-    program = Path(__file__).parents[1] / "benchmarks" / "kill.py"
+    program = Path(__file__).parents[2] / "benchmarks" / "kill.py"
     done = subprocess.run(
         [sys.executable, str(program), "--kills", "6", "--modes", "accumulated"],
         capture_output=True,
@@ -502,21 +503,21 @@ def test_runs_killed_at_any_moment_end_in_the_same_bits() -> None:
 
 
 PHASES = {
-    "reading the data": ("tuneful.runs.job.prepare_data", 1),
-    "the proof": ("tuneful.runs.job.choose_layout", 1),
-    "the answers before": ("tuneful.runs.job.answer_rows", 1),
-    "the references before": ("tuneful.runs.job.record_nll", 1),
+    "reading the data": ("tuneful.runs.setup.prepare_data", 1),
+    "the proof": ("tuneful.runs.setup.choose_layout", 1),
+    "the answers before": ("tuneful.runs.measure.answer_rows", 1),
+    "the references before": ("tuneful.runs.measure.record_nll", 1),
     "the first evaluation": ("tuneful.train.loop.mean_loss", 1),
-    "the first sample": ("tuneful.runs.job.answer", 1),
+    "the first sample": ("tuneful.runs.training.answer", 1),
     "a step": ("tuneful.train.loop.learning_rate", 5),
     "another evaluation": ("tuneful.train.loop.mean_loss", 3),
-    "another sample": ("tuneful.runs.job.answer", 3),
+    "another sample": ("tuneful.runs.training.answer", 3),
     "saving a checkpoint": ("tuneful.train.checkpoint._write", 4),
-    "saving the model": ("tuneful.runs.job.save_model", 1),
-    "comparing the saved model": ("tuneful.runs.job.verify_export", 1),
-    "the answers after": ("tuneful.runs.job.answer_rows", 2),
-    "the references after": ("tuneful.runs.job.record_nll", 2),
-    "the comparison": ("tuneful.runs.job.compare_models", 1),
+    "saving the model": ("tuneful.runs.training.save_model", 1),
+    "comparing the saved model": ("tuneful.runs.training.verify_export", 1),
+    "the answers after": ("tuneful.runs.measure.answer_rows", 2),
+    "the references after": ("tuneful.runs.measure.record_nll", 2),
+    "the comparison": ("tuneful.runs.measure.compare_models", 1),
 }
 """A function that each phase calls, and which of its calls that is."""
 

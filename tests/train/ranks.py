@@ -50,7 +50,9 @@ def train(world):
         return take(rate)
 
     optimizer.step = step
-    events = list(Training(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), world=world).run())
+    events = list(
+        Training(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), world=world).run()
+    )
     return {
         "gradient": first,
         "weight": {name: whole(parameter).detach() for name, parameter in model.named_parameters()},

@@ -125,7 +125,9 @@ def test_a_sample_is_asked_for_at_each_evaluation():
         return Answer("p", "t", (1,), "stop", "a.json:1")
 
     model, config = tiny_model(), train_config(batch_size=2, max_steps=4, eval_steps=2)
-    events = list(Training(model, AdamW(model, config, torch.float32), random_records(4), [], config, TRIE, sample).run())
+    events = list(
+        Training(model, AdamW(model, config, torch.float32), random_records(4), [], config, TRIE, sample).run()
+    )
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     assert asked == [0, 2, 4]
     assert all(event.sample is not None and event.validation_loss is None for event in evaluations)
@@ -241,7 +243,9 @@ def test_a_training_interrupted_before_any_micro_batch_goes_on_to_the_same_bits(
             raise StopError
 
     with pytest.raises(StopError):
-        seen.extend(Training(other, optimizer, examples, validation, config, layout, state=state, should_stop=between).run())
+        seen.extend(
+            Training(other, optimizer, examples, validation, config, layout, state=state, should_stop=between).run()
+        )
     seen = []  # what was seen before is told by `state`
     resumed = State(**asdict(state))
     seen.extend(Training(other, optimizer, examples, validation, config, layout, state=resumed).run())

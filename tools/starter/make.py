@@ -13,7 +13,9 @@ import json
 import random
 import sys
 
-from . import editing, facts, formats, numbers, path, reading, rewriting, words, writing
+from tuneful.data.sources import STARTER_FILE
+
+from . import editing, facts, formats, numbers, reading, rewriting, words, writing
 from .record import Record
 
 SEED = 1867
@@ -62,11 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file differs")
     text = render(records()).encode()
     if not parser.parse_args(arguments).check:
-        path().write_bytes(text)
+        STARTER_FILE.write_bytes(text)
         return 0
-    if path().exists() and path().read_bytes() == text:
+    if STARTER_FILE.exists() and STARTER_FILE.read_bytes() == text:
         return 0
-    print(f"{path()} differs from what the program writes; run it without --check", file=sys.stderr)
+    print(f"{STARTER_FILE} differs from what the program writes; run it without --check", file=sys.stderr)
     return 1
 
 

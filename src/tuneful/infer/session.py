@@ -21,6 +21,7 @@ from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
 from tuneful.errors import ConfigError
 from tuneful.files import cache_root
 from tuneful.infer.generate import answer, stream
+from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.types import Answer, Conversation, Turn
@@ -36,7 +37,7 @@ class LoadedModel:
     folder: Path
 
     @classmethod
-    def load(cls, config: Config, notify: Callable[[str], None]) -> LoadedModel:
+    def load(cls, config: Config, notify: Callable[[str], None] = ignore) -> LoadedModel:
         """The model that `config` names, on its device and in its precision; `notify` is told what takes a while.
 
         The template is the one that the model's folder names, unless `config` asks for another. Raises InputError.
