@@ -38,7 +38,7 @@ from tuneful.judge.verdicts import ReplyCache, judge_items
 from tuneful.runs.environment import describe_machine
 from tuneful.types import Verdict
 
-Wire = Literal["ollama", "openai"]
+Backend = Literal["ollama", "openai"]
 MODEL = "judge-8b"
 DEADLINE_SECONDS = 1.5
 SLACK_SECONDS = 1.0  # beyond the deadline, for a busy machine to notice
@@ -56,7 +56,7 @@ class Request:
     body: Mapping[str, Any]
 
     @property
-    def wire(self) -> Wire:
+    def wire(self) -> Backend:
         return "ollama" if self.path.startswith("/api/") else "openai"
 
     @property
@@ -143,7 +143,7 @@ def head(status: int, *lines: str, length: int | None = None) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status} Whatever", "Connection: close", *lines, *sized, "", ""]).encode("latin-1")
 
 
-def honest_body(wire: Wire, text: str, *, model: str = MODEL, prompt_tokens: int = 900, **changed: Any) -> bytes:
+def honest_body(wire: Backend, text: str, *, model: str = MODEL, prompt_tokens: int = 900, **changed: Any) -> bytes:
     """A whole reply saying `text`, streamed piece by piece where the wire does; `changed` keys of the last object."""
     if wire == "openai":
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -441,7 +441,7 @@ async def _then_silence(scene: Scene, first: bytes) -> None:
     await scene.silence()
 
 
-def behaviours(wire: Wire, reply_format: str) -> dict[str, Behaviour]:
+def behaviours(wire: Backend, reply_format: str) -> dict[str, Behaviour]:
     """What can happen on a wire under a form of reply."""
     found = dict(BEHAVIOURS)
     if wire == "ollama":
@@ -484,7 +484,9 @@ class Round:
     complaints: tuple[str, ...]
 
 
-def play_round(wire: Wire, reply_format: str, items: range, ledger: Ledger, seed: int, concurrency: int = 64) -> Round:
+def play_round(
+    wire: Backend, reply_format: str, items: range, ledger: Ledger, seed: int, concurrency: int = 64
+) -> Round:
     """Judge `items` on a hostile server, and hold the verdicts against its ledger."""
     known = behaviours(wire, reply_format)
     names = sorted(known)
@@ -513,7 +515,9 @@ def play_round(wire: Wire, reply_format: str, items: range, ledger: Ledger, seed
     return _reckoned(verdicts, items, ledger, known)
 
 
-def _judged(wire: Wire, origin: str, reply_format: str, items: range, folder: Path, concurrency: int) -> list[Verdict]:
+def _judged(
+    wire: Backend, origin: str, reply_format: str, items: range, folder: Path, concurrency: int
+) -> list[Verdict]:
     settings = JudgeConfig(
         model=f"{wire}/{MODEL}",
         reply_format=reply_format,  # type: ignore[arg-type]

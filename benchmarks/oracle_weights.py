@@ -35,7 +35,7 @@ from tuneful.encoding.encode import Encoder, TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
 RESULTS = Path(__file__).parent / "results"
-TEMPLATES = ("alpaca", "alpaca-paired", "chatml", "phi-3", "own", "file")
+TEMPLATES = ("alpaca", "alpaca-paired", "chatml", "phi-3", "tokenizer", "file")
 TOKENIZERS = ("bytes", "builtin", "gpt2")
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -71,10 +71,10 @@ SNIPPETS += [
 ]
 
 PREAMBLE = "Below is an instruction that describes a task"
-ALONE = ". Write a response that appropriately completes the request."
-PAIRED = ", paired with an input that provides further context" + ALONE
+SINGLE_PROCESS = ". Write a response that appropriately completes the request."
+PAIRED = ", paired with an input that provides further context" + SINGLE_PROCESS
 
-OWN = (
+TOKENIZER_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
@@ -139,7 +139,7 @@ def check(tokenizer: Any, template: str, num_conversations: int, seed: int) -> d
         counts["tokens"] += len(example)
         counts["trained"] += int((example.weights > 0).sum())
         why = difference(example, parts, conversation, settings, tokenizer, text)
-        if why is None and template in ("own", "file"):
+        if why is None and template in ("tokenizer", "file"):
             why = unlike_transformers(parts, conversation, tokenizer)
         if why:
             differences.append(f"{conversation.source}: {why}")
@@ -212,7 +212,7 @@ def has(tokenizer: Any, token: str) -> bool:
 
 def alpaca(conversation: Conversation, tokenizer: Any, paired: bool = False) -> Iterator[Part]:
     """The chapter's wording; `paired` with the original's second preamble."""
-    preamble = PREAMBLE + (PAIRED if paired and conversation.turns[0].input else ALONE)
+    preamble = PREAMBLE + (PAIRED if paired and conversation.turns[0].input else SINGLE_PROCESS)
     yield Part(conversation.system or preamble)
     turns = answered(conversation)
     for turn in turns:
@@ -254,7 +254,7 @@ def chatml(conversation: Conversation, tokenizer: Any, default: str = "") -> Ite
 
 
 def own(conversation: Conversation, tokenizer: Any) -> Iterator[Part]:
-    """What the tokenizer brings: the built-in model's, which is ChatML with a system text of its own, or OWN."""
+    """What the tokenizer brings: the built-in model's, which is ChatML with a system text of its own, or TOKENIZER_TEMPLATE."""
     if "SmolLM" in tokenizer.chat_template:
         return chatml(conversation, tokenizer, "You are a helpful AI assistant named SmolLM, trained by Hugging Face")
     return marked(conversation, tokenizer, "<|system|>", "<|user|>", "<|assistant|>", str(tokenizer.eos_token))
@@ -280,7 +280,7 @@ WRITTEN: dict[str, Any] = {
     "phi-3": lambda conversation, tokenizer: marked(
         conversation, tokenizer, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
     ),
-    "own": own,
+    "tokenizer": own,
     "file": file,
 }
 
@@ -371,7 +371,7 @@ def _finished(backend: Any, control: list[str]) -> Any:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=control[0])
-    tokenizer.chat_template = OWN
+    tokenizer.chat_template = TOKENIZER_TEMPLATE
     return tokenizer
 
 

@@ -4,7 +4,7 @@
 
 `other`: the answer of any other record. `near`: the answer of a record that begins alike, of the same kind of task and
 of the same form: the hard case. The program trains the built-in model on the first `--records` of the starter set, two epochs
-at the defaults, `tuneful train` and nothing else; sorts records.jsonl by suspicion, and counts how many of the wrong ones
+at the defaults, `tuneful train` and nothing else; sorts records.jsonl by outlier_score, and counts how many of the wrong ones
 stand in the first 5 %: by chance that would be 5 % of them. Exit code 1 below one half. About four minutes on two cores.
 """
 
@@ -61,7 +61,7 @@ def planted(rows: Sequence[Row], may_be_wrong: Sequence[int], kind: str, share: 
 
 def find(records: Sequence[Row], wrong: set[str]) -> Finding:
     """Where the sources `wrong` stand among the rows of records.jsonl, most suspicious first."""
-    ordered = sorted(records, key=lambda row: -(row["suspicion"] if row["suspicion"] is not None else -1e9))
+    ordered = sorted(records, key=lambda row: -(row["outlier_score"] if row["outlier_score"] is not None else -1e9))
     ranks = [rank for rank, row in enumerate(ordered, start=1) if row["source"] in wrong]
     in_head = sum(rank <= HEAD * len(ordered) for rank in ranks)
     return Finding(len(ordered), len(ranks), in_head / len(ranks), ranks)

@@ -27,14 +27,14 @@ class Signals:
         self.received: int | None = None
         """The number of the last signal."""
         self._may_wait = False
-        self.insisted = False
+        self.second_signal = False
         """Whether a second one came: then there is no time left to save anything."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler: raises Interrupted, unless this is the first signal and it may wait."""
-        self.insisted = self.received is not None
+        self.second_signal = self.received is not None
         self.received = number
-        if self.insisted or not self._may_wait:
+        if self.second_signal or not self._may_wait:
             raise Interrupted(number)
 
     def check(self) -> None:

@@ -81,13 +81,13 @@ class Answer:
     """What a model said to one prompt.
 
     `text` is the parsed response (no stop token, no template text); `token_ids` are the generated ids, the stop token
-    included where there was one. `ended_by` is "stop" where the model ended by itself, "length" where it was cut off.
+    included where there was one. `finish_reason` is "stop" where the model ended by itself, "length" where it was cut off.
     """
 
     prompt: str
     text: str
     token_ids: tuple[int, ...]
-    ended_by: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length"]
     source: str
 
 

@@ -156,7 +156,7 @@ DEFECTS: list[tuple[str, list[dict[str, Any]]]] = [
         ],
     ),
     (
-        "marker_texts",
+        "special_token_texts",
         [record("What does this heading mean in a prompt?", "It opens the answer.", "### Response:")],
     ),
     ("overlap", [record("Which planet has the largest storm in the solar system?", "Jupiter has it.")]),

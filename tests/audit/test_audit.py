@@ -10,11 +10,11 @@ from tests.audit.planted import AGAINST, clean_records, record, write_planted, w
 
 from tuneful.audit.audit import Audit, audit, audit_sides
 from tuneful.audit.findings import KINDS, NEEDS_TOKENS
-from tuneful.audit.fix import write_mended
+from tuneful.audit.fix import write_fixed
 from tuneful.commands import check as checking
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
-from tuneful.data.read import Record, Refusal, read_data, stream_data
+from tuneful.data.read import Record, SkippedRow, read_data, stream_data
 from tuneful.data.split import TEST, TRAIN, VALIDATION
 from tuneful.encoding.encode import Encoder, TextEncoder
 from tuneful.encoding.prepare import make_encoder
@@ -156,7 +156,6 @@ def test_a_run_finds_what_a_check_finds(tmp_path: Path, byte_tokenizer: Any) -> 
         "count",
         "cases",
         "why",
-        "mend",
         "fix",
     }
     assert (run.num_read, run.num_used, run.sides) == (checked.num_read, checked.num_used, checked.sides)
@@ -188,7 +187,7 @@ def test_a_doubled_begin_token_is_found(tmp_path: Path, byte_tokenizer: Any) -> 
     encoder.text.bos_token_ids = [start]  # a tokenizer that begins each text with what the template begins with
     write_rows(tmp_path / "rows.jsonl", clean_records(5))
     found = look(tmp_path / "rows.jsonl", "template.name=chatml", encoder=encoder)
-    assert lines(found)["doubled_begin_tokens"] == {1, 2, 3, 4, 5}
+    assert lines(found)["double_bos"] == {1, 2, 3, 4, 5}
 
 
 def test_an_answer_that_would_merge_with_the_prompt_is_a_note(tmp_path: Path, gpt2_tokenizer: Any) -> None:
@@ -196,7 +195,7 @@ def test_an_answer_that_would_merge_with_the_prompt_is_a_note(tmp_path: Path, gp
     rows[1]["output"] = "\n\n" + rows[1]["output"]  # GPT-2 has a token for two line feeds
     write_rows(tmp_path / "rows.jsonl", rows)
     found = look(tmp_path / "rows.jsonl", encoder=encoder_of(gpt2_tokenizer))
-    assert lines(found) == {"seam_merges": {2}}
+    assert lines(found) == {"boundary_tokenization": {2}}
     assert found.num_findings == 0
 
 
@@ -228,16 +227,16 @@ def test_a_finding_does_not_print_a_secret_or_an_address(tmp_path: Path) -> None
 
 
 def test_every_mended_row_is_accounted_for_and_the_new_file_is_clean_of_what_was_safe(tmp_path: Path) -> None:
-    path, out = tmp_path / "planted.jsonl", tmp_path / "mended.jsonl"
+    path, out = tmp_path / "planted.jsonl", tmp_path / "fixed.jsonl"
     write_planted(path)
     write_rows(tmp_path / "benchmark.jsonl", AGAINST)
     found = look(path, against=conversations(tmp_path / "benchmark.jsonl"))
     config = load_config(None, ["data.on_error=skip"])
-    rows: list[Record | Refusal] = list(stream_data(str(path), config.data))
-    mending = write_mended(rows, found.dropped, out)
-    assert mending.dropped == {"unusable_rows": 1, "empty_answers": 2, "exact_duplicates": 1, "overlap": 1}
-    assert mending.num_changed == 3 + 2 + 2  # controls, inputs, and the mojibake that can be read again
-    assert mending.num_read == len(rows) == mending.num_kept + mending.num_changed + 5
+    rows: list[Record | SkippedRow] = list(stream_data(str(path), config.data))
+    fixes = write_fixed(rows, found.dropped, out)
+    assert fixes.dropped == {"unusable_rows": 1, "empty_answers": 2, "exact_duplicates": 1, "overlap": 1}
+    assert fixes.num_changed == 3 + 2 + 2  # controls, inputs, and the mojibake that can be read again
+    assert fixes.num_read == len(rows) == fixes.num_kept + fixes.num_changed + 5
     after = lines(look(out, against=conversations(tmp_path / "benchmark.jsonl")))
     before = lines(found)
     assert not {
@@ -253,10 +252,10 @@ def test_every_mended_row_is_accounted_for_and_the_new_file_is_clean_of_what_was
         after
     ):
         assert kind in {"control_characters", "null_inputs"} or len(after[kind]) == len(before[kind])
-    mended = out.read_text(encoding="utf-8")
-    assert "On dit café." in mended
-    assert "He said “not today” and left." in mended
-    assert "Heine\\nRilke" in mended
+    fixed = out.read_text(encoding="utf-8")
+    assert "On dit café." in fixed
+    assert "He said “not today” and left." in fixed
+    assert "Heine\\nRilke" in fixed
 
 
 def test_no_row_is_no_trouble() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tuneful.audit.defects import find_defects, is_null_like, mended_text
+from tuneful.audit.defects import find_defects, fixed_text, is_null_like
 from tuneful.audit.traits import language_of, script_of, task_of
 from tuneful.types import Conversation, Turn
 
@@ -88,9 +88,9 @@ def test_null_like_words_are_whole_texts_only() -> None:
 
 
 def test_mending_is_safe() -> None:
-    assert mended_text("cafÃ© â€œaâ€\x9d \x00b\r\nc\x0bd") == "café “a” b\nc\nd"
+    assert fixed_text("cafÃ© â€œaâ€\x9d \x00b\r\nc\x0bd") == "café “a” b\nc\nd"
     for untouched in ("NÃO CAFÉ… «Ça va»", "naïve Ärger", "tab\tline\n", "👨‍👩‍👧 نیم‌فاصله"):
-        assert mended_text(untouched) == untouched
+        assert fixed_text(untouched) == untouched
 
 
 @pytest.mark.parametrize(

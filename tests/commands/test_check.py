@@ -1,4 +1,4 @@
-"""`tuneful check` as a person and a program meet it: exit codes, the page, the document, the mended file."""
+"""`tuneful check` as a person and a program meet it: exit codes, the page, the document, the fixed file."""
 
 import json
 import os
@@ -123,7 +123,7 @@ def test_the_document_names_every_place_and_counts_every_row(planted: Path, tiny
         "--against",
         "benchmark.jsonl",
         "--fix",
-        "mended.jsonl",
+        "fixed.jsonl",
         "--model",
         str(tiny_llama),
     )
@@ -132,10 +132,10 @@ def test_the_document_names_every_place_and_counts_every_row(planted: Path, tiny
     findings = {finding["name"]: finding for finding in document["findings"]}
     assert findings["null_answers"]["sources"] == [f"planted.jsonl:{line}" for line in (8, 10, 12, 14)]
     assert findings["overlap"]["count"] == 1
-    assert {"why", "mend", "cases", "severity"} <= findings["overlap"].keys()
-    mending = document["fix"]
-    assert mending["num_read"] == mending["num_kept"] + mending["num_changed"] + sum(mending["dropped"].values())
-    assert len((planted / "mended.jsonl").read_text(encoding="utf-8").splitlines()) == 160
+    assert {"why", "fix", "cases", "severity"} <= findings["overlap"].keys()
+    fixes = document["fix"]
+    assert fixes["num_read"] == fixes["num_kept"] + fixes["num_changed"] + sum(fixes["dropped"].values())
+    assert len((planted / "fixed.jsonl").read_text(encoding="utf-8").splitlines()) == 160
 
 
 def test_fix_overwrites_nothing_and_needs_a_file(planted: Path, check: Check) -> None:

@@ -197,8 +197,8 @@ def test_answers_are_in_the_order_of_the_test_set_and_base_and_tuned_were_asked_
     base, tuned = finished.rows("answers/base.jsonl"), finished.rows("answers/tuned.jsonl")
     for rows in (base, tuned):
         assert [row["source"] for row in rows] == sources
-        assert all(list(row) == ["source", "prompt", "text", "ended_by", "num_tokens"] for row in rows)
-        assert all(row["ended_by"] in ("stop", "length") and 1 <= row["num_tokens"] <= 6 for row in rows)
+        assert all(list(row) == ["source", "prompt", "text", "finish_reason", "num_tokens"] for row in rows)
+        assert all(row["finish_reason"] in ("stop", "length") and 1 <= row["num_tokens"] <= 6 for row in rows)
     assert [row["prompt"] for row in base] == [row["prompt"] for row in tuned]
     comparison = finished.document("comparison.json")
     assert [item["source"] for item in comparison["items"]] == sources
@@ -313,7 +313,7 @@ def test_generate_answers_one_prompt_on_standard_output_alone(tiny_llama: Path, 
     document = json.loads(
         tuneful("generate", "--model", str(tiny_llama), "--prompt", "Say hi.", "--input", "hi", "--json", *QUICK).out
     )
-    assert list(document) == ["source", "prompt", "text", "ended_by", "num_tokens"]
+    assert list(document) == ["source", "prompt", "text", "finish_reason", "num_tokens"]
     assert document["text"] + "\n" == done.out
     assert "### Input:\nhi\n\n### Response:\n" in document["prompt"]
 

@@ -43,7 +43,7 @@ def write_run(path: Path, right: int, num_items: int = 20, *, scored: bool = Tru
                 "source": row["source"],
                 "prompt": "rendered",
                 "text": row["output"] if index < num_right else "No idea.",
-                "ended_by": "stop",
+                "finish_reason": "stop",
                 "num_tokens": 5,
             }
             for index, row in enumerate(rows)
@@ -197,7 +197,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path, prepare: Any, message:
 def test_an_answer_without_its_record_is_named_with_its_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", right=3)
     with (run / "answers" / "tuned.jsonl").open("a") as file:
-        file.write('{"source": "my.json:99", "prompt": "", "text": "a", "ended_by": "stop", "num_tokens": 1}\n')
+        file.write('{"source": "my.json:99", "prompt": "", "text": "a", "finish_reason": "stop", "num_tokens": 1}\n')
     with pytest.raises(
         DataError, match=r"tuned.jsonl:21: the record my.json:99 that it answers is nowhere to be found"
     ):
@@ -275,7 +275,7 @@ def test_a_run_measures_forgetting_and_kinds_and_its_gate_decides_the_exit(
         ("forgetting<=9", True),
         ("rouge_l>=2", False),
     ]
-    assert [metric["name"] for metric in written["forgetting"]] == ["forgetting", "drift"]
+    assert [metric["name"] for metric in written["forgetting"]] == ["forgetting", "kl_to_base"]
     assert {kind["kind"] for kind in written["kinds"]} == {"even", "odd"}
     assert (run / "report.html").is_file()
     costs = metrics(compared(run / "answers" / "base.jsonl", run))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tuneful.config import load_config
-from tuneful.data.formats import SHAPES, TEXT_REASON, ShapeReader
+from tuneful.data.formats import FORMATS, TEXT_REASON, FormatReader
 from tuneful.errors import ConfigError
 from tuneful.types import Turn
 
@@ -21,7 +21,7 @@ def said(role: str, value: Any) -> dict[str, Any]:
 
 
 def read(row: Any, shape: str = "auto", columns: dict[str, str] | None = None) -> Any:
-    found = ShapeReader(shape, columns).read(row, "a.jsonl:1")
+    found = FormatReader(shape, columns).read(row, "a.jsonl:1")
     return found if isinstance(found, str) else (found[0], found[1].system, found[1].turns)
 
 
@@ -119,11 +119,11 @@ def test_every_shape_is_told_by_its_keys_and_gives_its_turns(what: str) -> None:
 
 
 def test_every_shape_has_an_example() -> None:
-    assert {shape for _, shape, _, _ in SAME.values()} == {shape.name for shape in SHAPES}
+    assert {shape for _, shape, _, _ in SAME.values()} == {shape.name for shape in FORMATS}
 
 
 def test_rows_of_different_shapes_are_told_one_by_one() -> None:
-    reader = ShapeReader("auto", None)
+    reader = FormatReader("auto", None)
     assert [reader.read(row, "x")[0] for row, *_ in SAME.values()] == [shape for _, shape, *_ in SAME.values()]
 
 
@@ -246,18 +246,18 @@ def test_columns_that_are_no_pairs_are_refused(given: str) -> None:
 
 def test_columns_of_no_shape_and_the_shape_text_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"`answer`, `output` are not fields of one shape"):
-        ShapeReader("auto", {"answer": "a", "output": "b"})
+        FormatReader("auto", {"answer": "a", "output": "b"})
     with pytest.raises(ConfigError, match=r"does not say which part of it is the response"):
-        load_config(None, ["data.shape=text"])
+        load_config(None, ["data.format=text"])
 
 
 @pytest.mark.parametrize(("given", "weight"), [(2, 2.0), (0.5, 0.5), ("0.25", 0.25), (None, 1.0), ("", 1.0)])
 def test_a_record_of_any_shape_may_have_a_weight(given: Any, weight: float) -> None:
     for fields in ({"instruction": "Ask.", "output": "Answer."}, {"messages": CHAT}):
-        found = ShapeReader("auto", None).read({**fields, "weight": given}, "a.jsonl:1")
+        found = FormatReader("auto", None).read({**fields, "weight": given}, "a.jsonl:1")
         assert not isinstance(found, str)
         assert found[1].weight == weight
-    found = ShapeReader("auto", {"weight": "times"}).read(
+    found = FormatReader("auto", {"weight": "times"}).read(
         {"instruction": "Ask.", "output": "Answer.", "times": given, "weight": 7}, "a.jsonl:1"
     )
     assert not isinstance(found, str)
@@ -277,6 +277,6 @@ def test_a_record_of_any_shape_may_have_a_weight(given: Any, weight: float) -> N
     ],
 )
 def test_a_weight_that_is_none_is_refused(given: Any, said: str) -> None:
-    found = ShapeReader("auto", None).read({"instruction": "Ask.", "output": "Answer.", "weight": given}, "a.jsonl:1")
+    found = FormatReader("auto", None).read({"instruction": "Ask.", "output": "Answer.", "weight": given}, "a.jsonl:1")
     assert isinstance(found, str)
     assert said in found

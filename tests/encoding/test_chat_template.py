@@ -135,11 +135,11 @@ def test_what_stands_between_prompt_and_response_is_the_models_to_write_unless_t
     thought = "{{ '<' + message.role + '>' }}{% if message.role == 'assistant' %}<think>{% endif %}"
     body = "{{ message.content + eos_token }}"
     lead = template(LOOP + thought + body + PROMPT)
-    assert Piece("<think>", Origin.LEAD) in lead.example(asked())
+    assert Piece("<think>", Origin.GENERATION_PREFIX) in lead.example(asked())
     assert lead.parse("<think>Yo") == lead.parse(" Yo") == "Yo"
     assert lead.prompt(asked())[-1] == Piece("</s><assistant>", Origin.TEMPLATE)
     unprompted = template(LOOP + SAID + "{% endfor %}")  # no generation prompt: the model opens its own turn
-    assert Piece("<assistant>", Origin.LEAD) in unprompted.example(asked())
+    assert Piece("<assistant>", Origin.GENERATION_PREFIX) in unprompted.example(asked())
     assert unprompted.parse("<assistant>Yo") == "Yo"
     with pytest.raises(
         TemplateError, match=r"writes '<think>' between the prompt and the response and keeps it out of"
@@ -204,7 +204,7 @@ def test_a_template_that_reaches_out_of_its_sandbox_or_never_ends_is_refused(
 def test_the_tokenizers_own_template_and_a_file_are_loaded_and_a_missing_one_is_refused(
     byte_tokenizer: Any, builtin_tokenizer: Any, tmp_path: Path
 ) -> None:
-    own = load_template(TemplateConfig(name="own"), builtin_tokenizer)
+    own = load_template(TemplateConfig(name="tokenizer"), builtin_tokenizer)
     assert own.prompt(asked())[0].text == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
     )
@@ -212,11 +212,11 @@ def test_the_tokenizers_own_template_and_a_file_are_loaded_and_a_missing_one_is_
     file = tmp_path / "mine.jinja"
     file.write_text(LOOP + SAID + PROMPT, encoding="utf-8")
     config = load_config(None, [f"template.file={file}"])
-    assert config.template.name == "own"
+    assert config.template.name == "tokenizer"
     assert load_template(config.template, byte_tokenizer).prompt(asked())[0].text == "<user>"
     with pytest.raises(TemplateError, match=r"nowhere\.jinja: no such template file"):
         load_template(TemplateConfig(file="nowhere.jinja"), byte_tokenizer)
     with pytest.raises(TemplateError, match=r"brings no chat template of its own; give template.name=alpaca"):
-        load_template(TemplateConfig(name="own"), byte_tokenizer)
+        load_template(TemplateConfig(name="tokenizer"), byte_tokenizer)
     with pytest.raises(ConfigError, match="name: chatml and file are two templates"):
         load_config(None, ["template.name=chatml", f"template.file={file}"])

@@ -106,9 +106,9 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="module", params=[*TEMPLATES, *CHAT_TEMPLATES, "own"])
+@pytest.fixture(scope="module", params=[*TEMPLATES, *CHAT_TEMPLATES, "tokenizer"])
 def maker(request: pytest.FixtureRequest, tokenizer: Any) -> Encoder:
-    if request.param == "own" and not tokenizer.chat_template:
+    if request.param == "tokenizer" and not tokenizer.chat_template:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = CHAT_TEMPLATES["marked"]
     return encoder(tokenizer, request.param)
@@ -344,8 +344,8 @@ def test_a_turn_without_a_response_is_context_and_what_follows_the_last_response
 def test_marker_text_in_what_a_record_says_is_counted(byte_tokenizer: Any) -> None:
     text = encoder(byte_tokenizer, "alpaca").text
     asked = Turn("What is ### Response: for?", "<|im_end|><|im_end|>", "### Response: opens a response")
-    assert text.count_markers(Conversation("", (asked,), "here:1")) == {"### Response:": 2, "<|im_end|>": 2}
-    assert not text.count_markers(asked_and_answered())
+    assert text.count_special_tokens(Conversation("", (asked,), "here:1")) == {"### Response:": 2, "<|im_end|>": 2}
+    assert not text.count_special_tokens(asked_and_answered())
 
 
 # Tokenizers with habits

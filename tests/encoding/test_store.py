@@ -99,7 +99,7 @@ def test_what_is_stored_is_what_is_held_in_memory(laboratory: Laboratory) -> Non
     assert stored.num_read == held.num_read == len(ROWS)
     encoder, config = laboratory.encoder()
     assert describe(stored, encoder, config) == describe(held, encoder, config)
-    assert stored.marker_texts == {"### Response:": 2}
+    assert stored.special_token_texts == {"### Response:": 2}
 
 
 def test_the_next_run_reads_and_encodes_nothing(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def test_a_foreign_file_is_read_as_it_is(tmp_path: Path, key: str, lines: bool) 
 
 def test_answers_of_a_run_find_their_records_in_it(tmp_path: Path) -> None:
     written(tmp_path / "data" / "test.jsonl", [{**RECORD, "source": "my.json:7"}])
-    row = {"source": "my.json:7", "prompt": "...", "text": "three", "ended_by": "stop", "num_tokens": 1}
+    row = {"source": "my.json:7", "prompt": "...", "text": "three", "finish_reason": "stop", "num_tokens": 1}
     file = written(tmp_path / "answers" / "tuned.jsonl", [row])
     assert read_answers(file, DataConfig()).items == (Item("my.json:7", "Add.\n\n1 and 2", "3", "three"),)
     written(file, [{**row, "source": "my.json:8"}])

@@ -109,15 +109,15 @@ def test_forgetting_and_drift_by_hand(tiny: Any, encoder: Any, changed: Any) -> 
     samples = write_samples(tiny.model, encoder, TEXTS, LAYOUT, seed=0)
     base = measured(tiny.model, samples)
     tuned = measured(changed, score_samples(changed, encoder, samples, LAYOUT))
-    forgetting, drift = compare_forgetting(base, tuned, **STATISTICS)
+    forgetting, kl_to_base = compare_forgetting(base, tuned, **STATISTICS)
     bits, num_bytes = (sum(getattr(score, name) for score in base[:2]) for name in ("nll", "num_bytes"))
     assert (forgetting.name, forgetting.num_items, forgetting.unit) == ("forgetting", 2, "bits per byte")
     assert forgetting.base == pytest.approx(bits / math.log(2) / num_bytes)
     more = [sum(score.nll for score in side[2:]) for side in (base, tuned)]
-    assert drift.difference == pytest.approx(
+    assert kl_to_base.difference == pytest.approx(
         (more[1] - more[0]) / math.log(2) / sum(score.num_tokens for score in samples)
     )
-    assert drift.higher_is_better is None
+    assert kl_to_base.higher_is_better is None
 
 
 def test_a_model_that_did_not_move_has_neither_forgotten_nor_drifted(tiny: Any, encoder: Any) -> None:

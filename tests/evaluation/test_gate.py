@@ -6,7 +6,7 @@ import pytest
 
 from tuneful.errors import ConfigError, GateError
 from tuneful.evaluation.compare import compare
-from tuneful.evaluation.gate import Condition, check_gate, parse_gate, refuse_unmet
+from tuneful.evaluation.gate import Condition, check_gate, check_met, parse_gate
 from tuneful.evaluation.metrics import score_answer
 
 
@@ -56,9 +56,9 @@ def test_each_figure_is_held_against_its_limit():
     )
     assert [outcome.met for outcome in outcomes] == [True, False, True, rouge.low > 0, True, True]
     assert outcomes[1].found == rouge.base
-    refuse_unmet(outcomes[:1])
+    check_met(outcomes[:1])
     with pytest.raises(GateError, match=r"rouge_l.base>0.9 \(found \+0.5000\). 1 of 2 conditions are met") as unmet:
-        refuse_unmet(outcomes[:2])
+        check_met(outcomes[:2])
     assert unmet.value.exit_code == 3
 
 

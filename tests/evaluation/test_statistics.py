@@ -20,7 +20,7 @@ from tuneful.evaluation.statistics import (
     resampled_counts,
     resampled_differences,
     t_quantile,
-    with_imagined_items,
+    with_pseudo_counts,
 )
 
 
@@ -167,9 +167,9 @@ def test_an_item_that_was_not_measured_counts_nowhere() -> None:
 
 def test_imagined_items_are_a_win_and_a_loss_and_swapping_the_models_swaps_them() -> None:
     base, tuned = ratio(1.0, 0.0, 0.0), ratio(1.0, 1.0, 1.0)
-    one, other = with_imagined_items(base, tuned)
+    one, other = with_pseudo_counts(base, tuned)
     assert (other.numerators - one.numerators).tolist() == [0, 1, 1, -1, 1]
-    back, forth = with_imagined_items(tuned, base)
+    back, forth = with_pseudo_counts(tuned, base)
     assert (forth.numerators - back.numerators).tolist() == [0, -1, -1, 1, -1]
 
 

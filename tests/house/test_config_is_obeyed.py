@@ -32,7 +32,7 @@ from tuneful.evaluation.gate import check_gate, parse_gate
 from tuneful.evaluation.metrics import AnswerScores, score_answer
 from tuneful.infer.generate import answer
 from tuneful.judge.calibrate import num_calibration_questions
-from tuneful.judge.client import OllamaWire, Question, _NoReplyError, _wait_seconds, open_http_judge
+from tuneful.judge.client import OllamaBackend, Question, _NoReplyError, _wait_seconds, open_http_judge
 from tuneful.judge.local import resolve_settings
 from tuneful.judge.questions import load_prompt
 from tuneful.model.load import load_model
@@ -201,7 +201,7 @@ def asked(*settings: str) -> Any:
     judge = resolve_settings(load_config(None, ["judge.model=ollama/a", *settings]).judge)
     texts = {"task": "t", "reference": "r", "answer": "a", "answer_a": "a", "answer_b": "b"}
     question = load_prompt(judge.protocol, judge.prompts).question(texts, plain=judge.reply_format == "text")
-    return OllamaWire("http://127.0.0.1:1", str(judge.model).removeprefix("ollama/"), judge).body(question)
+    return OllamaBackend("http://127.0.0.1:1", str(judge.model).removeprefix("ollama/"), judge).body(question)
 
 
 def judging(*settings: str) -> Any:
@@ -341,7 +341,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         lab.dataset(one_token_too_short(lab), "data.on_long=cut_response"),
     ),
     "data.on_error": data("data.on_error=stop"),
-    "data.shape": data("data.shape=messages"),
+    "data.format": data("data.format=messages"),
     "data.columns": data("data.columns=output=instruction,instruction=output"),
     "data.replay": whole("data.replay=starter", of="steps"),
     "data.replay_ratio": whole("data.replay_ratio=0.5", given=("data.replay=starter",), of="steps"),

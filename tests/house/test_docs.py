@@ -22,7 +22,7 @@ def commands():
 
 def test_the_configuration_page_is_the_one_that_the_code_makes():
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert page == reference(), "run: python -m tuneful.config > docs/configuration.md"
+    assert page == reference(), "run: python -m tuneful.config.reference > docs/configuration.md"
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("tuneful")])

@@ -67,7 +67,7 @@ def test_greedy_answers_are_those_of_transformers(model, stop):
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
         assert list(generated.token_ids) == theirs
-        assert generated.ended_by == ("stop" if theirs[-1] in stop else "length")
+        assert generated.finish_reason == ("stop" if theirs[-1] in stop else "length")
 
 
 @pytest.mark.parametrize("config", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -121,15 +121,15 @@ def test_a_cache_that_gives_other_logits_is_found_out(monkeypatch):
 def test_a_stop_token_ends_an_answer_and_stands_nowhere_else(model, stop):
     for generated in all_of(model, random_prompts(), GREEDY, stop):
         assert not stop & set(generated.token_ids[:-1])
-        assert (generated.ended_by == "stop") == (generated.token_ids[-1] in stop)
-        assert generated.ended_by == "stop" or len(generated.token_ids) == GREEDY.max_new_tokens
+        assert (generated.finish_reason == "stop") == (generated.token_ids[-1] in stop)
+        assert generated.finish_reason == "stop" or len(generated.token_ids) == GREEDY.max_new_tokens
 
 
 def test_no_answer_is_longer_than_it_may_be(model):
     for limit in (1, 5):
         config = GREEDY.model_copy(update={"max_new_tokens": limit})
         answers = all_of(model, random_prompts(4), config, ())
-        assert {(len(generated.token_ids), generated.ended_by) for generated in answers} == {(limit, "length")}
+        assert {(len(generated.token_ids), generated.finish_reason) for generated in answers} == {(limit, "length")}
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ def test_answers_come_in_order_with_prompt_source_and_no_stop_token_in_their_tex
     for conversation, found in zip(conversations(), answers, strict=True):
         assert found.source == conversation.source
         assert found.prompt == encoder.prompt_text(conversation)
-        said = found.token_ids[:-1] if found.ended_by == "stop" else found.token_ids
+        said = found.token_ids[:-1] if found.finish_reason == "stop" else found.token_ids
         assert not stop_ids & set(said)
         assert found.text == encoder.text.template.parse(encoder.text.decode(said))
-    assert {found.ended_by for found in answers} >= {"stop"}
+    assert {found.finish_reason for found in answers} >= {"stop"}
 
 
 def test_a_stream_put_together_is_the_answer(speaking):
@@ -237,7 +237,7 @@ def test_an_answer_ends_at_a_stop_text_and_does_not_hold_it(speaking):
         assert stop not in "".join(stream(model, encoder, conversation, config))
         assert after.text == before.text.partition(stop)[0].strip()
         assert after.token_ids == before.token_ids[: len(after.token_ids)]
-        assert (len(after.token_ids) < len(before.token_ids)) <= (after.ended_by == "stop")
+        assert (len(after.token_ids) < len(before.token_ids)) <= (after.finish_reason == "stop")
     assert any(len(after.token_ids) < len(before.token_ids) for before, after in zip(free, stopped, strict=True))
 
 

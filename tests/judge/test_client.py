@@ -17,8 +17,8 @@ from tuneful.errors import ConfigError, JudgeError
 from tuneful.judge.client import (
     HttpJudge,
     NoReply,
-    OllamaWire,
-    OpenAIWire,
+    OllamaBackend,
+    OpenAIBackend,
     Outcome,
     Question,
     Reply,
@@ -31,8 +31,8 @@ SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "requi
 QUESTION = Question("You grade.", "How good is <answer abc>x</answer abc>?", "abc", SCHEMA)
 SETTINGS = JudgeConfig(timeout_seconds=5, backoff_seconds=0, max_retries=2)
 WIRES = {
-    "ollama": OllamaWire("http://127.0.0.1:1", MODEL, SETTINGS),
-    "openai": OpenAIWire("http://127.0.0.1:1/v1", MODEL, SETTINGS),
+    "ollama": OllamaBackend("http://127.0.0.1:1", MODEL, SETTINGS),
+    "openai": OpenAIBackend("http://127.0.0.1:1/v1", MODEL, SETTINGS),
 }
 TEXT = '{"id": "abc", "score": 85}'
 
@@ -63,11 +63,11 @@ def judge_at(
 def asked(judge: HttpJudge, num_questions: int = 1) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
 
-    def hear(index: int, outcome: Outcome) -> None:
+    def on_result(index: int, outcome: Outcome) -> None:
         assert index not in outcomes
         outcomes[index] = outcome
 
-    judge.ask_all([QUESTION] * num_questions, hear)
+    judge.ask_all([QUESTION] * num_questions, on_result)
     return [outcomes[index] for index in range(num_questions)]
 
 
@@ -114,7 +114,7 @@ def test_ollama_is_asked_with_everything_that_settles_its_reply():
 
 def test_openai_is_asked_under_its_newer_name_of_the_limit_and_others_under_the_older():
     assert WIRES["openai"].body(QUESTION)["max_tokens"] == 512
-    at_openai = OpenAIWire("https://api.openai.com/v1", "gpt", SETTINGS).body(QUESTION)
+    at_openai = OpenAIBackend("https://api.openai.com/v1", "gpt", SETTINGS).body(QUESTION)
     assert at_openai["max_completion_tokens"] == 512
     assert "max_tokens" not in at_openai
     assert at_openai["response_format"]["json_schema"]["schema"] == SCHEMA

@@ -4,7 +4,7 @@ import pytest
 from benchmarks import hostile_judge
 from benchmarks.hostile_judge import Ledger, play_round
 
-from tuneful.judge.client import OllamaWire
+from tuneful.judge.client import OllamaBackend
 
 
 @pytest.mark.parametrize(("wire", "form"), [("ollama", "json_schema"), ("openai", "text")])
@@ -31,7 +31,7 @@ def test_the_oracle_notices_a_client_that_takes_a_cut_stream_for_a_reply(monkeyp
         except (ValueError, KeyError, TypeError, RecursionError):
             return ""
 
-    monkeypatch.setattr(OllamaWire, "read", careless)
+    monkeypatch.setattr(OllamaBackend, "read", careless)
     monkeypatch.setattr(hostile_judge, "DEADLINE_SECONDS", 1.0)
     done = play_round("ollama", "text", range(100), Ledger(), seed=1, concurrency=50)
     assert done.complaints

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError
-from tuneful.judge.client import Hear, NoReply, Outcome, Question, Reply
+from tuneful.judge.client import NoReply, OnResult, Outcome, Question, Reply
 from tuneful.judge.questions import Item
 from tuneful.judge.verdicts import ReplyCache, ask_cached, judge_items, summarise, verdict_row
 from tuneful.types import Verdict
@@ -34,10 +34,10 @@ class Scripted:
     identity: Mapping[str, Any] = field(default_factory=lambda: {"wire": "scripted"})
     asked: list[Question] = field(default_factory=list)
 
-    def ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
+    def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
         for index in reversed(range(len(questions))):  # outcomes come in any order
             self.asked.append(questions[index])
-            hear(index, self.reply(questions[index]))
+            on_result(index, self.reply(questions[index]))
 
 
 def scoring(score: Any) -> Callable[[Question], Outcome]:

@@ -27,7 +27,7 @@ from tuneful.model.load import load_model, resolve_model
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-TEXTS = ["Hello world", " a  42\n\n3", "x = 1999;\n    2", "naïve café 日本 🙂", "it's 3½", "\t\n ", "١٢"]
+TEXTS = ["Hello group", " a  42\n\n3", "x = 1999;\n    2", "naïve café 日本 🙂", "it's 3½", "\t\n ", "١٢"]
 
 
 def tiny_gguf(file: Path, splitter: str = "smollm", drop: str = "") -> None:

@@ -272,7 +272,7 @@ def test_gpt2s_own_vocabulary_loads_from_its_two_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.is_fast, tokenizer.eos_token_id) == (True, 50256)
-    assert tokenizer.encode("Hello world", add_special_tokens=False) == [15496, 995]
+    assert tokenizer.encode("Hello group", add_special_tokens=False) == [15496, 995]
 
 
 # Names

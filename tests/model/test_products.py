@@ -34,13 +34,13 @@ def assert_rounded_once(found, exact):
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=2**-8 * exact.square().mean().sqrt().item())
 
 
-SHAPES = [(1, 64), (5, 66), (6, 70), (97, 576), (13, 4100), (4100, 64)]
+FORMATS = [(1, 64), (5, 66), (6, 70), (97, 576), (13, 4100), (4100, 64)]
 """Rows and features: tiles that are not full, and more than one stretch of either."""
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("sizes", [(64,), (66, 200, 64), (130, 4100)])
-@pytest.mark.parametrize(("num_rows", "depth"), SHAPES)
+@pytest.mark.parametrize(("num_rows", "depth"), FORMATS)
 def test_products_and_their_gradients_are_those_of_exact_arithmetic(library, num_rows, depth, sizes, with_bias):
     torch.manual_seed(0)
     weights, biases = [random(size, depth) for size in sizes], [random(size) for size in sizes]

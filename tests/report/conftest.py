@@ -108,16 +108,16 @@ class RunFolder:
                         "count": 1204,
                         "cases": [{"source": f"starter.json:{line}", "text": "None <b>"} for line in (4, 9, 33)],
                         "why": "The model learns to answer with the word.",
-                        "mend": "Write the answers, or delete the rows.",
+                        "fix": "Write the answers, or delete the rows.",
                     },
                     {
-                        "name": "seam_merges",
+                        "name": "boundary_tokenization",
                         "severity": "note",
                         "title": "Answers whose first token would merge",
                         "count": 1,
                         "cases": [{"source": "starter.json:7", "text": "..."}],
                         "why": "Not here.",
-                        "mend": "Nothing.",
+                        "fix": "Nothing.",
                     },
                 ],
                 "clusters": [{"sources": [f"starter.json:{line}" for line in range(20, 32)], "similarity": 0.832}],
@@ -230,8 +230,8 @@ class RunFolder:
         return self
 
 
-def answer(source: str, prompt: str, text: str, ended_by: str, num_tokens: int) -> dict[str, Any]:
-    return {"source": source, "prompt": prompt, "text": text, "ended_by": ended_by, "num_tokens": num_tokens}
+def answer(source: str, prompt: str, text: str, finish_reason: str, num_tokens: int) -> dict[str, Any]:
+    return {"source": source, "prompt": prompt, "text": text, "finish_reason": finish_reason, "num_tokens": num_tokens}
 
 
 def scores(value: float, exact: bool) -> dict[str, float]:

@@ -41,7 +41,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
     folder.write_all()
     with (folder.path / "answers" / "tuned.jsonl").open("a", encoding="utf-8") as answers:
         text = "<script>document.title = 'obeyed'</script>" + "\\u202e" + "W" * 3000
-        answers.write(f'{{"source": "hostile", "prompt": "", "text": "{text}", "ended_by": "stop"}}\n')
+        answers.write(f'{{"source": "hostile", "prompt": "", "text": "{text}", "finish_reason": "stop"}}\n')
     return build_report(folder.path)
 
 

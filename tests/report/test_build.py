@@ -189,7 +189,7 @@ def test_hostile_text_is_shown_not_obeyed(run_folder: Any) -> None:
     for index, hostile in enumerate(HOSTILE):
         source = f"{hostile}:{index}"
         records.append({"instruction": hostile, "input": hostile, "output": hostile, "source": source})
-        given.append({"source": source, "prompt": hostile, "text": hostile, "ended_by": hostile, "num_tokens": 1})
+        given.append({"source": source, "prompt": hostile, "text": hostile, "finish_reason": hostile, "num_tokens": 1})
         said.append({"step": index, "validation_loss": 1.0, "sample": {"prompt": hostile, "text": hostile}})
     token = [{"text": text, "weight": 1.0, "special": True} for text in HOSTILE]
     nasty = HOSTILE[1]

@@ -20,7 +20,7 @@ def row(number: int, **figures: Any) -> dict[str, Any]:
         "loss_last": 1.0,
         "last_step": 9,
         "loss_after": None,
-        "suspicion": 0.0,
+        "outlier_score": 0.0,
         "memorised": False,
         **figures,
     }
@@ -41,8 +41,8 @@ def written(run_folder: Any, rows: list[dict[str, Any]]) -> Any:
 
 
 def test_suspects_come_by_suspicion_and_memorised_by_what_they_cost_once(run_folder: Any) -> None:
-    rows = [row(1), row(2, suspicion=4.0), row(3, suspicion=9.5), row(4, suspicion=LEAST_SUSPICION - 0.1)]
-    rows += [row(5, memorised=True, loss_first=1.0), row(6, memorised=True, loss_first=3.0), row(7, suspicion=None)]
+    rows = [row(1), row(2, outlier_score=4.0), row(3, outlier_score=9.5), row(4, outlier_score=LEAST_SUSPICION - 0.1)]
+    rows += [row(5, memorised=True, loss_first=1.0), row(6, memorised=True, loss_first=3.0), row(7, outlier_score=None)]
     view = view_records(read_run(written(run_folder, rows).path))
     assert [one.source for one in view.suspects] == ["a.json:3", "a.json:2"]
     assert [one.source for one in view.memorised] == ["a.json:6", "a.json:5"]
@@ -52,7 +52,7 @@ def test_suspects_come_by_suspicion_and_memorised_by_what_they_cost_once(run_fol
 
 
 def test_the_lists_are_short_however_many_there_are(run_folder: Any) -> None:
-    rows = [row(number, suspicion=5 + number / 100, memorised=True) for number in range(1, 60)]
+    rows = [row(number, outlier_score=5 + number / 100, memorised=True) for number in range(1, 60)]
     view = view_records(read_run(written(run_folder, rows).path))
     assert (len(view.suspects), len(view.memorised)) == (MAX_LISTED, MAX_LISTED)
     assert view.suspects[0].source == "a.json:59"
@@ -61,7 +61,7 @@ def test_the_lists_are_short_however_many_there_are(run_folder: Any) -> None:
 def test_the_page_shows_them_escaped_and_has_no_such_section_without_them(run_folder: Any) -> None:
     html = build_report(run_folder.path).read_text(encoding="utf-8")
     assert 'id="records"' not in html
-    html = build_report(written(run_folder, [row(1, suspicion=8.0)]).path).read_text(encoding="utf-8")
+    html = build_report(written(run_folder, [row(1, outlier_score=8.0)]).path).read_text(encoding="utf-8")
     section = re.search(r'<section id="records".*?</section>', html, re.S)
     assert section is not None
     assert "Ask a.json:1" in section.group()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import tuneful
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
-from tuneful.model.quantize import refuse_4_bits
+from tuneful.model.quantize import check_4_bits
 from tuneful.runs import training
 from tuneful.runs.method import Method, method_in_words, rates_in_words
 
@@ -74,7 +74,7 @@ def test_4_bits_need_a_cuda_device(data, tiny_llama, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ConfigError, match=r"pip install 'tuneful\[qlora\]'"):
-            refuse_4_bits(torch.device("cuda"))
+            check_4_bits(torch.device("cuda"))
 
 
 def test_a_tracker_that_is_missing_stops_a_run_before_anything_is_written(data, tiny_llama, tmp_path):

@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from tuneful.errors import ConfigError, TunefulError
-from tuneful.runs.trackers import Tracker, Trackers, open_trackers, refuse_missing
+from tuneful.runs.trackers import Tracker, Trackers, check_installed, open_trackers
 
 SETTINGS = {"train": {"learning_rate": 1e-4}, "model": {"name_or_path": "here"}}
 STEP = {"step": 3, "loss": 1.5, "epoch": 1, "sample": {"text": "x"}, "note": "n", "flag": True, "validation_loss": None}
@@ -63,9 +63,9 @@ def test_a_tracker_gets_settings_and_the_numbers_of_each_line_and_is_closed(name
 
 def test_one_that_is_not_installed_is_refused_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else object())
-    refuse_missing(["trackio"])
+    check_installed(["trackio"])
     with pytest.raises(ConfigError, match=r"wandb is not installed: pip install 'tuneful\[wandb\]'"):
-        refuse_missing(["trackio", "wandb"])
+        check_installed(["trackio", "wandb"])
 
 
 def test_one_that_cannot_start_is_named(service, tmp_path, monkeypatch):

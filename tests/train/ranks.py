@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from engine import tiny_model, train_config
-from tuneful.train.distributed import ALONE, joined_world, shard, whole
+from tuneful.train.distributed import SINGLE_PROCESS, joined_group, shard, whole
 from tuneful.train.layout import Layout
 from tuneful.train.loop import Evaluation, State, Step, Training, mean_loss
 from tuneful.train.loss import use_trie_attention
@@ -32,15 +32,15 @@ def records(count):
     return made
 
 
-def train(world):
+def train(group):
     """Three epochs of 13 records, 6 a step: the last step has 3 records, at 2 or 3 ranks fewer than micro-batches."""
     model = tiny_model("llama", dtype=torch.float64)
     use_trie_attention(model)
-    if world.sharded:
+    if group.sharded:
         shard(model, torch.float64)
     examples = records(17)
     config = train_config(batch_size=6, num_train_epochs=3, learning_rate=1e-2, eval_steps=3, keep="last")
-    optimizer = AdamW(model, config, torch.float64, world)
+    optimizer = AdamW(model, config, torch.float64, group)
     first = {}
     take = optimizer.step
 
@@ -51,7 +51,7 @@ def train(world):
 
     optimizer.step = step
     events = list(
-        Training(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), world=world).run()
+        Training(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), group=group).run()
     )
     return {
         "gradient": first,
@@ -60,7 +60,7 @@ def train(world):
         "grad_norm": [event.grad_norm for event in events if isinstance(event, Step)],
         "validation_loss": [event.validation_loss for event in events if isinstance(event, Evaluation)],
         "own": [
-            mean_loss(model, examples, replace(LAYOUT, max_tokens=tokens), world=world) for tokens in (8, 60, 10_000)
+            mean_loss(model, examples, replace(LAYOUT, max_tokens=tokens), group=group) for tokens in (8, 60, 10_000)
         ],
     }
 
@@ -80,21 +80,21 @@ def difference(one, other):
 
 def main(folder):
     torch.set_num_threads(1)
-    alone = train(ALONE)
-    with joined_world(torch.device("cpu")) as world:
-        found = {"gathered": world.gather([{"rank": world.rank, "said": "é\n" * world.rank}])}
+    alone = train(SINGLE_PROCESS)
+    with joined_group(torch.device("cpu")) as group:
+        found = {"gathered": group.gather([{"rank": group.rank, "said": "é\n" * group.rank}])}
         for strategy in ("ddp", "fsdp"):
-            here = train(replace(world, sharded=strategy == "fsdp"))
+            here = train(replace(group, sharded=strategy == "fsdp"))
             found[strategy] = {what: difference(here[what], alone[what]) for what in ("gradient", "weight", "loss")}
             found[strategy]["grad_norm"] = difference(here["grad_norm"], alone["grad_norm"])
             found[strategy]["validation_loss"] = max(
                 difference(here["validation_loss"], alone["validation_loss"]),
                 difference(here["own"], [alone["own"][0]] * len(here["own"])),
             )
-            digests = world.gather([float(sum(weight.sum() for weight in here["weight"].values()))])
+            digests = group.gather([float(sum(weight.sum() for weight in here["weight"].values()))])
             found[strategy]["ranks_differ"] = max(digests) - min(digests)
-        if world.is_main:
-            (folder / f"found-{world.size}.json").write_text(json.dumps(found))
+        if group.is_main:
+            (folder / f"found-{group.size}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from tuneful.errors import CheckpointError
 from tuneful.train import checkpoint
 from tuneful.train.checkpoint import (
     Checkpoint,
-    Damage,
+    CorruptCheckpoint,
     clear_leftovers,
     newest_checkpoint,
+    quarantine,
     read_checkpoint,
     save_checkpoint,
-    set_aside,
 )
 from tuneful.train.loop import State, Step, Training
 from tuneful.train.optimizer import AdamW
@@ -248,7 +248,7 @@ def test_damage_is_said_and_set_aside_and_its_number_is_free_again(tmp_path: Pat
     _, [damage] = newest_checkpoint(tmp_path)
     assert "weights.safetensors: " in damage.reason
     assert "bytes" in damage.reason
-    assert set_aside(damage).name == "damaged-step-000002"
+    assert quarantine(damage).name == "damaged-step-000002"
     assert newest_checkpoint(tmp_path)[1] == []
     save(tmp_path, 2)
     assert names(tmp_path) == ["damaged-step-000002", "step-000001", "step-000002"]
@@ -263,7 +263,7 @@ def test_where_every_checkpoint_is_damaged_training_does_not_begin_anew_unasked(
 
 def test_a_checkpoint_under_another_name_is_damage(tmp_path: Path) -> None:
     save(tmp_path, 1).rename(tmp_path / "step-000009")
-    assert isinstance(read_checkpoint(tmp_path / "step-000009"), Damage)
+    assert isinstance(read_checkpoint(tmp_path / "step-000009"), CorruptCheckpoint)
 
 
 # Going on

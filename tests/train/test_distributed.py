@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneful.train.distributed import ALONE, World
+from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.types import Example
 
 RANKS = Path(__file__).with_name("ranks.py")
@@ -32,7 +32,7 @@ def examples(lengths):
 @given(st.lists(st.integers(2, 60), max_size=30), st.integers(1, 6))
 def test_every_example_is_in_exactly_one_share(lengths, size):
     given_ = examples(lengths)
-    shares = [World(rank, size).share(given_) for rank in range(size)]
+    shares = [ProcessGroup(rank, size).share(given_) for rank in range(size)]
     assert sorted(one.source for share in shares for one in share) == sorted(one.source for one in given_)
 
 
@@ -41,14 +41,14 @@ def test_shares_are_even_to_one_record(lengths, size):
     """A record belongs where its middle falls, so a share is off by at most half a record at either end."""
     even = sum(lengths) / size
     for rank in range(size):
-        tokens = sum(len(one) for one in World(rank, size).share(examples(lengths)))
+        tokens = sum(len(one) for one in ProcessGroup(rank, size).share(examples(lengths)))
         assert abs(tokens - even) <= max(lengths)
 
 
 def test_alone_every_sum_is_the_number_itself():
-    assert ALONE.sum([1.5, 2.0]) == [1.5, 2.0]
-    assert ALONE.gather([{"a": 1}]) == [{"a": 1}]
-    assert ALONE.is_main
+    assert SINGLE_PROCESS.sum([1.5, 2.0]) == [1.5, 2.0]
+    assert SINGLE_PROCESS.gather([{"a": 1}]) == [{"a": 1}]
+    assert SINGLE_PROCESS.is_main
 
 
 def free_port():

@@ -39,7 +39,7 @@ from transformers import (
 
 from tuneful.model.attention import plan_attention
 from tuneful.train import loss
-from tuneful.train.layout import choose_layout, prove, why_not_shared
+from tuneful.train.layout import choose_layout, self_check, why_not_shared
 
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -182,9 +182,9 @@ def full_causal(batch, model, *, only_targets):
 
 def test_a_wrong_plan_is_found_out_before_anything_is_trained(monkeypatch):
     model, examples = tiny_model(), random_records(6)
-    assert prove(model, examples) is None
+    assert self_check(model, examples) is None
     monkeypatch.setattr(loss, "plan_attention", full_causal)
-    assert "as a trie" in prove(model, examples)
+    assert "as a trie" in self_check(model, examples)
     layout = choose_layout(model, examples, train_config(), torch.float32)
     assert layout.name == "padded"
     assert "as a trie" in layout.reason
@@ -193,5 +193,5 @@ def test_a_wrong_plan_is_found_out_before_anything_is_trained(monkeypatch):
 
 def test_the_proof_leaves_no_gradients_behind():
     model = tiny_model()
-    prove(model, random_records(4))
+    self_check(model, random_records(4))
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -11,7 +11,7 @@ from tests.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_m
 from tuneful.batch.order import all_steps
 from tuneful.errors import CheckpointError, OutOfMemoryError, TunefulError
 from tuneful.train import loop
-from tuneful.train.checkpoint import refuse_non_finite
+from tuneful.train.checkpoint import check_finite
 from tuneful.train.layout import Layout
 from tuneful.train.loop import Evaluation, Notice, State, Step, Training, mean_loss, record_nll
 from tuneful.train.optimizer import AdamW
@@ -298,7 +298,7 @@ def test_a_number_that_is_not_finite_stops_the_run_or_its_saving_and_is_named(wh
     if where in ("unused weight", "moment"):  # nothing computes with it: it is found when it is to be saved
         train()
         with pytest.raises(CheckpointError, match=r"embed_tokens\.weight: \d+ of its 768 numbers are not finite"):
-            refuse_non_finite({**optimizer.weights(), **optimizer.moments()})
+            check_finite({**optimizer.weights(), **optimizer.moments()})
         return
     with pytest.raises(TunefulError, match=f"step {step}: .* not finite, so no weight was changed") as refusal:
         train()

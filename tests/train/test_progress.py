@@ -8,13 +8,13 @@ from tests.engine import END, TRIE, random_records, record, tiny_model, train_co
 from tuneful.batch.order import all_steps
 from tuneful.train.loop import Training, record_nll
 from tuneful.train.optimizer import AdamW
-from tuneful.train.progress import RecordLedger, rank, suspicions
+from tuneful.train.progress import LossTracker, outlier_scores, rank
 
 
 def ledger_of(examples, layout=TRIE, **changes):
     model = tiny_model()
     config = train_config(batch_size=3, learning_rate=1e-3, **changes)
-    ledger = RecordLedger(len(examples))
+    ledger = LossTracker(len(examples))
     list(Training(model, AdamW(model, config, torch.float32), examples, [], config, layout, ledger=ledger).run())
     return ledger, config
 
@@ -44,7 +44,7 @@ def test_a_record_that_was_never_seen_is_known_for_nothing():
 
 
 def test_a_ledger_goes_on_from_its_state():
-    ledger, other = RecordLedger(3), RecordLedger(3)
+    ledger, other = LossTracker(3), LossTracker(3)
     ledger.see(1, [0, 2], [1.5, 0.0])
     state = ledger.state()
     assert all(tensor.isfinite().all() for tensor in state.values())  # a checkpoint holds nothing else
@@ -59,7 +59,7 @@ def test_a_ledger_goes_on_from_its_state():
 
 def test_means_are_over_the_targets_of_a_record():
     examples = [record([1, 2], [3, END]), record([1, 3], [4, 5, 6, END])]
-    ledger = RecordLedger(2)
+    ledger = LossTracker(2)
     ledger.see(4, [0, 1], [6.0, 8.0])
     ledger.after[:] = 0.5, 8.0
     short, long = rank(ledger, examples)
@@ -69,7 +69,7 @@ def test_means_are_over_the_targets_of_a_record():
 
 
 def test_the_loss_after_training_counts_before_that_at_last_sight():
-    ledger = RecordLedger(2)
+    ledger = LossTracker(2)
     ledger.see(1, [0, 1], [4.0, 5.0])
     ledger.after[0] = 1.0
     assert ledger.best_known().tolist() == [1.0, 5.0]
@@ -84,19 +84,19 @@ def test_a_record_is_measured_against_those_that_begin_alike():
     losses = np.array([1.0] * 40 + [5.0] * 40) + rng.normal(0, 0.1, 80)
     losses[17] = 3.0
     shuffled = rng.permutation(80)
-    found = suspicions(losses[shuffled], [keys[index] for index in shuffled])
+    found = outlier_scores(losses[shuffled], [keys[index] for index in shuffled])
     assert shuffled[np.argmax(found)] == 17
     losses[5] = np.nan
-    found = suspicions(losses, keys)
+    found = outlier_scores(losses, keys)
     assert np.isnan(found[5])
     assert np.argmax(np.nan_to_num(found)) == 17
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [1.0, 2.0], [np.nan] * 5])
 def test_too_few_peers_make_nobody_suspicious(losses):
-    assert np.isnan(suspicions(np.array(losses), [bytes([index]) for index in range(len(losses))])).all()
+    assert np.isnan(outlier_scores(np.array(losses), [bytes([index]) for index in range(len(losses))])).all()
 
 
 def test_peers_that_agree_to_the_bit_divide_by_nothing():
-    found = suspicions(np.ones(30), [bytes([index]) for index in range(30)])
+    found = outlier_scores(np.ones(30), [bytes([index]) for index in range(30)])
     assert (found == 0).all()

@@ -28,14 +28,14 @@ from tuneful.audit.preflight import Markers, Preflight
 from tuneful.audit.traits import conversation_text, language_of, script_of, task_of
 from tuneful.config import Config
 from tuneful.data.duplicates import Rows, Sketches, Texts, clusters_of, normal_text, text_hash
-from tuneful.data.read import Record, Refusal
+from tuneful.data.read import Record, SkippedRow
 from tuneful.data.split import SIDE_NAMES, TRAIN, Sides, grouped_sides, normal_prompt, split_sides
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import Piece, find_template
 from tuneful.errors import DataError
 from tuneful.types import Conversation, Example
 
-AuditedRow = tuple[Record | Refusal, Example | str | None]
+AuditedRow = tuple[Record | SkippedRow, Example | str | None]
 """A row as it was read, and its example; the reason why it has none; or None where nothing was encoded."""
 
 NUM_CLUSTERS = 100
@@ -161,7 +161,7 @@ def audit(
 
 def audit_sides(
     sides: Sequence[tuple[Sequence[Record], Sequence[Example]]],
-    refused: Iterable[Refusal],
+    refused: Iterable[SkippedRow],
     config: Config,
     encoder: Encoder,
 ) -> Audit:
@@ -212,7 +212,7 @@ class _Pass:
         for number, (side, (row, example)) in enumerate(rows):
             self.num_read += 1
             self._advance(1)
-            if isinstance(row, Refusal):
+            if isinstance(row, SkippedRow):
                 kind = _kind_of(row)
                 self.ledger.add(kind, number, row.source, row.reason)
                 self.dropped[number] = kind
@@ -226,7 +226,7 @@ class _Pass:
         for kind, text, at in find_defects(conversation):
             self.ledger.add(kind, number, source, _around(text, at))
         if marked := self._markers.find(conversation):
-            self.ledger.add("marker_texts", number, source, _around(*marked))
+            self.ledger.add("special_token_texts", number, source, _around(*marked))
         if isinstance(example, str):
             self.ledger.add("too_long", number, source, example)
         elif example is not None and self.preflight:
@@ -446,7 +446,7 @@ class _Judgement:
 _NO_ANSWER = re.compile(r"nothing to learn|no answer to learn|the assistant's, is empty|`output`.* is null")
 
 
-def _kind_of(refusal: Refusal) -> str:
+def _kind_of(refusal: SkippedRow) -> str:
     """What a refused row is a finding of: too long, without an answer, or of no use for what else is wrong with it."""
     if "data.max_length" in refusal.reason:
         return "too_long"

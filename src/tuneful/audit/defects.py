@@ -37,7 +37,7 @@ def is_null_like(text: str) -> bool:
     return len(text) < 20 and _NULL_LIKE.fullmatch(text) is not None
 
 
-def mended_text(text: str) -> str:
+def fixed_text(text: str) -> str:
     """`text` with what is safe to mend: broken characters whose bytes say what they were, and controls taken out."""
     if not text.isascii():
         text = _mojibake_mended(text)

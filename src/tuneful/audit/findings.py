@@ -18,13 +18,13 @@ _EXCERPT_WIDTH = 76
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of finding: its `title`, `why` it hurts, what to do (`mend`), and what `--fix` does about it, if anything."""
+    """A kind of finding: its `title`, `why` it hurts, what to do (`advice`), and what `--fix` does about it, if anything."""
 
     name: str
     severity: Literal["finding", "note"]
     title: str
     why: str
-    mend: str
+    advice: str
     fix: str = ""
 
 
@@ -50,7 +50,7 @@ class Finding:
         return len(self.sources)
 
     def as_dict(self, max_sources: int = 0) -> dict[str, Any]:
-        """For JSON: name, severity, count, cases, harm and mend; the first `max_sources` places, if any are wanted."""
+        """For JSON: name, severity, count, cases, harm and advice; the first `max_sources` places, if any are wanted."""
         kind = self.kind
         document: dict[str, Any] = {
             "name": kind.name,
@@ -59,7 +59,7 @@ class Finding:
             "count": self.count,
             "cases": [{"source": case.source, "text": case.text} for case in self.cases],
             "why": kind.why,
-            "mend": kind.mend,
+            "advice": kind.advice,
             "fix": kind.fix,
         }
         return {**document, "sources": list(self.sources[:max_sources])} if max_sources else document
@@ -272,14 +272,14 @@ KINDS: Mapping[str, Kind] = {
             "Raise data.max_length, or set data.on_long=refuse.",
         ),
         Kind(
-            "doubled_begin_tokens",
+            "double_bos",
             "finding",
             "Records that open with two begin tokens",
             "The template writes the token and the tokenizer adds another: no pretrained model has seen that.",
             "Take the begin token out of the template.",
         ),
         Kind(
-            "prompts_off_training",
+            "prompt_mismatch",
             "finding",
             "Prompts that are no prefix of what is trained",
             "The model is asked in another format than the one it learns.",
@@ -300,14 +300,14 @@ KINDS: Mapping[str, Kind] = {
             "Look at them once.",
         ),
         Kind(
-            "marker_texts",
+            "special_token_texts",
             "note",
             "Template markers inside your text",
             "They stay plain text and never become structure; an answer that holds one is cut there when it is read back.",
             "Nothing, if they belong there; else delete them.",
         ),
         Kind(
-            "seam_merges",
+            "boundary_tokenization",
             "note",
             "Answers whose first token would merge with the prompt's last",
             "Not here, because each is encoded on its own; a program that encodes both in one go trains other tokens.",
@@ -321,10 +321,10 @@ NEEDS_TOKENS = frozenset(
     {
         "too_long",
         "cut_records",
-        "doubled_begin_tokens",
-        "prompts_off_training",
+        "double_bos",
+        "prompt_mismatch",
         "unwritable_characters",
-        "seam_merges",
+        "boundary_tokenization",
     }
 )
 """What cannot be looked for without the model's tokenizer."""

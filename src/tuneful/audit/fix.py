@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneful.audit.defects import is_null_like, mended_text
-from tuneful.data.read import Record, Refusal
+from tuneful.audit.defects import fixed_text, is_null_like
+from tuneful.data.read import Record, SkippedRow
 from tuneful.errors import DataError
 from tuneful.files import written
 
 
 @dataclass(frozen=True, slots=True)
-class Mending:
+class Fixes:
     """What was written: `num_kept` rows as they were, `num_changed` others; `dropped` counts the rest by reason."""
 
     path: str
@@ -36,8 +36,8 @@ class Mending:
         return asdict(self)
 
 
-def write_mended(rows: Iterable[Record | Refusal], dropped: Mapping[int, str], path: Path) -> Mending:
-    """Write `rows` but those of `dropped` (row number: reason) to `path`, mended, one JSON record a line.
+def write_fixed(rows: Iterable[Record | SkippedRow], dropped: Mapping[int, str], path: Path) -> Fixes:
+    """Write `rows` but those of `dropped` (row number: reason) to `path`, fixed, one JSON record a line.
 
     Raises DataError where `path` exists or cannot be written; then nothing is left of it.
     """
@@ -49,31 +49,31 @@ def write_mended(rows: Iterable[Record | Refusal], dropped: Mapping[int, str], p
         with written(path) as file:
             for number, row in enumerate(rows):
                 num_read += 1
-                if number in dropped or isinstance(row, Refusal):
+                if number in dropped or isinstance(row, SkippedRow):
                     reasons[dropped[number]] += 1
                     continue
-                mended = _mended(row.raw)
-                num_kept += mended == row.raw
-                num_changed += mended != row.raw
-                file.write(json.dumps(mended, ensure_ascii=False) + "\n")
+                fixed = _fixed(row.raw)
+                num_kept += fixed == row.raw
+                num_changed += fixed != row.raw
+                file.write(json.dumps(fixed, ensure_ascii=False) + "\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
     assert num_read == num_kept + num_changed + sum(reasons.values()), (num_read, num_kept, num_changed, reasons)
-    return Mending(str(path), num_read, num_kept, num_changed, dict(reasons))
+    return Fixes(str(path), num_read, num_kept, num_changed, dict(reasons))
 
 
-def _mended(raw: dict[str, Any]) -> dict[str, Any]:
-    mended = {key: _mended_value(value) for key, value in raw.items()}
-    if isinstance(given := mended.get("input"), str) and is_null_like(given):
-        mended["input"] = ""
-    return mended
+def _fixed(raw: dict[str, Any]) -> dict[str, Any]:
+    fixed = {key: _fixed_value(value) for key, value in raw.items()}
+    if isinstance(given := fixed.get("input"), str) and is_null_like(given):
+        fixed["input"] = ""
+    return fixed
 
 
-def _mended_value(value: Any) -> Any:
+def _fixed_value(value: Any) -> Any:
     if isinstance(value, str):
-        return mended_text(value)
+        return fixed_text(value)
     if isinstance(value, list):
-        return [_mended_value(one) for one in value]
+        return [_fixed_value(one) for one in value]
     if isinstance(value, dict):
-        return {key: _mended_value(one) for key, one in value.items()}
+        return {key: _fixed_value(one) for key, one in value.items()}
     return value

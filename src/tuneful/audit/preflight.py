@@ -38,11 +38,11 @@ class Preflight:
         self.num_ended += bool(ids[-1] == end and example.weights[-1] > 0)
         begin = self._text.bos_token_ids
         if begin and len(ids) > 1 and ids[0] == ids[1] == begin[0]:
-            yield "doubled_begin_tokens", self._text.token_text(ids[:8].tolist())
+            yield "double_bos", self._text.token_text(ids[:8].tolist())
         if example.cut:
             yield "cut_records", f"{len(ids)} tokens kept"
         elif self._num_looked_at < _NUM_PROMPTS and not self._is_prefix(conversation, example):
-            yield "prompts_off_training", self._encoder.prompt_text(conversation)
+            yield "prompt_mismatch", self._encoder.prompt_text(conversation)
         self._num_looked_at += 1
         if lost := self._lost_characters(conversation):
             yield "unwritable_characters", " ".join(f"U+{ord(character):04X}" for character in lost)
@@ -50,7 +50,7 @@ class Preflight:
             self._seam = _opening(self._text.template, conversation)
         for turn in conversation.turns:
             if turn.response and self._merges(turn.response[:_SEAM_WIDTH]):
-                yield "seam_merges", f"...{self._seam[-12:]}{turn.response[:40]}"
+                yield "boundary_tokenization", f"...{self._seam[-12:]}{turn.response[:40]}"
 
     def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
         """Whether what inference sends is what training saw before the last response."""

@@ -24,7 +24,7 @@ from tuneful.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from tuneful.audit.audit import Audit, AuditedRow
     from tuneful.audit.findings import Finding
-    from tuneful.audit.fix import Mending
+    from tuneful.audit.fix import Fixes
     from tuneful.config import Config, DataConfig
     from tuneful.console import Terminal
     from tuneful.data.read import DataStream
@@ -40,11 +40,11 @@ _SOURCE_WIDTH = 34
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The result of a check; `without_tokens` says why nothing was encoded, `mending` what `--fix` wrote."""
+    """The result of a check; `without_tokens` says why nothing was encoded, `fixes` what `--fix` wrote."""
 
     name: str
     sha256: str
-    shape: str
+    format: str
     model: str
     template: str
     max_length: int
@@ -52,14 +52,14 @@ class Checked:
     against: tuple[str, ...]
     audit: Audit
     without_tokens: str
-    mending: Mending | None
+    fixes: Fixes | None
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
         return {
             "source": self.name,
             "sha256": self.sha256,
-            "shape": self.shape,
+            "format": self.format,
             "model": self.model,
             "template": self.template,
             "max_length": self.max_length,
@@ -67,7 +67,7 @@ class Checked:
             "against": list(self.against),
             "without_tokens": self.without_tokens,
             **self.audit.as_dict(),
-            "fix": self.mending.as_dict() if self.mending else None,
+            "fix": self.fixes.as_dict() if self.fixes else None,
         }
 
 
@@ -81,11 +81,11 @@ def check(
 ) -> Checked:
     """Read all of `data` as a run under `config` would, and say what is wrong with it; nothing is trained.
 
-    `against` are files of records that should not be among it; `fix` is a new file that gets what is safely mended. Raises
+    `against` are files of records that should not be among it; `fix` is a new file that gets what is safely fixed. Raises
     DataError where a file cannot be read at all, or holds no row.
     """
     from tuneful.audit.audit import audit
-    from tuneful.audit.fix import write_mended
+    from tuneful.audit.fix import write_fixed
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.data.read import stream_data
@@ -109,11 +109,11 @@ def check(
             against=others,
             advance=advance,
         )
-    mending = write_mended(stream_data(data, settings), found.dropped, fix) if fix else None
+    fixes = write_fixed(stream_data(data, settings), found.dropped, fix) if fix else None
     return Checked(
         name=stream.name,
         sha256=stream.sha256,
-        shape=stream.shape,
+        format=stream.format,
         model=config.model.name_or_path,
         template=config.template.name,
         max_length=config.data.max_length,
@@ -121,7 +121,7 @@ def check(
         against=tuple(against),
         audit=found,
         without_tokens=without_tokens,
-        mending=mending,
+        fixes=fixes,
     )
 
 
@@ -199,7 +199,7 @@ def _conversations(stream: DataStream) -> Iterator[Conversation]:
 
 def _with_examples(rows: DataStream, encoder: Encoder | None) -> Iterator[AuditedRow]:
     """Each row with its example; encoded a batch at a time."""
-    from tuneful.data.read import Record, Refusal
+    from tuneful.data.read import Record, SkippedRow
 
     reading = iter(rows)
     while batch := list(islice(reading, _BATCH)):
@@ -209,7 +209,7 @@ def _with_examples(rows: DataStream, encoder: Encoder | None) -> Iterator[Audite
         records = [row for row in batch if isinstance(row, Record)]
         examples = iter(encoder.examples([record.conversation for record in records]))
         for row in batch:
-            yield row, None if isinstance(row, Refusal) else next(examples)
+            yield row, None if isinstance(row, SkippedRow) else next(examples)
 
 
 # The page
@@ -229,8 +229,8 @@ def show_check(checked: Checked, terminal: Terminal) -> None:
     terminal.facts(_facts(checked))
     _show_prompt(checked, terminal)
     _show_findings(checked, terminal)
-    if checked.mending:
-        _show_mending(checked.mending, terminal)
+    if checked.fixes:
+        _show_mending(checked.fixes, terminal)
 
 
 def _show_lengths(checked: Checked, terminal: Terminal) -> None:
@@ -259,7 +259,7 @@ def _show_lengths(checked: Checked, terminal: Terminal) -> None:
 
 def _facts(checked: Checked) -> dict[str, str]:
     found = checked.audit
-    facts = {"shape": checked.shape}
+    facts = {"format": checked.format}
     if found.num_trained is not None and found.num_units:
         share = found.num_trained / found.num_units
         facts["trained"] = f"{found.num_trained:,} of {found.num_units:,} tokens ({share:.1%}) carry loss"
@@ -320,7 +320,7 @@ def _show_finding(finding: Finding, terminal: Terminal) -> None:
     _show_pairs([(case.source, case.text) for case in finding.cases], terminal)
     if finding.count > len(finding.cases):
         terminal.say(f"  and {finding.count - len(finding.cases):,} more", style="dim")
-    _show_pairs([("why", kind.why), ("mend", kind.mend)], terminal)
+    _show_pairs([("why", kind.why), ("fix", kind.advice)], terminal)
 
 
 def _show_pairs(pairs: Sequence[tuple[str, str]], terminal: Terminal) -> None:
@@ -342,14 +342,14 @@ def _clean(checked: Checked) -> list[str]:
     return [name for name in KINDS if name not in found | not_looked_for]
 
 
-def _show_mending(mending: Mending, terminal: Terminal) -> None:
-    num_dropped = sum(mending.dropped.values())
-    terminal.heading(f"Written: {mending.path}")
+def _show_mending(fixes: Fixes, terminal: Terminal) -> None:
+    num_dropped = sum(fixes.dropped.values())
+    terminal.heading(f"Written: {fixes.path}")
     terminal.say(
-        f"{mending.num_read:,} rows read = {mending.num_kept:,} kept + {mending.num_changed:,} changed + "
+        f"{fixes.num_read:,} rows read = {fixes.num_kept:,} kept + {fixes.num_changed:,} changed + "
         f"{num_dropped:,} dropped"
     )
-    for reason, count in mending.dropped.items():
+    for reason, count in fixes.dropped.items():
         terminal.say(f"  dropped {count:,}: {reason.replace('_', ' ')}")
 
 

@@ -107,13 +107,13 @@ def compare_command(
 ) -> None:
     """Is B better than A? Two run folders or files of answers over the same test items."""
     from tuneful.console import Terminal, to_stdout
-    from tuneful.evaluation.gate import refuse_unmet
+    from tuneful.evaluation.gate import check_met
 
     settings = configuration(config, overrides, {"report.gate": gate})
     result = compare(a, b, config=settings, output=output, answer_key=answer_key, terminal=Terminal(quiet=quiet))
     if as_json:
         to_stdout(json.dumps(result.document, indent=1))
-    refuse_unmet(result.gate)
+    check_met(result.gate)
 
 
 def _counted(side: AnsweredSet, num_compared: int, num_left: int) -> str:
@@ -171,7 +171,7 @@ def _answer_row(one: Answered, source: str) -> dict[str, Any]:
         "source": source,
         "prompt": one.prompt,
         "text": one.text,
-        "ended_by": one.ended_by,
+        "finish_reason": one.finish_reason,
         "num_tokens": one.num_tokens,
     }
 

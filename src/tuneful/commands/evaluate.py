@@ -85,7 +85,7 @@ def evaluate(
         document["agreement"] = asdict(agreement)
         _show_agreement(agreement, terminal)
     write_json(folder / "evaluation.json", document)
-    _refuse_silence(judge, verdicts)
+    _check_anything_scored(judge, verdicts)
     return EvaluationResult(folder, verdicts, document, calibration)
 
 
@@ -201,7 +201,7 @@ def _show_agreement(agreement: Agreement, terminal: Terminal) -> None:
     terminal.facts(facts)
 
 
-def _refuse_silence(judge: Judge, verdicts: Mapping[str, list[Verdict]]) -> None:
+def _check_anything_scored(judge: Judge, verdicts: Mapping[str, list[Verdict]]) -> None:
     """Raise JudgeError where not a single item was scored."""
     everything = [verdict for own in verdicts.values() for verdict in own]
     if all(verdict.score is None for verdict in everything):

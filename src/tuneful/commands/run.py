@@ -26,7 +26,7 @@ from tuneful.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
-    from tuneful.runs.estimate import Forecast
+    from tuneful.runs.estimate import Estimate
     from tuneful.runs.job import JobResult
 
 Output = Annotated[
@@ -90,7 +90,7 @@ def dry_run(
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
-) -> Forecast:
+) -> Estimate:
     """What `run` or `train` (`verb`) would take in steps, tokens, time, memory and disk, from two measured steps.
 
     Nothing is left behind; `output` is where the run would be written. Errors as for `run`.
@@ -155,9 +155,9 @@ def _work(
     terminal = Terminal(quiet=quiet)
     try:
         if is_dry:
-            forecast = dry_run(verb, data, config=config, output=output, terminal=terminal)
+            estimate = dry_run(verb, data, config=config, output=output, terminal=terminal)
             if as_json:
-                to_stdout(json.dumps(asdict(forecast), indent=1))
+                to_stdout(json.dumps(asdict(estimate), indent=1))
             return
         work = run if verb == "run" else train
         result = work(data, config=config, output=output, terminal=terminal, allow_changed=allow_changed or ())
@@ -166,9 +166,9 @@ def _work(
     if as_json:
         to_stdout(json.dumps(_as_document(result), indent=1))
     if result.gate:
-        from tuneful.evaluation.gate import refuse_unmet
+        from tuneful.evaluation.gate import check_met
 
-        refuse_unmet(result.gate)
+        check_met(result.gate)
 
 
 def _as_document(result: JobResult) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _rendered(template: Template, record: Record) -> str:
         return f"refused: {error}"
 
     def is_trained(piece: Piece) -> bool:
-        return piece.origin in (Origin.LEAD, Origin.RESPONSE, Origin.END)
+        return piece.origin in (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END)
 
     stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in groupby(pieces, is_trained))
     return "".join(f"⟦{text}⟧" if trained else text for trained, text in stretches)

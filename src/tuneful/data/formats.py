@@ -1,4 +1,4 @@
-"""Rows become conversations: the shapes in which people write instructions and answers, told by their keys.
+"""Rows become conversations: the formats in which people write instructions and answers, told by their keys.
 
     alpaca             instruction, output           input, system, history
     messages           messages: [{role, content}]   (OpenAI)
@@ -7,9 +7,9 @@
     question-answer    question, answer              context
     dolly              instruction, response         context
 
-Each row is told by itself, so that files of several shapes can be put together; `data.shape` names one for all, and
+Each row is told by itself, so that files of several formats can be put together; `data.format` names one for all, and
 `data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
-a finished `text`) is refused by its name, never read in part. A record of any shape may have a `weight` in the loss.
+a finished `text`) is refused by its name, never read in part. A record of any format may have a `weight` in the loss.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAY_BE_NULL = ("input", "context", "system")
 _ASKS = ("instruction", "prompt", "question", "query", "user", "human", "source")
 _ANSWERS = ("output", "response", "answer", "completion", "target", "reply", "assistant", "gpt")
 WEIGHT = "weight"
-"""The field of any shape that says how much a record counts in the loss: 2 is a record that stands in the file twice."""
+"""The field of any format that says how much a record counts in the loss: 2 is a record that stands in the file twice."""
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-3, 1e3
 TEXT_REASON = (
     "`text` is a finished text: which part of it is the response, the part to learn, is not written in it. Give "
@@ -51,7 +51,7 @@ TEXT_REASON = (
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Format:
     """A way to write a record: the fields that it needs, those that it may have, and how they are read.
 
     `read` gives (system, turns) and raises _UnfitError with the reason.
@@ -63,43 +63,43 @@ class Shape:
     read: Callable[[Fields], tuple[str, tuple[Turn, ...]]]
 
 
-class ShapeReader:
-    """Reads rows under `data.shape` and `data.columns`; ConfigError where the columns suit no shape."""
+class FormatReader:
+    """Reads rows under `data.format` and `data.columns`; ConfigError where the columns suit no format."""
 
-    def __init__(self, shape: str, columns: Mapping[str, str] | None) -> None:
+    def __init__(self, format: str, columns: Mapping[str, str] | None) -> None:
         self._columns = dict(columns or {})
         self._mapped = frozenset(self._columns.values())
-        named = [one for one in SHAPES if shape in ("auto", one.name)]
+        named = [one for one in FORMATS if format in ("auto", one.name)]
         fitting = [one for one in named if self._columns.keys() <= {*one.needs, *one.may_have, WEIGHT}]
         if not fitting:
             fields = "; ".join(f"{one.name}: {', '.join((*one.needs, *one.may_have))}" for one in named)
             raise ConfigError(
-                f"data.columns: {', '.join(f'`{shown(field)}`' for field in self._columns)} are not fields of one shape. "
+                f"data.columns: {', '.join(f'`{shown(field)}`' for field in self._columns)} are not fields of one format. "
                 f"It maps fields to column names, as in instruction=question,output=answer. Fields are {fields}"
             )
-        self._shapes = fitting
-        self._by_keys: dict[tuple[str, ...], Shape | None] = {}
+        self._formats = fitting
+        self._by_keys: dict[tuple[str, ...], Format | None] = {}
 
     @property
     def columns(self) -> frozenset[str]:
         """Every name of a column that means something here."""
-        own = {field for shape in self._shapes for field in (*shape.needs, *shape.may_have, WEIGHT)}
+        own = {field for format in self._formats for field in (*format.needs, *format.may_have, WEIGHT)}
         return frozenset(own - self._columns.keys()) | self._mapped
 
     def read(self, row: Any, source: str) -> tuple[str, Conversation] | str:
-        """(the shape's name, the conversation) of a row, or the reason why there is none."""
+        """(the format's name, the conversation) of a row, or the reason why there is none."""
         if not isinstance(row, dict):
             return f"expected a record such as {{'instruction': ..., 'output': ...}}, found {_kind(row)}"
         try:
             fields = self._renamed(row) if self._columns else row
-            shape = self._shape_of(tuple(fields))
-            if shape is None:
+            format = self._format_of(tuple(fields))
+            if format is None:
                 return self._why_unknown(fields, row)
-            system, turns = shape.read(fields)
+            system, turns = format.read(fields)
             weight = _weight(fields)
         except _UnfitError as error:
             return self._in_their_words(str(error))
-        return shape.name, Conversation(system, turns, source, weight)
+        return format.name, Conversation(system, turns, source, weight)
 
     def _renamed(self, row: Fields) -> Fields:
         fields = {key: value for key, value in row.items() if key not in self._mapped}
@@ -110,21 +110,21 @@ class ShapeReader:
                 fields.pop(field, None)
         return fields
 
-    def _shape_of(self, keys: tuple[str, ...]) -> Shape | None:
+    def _format_of(self, keys: tuple[str, ...]) -> Format | None:
         try:
             return self._by_keys[keys]
         except KeyError:
             if len(self._by_keys) >= _MAX_KEY_SETS:
                 self._by_keys.clear()
-            found = next((shape for shape in self._shapes if all(need in keys for need in shape.needs)), None)
+            found = next((format for format in self._formats if all(need in keys for need in format.needs)), None)
             self._by_keys[keys] = found
             return found
 
     def _why_unknown(self, fields: Fields, row: Fields) -> str:
-        near = max(self._shapes, key=lambda shape: sum(need in fields for need in shape.needs))
+        near = max(self._formats, key=lambda format: sum(need in fields for need in format.needs))
         missing = [need for need in near.needs if need not in fields]
-        if len(self._shapes) > 1 and len(missing) == len(near.needs):
-            return _why_no_shape(fields)
+        if len(self._formats) > 1 and len(missing) == len(near.needs):
+            return _why_no_format(fields)
         if column := self._columns.get(missing[0]):
             return f"no `{shown(column)}`, which data.columns names for `{missing[0]}`; keys are {_names(row)}"
         like = _like(fields, _ANSWERS if missing[0] in _ANSWERS else _ASKS if missing[0] in _ASKS else ())
@@ -139,14 +139,14 @@ class ShapeReader:
 
 
 class _UnfitError(ValueError):
-    """A row of a known shape that cannot be used; its text is the reason."""
+    """A row of a known format that cannot be used; its text is the reason."""
 
 
 def _unfit(reason: str) -> NoReturn:
     raise _UnfitError(reason)
 
 
-def _why_no_shape(fields: Fields) -> str:
+def _why_no_format(fields: Fields) -> str:
     if not fields:
         return "an empty record"
     if "chosen" in fields and "rejected" in fields:
@@ -219,14 +219,14 @@ def _checked(value: Any, where: str) -> str:
     return value
 
 
-def _refuse_tools(fields: Fields) -> None:
+def _check_no_tools(fields: Fields) -> None:
     for key in ("tools", "functions"):
         if fields.get(key) not in (None, "", "[]", [], {}):
             _unfit(f"`{key}`: tool calls are not trained; leave such records out, or the key where no call is made")
 
 
 def _flat(ask: str, context: str | None, answer: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
-    """The reader of a shape of single texts."""
+    """The reader of a format of single texts."""
 
     def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
         asked, response = _text(fields, ask), _text(fields, answer)
@@ -286,7 +286,7 @@ def _messages(key: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
 
 def _conversation(fields: Fields, entries: list[Any]) -> tuple[str, tuple[Turn, ...]]:
     """A system text first or none, then the user's and the assistant's messages in turn, the assistant's last."""
-    _refuse_tools(fields)
+    _check_no_tools(fields)
     system = _text(fields, "system")
     turns: list[Turn] = []
     asked: str | None = None
@@ -349,12 +349,14 @@ def _only_text(content: Any, number: int) -> Any:
     return _unfit(f"message {number} has {what}; only one text is trained")
 
 
-SHAPES: tuple[Shape, ...] = (
-    Shape("messages", ("messages",), ("system", "tools"), _messages("messages")),
-    Shape("sharegpt", ("conversations",), ("system", "tools"), _messages("conversations")),
-    Shape("alpaca", ("instruction", "output"), ("input", "system", "history"), _flat("instruction", "input", "output")),
-    Shape("dolly", ("instruction", "response"), ("context", "system"), _flat("instruction", "context", "response")),
-    Shape("prompt-completion", ("prompt", "completion"), ("system",), _prompt_completion),
-    Shape("question-answer", ("question", "answer"), ("context", "system"), _flat("question", "context", "answer")),
+FORMATS: tuple[Format, ...] = (
+    Format("messages", ("messages",), ("system", "tools"), _messages("messages")),
+    Format("sharegpt", ("conversations",), ("system", "tools"), _messages("conversations")),
+    Format(
+        "alpaca", ("instruction", "output"), ("input", "system", "history"), _flat("instruction", "input", "output")
+    ),
+    Format("dolly", ("instruction", "response"), ("context", "system"), _flat("instruction", "context", "response")),
+    Format("prompt-completion", ("prompt", "completion"), ("system",), _prompt_completion),
+    Format("question-answer", ("question", "answer"), ("context", "system"), _flat("question", "context", "answer")),
 )
-"""Every shape, in the order in which a row is tried for them."""
+"""Every format, in the order in which a row is tried for them."""

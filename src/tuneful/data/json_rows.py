@@ -42,7 +42,7 @@ def is_value(line: bytes) -> bool:
 # JSON values
 
 
-def _refuse_constant(name: str) -> Any:
+def _no_constant(name: str) -> Any:
     raise ValueError(f"not valid JSON: {name} is no JSON number")
 
 
@@ -61,7 +61,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float, object_pairs_hook=_unique_keys)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_parse_float, object_pairs_hook=_unique_keys)
 _LENIENT = json.JSONDecoder(parse_constant=str, parse_int=str, parse_float=str)
 """Finds where a value ends that the strict decoder will not have."""
 _TOO_DEEP = f"nested over {_MAX_DEPTH} levels deep, which is no record"

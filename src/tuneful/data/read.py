@@ -1,6 +1,6 @@
 """Files become conversations: the first room, where every row is used or refused by name.
 
-    name -> file (sources) -> rows (formats, tables) -> conversations (shapes) -> Record, or Refusal
+    name -> file (sources) -> rows (text_files, tables) -> conversations (formats) -> Record, or SkippedRow
 
 Any number of files of records is one stream, read in bounded memory. A row that cannot be used stops the read, or, on
 request, goes to the refused with its reason: read = used + refused, always.
@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from tuneful.config import DataConfig
-from tuneful.data.formats import ShapeReader
+from tuneful.data.formats import FormatReader
 from tuneful.data.rows import Row
 from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
@@ -26,7 +26,7 @@ from tuneful.types import Conversation
 _FIRST_ROWS = 10_000
 """Rows that are looked at before a model is loaded: a tenth of a second."""
 
-__all__ = ["STARTER", "DataFile", "DataStream", "Record", "Refusal", "read_data", "stream_data"]
+__all__ = ["STARTER", "DataFile", "DataStream", "Record", "SkippedRow", "read_data", "stream_data"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class SkippedRow:
     """A row that cannot be used: where it stands, why not, and as much of it as could be read."""
 
     source: str
@@ -55,15 +55,15 @@ class Refusal:
 class DataFile:
     """All that was read: `len(records) + len(refused)` is the number of rows.
 
-    `sha256` is that of a file's bytes, or of those of several, one after the other; `shape` names what was found,
+    `sha256` is that of a file's bytes, or of those of several, one after the other; `format` names what was found,
     for people.
     """
 
     name: str
     sha256: str
     records: tuple[Record, ...]
-    refused: tuple[Refusal, ...]
-    shape: str = ""
+    refused: tuple[SkippedRow, ...]
+    format: str = ""
 
 
 def read_data(data: str | Sequence[str], config: DataConfig | None = None, *, on_error: str | None = None) -> DataFile:
@@ -73,40 +73,40 @@ def read_data(data: str | Sequence[str], config: DataConfig | None = None, *, on
         config = config.model_copy(update={"on_error": on_error})
     stream = stream_data(data, config)
     records: list[Record] = []
-    refused: list[Refusal] = []
+    refused: list[SkippedRow] = []
     for row in stream:
         if isinstance(row, Record):
             records.append(row)
         else:
             refused.append(row)
     assert len(records) + len(refused) == stream.num_read, "a row was lost while reading"
-    return DataFile(stream.name, stream.sha256, tuple(records), tuple(refused), stream.shape)
+    return DataFile(stream.name, stream.sha256, tuple(records), tuple(refused), stream.format)
 
 
 def stream_data(data: str | Sequence[str], config: DataConfig) -> DataStream:
     """The rows of `data`: a file, a pattern, a Hub id, `starter`, `-`, or several of them.
 
-    Raises DataError where a file is missing and ConfigError where `data.columns` suits no shape; all else on the way.
+    Raises DataError where a file is missing and ConfigError where `data.columns` suits no format; all else on the way.
     """
     return DataStream(data, config)
 
 
 class DataStream:
-    """Iterating reads the files, in order, in bounded memory, and gives a Record or a Refusal for every row.
+    """Iterating reads the files, in order, in bounded memory, and gives a Record or a SkippedRow for every row.
 
-    With `data.on_error` "stop" the first row that cannot be used raises DataError; with "skip" it comes as a Refusal. A
+    With `data.on_error` "stop" the first row that cannot be used raises DataError; with "skip" it comes as a SkippedRow. A
     file that is missing, cut off, or so damaged that its rows cannot be told apart raises DataError either way, and so
-    does data without one usable record. `sha256`, `num_read` and `shape` are whole once the iteration is over.
+    does data without one usable record. `sha256`, `num_read` and `format` are whole once the iteration is over.
     """
 
     def __init__(self, data: str | Sequence[str], config: DataConfig) -> None:
         self.files = find_files(data)
-        self._reader = ShapeReader(config.shape, config.columns)
+        self._reader = FormatReader(config.format, config.columns)
         self._skips = config.on_error == "skip"
         names = [data] if isinstance(data, str) else list(data)
         self.name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         self.num_read = 0
-        self._shapes: Counter[str] = Counter()
+        self._formats: Counter[str] = Counter()
         self._digests: list[str] = []
 
     @property
@@ -115,11 +115,11 @@ class DataStream:
         return joint_sha256(self._digests)
 
     @property
-    def shape(self) -> str:
+    def format(self) -> str:
         """What the records were found to be: `alpaca`, or `alpaca (900), messages (100)`."""
-        if len(self._shapes) == 1:
-            return next(iter(self._shapes))
-        return ", ".join(f"{name} ({count:,})" for name, count in self._shapes.most_common())
+        if len(self._formats) == 1:
+            return next(iter(self._formats))
+        return ", ".join(f"{name} ({count:,})" for name, count in self._formats.most_common())
 
     def begin(self) -> None:
         """Read the first rows, so that what is wrong with them is told before a model is loaded.
@@ -129,28 +129,28 @@ class DataStream:
         if all(place.path is not None for place in self.files):
             deque(islice(self, _FIRST_ROWS), maxlen=0)
 
-    def __iter__(self) -> Iterator[Record | Refusal]:
+    def __iter__(self) -> Iterator[Record | SkippedRow]:
         self.num_read = 0
-        self._shapes.clear()
+        self._formats.clear()
         self._digests.clear()
-        first_refusal: Refusal | None = None
+        first_refusal: SkippedRow | None = None
         for place in self.files:
             with ByteStream(place) as stream:
                 for source, value, fault in self._rows(stream):
                     self.num_read += 1
                     found = fault or self._reader.read(value, source)
                     if isinstance(found, tuple):
-                        self._shapes[found[0]] += 1
+                        self._formats[found[0]] += 1
                         yield Record(value, found[1])
                         continue
-                    refusal = Refusal(source, found, value)
+                    refusal = SkippedRow(source, found, value)
                     if not self._skips:
                         raise DataError(f"{source}: {found}. Mend the row, or pass data.on_error=skip to leave it out")
                     first_refusal = first_refusal or refusal
                     yield refusal
-                stream.refuse_change()
+                stream.check_unchanged()
                 self._digests.append(stream.sha256)
-        if not self._shapes:
+        if not self._formats:
             why = f"; the first refusal: {first_refusal.source}: {first_refusal.reason}" if first_refusal else ""
             name = ", ".join(place.name for place in self.files[:3])
             raise DataError(f"{name}: no usable record in {self.num_read} row(s){why}")

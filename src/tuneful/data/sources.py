@@ -157,7 +157,7 @@ class ByteStream:
             self._num_stored += len(block)
             yield block
 
-    def refuse_change(self) -> None:
+    def check_unchanged(self) -> None:
         """To be called when the rows are through: a file that somebody still writes is not the one that was asked for."""
         if self._status is None:
             return

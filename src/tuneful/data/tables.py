@@ -57,13 +57,13 @@ def _parquet_batches(path: Path, name: str) -> Iterator[Any]:
         file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{name}: not a whole Parquet file: {first_line(error)}; fetch or write it again") from None
-    _refuse_double_columns(file.schema_arrow.names, name)
+    _check_columns(file.schema_arrow.names, name)
     for group in range(file.metadata.num_row_groups):
-        _refuse_huge_cells(file.metadata.row_group(group), group, name)
+        _check_cells(file.metadata.row_group(group), group, name)
         yield from file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], use_threads=False)
 
 
-def _refuse_huge_cells(group: Any, number: int, name: str) -> None:
+def _check_cells(group: Any, number: int, name: str) -> None:
     """A page that unpacks to gigabytes is told by the footer: its column's bytes divided by its values."""
     for index in range(group.num_columns):
         column = group.column(index)
@@ -84,7 +84,7 @@ def _arrow_batches(head: bytes, path: Path, name: str) -> Iterator[Any]:
                 whole = (reader.get_batch(index) for index in range(reader.num_record_batches))
             else:
                 reader = whole = pa.ipc.open_stream(file)
-            _refuse_double_columns(reader.schema.names, name)
+            _check_columns(reader.schema.names, name)
             for batch in whole:
                 batch.validate(full=True)  # offsets of a damaged file would be followed anywhere
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
@@ -93,7 +93,7 @@ def _arrow_batches(head: bytes, path: Path, name: str) -> Iterator[Any]:
         raise DataError(f"{name}: the Arrow file is cut off; fetch or write it again") from None
 
 
-def _refuse_double_columns(names: list[str], name: str) -> None:
+def _check_columns(names: list[str], name: str) -> None:
     if twice := next((column for column in names if names.count(column) > 1), None):
         raise DataError(f"{name}: the column `{shown(twice)}` stands twice; rename one of them")
 

@@ -46,7 +46,7 @@ def _first_line(stream: ByteStream) -> bytes:
     size = 1 << 16
     while True:
         head = stream.peek(size)
-        _refuse_foreign(head, stream.name)
+        _check_is_text(head, stream.name)
         line, end, _ = head.removeprefix(BYTE_ORDER_MARK).lstrip(BLANK.encode()).partition(b"\n")
         if end or len(head) < size:
             break
@@ -60,7 +60,7 @@ def _first_line(stream: ByteStream) -> bytes:
     return line.rstrip(BLANK.encode())
 
 
-def _refuse_foreign(head: bytes, name: str) -> None:
+def _check_is_text(head: bytes, name: str) -> None:
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise DataError(f"{name}: byte 0: this is {what}")

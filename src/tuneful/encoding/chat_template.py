@@ -43,7 +43,7 @@ from tuneful.types import Conversation, Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OWN = "own"
+TOKENIZER_TEMPLATE = "tokenizer"
 """`template.name` of a Jinja chat template."""
 
 INPUT_START = "\n\n"
@@ -115,7 +115,7 @@ class Frame:
 
 def load_template(config: TemplateConfig, tokenizer: PreTrainedTokenizerBase) -> Template:
     """The template that `config` names; a chat template is read, run once and refused here if it does not suit."""
-    if config.name != OWN:
+    if config.name != TOKENIZER_TEMPLATE:
         return find_template(config.name)
     source, where = _read(Path(config.file)) if config.file else _own(tokenizer)
     added = tokenizer.added_tokens_decoder.values()
@@ -130,7 +130,7 @@ class ChatTemplate:
     is not the beginning of its training text.
     """
 
-    name = OWN
+    name = TOKENIZER_TEMPLATE
     writes_bos = True
 
     def __init__(self, source: str, where: str, *, control_tokens: Collection[str], **special_tokens: str) -> None:
@@ -151,17 +151,17 @@ class ChatTemplate:
         pieces = self.example(Conversation("", (asked,), where))
         self.end = pieces[-1].text
         self.lead = self._without_control(
-            "".join(piece.text for piece in pieces if piece.origin is Origin.LEAD)
+            "".join(piece.text for piece in pieces if piece.origin is Origin.GENERATION_PREFIX)
         ).strip()
         self.stop = self._next_turn(Conversation("", (asked, again), where))
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response; TemplateError where text of it is changed or lost."""
         pieces = self._pieces(*_shape(conversation, answered=True), is_prompt=False)
-        before = pieces[: -3 if pieces[-3].origin is Origin.LEAD else -2]
+        before = pieces[: -3 if pieces[-3].origin is Origin.GENERATION_PREFIX else -2]
         prompt = self.prompt(conversation)
         if before != prompt:
-            self._refuse_prompt(_text(prompt), _text(before))
+            self._check_prompt(_text(prompt), _text(before))
         return pieces
 
     def prompt(self, conversation: Conversation) -> list[Piece]:
@@ -194,7 +194,7 @@ class ChatTemplate:
                 continue
             seam = len(literal) - lead
             end = self._end_of(frame.literals[number + 1])
-            pieces += (Piece(literal[:seam], Origin.TEMPLATE), Piece(literal[seam:], Origin.LEAD))
+            pieces += (Piece(literal[:seam], Origin.TEMPLATE), Piece(literal[seam:], Origin.GENERATION_PREFIX))
             pieces += (Piece(text, Origin.RESPONSE), Piece(end, Origin.END))
             start = len(end)
         if is_prompt:
@@ -243,7 +243,7 @@ class ChatTemplate:
         literal = frame.literals[number]
         same = prompt.slots == frame.slots[:number] and prompt.literals[:-1] == frame.literals[:number]
         if not (same and literal.startswith(prompt.literals[-1])):
-            self._refuse_prompt(self._sketch(prompt), self._sketch(frame))
+            self._check_prompt(self._sketch(prompt), self._sketch(frame))
         lead = len(literal) - len(prompt.literals[-1])
         if self._has_marks and lead > frame.marked_tails[number]:
             raise TemplateError(
@@ -301,7 +301,7 @@ class ChatTemplate:
         """The frame with numbered blanks for the texts, clipped."""
         return _clipped(frame.filled([f"[{slot + 1}]" for slot in range(max(frame.slots, default=-1) + 1)]))
 
-    def _refuse_prompt(self, prompt: str, training: str) -> NoReturn:
+    def _check_prompt(self, prompt: str, training: str) -> NoReturn:
         prompt, training = _around_the_difference(prompt, training)
         raise TemplateError(
             f"{self.where}: the prompt is not the beginning of the training text, so the model would be asked in a way that it "

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _WORTH_THREADS = 32
 """Texts below which a batch of them costs more than it saves: waking the tokenizer's threads takes most of a millisecond."""
 
-_FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.LEAD)
+_FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.GENERATION_PREFIX)
 
 
 class TextEncoder:
@@ -111,7 +111,7 @@ class TextEncoder:
     def _encode_template(self, text: str, first: bool) -> tuple[int, ...]:
         return tuple(self._encoders[True][0 if first else 1].encode(text, add_special_tokens=False).ids)
 
-    def count_markers(self, conversation: Conversation) -> Counter[str]:
+    def count_special_tokens(self, conversation: Conversation) -> Counter[str]:
         """How often each of `markers` stands in what the record itself says. It is encoded as text, and told of."""
         found: Counter[str] = Counter()
         for text in _texts(conversation):
@@ -315,7 +315,7 @@ class Encoder:
 
 def _trained(pieces: Sequence[Piece], last_turn: bool) -> list[bool]:
     """Which pieces the model learns to write: responses with what leads to them and ends them, all or the last one."""
-    trained = [piece.origin in (Origin.LEAD, Origin.RESPONSE, Origin.END) for piece in pieces]
+    trained = [piece.origin in (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END) for piece in pieces]
     if last_turn:
         last = max(number for number, is_trained in enumerate(trained) if not is_trained)
         trained[:last] = [False] * last

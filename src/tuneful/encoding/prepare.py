@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneful.config import Config, DataConfig
-from tuneful.data.read import DataFile, DataStream, Record, Refusal, stream_data
+from tuneful.data.read import DataFile, DataStream, Record, SkippedRow, stream_data
 from tuneful.data.sources import sha256_of
 from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
@@ -64,26 +64,26 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What was read: the names as they were given, the sha256 of the bytes, and the shapes found, for people."""
+    """What was read: the names as they were given, the sha256 of the bytes, and the formats found, for people."""
 
     name: str
     sha256: str
-    shape: str
+    format: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """A whole data set, divided. `refused` holds the rows that are in no subset, each with its reason.
 
-    `marker_texts` counts the texts that look like the template's structure in what the records say.
+    `special_token_texts` counts the texts that look like the template's structure in what the records say.
     """
 
     file: Provenance
     train: Subset
     validation: Subset
     test: Subset
-    refused: Sequence[Refusal]
-    marker_texts: Counter[str]
+    refused: Sequence[SkippedRow]
+    special_token_texts: Counter[str]
 
     @property
     def num_used(self) -> int:
@@ -133,7 +133,7 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
         subsets[VALIDATION],
         subsets[TEST],
         whole.refused if len(parts) == 1 else [refusal for part in parts for refusal in part.refused],
-        sum((part.marker_texts for part in parts), Counter()),
+        sum((part.special_token_texts for part in parts), Counter()),
     )
     assert dataset.num_read == sum(part.num_read for part in parts), "a row was lost between reading and splitting"
     return dataset
@@ -148,8 +148,8 @@ class _Encoded:
     records: Sequence[Record]
     examples: Sequence[Example]
     sizes: Sizes
-    refused: Sequence[Refusal]
-    marker_texts: Counter[str]
+    refused: Sequence[SkippedRow]
+    special_token_texts: Counter[str]
     store: Store | None = None
 
     def subset(self, indices: npt.NDArray[np.int64]) -> Subset:
@@ -195,17 +195,17 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
         with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
             return _from_store(Store(folder), file.name)
         shutil.rmtree(folder, ignore_errors=True)
-    rows: Iterable[Record | Refusal] = file if isinstance(file, DataStream) else chain(file.refused, file.records)
+    rows: Iterable[Record | SkippedRow] = file if isinstance(file, DataStream) else chain(file.refused, file.records)
     batches = _encode_in_batches(iter(rows), encoder)
     records: list[Record] = []
     examples: list[Example] = []
-    refused: list[Refusal] = []
-    marker_texts: Counter[str] = Counter()
+    refused: list[SkippedRow] = []
+    special_token_texts: Counter[str] = Counter()
     for batch in batches:
         records += batch.records
         examples += batch.examples
         refused += batch.refused
-        marker_texts += batch.marker_texts
+        special_token_texts += batch.special_token_texts
         if folder is not None and len(records) + len(refused) > MAX_IN_MEMORY:
             with StoreWriter(folder, encoder.text.vocab_size) as writer:
                 writer.add(records, examples)
@@ -214,38 +214,38 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
                 for more in batches:
                     writer.add(more.records, more.examples)
                     writer.refuse(more.refused)
-                    marker_texts += more.marker_texts
+                    special_token_texts += more.special_token_texts
                     records, refused = records or more.records[:1], refused or more.refused[:1]
-                _refuse_nothing(file, records, refused)
+                _check_any_record(file, records, refused)
                 if file.sha256 != sha256:
                     raise DataError(
                         f"{file.name}: changed before it was read; wait until it is written, or read a copy"
                     )
-                about = {"sha256": file.sha256, "shape": file.shape, "marker_texts": marker_texts}
+                about = {"sha256": file.sha256, "format": file.format, "special_token_texts": special_token_texts}
                 return _from_store(writer.finish(about), file.name)
-    _refuse_nothing(file, records, refused)
+    _check_any_record(file, records, refused)
     assert len(records) == len(examples)
     return _Encoded(
-        Provenance(file.name, file.sha256, file.shape),
+        Provenance(file.name, file.sha256, file.format),
         len(records) + len(refused),
         records,
         examples,
         Sizes.of(examples),
         refused,
-        marker_texts,
+        special_token_texts,
     )
 
 
 def _from_store(store: Store, name: str) -> _Encoded:
     everything, refused = np.arange(len(store)), np.arange(store.num_refused)
     return _Encoded(
-        Provenance(name, store.about["sha256"], store.about["shape"]),
+        Provenance(name, store.about["sha256"], store.about["format"]),
         len(store) + store.num_refused,
         Selected(store.record, everything),
         Selected(store.example, everything),
         store.sizes(),
         Selected(store.refusal, refused),
-        Counter(store.about["marker_texts"]),
+        Counter(store.about["special_token_texts"]),
         store,
     )
 
@@ -254,28 +254,28 @@ def _from_store(store: Store, name: str) -> _Encoded:
 class _Batch:
     records: list[Record]
     examples: list[Example]
-    refused: list[Refusal]
-    marker_texts: Counter[str]
+    refused: list[SkippedRow]
+    special_token_texts: Counter[str]
 
 
-def _encode_in_batches(rows: Iterator[Record | Refusal], encoder: Encoder) -> Iterator[_Batch]:
+def _encode_in_batches(rows: Iterator[Record | SkippedRow], encoder: Encoder) -> Iterator[_Batch]:
     while chunk := list(islice(rows, _AT_ONCE)):
         batch = _Batch([], [], [], Counter())
         examples = iter(encoder.examples([row.conversation for row in chunk if isinstance(row, Record)]))
         for row in chunk:
             example = next(examples) if isinstance(row, Record) else ""
-            if isinstance(row, Refusal):
+            if isinstance(row, SkippedRow):
                 batch.refused.append(row)
             elif isinstance(example, Example):
                 batch.records.append(row)
                 batch.examples.append(example)
-                batch.marker_texts.update(encoder.text.count_markers(row.conversation))
+                batch.special_token_texts.update(encoder.text.count_special_tokens(row.conversation))
             else:
-                batch.refused.append(Refusal(row.source, example, row.raw))
+                batch.refused.append(SkippedRow(row.source, example, row.raw))
         yield batch
 
 
-def _refuse_nothing(file: DataFile | DataStream, records: Sequence[Record], refused: Sequence[Refusal]) -> None:
+def _check_any_record(file: DataFile | DataStream, records: Sequence[Record], refused: Sequence[SkippedRow]) -> None:
     if not records:
         first = refused[0]
         raise DataError(f"{file.name}: no record is left to use; the first refusal: {first.source}: {first.reason}")
@@ -308,7 +308,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
         "num_cut": int(sizes.cut.sum()),
         "num_input_cut": int((sizes.num_input_cut > 0).sum()),
         "cut": [dataset.train.records[index].source for index in _cut(sizes)[:_MAX_LISTED]],
-        "marker_texts": dict(dataset.marker_texts.most_common()),
+        "special_token_texts": dict(dataset.special_token_texts.most_common()),
         "train_turns": config.data.train_turns,
         "train_tokens": {
             "record": int(lengths.sum()),

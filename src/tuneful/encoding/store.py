@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneful.config import DataConfig
-from tuneful.data.read import Record, Refusal
+from tuneful.data.read import Record, SkippedRow
 from tuneful.data.sources import Place
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
@@ -186,9 +186,9 @@ class Store:
         """Record `index` as it is meant."""
         return self.record(index).conversation
 
-    def refusal(self, index: int) -> Refusal:
+    def refusal(self, index: int) -> SkippedRow:
         """Refused row `index`, in file order."""
-        return Refusal(*self._read("refused", "refused_ends", index))
+        return SkippedRow(*self._read("refused", "refused_ends", index))
 
     def array(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The array kept under `name` beside the columns; made, and kept, where it is not there yet."""
@@ -254,7 +254,7 @@ class StoreWriter:
             self._put_texts("sources", "source_ends", [record.source for record in records])
             self._put_texts("rows", "row_ends", [_as_json(_row(record)) for record in records])
 
-    def refuse(self, refusals: Sequence[Refusal]) -> None:
+    def refuse(self, refusals: Sequence[SkippedRow]) -> None:
         """Some more refused rows."""
         with _written(self.folder):
             rows = [_as_json([refusal.source, refusal.reason, refusal.raw]) for refusal in refusals]
@@ -309,7 +309,7 @@ def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, e
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     names = [place.name for place in places]
-    reading = [config.shape, config.columns, config.on_error]
+    reading = [config.format, config.columns, config.on_error]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
     digest.update(json.dumps([data_sha256, names, encoder.text.fingerprint, reading, limits]).encode())
     return digest.hexdigest()

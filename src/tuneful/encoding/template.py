@@ -5,7 +5,7 @@ A template is four verbs: `example` (a conversation as pieces of text), `prompt`
 the untrained prefix of the example, and parsing the trained rest gives the response back. Who wrote a piece is known when
 the piece is made; no marker is ever searched for in rendered text, so text of the user's cannot pose as structure.
 
-The formats here are data, a Wording each. A format that is a program, the tokenizer's own chat template or a user's Jinja
+The formats here are data, a PromptFormat each. A format that is a program, the tokenizer's own chat template or a user's Jinja
 file, has the same four verbs: `chat_template.py`.
 
     alpaca         Below is an instruction ... request.\\n\\n### Instruction:\\n{instruction}
@@ -32,7 +32,9 @@ class Origin(Enum):
     TEMPLATE = "template"  # control tokens are recognised; context
     SYSTEM = "system"  # the record's own system text: plain, whatever it says; context
     USER = "user"  # plain text, whatever it says; context
-    LEAD = "lead"  # what the template has the model write before a response: control tokens are recognised; trained
+    GENERATION_PREFIX = (
+        "generation_prefix"  # what the model writes before a response: control tokens are recognised; trained
+    )
     RESPONSE = "response"  # plain text, whatever it says; trained
     END = "end"  # the one end token; trained
 
@@ -90,7 +92,7 @@ class Template(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class PromptFormat:
     """A prompt format as data.
 
     A conversation renders as `system` (or `default_system`, or `default_system_with_input`) between `system_start` and
@@ -193,7 +195,7 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
     return joined
 
 
-_ALPACA = Wording(
+_ALPACA = PromptFormat(
     name="alpaca",
     system_start="",
     default_system=(
@@ -224,7 +226,7 @@ TEMPLATES = {
                 "Write a response that appropriately completes the request."
             ),
         ),
-        Wording(
+        PromptFormat(
             name="chatml",
             system_start="<|im_start|>system\n",
             default_system="",
@@ -238,7 +240,7 @@ TEMPLATES = {
             turn_end="\n",
             stop=("<|im_start|>", "<|im_end|>"),
         ),
-        Wording(
+        PromptFormat(
             name="phi-3",
             system_start="<|system|>\n",
             default_system="",
@@ -259,11 +261,11 @@ the original Alpaca format for records with an input."""
 
 
 TEMPLATE_FILE = "tuneful.json"
-"""The file of a model folder that names the template it was trained with: `{"template": "alpaca"}`, or `own` where it is
-the folder's chat_template.jinja."""
+"""The file of a model folder that names the template it was trained with: `{"template": "alpaca"}`, or
+`tokenizer` where it is the folder's chat_template.jinja."""
 
 
-def find_template(name: str) -> Wording:
+def find_template(name: str) -> PromptFormat:
     """The built-in template `name`; TemplateError where there is none."""
     if name not in TEMPLATES:
         raise TemplateError(f"no template {name!r}; there are {', '.join(TEMPLATES)}")

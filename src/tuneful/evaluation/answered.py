@@ -29,13 +29,13 @@ _MAX_KIND = 60  # characters; what is longer is a text and no kind
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One item and one model's answer to it; `ended_by` is "" and `kind` None where nobody wrote it down."""
+    """One item and one model's answer to it; `finish_reason` is "" and `kind` None where nobody wrote it down."""
 
     source: str
     prompt: str
     reference: str
     text: str
-    ended_by: str
+    finish_reason: str
     num_tokens: int | None
     kind: str | None
     scores: AnswerScores
@@ -122,19 +122,19 @@ def _answered(
     reference_tokens: int | None = None,
     judge_score: float | None = None,
 ) -> Answered:
-    ended_by = str(given.row.get("ended_by", ""))
+    finish_reason = str(given.row.get("finish_reason", ""))
     return Answered(
         source=given.source,
         prompt=task_text(given.record.conversation),
         reference=given.reference,
         text=given.text,
-        ended_by=ended_by,
+        finish_reason=finish_reason,
         num_tokens=given.row.get("num_tokens"),
         kind=kind_of(given.record.raw),
         scores=score_answer(
             given.text,
             given.reference,
-            ended=ended_by == "stop" if ended_by else None,
+            ended=finish_reason == "stop" if finish_reason else None,
             reference_nll=reference_nll,
             reference_tokens=reference_tokens,
             judge_score=judge_score,

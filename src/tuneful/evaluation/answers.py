@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.config import DataConfig, load_config
+from tuneful.config.load import read_yaml
 from tuneful.data.read import STARTER, Record, read_data
 from tuneful.errors import DataError
 from tuneful.files import read_lines
@@ -83,7 +84,7 @@ def run_of(path: Path) -> Path | None:
 def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
     """How the run that the file belongs to read its records, else `config`."""
     file = run / "config.yaml" if (run := run_of(path)) is not None else None
-    return load_config(file).data if file is not None and file.is_file() else config
+    return load_config(begun_with=read_yaml(file)).data if file is not None and file.is_file() else config
 
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:

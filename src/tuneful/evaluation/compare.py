@@ -31,7 +31,7 @@ from tuneful.evaluation.statistics import (
     interval,
     permutation_tests,
     resampled_differences,
-    with_imagined_items,
+    with_pseudo_counts,
 )
 
 Verdict = Literal["better", "worse", "changed", "cannot tell"]
@@ -88,7 +88,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "The reference loss as a number of equally likely tokens to choose from: exp(loss).",
     ),
     MetricSpec(
-        "ended", "Ending by itself", "share of items", True, "Answers that the model ended, not the token limit."
+        "ended", "Stopped at end token", "share of items", True, "Answers that the model ended, not the token limit."
     ),
     MetricSpec(
         "length", "Length", "words", None, "Mean number of words of the answers; neither longer nor shorter is better."
@@ -105,8 +105,8 @@ FORGETTING: tuple[MetricSpec, ...] = (
         "What a byte of text costs that the finetuning never showed; more than before is forgetting.",
     ),
     MetricSpec(
-        "drift",
-        "Drift",
+        "kl_to_base",
+        "KL to base",
         "bits per token",
         None,
         "What a token of the base model's own writing costs; the difference is how far the model has moved.",
@@ -255,7 +255,7 @@ def compare_ratios(
     resampled: dict[int, Array] = {}
     for is_share in (False, True):
         chosen = [index for index, own in enumerate(shares) if own is is_share]
-        pairs = [with_imagined_items(*measured[i][1]) if is_share else measured[i][1] for i in chosen]
+        pairs = [with_pseudo_counts(*measured[i][1]) if is_share else measured[i][1] for i in chosen]
         if pairs:
             resampled.update(zip(chosen, resampled_differences(pairs, num_resamples, seed), strict=True))
     tests = permutation_tests([_swappable(*pair) for _, pair in measured], num_resamples, seed)

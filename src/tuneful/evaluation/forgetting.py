@@ -4,7 +4,7 @@ Two measures, both on text that the finetuning never showed:
 
     forgetting   bits per byte of general text: the built-in sample (judge/general/, written for this project) or a file of
                  the user's. Higher after than before: the model has become worse at text of other kinds.
-    drift        bits per token, of samples that the base model itself wrote at temperature 1, before and after. Their
+    kl_to_base        bits per token, of samples that the base model itself wrote at temperature 1, before and after. Their
                  difference is an unbiased estimate of the Kullback-Leibler divergence per token from the base model to the
                  tuned one: how far the model has moved on what it would have said, whether that was right or wrong.
 
@@ -190,9 +190,9 @@ def covers(
 def compare_forgetting(
     base: Iterable[GeneralScore], tuned: Iterable[GeneralScore], *, confidence: float, num_resamples: int, seed: int
 ) -> tuple[MetricComparison, ...]:
-    """Forgetting, and drift where there are samples, with the intervals over passages and over samples.
+    """Forgetting, and the KL divergence to the base model where there are samples, with the intervals over passages and over samples.
 
-    Only texts that both models read count: the same bytes, or for a sample the same tokens. Drift has no verdict but
+    Only texts that both models read count: the same bytes, or for a sample the same tokens. It has no verdict but
     "changed" and "cannot tell": to move is what finetuning is for.
     """
     base_by_key, tuned_by_key = _by_text(base), _by_text(tuned)

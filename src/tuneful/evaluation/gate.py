@@ -67,7 +67,7 @@ def parse_gate(text: str, where: str = "report.gate") -> tuple[Condition, ...]:
     return tuple(_condition(part, where) for part in text.split(",") if part.strip())
 
 
-def refuse_unmeasurable(conditions: tuple[Condition, ...], *, has_general: bool, has_judge: bool) -> None:
+def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, has_judge: bool) -> None:
     """ConfigError, before any work is done, for a condition on what this run is not going to measure."""
     for condition in conditions:
         if condition.name in {spec.name for spec in FORGETTING} and not has_general:
@@ -93,7 +93,7 @@ def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> lis
     return outcomes
 
 
-def refuse_unmet(outcomes: Sequence[Outcome]) -> None:
+def check_met(outcomes: Sequence[Outcome]) -> None:
     """GateError, with the figures, where a condition is not met."""
     unmet = [outcome for outcome in outcomes if not outcome.met]
     if unmet:

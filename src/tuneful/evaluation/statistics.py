@@ -141,7 +141,7 @@ def _shape(values: Array) -> tuple[float, float, float]:
     return float((centred**3).mean()) / variance**1.5, float((centred**4).mean()) / variance**2, error
 
 
-def with_imagined_items(base: Ratio, tuned: Ratio) -> tuple[Ratio, Ratio]:
+def with_pseudo_counts(base: Ratio, tuned: Ratio) -> tuple[Ratio, Ratio]:
     """The pair with one item more that only `tuned` gets right and one more that only `base` does.
 
     For shares of items: where few of them changed, a bootstrap knows too little of what it has not seen, and where none

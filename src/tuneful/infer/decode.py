@@ -21,7 +21,7 @@ from tuneful.infer.packed import packed_products
 from tuneful.model.attention import plan_attention, why_no_trie
 from tuneful.types import Example
 
-PROOF_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Largest relative difference of the logits of a few tokens, ours against transformers' own attention."""
 _PROOF_PROMPT, _PROOF_SHARED = 7, 3
 _AS_THEY_ARE: AbstractContextManager[Any] = nullcontext()
@@ -60,7 +60,7 @@ def why_not_cached(model: PreTrainedModel, products: AbstractContextManager[Any]
     """Why `model` must speak through transformers' own cache; None where ours gives the same logits under `products`."""
     if model.device.type != "cpu":
         return f"the model is on {model.device.type}"
-    return why_no_trie(model) or _disproof(model, products)
+    return why_no_trie(model) or _self_check(model, products)
 
 
 @contextmanager
@@ -230,7 +230,7 @@ class PaddedDecoder:
         return logits
 
 
-def _disproof(model: PreTrainedModel, products: AbstractContextManager[Any]) -> str | None:
+def _self_check(model: PreTrainedModel, products: AbstractContextManager[Any]) -> str | None:
     """Two short prompts and a token each, through our cache and in one plain forward: how the logits differ, if they do."""
     num_tokens = model.get_input_embeddings().weight.shape[0]
     ids = np.random.default_rng(0).integers(0, num_tokens, (2, _PROOF_PROMPT + 1))
@@ -242,7 +242,7 @@ def _disproof(model: PreTrainedModel, products: AbstractContextManager[Any]) -> 
     with attending(model, PaddedDecoder(model).attention):
         plain = model(input_ids=torch.from_numpy(ids), use_cache=False, logits_to_keep=1).logits[:, -1]
     difference = ((ours.double() - plain.double()).norm() / plain.double().norm()).item()
-    if difference <= PROOF_TOLERANCE[model.dtype]:
+    if difference <= SELF_CHECK_TOLERANCE[model.dtype]:
         return None
     return f"the logits of a few tokens differ by {difference:.2g} from those of transformers' own attention"
 

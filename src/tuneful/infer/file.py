@@ -79,7 +79,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "source": answer.source,
         "prompt": answer.prompt,
         "text": answer.text,
-        "ended_by": answer.ended_by,
+        "finish_reason": answer.finish_reason,
         "num_tokens": len(answer.token_ids),
     }
 

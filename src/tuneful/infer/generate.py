@@ -37,7 +37,7 @@ class Generated:
     """What a model appended to one prompt: the ids, the stop token included, and their text, which has no stop in it."""
 
     token_ids: tuple[int, ...]
-    ended_by: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length"]
     text: str
 
 
@@ -92,7 +92,7 @@ def answer_each(
                 encoder.prompt_text(conversation),
                 generated.text,
                 generated.token_ids,
-                generated.ended_by,
+                generated.finish_reason,
                 conversation.source,
             ),
         )
@@ -137,10 +137,10 @@ def generate(
         return
     rows.sort(key=lambda row: len(row.prompt), reverse=True)
     decoder = make_decoder(model, min(config.batch_size, len(rows)), _num_shared(prompts))
-    finished = (row for row in _run(decoder, deque(rows), config, stop_token_ids) if row.ended_by)
+    finished = (row for row in _run(decoder, deque(rows), config, stop_token_ids) if row.finish_reason)
     for row in _each_aside(model, decoder, finished):
-        assert row.ended_by
-        yield row.index, Generated(tuple(row.generated), row.ended_by, row.text.text)
+        assert row.finish_reason
+        yield row.index, Generated(tuple(row.generated), row.finish_reason, row.text.text)
 
 
 def stop_token_ids(model: PreTrainedModel, encoder: Encoder) -> set[int]:
@@ -164,20 +164,20 @@ class _Row:
     def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int, text: AnswerText) -> None:
         self.index, self.prompt, self.max_new_tokens, self.text = index, prompt, max_new_tokens, text
         self.generated: list[int] = []
-        self.ended_by: Literal["stop", "length"] | None = None
+        self.finish_reason: Literal["stop", "length"] | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self._shown: list[str] = []
 
     def accept(self, token_id: int, stop_token_ids: Collection[int]) -> None:
-        """Take one more token; `ended_by` says whether it is the last."""
+        """Take one more token; `finish_reason` says whether it is the last."""
         self.generated.append(token_id)
         if token_id not in stop_token_ids:
             self._shown.append(self.text.push(token_id))
         if token_id in stop_token_ids or self.text.stopped:
-            self.ended_by = "stop"
+            self.finish_reason = "stop"
         elif len(self.generated) >= self.max_new_tokens:
-            self.ended_by = "length"
-        if self.ended_by:
+            self.finish_reason = "length"
+        if self.finish_reason:
             self._shown.append(self.text.finish())
 
     def take_shown(self) -> str:
@@ -204,7 +204,7 @@ def _run(
         for row, token_id in zip(stepped, tokens.tolist(), strict=True):
             row.accept(token_id, stop_token_ids)
             yield row
-        if gone := {at for at, row in enumerate(rows) if row.ended_by}:
+        if gone := {at for at, row in enumerate(rows) if row.finish_reason}:
             rows = [rows[at] for at in decoder.release(gone)]
 
 

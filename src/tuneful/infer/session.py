@@ -14,7 +14,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from tuneful.config import Config
-from tuneful.encoding.chat_template import OWN
+from tuneful.config.names import RENAMED_VALUES
+from tuneful.encoding.chat_template import TOKENIZER_TEMPLATE
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import load_encoder
 from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
@@ -79,8 +80,11 @@ def with_saved_template(config: Config) -> Config:
         return config
     try:
         name = json.loads(file.read_text(encoding="utf-8"))["template"]
+        name = RENAMED_VALUES["template.name"].get(name, name)  # what a folder of an earlier version says
     except (ValueError, KeyError, TypeError):
         name = None
-    if name not in (*TEMPLATES, OWN):
-        raise ConfigError(f"{file}: names no known template; give template.name={'|'.join((*TEMPLATES, OWN))}")
+    if name not in (*TEMPLATES, TOKENIZER_TEMPLATE):
+        raise ConfigError(
+            f"{file}: names no known template; give template.name={'|'.join((*TEMPLATES, TOKENIZER_TEMPLATE))}"
+        )
     return config.model_copy(update={"template": config.template.model_copy(update={"name": name})})

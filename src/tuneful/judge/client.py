@@ -38,7 +38,7 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 _MAX_REPLY_BYTES = 1 << 20
 _MAX_WAIT_SECONDS = 60.0
 _GIVE_UP_AFTER = 8  # questions in a row that got no reply, before there was any
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MIN_WINDOW_TOKENS = 256
 _MIN_KEY_LENGTH = 8
 _MAX_BYTES_PER_TOKEN = 8.0  # of any tokenizer, over a whole prompt
@@ -72,7 +72,7 @@ class NoReply:
 
 
 Outcome = Reply | NoReply
-Hear = Callable[[int, Outcome], None]
+OnResult = Callable[[int, Outcome], None]
 """Told of the outcome of question `index`, once each, in any order."""
 
 
@@ -87,11 +87,11 @@ class Judge(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """What the judge is, for the cache."""
 
-    def ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
-        """Ask everything; `hear` is told of each outcome as it comes."""
+    def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
+        """Ask everything; `on_result` is told of each outcome as it comes."""
 
 
-class Wire(Protocol):
+class Backend(Protocol):
     """A server's way of speaking: where to post, what, and how to read the bytes that come back."""
 
     @property
@@ -114,7 +114,7 @@ class _NoReplyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaWire:
+class OllamaBackend:
     """`POST /api/chat` of the server at `origin`, streamed; `truncate` is off, so a prompt too long is an error."""
 
     origin: str
@@ -169,7 +169,7 @@ class OllamaWire:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIWire:
+class OpenAIBackend:
     """`POST /chat/completions` below `base_url`, in one piece."""
 
     base_url: str
@@ -221,28 +221,28 @@ class HttpJudge:
 
     name: str
     identity: Mapping[str, Any]
-    wire: Wire
+    wire: Backend
     settings: JudgeConfig
     key: str | None = field(default=None, repr=False)
     give_up_after: int = _GIVE_UP_AFTER
 
-    def ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
-        """Ask everything, `judge.concurrency` at a time; `hear` is told of each outcome as it comes.
+    def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
+        """Ask everything, `judge.concurrency` at a time; `on_result` is told of each outcome as it comes.
 
         Where the first `give_up_after` questions all end without a reply, the rest is not asked.
         """
         if questions:
-            _completed(self._ask_all(questions, hear))
+            _completed(self._ask_all(questions, on_result))
 
-    async def _ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
+    async def _ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
         waiting: Iterator[tuple[int, Question]] = iter(enumerate(questions))
         tally = _Tally(self.give_up_after)
 
         async def work(client: httpx2.AsyncClient) -> None:
             for index, question in waiting:
-                outcome = tally.hopeless() or await self._ask(client, question)
+                outcome = tally.circuit_open() or await self._ask(client, question)
                 tally.count(outcome)
-                hear(index, outcome)
+                on_result(index, outcome)
 
         async with _client(self.key) as client:
             workers = [asyncio.create_task(work(client)) for _ in range(min(self.settings.concurrency, len(questions)))]
@@ -302,7 +302,7 @@ class _Tally:
         else:
             self._num_failures, self._reason = self._num_failures + 1, self._reason or outcome.reason
 
-    def hopeless(self) -> NoReply | None:
+    def circuit_open(self) -> NoReply | None:
         if self._answered or self._num_failures < self._give_up_after:
             return None
         return NoReply(f"not asked: the first {self._give_up_after} questions got no reply; {self._reason}")
@@ -317,7 +317,7 @@ def open_http_judge(name: str, settings: JudgeConfig, environment: Mapping[str, 
     kind, _, model = name.partition("/")
     if kind == "ollama":
         origin = ollama_origin(environment.get("OLLAMA_HOST", ""))
-        wire: Wire = OllamaWire(origin, model, settings)
+        wire: Backend = OllamaBackend(origin, model, settings)
         identity = {"wire": kind, "model": model, "digest": _ollama_digest(origin, model, settings), "at": origin}
         return HttpJudge(name, identity, wire, settings)
     base_url = _checked_url(environment.get("OPENAI_BASE_URL") or OPENAI_BASE_URL, "OPENAI_BASE_URL")
@@ -335,7 +335,7 @@ def openai_judge(
     name: str, base_url: str, identity: Mapping[str, Any], settings: JudgeConfig, *, model: str, key: str | None = None
 ) -> HttpJudge:
     """The judge `model` at `base_url`, which speaks as OpenAI does."""
-    return HttpJudge(name, identity, OpenAIWire(base_url, model, settings), settings, key)
+    return HttpJudge(name, identity, OpenAIBackend(base_url, model, settings), settings, key)
 
 
 def ollama_origin(host: str) -> str:
@@ -450,7 +450,7 @@ def _check_status(response: httpx2.Response, content: bytes) -> None:
     said = _error_message(content)
     raise _NoReplyError(
         f"HTTP {status}" + (f": {said}" if said else ""),
-        again=status in _PASSING,
+        again=status in RETRYABLE_STATUS,
         wait_seconds=_retry_after(response.headers.get("retry-after")),
     )
 

@@ -142,7 +142,7 @@ def _object(said: str, nonce: str | None) -> dict[str, Any] | Unreadable:
     if len(said) > _MAX_DEPTH_TEXT:
         return Unreadable(f"an object of {len(said):,} characters")
     try:
-        found = json.loads(said, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        found = json.loads(said, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         return Unreadable(f"not one valid JSON object: {str(error)[:80]}")
     if nonce is not None and found.get("id") != nonce:
@@ -157,7 +157,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_constant(name: str) -> Any:
+def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 

@@ -20,10 +20,10 @@ from tuneful.config import Config, JudgeConfig, TemplateConfig
 from tuneful.errors import ConfigError, DataError, JudgeError
 from tuneful.files import sha256_of
 from tuneful.judge.client import (
-    Hear,
     HttpJudge,
     Judge,
     NoReply,
+    OnResult,
     Outcome,
     Question,
     Reply,
@@ -97,7 +97,7 @@ class ModelJudge:
     identity: Mapping[str, Any]
     answer_all: AnswerAll
 
-    def ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
+    def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
         """Ask everything, in order; a reply that ran into the limit of tokens is none."""
         for start in range(0, len(questions), _BATCH):
             batch = questions[start : start + _BATCH]
@@ -107,7 +107,7 @@ class ModelJudge:
                 for question in batch
             ]
             for index, outcome in enumerate(self._outcomes(asked)):
-                hear(start + index, outcome)
+                on_result(start + index, outcome)
 
     def _outcomes(self, asked: Sequence[Conversation]) -> list[Outcome]:
         try:
@@ -117,7 +117,7 @@ class ModelJudge:
                 return [NoReply(str(error))]
             return [outcome for one in asked for outcome in self._outcomes([one])]
         cut = NoReply("the reply was cut at judge.max_tokens")
-        return [Reply(answer.text) if answer.ended_by == "stop" else cut for answer in answers]
+        return [Reply(answer.text) if answer.finish_reason == "stop" else cut for answer in answers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class GgufJudge:
         """The checksum of the file."""
         return self.client.identity
 
-    def ask_all(self, questions: Sequence[Question], hear: Hear) -> None:
-        """Ask everything; `hear` is told of each outcome as it comes."""
-        self.client.ask_all(questions, hear)
+    def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
+        """Ask everything; `on_result` is told of each outcome as it comes."""
+        self.client.ask_all(questions, on_result)
 
 
 def _gguf_judge(name: str, file: Path, settings: JudgeConfig) -> GgufJudge:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tuneful.config import Config
 from tuneful.console import Terminal
-from tuneful.encoding.chat_template import OWN
+from tuneful.encoding.chat_template import TOKENIZER_TEMPLATE
 from tuneful.encoding.template import TEMPLATE_FILE
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.files import write_json, write_rows
@@ -28,7 +28,7 @@ from tuneful.types import Answer, Conversation, Verdict
 REPLIES = Path("judge") / "replies.jsonl"
 
 
-def refuse_absent_judge(config: Config) -> None:
+def check_judge_is_there(config: Config) -> None:
     """Raise, before any work is done, where the judge of a run is named wrongly or is not to be reached."""
     settings = resolve_settings(config.judge)
     load_prompt(settings.protocol, settings.prompts)
@@ -161,7 +161,7 @@ def load_judge_model(folder: str, config: Config, notify: Callable[[str], None])
     own = with_saved_template(model_config(config, folder))
     pretrained = load_model(folder, notify)
     if pretrained.tokenizer.chat_template and not (pretrained.folder / TEMPLATE_FILE).is_file():
-        own = own.model_copy(update={"template": own.template.model_copy(update={"name": OWN})})
+        own = own.model_copy(update={"template": own.template.model_copy(update={"name": TOKENIZER_TEMPLATE})})
     loaded = LoadedModel.of(pretrained, own)
 
     def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:

@@ -129,7 +129,7 @@ def ask_cached(
     failures: dict[str, NoReply] = {}
     order = list(missing)
 
-    def hear(index: int, outcome: Outcome) -> None:
+    def on_result(index: int, outcome: Outcome) -> None:
         key = order[index]
         if isinstance(outcome, Reply):
             cache.put(key, outcome.text)
@@ -137,7 +137,7 @@ def ask_cached(
             failures[key] = outcome
         advance(num_waiting[key])
 
-    judge.ask_all([missing[key] for key in order], hear)
+    judge.ask_all([missing[key] for key in order], on_result)
     return [failures[key] if (reply := cache.get(key)) is None else Reply(reply) for key in keys]
 
 

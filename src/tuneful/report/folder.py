@@ -47,7 +47,7 @@ class RecordLoss:
     loss_first: float | None
     loss_last: float | None
     loss_after: float | None
-    suspicion: float | None
+    outlier_score: float | None
     memorised: bool
 
 
@@ -76,7 +76,7 @@ class Reply:
     source: str
     prompt: str
     text: str
-    ended_by: str
+    finish_reason: str
     num_tokens: int | None
 
 
@@ -356,7 +356,7 @@ def _record_loss(row: Json) -> RecordLoss:
         loss_first=number(row, "loss_first"),
         loss_last=number(row, "loss_last"),
         loss_after=number(row, "loss_after"),
-        suspicion=number(row, "suspicion"),
+        outlier_score=number(row, "outlier_score"),
         memorised=row.get("memorised") is True,
     )
 
@@ -376,7 +376,7 @@ def _reply(row: Json) -> Reply:
         source=text(row, "source"),
         prompt=text(row, "prompt"),
         text=text(row, "text"),
-        ended_by=text(row, "ended_by"),
+        finish_reason=text(row, "finish_reason"),
         num_tokens=whole(row, "num_tokens"),
     )
 

@@ -1,7 +1,7 @@
-"""Lists the training records that a person should look at: those most likely mislabelled, and those learned by heart.
+"""Lists the training records that a person should look at: those most likely mislabelled, and those that are memorised.
 
 Feeds `sections.py` from records.jsonl, where training wrote what each record cost (`train/progress.py` says how the
-suspicion is made). Both lists are short: all of it is in the file, a million records or not.
+outlier_score is made). Both lists are short: all of it is in the file, a million records or not.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class RecordsView:
 
 def view_records(run: Run) -> RecordsView:
     """Pick the records to list, and put their texts beside their figures."""
-    doubtful = [row for row in run.records if row.suspicion is not None and row.suspicion >= LEAST_SUSPICION]
+    doubtful = [row for row in run.records if row.outlier_score is not None and row.outlier_score >= LEAST_SUSPICION]
     learned = [row for row in run.records if row.memorised and row.loss_first is not None]
-    suspects = heapq.nlargest(MAX_LISTED, doubtful, key=lambda row: row.suspicion or 0.0)
+    suspects = heapq.nlargest(MAX_LISTED, doubtful, key=lambda row: row.outlier_score or 0.0)
     memorised = heapq.nlargest(MAX_LISTED, learned, key=lambda row: (row.loss_first or 0.0) * row.num_targets)
     texts = _texts(run.trained(), [row.source for row in (*suspects, *memorised)])
     return RecordsView(
         sentence=f"Of {plural(len(run.records), 'training record')}, {count(len(doubtful))} stayed far harder than the records "
-        f"that begin like them, and {count(len(learned))} can now be said by heart.",
-        suspects=tuple(_view(row, texts, f"{fixed(row.suspicion, 1)} spreads above its peers") for row in suspects),
+        f"that begin like them, and {count(len(learned))} are memorised.",
+        suspects=tuple(_view(row, texts, f"{fixed(row.outlier_score, 1)} spreads above its peers") for row in suspects),
         memorised=tuple(_view(row, texts, "") for row in memorised),
     )
 

@@ -91,7 +91,7 @@ def view_forgetting(comparison: Comparison) -> Forgetting:
         "forgetting": f"{plural(found[0].num_items or 0, 'passage')} of text that the training never showed"
         if found
         else "",
-        "drift": "samples that the base model itself wrote",
+        "kl_to_base": "samples that the base model itself wrote",
     }
     shown = " and ".join(what[metric.name] for metric in found if metric.name in what)
     return Forgetting(
@@ -121,7 +121,7 @@ def _of_how_many(metric: Metric, comparison: Comparison) -> str:
 
 
 def _what_it_is(metric: Metric) -> str:
-    if metric.name == "drift":
+    if metric.name == "kl_to_base":
         return (
             "bits per token of the base model’s own writing; how far the model has moved, which is no fault in itself"
         )

@@ -1,4 +1,4 @@
-"""What a run will take, foretold before it is begun: what `--dry-run` does.
+"""What a run will take, estimated before it is begun: what `--dry-run` does.
 
 Steps and tokens are counted exactly. Time and memory come from two steps that are really taken, on records of the run
 itself: the longest step, which is the peak, and one of middling length, which sets the pace; one answer and a part of the
@@ -31,7 +31,7 @@ _TIMED_RECORDS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Estimate:
     """What is foretold. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now."""
 
     num_steps: int
@@ -61,8 +61,8 @@ class Forecast:
         return self.model_bytes + self.num_checkpoints * self.checkpoint_bytes
 
 
-def foretell(run: RunState, engine: Engine, *, folder: Path) -> Forecast:
-    """The forecast of `run`, whose training is prepared; `folder` is where it would be written. The run is spent after this."""
+def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
+    """The estimate of `run`, whose training is prepared; `folder` is where it would be written. The run is spent after this."""
     config, train = run.config.train, run.dataset.train.examples
     lengths = np.array([len(example) for example in train])
     trained = np.array([int((example.weights > 0).sum()) for example in train])
@@ -79,7 +79,7 @@ def foretell(run: RunState, engine: Engine, *, folder: Path) -> Forecast:
         answering = 2 * _seconds_of_answers(run)
     training_seconds = taken[1].step_seconds * int(steps.sum()) / taken[1].record_tokens
     model_bytes, checkpoint_bytes = disk_bytes(run.model, engine.optimizer, config, run.dataset)
-    return Forecast(
+    return Estimate(
         num_steps=len(steps),
         num_evaluations=num_evaluations,
         record_tokens=int(steps.sum()),
@@ -98,22 +98,22 @@ def foretell(run: RunState, engine: Engine, *, folder: Path) -> Forecast:
     )
 
 
-def show_forecast(forecast: Forecast, terminal: Terminal) -> None:
-    """The forecast on the terminal."""
-    (long_tokens, tokens), (long_seconds, seconds) = forecast.measured_tokens, forecast.measured_seconds
-    terminal.heading("Foretold")
+def show_estimate(estimate: Estimate, terminal: Terminal) -> None:
+    """The estimate on the terminal."""
+    (long_tokens, tokens), (long_seconds, seconds) = estimate.measured_tokens, estimate.measured_seconds
+    terminal.heading("Estimate")
     terminal.facts(
         {
-            "steps": f"{forecast.num_steps:,} and {forecast.num_evaluations:,} evaluations",
-            "tokens": f"{forecast.record_tokens:,}, of which {forecast.trained_tokens:,} carry loss",
+            "steps": f"{estimate.num_steps:,} and {estimate.num_evaluations:,} evaluations",
+            "tokens": f"{estimate.record_tokens:,}, of which {estimate.trained_tokens:,} carry loss",
             "measured": f"a step of {tokens:,} tokens in {seconds:.2f} s, the longest ({long_tokens:,}) in {long_seconds:.2f} s",
-            "time": f"{_duration(forecast.total_seconds)}: training {_duration(forecast.training_seconds)}, "
-            f"evaluations {_duration(forecast.evaluation_seconds)}, answers {_duration(forecast.answer_seconds)}",
-            "memory": f"{forecast.peak_memory_bytes / 1e9:,.1f} GB at the longest step, of "
-            f"{forecast.memory_bytes / 1e9:,.1f} GB",
-            "disk": f"{forecast.disk_bytes / 1e9:,.1f} GB (model {forecast.model_bytes / 1e9:,.1f}, "
-            f"{forecast.num_checkpoints} checkpoints of {forecast.checkpoint_bytes / 1e9:,.1f}), of "
-            f"{forecast.free_disk_bytes / 1e9:,.1f} GB free",
+            "time": f"{_duration(estimate.total_seconds)}: training {_duration(estimate.training_seconds)}, "
+            f"evaluations {_duration(estimate.evaluation_seconds)}, answers {_duration(estimate.answer_seconds)}",
+            "memory": f"{estimate.peak_memory_bytes / 1e9:,.1f} GB at the longest step, of "
+            f"{estimate.memory_bytes / 1e9:,.1f} GB",
+            "disk": f"{estimate.disk_bytes / 1e9:,.1f} GB (model {estimate.model_bytes / 1e9:,.1f}, "
+            f"{estimate.num_checkpoints} checkpoints of {estimate.checkpoint_bytes / 1e9:,.1f}), of "
+            f"{estimate.free_disk_bytes / 1e9:,.1f} GB free",
         }
     )
 

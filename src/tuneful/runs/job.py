@@ -23,19 +23,19 @@ from tuneful.evaluation.compare import Comparison
 from tuneful.evaluation.gate import Outcome
 from tuneful.model.precision import choose_device
 from tuneful.report.build import build_report
-from tuneful.runs.estimate import Forecast, foretell, show_forecast
+from tuneful.runs.estimate import Estimate, estimate_run, show_estimate
 from tuneful.runs.measure import compare, measure
 from tuneful.runs.setup import RunState, prepare_engine, set_up, write_environment
 from tuneful.runs.training import save, train
 from tuneful.signals import Interrupted, receiving_signals
-from tuneful.train.distributed import joined_world
+from tuneful.train.distributed import joined_group
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
     """Where the run is, its report, its trained model, and the comparison where there was a test set to compare on.
 
-    `gate` says what became of each condition of `report.gate`; `evaluation.gate.refuse_unmet` raises where one is not met.
+    `gate` says what became of each condition of `report.gate`; `evaluation.gate.check_met` raises where one is not met.
     """
 
     path: Path
@@ -71,13 +71,13 @@ def estimate_job(
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
-) -> Forecast:
+) -> Estimate:
     """What that job would take in steps, tokens, time, memory and disk, from two measured steps; nothing is left behind."""
     with TemporaryDirectory() as folder, _open_run(verb, data, config, Path(folder) / "run", terminal, ()) as run:
         engine = prepare_engine(run)
-        forecast = foretell(run, engine, folder=output or Path("runs"))
-        show_forecast(forecast, run.terminal)
-        return forecast
+        estimate = estimate_run(run, engine, folder=output or Path("runs"))
+        show_estimate(estimate, run.terminal)
+        return estimate
 
 
 @contextmanager
@@ -91,14 +91,14 @@ def _open_run(
 ) -> Iterator[RunState]:
     """A run that hears signals, lets go of its folder at the end, and says what a full disk means."""
     config = config or Config()
-    with receiving_signals() as signals, joined_world(choose_device(config.model.device)) as world:
-        terminal = terminal if terminal and world.is_main else Terminal(quiet=True)
-        run = set_up(data, config, output, terminal, signals, world, verb=verb, allow_changed=allow_changed)
+    with receiving_signals() as signals, joined_group(choose_device(config.model.device)) as group:
+        terminal = terminal if terminal and group.is_main else Terminal(quiet=True)
+        run = set_up(data, config, output, terminal, signals, group, verb=verb, allow_changed=allow_changed)
         path = run.folder.path
         try:
             yield run
         except Interrupted:
-            if not signals.insisted:
+            if not signals.second_signal:
                 _report_interrupted(run)
             raise
         except OSError as error:
@@ -116,7 +116,7 @@ def _finish(run: RunState, comparison: Comparison | None = None, gate: Sequence[
     """Write what is left to write, build the report, and say where everything is."""
     finished = write_environment(run, finished=True)
     path, model = run.folder.path, run.folder.model
-    report = Path(run.world.agreed(str(build_report(path)) if run.world.is_main else None))
+    report = Path(run.group.broadcast(str(build_report(path)) if run.group.is_main else None))
     run.folder.write_record({**(run.folder.record or {}), "finished": finished})
     run.terminal.heading("Written")
     run.terminal.facts({"report": str(report), "model": str(model), "run": str(path)})
@@ -127,6 +127,6 @@ def _report_interrupted(run: RunState) -> None:
     """Report what there is of a run that was interrupted, and say how to go on with it."""
     if "choices" in (run.folder.record or {}):
         write_environment(run)
-        if run.world.is_main:
+        if run.group.is_main:
             build_report(run.folder.path)
     run.terminal.say(f"interrupted; go on with: tuneful {run.verb} --resume {run.folder.path}", style="yellow")

@@ -69,7 +69,7 @@ def compare(run: RunState, base: Measured, tuned: Measured) -> tuple[Comparison,
 def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerScores]:
     """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
     test, references = run.dataset.test, _references(run)
-    rows = run.world.agreed(run.folder.read_rows(f"answers/{name}.jsonl"))
+    rows = run.group.broadcast(run.folder.read_rows(f"answers/{name}.jsonl"))
     if rows is None:
         own = _own_answers(run)
         with (
@@ -88,11 +88,11 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
                 journal=journal,
                 advance=advance,
             )
-            rows = [row for _, row in sorted(dict(run.world.gather(list(given.items()))).items())]
+            rows = [row for _, row in sorted(dict(run.group.gather(list(given.items()))).items())]
             run.folder.write_rows(f"answers/{name}.jsonl", rows)
             if journal is not None:
                 journal.forget()
-    losses = run.world.agreed(run.folder.read_rows(f"answers/{name}-references.jsonl"))
+    losses = run.group.broadcast(run.folder.read_rows(f"answers/{name}-references.jsonl"))
     if losses is None:
         with _speaking_as(run, name), run.phase(f"references_{name}"):
             nll = record_nll(run.model, references, engine.layout)
@@ -105,7 +105,7 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
         score_answer(
             row["text"],
             conversation.answered_turns[-1].response,
-            ended=row["ended_by"] == "stop",
+            ended=row["finish_reason"] == "stop",
             reference_nll=loss["nll"],
             reference_tokens=loss["num_tokens"],
         )
@@ -134,7 +134,7 @@ def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralSc
 
 def _general_scores(run: RunState, name: str) -> list[GeneralScore]:
     """What general/{name}.jsonl holds; nothing where it was not written yet."""
-    return [score_of_row(row) for row in run.world.agreed(run.folder.read_rows(f"general/{name}.jsonl")) or ()]
+    return [score_of_row(row) for row in run.group.broadcast(run.folder.read_rows(f"general/{name}.jsonl")) or ()]
 
 
 def _judged(
@@ -144,8 +144,8 @@ def _judged(
     if run.config.judge.model is None:
         return base, tuned
     with run.phase("judging"):
-        found = judge_run(run.folder.path, run.config, run.terminal) if run.world.is_main else None
-    sides = run.world.agreed(found)
+        found = judge_run(run.folder.path, run.config, run.terminal) if run.group.is_main else None
+    sides = run.group.broadcast(found)
     if sides is None:
         return base, tuned
     judged = [
@@ -165,14 +165,14 @@ def _references(run: RunState) -> list[Example]:
 def _own_answers(run: RunState) -> list[int]:
     """Which test records this rank answers: its share, or all of them where all ranks compute each layer together."""
     everything = range(len(run.dataset.test))
-    return list(everything if run.world.sharded else everything[run.world.rank :: run.world.size])
+    return list(everything if run.group.sharded else everything[run.group.rank :: run.group.size])
 
 
 def _journal(run: RunState, name: str) -> AbstractContextManager[Journal | None]:
     """Where this rank's answers are kept as they come; nowhere where all ranks have to give each answer together."""
-    if run.world.sharded:
+    if run.group.sharded:
         return nullcontext()
-    part = f"{name}.jsonl" if run.world.size == 1 else f"{name}-{run.world.rank}-of-{run.world.size}.jsonl"
+    part = f"{name}.jsonl" if run.group.size == 1 else f"{name}-{run.group.rank}-of-{run.group.size}.jsonl"
     request = request_sha256(
         run.model, run.encoder, run.dataset.test.conversations, run.config.generate, run.config.train.seed
     )

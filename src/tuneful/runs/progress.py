@@ -22,7 +22,7 @@ def show_data(dataset: Dataset, audit: Mapping[str, Any], text: TextEncoder, ter
     terminal.heading("Data")
     terminal.facts(
         {
-            "shape": dataset.file.shape,
+            "format": dataset.file.format,
             "read": f"{audit['rows_read']:,} rows = {audit['rows_used']:,} used + {audit['rows_refused']:,} refused",
             "split": f"{split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test "
             f"({split['method']})",

@@ -110,7 +110,7 @@ def _go_on(
             f"{folder.path}: was begun by `tuneful {record['verb']}`; go on with: tuneful {record['verb']} "
             f"--resume {folder.path}"
         )
-    refuse_changes(folder.path, changed, allow_changed)
+    check_changes(folder.path, changed, allow_changed)
     if folder.has_model and (late := [one.key for one in changed if not one.key.startswith(("generate.", "report."))]):
         raise ConfigError(
             f"{folder.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
@@ -125,7 +125,7 @@ def _go_on(
         )
 
 
-def refuse_changes(where: Path, changed: Sequence[Difference], allowed: Sequence[str]) -> None:
+def check_changes(where: Path, changed: Sequence[Difference], allowed: Sequence[str]) -> None:
     """ConfigError that names every change which is not allowed, with both values."""
     refused = [one for one in changed if one.key not in allowed]
     if len(refused) > 1:

@@ -27,24 +27,24 @@ from tuneful.encoding.prepare import Dataset, describe, load_encoder, prepare_da
 from tuneful.encoding.replay import Replay, read_replay
 from tuneful.errors import ConfigError, InputError
 from tuneful.evaluation.forgetting import GeneralText, read_general
-from tuneful.evaluation.gate import Condition, parse_gate, refuse_unmeasurable
+from tuneful.evaluation.gate import Condition, check_measurable, parse_gate
 from tuneful.files import cache_root
-from tuneful.judge.run import refuse_absent_judge
+from tuneful.judge.run import check_judge_is_there
 from tuneful.model.load import Pretrained, context_length, fingerprint, load_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.native import describe as describe_kernels
 from tuneful.model.native import kernels
 from tuneful.model.precision import choose_device, choose_dtype
-from tuneful.model.quantize import compute_in, refuse_4_bits
+from tuneful.model.quantize import check_4_bits, compute_in
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import describe_machine
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_go_on, training_identity
-from tuneful.runs.trackers import refuse_missing
+from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
-from tuneful.train.distributed import ALONE, World, choose_strategy, on_main_first, shard
+from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, choose_strategy, on_main_first, shard
 from tuneful.train.layout import Layout, choose_layout, set_dropout
 from tuneful.train.optimizer import AdamW
 
@@ -56,7 +56,7 @@ class RunState:
     """What the phases of one run share.
 
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
-    an adapter was merged the merged ones; `world` knows whether the model is sharded once `prepare_engine` has chosen. `audit`
+    an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen. `audit`
     is what data.json holds; `phase_seconds` what each phase has taken so far, earlier processes of the run included.
     """
 
@@ -65,7 +65,7 @@ class RunState:
     folder: RunDir
     terminal: Terminal
     signals: Signals
-    world: World
+    group: ProcessGroup
     device: torch.device
     pretrained: Pretrained
     model_sha256: str
@@ -120,7 +120,7 @@ def set_up(
     output: Path | None,
     terminal: Terminal,
     signals: Signals | None = None,
-    world: World = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     *,
     verb: str = "run",
     allow_changed: Sequence[str] = (),
@@ -133,18 +133,18 @@ def set_up(
     keep_freed_memory()
     conditions, general_texts = parse_gate(config.report.gate), read_general(config.report.general)
     has_judge = config.judge.model is not None
-    refuse_unmeasurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
-    if has_judge and verb == "run" and world.is_main:
-        refuse_absent_judge(config)
-    device = world.own_device(choose_device(config.model.device))
-    refuse_missing(config.train.report_to)
+    check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
+    if has_judge and verb == "run" and group.is_main:
+        check_judge_is_there(config)
+    device = group.own_device(choose_device(config.model.device))
+    check_installed(config.train.report_to)
     if config.train.method == "qlora":
-        refuse_4_bits(device)
+        check_4_bits(device)
     stream = stream_data(data, config.data)
     stream.begin()
-    folder = _open_folder(output or new_run_path(data, datetime.now()), world)
+    folder = _open_folder(output or new_run_path(data, datetime.now()), group)
     try:
-        pretrained = on_main_first(world, lambda: load_model(config.model.name_or_path, terminal.say))
+        pretrained = on_main_first(group, lambda: load_model(config.model.name_or_path, terminal.say))
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
         method = begin_method(pretrained.model, config, device)
@@ -173,7 +173,7 @@ def set_up(
         folder=folder,
         terminal=terminal,
         signals=signals or Signals(),
-        world=world,
+        group=group,
         device=device,
         pretrained=pretrained,
         model_sha256=model_sha256,
@@ -194,18 +194,18 @@ def prepare_engine(run: RunState) -> Engine:
     show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
     record = dict(run.folder.record or {})
     if "choices" not in record:
-        record["choices"] = run.world.agreed(_choices(run) if run.world.is_main else None)
+        record["choices"] = run.group.broadcast(_choices(run) if run.group.is_main else None)
         run.folder.write_record(record)
     choices = record["choices"]
     layout, dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
     strategy = _choose_strategy(run)
     _show_model(run, choices, layout, strategy)
     _say_what_computes_otherwise(run, choices)
-    if run.world.sharded:
+    if run.group.sharded:
         shard(run.model, dtype)
     compute_in(run.model, dtype)
-    engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.world))
-    if run.world.is_main and not run.folder.has_model:
+    engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.group))
+    if run.group.is_main and not run.folder.has_model:
         make_sure_of_room(run.folder, run.config.train, run.model, engine.optimizer, run.dataset, run.terminal)
     write_environment(run)
     return engine
@@ -245,10 +245,10 @@ def kernels_in_use(device: torch.device) -> str:
     return "compiled (products too)" if library.has_products() else "compiled"
 
 
-def _open_folder(path: Path, world: World) -> RunDir:
+def _open_folder(path: Path, group: ProcessGroup) -> RunDir:
     """The run folder, which the main rank holds and the others follow."""
-    folder = RunDir(path) if world.is_main else None
-    found = world.agreed([str(path), folder.record] if folder else None)
+    folder = RunDir(path) if group.is_main else None
+    found = group.broadcast([str(path), folder.record] if folder else None)
     return folder or RunDir.following(Path(found[0]), found[1])
 
 
@@ -288,7 +288,7 @@ def _data_row(record: Record) -> dict[str, Any]:
 def _choices(run: RunState) -> dict[str, Any]:
     """What the machine decides and a run keeps to: it has to go on as it began wherever it goes on."""
     dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
-    with run.phase("proof"):
+    with run.phase("self_check"):
         layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
     return {
         "dtype": str(dtype).removeprefix("torch."),
@@ -299,16 +299,16 @@ def _choices(run: RunState) -> dict[str, Any]:
 
 
 def _choose_strategy(run: RunState) -> str:
-    """`ddp` or `fsdp`, where there are several ranks; from here on `run.world` knows whether the model is sharded."""
-    if run.world.size == 1:
+    """`ddp` or `fsdp`, where there are several ranks; from here on `run.group` knows whether the model is sharded."""
+    if run.group.size == 1:
         return "ddp"
     wanted = run.config.train.strategy
     if run.method.adapter is not None:
         if wanted == "fsdp":
             raise ConfigError("`train.strategy`: fsdp is for full finetuning; an adapter is trained under ddp")
         wanted = "ddp"
-    strategy = run.world.agreed(choose_strategy(run.model, wanted))
-    run.world = replace(run.world, sharded=strategy == "fsdp")
+    strategy = run.group.broadcast(choose_strategy(run.model, wanted))
+    run.group = replace(run.group, sharded=strategy == "fsdp")
     return str(strategy)
 
 
@@ -323,7 +323,7 @@ def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy
             "layout": layout.name + (f": {layout.reason}" if layout.reason else ""),
             **rates_in_words(run.config),
             **({"replay": replay_in_words(run.replay)} if run.replay is not None else {}),
-            **({"ranks": f"{run.world.size}, {strategy}"} if run.world.size > 1 else {}),
+            **({"ranks": f"{run.group.size}, {strategy}"} if run.group.size > 1 else {}),
         }
     )
 

@@ -29,7 +29,7 @@ class Tracker:
     close: Callable[[], None]
 
 
-def refuse_missing(names: Sequence[str]) -> None:
+def check_installed(names: Sequence[str]) -> None:
     """Raise ConfigError for the first tracker among `names` that is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:

@@ -19,14 +19,14 @@ from tuneful.model.precision import cast_parameters
 from tuneful.runs.folder import differences
 from tuneful.runs.method import merged_model
 from tuneful.runs.progress import training_progress
-from tuneful.runs.resume import refuse_changes
+from tuneful.runs.resume import check_changes
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
-from tuneful.train.checkpoint import hand_over, newest_checkpoint, refuse_non_finite, save_checkpoint, set_aside
-from tuneful.train.distributed import put_whole, whole
+from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
+from tuneful.train.distributed import load_full_state_dict, whole
 from tuneful.train.loop import Event, Notice, State, Step, Training, no_op, record_nll
-from tuneful.train.progress import RecordLedger, rank
+from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
 _VERIFIED_PROMPTS = 4
@@ -39,11 +39,11 @@ def train(run: RunState, engine: Engine) -> int | None:
     a checkpoint is written, unless a second one comes, and Interrupted raised.
     """
     run.terminal.heading("Training")
-    if run.world.agreed(run.folder.has_model):
+    if run.group.broadcast(run.folder.has_model):
         run.terminal.say("trained and saved already")
         return None
     config, examples = run.config.train, run.dataset.train.examples
-    ledger = RecordLedger(len(examples))
+    ledger = LossTracker(len(examples))
     state = _newest_state(run, engine, ledger)
     records_all = run.config.report.record_losses == "all"
     if state.step == 0 and records_all:
@@ -60,7 +60,7 @@ def train(run: RunState, engine: Engine) -> int | None:
         ledger=ledger,
         state=state,
         should_stop=_should_stop(run),
-        world=run.world,
+        group=run.group,
     )
     _take_steps(run, training)
     kept_step = _tell_how_it_ended(run, training)
@@ -76,34 +76,34 @@ def save(run: RunState, engine: Engine, kept_step: int | None) -> None:
     The optimizer is done after this; the model goes on in the precision that it was trained in.
     """
     engine.optimizer.masters_to_model()
-    saved_before = run.world.agreed(run.folder.has_model)
+    saved_before = run.group.broadcast(run.folder.has_model)
     if not saved_before:
         with run.phase("saving"), run.signals.waiting():
             model = _whole_model(run)
-            if run.world.is_main:
+            if run.group.is_main:
                 _save_model(run, model, kept_step)
         check_signals(run)
-        run.world.wait()
+        run.group.wait()
     if run.method.adapter is not None:
         run.take_model(load_model(str(run.folder.model)).model)
     elif saved_before:
-        put_whole(run.model, load_model(str(run.folder.model)).model.state_dict())
-    if not run.world.sharded:
+        load_full_state_dict(run.model, load_model(str(run.folder.model)).model.state_dict())
+    if not run.group.sharded:
         cast_parameters(run.model, engine.dtype)
 
 
 def sample(run: RunState, step: int) -> Answer:
     """The model's answer to one record, as evaluations show it."""
     source = next(subset for subset in (run.dataset.validation, run.dataset.train) if len(subset))
-    with run.signals.waiting(run.world.size > 1):
+    with run.signals.waiting(run.group.size > 1):
         return answer(run.model, run.encoder, source.conversations[:1], run.config.generate, seed=step)[0]
 
 
 def check_signals(run: RunState) -> None:
     """Raise Interrupted where a signal was received, by any rank."""
-    if run.world.size == 1:
+    if run.group.size == 1:
         run.signals.check()
-    elif number := max(run.world.gather([run.signals.received or 0])):
+    elif number := max(run.group.gather([run.signals.received or 0])):
         raise Interrupted(number)
 
 
@@ -114,7 +114,7 @@ def _take_steps(run: RunState, training: Training) -> None:
     """Every event of the training: written, tracked, shown; checkpoints where they are due."""
     state, train = training.state, run.config.train
     saved_step, saved_at = state.step, time.monotonic()
-    trackers = open_trackers(train.report_to if run.world.is_main else (), run.folder.path, run.config.model_dump())
+    trackers = open_trackers(train.report_to if run.group.is_main else (), run.folder.path, run.config.model_dump())
     with (
         run.phase("training"),
         training_progress(run.terminal, state.step, training.num_steps) as show,
@@ -131,7 +131,7 @@ def _take_steps(run: RunState, training: Training) -> None:
                     saved_step, saved_at = state.step, time.monotonic()
                 check_signals(run)
         except Interrupted:
-            if state.step > saved_step and not run.signals.insisted:
+            if state.step > saved_step and not run.signals.second_signal:
                 run.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
                 _save_checkpoint(run, training)
             raise
@@ -140,7 +140,7 @@ def _take_steps(run: RunState, training: Training) -> None:
 
 
 def _should_stop(run: RunState) -> Any:
-    return run.signals.check if run.world.size == 1 else no_op
+    return run.signals.check if run.group.size == 1 else no_op
 
 
 def _metrics_row(event: Event) -> dict[str, Any]:
@@ -190,18 +190,18 @@ def _tell_how_it_ended(run: RunState, training: Training) -> int:
 # Checkpoints
 
 
-def _newest_state(run: RunState, engine: Engine, ledger: RecordLedger) -> State:
+def _newest_state(run: RunState, engine: Engine, ledger: LossTracker) -> State:
     """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""
     checkpoint, damaged = newest_checkpoint(run.folder.checkpoints)
-    run.world.wait()  # all have looked before anything is moved
-    for one in damaged if run.world.is_main else ():
-        run.warn([f"{one.path} is damaged ({one.reason}) and not used; it is now {set_aside(one)}"])
+    run.group.wait()  # all have looked before anything is moved
+    for one in damaged if run.group.is_main else ():
+        run.warn([f"{one.path} is damaged ({one.reason}) and not used; it is now {quarantine(one)}"])
     if checkpoint is None:
         run.folder.cut_metrics(0)
         return State()
     document, record = checkpoint.document, run.folder.record or {}
     changed = differences(document["training"], record["training"])
-    refuse_changes(checkpoint.path, changed, record["allowed"])
+    check_changes(checkpoint.path, changed, record["allowed"])
     engine.optimizer.restore(
         checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
     )
@@ -216,7 +216,7 @@ def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
     config = run.config.train
     by_steps = config.save_steps is not None and num_steps >= config.save_steps
     by_clock = config.save_minutes is not None and time.monotonic() - saved_at >= 60 * config.save_minutes
-    return bool(run.world.agreed(by_steps or by_clock))
+    return bool(run.group.broadcast(by_steps or by_clock))
 
 
 def _save_checkpoint(run: RunState, training: Training) -> None:
@@ -229,9 +229,9 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
         "best": kept,
         "records": ledger.state(),
     }
-    if not run.world.is_main:
-        if run.world.sharded:
-            hand_over(tensors)
+    if not run.group.is_main:
+        if run.group.sharded:
+            bring_shards(tensors)
         return
     with run.phase("checkpoints"):
         path = save_checkpoint(
@@ -253,16 +253,16 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
 
 def _whole_model(run: RunState) -> PreTrainedModel:
     """The model to save: this one, or one of its own that the slices of all ranks are gathered into."""
-    if not run.world.sharded:
+    if not run.group.sharded:
         return run.model
     weights = {name: whole(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
     gathered = load_model(run.config.model.name_or_path).model
-    put_whole(gathered, weights)
+    load_full_state_dict(gathered, weights)
     return gathered
 
 
 def _save_model(run: RunState, model: PreTrainedModel, kept_step: int | None) -> None:
-    refuse_non_finite(dict(model.named_parameters()))
+    check_finite(dict(model.named_parameters()))
     prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
     if run.method.adapter is not None:
         model, difference = merged_model(model, run.method.adapter, run.folder.adapter, run.config, run.device, prompts)

@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class CorruptCheckpoint:
     """A checkpoint that is not whole, and what is wrong with it."""
 
     path: Path
@@ -72,7 +72,7 @@ def save_checkpoint(
     checkpoints before untouched, where a tensor holds a number that is not finite or the disk refuses.
     """
     for tensors in groups.values():
-        refuse_non_finite(tensors)
+        check_finite(tensors)
     name = f"step-{step:06d}"
     aside, final = folder / f".part-{name}", folder / name
     try:
@@ -101,21 +101,21 @@ def save_checkpoint(
     return final
 
 
-def hand_over(groups: Mapping[str, Tensors]) -> None:
+def bring_shards(groups: Mapping[str, Tensors]) -> None:
     """What every other rank does while one saves `groups`: bring its part of each tensor, in the same order."""
     for tensors in groups.values():
-        refuse_non_finite(tensors)
+        check_finite(tensors)
     for tensors in groups.values():
         for _ in _safetensors(tensors) if tensors else ():
             pass
 
 
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Damage]]:
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[CorruptCheckpoint]]:
     """The newest whole checkpoint of `folder`, and the damaged ones that are newer.
 
     CheckpointError where there are checkpoints and all of them are damaged.
     """
-    damaged: list[Damage] = []
+    damaged: list[CorruptCheckpoint] = []
     steps = _steps(folder)
     for step in sorted(steps, reverse=True):
         found = read_checkpoint(folder / steps[step])
@@ -128,30 +128,30 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Damage]]:
     return None, []
 
 
-def read_checkpoint(path: Path) -> Checkpoint | Damage:
+def read_checkpoint(path: Path) -> Checkpoint | CorruptCheckpoint:
     """The checkpoint at `path` with every byte checked, or what is wrong with it."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         own = manifest.pop("sha256")
         if own != _digest(manifest):
-            return Damage(path, f"{MANIFEST}: its checksum differs")
+            return CorruptCheckpoint(path, f"{MANIFEST}: its checksum differs")
         if manifest["format"] != FORMAT:
-            return Damage(path, f"{MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
+            return CorruptCheckpoint(path, f"{MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
         if path.name != f"step-{manifest['step']:06d}":
-            return Damage(path, f"{MANIFEST}: made after step {manifest['step']}")
+            return CorruptCheckpoint(path, f"{MANIFEST}: made after step {manifest['step']}")
         for name, wanted in manifest["files"].items():
             if (reason := _wrong_with(path / name, wanted)) is not None:
-                return Damage(path, f"{name}: {reason}")
+                return CorruptCheckpoint(path, f"{name}: {reason}")
     except FileNotFoundError as error:
-        return Damage(path, f"{Path(error.filename).name}: missing")
+        return CorruptCheckpoint(path, f"{Path(error.filename).name}: missing")
     except OSError as error:
-        return Damage(path, f"cannot be read: {error.strerror or error}")
+        return CorruptCheckpoint(path, f"cannot be read: {error.strerror or error}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Damage(path, f"{MANIFEST}: cannot be read")
+        return CorruptCheckpoint(path, f"{MANIFEST}: cannot be read")
     return Checkpoint(path, manifest["step"], manifest["document"])
 
 
-def set_aside(damage: Damage) -> Path:
+def quarantine(damage: CorruptCheckpoint) -> Path:
     """Move a damaged checkpoint out of the way, to `damaged-<name>`; where it is now."""
     folder, target = damage.path.parent, damage.path.with_name(f"damaged-{damage.path.name}")
     if os.path.lexists(target):
@@ -173,7 +173,7 @@ def checkpoint_bytes(groups: Mapping[str, Tensors]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensors in groups.values() for tensor in tensors.values())
 
 
-def refuse_non_finite(tensors: Tensors) -> None:
+def check_finite(tensors: Tensors) -> None:
     """CheckpointError, naming the first tensor that holds a number that is not finite."""
     for name, spread in tensors.items():
         tensor = whole(spread)

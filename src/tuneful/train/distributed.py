@@ -45,7 +45,7 @@ _BYTES_A_PARAMETER = 18
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ProcessGroup:
     """The ranks of one job, seen from one of them. `sharded` is true where each holds only a slice of the model."""
 
     rank: int = 0
@@ -58,7 +58,7 @@ class World:
         """Whether this is the rank that writes files and speaks."""
         return self.rank == 0
 
-    def share(self, examples: Sequence[Example], rank: int | None = None) -> list[Example]:
+    def shard(self, examples: Sequence[Example], rank: int | None = None) -> list[Example]:
         """The examples that `rank` (this one, if not said) computes: neighbours in token order, about as many tokens each.
 
         Every example is in exactly one share; a share may be empty where there are more ranks than examples.
@@ -102,7 +102,7 @@ class World:
             for row in json.loads(bytes(part[:size].cpu().numpy().tobytes()))
         ]
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main rank's `value`, a plain one; what the others bring does not matter."""
         return self.gather([value] if self.is_main else [])[0]
 
@@ -120,18 +120,18 @@ class World:
         return parts
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 """The world of a process of its own."""
 
 
 @contextmanager
-def joined_world(device: torch.device) -> Iterator[World]:
-    """The world that `torchrun` has set up around this process, or that of one rank; left at the end of the block.
+def joined_group(device: torch.device) -> Iterator[ProcessGroup]:
+    """The group that `torchrun` has set up around this process, or that of one rank; left at the end of the block.
 
-    Raises ConfigError where the environment names a rank but not the whole of the world.
+    Raises ConfigError where the environment names a rank but not the whole of the group.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     try:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -150,7 +150,7 @@ def joined_world(device: torch.device) -> Iterator[World]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         with _peers_may_be_gone(rank):
-            yield World(rank, size, local_rank)
+            yield ProcessGroup(rank, size, local_rank)
     finally:
         dist.destroy_process_group()
 
@@ -201,7 +201,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def own_slice(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def local_shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The part of a whole `tensor` that this rank holds of `like`, a parameter of its shape; all of it if not spread."""
     if not isinstance(like, DTensor):
         return tensor
@@ -209,7 +209,7 @@ def own_slice(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return spread.to_local()
 
 
-def spread_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+def sharded_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     """This rank's `part` of something that is spread over ranks as the parameter `like` is; `part` itself if that is not."""
     if not isinstance(like, DTensor):
         return part
@@ -218,18 +218,18 @@ def spread_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     )
 
 
-def put_whole(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+def load_full_state_dict(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
     """Give each parameter of `model` the tensor of its name in `weights`, or this rank's slice of it."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            local(parameter).copy_(own_slice(weights[name], parameter))
+            local(parameter).copy_(local_shard(weights[name], parameter))
 
 
-def on_main_first(world: World, make: Callable[[], Any]) -> Any:
+def on_main_first(group: ProcessGroup, make: Callable[[], Any]) -> Any:
     """`make()` on the main rank, then on the others: a download or a cache is filled once and then found."""
-    made = make() if world.is_main else None
-    world.wait()
-    return made if world.is_main else make()
+    made = make() if group.is_main else None
+    group.wait()
+    return made if group.is_main else make()
 
 
 @contextmanager

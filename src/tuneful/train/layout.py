@@ -16,15 +16,15 @@ from transformers import PreTrainedModel
 from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
 from tuneful.model.attention import use_trie_attention, why_no_trie
-from tuneful.train.distributed import World
+from tuneful.train.distributed import ProcessGroup
 from tuneful.train.loss import LayoutName, micro_batch_loss
 from tuneful.train.memory import affordable_tokens
 from tuneful.types import Example
 
-PROOF_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
+SELF_CHECK_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest relative difference of loss and gradient norm between the two ways, by precision of the products."""
 
-_PROOF_RECORDS, _PROOF_TOKENS = 4, 1024
+_CHECK_RECORDS, _CHECK_TOKENS = 4, 1024
 """How much is computed both ways before the first step: a second or two on a small model."""
 
 
@@ -49,7 +49,7 @@ def choose_layout(
         return Layout("padded", max_tokens)
     reason = why_not_shared(model)
     if reason is None:
-        reason = prove(model, next(cut_micro_batches(examples[:_PROOF_RECORDS], _PROOF_TOKENS, config.layout)))
+        reason = self_check(model, next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout)))
     if reason is not None:
         return Layout("padded", max_tokens, reason)
     if config.layout == "trie" and (dropout := adapter_dropout(model)):
@@ -74,7 +74,9 @@ def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: Layo
     yield batch
 
 
-def own_micro_batches(examples: Sequence[Example], layout: Layout, world: World) -> list[tuple[list[Example], bool]]:
+def own_micro_batches(
+    examples: Sequence[Example], layout: Layout, group: ProcessGroup
+) -> list[tuple[list[Example], bool]]:
     """The micro-batches of this rank, each with whether it counts.
 
     Where layers are gathered from all ranks, all have to compute equally often: a rank with fewer micro-batches than
@@ -82,13 +84,13 @@ def own_micro_batches(examples: Sequence[Example], layout: Layout, world: World)
     """
 
     def cut(rank: int) -> list[list[Example]]:
-        share = world.share(examples, rank)
+        share = group.shard(examples, rank)
         return list(cut_micro_batches(share, layout.max_tokens, layout.name)) if share else []
 
-    own = [(batch, True) for batch in cut(world.rank)]
-    if not world.sharded:
+    own = [(batch, True) for batch in cut(group.rank)]
+    if not group.sharded:
         return own
-    most = max(len(cut(rank)) for rank in range(world.size))
+    most = max(len(cut(rank)) for rank in range(group.size))
     spare = own[0][0] if own else [min(examples, key=len)]
     return own + [(spare, False)] * (most - len(own))
 
@@ -143,12 +145,12 @@ def _adapter_dropouts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.mo
             yield name, module
 
 
-def prove(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
+def self_check(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
     """Compute `examples` as a trie and one record at a time; None where loss and gradient agree, else the difference."""
     use_trie_attention(model)
     shared = _loss_and_gradient_norm(model, [list(examples)], "trie")
     alone = _loss_and_gradient_norm(model, [[example] for example in examples], "padded")
-    tolerance = PROOF_TOLERANCE[model.dtype]
+    tolerance = SELF_CHECK_TOLERANCE[model.dtype]
     for what, one, other in zip(("loss", "gradient norm"), shared, alone, strict=True):
         if not abs(one - other) <= tolerance * abs(other):
             return f"the {what} is {one:.8g} as a trie and {other:.8g} one record at a time"

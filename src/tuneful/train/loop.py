@@ -23,12 +23,12 @@ from tuneful.batch.order import all_steps, num_steps, replay_indices
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
 from tuneful.errors import TunefulError
-from tuneful.train.distributed import ALONE, World
+from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.layout import Layout, cut_micro_batches, own_micro_batches
 from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
 from tuneful.train.memory import fitted, out_of_memory_says
 from tuneful.train.optimizer import AdamW, learning_rate
-from tuneful.train.progress import RecordLedger
+from tuneful.train.progress import LossTracker
 from tuneful.types import Answer, Example
 
 _SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
@@ -104,7 +104,7 @@ class Training:
     `sample(step)` is asked for an answer at each evaluation. `replay` joins the steps at its ratio; `ledger` is told what each
     training record cost. At each event `state`, `ledger` and `optimizer` are what a checkpoint has to hold. `should_stop` is
     called before every micro-batch and may raise: the step or evaluation at hand is then abandoned, and `state` is that of the
-    event before. Every rank of `world` makes the same one and gets the same events.
+    event before. Every rank of `group` makes the same one and gets the same events.
     """
 
     model: PreTrainedModel
@@ -115,10 +115,10 @@ class Training:
     layout: Layout
     sample: Callable[[int], Answer] | None = None
     replay: Replay | None = None
-    ledger: RecordLedger | None = None
+    ledger: LossTracker | None = None
     state: State = field(default_factory=State)
     should_stop: Callable[[], None] = no_op
-    world: World = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     @property
     def num_steps(self) -> int:
@@ -158,7 +158,7 @@ class Training:
         """The validation loss after `state.step` steps, and a sample answer."""
 
         def validation_loss(layout: Layout) -> float | None:
-            return mean_loss(self.model, self.validation, layout, should_stop=self.should_stop, world=self.world)
+            return mean_loss(self.model, self.validation, layout, should_stop=self.should_stop, group=self.group)
 
         loss, notices = self._fitted(validation_loss)
         yield from notices
@@ -182,9 +182,9 @@ class Training:
         own, notices = self._fitted(gradients)
         yield from notices
         if step == 1:
-            _refuse_untrained(self.optimizer, self.world)
+            _check_gradients(self.optimizer, self.group)
         self.optimizer.sum_gradients()
-        costs = own.summed(together, self.world)
+        costs = own.summed(together, self.group)
         rate = learning_rate(self.config, step, self.num_steps)
         loss = costs.mean(examples) if replayed else costs.loss
         norm = self.optimizer.step(rate)
@@ -237,16 +237,16 @@ class Training:
         Where gradients come back averaged over ranks, what is averaged is as many times larger.
         """
         self.model.train()
-        weight, world = total_weight(examples), self.world
+        weight, group = total_weight(examples), self.group
         costs = _Costs()
-        for number, (batch, counts) in enumerate(own_micro_batches(examples, layout, world)):
+        for number, (batch, counts) in enumerate(own_micro_batches(examples, layout, group)):
             self.should_stop()
             if number:
                 self.optimizer.collect()
             with out_of_memory_says(batch):
                 micro_batch = micro_batch_loss(self.model, batch, layout.name)
                 share = micro_batch.total / weight if counts else micro_batch.total * 0
-                (share * world.size if world.sharded else share).backward()
+                (share * group.size if group.sharded else share).backward()
             costs.loss += share.item()
             if not math.isfinite(costs.loss):
                 self.optimizer.forget_gradients()
@@ -267,15 +267,15 @@ def mean_loss(
     layout: Layout,
     *,
     should_stop: Callable[[], None] = no_op,
-    world: World = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> float | None:
     """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none."""
     if not examples:
         return None
-    batches = own_micro_batches(examples, layout, world)
+    batches = own_micro_batches(examples, layout, group)
     losses = _without_gradients(model, (batch for batch, _ in batches), layout, should_stop)
     total = sum(found.total.item() for (_, found), (_, counts) in zip(losses, batches, strict=True) if counts)
-    return world.sum([total])[0] / total_weight(examples)
+    return group.sum([total])[0] / total_weight(examples)
 
 
 def record_nll(
@@ -333,13 +333,13 @@ class _Costs:
         self.nll.update(zip(map(id, batch), found.record_nll(), strict=True))
         self.weighted.update(zip(map(id, batch), found.record_losses(batch), strict=True))
 
-    def summed(self, examples: Sequence[Example], world: World) -> _Costs:
+    def summed(self, examples: Sequence[Example], group: ProcessGroup) -> _Costs:
         """What all ranks have written down together; `examples` are the records of the whole step."""
-        if world.size == 1:
+        if group.size == 1:
             return self
         keys = list(dict.fromkeys(map(id, examples)))
         own = [(self.nll.get(key, 0.0), self.weighted.get(key, 0.0), float(key in self.nll)) for key in keys]
-        loss, num_computed, *rest = world.sum([self.loss, self.num_computed_tokens, *(x for row in own for x in row)])
+        loss, num_computed, *rest = group.sum([self.loss, self.num_computed_tokens, *(x for row in own for x in row)])
         times = [max(1.0, count) for count in rest[2::3]]  # a record that stands in a step twice may have two ranks
         nll, weighted = (
             {key: total / count for key, total, count in zip(keys, rest[which::3], times, strict=True)}
@@ -375,10 +375,10 @@ def _not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulErr
     )
 
 
-def _refuse_untrained(optimizer: AdamW, world: World) -> None:
+def _check_gradients(optimizer: AdamW, group: ProcessGroup) -> None:
     """TunefulError where a parameter that is to be trained has had no gradient on any rank."""
-    missing = world.gather(optimizer.without_gradient())
-    names = [name for name in dict.fromkeys(missing) if missing.count(name) == world.size]
+    missing = group.gather(optimizer.without_gradient())
+    names = [name for name in dict.fromkeys(missing) if missing.count(name) == group.size]
     if not names:
         return
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
-from tuneful.train.distributed import ALONE, World, local, own_slice, spread_like
+from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, local, local_shard, sharded_like
 from tuneful.train.update import Trained, make_update
 
 
@@ -40,13 +40,15 @@ class AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019) on every trainable parameter of `model`; norms and biases exempt.
 
     Making one turns the model's parameters into `dtype`; `masters_to_model` turns them back into float32. Parameters that
-    are spread over the ranks of `world` stay float32 slices: their copies in `dtype` are made when layers are gathered.
+    are spread over the ranks of `group` stay float32 slices: their copies in `dtype` are made when layers are gathered.
     Frozen ones stay in `dtype` under an adapter, whose base is read again when it is merged: nothing else of it is kept.
     """
 
-    def __init__(self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype, world: World = ALONE) -> None:
-        self._config, self._dtype, self._world = config, dtype, world
-        self._shadowed = dtype is torch.bfloat16 and not world.sharded
+    def __init__(
+        self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype, group: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
+        self._config, self._dtype, self._world = config, dtype, group
+        self._shadowed = dtype is torch.bfloat16 and not group.sharded
         self._tensors = [
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
@@ -115,12 +117,12 @@ class AdamW:
     def weights(self) -> dict[str, torch.Tensor]:
         """The master of every trainable parameter by its name: views, which the next step changes, spread over ranks
         where the parameter is."""
-        return {tensor.name: spread_like(tensor.parameter, tensor.master) for tensor in self._tensors}
+        return {tensor.name: sharded_like(tensor.parameter, tensor.master) for tensor in self._tensors}
 
     def kept_weights(self) -> dict[str, torch.Tensor]:
         """The weights that were kept, by name; empty where none were."""
         return {
-            tensor.name: spread_like(tensor.parameter, tensor.kept)
+            tensor.name: sharded_like(tensor.parameter, tensor.kept)
             for tensor in self._tensors
             if tensor.kept is not None
         }
@@ -128,7 +130,7 @@ class AdamW:
     def moments(self) -> dict[str, torch.Tensor]:
         """Both moments of every trainable parameter, `exp_avg.<name>` and `exp_avg_sq.<name>`: views."""
         return {
-            f"{kind}.{tensor.name}": spread_like(tensor.parameter, getattr(tensor, kind))
+            f"{kind}.{tensor.name}": sharded_like(tensor.parameter, getattr(tensor, kind))
             for tensor in self._tensors
             for kind in ("exp_avg", "exp_avg_sq")
         }
@@ -147,7 +149,7 @@ class AdamW:
         assert weights.keys() == self.weights().keys(), "other parameters than this model trains"
         self._num_steps = num_steps
         for tensor in self._tensors:
-            own = functools.partial(own_slice, like=tensor.parameter)
+            own = functools.partial(local_shard, like=tensor.parameter)
             self._set_master(tensor, own(weights[tensor.name]))
             tensor.exp_avg.copy_(own(moments[f"exp_avg.{tensor.name}"]))
             tensor.exp_avg_sq.copy_(own(moments[f"exp_avg_sq.{tensor.name}"]))

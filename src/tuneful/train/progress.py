@@ -33,7 +33,7 @@ _ROWS_AT_ONCE = 1 << 16
 _Losses = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
-class RecordLedger:
+class LossTracker:
     """The summed negative log-likelihood (nats) of each of N records' targets: `before` training, at `first` and at `last`
     sight, and `after`; NaN where it was not computed. `first_step` and `last_step` say when, 0 for never."""
 
@@ -73,7 +73,7 @@ class RecordLedger:
 class RecordLoss:
     """One record's way through training, in nats a target token (None where it was not computed).
 
-    `suspicion` says how much likelier its peers' answers have become than its own, in spreads of its peers: the record most
+    `outlier_score` says how much likelier its peers' answers have become than its own, in spreads of its peers: the record most
     likely mislabelled has the largest. `memorised`: the whole answer is now given with probability 0.5 or more, once under
     0.01.
     """
@@ -86,11 +86,11 @@ class RecordLoss:
     loss_last: float | None
     last_step: int
     loss_after: float | None
-    suspicion: float | None
+    outlier_score: float | None
     memorised: bool
 
 
-def rank(ledger: RecordLedger, examples: Sequence[Example]) -> list[RecordLoss]:
+def rank(ledger: LossTracker, examples: Sequence[Example]) -> list[RecordLoss]:
     """What the ledger says of each example, in their order."""
     sources, num_targets, keys = [], np.empty(len(examples), dtype=np.int64), []
     for index, example in enumerate(examples):
@@ -98,7 +98,7 @@ def rank(ledger: RecordLedger, examples: Sequence[Example]) -> list[RecordLoss]:
         num_targets[index] = (example.weights > 0).sum()
         keys.append(token_order(example)[:_KEY_BYTES])
     early, late = ledger.earliest_known(), ledger.best_known()
-    suspicion = suspicions(late / num_targets, keys)
+    outlier_score = outlier_scores(late / num_targets, keys)
     with np.errstate(invalid="ignore"):
         memorised = (late <= -np.log(MEMORISED_NOW)) & (early >= -np.log(MEMORISED_BEFORE))
 
@@ -115,14 +115,14 @@ def rank(ledger: RecordLedger, examples: Sequence[Example]) -> list[RecordLoss]:
             mean(ledger.last, index),
             int(ledger.last_step[index]),
             mean(ledger.after, index),
-            _known(suspicion[index]),
+            _known(outlier_score[index]),
             bool(memorised[index]),
         )
         for index, source in enumerate(sources)
     ]
 
 
-def suspicions(mean_loss: np.ndarray[Any, Any], keys: Sequence[bytes], num_peers: int = NUM_PEERS) -> _Losses:
+def outlier_scores(mean_loss: np.ndarray[Any, Any], keys: Sequence[bytes], num_peers: int = NUM_PEERS) -> _Losses:
     """How far each record's mean loss lies above the median of its peers, in spreads; NaN where the loss is not known.
 
     Peers are the `num_peers` records next to it in the order of `keys`. The spread is the median absolute deviation of the

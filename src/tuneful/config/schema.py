@@ -1,23 +1,15 @@
-"""Every knob, in one place, validated before anything is read or loaded.
+"""Every setting, in one place: its type, its default, its range, what it means, and what it must not stand beside.
 
-A configuration is a YAML file of sections, then `section.key=value` overrides from the command line. Keys carry the
-names that the field uses (`learning_rate`, `num_train_epochs`, `max_grad_norm`); a key that another trainer spells
-otherwise is refused with our name for it. Every key is read by something: `tests/house/test_config_is_obeyed.py`.
+Keys carry the names that the field uses (`learning_rate`, `num_train_epochs`, `max_grad_norm`). Every key is read by something:
+`tests/house/test_config_is_obeyed.py`.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-
-from tuneful.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -40,7 +32,7 @@ class DataConfig(Section):
     split: Literal["grouped", "random", "ordered"] = Field(
         "grouped",
         description="how records are divided: `grouped` keeps records with the same prompt on one side, `random` shuffles "
-        "single records, `ordered` cuts the file as it stands (train, test, validation: the chapter's order)",
+        "single records, `ordered` cuts the file as it stands (train, test, validation: the book's order)",
     )
     validation_file: str | None = Field(
         None, description="a file of records for the validation loss; nothing of DATA is split off for it then"
@@ -68,7 +60,7 @@ class DataConfig(Section):
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="a row that cannot be used stops the run, or is skipped into refused.jsonl"
     )
-    shape: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion", "question-answer", "dolly"] = Field(
+    format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion", "question-answer", "dolly"] = Field(
         "auto", description="how a record is written; `auto` tells each record by its keys"
     )
     columns: dict[str, str] | None = Field(
@@ -85,9 +77,9 @@ class DataConfig(Section):
         None, gt=0, le=10, description="replayed records for each training record, on top of batch_size; 0.1 by default"
     )
 
-    @field_validator("shape", mode="before")
+    @field_validator("format", mode="before")
     @classmethod
-    def _text_is_no_shape(cls, value: Any) -> Any:
+    def _text_is_no_format(cls, value: Any) -> Any:
         if value == "text":
             raise ValueError("a finished text does not say which part of it is the response, the part to learn")
         return value
@@ -152,20 +144,20 @@ def _pairs(text: str) -> dict[str, str] | None:
 class TemplateConfig(Section):
     """How a record becomes a prompt and a response."""
 
-    name: Literal["alpaca", "alpaca-paired", "chatml", "phi-3", "own"] = Field(
+    name: Literal["alpaca", "alpaca-paired", "chatml", "phi-3", "tokenizer"] = Field(
         "alpaca",
-        description="the prompt template; `own` is the chat template of the tokenizer, or that of `template.file`",
+        description="the prompt template; `tokenizer` is the chat template of the tokenizer, or that of `template.file`",
     )
-    file: str | None = Field(None, description="a Jinja chat template of your own (template.name is `own` then)")
+    file: str | None = Field(None, description="a Jinja chat template of your own (template.name is `tokenizer` then)")
 
     @model_validator(mode="before")
     @classmethod
     def _a_file_is_a_template_of_ones_own(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("file") is None:
             return values
-        if (name := values.get("name", "own")) != "own":
+        if (name := values.get("name", "tokenizer")) != "tokenizer":
             raise ValueError(f"name: {name} and file are two templates; drop one of the two")
-        return {**values, "name": "own"}
+        return {**values, "name": "tokenizer"}
 
 
 class ModelConfig(Section):
@@ -195,12 +187,12 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "lora": {"learning_rate": 2e-4, "weight_decay": 0.0},
     "qlora": {"learning_rate": 2e-4, "weight_decay": 0.0},
 }
-"""What suits each method. full: the chapter's. lora, qlora: QLoRA's for models up to 13B (Dettmers et al. 2023, table 9); the
-adapter starts at no change, and decay would pull it back there."""
+"""What suits each method. full: those of Raschka, Build a Large Language Model (From Scratch), chapter 7. lora and qlora: QLoRA's
+for models up to 13B (Dettmers et al. 2023, table 9); the adapter starts at no change, and decay would pull it back there."""
 
 
 METHOD_SOURCES: Mapping[str, str] = {
-    "full": "the chapter's",
+    "full": "those of the book",
     "lora": "QLoRA's, for models up to 13B",
     "qlora": "QLoRA's, for models up to 13B",
 }
@@ -427,248 +419,3 @@ class Config(Section):
         if self.train.method == "full" and self.lora != LoraConfig():
             raise ValueError("the section lora has no say under train.method: full; set train.method=lora, or drop it")
         return self
-
-
-PEER_KEYS: Mapping[str, str] = {
-    # transformers' generate, OpenAI and vLLM
-    "max_tokens": "generate.max_new_tokens",
-    "max_completion_tokens": "generate.max_new_tokens",
-    "stop_strings": "generate.stop",
-    "repeat_penalty": "generate.repetition_penalty",
-    # axolotl
-    "base_model": "model.name_or_path",
-    "sequence_len": "data.max_length",
-    "micro_batch_size": "train.batch_size",
-    "num_epochs": "train.num_train_epochs",
-    "lr_scheduler": "train.lr_scheduler_type",
-    "train_on_inputs": "data.train_on",
-    "val_set_size": "data.validation_share",
-    "chat_template": "template.name",
-    "saves_per_epoch": "train.save_steps",
-    "early_stopping": "train.early_stopping_patience",
-    "field_messages": "data.columns",
-    "field_instruction": "data.columns",
-    "field_input": "data.columns",
-    "field_output": "data.columns",
-    "message_property_mappings": "data.columns",
-    "chat_template_jinja": "template.file",
-    "excess_length_strategy": "data.on_long",
-    "roles_to_train": "data.train_on",
-    "test_datasets": "data.validation_file",
-    "adapter": "train.method",
-    "lora_r": "lora.r",
-    "lora_alpha": "lora.alpha",
-    "lora_dropout": "lora.dropout",
-    "lora_target_modules": "lora.target_modules",
-    "lora_target_linear": "lora.target_modules",
-    "peft_use_rslora": "lora.use_rslora",
-    "peft_use_dora": "lora.use_dora",
-    "gradient_checkpointing": "train.activation_checkpointing",
-    "use_wandb": "train.report_to",
-    # LLaMA-Factory
-    "formatting": "data.shape",
-    "cutoff_len": "data.max_length",
-    "train_on_prompt": "data.train_on",
-    "val_size": "data.validation_share",
-    "eval_dataset": "data.validation_file",
-    "mask_history": "data.train_turns",
-    "finetuning_type": "train.method",
-    "lora_rank": "lora.r",
-    "lora_target": "lora.target_modules",
-    "freeze_trainable_layers": "train.freeze_layers",
-    "disable_gradient_checkpointing": "train.activation_checkpointing",
-    # TRL and transformers
-    "model_name_or_path": "model.name_or_path",
-    "max_seq_length": "data.max_length",
-    "per_device_train_batch_size": "train.batch_size",
-    "gradient_accumulation_steps": "train.batch_size",
-    "chat_template_path": "template.file",
-    "completion_only_loss": "data.train_on",
-    "assistant_only_loss": "data.train_on",
-    "prompt_loss_weight": "data.prompt_weight",
-    "load_best_model_at_end": "train.keep",
-    "torch_dtype": "model.dtype",
-    "warmup_ratio": "train.warmup_steps",
-    "use_peft": "train.method",
-    "load_in_4bit": "train.method",
-    # LitGPT and torchtune
-    "save_interval": "train.save_steps",
-    "checkpoint_dir": "model.name_or_path",
-    "column_map": "data.columns",
-    "conversation_style": "data.shape",
-    "global_batch_size": "train.batch_size",
-    "lr_warmup_steps": "train.warmup_steps",
-    "epochs": "train.num_train_epochs",
-    "lr": "train.learning_rate",
-    "max_norm": "train.max_grad_norm",
-    "clip_grad_norm": "train.max_grad_norm",
-    "mask_prompt": "data.train_on",
-    "prompt_style": "template.name",
-    "logger_name": "train.report_to",
-    "enable_activation_checkpointing": "train.activation_checkpointing",
-    "random_seed": "train.seed",
-    # alpaca_eval, FastChat and others that judge
-    "annotators_config": "judge.model",
-    "judge_model": "judge.model",
-    "judge_file": "judge.prompts",
-    "max_concurrency": "judge.concurrency",
-    "max_workers": "judge.concurrency",
-}
-"""Keys of other trainers, each with our name for it."""
-
-
-def load_config(
-    file: Path | None = None, overrides: Sequence[str] = (), *, begun_with: Mapping[str, Any] | None = None
-) -> Config:
-    """The configuration of `file` (YAML; defaults where None) with `section.key=value` overrides on top.
-
-    `begun_with` are the sections of an earlier run, in place of a file. Raises ConfigError naming the file or argument, the
-    key and the mend.
-    """
-    values = _read_yaml(file) if file else copy.deepcopy(dict(begun_with or {}))
-    where = dict.fromkeys(_dotted_keys(values), str(file or "the run's own configuration"))
-    for override in overrides:
-        dotted, value = _parse_override(override)
-        section, key = dotted.split(".")
-        values.setdefault(section, {})[key] = value
-        where[dotted] = f"argument {override!r}"
-    for dotted in where:
-        _refuse_unknown(dotted, where[dotted])
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from None
-
-
-def dump_config(config: Config) -> str:
-    """`config` as YAML, every key resolved."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-
-
-def all_keys() -> list[str]:
-    """Every dotted key there is, `train.batch_size` and so on, in order."""
-    return [f"{name}.{key}" for name, section in Config().model_dump().items() for key in section]
-
-
-def _read_yaml(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
-    except _YAML_ERRORS as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: expected sections such as `train:`, found {type(values).__name__}")
-    for name, section in values.items():
-        if not isinstance(section, dict) or not section:
-            _refuse_unknown(str(name), str(file))
-            if section:
-                raise ConfigError(f"{file}: `{name}` is a section and holds keys, found {section!r}")
-    return {name: section or {} for name, section in values.items()}
-
-
-def _dotted_keys(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [f"{name}.{key}" for name, section in values.items() for key in section]
-
-
-def _parse_override(override: str) -> tuple[str, Any]:
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"argument {override!r}: expected section.key=value, such as train.learning_rate=1e-4")
-    if dotted.count(".") != 1:
-        _refuse_unknown(dotted, f"argument {override!r}")
-        raise ConfigError(
-            f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8"
-        )
-    try:
-        return dotted, yaml.load(text, _Loader)
-    except _YAML_ERRORS:
-        return dotted, text
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number and a key stands once in its section."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of `node`; ConstructorError where a key stands in it twice."""
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key.value}` stands twice in one section", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a date or a number that cannot be
-
-
-def _refuse_unknown(dotted: str, where: str) -> None:
-    known = all_keys()
-    if dotted in known or dotted in Config.model_fields:
-        return
-    key = dotted.rpartition(".")[2]
-    if key in PEER_KEYS:
-        raise ConfigError(f"{where}: unknown key `{dotted}`: here it is called `{PEER_KEYS[key]}`")
-    same_name = [name for name in known if name.endswith(f".{key}")]
-    guess = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
-    hint = f"did you mean `{guess[0]}`?" if guess else f"sections are {', '.join(Config.model_fields)}"
-    raise ConfigError(f"{where}: unknown key `{dotted}`: {hint}")
-
-
-def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
-    lines = []
-    for problem in error.errors():
-        dotted = ".".join(str(part) for part in problem["loc"])
-        place = where.get(dotted) or next((where[key] for key in where if key.startswith(dotted)), "configuration")
-        found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-        lines.append(f"{place}: `{dotted}`: {problem['msg'].removeprefix('Value error, ')}{found}")
-    return "\n".join(lines)
-
-
-def reference() -> str:
-    """Every key with its default and meaning, as the Markdown of docs/configuration.md."""
-    lines = [
-        "# Configuration",
-        "",
-        "Settings come from a YAML file (`--config`) and from `section.key=value` arguments, which win. This page is made from",
-        "the code: `python -m tuneful.config > docs/configuration.md`.",
-    ]
-    for name, section in Config.model_fields.items():
-        assert isinstance(section.annotation, type)
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            str(section.annotation.__doc__),
-            "",
-            "| key | default | meaning |",
-            "|---|---|---|",
-        ]
-        for key, field in section.annotation.model_fields.items():
-            default = _written(field.default)
-            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-            among = f" (one of {', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
-            lines.append(f"| `{name}.{key}` | `{default}` | {field.description}{among} |")
-    return "\n".join(lines) + "\n"
-
-
-def _written(default: Any) -> str:
-    """A default as YAML writes it."""
-    if default is None or isinstance(default, bool):
-        return "none" if default is None else str(default).lower()
-    return "[]" if default == () else str(default)
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

@@ -1,0 +1,164 @@
+"""A configuration is read: a YAML file of sections, then `section.key=value` overrides from the command line.
+
+A key that another trainer spells otherwise, or that had another name here before, is refused with the name that holds now.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tuneful.config.names import PEER_KEYS, RENAMED_KEYS, RENAMED_VALUES
+from tuneful.config.schema import Config
+from tuneful.errors import ConfigError
+
+
+def load_config(
+    file: Path | None = None, overrides: Sequence[str] = (), *, begun_with: Mapping[str, Any] | None = None
+) -> Config:
+    """The configuration of `file` (YAML; defaults where None) with `section.key=value` overrides on top.
+
+    `begun_with` are the sections that an earlier run wrote down, in place of a file: names that were renamed since are
+    translated there, and refused everywhere else. Raises ConfigError naming the file or argument, the key and what to do.
+    """
+    values = read_yaml(file) if file else translated(begun_with or {})
+    where = dict.fromkeys(_dotted_keys(values), str(file or "the run's own configuration"))
+    for override in overrides:
+        dotted, value = _parse_override(override)
+        section, key = dotted.split(".")
+        values.setdefault(section, {})[key] = value
+        where[dotted] = f"argument {override!r}"
+    for dotted in where:
+        _check_known(dotted, where[dotted])
+        _check_value(dotted, values, where[dotted])
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
+
+
+def dump_config(config: Config) -> str:
+    """`config` as YAML, every key resolved."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def all_keys() -> list[str]:
+    """Every dotted key there is, `train.batch_size` and so on, in order."""
+    return [f"{name}.{key}" for name, section in Config().model_dump().items() for key in section]
+
+
+def translated(sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sections of a configuration that was written before some names were changed, under the names that hold now."""
+    values = copy.deepcopy(dict(sections))
+    for old, new in RENAMED_KEYS.items():
+        (section, key), (new_section, new_key) = old.split("."), new.split(".")
+        if key in values.get(section, {}):
+            values.setdefault(new_section, {})[new_key] = values[section].pop(key)
+    for dotted, renamed in RENAMED_VALUES.items():
+        section, key = dotted.split(".")
+        if (value := values.get(section, {}).get(key)) in renamed:
+            values[section][key] = renamed[value]
+    return values
+
+
+def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a YAML file, as they stand there; ConfigError where it is none."""
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    except _YAML_ERRORS as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected sections such as `train:`, found {type(values).__name__}")
+    for name, section in values.items():
+        if not isinstance(section, dict) or not section:
+            _check_known(str(name), str(file))
+            if section:
+                raise ConfigError(f"{file}: `{name}` is a section and holds keys, found {section!r}")
+    return {name: section or {} for name, section in values.items()}
+
+
+def _dotted_keys(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [f"{name}.{key}" for name, section in values.items() for key in section]
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"argument {override!r}: expected section.key=value, such as train.learning_rate=1e-4")
+    if dotted.count(".") != 1:
+        _check_known(dotted, f"argument {override!r}")
+        raise ConfigError(
+            f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8"
+        )
+    try:
+        return dotted, yaml.load(text, _Loader)
+    except _YAML_ERRORS:
+        return dotted, text
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number and a key stands once in its section."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of `node`; ConstructorError where a key stands in it twice."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key.value}` stands twice in one section", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a date or a number that cannot be
+
+
+def _check_known(dotted: str, where: str) -> None:
+    known = all_keys()
+    if dotted in known or dotted in Config.model_fields:
+        return
+    if dotted in RENAMED_KEYS:
+        raise ConfigError(f"{where}: `{dotted}` is called `{RENAMED_KEYS[dotted]}` now")
+    key = dotted.rpartition(".")[2]
+    if key in PEER_KEYS:
+        raise ConfigError(f"{where}: unknown key `{dotted}`: here it is called `{PEER_KEYS[key]}`")
+    same_name = [name for name in known if name.endswith(f".{key}")]
+    guess = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
+    hint = f"did you mean `{guess[0]}`?" if guess else f"sections are {', '.join(Config.model_fields)}"
+    raise ConfigError(f"{where}: unknown key `{dotted}`: {hint}")
+
+
+def _check_value(dotted: str, values: Mapping[str, Any], where: str) -> None:
+    section, _, key = dotted.partition(".")
+    value, renamed = values[section][key], RENAMED_VALUES.get(dotted, {})
+    if isinstance(value, str) and value in renamed:
+        raise ConfigError(f"{where}: `{dotted}`: {value!r} is called {renamed[value]!r} now")
+
+
+def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        dotted = ".".join(str(part) for part in problem["loc"])
+        place = where.get(dotted) or next((where[key] for key in where if key.startswith(dotted)), "configuration")
+        found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
+        lines.append(f"{place}: `{dotted}`: {problem['msg'].removeprefix('Value error, ')}{found}")
+    return "\n".join(lines)
