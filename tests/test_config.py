@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tuneful.config import PEER_KEYS, Config, all_keys, dump_config, load_config
+from tuneful.config import Config, all_keys, dump_config, load_config
+from tuneful.config.names import PEER_KEYS, RENAMED_KEYS, RENAMED_VALUES
 from tuneful.errors import ConfigError
 
 
@@ -81,7 +82,7 @@ BAD_VALUES = {
     "model.device=gpu": "should match pattern",
     "generate.top_p=0": "greater than 0",
     "generate.top_k=0": "greater than or equal to 1",
-    "template.name=vicuna": "'alpaca', 'alpaca-paired', 'chatml', 'phi-3' or 'own'",
+    "template.name=vicuna": "'alpaca', 'alpaca-paired', 'chatml', 'phi-3' or 'tokenizer'",
     "report.confidence=0.5": "greater than 0.5",
 }
 
@@ -117,6 +118,33 @@ def test_a_key_of_another_trainer_is_refused_with_our_name_for_it(tmp_path: Path
     )
     file = written(tmp_path, f"{key}: 1\n")
     assert refusal(file=file) == f"{file}: unknown key `{key}`: here it is called `{ours}`"
+
+
+@pytest.mark.parametrize("key", sorted(RENAMED_KEYS))
+def test_a_key_that_was_ours_once_is_refused_with_the_name_that_holds_now(tmp_path: Path, key: str) -> None:
+    now = RENAMED_KEYS[key]
+    assert now in all_keys()
+    assert key not in all_keys()
+    assert refusal(f"{key}=auto") == f"argument '{key}=auto': `{key}` is called `{now}` now"
+    section, name = key.split(".")
+    file = written(tmp_path, f"{section}:\n  {name}: auto\n")
+    assert refusal(file=file) == f"{file}: `{key}` is called `{now}` now"
+
+
+def test_a_value_that_was_ours_once_is_refused_with_the_name_that_holds_now(tmp_path: Path) -> None:
+    assert RENAMED_VALUES == {"template.name": {"own": "tokenizer"}}
+    assert refusal("template.name=own") == (
+        "argument 'template.name=own': `template.name`: 'own' is called 'tokenizer' now"
+    )
+    file = written(tmp_path, "template: {name: own}\n")
+    assert refusal(file=file) == f"{file}: `template.name`: 'own' is called 'tokenizer' now"
+
+
+def test_what_an_earlier_version_wrote_down_is_translated() -> None:
+    earlier = {"data": {"shape": "messages", "max_length": 77}, "template": {"name": "own"}}
+    config = load_config(begun_with=earlier)
+    assert (config.data.format, config.data.max_length, config.template.name) == ("messages", 77, "tokenizer")
+    assert earlier["data"]["shape"] == "messages", "what was handed in was changed"
 
 
 @pytest.mark.parametrize(

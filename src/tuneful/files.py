@@ -194,28 +194,30 @@ def _object(line: bytes) -> dict[str, Any] | None:
 class AppendLog:
     """A JSONL file that grows by a line at a time. A line is with the system when `add` returns, on disk with `flushed`.
 
-    `rows` are what it held when it was opened: the line that a kill cut short is dropped then, and `damaged` is the number
-    of the first other line that holds no object, with all behind it left alone until `replace`; None where there is none.
+    `rows` are what it holds when it is opened, without the line that a kill cut short, which goes with the first `add`.
+    `damaged` is the number of the first other line that holds no object, with all behind it left alone until `replace`; None
+    where there is none.
     """
 
     def __init__(self, path: Path, *, flushed: bool = False) -> None:
         self.path, self._flushed = path, flushed
         self.rows: list[dict[str, Any]] = []
         self.damaged: int | None = None
-        end = 0
+        self._whole_bytes = 0
         for line in read_lines(path):
             if line.row is None or not line.whole:
                 self.damaged = line.number if line.whole else None
                 break
             self.rows.append(line.row)
-            end = line.end
-        if self.damaged is None and path.exists() and path.stat().st_size > end:
-            os.truncate(path, end)
+            self._whole_bytes = line.end
         self._file: IO[bytes] | None = None
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One more line, in one write, so that no two are ever mixed."""
         if self._file is None:
+            assert self.damaged is None, f"{self.path}:{self.damaged} is damaged"
+            if self.path.exists() and self.path.stat().st_size > self._whole_bytes:
+                os.truncate(self.path, self._whole_bytes)
             self._file = self.path.open("ab", buffering=0)
         self._file.write(json_line(row).encode())
         if self._flushed:
@@ -225,6 +227,7 @@ class AppendLog:
         """The file holds `rows` and nothing else, whole or as before."""
         self.close()
         write_rows(self.path, rows)
+        self.damaged, self._whole_bytes = None, self.path.stat().st_size
 
     def close(self) -> None:
         """Let go of the file."""

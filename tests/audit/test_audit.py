@@ -13,7 +13,6 @@ from tuneful.audit.findings import KINDS, NEEDS_TOKENS
 from tuneful.audit.fix import write_fixed
 from tuneful.commands import check as checking
 from tuneful.config import Config, load_config
-from tuneful.console import Terminal
 from tuneful.data.read import Record, SkippedRow, read_data, stream_data
 from tuneful.data.split import TEST, TRAIN, VALIDATION
 from tuneful.encoding.encode import Encoder, TextEncoder
@@ -101,7 +100,7 @@ def test_files_of_their_own_are_compared_with_what_is_trained(tmp_path: Path) ->
     write_rows(tmp_path / "test.jsonl", [*rows[50:], rows[7]])
     settings = [f"data.test_file={tmp_path / 'test.jsonl'}", "data.validation_share=0"]
     config = load_config(None, settings)
-    checked = checking.check([str(tmp_path / "rows.jsonl")], config, [], None, Terminal(quiet=True)).audit
+    checked = checking.check(str(tmp_path / "rows.jsonl"), config=config).audit
     (leak,) = (finding for finding in checked.findings if finding.kind.name == "leakage")
     assert leak.sources == (f"{tmp_path / 'test.jsonl'}:11",)
     assert checked.sides == {"train": 50, "validation": 0, "test": 11}

@@ -16,7 +16,6 @@ import tuneful
 from tuneful.cli import main
 from tuneful.commands import check as checking
 from tuneful.config import load_config
-from tuneful.console import Terminal
 from tuneful.data.read import read_data
 from tuneful.model.load import load_tokenizer
 from tuneful.model.tokenizer_file import find_locally, read_tokenizer_file
@@ -198,6 +197,6 @@ def test_a_chat_template_is_checked_too(tmp_path: Path, tiny_llama: Path) -> Non
     config = load_config(
         None, [f"template.file={tmp_path / 'my.jinja'}", f"model.name_or_path={json.dumps(str(tiny_llama))}"]
     )
-    checked = checking.check([str(tmp_path / "rows.jsonl")], config, [], None, Terminal(quiet=True))
+    checked = checking.check(str(tmp_path / "rows.jsonl"), config=config)
     assert checked.audit.unit == "tokens"
     assert checked.audit.prompt.endswith("<|end|><|assistant|>")

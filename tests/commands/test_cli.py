@@ -209,7 +209,7 @@ def test_the_environment_names_the_model_by_its_hash_and_the_time_of_every_phase
     assert len(environment["model"]["sha256"]) == 64
     assert environment["finished"] >= environment["started"]
     both = {f"{name}_{side}" for name in ("answers", "references", "general") for side in ("base", "tuned")}
-    assert set(environment["phase_seconds"]) == {"proof", "training", "saving", *both}
+    assert set(environment["phase_seconds"]) == {"self_check", "training", "saving", *both}
 
 
 def test_what_a_run_says_in_a_pipe_has_no_control_codes_and_no_broken_paths(finished: Run) -> None:

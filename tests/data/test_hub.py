@@ -133,7 +133,7 @@ def read_in_a_process(name: str, home: Path, endpoint: str) -> str:
     program = (
         "import sys\nfrom tuneful.data.read import read_data\n"
         f"try:\n    file = read_data({name!r})\n"
-        "    print(file.name, file.shape, *[record.source for record in file.records])\n"
+        "    print(file.name, file.format, *[record.source for record in file.records])\n"
         "except ValueError as error:\n    print(error)\n"
     )
     settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2"}

@@ -185,7 +185,7 @@ def test_the_same_request_seldom_follows_itself() -> None:
 
 
 def test_the_readme_table_agrees_with_the_file() -> None:
-    readme = STARTER_FILE.with_name("README.md").read_text(encoding="utf-8")
+    readme = Path(make.__file__).with_name("README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| ([^|*]+?) \| (\d+) \|", readme, re.M))
     assert table == {kind: str(count) for kind, count in Counter(record.kind for record in RECORDS).items()}
     assert f"{len(RECORDS):,} short instructions" in readme

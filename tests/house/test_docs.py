@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tuneful import cli
-from tuneful.config import all_keys, reference
+from tuneful.config import all_keys
+from tuneful.config.reference import reference
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

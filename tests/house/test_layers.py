@@ -36,7 +36,8 @@ ORDER = (
     ("report", "export"),
     ("runs",),
     ("commands",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 """The rooms over the ground, lowest first; those on one level never import each other."""
 LEVELS = {name: level for level, names in enumerate((GROUND, *ORDER)) for name in names}

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tuneful.config import JudgeConfig, load_config
-from tuneful.console import Terminal
 from tuneful.errors import ConfigError
 from tuneful.judge.calibrate import injections
 from tuneful.judge.client import Judge, NoReply, Question, openai_judge
@@ -80,7 +79,7 @@ def model_judge(folder: Path, *settings: str) -> tuple[Judge, JudgeConfig]:
     config = load_config(None, [f"judge.model=model:{folder}", "model.dtype=float32", *settings])
     resolved = resolve_settings(config.judge)
     assert resolved.reply_format == "text"
-    return open_judge(resolved, lambda name: load_judge_model(name, config, Terminal(quiet=True))), resolved
+    return open_judge(resolved, lambda name: load_judge_model(name, config, lambda line: None)), resolved
 
 
 def test_a_model_folder_judges_in_process(tiny_llama: Path, tmp_path: Path) -> None:

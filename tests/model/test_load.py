@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tuneful.errors import ModelError
-from tuneful.model import load
+from tuneful.model import gguf, load
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import fingerprint, load_model, load_tokenizer, resolve_model
 
@@ -272,7 +272,7 @@ def test_gpt2s_own_vocabulary_loads_from_its_two_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.is_fast, tokenizer.eos_token_id) == (True, 50256)
-    assert tokenizer.encode("Hello group", add_special_tokens=False) == [15496, 995]
+    assert tokenizer.encode("Hello world", add_special_tokens=False) == [15496, 995]
 
 
 # Names
@@ -296,9 +296,8 @@ def test_a_weight_file_is_no_name_of_a_model(folder: Path) -> None:
 
 
 def test_the_builtin_name_leads_to_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from tuneful.model import builtin
 
-    monkeypatch.setattr(builtin, "builtin_folder", lambda notify: tmp_path)
+    monkeypatch.setattr(load, "builtin_folder", lambda notify: tmp_path)
     assert resolve_model(BUILTIN) == tmp_path
 
 
@@ -462,4 +461,4 @@ def test_importing_the_module_imports_neither_torch_nor_transformers_nor_the_hub
 def test_a_gguf_with_a_splitter_unknown_to_all_is_refused(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer(eos_token=END)
     with pytest.raises(ModelError, match="text splitter 'novel'"):
-        load._set_splitter(tokenizer, "novel", tmp_path / "x.gguf")
+        gguf._set_splitter(tokenizer, "novel", tmp_path / "x.gguf")

@@ -383,7 +383,7 @@ def test_an_interrupted_writing_leaves_the_old_page(run_folder: Any, monkeypatch
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("tuneful.report.build.os.replace", fail)
+    monkeypatch.setattr("tuneful.files.os.replace", fail)
     with pytest.raises(OSError, match="no space"):
         build_report(run_folder.write_all(num_steps=20).path)
     assert path.read_bytes() == before

@@ -54,7 +54,7 @@ def test_the_method_in_words(settings, said):
 
 
 def test_rates_are_said_with_where_they_come_from():
-    assert rates_in_words(load_config())["learning rate"] == "5e-05: the default of full, the chapter's"
+    assert rates_in_words(load_config())["learning rate"] == "5e-05: the default of full, the book's"
     lora = rates_in_words(load_config(None, ["train.method=lora", "train.weight_decay=0.3"]))
     assert lora["learning rate"] == "0.0002: the default of lora, QLoRA's, for models up to 13B"
     assert lora["weight decay"] == "0.3: as asked for"

@@ -504,7 +504,7 @@ def test_runs_killed_at_any_moment_end_in_the_same_bits() -> None:
 
 PHASES = {
     "reading the data": ("tuneful.runs.setup.prepare_data", 1),
-    "the proof": ("tuneful.runs.setup.choose_layout", 1),
+    "the self-check": ("tuneful.runs.setup.choose_layout", 1),
     "the answers before": ("tuneful.runs.measure.answer_rows", 1),
     "the references before": ("tuneful.runs.measure.record_nll", 1),
     "the first evaluation": ("tuneful.train.loop.mean_loss", 1),

@@ -32,7 +32,7 @@ def examples(lengths):
 @given(st.lists(st.integers(2, 60), max_size=30), st.integers(1, 6))
 def test_every_example_is_in_exactly_one_share(lengths, size):
     given_ = examples(lengths)
-    shares = [ProcessGroup(rank, size).share(given_) for rank in range(size)]
+    shares = [ProcessGroup(rank, size).shard(given_) for rank in range(size)]
     assert sorted(one.source for share in shares for one in share) == sorted(one.source for one in given_)
 
 
@@ -41,7 +41,7 @@ def test_shares_are_even_to_one_record(lengths, size):
     """A record belongs where its middle falls, so a share is off by at most half a record at either end."""
     even = sum(lengths) / size
     for rank in range(size):
-        tokens = sum(len(one) for one in ProcessGroup(rank, size).share(examples(lengths)))
+        tokens = sum(len(one) for one in ProcessGroup(rank, size).shard(examples(lengths)))
         assert abs(tokens - even) <= max(lengths)
 
 

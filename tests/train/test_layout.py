@@ -191,7 +191,7 @@ def test_a_wrong_plan_is_found_out_before_anything_is_trained(monkeypatch):
     assert_close(run_batches(model, [examples], layout.name), run_alone(model, examples), 1e-5)
 
 
-def test_the_proof_leaves_no_gradients_behind():
+def test_the_self_check_leaves_no_gradients_behind():
     model = tiny_model()
     self_check(model, random_records(4))
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -41,8 +41,8 @@ Which is the only country that borders Portugal on land?
 = Spain is the only country that borders Portugal on land.
 In which country can you visit Machu Picchu?
 = Machu Picchu is in Peru.
-What is the smallest country in the group by area?
-= Vatican City is the smallest country in the group by area.
+What is the smallest country in the world by area?
+= Vatican City is the smallest country in the world by area.
 Which U.S. state is made up entirely of islands?
 = Hawaii is made up entirely of islands.
 Name the desert that covers much of northern Africa.
@@ -89,8 +89,8 @@ Can you tell me which ocean washes the east coast of the United States?
 = The Atlantic Ocean washes the east coast of the United States.
 What is the capital of South Korea?
 = The capital of South Korea is Seoul.
-Which lake in Siberia is the deepest in the group?
-= Lake Baikal is the deepest lake in the group.
+Which lake in Siberia is the deepest in the world?
+= Lake Baikal is the deepest lake in the world.
 """
 
 SCIENCE = """
@@ -160,7 +160,7 @@ What is the atomic number of carbon?
 = The atomic number of carbon is 6.
 Are dolphins fish?
 = No, dolphins are mammals.
-Why do we see lightning before we on_result thunder?
+Why do we see lightning before we hear thunder?
 = We see lightning first because light travels much faster than sound.
 What is table salt made of, chemically?
 = Table salt is made of sodium chloride.
@@ -180,8 +180,8 @@ Which organs filter waste from the blood to make urine?
 = The kidneys filter waste from the blood to make urine.
 What is the name of our galaxy?
 = Our galaxy is called the Milky Way.
-Which animal is the tallest in the group?
-= The giraffe is the tallest animal in the group.
+Which animal is the tallest in the world?
+= The giraffe is the tallest animal in the world.
 Do spiders have six legs or eight?
 = Spiders have eight legs.
 What do scientists call the study of weather?
@@ -207,8 +207,8 @@ How many teeth does an adult have, counting the wisdom teeth?
 HISTORY = """
 Which of the Brontë sisters wrote "Jane Eyre"?
 = Charlotte Brontë wrote "Jane Eyre."
-In which year did the Second ProcessGroup War end?
-= The Second ProcessGroup War ended in 1945.
+In which year did the Second World War end?
+= The Second World War ended in 1945.
 Who was the first person to walk on the moon?
 = Neil Armstrong was the first person to walk on the moon.
 Which ancient people built the pyramids at Giza?

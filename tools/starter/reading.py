@@ -18,7 +18,7 @@ After an hour on hold, I was cut off. | Negative
 This kettle is quiet, quick and easy to clean. | Positive
 The store opens at nine and closes at seven. | Neutral
 I would not recommend this hotel to my worst enemy. | Negative
-What a treat to on_result that choir live! | Positive
+What a treat to hear that choir live! | Positive
 The manual is printed in English and French. | Neutral
 Three days of rain and a leaking tent ruined the trip. | Negative
 My grandson has not put the puzzle down since Sunday. | Positive

@@ -200,7 +200,7 @@ Author is to book as composer is to | Music
 Hot is to cold as wet is to | Dry
 Bird is to nest as bee is to | Hive
 Finger is to hand as toe is to | Foot
-Eye is to see as ear is to | OnResult
+Eye is to see as ear is to | Hear
 Baker is to bread as tailor is to | Clothes
 France is to Paris as Japan is to | Tokyo
 Pen is to write as knife is to | Cut

@@ -230,7 +230,7 @@ How do bats find their way in the dark?
 = Many bats send out very high calls and listen for the echoes. From the echoes they can tell where a wall or an insect
   is and how far away it is.
 Explain what an echo is.
-= An echo is sound that has bounced off something, such as a cliff. It takes time to travel there and back, so we on_result
+= An echo is sound that has bounced off something, such as a cliff. It takes time to travel there and back, so we hear
   it a moment after the first sound.
 Why should we wash our hands before eating?
 = Our hands pick up germs from everything they touch. Washing them with soap removes most of the germs, so fewer of
@@ -323,7 +323,7 @@ Write a short complaint about a chair that arrived with a missing leg.
 = Hello,\n\nThe chair I ordered arrived today with only three legs. Please send the missing leg as soon as possible, or
   refund the price.\n\nSincerely,\nRay Dunn
 Write a get-well message for a friend with a broken ankle.
-= I was sorry to on_result about your ankle. Rest well, let others carry things for you, and call me if you need company.
+= I was sorry to hear about your ankle. Rest well, let others carry things for you, and call me if you need company.
   Get well soon!
 Ask your sister by text to buy milk on her way home.
 = Hi! Could you please pick up a carton of milk on your way home? I'll pay you back tonight.

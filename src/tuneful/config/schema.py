@@ -192,7 +192,7 @@ for models up to 13B (Dettmers et al. 2023, table 9); the adapter starts at no c
 
 
 METHOD_SOURCES: Mapping[str, str] = {
-    "full": "those of the book",
+    "full": "the book's",
     "lora": "QLoRA's, for models up to 13B",
     "qlora": "QLoRA's, for models up to 13B",
 }

@@ -38,6 +38,7 @@ def is_header(line: bytes, known: frozenset[str]) -> bool:
 
 
 def csv_rows(stream: ByteStream, delimiter: str) -> Iterator[Row]:
+    """The rows of a file of cells under a header; a source is `file:line` of the row's first line."""
     if csv.field_size_limit() < MAX_RECORD_BYTES:
         csv.field_size_limit(MAX_RECORD_BYTES)
     lines = _CsvLines(stream)

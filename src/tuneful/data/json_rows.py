@@ -100,6 +100,7 @@ def _syntax(error: json.JSONDecodeError, column: int) -> str:
 
 
 def jsonl_rows(stream: ByteStream) -> Iterator[Row]:
+    """The rows of a file that holds a value a line; a source is `file:line`."""
     name, decode, lines = stream.name, _DECODER.raw_decode, Lines(stream.name, stream.blocks())
     blank = offset = 0
     for number, line in enumerate(lines, start=1):

@@ -190,7 +190,7 @@ def covers(
 def compare_forgetting(
     base: Iterable[GeneralScore], tuned: Iterable[GeneralScore], *, confidence: float, num_resamples: int, seed: int
 ) -> tuple[MetricComparison, ...]:
-    """Forgetting, and the KL divergence to the base model where there are samples, with the intervals over passages and over samples.
+    """Forgetting, and the KL to the base model where there are samples, with the intervals over passages and over samples.
 
     Only texts that both models read count: the same bytes, or for a sample the same tokens. It has no verdict but
     "changed" and "cannot tell": to move is what finetuning is for.

@@ -1,4 +1,4 @@
-"""How the records of a step are laid out: which layout, how many tokens at once, and the proof that it computes the same.
+"""How the records of a step are laid out: which layout, how many tokens at once, and the self-check that it computes the same.
 
 Three layouts give the same sum (`loss.py`). The trie is chosen wherever the model allows it and a few records, computed both
 ways before the first step, agree; else the padded batch, with the reason. A step is then cut into micro-batches of at most
@@ -42,7 +42,7 @@ def choose_layout(
 ) -> Layout:
     """The layout that `config` asks for, where the model allows it and a few records prove it right.
 
-    To be called while `model` is still in float32, where the proof is sharp; `dtype` is what training will compute in.
+    To be called while `model` is still in float32, where the self-check is sharp; `dtype` is what training will compute in.
     """
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
     if config.layout == "padded":
