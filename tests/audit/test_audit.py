@@ -155,6 +155,7 @@ def test_a_run_finds_what_a_check_finds(tmp_path: Path, byte_tokenizer: Any) -> 
         "count",
         "cases",
         "why",
+        "advice",
         "fix",
     }
     assert (run.num_read, run.num_used, run.sides) == (checked.num_read, checked.num_used, checked.sides)

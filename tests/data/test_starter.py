@@ -28,7 +28,7 @@ be was been|be were been|begin began begun|blow blew blown|break broke broken|br
 build built built|buy bought bought|catch caught caught|choose chose chosen|come came come|cut cut cut
 dig dug dug|do did done|draw drew drawn|drink drank drunk|eat ate eaten|feed fed fed|fight fought fought
 find found found|fly flew flown|forget forgot forgotten|freeze froze frozen|give gave given|go went gone
-grow grew grown|have had had|on_result heard heard|hide hid hidden|hold held held|hurt hurt hurt|keep kept kept
+grow grew grown|have had had|hear heard heard|hide hid hidden|hold held held|hurt hurt hurt|keep kept kept
 know knew known|leave left left|let let let|make made made|meet met met|pay paid paid|ride rode ridden
 rise rose risen|run ran run|say said said|see saw seen|sell sold sold|send sent sent|sew sewed sewn
 shake shook shaken|show showed shown|sing sang sung|sit sat sat|sleep slept slept|speak spoke spoken

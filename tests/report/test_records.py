@@ -66,7 +66,7 @@ def test_the_page_shows_them_escaped_and_has_no_such_section_without_them(run_fo
     assert section is not None
     assert "Ask a.json:1" in section.group()
     assert "&lt;b&gt;" in section.group()
-    assert "Learned by heart" not in section.group()
+    assert "Memorised" not in section.group()
 
 
 def test_the_loss_of_what_was_replayed_is_a_curve_of_its_own(run_folder: Any) -> None:
