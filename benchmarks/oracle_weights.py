@@ -211,7 +211,7 @@ def has(tokenizer: Any, token: str) -> bool:
 
 
 def alpaca(conversation: Conversation, tokenizer: Any, paired: bool = False) -> Iterator[Part]:
-    """The chapter's wording; `paired` with the original's second preamble."""
+    """The format of Raschka's book; `paired` with the original's second preamble."""
     preamble = PREAMBLE + (PAIRED if paired and conversation.turns[0].input else SINGLE_PROCESS)
     yield Part(conversation.system or preamble)
     turns = answered(conversation)

@@ -1,4 +1,4 @@
-"""How fast instruction finetuning is: Tuneful, its peers, and the floor that the hardware sets. `make bench-train`.
+"""How fast instruction finetuning is: Tuneful, its peers, and the roofline that the hardware sets. `make bench-train`.
 
     python benchmarks/train.py [--work starter8,mixed8] [--systems tuneful,trl] [--ladder] [--quick]
 
@@ -12,8 +12,8 @@ one record at a time, and its losses on the next two steps with that reference t
 clips and updates alike. A system that is off is void, with the reason.
 
 **What is not measured.** Tokenizing, loading, saving, evaluation; convergence; GPUs. Throughput counts the tokens
-of the records as given, so padding earns nothing and sharing costs nothing. The floor is explained in
-`train_peers/floor.py`; it is the same for every system, whatever its precision.
+of the records as given, so padding earns nothing and sharing costs nothing. The roofline is explained in
+`train_peers/roofline.py`; it is the same for every system, whatever its precision.
 
 Peers are installed into `.bench/venv-*` on first use; one that cannot be had is reported, and the rest goes on.
 """
@@ -34,7 +34,7 @@ from typing import Any
 
 from train_peers import machine, systems, works
 from train_peers.figures import GIB, Rounds, Row, measured_row, table
-from train_peers.floor import OPTIMIZER_BYTES_PER_PARAMETER, Shape, count, floor_seconds
+from train_peers.roofline import OPTIMIZER_BYTES_PER_PARAMETER, Shape, count, roofline_seconds
 from train_peers.systems import (
     SWITCHES,
     SYSTEMS,
@@ -227,7 +227,7 @@ def run_work(bench: Bench, shape: Shape, options: argparse.Namespace, document: 
     chosen = [trial for name in options.systems for trial in choose(SYSTEMS[name], trials)]
     comparison = measure_group(bench, chosen)
     rows = figures(bench, shape, chosen, comparison, options.reference) + rows
-    print(floor_line(bench, shape, comparison))
+    print(roofline_line(bench, shape, comparison))
     print()
     print(table(rows, options.reference), flush=True)
     part = {
@@ -235,7 +235,7 @@ def run_work(bench: Bench, shape: Shape, options: argparse.Namespace, document: 
         "description": describe(bench),
         "record_tokens": [[tokens(bench.batches[step]) for step in steps] for steps in all_steps(bench)],
         "oracle_losses": truth,
-        "floor": floor_document(bench, shape, comparison),
+        "roofline": roofline_document(bench, shape, comparison),
         "trials": [asdict(trial) for trial in trials],
         "rows": [asdict(row) for row in rows],
         "rounds": asdict(comparison),
@@ -406,8 +406,8 @@ def run_ladder(bench: Bench, shape: Shape, truth: list[float]) -> dict[str, Any]
 def figures(bench: Bench, shape: Shape, trials: list[Trial], measured: Measured, reference: str) -> list[Row]:
     """A row for each contender of a group; the ratio is blank where the reference did not run."""
     flops_per_second, bytes_per_second = best_rates(measured)
-    floors = [
-        [floor_seconds(bench.batches[step], shape, flops_per_second, bytes_per_second) for step in steps]
+    rooflines = [
+        [roofline_seconds(bench.batches[step], shape, flops_per_second, bytes_per_second) for step in steps]
         for steps in all_steps(bench)
     ]
     given = [[float(tokens(bench.batches[step])) for step in steps] for steps in all_steps(bench)]
@@ -421,7 +421,7 @@ def figures(bench: Bench, shape: Shape, trials: list[Trial], measured: Measured,
                 label,
                 measured.seconds[label],
                 tokens=given,
-                floors=floors,
+                rooflines=rooflines,
                 steps_per_epoch=bench.work.num_records / bench.work.batch_size,
                 peak_bytes=measured.peak_bytes[label],
                 first_loss_off=trial.losses_off[0],
@@ -448,8 +448,8 @@ def tokens(batch: Batch) -> int:
     return sum(len(record.ids) for record in batch)
 
 
-def floor_document(bench: Bench, shape: Shape, measured: Measured) -> dict[str, Any]:
-    """The floor of an average step, and what it is made of."""
+def roofline_document(bench: Bench, shape: Shape, measured: Measured) -> dict[str, Any]:
+    """The roofline of an average step, and what it is made of."""
     steps = [step for round_steps in all_steps(bench) for step in round_steps]
     flops_per_second, bytes_per_second = best_rates(measured)
     counts = [count(bench.batches[step]) for step in steps]
@@ -469,14 +469,14 @@ def floor_document(bench: Bench, shape: Shape, measured: Measured) -> dict[str, 
     }
 
 
-def floor_line(bench: Bench, shape: Shape, measured: Measured) -> str:
-    """The floor in a sentence."""
-    floor = floor_document(bench, shape, measured)
+def roofline_line(bench: Bench, shape: Shape, measured: Measured) -> str:
+    """The roofline in a sentence."""
+    roofline = roofline_document(bench, shape, measured)
     return (
-        f"Floor: {floor['seconds']:.3f} s a step = {floor['flops'] / 1e9:,.0f} GFLOP at "
-        f"{floor['flops_per_second'] / 1e9:,.0f} GFLOP/s + {floor['optimizer_bytes'] / 1e9:.2f} GB at "
-        f"{floor['bytes_per_second'] / 1e9:.1f} GB/s;\n{floor['record_tokens']:,.0f} record tokens a step need "
-        f"{floor['rows']:,.0f} rows in the blocks and {floor['target_rows']:,.0f} in the head."
+        f"Roofline: {roofline['seconds']:.3f} s a step = {roofline['flops'] / 1e9:,.0f} GFLOP at "
+        f"{roofline['flops_per_second'] / 1e9:,.0f} GFLOP/s + {roofline['optimizer_bytes'] / 1e9:.2f} GB at "
+        f"{roofline['bytes_per_second'] / 1e9:.1f} GB/s;\n{roofline['record_tokens']:,.0f} record tokens a step need "
+        f"{roofline['rows']:,.0f} rows in the blocks and {roofline['target_rows']:,.0f} in the head."
     )
 
 
@@ -516,11 +516,11 @@ def definitions() -> dict[str, str]:
         "step_seconds": "median over all measured steps",
         "epoch_seconds": "median over rounds of the mean step, times records / records a step",
         "peak_bytes": "largest resident memory of the process, loading included",
-        "fraction_of_floor": "sum of the steps' floors / seconds, median over rounds; the same floor for all systems",
+        "fraction_of_roofline": "sum of the steps' rooflines / seconds, median over rounds; the same roofline for all systems",
         "first_loss_off": "relative difference to float32, record by record, before the first update",
         "ratio": "time / reference's time: exp of the mean over rounds of the median log ratio of paired steps; "
         "95 % interval by 10,000 bootstrap draws of rounds",
-        "floor": "necessary FLOPs / best product rate + optimizer bytes / best bandwidth; see train_peers/floor.py",
+        "roofline": "necessary FLOPs / best product rate + optimizer bytes / best bandwidth; see train_peers/roofline.py",
         "sleepers_seconds": "processor time of systems that were not at work, over all turns",
     }
 

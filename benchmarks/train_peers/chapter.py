@@ -1,9 +1,9 @@
-"""The chapter's own loop: padded to the longest record, all logits, float32, plain AdamW.
+"""The loop of Raschka, Build a Large Language Model (From Scratch), chapter 7: padded, all logits, float32, plain AdamW.
 
 What is kept of `custom_collate_fn` and `train_model_simple`: records padded with the end token, inputs and targets
 shifted by one, logits of every position, mean cross-entropy over the targets that are not ignored,
 `torch.optim.AdamW` with its defaults. What is added, so that every system does the same work: the prompt is masked
-and the gradient clipped. The attention of the chapter's GPTModel multiplies, masks and normalizes in plain
+and the gradient clipped. The attention of the book's GPTModel multiplies, masks and normalizes in plain
 operations: `eager`. Variant `sdpa` is the same loop with torch's fused attention, for sets whose eager attention
 does not fit into memory.
 """
@@ -18,7 +18,7 @@ from train_peers.worker import IGNORED, Batch, Job, open_job, pad, serve
 
 
 def make_step(model: torch.nn.Module, job: Job, end_token: int):
-    """The body of the chapter's inner loop as a function of a batch."""
+    """The body of the book's inner loop as a function of a batch."""
     optimizer = torch.optim.AdamW(model.parameters(), **job.optimization.adamw())
 
     def run_step(batch: Batch) -> float:

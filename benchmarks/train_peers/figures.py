@@ -37,7 +37,7 @@ class Row:
     step_seconds: float = 0.0
     epoch_seconds: float = 0.0
     peak_bytes: int = 0
-    fraction_of_floor: float = 0.0
+    fraction_of_roofline: float = 0.0
     first_loss_off: float = math.nan
     ratio: Ratio | None = None
 
@@ -59,13 +59,13 @@ def measured_row(
     rounds: Rounds,
     *,
     tokens: Rounds,
-    floors: Rounds,
+    rooflines: Rounds,
     steps_per_epoch: float,
     peak_bytes: int,
     first_loss_off: float,
     reference: Rounds | None,
 ) -> Row:
-    """The figures of a system from its step times; `tokens` and `floors` hold those of the same steps."""
+    """The figures of a system from its step times; `tokens` and `rooflines` hold those of the same steps."""
     round_seconds = [sum(steps) for steps in rounds]
     mean_step = median(fmean(steps) for steps in rounds)
     return Row(
@@ -74,7 +74,7 @@ def measured_row(
         step_seconds=median(seconds for steps in rounds for seconds in steps),
         epoch_seconds=mean_step * steps_per_epoch,
         peak_bytes=peak_bytes,
-        fraction_of_floor=median(sum(f) / s for f, s in zip(floors, round_seconds, strict=True)),
+        fraction_of_roofline=median(sum(f) / s for f, s in zip(rooflines, round_seconds, strict=True)),
         first_loss_off=first_loss_off,
         ratio=paired_ratio(rounds, reference) if reference is not None else None,
     )
@@ -82,7 +82,16 @@ def measured_row(
 
 def table(rows: list[Row], reference: str) -> str:
     """A Markdown table of at most 100 columns; void rows stand below it."""
-    head = ("system", "tokens/s", "s/step", "s/epoch", "peak GiB", f"time / {reference} [95 %]", "of floor", "loss off")
+    head = (
+        "system",
+        "tokens/s",
+        "s/step",
+        "s/epoch",
+        "peak GiB",
+        f"time / {reference} [95 %]",
+        "of roofline",
+        "loss off",
+    )
     cells = [_cells(row) for row in rows if row.void is None]
     widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
     align = [str.ljust] + [str.rjust] * (len(head) - 1)
@@ -104,6 +113,6 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.epoch_seconds:,.1f}",
         f"{row.peak_bytes / GIB:.2f}",
         ratio,
-        f"{row.fraction_of_floor:.0%}",
+        f"{row.fraction_of_roofline:.0%}",
         f"{row.first_loss_off:.0e}",
     )

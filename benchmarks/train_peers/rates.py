@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from train_peers.floor import Shape
+from train_peers.roofline import Shape
 from train_peers.worker import open_job
 
 NUM_BLOCKS = 4

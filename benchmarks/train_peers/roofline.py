@@ -1,6 +1,6 @@
-"""The floor: the seconds below which no exact system can run an optimizer step on this machine.
+"""The roofline: the seconds below which no exact system can run an optimizer step on this machine.
 
-    floor = necessary multiply-adds / best matrix-product rate  +  necessary optimizer bytes / best memory bandwidth
+    roofline = necessary multiply-adds / best matrix-product rate  +  necessary optimizer bytes / best memory bandwidth
 
 Necessary is what any exact method has to do, whatever it is called, counted here from the token ids alone:
 
@@ -117,7 +117,7 @@ def count(batch: Batch) -> Necessary:
     )
 
 
-def floor_seconds(batch: Batch, shape: Shape, flops_per_second: float, bytes_per_second: float) -> float:
-    """The floor of one optimizer step on `batch`."""
+def roofline_seconds(batch: Batch, shape: Shape, flops_per_second: float, bytes_per_second: float) -> float:
+    """The roofline of one optimizer step on `batch`."""
     optimizer_bytes = shape.num_parameters * OPTIMIZER_BYTES_PER_PARAMETER
     return count(batch).flops(shape) / flops_per_second + optimizer_bytes / bytes_per_second
