@@ -101,7 +101,7 @@ def match(generator: np.random.Generator, num_items: int, effect: float) -> tupl
 
 
 def ended(generator: np.random.Generator, num_items: int, effect: float) -> tuple[Ratio, Ratio]:
-    """Ending by itself: nearly all answers do."""
+    """Stopping at the end token: nearly all answers do."""
     return shares(generator, num_items, effect, changed=0.06, right=0.9)
 
 

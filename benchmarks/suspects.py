@@ -60,7 +60,7 @@ def planted(rows: Sequence[Row], may_be_wrong: Sequence[int], kind: str, share: 
 
 
 def find(records: Sequence[Row], wrong: set[str]) -> Finding:
-    """Where the sources `wrong` stand among the rows of records.jsonl, most suspicious first."""
+    """Where the sources `wrong` stand among the rows of records.jsonl, highest outlier score first."""
     ordered = sorted(records, key=lambda row: -(row["outlier_score"] if row["outlier_score"] is not None else -1e9))
     ranks = [rank for rank, row in enumerate(ordered, start=1) if row["source"] in wrong]
     in_head = sum(rank <= HEAD * len(ordered) for rank in ranks)

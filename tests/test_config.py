@@ -1,4 +1,4 @@
-"""Configuration: what is accepted is obeyed, and what is not is one message that names the place, the key and the mend."""
+"""Configuration: what is accepted is obeyed, and what is not is one message that names the place, the key and the fix."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def test_the_defaults_of_training_are_the_chapters() -> None:
+def test_the_defaults_of_training_are_the_books() -> None:
     config = load_config()
     assert (config.train.learning_rate, config.train.weight_decay) == (5e-5, 0.1)
     assert (config.train.batch_size, config.train.num_train_epochs, config.data.max_length) == (8, 2, 1024)
@@ -106,7 +106,7 @@ def test_every_bad_value_is_named_at_once() -> None:
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     assert "together must stay below 1" in refusal("data.test_share=0.5", "data.validation_share=0.5")
-    assert "prompt_weight has no say under train_on: all" in refusal("data.train_on=all", "data.prompt_weight=0.5")
+    assert "prompt_weight is ignored under train_on: all" in refusal("data.train_on=all", "data.prompt_weight=0.5")
 
 
 @pytest.mark.parametrize("key", sorted(PEER_KEYS))

@@ -12,7 +12,7 @@
     ├── ExportError                 what was written is not what was trained
     └── GateError                   exit code 3: the work is done, and its figures are not what was asked for
 
-A message says what is wrong, where (`file:line`, key, tensor) and how to mend it, in one or two sentences. The command
+A message says what is wrong, where (`file:line`, key, tensor) and how to fix it, in one or two sentences. The command
 line prints it without a traceback. Broken promises of our own code are `assert`s, not errors of this tree.
 """
 

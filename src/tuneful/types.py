@@ -81,7 +81,7 @@ class Answer:
     """What a model said to one prompt.
 
     `text` is the parsed response (no stop token, no template text); `token_ids` are the generated ids, the stop token
-    included where there was one. `finish_reason` is "stop" where the model ended by itself, "length" where it was cut off.
+    included where there was one. `finish_reason` is "stop" where the model ended the answer, "length" where it was cut off.
     """
 
     prompt: str

@@ -293,7 +293,7 @@ def test_a_row_that_cannot_be_used_stops_the_read_by_name(tmp_path: Path, what: 
     raw, reason = ROWS[what]
     message = refusal(tmp_path, "[\n" + json.dumps(GOOD) + ",\n" + json.dumps(raw) + "]")
     assert message.startswith(f"data.json:3: {reason}")
-    assert message.endswith("Mend the row, or pass data.on_error=skip to leave it out")
+    assert message.endswith("Fix the row, or pass data.on_error=skip to leave it out")
     assert message.isprintable()
 
 

@@ -283,7 +283,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, name: s
 def test_a_line_that_does_not_end_is_a_damaged_file(tmp_path: Path) -> None:
     packed = b"".join(gzip.compress(block) for block in (as_jsonl(ROWS), *[b"x" * (16 << 20)] * 18))
     name = written(tmp_path, "data.jsonl.gz", packed)
-    assert refusal(name).startswith("data.jsonl.gz:4: a line of over 4,194,304 bytes, which is no record. Mend the row")
+    assert refusal(name).startswith("data.jsonl.gz:4: a line of over 4,194,304 bytes, which is no record. Fix the row")
     assert refusal(name, DataConfig(on_error="skip")).startswith("data.jsonl.gz: a line of over 26")
 
 
@@ -291,7 +291,7 @@ def test_a_long_line_is_refused_and_the_next_ones_are_read(tmp_path: Path) -> No
     bad = b'{"instruction": "\xff"}\n'
     content = as_jsonl(ROWS[:1]) + b'{"a": "' + b"x" * (30 << 20) + b'"}\n' + as_jsonl(ROWS[1:]) + bad
     name = written(tmp_path, "data.jsonl", content)
-    assert refusal(name).startswith("data.jsonl:2: a line of over 4,194,304 bytes, which is no record. Mend the row")
+    assert refusal(name).startswith("data.jsonl:2: a line of over 4,194,304 bytes, which is no record. Fix the row")
     file = read_data(name, on_error="skip")
     assert raws(file) == ROWS
     assert [one.source.rpartition(":")[2] for one in file.refused] == ["2", "5"]

@@ -90,7 +90,7 @@ def test_a_whole_run_shows_its_numbers(run_folder: Any) -> None:
         "All 130 test answers",
     ):
         assert said in text, said
-    assert "What this page lacks" not in text
+    assert "Missing data" not in text
     assert html.count('<article class="item"') == 130 + 6 + 20
     assert len(html) < 600_000
     assert [entry.name for entry in run_folder.path.iterdir() if entry.name.startswith(".")] == []
@@ -373,7 +373,7 @@ def test_a_page_that_compares_two_sets_of_answers_calls_them_a_and_b(run_folder:
     assert "<bdi>runs/two</bdi> <span>(B) compared with (A)</span> <bdi>runs/one</bdi>" in html
     assert "<h4>A<" in html
     assert "Before" not in html.partition("<main")[2].partition("<footer")[0]
-    assert "What this page lacks" not in html
+    assert "Missing data" not in html
 
 
 def test_an_interrupted_writing_leaves_the_old_page(run_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

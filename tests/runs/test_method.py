@@ -61,7 +61,7 @@ def test_rates_are_said_with_where_they_come_from():
 
 
 def test_settings_of_an_adapter_without_one_are_refused():
-    with pytest.raises(ConfigError, match=r"the section lora has no say under train\.method: full"):
+    with pytest.raises(ConfigError, match=r"the section lora is ignored under train\.method: full"):
         load_config(None, ["lora.r=4"])
     with pytest.raises(ConfigError, match="replay_ratio says how much"):
         load_config(None, ["data.replay_ratio=0.4"])

@@ -1,7 +1,7 @@
 """What can be wrong with the texts of one record, and what of it can be put right without asking.
 
 Every rule errs towards silence: a finding that is none costs more trust than a defect that is missed. So code is let
-alone where the question is about code, "No" is an answer, and an answer is unfinished only where a grown-up would say so.
+alone where the question is about code, "No" is an answer, and an answer is unfinished only where a careful reader would say so.
 
 The rules know English best. Null-like words, placeholders and declining are looked for in English only; broken
 characters, controls, markup, addresses and keys in any language.
@@ -38,7 +38,7 @@ def is_null_like(text: str) -> bool:
 
 
 def fixed_text(text: str) -> str:
-    """`text` with what is safe to mend: broken characters whose bytes say what they were, and controls taken out."""
+    """`text` with what is safe to fix: broken characters whose bytes say what they were, and controls taken out."""
     if not text.isascii():
         text = _mojibake_mended(text)
     return _CONTROL.sub("", _LINE_END.sub("\n", text))

@@ -1,4 +1,4 @@
-"""What a check can find: the catalogue of what is wrong with data, each with its harm and its mend.
+"""What a check can find: the catalogue of what is wrong with data, each with its harm and what to do about it.
 
 `defects.py` and `audit.py` say where; this file says what it means. A *finding* is worth stopping for (`check --strict`
 ends with 3); a *note* is worth knowing and may be as it should be.
@@ -122,7 +122,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Rows that cannot be used",
             "They stop a run, or are left out of it.",
-            "Mend them, or train without them: data.on_error=skip.",
+            "Fix them, or train without them: data.on_error=skip.",
             "dropped",
         ),
         Kind(
@@ -231,7 +231,7 @@ KINDS: Mapping[str, Kind] = {
             "exact_duplicates",
             "finding",
             "Records that stand in the file again",
-            "Each copy weighs as much as another record: the model learns it by heart.",
+            "Each copy weighs as much as another record: the model memorises it.",
             "Keep one of each; --fix does.",
             "the later copies are dropped",
         ),

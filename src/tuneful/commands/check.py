@@ -137,7 +137,7 @@ def check_command(
     config: ConfigFile = None,
     strict: Annotated[bool, typer.Option("--strict", help="end with 3 where anything was found")] = False,
     fix: Annotated[
-        Path | None, typer.Option(metavar="OUT.jsonl", help="write a new file with the safe mends applied")
+        Path | None, typer.Option(metavar="OUT.jsonl", help="write a new file with the safe fixes applied")
     ] = None,
     against: Annotated[
         list[str] | None,
@@ -230,7 +230,7 @@ def show_check(checked: Checked, terminal: Terminal) -> None:
     _show_prompt(checked, terminal)
     _show_findings(checked, terminal)
     if checked.fixes:
-        _show_mending(checked.fixes, terminal)
+        _show_fixes(checked.fixes, terminal)
 
 
 def _show_lengths(checked: Checked, terminal: Terminal) -> None:
@@ -342,7 +342,7 @@ def _clean(checked: Checked) -> list[str]:
     return [name for name in KINDS if name not in found | not_looked_for]
 
 
-def _show_mending(fixes: Fixes, terminal: Terminal) -> None:
+def _show_fixes(fixes: Fixes, terminal: Terminal) -> None:
     num_dropped = sum(fixes.dropped.values())
     terminal.heading(f"Written: {fixes.path}")
     terminal.say(

@@ -106,7 +106,7 @@ class DataConfig(Section):
         values = dict(values)
         for side in ("validation", "test"):
             if values.get(f"{side}_file") is not None and values.setdefault(f"{side}_share", 0) != 0:
-                raise ValueError(f"{side}_share has no say beside {side}_file; drop one of the two")
+                raise ValueError(f"{side}_share is ignored where {side}_file is given; drop one of the two")
         return values
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class DataConfig(Section):
         if self.test_share + self.validation_share >= 1:
             raise ValueError("test_share and validation_share together must stay below 1")
         if self.prompt_weight is not None and self.train_on == "all" and self.prompt_weight != 1:
-            raise ValueError("prompt_weight has no say under train_on: all (every weight is 1); drop one of the two")
+            raise ValueError("prompt_weight is ignored under train_on: all (every weight is 1); drop one of the two")
         if self.replay_ratio is not None and self.replay is None:
             raise ValueError("replay_ratio says how much of data.replay is mixed in; name a file there, or drop it")
         return self
@@ -368,8 +368,10 @@ class JudgeConfig(Section):
     backoff_seconds: float = Field(
         0.5, ge=0, description="wait before the first retry; doubled for each further one, with jitter"
     )
-    temperature: float | None = Field(0.0, ge=0, description="sampling temperature of the judge; none leaves it unsaid")
-    seed: int | None = Field(123, ge=0, description="sampling seed of the judge; none leaves it unsaid")
+    temperature: float | None = Field(
+        0.0, ge=0, description="sampling temperature of the judge; not sent where it is none"
+    )
+    seed: int | None = Field(123, ge=0, description="sampling seed of the judge; not sent where it is none")
     max_tokens: int = Field(512, ge=1, description="most tokens of a reply; one that needs more is unscored")
     num_ctx: int = Field(
         4096, ge=256, description="context of an `ollama/` or `gguf:` judge; a longer prompt is an error"
@@ -417,5 +419,5 @@ class Config(Section):
     @model_validator(mode="after")
     def _the_section_of_another_method_is_refused(self) -> Config:
         if self.train.method == "full" and self.lora != LoraConfig():
-            raise ValueError("the section lora has no say under train.method: full; set train.method=lora, or drop it")
+            raise ValueError("the section lora is ignored under train.method: full; set train.method=lora, or drop it")
         return self

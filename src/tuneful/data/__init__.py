@@ -1,1 +1,1 @@
-"""Text becomes batches: read, split, render, encode, lay out."""
+"""Files become records: read and divided."""

@@ -72,7 +72,7 @@ def fetch(name: str) -> list[tuple[str, Path]]:
             f"{name}: no such file, and the Hub at {_endpoint()} knows no data set of this name; check the spelling, and for "
             "a private one set HF_TOKEN"
         ) from None
-    except Exception as error:  # the network's many faces: whatever it is, the user gets one line
+    except Exception as error:  # any network error: the user gets one line
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise DataError(
             f"{name}: no such file, and it could not be had from the Hub at {_endpoint()} ({reason}). Connect, or name a file"

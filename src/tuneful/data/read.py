@@ -145,7 +145,7 @@ class DataStream:
                         continue
                     refusal = SkippedRow(source, found, value)
                     if not self._skips:
-                        raise DataError(f"{source}: {found}. Mend the row, or pass data.on_error=skip to leave it out")
+                        raise DataError(f"{source}: {found}. Fix the row, or pass data.on_error=skip to leave it out")
                     first_refusal = first_refusal or refusal
                     yield refusal
                 stream.check_unchanged()

@@ -210,7 +210,7 @@ class ChatTemplate:
             first, second = _around_the_difference(expected, rendered)
             raise TemplateError(
                 f"{self.where}: the template changes text of the record. As it stands there: {first!r}. As the template "
-                f"renders it: {second!r}. Mend the record, or give a template that leaves text alone (template.file)"
+                f"renders it: {second!r}. Fix the record, or give a template that leaves text alone (template.file)"
             )
         return found
 
@@ -305,7 +305,7 @@ class ChatTemplate:
         prompt, training = _around_the_difference(prompt, training)
         raise TemplateError(
             f"{self.where}: the prompt is not the beginning of the training text, so the model would be asked in a way that it "
-            f"was not trained on. Prompt: {prompt!r}. Training text: {training!r}. Mend add_generation_prompt in the template"
+            f"was not trained on. Prompt: {prompt!r}. Training text: {training!r}. Fix add_generation_prompt in the template"
         )
 
     # Jinja

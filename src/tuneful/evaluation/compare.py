@@ -335,7 +335,7 @@ def _metric_comparison(
     there_I = (base.denominators > 0) & (tuned.denominators > 0)
     num_items = int(there_I.sum())
     difference = tuned.value() - base.value()
-    # Shares have their imagined items, which say more about what was not seen than the shape of what was.
+    # Shares have their pseudo-counts, which say more about what was not seen than the shape of what was.
     shape_I = None if spec.name in _SHARES else influences(base, tuned)
     low, high = interval(differences_B, num_items, confidence, shape_I)
     low, high = min(low, difference), max(high, difference)

@@ -44,11 +44,10 @@ _UNSPACED_RANGES = (
 class AnswerScores:
     """One answer in numbers, beside its reference.
 
-    `token_f1`, `rouge_l` and `chrf` lie in 0..1. `ended` says whether the model ended by itself, None where nobody wrote it
-    down. `num_words` and
-    `reference_words` are lengths of answer and reference in `word_tokens`. `reference_nll` is the summed negative log
-    likelihood, in nats, that the model gives the reference's `reference_tokens` tokens; it is finite, and both are None
-    where only the answers are known. `judge_score` (0..100) is None where no judge scored the answer.
+    `token_f1`, `rouge_l` and `chrf` lie in 0..1. `ended` says whether the model stopped at its end token, None where that is
+    not known. `num_words` and `reference_words` are lengths of answer and reference in `word_tokens`. `reference_nll` is the
+    summed negative log likelihood, in nats, that the model gives the reference's `reference_tokens` tokens; it is finite, and
+    both are None where only the answers are known. `judge_score` (0..100) is None where no judge scored the answer.
     """
 
     exact_match: bool

@@ -145,7 +145,7 @@ def with_pseudo_counts(base: Ratio, tuned: Ratio) -> tuple[Ratio, Ratio]:
     """The pair with one item more that only `tuned` gets right and one more that only `base` does.
 
     For shares of items: where few of them changed, a bootstrap knows too little of what it has not seen, and where none
-    did its interval is a point. The two imagined items mend that (Bonett & Price 2012, who do so for normal intervals).
+    did its interval is a point. The two pseudo-counts put that right (Bonett & Price 2012, who do so for normal intervals).
     """
     against = [1.0, 0.0] if tuned.numerators.sum() >= base.numerators.sum() else [0.0, 1.0]
     # The item against the change comes first, so that swapping the models flips the interval.

@@ -1,1 +1,1 @@
-"""Trained weights leave."""
+"""Trained weights are written for others."""

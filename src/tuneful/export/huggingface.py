@@ -143,7 +143,7 @@ def _shipped_configs(model: PreTrainedModel, eos_token_id: int | list[int], pad_
     shipped = copy.deepcopy(config)
     shipped.use_cache = True
     shipped.eos_token_id, shipped.pad_token_id = eos_token_id, pad_token_id
-    shipped.name_or_path = ""  # a path of this machine is nobody's business
+    shipped.name_or_path = ""  # it would publish a path of this machine
     if hasattr(shipped, "quantization_config"):
         del shipped.quantization_config
     shipped_generation = copy.deepcopy(generation) if generation is not None else GenerationConfig()

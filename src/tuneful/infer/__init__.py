@@ -1,1 +1,1 @@
-"""Weights speak: sample and generate."""
+"""A model answers: prompts become text."""

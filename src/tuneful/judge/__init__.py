@@ -1,1 +1,1 @@
-"""Answers are weighed: metrics, and whether a difference is real."""
+"""A language model grades answers."""

@@ -38,7 +38,7 @@ def check_judge_is_there(config: Config) -> None:
 def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[float | None]] | None:
     """What the judge gives the base and the tuned answers of the run folder `run`, in test-set order.
 
-    Under `pairwise` the base answers have what the tuned ones leave of 100. None, said aloud, where the judge is not to be
+    Under `pairwise` the base answers have what the tuned ones leave of 100. None, and reported, where the judge is not to be
     reached: a run is not lost to that.
     """
     settings = resolve_settings(config.judge)

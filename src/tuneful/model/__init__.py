@@ -1,1 +1,1 @@
-"""Weights come and go: load, attend, export."""
+"""Weights are loaded and computed with."""
