@@ -7,18 +7,35 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import tuneful
 from tuneful import cli
-from tuneful.config import all_keys
+from tuneful.config import all_keys, load_config
 from tuneful.config.reference import reference
 
 ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "tuneful"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+HISTORY = {"CHANGELOG.md", "LOG.md"}
+"""Documents in which a setting may stand under the name that it had."""
 
 
-def commands():
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
-    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+def blocks(document, language):
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
+
+
+def commands(document=ROOT / "README.md"):
+    """The command lines of a document's `sh` blocks, those continued by a backslash joined, without comments."""
+    text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
+    return [bare for line in text.splitlines() if (bare := re.sub(r"(^|\s)#.*", "", line).strip())]
+
+
+TUNEFUL_COMMANDS = [
+    pytest.param(command[command.index("tuneful ") :], id=f"{document.stem}: {command}")
+    for document in DOCUMENTS
+    for command in commands(document)
+    if re.search(r"(^|\| |-m )tuneful ", command)
+]
 
 
 def test_the_configuration_page_is_the_one_that_the_code_makes():
@@ -26,46 +43,91 @@ def test_the_configuration_page_is_the_one_that_the_code_makes():
     assert page == reference(), "run: python -m tuneful.config.reference > docs/configuration.md"
 
 
-@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("tuneful")])
-def test_every_option_of_a_command_in_the_readme_exists(command):
-    _, verb, *arguments = shlex.split(command.replace("<date>", "date"))
-    help_text = re.sub(
-        r"\x1b\[[0-9;]*m", "", CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "200"}).output
-    )
+def options(verb):
+    """Every option of `tuneful VERB`, whole: `--json`, `-q` ..."""
+    command = cli.LazyGroup(name="tuneful").get_command(None, verb)
+    assert command is not None, f"there is no command {verb!r}"
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("command", TUNEFUL_COMMANDS)
+def test_every_option_and_setting_of_a_command_in_a_document_exists(command):
+    _, verb, *arguments = shlex.split(command.replace("<date>", "date").removesuffix("&"))
     for argument in arguments:
-        if argument.startswith("--"):
-            assert argument in help_text
-        elif re.match(r"[a-z]+\.[a-z_]+=", argument):
-            assert argument.partition("=")[0] in all_keys()
+        if argument.startswith("-") and argument != "-":
+            assert argument.partition("=")[0] in options(verb)
+    load_config(None, [argument for argument in arguments if re.match(r"[a-z]+\.[a-z_0-9]+=", argument)])
 
 
-def test_the_make_commands_of_the_readme_are_targets():
+def test_the_check_of_options_knows_the_beginning_of_an_option_from_the_whole():
+    assert "--judge" in options("run")
+    assert "--jud" not in options("run")
+    assert "--judge" not in options("check")
+
+
+def test_help_shows_the_options_that_there_are():
+    for verb in cli.COMMANDS:
+        text = CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "200"}).output
+        shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"\x1b\[[0-9;]*m", "", text)))
+        assert {option for option in options(verb) if option.startswith("--")} <= shown, verb
+
+
+def test_the_make_commands_of_the_documents_are_targets():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {command.split()[1] for command in commands() if command.startswith("make ")}
-    assert {"demo", "test"} <= named <= targets
+    assert named >= {"demo", "test"}
+    for document in DOCUMENTS:
+        named |= set(re.findall(r"`make ([a-z-]+)`", document.read_text(encoding="utf-8")))
+    assert named <= targets
+
+
+def tree():
+    """What the README's tree names: a room (or "" for the top of the package) and the files under it."""
+    lines = README.partition("## The tree")[2].partition("```\n")[2].partition("```")[0].splitlines()
+    assert lines[0] == "src/tuneful/"
+    found, room = {"": set()}, ""
+    for line in lines[1:]:
+        if not line.startswith("  "):
+            break
+        if folder := re.match(r"  ([a-z]+)/ ", line):
+            room = folder[1]
+            found[room] = set()
+        elif not line.startswith("    "):
+            room = ""
+        found[room] |= set(re.findall(r"(?<![\w/.])(\w+\.py)\b", line))
+    return found
 
 
 def test_the_tree_of_the_readme_names_every_module_and_nothing_else():
-    tree = README.partition("## The tree")[2]
-    named = set(re.findall(r"\b([a-z_]+\.py)\b", tree))
-    rooms = {path.parent.name for path in (ROOT / "src").rglob("*.py")} - {"starter", "report"}
-    modules = {
-        path.name
-        for path in (ROOT / "src" / "tuneful").rglob("*.py")
-        if path.name != "__init__.py" and path.parent.name in rooms
-    }
-    assert named == modules
+    modules = {"": set()}
+    for file in SOURCE.rglob("*.py"):
+        room, *inner = file.relative_to(SOURCE).parts[:-1] or ("",)
+        if file.name != "__init__.py" and not inner:
+            modules.setdefault(room, set()).add(file.name)
+    assert tree() == modules
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_readme_calls_what_the_package_exports():
+    named = {name for block in blocks(ROOT / "README.md", "python") for name in re.findall(r"\btuneful\.(\w+)", block)}
+    named |= set(re.findall(r"`tuneful\.([A-Za-z_]+)", README))
+    assert {"run", "load_config"} <= named <= set(tuneful.__all__)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
-        assert (document.parent / target).exists(), target
+        if not target.startswith("https://"):
+            assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if document.name not in HISTORY],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
 def test_every_setting_that_a_document_names_exists(document):
     sections = "|".join({key.partition(".")[0] for key in all_keys()})
-    named = re.findall(rf"\b((?:{sections})\.[a-z_]+)(?==| |`)", document.read_text(encoding="utf-8"))
-    settings = {name for name in named if not name.endswith((".py", ".md", ".json", ".html", ".safetensors"))}
+    named = re.findall(rf"(?<![\w./])((?:{sections})\.[a-z_0-9]+)(?![\w(./])", document.read_text(encoding="utf-8"))
+    files = {file.name for file in SOURCE.rglob("*.*")} | {"data.json", "train.jsonl", "data.jsonl"}
+    settings = {name for name in named if name not in files and not name.endswith((".md", ".html"))}
     assert settings <= set(all_keys())
