@@ -13,12 +13,15 @@ demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
 	@$(BIN)/tuneful run starter
 
-test: $(TEST_STAMP) browser
-	@echo "==> ruff format, ruff check, mypy, pytest"
+test: check browser
+	@echo "==> pytest"
+	@$(BIN)/python -m pytest
+
+check: $(TEST_STAMP)
+	@echo "==> ruff format, ruff check, mypy"
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest
 
 bench-train: $(TEST_STAMP)
 	@$(BIN)/python benchmarks/train.py

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from tests.engine import assert_is_trie_of, record, tries
 
-from tuneful.batch.trie import build_trie, common_prefix, draw, token_order, visible
+from tuneful.batch.trie import build_trie, common_prefix, cut_blocks, draw, token_order, visible
 from tuneful.types import Example
 
 A, B, C, D, X, Y, Z = range(1, 8)
@@ -23,6 +23,15 @@ def test_the_drawing_of_the_design_is_what_is_built():
     assert list(targets) == [(0, B, 3), (1, C, 1), (1, D, 2), (2, X, 1), (3, Y, 1), (4, Z, 1)]
     assert batch.num_record_tokens == 12
     assert batch.total_weight == 9
+
+
+def test_blocks_are_cut_as_drawn():
+    blocks = cut_blocks(build_trie(THREE), 48)
+    assert [block.queries.tolist() for block in blocks] == [[0, 1, 2], [3, 4]]
+    assert [block.path.tolist() for block in blocks] == [[0, 1, 2], [0, 1, 3, 4]]
+    halves = cut_blocks(build_trie(THREE), 2)
+    assert [block.queries.tolist() for block in halves] == [[0, 1], [2], [3, 4]]
+    assert [block.path.tolist() for block in halves] == [[0, 1], [0, 1, 2], [0, 1, 3, 4]]
 
 
 def test_a_trie_is_drawn_as_text():

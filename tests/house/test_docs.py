@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import tuneful
 from tuneful import cli
+from tuneful.audit.findings import KINDS
 from tuneful.config import all_keys, load_config
 from tuneful.config.reference import reference
 
@@ -20,11 +22,11 @@ HISTORY = {"CHANGELOG.md", "LOG.md"}
 """Documents in which a setting may stand under the name that it had."""
 
 
-def blocks(document, language):
+def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
 
 
-def commands(document=ROOT / "README.md"):
+def commands(document: Path = ROOT / "README.md") -> list[str]:
     """The command lines of a document's `sh` blocks, those continued by a backslash joined, without comments."""
     text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
     return [bare for line in text.splitlines() if (bare := re.sub(r"(^|\s)#.*", "", line).strip())]
@@ -38,12 +40,12 @@ TUNEFUL_COMMANDS = [
 ]
 
 
-def test_the_configuration_page_is_the_one_that_the_code_makes():
+def test_the_configuration_page_is_the_one_that_the_code_makes() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == reference(), "run: python -m tuneful.config.reference > docs/configuration.md"
 
 
-def options(verb):
+def options(verb: str) -> set[str]:
     """Every option of `tuneful VERB`, whole: `--json`, `-q` ..."""
     command = cli.LazyGroup(name="tuneful").get_command(None, verb)
     assert command is not None, f"there is no command {verb!r}"
@@ -51,7 +53,7 @@ def options(verb):
 
 
 @pytest.mark.parametrize("command", TUNEFUL_COMMANDS)
-def test_every_option_and_setting_of_a_command_in_a_document_exists(command):
+def test_every_option_and_setting_of_a_command_in_a_document_exists(command: str) -> None:
     _, verb, *arguments = shlex.split(command.replace("<date>", "date").removesuffix("&"))
     for argument in arguments:
         if argument.startswith("-") and argument != "-":
@@ -59,20 +61,20 @@ def test_every_option_and_setting_of_a_command_in_a_document_exists(command):
     load_config(None, [argument for argument in arguments if re.match(r"[a-z]+\.[a-z_0-9]+=", argument)])
 
 
-def test_the_check_of_options_knows_the_beginning_of_an_option_from_the_whole():
+def test_the_check_of_options_knows_the_beginning_of_an_option_from_the_whole() -> None:
     assert "--judge" in options("run")
     assert "--jud" not in options("run")
     assert "--judge" not in options("check")
 
 
-def test_help_shows_the_options_that_there_are():
+def test_help_shows_the_options_that_there_are() -> None:
     for verb in cli.COMMANDS:
         text = CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "200"}).output
         shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"\x1b\[[0-9;]*m", "", text)))
         assert {option for option in options(verb) if option.startswith("--")} <= shown, verb
 
 
-def test_the_make_commands_of_the_documents_are_targets():
+def test_the_make_commands_of_the_documents_are_targets() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {command.split()[1] for command in commands() if command.startswith("make ")}
     assert named >= {"demo", "test"}
@@ -81,11 +83,30 @@ def test_the_make_commands_of_the_documents_are_targets():
     assert named <= targets
 
 
-def tree():
+def test_the_hooks_run_what_make_check_runs() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]  # nothing is fetched
+    entries = [hook["entry"] for hook in hooks[0]["hooks"]]
+    target = (ROOT / "Makefile").read_text().partition("\ncheck:")[2].partition("\n\n")[0]
+    tools = re.findall(r"\$\(BIN\)/(\S+(?: (?!-|\.)\S+)?)", target)
+    assert entries == tools
+    assert all(hook["language"] == "system" for hook in hooks[0]["hooks"])
+
+
+def test_the_page_of_check_lists_every_finding_and_note() -> None:
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    parts = page.partition("\n| note |")
+    for severity, part in (("finding", parts[0]), ("note", parts[2])):
+        listed = {name for cell in re.findall(r"^\| (`[^|]+`) \|", part, re.M) for name in re.findall(r"`(\w+)`", cell)}
+        assert listed == {name for name, kind in KINDS.items() if kind.severity == severity}
+
+
+def tree() -> dict[str, set[str]]:
     """What the README's tree names: a room (or "" for the top of the package) and the files under it."""
     lines = README.partition("## The tree")[2].partition("```\n")[2].partition("```")[0].splitlines()
     assert lines[0] == "src/tuneful/"
-    found, room = {"": set()}, ""
+    found: dict[str, set[str]] = {"": set()}
+    room = ""
     for line in lines[1:]:
         if not line.startswith("  "):
             break
@@ -98,8 +119,8 @@ def tree():
     return found
 
 
-def test_the_tree_of_the_readme_names_every_module_and_nothing_else():
-    modules = {"": set()}
+def test_the_tree_of_the_readme_names_every_module_and_nothing_else() -> None:
+    modules: dict[str, set[str]] = {"": set()}
     for file in SOURCE.rglob("*.py"):
         room, *inner = file.relative_to(SOURCE).parts[:-1] or ("",)
         if file.name != "__init__.py" and not inner:
@@ -107,14 +128,14 @@ def test_the_tree_of_the_readme_names_every_module_and_nothing_else():
     assert tree() == modules
 
 
-def test_the_readme_calls_what_the_package_exports():
+def test_the_readme_calls_what_the_package_exports() -> None:
     named = {name for block in blocks(ROOT / "README.md", "python") for name in re.findall(r"\btuneful\.(\w+)", block)}
     named |= set(re.findall(r"`tuneful\.([A-Za-z_]+)", README))
     assert {"run", "load_config"} <= named <= set(tuneful.__all__)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_link_leads_somewhere(document):
+def test_every_link_leads_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
         if not target.startswith("https://"):
             assert (document.parent / target).exists(), target
@@ -125,7 +146,7 @@ def test_every_link_leads_somewhere(document):
     [document for document in DOCUMENTS if document.name not in HISTORY],
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
-def test_every_setting_that_a_document_names_exists(document):
+def test_every_setting_that_a_document_names_exists(document: Path) -> None:
     sections = "|".join({key.partition(".")[0] for key in all_keys()})
     named = re.findall(rf"(?<![\w./])((?:{sections})\.[a-z_0-9]+)(?![\w(./])", document.read_text(encoding="utf-8"))
     files = {file.name for file in SOURCE.rglob("*.*")} | {"data.json", "train.jsonl", "data.jsonl"}

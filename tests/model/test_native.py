@@ -12,11 +12,10 @@ import pytest
 import torch
 from tests.engine import random_records, train_config
 
-from tuneful.batch.trie import build_trie
+from tuneful.batch.trie import build_trie, cut_blocks
 from tuneful.commands.doctor import doctor
 from tuneful.model import native
 from tuneful.model.attention_native import NativeAttention, lay_out_lanes
-from tuneful.model.blocks import cut_blocks
 from tuneful.train.loss import WeightedCrossEntropy
 from tuneful.train.update import NativeUpdate, Trained
 

@@ -121,6 +121,37 @@ def common_prefix(first: Example, second: Example) -> int:
     return int(differs[0]) if len(differs) else length
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Queries that follow one another on a branch, and the path they see: nodes int64."""
+
+    queries: np.ndarray[Any, np.dtype[np.int64]]
+    path: np.ndarray[Any, np.dtype[np.int64]]
+
+
+def cut_blocks(batch: TrieBatch, max_queries: int) -> list[Block]:
+    """Every node in exactly one block, the unit that attention on a CPU is computed in.
+
+    A block is a stretch of a branch of at most `max_queries` nodes, cut evenly; its keys are the path from the root to its last
+    query, in order of depth, so a query at position p sees the first p + 1 of them. Each query's keys are in one block: softmax
+    needs no second pass.
+
+        trie (depth first)  0 1 2 3 4      branches 0-1-2, 3-4 below 1      blocks   queries   keys (path)
+        position            0 1 2 2 3                                         0      0 1 2     0 1 2
+                                                                              1      3 4       0 1 3 4
+    """
+    positions = batch.positions.astype(np.int64)
+    starts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
+    path = np.zeros(int(positions.max()) + 1, dtype=np.int64)
+    blocks = []
+    for start, stop in zip(starts, [*starts[1:], batch.num_nodes], strict=True):
+        nodes = np.arange(start, stop)
+        path[positions[start] : positions[start] + len(nodes)] = nodes
+        for part in np.array_split(nodes, -(-len(nodes) // max_queries)):
+            blocks.append(Block(part, path[: positions[part[-1]] + 1].copy()))
+    return blocks
+
+
 def visible(batch: TrieBatch) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
     """The rule as a dense matrix, bool [N, N]: row i sees column j. The oracle of tests; training never builds it."""
     node = np.arange(batch.num_nodes)

@@ -4,8 +4,9 @@ A model that was prepared by `use_trie_attention` hands query, key and value of 
 `trie_attention`, with the plan that came in through the model's keyword arguments. No model is forked or patched, and
 registering the name with `AttentionInterface` alone keeps transformers from ever building an N x N mask.
 
-Who computes it: on a CPU the blocks of `blocks.py`, by compiled kernels (`attention_native.py`) where there are any, else by
-torch's operations (`attention_torch.py`); on CUDA FlexAttention, with the same rule as a mask: `k <= q < subtree_end[k]`.
+Who computes it: on a CPU the trie is cut into blocks (`batch.trie.cut_blocks`) and computed by compiled kernels
+(`attention_native.py`) where there are any, else by torch's operations (`attention_torch.py`); on CUDA by FlexAttention, with the
+same rule as a mask: `k <= q < subtree_end[k]`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from tuneful.batch.trie import TrieBatch
+from tuneful.batch.trie import TrieBatch, cut_blocks
 from tuneful.model import attention_native, attention_torch
 from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_lanes
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
-from tuneful.model.blocks import cut_blocks
 from tuneful.model.deferred import defer_elementwise
 from tuneful.model.layers import compute_layers, is_stand_in
 from tuneful.model.native import kernels

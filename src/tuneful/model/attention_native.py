@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuneful.model.blocks import Block
+from tuneful.batch.trie import Block
 from tuneful.model.native import KINDS, Attention, Heads
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D size of a query's or key's head, E of a value's

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuneful.model.blocks import Block
+from tuneful.batch.trie import Block
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, R = H / K query heads a key head, D head size,
 #                   B blocks of a group, Q queries of a block, P path (keys) of a block
