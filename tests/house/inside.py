@@ -98,7 +98,8 @@ def _functions(found: dict[str, Definition]) -> list[Definition]:
 
 
 def _start(node: Definition) -> int:
-    return min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(one.lineno for one in decorators)])
 
 
 def _length(node: Definition) -> int:
