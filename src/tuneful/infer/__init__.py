@@ -1,1 +1,1 @@
-"""A model answers: prompts become text."""
+"""Generation: sampling, decoding, answers as text and as files."""

@@ -1,1 +1,1 @@
-"""A language model grades answers."""
+"""A language model grades answers: its questions, its replies, its verdicts, and how far it can be trusted."""

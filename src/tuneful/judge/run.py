@@ -38,8 +38,8 @@ def check_judge_is_there(config: Config) -> None:
 def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[float | None]] | None:
     """What the judge gives the base and the tuned answers of the run folder `run`, in test-set order.
 
-    Under `pairwise` the base answers have what the tuned ones leave of 100. None, and reported, where the judge is not to be
-    reached: a run is not lost to that.
+    Under `pairwise` a base answer scores 100 less the score of the tuned one. None, with a message, where the judge cannot be
+    reached: the run goes on without it.
     """
     settings = resolve_settings(config.judge)
     config = config.model_copy(update={"judge": settings})

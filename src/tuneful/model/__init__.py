@@ -1,1 +1,1 @@
-"""Weights are loaded and computed with."""
+"""Models: loading, attention over tries, adapters, quantization, compiled kernels."""

@@ -4,7 +4,7 @@ A model that was prepared by `use_trie_attention` hands query, key and value of 
 `trie_attention`, with the plan that came in through the model's keyword arguments. No model is forked or patched, and
 registering the name with `AttentionInterface` alone keeps transformers from ever building an N x N mask.
 
-Who computes it: on a CPU the trie is cut into blocks (`batch.trie.cut_blocks`) and computed by compiled kernels
+What computes it: on a CPU the trie is cut into blocks (`batch.trie.cut_blocks`) and computed by compiled kernels
 (`attention_native.py`) where there are any, else by torch's operations (`attention_torch.py`); on CUDA by FlexAttention, with the
 same rule as a mask: `k <= q < subtree_end[k]`.
 """
@@ -121,7 +121,7 @@ def trie_attention(
     if is_stand_in(query):
         return query, None
     assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
-    assert attention_mask is None, "the plan says who sees whom; a mask is not used"
+    assert attention_mask is None, "the plan says who sees whom; a mask would be ignored"
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape
     assert dropout == 0.0, f"sharing is not exact under attention dropout {dropout}"
     assert kwargs.get("softcap") is None, "soft-capped scores are not part of the plan"
