@@ -145,6 +145,8 @@ def test_a_run_finds_what_a_check_finds(tmp_path: Path, byte_tokenizer: Any) -> 
     data = prepare_data(read_data(str(tmp_path / "planted.jsonl"), config.data), encoder, config)
     sides = [(side.records, side.examples) for side in (data.train, data.validation, data.test)]
     run = audit_sides(sides, data.refused, config, encoder)
+    for figures in ("lengths", "length_histogram"):
+        assert run.for_report()[figures] == checked.as_dict()[figures]
     assert {finding.kind.name: finding.count for finding in run.findings} == {
         finding.kind.name: finding.count for finding in checked.findings
     }

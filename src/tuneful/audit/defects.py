@@ -40,7 +40,7 @@ def is_null_like(text: str) -> bool:
 def fixed_text(text: str) -> str:
     """`text` with what is safe to fix: broken characters whose bytes say what they were, and controls taken out."""
     if not text.isascii():
-        text = _mojibake_mended(text)
+        text = _mojibake_fixed(text)
     return _CONTROL.sub("", _LINE_END.sub("\n", text))
 
 
@@ -214,7 +214,7 @@ def _is_about_markup(conversation: Conversation) -> bool:
 
 
 def _text_defects(text: str) -> Iterator[Defect]:
-    plain = text if text.isascii() else _mojibake_mended(text)
+    plain = text if text.isascii() else _mojibake_fixed(text)
     if plain is not text and plain != text:
         at = next(index for index, (one, other) in enumerate(zip(text, plain + "\0", strict=False)) if one != other)
         yield "mojibake", text, at
@@ -249,12 +249,12 @@ _BROKEN = re.compile(
 )
 
 
-_LEADS = "ÂÃâïðÐÑÎÏåæçèéä"
+_FIRST_CHARACTERS = "ÂÃâïðÐÑÎÏåæçèéä"
 
 
-def _mojibake_mended(text: str) -> str:
+def _mojibake_fixed(text: str) -> str:
     """`text` with UTF-8 that was read as Windows-1252 or Latin-1 read again; stretches that are no UTF-8 stay."""
-    return _BROKEN.sub(_read_again, text) if any(lead in text for lead in _LEADS) else text
+    return _BROKEN.sub(_read_again, text) if any(first in text for first in _FIRST_CHARACTERS) else text
 
 
 def _read_again(found: re.Match[str]) -> str:

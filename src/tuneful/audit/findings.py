@@ -1,7 +1,7 @@
-"""What a check can find: the catalogue of what is wrong with data, each with its harm and what to do about it.
+"""What a check can find: the catalogue of what is wrong with data, each with its harm and its fix.
 
-`defects.py` and `audit.py` say where; this file says what it means. A *finding* is worth stopping for (`check --strict`
-ends with 3); a *note* is worth knowing and may be as it should be.
+`defects.py`, `preflight.py` and `cross_checks.py` say where; this file says what it means. A *finding* is worth stopping for
+(`check --strict` ends with 3); a *note* is worth knowing and may be as it should be.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Ledger:
-    """Findings while they are made: a place is noted once a kind, whatever is wrong with it how often."""
+class FindingCollector:
+    """Findings while they are made: a place is noted once for each kind, however often it is found there."""
 
     _places: dict[str, dict[int, str]] = field(default_factory=dict)
     _cases: dict[str, list[Case]] = field(default_factory=dict)
@@ -80,10 +80,6 @@ class Ledger:
             cases = self._cases.setdefault(name, [])
             if len(cases) < NUM_CASES:
                 cases.append(Case(source, excerpt(text)))
-
-    def rows(self, name: str) -> set[int]:
-        """The row numbers with a finding of the kind `name`."""
-        return set(self._places.get(name, {}))
 
     def findings(self) -> tuple[Finding, ...]:
         """Everything found, in the order of the catalogue: findings first, then notes."""
@@ -202,7 +198,7 @@ KINDS: Mapping[str, Kind] = {
             "control_characters",
             "finding",
             "Control and invisible characters",
-            "They are tokens like all others: the model learns to write what nobody sees.",
+            "They are tokens like all others: the model learns to write what no reader sees.",
             "Remove them; --fix does.",
             "removed (a carriage return before a line feed too)",
         ),
@@ -217,14 +213,14 @@ KINDS: Mapping[str, Kind] = {
             "email_addresses",
             "finding",
             "E-mail addresses",
-            "A model repeats what it was trained on, to anybody.",
+            "A model repeats what it was trained on, to every user.",
             "Replace them, for instance by name@example.com.",
         ),
         Kind(
             "secrets",
             "finding",
             "What looks like a key, a token or a password",
-            "A model repeats what it was trained on, to anybody. (Shown shortened here.)",
+            "A model repeats what it was trained on, to every user. (Shown shortened here.)",
             "Remove them, and revoke them: they were in a file that goes around.",
         ),
         Kind(
@@ -302,7 +298,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(
             "special_token_texts",
             "note",
-            "Template markers inside your text",
+            "Texts of special tokens, or of the template, inside your records",
             "They stay plain text and never become structure; an answer that holds one is cut there when it is read back.",
             "Nothing, if they belong there; else delete them.",
         ),

@@ -2,7 +2,7 @@
 
 A prompt must be the untrained prefix of its example; the end token must be trained; no text may open with two begin
 tokens; and what the tokenizer is given must be what comes out again. (SmolLM2's vocabulary, for one, lacks byte F1:
-characters from U+40000 on vanish without a word.)
+characters from U+40000 on vanish without a message.)
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tuneful.types import Conversation, Example
 _NUM_PROMPTS = 256
 """Records whose prompt is encoded a second time, as inference does it: it doubles the work, and one in many shows it."""
 
-_MAX_KNOWN_SEAMS = 50_000
-_SEAM_WIDTH = 6
+_MAX_KNOWN_BOUNDARIES = 50_000
+_HEAD_CHARACTERS = 6  # of a response: as many as the token at a boundary may reach
 
 
 class Preflight:
@@ -27,8 +27,8 @@ class Preflight:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder, self._text = encoder, encoder.text
         self._writable: dict[str, bool] = {}
-        self._seam: str | None = None  # the template's text before a response, as in the first record
-        self._seams: dict[str, bool] = {}
+        self._opening: str | None = None  # the template's text before a response, as in the first record
+        self._merges_at: dict[str, bool] = {}  # by the head of the response
         self._num_looked_at = 0
         self.num_ended = 0
 
@@ -46,11 +46,11 @@ class Preflight:
         self._num_looked_at += 1
         if lost := self._lost_characters(conversation):
             yield "unwritable_characters", " ".join(f"U+{ord(character):04X}" for character in lost)
-        if self._seam is None:
-            self._seam = _opening(self._text.template, conversation)
+        if self._opening is None:
+            self._opening = _opening(self._text.template, conversation)
         for turn in conversation.turns:
-            if turn.response and self._merges(turn.response[:_SEAM_WIDTH]):
-                yield "boundary_tokenization", f"...{self._seam[-12:]}{turn.response[:40]}"
+            if turn.response and self._merges(self._opening, turn.response[:_HEAD_CHARACTERS]):
+                yield "boundary_tokenization", f"...{self._opening[-12:]}{turn.response[:40]}"
 
     def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
         """Whether what inference sends is what training saw before the last response."""
@@ -74,37 +74,36 @@ class Preflight:
         text = f"a{character}b"
         return self._text.token_text(self._text.piece_ids(Piece(text, Origin.USER))) == text
 
-    def _merges(self, head: str) -> bool:
-        """Whether the tokens on both sides of the seam before a response would be others if they were encoded in one go."""
-        if (known := self._seams.get(head)) is not None:
+    def _merges(self, opening: str, head: str) -> bool:
+        """Whether `opening` and the `head` of a response would be other tokens if they were encoded in one go."""
+        if (known := self._merges_at.get(head)) is not None:
             return known
-        opening = self._seam or ""
         joint = self._text.piece_ids(Piece(opening + head, Origin.TEMPLATE))
         apart = self._text.piece_ids(Piece(opening, Origin.TEMPLATE)) + self._text.piece_ids(
             Piece(head, Origin.RESPONSE)
         )
         merges = bool(opening) and joint != apart and self._num_control(joint) == self._num_control(apart)
-        if len(self._seams) < _MAX_KNOWN_SEAMS:
-            self._seams[head] = merges
+        if len(self._merges_at) < _MAX_KNOWN_BOUNDARIES:
+            self._merges_at[head] = merges
         return merges
 
     def _num_control(self, token_ids: list[int]) -> int:
         return sum(token_id in self._text.control_token_ids for token_id in token_ids)
 
 
-class Markers:
-    """What looks like structure inside text of the user's: the template's markers and the control tokens."""
+class SpecialTokenTexts:
+    """What looks like structure inside text of the user's: texts of control tokens, and those that begin a template's turn."""
 
     def __init__(self, template: Template, text: TextEncoder | None) -> None:
-        markers = {marker.strip() for marker in (*template.stop, template.end)}
+        texts = {one.strip() for one in (*template.stop, template.end)}
         if text is not None:
-            markers |= set(text.control_token_ids.values())
-        markers = {marker for marker in markers if len(marker) > 2}
-        self._pattern = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
-        self._heads = sorted({marker[:2] for marker in markers})
+            texts |= set(text.control_token_ids.values())
+        texts = {one for one in texts if len(one) > 2}
+        self._pattern = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+        self._heads = sorted({one[:2] for one in texts})
 
     def find(self, conversation: Conversation) -> tuple[str, int] | None:
-        """The first text of `conversation` that holds a marker, and where; None where none does."""
+        """The first text of `conversation` that holds one, and where; None where none does."""
         for turn in conversation.turns:
             for text in (turn.instruction, turn.input, turn.response):
                 if any(head in text for head in self._heads) and (found := self._pattern.search(text)):

@@ -246,7 +246,7 @@ def _show_lengths(checked: Checked, terminal: Terminal) -> None:
         ],
     )
     terminal.say()
-    edges, counts = found.histogram
+    edges, counts = found.histogram.edges, found.histogram.counts
     most = max(counts)
     bins = list(zip(edges[:-1], edges[1:], counts, strict=True))
     while not bins[0][2]:

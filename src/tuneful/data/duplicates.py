@@ -21,6 +21,7 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +121,7 @@ class Sketches:
         keys = self._band_keys[order[distinct]]
         fields = lru_cache(maxsize=_NUM_REMEMBERED)(lambda position: _fields(self.text(int(order[position]))))
         for band in range(_NUM_BANDS):
-            for bucket in _buckets(keys[:, band]):
+            for bucket in groups_of_equal(keys[:, band]):
                 _match_bucket(distinct[bucket].tolist(), fields, threshold, matches, similarities)
         found = np.full(len(self), -1, dtype=np.int64)
         found[order] = np.where(matches >= 0, order[matches], -1) if len(order) else -1
@@ -155,6 +156,16 @@ def clusters_of(matches: Rows) -> Rows:
     for index in np.flatnonzero(matches >= 0).tolist():  # a match stands earlier: its cluster is known
         clusters[index] = clusters[matches[index]]
     return clusters
+
+
+def groups_of_equal(keys: npt.NDArray[Any]) -> Iterator[Rows]:
+    """The indices, rising, of each group of equal `keys` with two members or more; groups in the order of their key."""
+    by_key = np.argsort(keys, kind="stable")
+    sorted_keys = keys[by_key]
+    same_as_before = np.concatenate([[False], sorted_keys[1:] == sorted_keys[:-1], [False]])
+    borders = np.flatnonzero(same_as_before[1:] != same_as_before[:-1])
+    for start, end in zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True):
+        yield by_key[start : end + 1]
 
 
 def text_hash(text: str) -> int:
@@ -268,13 +279,3 @@ def _match_bucket(
             if similarity >= threshold:
                 matches[position], similarities[position] = leader, similarity
                 break
-
-
-def _buckets(keys: npt.NDArray[np.uint32]) -> Iterator[Rows]:
-    """The indices, rising, of each group of equal keys with two members or more."""
-    by_key = np.argsort(keys, kind="stable")
-    sorted_keys = keys[by_key]
-    same_as_before = np.concatenate([[False], sorted_keys[1:] == sorted_keys[:-1], [False]])
-    borders = np.flatnonzero(same_as_before[1:] != same_as_before[:-1])
-    for start, end in zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True):
-        yield by_key[start : end + 1]

@@ -1,0 +1,201 @@
+"""What can only be said once all rows are known: which are copies, which contradict each other, which leak.
+
+    ScannedRows, sketches of all prompts -> copies, contradictions, odd lengths -> sides -> leakage, overlap
+
+Second of the two stages of an audit (`scan.py` is the first). Rows are numbered among the usable ones, from 0. A match is
+a row's earliest like one; rows that match are clusters, and `data/duplicates.py` says what that costs and misses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneful.audit.scan import Scan
+from tuneful.config import Config
+from tuneful.data.duplicates import Rows, Sketches, clusters_of, groups_of_equal
+from tuneful.data.split import SIDE_NAMES, TRAIN, Sides, grouped_sides, split_sides
+from tuneful.errors import DataError
+
+NUM_CLUSTERS = 100
+"""Clusters of near duplicates that are listed."""
+
+UNDIVIDED = -1
+"""The side of a row that has none."""
+
+_SHORT_ANSWER_WORDS = 8
+_RATIO = 40.0
+_MIN_RATIOS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Records whose prompts nearly agree, in file order; `similarity` is the least with which one joined."""
+
+    sources: tuple[str, ...]
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matches:
+    """For each row the `earliest` one before it with a like prompt, int64 [N], or -1, and the `similarity`, float32 [N]."""
+
+    earliest: Rows
+    similarity: npt.NDArray[np.float32]
+
+
+class PromptSketches:
+    """The prompts of the files given with --against, `num_against` of them, and then those of the usable rows."""
+
+    def __init__(self, sketches: Sketches, num_against: int) -> None:
+        self._sketches, self._num_against = sketches, num_against
+        self.hashes = sketches.text_hashes[num_against:]
+
+    def matches(self, order: Rows | None = None) -> Matches:
+        """The matches among the rows themselves, or among those of `order`, where "before" is in this order."""
+        order = np.arange(len(self.hashes), dtype=np.int64) if order is None else order
+        earliest, similarity = self._sketches.earliest_matches(order=order + self._num_against)
+        own = earliest[self._num_against :]
+        return Matches(np.where(own >= 0, own - self._num_against, -1), similarity[self._num_against :])
+
+    def against(self) -> Iterator[tuple[int, float]]:
+        """(row, similarity) of the rows whose prompt stands, or nearly stands, in a file given with --against."""
+        if not self._num_against:
+            return
+        earliest, similarity = self._sketches.earliest_matches()
+        own, alike = earliest[self._num_against :], similarity[self._num_against :]
+        for row in np.flatnonzero((own >= 0) & (own < self._num_against)).tolist():
+            yield row, float(alike[row])
+
+
+class CrossChecks:
+    """The second stage: adds to the findings of `scan`, and to the rows that it drops."""
+
+    def __init__(self, scan: Scan, prompts: PromptSketches, config: Config) -> None:
+        self._rows, self._findings, self._dropped = scan.rows, scan.findings, scan.dropped
+        self._prompts, self._config = prompts, config
+        self._fits = np.array(scan.rows.fits, dtype=np.int8).astype(bool)
+
+    def run(self) -> tuple[Sides, tuple[Cluster, ...]]:
+        """Make all checks; the side of each row, int8 [N] (UNDIVIDED for none), and the clusters of near duplicates."""
+        if not len(self._rows):
+            return np.zeros(0, dtype=np.int8), ()
+        matches = self._prompts.matches()
+        for group in sorted(group.tolist() for group in groups_of_equal(self._prompts.hashes)):
+            self._check_same_prompt(group)
+        near = self._check_near_prompts(matches)
+        self._check_length_ratios()
+        sides = self._sides(matches)
+        self._check_leakage(sides)
+        self._check_overlap()
+        return sides, self._clusters(near, matches)
+
+    # Copies and contradictions
+
+    def _check_same_prompt(self, group: list[int]) -> None:
+        """Rows with one prompt: copies where the answers agree too, else contradictions or variety."""
+        rows = self._rows
+        first_with: dict[int, int] = {}
+        for row in group:
+            first = first_with.setdefault(rows.normal_answer_hash[row], row)
+            if first == row:
+                continue
+            if rows.answer_hash[first] == rows.answer_hash[row]:
+                self._add("exact_duplicates", row, f"as {rows.sources[first]}: {rows.asked[row]}")
+                self._dropped[rows.number[row]] = "exact_duplicates"
+            else:
+                self._add("near_duplicates", row, f"1.00 {rows.sources[first]}: {rows.asked[row]}")
+        if len(first_with) > 1:
+            is_short = all(rows.answer_words[row] <= _SHORT_ANSWER_WORDS for row in group)
+            kind = "contradictions" if is_short else "several_answers"
+            for row in group:
+                self._add(kind, row, f"{rows.asked[row][:44]} → {rows.answers[row][:30]}")
+
+    def _check_near_prompts(self, matches: Matches) -> Rows:
+        """The rows whose prompt nearly, and not exactly, stood there before."""
+        hashes = self._prompts.hashes
+        near = np.flatnonzero((matches.earliest >= 0) & (hashes != hashes[matches.earliest]))
+        for row in near.tolist():
+            self._add("near_duplicates", row, f"{self._match(matches, row)}: {self._rows.asked[row]}")
+        return near
+
+    def _clusters(self, near: Rows, matches: Matches) -> tuple[Cluster, ...]:
+        """The first clusters that hold a near duplicate, each with all its rows, exact copies too."""
+        cluster_of = clusters_of(matches.earliest)
+        listed = np.unique(cluster_of[near])[:NUM_CLUSTERS].tolist()
+        members: dict[int, list[int]] = {cluster: [] for cluster in listed}
+        for row in np.flatnonzero(np.isin(cluster_of, listed)).tolist():
+            members[int(cluster_of[row])].append(row)
+        return tuple(
+            Cluster(
+                tuple(self._rows.sources[row] for row in rows),
+                round(min(float(matches.similarity[row]) for row in rows if row != first), 3),
+            )
+            for first, rows in members.items()
+        )
+
+    # Lengths
+
+    def _check_length_ratios(self) -> None:
+        """Answers whose length, to that of the question, is 40 times off the median, where the others agree better."""
+        asked = np.array(self._rows.asked_characters, dtype=np.int64)
+        answered = np.array(self._rows.answer_characters, dtype=np.int64)
+        if len(asked) < _MIN_RATIOS:
+            return
+        ratios = np.log((answered + 10) / (asked + 10))
+        distances = np.abs(ratios - np.median(ratios))
+        limit = max(np.log(_RATIO), 6 * 1.4826 * float(np.median(distances)))
+        for row in np.flatnonzero(distances > limit).tolist():
+            sizes = f"{answered[row]:,} characters of answer to {asked[row]:,}"
+            self._add("length_ratios", row, f"{sizes}: {self._rows.asked[row]}")
+
+    # Sides
+
+    def _sides(self, matches: Matches) -> Sides:
+        """The side that each row has or that a run would give it; none to rows that do not fit or where a run would refuse."""
+        sides = np.array(self._rows.side, dtype=np.int8)
+        sides[~self._fits] = UNDIVIDED
+        divided = self._fits & (sides == UNDIVIDED)
+        with contextlib.suppress(DataError):  # too few rows for the sides that are wanted
+            sides[divided] = self._divide(divided, matches)
+        return sides
+
+    def _divide(self, divided: npt.NDArray[np.bool_], matches: Matches) -> Sides:
+        """The sides of the rows that are `divided`, bool [N], as a run would divide them; DataError where it would not."""
+        data, rows = self._config.data, np.flatnonzero(divided)
+        shares = {"test_share": data.test_share, "validation_share": data.validation_share}
+        seed = self._config.train.seed
+        if data.split != "grouped":
+            return split_sides(("" for _ in rows), data.split, **shares, seed=seed)
+        if len(rows) < len(divided):
+            matches = self._prompts.matches(rows)
+        renumbered = np.cumsum(divided) - 1
+        clusters = renumbered[clusters_of(matches.earliest)[rows]]
+        return grouped_sides(clusters, self._prompts.hashes[rows], **shares, seed=seed)
+
+    def _check_leakage(self, sides: Sides) -> None:
+        """Held-out rows whose prompt is trained on."""
+        trained, held_out = np.flatnonzero(sides == TRAIN), np.flatnonzero(sides > TRAIN)
+        matches = self._prompts.matches(np.concatenate([trained, held_out]))
+        earliest = matches.earliest[held_out]
+        for row in held_out[(earliest >= 0) & (sides[earliest] == TRAIN)].tolist():
+            text = f"{SIDE_NAMES[sides[row]]}, {self._match(matches, row)}: {self._rows.asked[row]}"
+            self._add("leakage", row, text)
+
+    def _check_overlap(self) -> None:
+        for row, similarity in self._prompts.against():
+            self._add("overlap", row, f"{similarity:.2f}: {self._rows.asked[row]}")
+            self._dropped[self._rows.number[row]] = "overlap"
+
+    # Findings
+
+    def _add(self, kind: str, row: int, text: str) -> None:
+        self._findings.add(kind, self._rows.number[row], self._rows.sources[row], text)
+
+    def _match(self, matches: Matches, row: int) -> str:
+        """`0.87 file:12`: how similar the match of `row` is, and where it stands."""
+        return f"{matches.similarity[row]:.2f} {self._rows.sources[int(matches.earliest[row])]}"

@@ -1,0 +1,167 @@
+"""The one look at each row: what it shows by itself becomes findings, and what it takes to compare rows is kept.
+
+    (record, example) -> defects, special token texts, preflight -> FindingCollector
+                      -> ScannedRows, traits                     -> the normal prompt, yielded
+
+First of the two stages of an audit (`cross_checks.py` is the second). A row is looked at while it is read and then
+forgotten; what is kept of it is under 900 bytes, the sketch of its prompt included, so a million rows fit a laptop.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tuneful.audit.defects import find_defects
+from tuneful.audit.findings import FindingCollector
+from tuneful.audit.preflight import Preflight, SpecialTokenTexts
+from tuneful.audit.traits import conversation_text, language_of, script_of, task_of
+from tuneful.config import Config
+from tuneful.data.duplicates import Texts, normal_text, text_hash
+from tuneful.data.read import Record, SkippedRow
+from tuneful.data.split import normal_prompt
+from tuneful.encoding.encode import Encoder
+from tuneful.encoding.template import find_template
+from tuneful.types import Conversation, Example
+
+AuditedRow = tuple[Record | SkippedRow, Example | str | None]
+"""A row as it was read, and its example; the reason why it has none; or None where nothing was encoded."""
+
+_EXCERPT_CHARACTERS = 72
+_NO_ANSWER = re.compile(r"nothing to learn|no answer to learn|the assistant's, is empty|`output`.* is null")
+
+
+@dataclass(slots=True)
+class ScannedRows:
+    """What is kept of the usable rows, an entry a row.
+
+    `number` counts all rows read, from 0. `fits` says that the row has an example, or that nothing was encoded; rows that do
+    not fit have no `units` and `prompt_units` (tokens, or words where nothing was encoded), which are therefore shorter.
+    """
+
+    number: array[int] = field(default_factory=lambda: array("q"))
+    fits: array[int] = field(default_factory=lambda: array("b"))
+    side: array[int] = field(default_factory=lambda: array("b"))
+    prompt_units: array[int] = field(default_factory=lambda: array("q"))
+    units: array[int] = field(default_factory=lambda: array("q"))
+    asked_characters: array[int] = field(default_factory=lambda: array("q"))
+    answer_characters: array[int] = field(default_factory=lambda: array("q"))
+    answer_words: array[int] = field(default_factory=lambda: array("q"))
+    answer_hash: array[int] = field(default_factory=lambda: array("Q"))
+    normal_answer_hash: array[int] = field(default_factory=lambda: array("Q"))
+    sources: Texts = field(default_factory=Texts)
+    asked: Texts = field(default_factory=Texts)
+    answers: Texts = field(default_factory=Texts)
+
+    def __len__(self) -> int:
+        """Number of usable rows."""
+        return len(self.number)
+
+    def add(self, number: int, side: int, conversation: Conversation, example: Example | str | None) -> None:
+        """Keep what it takes of one more row."""
+        turns = conversation.turns
+        asked = "\n".join(filter(None, [text for turn in turns for text in (turn.instruction, turn.input)]))
+        answer = "\n".join(turn.response for turn in turns)
+        normal = normal_text(answer)
+        self.number.append(number)
+        self.side.append(side)
+        self.fits.append(not isinstance(example, str))
+        if isinstance(example, Example):
+            self.prompt_units.append(example.num_prompt_tokens)
+            self.units.append(len(example))
+        elif example is None:
+            self.prompt_units.append(num_asked := asked.count(" ") + 1)
+            self.units.append(num_asked + answer.count(" ") + 1)
+        self.asked_characters.append(len(asked))
+        self.answer_characters.append(len(answer))
+        self.answer_words.append(normal.count(" ") + 1)
+        self.answer_hash.append(text_hash(answer.strip()))
+        self.normal_answer_hash.append(text_hash(normal))
+        self.sources.append(conversation.source)
+        self.asked.append(asked[:_EXCERPT_CHARACTERS])
+        self.answers.append(answer[:_EXCERPT_CHARACTERS])
+
+
+@dataclass(slots=True)
+class TraitCounts:
+    """How many records are of each kind: by number of turns, language, script and task."""
+
+    turns: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    scripts: Counter[str] = field(default_factory=Counter)
+    tasks: Counter[str] = field(default_factory=Counter)
+
+    def add(self, conversation: Conversation) -> None:
+        """Count one more record."""
+        head = conversation_text(conversation)
+        script = script_of(head)
+        self.turns[str(len(conversation.turns))] += 1
+        self.languages[language_of(head, script)] += 1
+        self.scripts[script] += 1
+        self.tasks[task_of(conversation)] += 1
+
+
+class Scan:
+    """The first stage. All of it is there once the iterator that `prompts` gives is through.
+
+    `findings` are those of single rows, `rows` and `traits` are of the usable ones. `dropped` are the numbers of the rows that
+    cannot be used, with the reason. `prompt` is the first record's prompt as inference sends it. `preflight` is None without
+    an encoder.
+    """
+
+    def __init__(self, config: Config, encoder: Encoder | None, advance: Callable[[int], None]) -> None:
+        self.findings, self.rows, self.traits = FindingCollector(), ScannedRows(), TraitCounts()
+        self.num_read = self.num_trained = 0
+        self.dropped: dict[int, str] = {}
+        self.prompt = self.prompt_source = ""
+        self.preflight = Preflight(encoder) if encoder else None
+        self._advance = advance
+        self._template = encoder.text.template if encoder else find_template(config.template.name)
+        self._special_token_texts = SpecialTokenTexts(self._template, encoder.text if encoder else None)
+
+    def prompts(self, rows: Iterable[tuple[int, AuditedRow]]) -> Iterator[str]:
+        """Look at `rows`, each with its side; yields the normal prompt of each usable one."""
+        for number, (side, (row, example)) in enumerate(rows):
+            self.num_read += 1
+            self._advance(1)
+            if isinstance(row, SkippedRow):
+                kind = _kind_of(row)
+                self.findings.add(kind, number, row.source, row.reason)
+                self.dropped[number] = kind
+            else:
+                self._look(number, row.conversation, example)
+                self.rows.add(number, side, row.conversation, example)
+                self.traits.add(row.conversation)
+                yield normal_prompt(row.conversation)
+
+    def _look(self, number: int, conversation: Conversation, example: Example | str | None) -> None:
+        source = conversation.source
+        for kind, text, at in find_defects(conversation):
+            self.findings.add(kind, number, source, _around(text, at))
+        if found := self._special_token_texts.find(conversation):
+            self.findings.add("special_token_texts", number, source, _around(*found))
+        if isinstance(example, str):
+            self.findings.add("too_long", number, source, example)
+        elif example is not None and self.preflight:
+            self.num_trained += int((example.weights > 0).sum())
+            for kind, text in self.preflight.look(conversation, example):
+                self.findings.add(kind, number, source, text)
+        if not self.prompt_source:
+            self.prompt = "".join(piece.text for piece in self._template.prompt(conversation))
+            self.prompt_source = source
+
+
+def _kind_of(skipped: SkippedRow) -> str:
+    """What a skipped row is a finding of: too long, without an answer, or of no use for what else is wrong with it."""
+    if "data.max_length" in skipped.reason:
+        return "too_long"
+    return "empty_answers" if _NO_ANSWER.search(skipped.reason) else "unusable_rows"
+
+
+def _around(text: str, at: int) -> str:
+    """The neighbourhood of a place in a text: what an excerpt is made of."""
+    start = max(0, at - 30)
+    return ("..." if start else "") + text[start : start + 200]
