@@ -1,8 +1,8 @@
 """A file's records become a data set ready to train on: encoded, split, every row accounted for.
 
-    Records -> Examples (or refused by name) -> train / validation / test
+    Records -> Examples (or skipped, with the reason) -> train / validation / test
 
-rows read = rows used + rows refused, asserted here and printed by whoever asks. A few thousand records stay in memory; more
+rows read = rows used + rows refused, asserted here and printed by the commands. A few thousand records stay in memory; more
 go to a store on disk as they are read, and the next run that asks for the same finds them there (`store.py`).
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,6 @@ MAX_IN_MEMORY = 8192
 """Records that are held in memory, all their texts with them; a data set of more goes to disk."""
 
 _AT_ONCE = 1024  # records encoded in one batch
-_HISTOGRAM_BINS = 24
 _MAX_LISTED = 1000
 
 
@@ -63,7 +63,7 @@ class Subset:
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
+class DataSource:
     """What was read: the names as they were given, the sha256 of the bytes, and the formats found, for people."""
 
     name: str
@@ -78,7 +78,7 @@ class Dataset:
     `special_token_texts` counts the texts that look like the template's structure in what the records say.
     """
 
-    file: Provenance
+    file: DataSource
     train: Subset
     validation: Subset
     test: Subset
@@ -132,7 +132,7 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
         subsets[TRAIN],
         subsets[VALIDATION],
         subsets[TEST],
-        whole.refused if len(parts) == 1 else [refusal for part in parts for refusal in part.refused],
+        whole.skipped if len(parts) == 1 else [row for part in parts for row in part.skipped],
         sum((part.special_token_texts for part in parts), Counter()),
     )
     assert dataset.num_read == sum(part.num_read for part in parts), "a row was lost between reading and splitting"
@@ -141,14 +141,14 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Encoded:
-    """All records of one file with their examples, in file order, and the rows that are refused."""
+    """All records of one file with their examples, in file order, and the rows that are skipped."""
 
-    file: Provenance
+    file: DataSource
     num_read: int
     records: Sequence[Record]
     examples: Sequence[Example]
     sizes: Sizes
-    refused: Sequence[SkippedRow]
+    skipped: Sequence[SkippedRow]
     special_token_texts: Counter[str]
     store: Store | None = None
 
@@ -188,113 +188,133 @@ class _Encoded:
 
 
 def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, cache: Path | None) -> _Encoded:
-    """The records of `file`: from the store of an earlier run, or encoded now."""
-    folder, sha256 = None, None
-    if isinstance(file, DataStream) and cache is not None and (sha256 := sha256_of(file.files)) is not None:
-        folder = cache / fingerprint(sha256, file.files, config, encoder)
-        with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
-            return _from_store(Store(folder), file.name)
-        shutil.rmtree(folder, ignore_errors=True)
+    """The records of `file`: from the store of an earlier run, or encoded now; many go to a store of their own."""
     rows: Iterable[Record | SkippedRow] = file if isinstance(file, DataStream) else chain(file.refused, file.records)
-    batches = _encode_in_batches(iter(rows), encoder)
-    records: list[Record] = []
-    examples: list[Example] = []
-    refused: list[SkippedRow] = []
-    special_token_texts: Counter[str] = Counter()
-    for batch in batches:
-        records += batch.records
-        examples += batch.examples
-        refused += batch.refused
-        special_token_texts += batch.special_token_texts
-        if folder is not None and len(records) + len(refused) > MAX_IN_MEMORY:
-            with StoreWriter(folder, encoder.text.vocab_size) as writer:
-                writer.add(records, examples)
-                writer.refuse(refused)
-                records, examples, refused = records[:1], [], refused[:1]
-                for more in batches:
-                    writer.add(more.records, more.examples)
-                    writer.refuse(more.refused)
-                    special_token_texts += more.special_token_texts
-                    records, refused = records or more.records[:1], refused or more.refused[:1]
-                _check_any_record(file, records, refused)
-                if file.sha256 != sha256:
-                    raise DataError(
-                        f"{file.name}: changed before it was read; wait until it is written, or read a copy"
-                    )
-                about = {"sha256": file.sha256, "format": file.format, "special_token_texts": special_token_texts}
-                return _from_store(writer.finish(about), file.name)
-    _check_any_record(file, records, refused)
-    assert len(records) == len(examples)
+    batches = _encode_in_batches(rows, encoder)
+    sha256 = sha256_of(file.files) if isinstance(file, DataStream) and cache is not None else None
+    if not isinstance(file, DataStream) or cache is None or sha256 is None:
+        return _in_memory(file, _gathered(batches, math.inf))
+    folder = cache / fingerprint(sha256, file.files, config, encoder)
+    with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
+        return _from_store(Store(folder), file.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    first = _gathered(batches, MAX_IN_MEMORY)
+    if len(first) <= MAX_IN_MEMORY:
+        return _in_memory(file, first)
+    with StoreWriter(folder, encoder.text.vocab_size) as writer:
+        return _from_store(_stored(file, sha256, chain([first], batches), writer), file.name)
+
+
+def _in_memory(file: DataFile | DataStream, batch: _Batch) -> _Encoded:
+    _check_any_record(file, len(batch.records), batch.skipped)
+    assert len(batch.records) == len(batch.examples)
     return _Encoded(
-        Provenance(file.name, file.sha256, file.format),
-        len(records) + len(refused),
-        records,
-        examples,
-        Sizes.of(examples),
-        refused,
-        special_token_texts,
+        DataSource(file.name, file.sha256, file.format),
+        len(batch),
+        batch.records,
+        batch.examples,
+        Sizes.of(batch.examples),
+        batch.skipped,
+        batch.special_token_texts,
+    )
+
+
+def _stored(file: DataStream, sha256: str, batches: Iterable[_Batch], writer: StoreWriter) -> Store:
+    """The store of `batches`, each written when it comes and let go; the bytes of `file` had this `sha256` before."""
+    num_records, skipped = 0, list[SkippedRow]()
+    special_token_texts = Counter[str]()
+    for batch in batches:
+        writer.add(batch.records, batch.examples)
+        writer.skip(batch.skipped)
+        num_records += len(batch.records)
+        skipped = skipped or batch.skipped[:1]
+        special_token_texts += batch.special_token_texts
+    _check_any_record(file, num_records, skipped)
+    if file.sha256 != sha256:
+        raise DataError(f"{file.name}: changed before it was read; wait until it is written, or read a copy")
+    return writer.finish(
+        {"sha256": file.sha256, "format": file.format, "special_token_texts": special_token_texts},
     )
 
 
 def _from_store(store: Store, name: str) -> _Encoded:
-    everything, refused = np.arange(len(store)), np.arange(store.num_refused)
+    everything, skipped = np.arange(len(store)), np.arange(store.num_skipped)
     return _Encoded(
-        Provenance(name, store.about["sha256"], store.about["format"]),
-        len(store) + store.num_refused,
+        DataSource(name, store.about["sha256"], store.about["format"]),
+        len(store) + store.num_skipped,
         Selected(store.record, everything),
         Selected(store.example, everything),
         store.sizes(),
-        Selected(store.refusal, refused),
+        Selected(store.skipped_row, skipped),
         Counter(store.about["special_token_texts"]),
         store,
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Batch:
-    records: list[Record]
-    examples: list[Example]
-    refused: list[SkippedRow]
-    special_token_texts: Counter[str]
+    """Rows that were encoded together; `len` counts them all."""
+
+    records: list[Record] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    skipped: list[SkippedRow] = field(default_factory=list)
+    special_token_texts: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.records) + len(self.skipped)
+
+    def __iadd__(self, other: _Batch) -> _Batch:
+        self.records += other.records
+        self.examples += other.examples
+        self.skipped += other.skipped
+        self.special_token_texts += other.special_token_texts
+        return self
 
 
-def _encode_in_batches(rows: Iterator[Record | SkippedRow], encoder: Encoder) -> Iterator[_Batch]:
-    while chunk := list(islice(rows, _AT_ONCE)):
-        batch = _Batch([], [], [], Counter())
+def _encode_in_batches(rows: Iterable[Record | SkippedRow], encoder: Encoder) -> Iterator[_Batch]:
+    reading = iter(rows)
+    while chunk := list(islice(reading, _AT_ONCE)):
+        batch = _Batch()
         examples = iter(encoder.examples([row.conversation for row in chunk if isinstance(row, Record)]))
         for row in chunk:
             example = next(examples) if isinstance(row, Record) else ""
             if isinstance(row, SkippedRow):
-                batch.refused.append(row)
+                batch.skipped.append(row)
             elif isinstance(example, Example):
                 batch.records.append(row)
                 batch.examples.append(example)
                 batch.special_token_texts.update(encoder.text.count_special_tokens(row.conversation))
             else:
-                batch.refused.append(SkippedRow(row.source, example, row.raw))
+                batch.skipped.append(SkippedRow(row.source, example, row.raw))
         yield batch
 
 
-def _check_any_record(file: DataFile | DataStream, records: Sequence[Record], refused: Sequence[SkippedRow]) -> None:
-    if not records:
-        first = refused[0]
-        raise DataError(f"{file.name}: no record is left to use; the first refusal: {first.source}: {first.reason}")
+def _gathered(batches: Iterator[_Batch], limit: float) -> _Batch:
+    """The next batches as one: all that are left, or as many as it takes to be over `limit` rows."""
+    gathered = _Batch()
+    for batch in batches:
+        gathered += batch
+        if len(gathered) > limit:
+            break
+    return gathered
+
+
+def _check_any_record(file: DataFile | DataStream, num_records: int, skipped: Sequence[SkippedRow]) -> None:
+    if not num_records:
+        first = skipped[0]
+        raise DataError(f"{file.name}: no record is left to use; the first skipped row: {first.source}: {first.reason}")
 
 
 def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
-    """The data set in numbers: what data.json of a run folder holds."""
+    """The data set in numbers: what data.json of a run folder holds beside the audit's figures."""
     train, sizes = dataset.train.examples, dataset.train.sizes
-    lengths, prompts = sizes.num_tokens, sizes.num_prompt_tokens
-    counts, edges = np.histogram(
-        lengths, bins=min(_HISTOGRAM_BINS, int(lengths.max())), range=(0, int(lengths.max()) + 1)
-    )
     return {
         "source": dataset.file.name,
         "sha256": dataset.file.sha256,
         "rows_read": dataset.num_read,
         "rows_used": dataset.num_used,
         "rows_refused": len(dataset.refused),
-        "refused": [{"source": refusal.source, "reason": refusal.reason} for refusal in dataset.refused[:_MAX_LISTED]],
+        "refused": [{"source": row.source, "reason": row.reason} for row in dataset.refused[:_MAX_LISTED]],
         "split": {
             "method": config.data.split,
             "train": len(dataset.train),
@@ -311,15 +331,9 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
         "special_token_texts": dict(dataset.special_token_texts.most_common()),
         "train_turns": config.data.train_turns,
         "train_tokens": {
-            "record": int(lengths.sum()),
+            "record": int(sizes.num_tokens.sum()),
             "trained": int(sizes.num_trained.sum()),
         },
-        "lengths": {
-            "prompt": _spread(prompts),
-            "response": _spread(lengths - prompts),
-            "record": _spread(lengths),
-        },
-        "length_histogram": {"edges": [round(float(edge), 1) for edge in edges], "counts": counts.tolist()},
         "shown": [
             {"source": example.source, "tokens": as_dicts(shown_tokens(example, encoder.text))}
             for example in train[:NUM_SHOWN]
@@ -330,12 +344,3 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, An
 def _cut(sizes: Sizes) -> list[int]:
     """Which examples are not all of their records."""
     return list(np.flatnonzero(sizes.cut | (sizes.num_input_cut > 0)).tolist())
-
-
-def _spread(values: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> dict[str, float]:
-    return {
-        "mean": round(float(np.mean(values)), 1),
-        "p50": float(np.percentile(values, 50)),
-        "p95": float(np.percentile(values, 95)),
-        "max": float(np.max(values)),
-    }

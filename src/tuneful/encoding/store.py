@@ -6,9 +6,9 @@ Token ids are mapped into memory and rows are read when they are asked for, so a
 each. Weights come in runs (context, response), 12 bytes or so where a float a token would be 400.
 
 The fingerprint is over everything that decides what stands in the columns: the bytes and names of the files, how they are
-read, template, tokenizer, limits, and the code of this room. So a store is written once and never changed: whole columns are
-written aside, flushed and renamed, two writers of the same store make the same one and the second is thrown away, and what a
-killed one left behind goes with the next. Stores that nobody opened for a month go too.
+read, template, tokenizer, limits, and ENCODING_VERSION, which stands for the code. So a store is written once and never
+changed: whole columns are written aside, flushed and renamed, two writers of the same store make the same one and the second
+is thrown away, and what a killed one left behind goes with the next. Stores that were not opened for a month go too.
 """
 
 from __future__ import annotations
@@ -30,17 +30,22 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers
 
 from tuneful.config import DataConfig
 from tuneful.data.read import Record, SkippedRow
 from tuneful.data.sources import Place
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
-from tuneful.files import written
+from tuneful.files import flush_entry, write_text, written
 from tuneful.types import Conversation, Example, IntArray, Turn
 
 Item = TypeVar("Item", covariant=True)
 Indices = npt.NDArray[np.int64]
+
+ENCODING_VERSION = 1
+"""Raise it with every change by which the same rows under the same settings come to other tokens, weights or columns; no
+store of the version before is read then. (A test holds the tokens of some records to it.)"""
 
 ABOUT = "about.json"
 _COLUMNS = {
@@ -57,10 +62,10 @@ _COLUMNS = {
     "source_ends": "int64",
     "rows": "uint8",
     "row_ends": "int64",
-    "refused": "uint8",
-    "refused_ends": "int64",
+    "skipped": "uint8",
+    "skipped_ends": "int64",
 }
-_READ_WHEN_ASKED = ("rows", "refused")  # large and seldom wanted: never mapped
+_READ_WHEN_ASKED = ("rows", "skipped")  # large and seldom wanted: never mapped
 _DAY = 86_400.0
 _UNUSED_DAYS = 30
 
@@ -154,9 +159,9 @@ class Store:
         return len(self._columns["token_ends"])
 
     @property
-    def num_refused(self) -> int:
-        """Number of refused rows."""
-        return len(self._columns["refused_ends"])
+    def num_skipped(self) -> int:
+        """Number of skipped rows."""
+        return len(self._columns["skipped_ends"])
 
     def sizes(self) -> Sizes:
         """The sizes of all examples."""
@@ -186,9 +191,9 @@ class Store:
         """Record `index` as it is meant."""
         return self.record(index).conversation
 
-    def refusal(self, index: int) -> SkippedRow:
-        """Refused row `index`, in file order."""
-        return SkippedRow(*self._read("refused", "refused_ends", index))
+    def skipped_row(self, index: int) -> SkippedRow:
+        """Skipped row `index`, in file order."""
+        return SkippedRow(*self._read("skipped", "skipped_ends", index))
 
     def array(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The array kept under `name` beside the columns; made, and kept, where it is not there yet."""
@@ -214,7 +219,7 @@ class Store:
 
 
 class StoreWriter:
-    """Writes a Store column by column: `add` and `refuse` in file order, then `finish`.
+    """Writes a Store column by column: `add` and `skip` in file order, then `finish`.
 
     A context manager; what is not finished is removed. `vocab_size` decides how wide a token id is.
     """
@@ -254,24 +259,20 @@ class StoreWriter:
             self._put_texts("sources", "source_ends", [record.source for record in records])
             self._put_texts("rows", "row_ends", [_as_json(_row(record)) for record in records])
 
-    def refuse(self, refusals: Sequence[SkippedRow]) -> None:
-        """Some more refused rows."""
+    def skip(self, rows: Sequence[SkippedRow]) -> None:
+        """Some more rows that are skipped; DataError where the disk refuses."""
         with _written(self.folder):
-            rows = [_as_json([refusal.source, refusal.reason, refusal.raw]) for refusal in refusals]
-            self._put_texts("refused", "refused_ends", rows)
+            self._put_texts("skipped", "skipped_ends", [_as_json([row.source, row.reason, row.raw]) for row in rows])
 
     def finish(self, about: Mapping[str, Any]) -> Store:
         """Put the folder in its place and open it; where another writer was faster, its folder is the store."""
         with _written(self.folder):
             for file in self._files.values():
-                file.flush()
-                _flush(file.fileno())
                 file.close()
             columns = {name: (dtype, (self._aside / name).stat().st_size) for name, dtype in self._types.items()}
-            with (self._aside / ABOUT).open("w", encoding="utf-8") as page:
-                json.dump({"about": about, "columns": columns}, page)
-                page.flush()
-                _flush(page.fileno())
+            write_text(self._aside / ABOUT, json.dumps({"about": about, "columns": columns}))
+            for path in (*(self._aside / name for name in self._types), self._aside):
+                flush_entry(path)
             try:
                 self._aside.rename(self.folder)
             except OSError as error:
@@ -305,14 +306,12 @@ class StoreWriter:
 
 def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, encoder: Encoder) -> str:
     """sha256 of all that decides what the records of these files, of these bytes, encode to."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
     names = [place.name for place in places]
     reading = [config.format, config.columns, config.on_error]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
-    digest.update(json.dumps([data_sha256, names, encoder.text.fingerprint, reading, limits]).encode())
-    return digest.hexdigest()
+    code = [ENCODING_VERSION, tokenizers.__version__]
+    decisive = [code, data_sha256, names, encoder.text.fingerprint, reading, limits]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
 def _row(record: Record) -> list[Any]:
@@ -331,10 +330,6 @@ def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def _flush(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
 @contextlib.contextmanager
 def _written(folder: Path) -> Iterator[None]:
     try:
@@ -350,9 +345,9 @@ def _remove_old(root: Path) -> None:
     """Remove what killed writers left a day ago, and stores that were not opened for a month."""
     now = time.time()
     for folder in _folders(root):
-        marker, days = (folder, 1) if folder.name.startswith(".part-") else (folder / ABOUT, _UNUSED_DAYS)
+        touched, days = (folder, 1) if folder.name.startswith(".part-") else (folder / ABOUT, _UNUSED_DAYS)
         with contextlib.suppress(OSError):
-            if now - marker.stat().st_mtime > days * _DAY:
+            if now - touched.stat().st_mtime > days * _DAY:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
