@@ -119,7 +119,7 @@ def test_one_field_or_one_number_that_differs_makes_another_text(one: str, other
 
 
 def test_empty_fields_shift_nothing() -> None:
-    """What the chapter's own finder gets wrong: rows with empty fields stand between the copies."""
+    """What the finder of the book's chapter 7 gets wrong: rows with empty fields stand between the copies."""
     texts = [
         "\nask a\n",
         "\n\n",

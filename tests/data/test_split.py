@@ -46,7 +46,7 @@ def sizes(found: Split) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("num", [20, 100, 1100, 1207])
-def test_ordered_cuts_the_file_as_the_chapter_slices_it(num: int) -> None:
+def test_ordered_cuts_the_file_as_the_book_slices_it(num: int) -> None:
     data = records(num)
     train_portion, test_portion = int(len(data) * 0.85), int(len(data) * 0.1)
     found = split(data, "ordered")
@@ -111,7 +111,7 @@ def test_grouped_keeps_records_with_the_same_prompt_on_one_side(data: list[Recor
 
 
 @given(rows, rows, st.sampled_from(["grouped", "random"]), st.integers(0, 9))
-def test_rows_appended_later_move_nobody(data: list[Record], more: list[Record], method: str, seed: int) -> None:
+def test_rows_appended_later_move_no_record(data: list[Record], more: list[Record], method: str, seed: int) -> None:
     data = data + records(60)
     before, after = split(data, method, seed=seed), split(data + more, method, seed=seed)
     assume(min(sizes(before)) > 3)  # a side of a cluster or two may owe them to a rule for sides that would be empty
@@ -126,7 +126,7 @@ def test_grouped_is_the_same_whatever_the_order_of_different_prompts() -> None:
     assert {*ids(split(data).test)} == {*ids(split(shuffled).test)}
 
 
-def test_one_prompt_with_half_of_all_records_is_trained_on_and_moves_nobody_else() -> None:
+def test_one_prompt_with_half_of_all_records_is_trained_on_and_moves_no_other() -> None:
     data = records(500) + [record("Write a poem.", index) for index in range(500, 1000)]
     for seed in range(12):
         found = split(data, seed=seed)

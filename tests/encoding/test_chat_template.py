@@ -1,4 +1,4 @@
-"""Chat templates are programs of somebody else's: what they do to text is seen, and what cannot be exact is refused."""
+"""Chat templates are programs of unknown origin: what they do to text is seen, and what cannot be exact is refused."""
 
 import os
 from pathlib import Path
@@ -134,10 +134,10 @@ def test_what_the_template_marks_as_generated_is_what_is_trained() -> None:
 def test_what_stands_between_prompt_and_response_is_the_models_to_write_unless_the_template_says_otherwise() -> None:
     thought = "{{ '<' + message.role + '>' }}{% if message.role == 'assistant' %}<think>{% endif %}"
     body = "{{ message.content + eos_token }}"
-    lead = template(LOOP + thought + body + PROMPT)
-    assert Piece("<think>", Origin.GENERATION_PREFIX) in lead.example(asked())
-    assert lead.parse("<think>Yo") == lead.parse(" Yo") == "Yo"
-    assert lead.prompt(asked())[-1] == Piece("</s><assistant>", Origin.TEMPLATE)
+    prefixed = template(LOOP + thought + body + PROMPT)
+    assert Piece("<think>", Origin.GENERATION_PREFIX) in prefixed.example(asked())
+    assert prefixed.parse("<think>Yo") == prefixed.parse(" Yo") == "Yo"
+    assert prefixed.prompt(asked())[-1] == Piece("</s><assistant>", Origin.TEMPLATE)
     unprompted = template(LOOP + SAID + "{% endfor %}")  # no generation prompt: the model opens its own turn
     assert Piece("<assistant>", Origin.GENERATION_PREFIX) in unprompted.example(asked())
     assert unprompted.parse("<assistant>Yo") == "Yo"

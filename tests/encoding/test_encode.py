@@ -50,14 +50,14 @@ CHAT_TEMPLATES = {
         "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
     ),
 }
-MARKERS = [*CONTROL, "<s>", "<unk>", "### Instruction:", "### Input:", "### Response:", "\n\n### Response:\n", "⟦", "▁"]
+SPECIAL_TEXTS = [*CONTROL, "<s>", "<unk>", "### Instruction:", "### Input:", "### Response:", "\n\n### Response:\n", "⟦", "▁"]
 
 # Up to U+3FFFF: SmolLM2's vocabulary lacks the byte F1, with which what lies beyond (nothing assigned) begins.
 plain = st.text(
     st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t ab.,é日🙂"),
     max_size=24,
 )
-hostile = st.lists(plain | st.sampled_from(MARKERS), min_size=1, max_size=5).map("".join)
+hostile = st.lists(plain | st.sampled_from(SPECIAL_TEXTS), min_size=1, max_size=5).map("".join)
 asked = hostile.filter(lambda text: bool(text.strip()))
 
 
@@ -80,7 +80,7 @@ def num_answered(conversation: Conversation) -> int:
 
 
 def encoder(tokenizer: Any, template: str, **options: Any) -> Encoder:
-    """`template` is a built-in one, one of CHAT_TEMPLATES, or `own`."""
+    """`template` is a built-in one, one of CHAT_TEMPLATES, or `tokenizer`."""
     if template in CHAT_TEMPLATES:
         control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         found: Template = ChatTemplate(
@@ -185,7 +185,7 @@ def test_the_prompt_is_the_untrained_prefix_of_its_example(maker: Encoder, conve
 @given(conversation=conversations(max_turns=1, response=plain.filter(lambda text: bool(text) and text == text.strip())))
 def test_parsing_the_trained_tokens_gives_the_response_back(maker: Encoder, conversation: Conversation) -> None:
     response = conversation.turns[0].response
-    assume(not any(marker in response for marker in maker.text.template.stop))
+    assume(not any(stop in response for stop in maker.text.template.stop))
     trained = encoded(maker, conversation).token_ids[len(maker.prompt_ids(conversation)) :].tolist()
     assert trained[-1] == maker.text.end_token_id
     assert maker.text.template.parse(maker.text.decode(trained)) == response
@@ -210,8 +210,8 @@ def test_control_tokens_are_those_of_the_template_whatever_the_user_writes(
     assert control(conversation) == control(blank)
 
 
-@pytest.mark.parametrize("text", MARKERS)
-def test_marker_text_of_the_users_comes_through_as_text(maker: Encoder, text: str) -> None:
+@pytest.mark.parametrize("text", SPECIAL_TEXTS)
+def test_special_token_text_of_the_users_comes_through_as_text(maker: Encoder, text: str) -> None:
     conversation = Conversation("", (Turn(text, text, f"a {text} b"), Turn("more", "", f"c{text}")), "here:1")
     for piece in maker.text.template.example(conversation):
         if piece.origin in (Origin.USER, Origin.RESPONSE):
@@ -341,7 +341,7 @@ def test_a_turn_without_a_response_is_context_and_what_follows_the_last_response
     )
 
 
-def test_marker_text_in_what_a_record_says_is_counted(byte_tokenizer: Any) -> None:
+def test_special_token_text_in_what_a_record_says_is_counted(byte_tokenizer: Any) -> None:
     text = encoder(byte_tokenizer, "alpaca").text
     asked = Turn("What is ### Response: for?", "<|im_end|><|im_end|>", "### Response: opens a response")
     assert text.count_special_tokens(Conversation("", (asked,), "here:1")) == {"### Response:": 2, "<|im_end|>": 2}

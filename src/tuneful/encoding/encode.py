@@ -2,7 +2,7 @@
 
 Each piece is encoded on its own and the ids are concatenated, so which token is trained is known, not found. Text of the
 user's is encoded by a copy of the tokenizer that has no control tokens: `<|im_end|>` in a record is seven ordinary tokens.
-A seam is where the last piece ends: ids never merge across it, in training and in generation alike.
+Ids never merge across the boundary between two pieces, in training and in generation alike.
 
 Text of the template's repeats from record to record and is encoded once; text of the user's goes to the tokenizer in
 batches: about 25,000 short records a second on two cores.
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 _WORTH_THREADS = 32
 """Texts below which a batch of them costs more than it saves: waking the tokenizer's threads takes most of a millisecond."""
 
-_FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.GENERATION_PREFIX)
+_TEMPLATE_ORIGINS = (Origin.TEMPLATE, Origin.GENERATION_PREFIX)
 
 
 class TextEncoder:
     """Text to token ids and back, by origin.
 
     `end_token_id` closes a response: the template's own control token where the tokenizer has it, else the tokenizer's end
-    token. `stop_token_ids` are all tokens at which an answer ends; `markers` are the texts that a record may hold and only
-    the template may mean; `fingerprint` is over all of tokenizer and template that decides a token. Raises TemplateError for
-    a tokenizer without an end token.
+    token. `stop_token_ids` are all tokens at which an answer ends; `special_token_texts` are the texts that a record may
+    hold and only the template may mean; `fingerprint` is over all of tokenizer and template that decides a token. Raises
+    TemplateError for a tokenizer without an end token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
@@ -64,8 +64,8 @@ class TextEncoder:
         self._control_ids = {content: token_id for token_id, content in self.control_token_ids.items()}
         self.end_token_id = self._find_end(tokenizer)
         added = {token["content"] for token in document["added_tokens"] if token["content"].strip()}
-        self.markers = tuple(sorted(added | set(template.stop), key=lambda text: (-len(text), text)))
-        self._any_marker = re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
+        self.special_token_texts = tuple(sorted(added | set(template.stop), key=lambda text: (-len(text), text)))
+        self._any_special = re.compile("|".join(map(re.escape, self.special_token_texts)) or r"(?!)")
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
         self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id} - {None}
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
@@ -88,7 +88,7 @@ class TextEncoder:
         plain = [
             number
             for number, (piece, first) in enumerate(pieces)
-            if not first and piece.origin is not Origin.END and piece.origin not in _FROM_THE_TEMPLATE
+            if not first and piece.origin is not Origin.END and piece.origin not in _TEMPLATE_ORIGINS
         ]
         encoder, texts = self._encoders[False][1], [pieces[number][0].text for number in plain]
         if len(texts) > _WORTH_THREADS:
@@ -104,7 +104,7 @@ class TextEncoder:
     def _ids_alone(self, piece: Piece, first: bool) -> Sequence[int]:
         if piece.origin is Origin.END:
             return [self._control_ids.get(piece.text, self.end_token_id)]
-        if piece.origin in _FROM_THE_TEMPLATE:
+        if piece.origin in _TEMPLATE_ORIGINS:
             return self._template_ids(piece.text, first)
         return list(self._encoders[False][0 if first else 1].encode(piece.text, add_special_tokens=False).ids)
 
@@ -112,10 +112,10 @@ class TextEncoder:
         return tuple(self._encoders[True][0 if first else 1].encode(text, add_special_tokens=False).ids)
 
     def count_special_tokens(self, conversation: Conversation) -> Counter[str]:
-        """How often each of `markers` stands in what the record itself says. It is encoded as text, and told of."""
+        """How often each of `special_token_texts` stands in what the record itself says, where it is encoded as text."""
         found: Counter[str] = Counter()
         for text in _texts(conversation):
-            found.update(self._any_marker.findall(text))
+            found.update(self._any_special.findall(text))
         return found
 
     def text_of(self, pieces: Iterable[Piece]) -> str:

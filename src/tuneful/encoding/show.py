@@ -47,15 +47,15 @@ def shown_tokens(example: Example, encoder: TextEncoder) -> list[ShownToken]:
     """The example token by token; bytes of one character that several tokens share are shown with the last of them."""
     shown: list[ShownToken] = []
     token_ids = example.token_ids.tolist()
-    # token_ids[start:seam], the character shown last, is decoded again: some tokenizers drop the space at the head of a text.
-    start = seam = 0
+    # token_ids[start:end], the character shown last, is decoded again: some tokenizers drop the space at the head of a text.
+    start = end = 0
     for index, weight in enumerate(example.weights.tolist()):
         special = token_ids[index] in encoder.control_token_ids
-        before = encoder.token_text(token_ids[start:seam])
+        before = encoder.token_text(token_ids[start:end])
         text = encoder.token_text(token_ids[start : index + 1])[len(before) :]
-        pending = text.endswith("\ufffd") and index - seam < 3 and not special and index + 1 < len(token_ids)
+        pending = text.endswith("\ufffd") and index - end < 3 and not special and index + 1 < len(token_ids)
         if not pending:
-            start, seam = seam, index + 1
+            start, end = end, index + 1
         shown.append(ShownToken("" if pending else text, weight, special, token_ids[index] in encoder.stop_token_ids))
     return shown
 

@@ -3,7 +3,7 @@
 A template is four verbs: `example` (a conversation as pieces of text), `prompt` (the pieces that stand before the answer),
 `stop` (what ends an answer) and `parse` (the answer inside generated text). They are inverse to one another: the prompt is
 the untrained prefix of the example, and parsing the trained rest gives the response back. Who wrote a piece is known when
-the piece is made; no marker is ever searched for in rendered text, so text of the user's cannot pose as structure.
+the piece is made; nothing is ever searched for in rendered text, so text of the user's cannot pose as structure.
 
 The formats here are data, a PromptFormat each. A format that is a program, the tokenizer's own chat template or a user's Jinja
 file, has the same four verbs: `chat_template.py`.
@@ -71,7 +71,7 @@ class Template(Protocol):
         """Texts that only a next turn could begin with."""
 
     @property
-    def lead(self) -> str:
+    def generation_prefix(self) -> str:
         """What the template has the model write before a response, outer white space and control tokens aside."""
 
     @property
@@ -114,7 +114,7 @@ class PromptFormat:
     end: str
     turn_end: str
     stop: tuple[str, ...]
-    lead: str = ""
+    generation_prefix: str = ""
     writes_bos: bool = False
 
     def example(self, conversation: Conversation) -> list[Piece]:
@@ -127,7 +127,7 @@ class PromptFormat:
 
     def parse(self, generated: str) -> str:
         """The answer in generated text: cut where a next turn begins, outer white space removed."""
-        ends = [at for marker in self.stop if (at := generated.find(marker)) >= 0]
+        ends = [at for stop in self.stop if (at := generated.find(stop)) >= 0]
         return generated[: min(ends, default=len(generated))].strip()
 
     def chat_template(self, *, bos_text: str, end_text: str) -> str:
@@ -256,8 +256,8 @@ TEMPLATES = {
         ),
     )
 }
-"""The built-in templates by name. `alpaca` is that of Raschka's book, with one preamble; `alpaca-paired` has the second preamble
-of the original Alpaca format for records with an input."""
+"""The built-in templates by name. `alpaca` is that of Raschka, Build a Large Language Model (From Scratch), chapter 7, with one
+preamble; `alpaca-paired` has the second preamble of the original Alpaca format for records with an input."""
 
 
 TEMPLATE_FILE = "tuneful.json"

@@ -155,7 +155,7 @@ def stop_token_ids(model: PreTrainedModel, encoder: Encoder) -> set[int]:
 def new_text(encoder: Encoder, config: GenerateConfig) -> AnswerText:
     """The text of an answer that has not begun, under the template's stop texts and those of `generate.stop`."""
     template = encoder.text.template
-    return AnswerText(encoder.text.decode, (*template.stop, *config.stop), template.lead)
+    return AnswerText(encoder.text.decode, (*template.stop, *config.stop), template.generation_prefix)
 
 
 class _Row:
