@@ -1,13 +1,14 @@
-"""Shapes: every way to write a conversation gives the same turns, and what cannot be trained as meant is named."""
+"""Formats: every way to write a conversation gives the same turns, and what cannot be trained as meant is named."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from tuneful.config import load_config
-from tuneful.data.formats import FORMATS, TEXT_REASON, FormatReader
+from tuneful.config import DataConfig, load_config
+from tuneful.data.formats import FORMATS, TEXT_REASON, FormatReader, record_texts
 from tuneful.errors import ConfigError
 from tuneful.types import Turn
 
@@ -122,6 +123,42 @@ def test_every_format_has_an_example() -> None:
     assert {format for _, format, _, _ in SAME.values()} == {format.name for format in FORMATS}
 
 
+def test_every_format_is_a_choice_of_the_configuration_and_a_row_of_the_page() -> None:
+    choices = get_args(DataConfig.model_fields["format"].annotation)
+    assert set(choices) == {"auto", *(format.name for format in FORMATS)}
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for format in FORMATS:
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{format.name}` |"))
+        assert all(f"`{need}`" in row for need in format.needs), row
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_a_record_of_any_format_is_shown_as_it_is_read(what: str) -> None:
+    row, _, system, turns = SAME[what]
+    texts = record_texts(row)
+    assert (texts.asked, texts.input, texts.reference) == (turns[-1].instruction, turns[-1].input, turns[-1].response)
+    if texts.turns:
+        assert texts.turns[-1] == ("user", texts.asked)
+        assert len(texts.turns) in (2 * len(turns) - 1, 2 * len(turns) - 1 + bool(system))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({}, ("", "", "", ())),
+        ({"instruction": "Ask.", "input": "This."}, ("Ask.", "This.", "", ())),
+        ({"question": None, "answer": 5}, ("", "", "5", ())),
+        ({"messages": None}, ("", "", "", ())),
+        ({"messages": [CHAT[0], 5, {"content": "?"}]}, ("?", "", "", (("user", "Ask."), ("", "?")))),
+        ({"conversations": [said("gpt", "Answer.")]}, ("", "", "Answer.", ())),
+        ({"prompt": "Ask.", "chosen": "a", "rejected": "b"}, ("Ask.", "", "", ())),
+    ],
+)
+def test_of_a_record_that_cannot_be_used_what_is_there_is_shown(row: dict[str, Any], expected: Any) -> None:
+    texts = record_texts(row)
+    assert (texts.asked, texts.input, texts.reference, texts.turns) == expected
+
+
 def test_rows_of_different_formats_are_told_one_by_one() -> None:
     reader = FormatReader("auto", None)
     assert [reader.read(row, "x")[0] for row, *_ in SAME.values()] == [format for _, format, *_ in SAME.values()]
@@ -222,7 +259,7 @@ def test_columns_read_a_field_from_another_name() -> None:
     )
 
 
-def test_refusals_speak_of_the_columns_that_were_mapped() -> None:
+def test_reasons_speak_of_the_columns_that_were_mapped() -> None:
     columns = {"instruction": "q", "output": "a"}
     assert (
         read({"q": "x", "b": "y"}, columns=columns)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuneful.data.formats import FORMATS
 from tuneful.data.read import DataFile, read_data
 from tuneful.data.sources import STARTER_FILE
 from tuneful.errors import DataError
@@ -83,6 +84,15 @@ def test_lines_are_right_inside_an_object(tmp_path: Path) -> None:
 def test_two_arrays_of_records_in_one_object_are_refused_not_half_read(tmp_path: Path) -> None:
     message = refusal(tmp_path, json.dumps({"train": [GOOD], "test": [OTHER]}))
     assert "more than one array of records (`train`, `test`)" in message
+
+
+@pytest.mark.parametrize("format", [format.name for format in FORMATS])
+def test_an_object_with_a_key_that_a_format_needs_is_a_record_and_holds_none(tmp_path: Path, format: str) -> None:
+    for need in next(one.needs for one in FORMATS if one.name == format):
+        file = read(tmp_path, json.dumps([GOOD, {need: "x", "tags": [OTHER]}]), on_error="skip")
+        assert len(file.refused) == 1
+        message = refusal(tmp_path, json.dumps({need: "x", "tags": [OTHER]}))
+        assert message.startswith(f"data.json:1: {file.refused[0].reason}")
 
 
 def test_a_single_record_is_a_file_too_on_one_line_or_on_many(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_places_of_csv_are_lines_and_those_of_tables_are_rows(tmp_path: Path) ->
 def test_whatever_the_csv_module_writes_is_read_back(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     name = written(tmp_path, "data.csv", as_csv(rows, quoting=csv.QUOTE_ALL))
     with sources.ByteStream(sources.find_files(name)[0]) as stream:
-        found = list(text_files.text_rows(stream, frozenset()))
+        found = list(text_files.text_rows(stream, frozenset(), frozenset()))
     assert [(value, fault) for _, value, fault in found] == [(row, None) for row in rows]
 
 

@@ -50,7 +50,17 @@ CHAT_TEMPLATES = {
         "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
     ),
 }
-SPECIAL_TEXTS = [*CONTROL, "<s>", "<unk>", "### Instruction:", "### Input:", "### Response:", "\n\n### Response:\n", "⟦", "▁"]
+SPECIAL_TEXTS = [
+    *CONTROL,
+    "<s>",
+    "<unk>",
+    "### Instruction:",
+    "### Input:",
+    "### Response:",
+    "\n\n### Response:\n",
+    "⟦",
+    "▁",
+]
 
 # Up to U+3FFFF: SmolLM2's vocabulary lacks the byte F1, with which what lies beyond (nothing assigned) begins.
 plain = st.text(

@@ -10,13 +10,16 @@
 Each row is told by itself, so that files of several formats can be put together; `data.format` names one for all, and
 `data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
 a finished `text`) is refused by its name, never read in part. A record of any format may have a `weight` in the loss.
+
+A new format is an entry of FORMATS, and its name one of `data.format` in the configuration: keys, readers, the columns by
+which CSV is told, what makes a JSON object a record, and what a report shows of a record all follow from it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from tuneful.data.rows import shown
@@ -50,17 +53,36 @@ TEXT_REASON = (
 """Why a row of `text` alone is refused."""
 
 
+Conversed = tuple[str, tuple[Turn, ...]]
+"""(system, turns) of a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTexts:
+    """What a raw record says, for a reader: what is `asked`, with its `input`, and the `reference` answer; "" where it has none.
+
+    Of a record that is written as messages `turns` are those before the reference, (role, text) each, and `asked` is the last
+    of them. Other records have no turns.
+    """
+
+    asked: str
+    input: str
+    reference: str
+    turns: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """A way to write a record: the fields that it needs, those that it may have, and how they are read.
 
-    `read` gives (system, turns) and raises _UnfitError with the reason.
+    `read` is strict and raises _UnfitError with the reason; `texts` takes what is there, for a record that is only shown.
     """
 
     name: str
     needs: tuple[str, ...]
     may_have: tuple[str, ...]
-    read: Callable[[Fields], tuple[str, tuple[Turn, ...]]]
+    read: Callable[[Fields], Conversed]
+    texts: Callable[[Fields], RecordTexts]
 
 
 class FormatReader:
@@ -116,12 +138,12 @@ class FormatReader:
         except KeyError:
             if len(self._by_keys) >= _MAX_KEY_SETS:
                 self._by_keys.clear()
-            found = next((format for format in self._formats if all(need in keys for need in format.needs)), None)
+            found = _fitting(self._formats, keys)
             self._by_keys[keys] = found
             return found
 
     def _why_unknown(self, fields: Fields, row: Fields) -> str:
-        near = max(self._formats, key=lambda format: sum(need in fields for need in format.needs))
+        near = _nearest(self._formats, fields)
         missing = [need for need in near.needs if need not in fields]
         if len(self._formats) > 1 and len(missing) == len(near.needs):
             return _why_no_format(fields)
@@ -136,6 +158,21 @@ class FormatReader:
         for field, column in self._columns.items():
             reason = reason.replace(f"`{field}`", f"`{shown(column)}` (our `{field}`)")
         return reason
+
+
+def record_texts(raw: Fields) -> RecordTexts:
+    """What a raw record says, whatever its format and however much of it is missing; for people, and never raises."""
+    return (_fitting(FORMATS, raw) or _nearest(FORMATS, raw)).texts(raw)
+
+
+def _fitting(formats: Sequence[Format], keys: Collection[str]) -> Format | None:
+    """The first format all of whose needs are among `keys`."""
+    return next((format for format in formats if all(need in keys for need in format.needs)), None)
+
+
+def _nearest(formats: Sequence[Format], keys: Collection[str]) -> Format:
+    """The first format of which the most needs are among `keys`."""
+    return max(formats, key=lambda format: sum(need in keys for need in format.needs))
 
 
 class _UnfitError(ValueError):
@@ -225,10 +262,10 @@ def _check_no_tools(fields: Fields) -> None:
             _unfit(f"`{key}`: tool calls are not trained; leave such records out, or the key where no call is made")
 
 
-def _flat(ask: str, context: str | None, answer: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
-    """The reader of a format of single texts."""
+def _flat(name: str, ask: str, context: str | None, answer: str, *more: str) -> Format:
+    """A format of single texts; it may have `more` fields than its `context` and a system text."""
 
-    def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
+    def read(fields: Fields) -> Conversed:
         asked, response = _text(fields, ask), _text(fields, answer)
         given = _text(fields, context) if context else ""
         if not response or response.isspace():
@@ -239,7 +276,19 @@ def _flat(ask: str, context: str | None, answer: str) -> Callable[[Fields], tupl
         earlier = _history(fields["history"]) if fields.get("history") else ()
         return _text(fields, "system"), (*earlier, turn)
 
-    return read
+    def texts(fields: Fields) -> RecordTexts:
+        given = _as_text(fields.get(context)) if context else ""
+        return RecordTexts(_as_text(fields.get(ask)), given, _as_text(fields.get(answer)))
+
+    may_have = (context, "system", *more) if context else ("system", *more)
+    return Format(name, (ask, answer), may_have, read, texts)
+
+
+def _as_text(value: Any) -> str:
+    """`value` for a reader: "" for none, and the text of a single part of text."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and "text" in value[0]:
+        value = value[0]["text"]
+    return "" if value is None else str(value)
 
 
 def _history(history: Any) -> list[Turn]:
@@ -257,34 +306,53 @@ def _history(history: Any) -> list[Turn]:
     return turns
 
 
-def _prompt_completion(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
-    prompt, completion = fields["prompt"], fields["completion"]
-    if isinstance(prompt, list) or isinstance(completion, list):
-        if not isinstance(prompt, list) or not isinstance(completion, list):
-            _unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
-        return _conversation(fields, [*prompt, *completion])
-    return _PROMPT_COMPLETION(fields)
-
-
-_PROMPT_COMPLETION = _flat("prompt", None, "completion")
-
-
 # Messages
 
 
-def _messages(key: str) -> Callable[[Fields], tuple[str, tuple[Turn, ...]]]:
-    def read(fields: Fields) -> tuple[str, tuple[Turn, ...]]:
-        entries = fields[key]
-        if isinstance(entries, dict) and all(isinstance(column, list) for column in entries.values()):
-            entries = [dict(zip(entries, values, strict=False)) for values in zip(*entries.values(), strict=False)]
+def _chat(name: str, key: str) -> Format:
+    """A format of messages under `key`."""
+
+    def read(fields: Fields) -> Conversed:
+        entries = _entries(fields[key])
         if not isinstance(entries, list):
             _unfit(f"`{key}` is {_kind(entries)}, expected a list of messages")
         return _conversation(fields, entries)
 
-    return read
+    def texts(fields: Fields) -> RecordTexts:
+        return _message_texts(_entries(fields.get(key)))
+
+    return Format(name, (key,), ("system", "tools"), read, texts)
 
 
-def _conversation(fields: Fields, entries: list[Any]) -> tuple[str, tuple[Turn, ...]]:
+def _entries(messages: Any) -> Any:
+    """`messages`, as a list where a table gives them as a column of roles and one of texts."""
+    if isinstance(messages, dict) and all(isinstance(column, list) for column in messages.values()):
+        return [dict(zip(messages, values, strict=False)) for values in zip(*messages.values(), strict=False)]
+    return messages
+
+
+def _prompt_completion() -> Format:
+    """A prompt and a completion: single texts, or lists of messages."""
+    flat = _flat("prompt-completion", "prompt", None, "completion")
+
+    def read(fields: Fields) -> Conversed:
+        prompt, completion = fields["prompt"], fields["completion"]
+        if not isinstance(prompt, list) and not isinstance(completion, list):
+            return flat.read(fields)
+        if not isinstance(prompt, list) or not isinstance(completion, list):
+            _unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
+        return _conversation(fields, [*prompt, *completion])
+
+    def texts(fields: Fields) -> RecordTexts:
+        prompt, completion = fields.get("prompt"), fields.get("completion")
+        if isinstance(prompt, list) and isinstance(completion, list):
+            return _message_texts([*prompt, *completion])
+        return flat.texts(fields)
+
+    return replace(flat, read=read, texts=texts)
+
+
+def _conversation(fields: Fields, entries: list[Any]) -> Conversed:
     """A system text first or none, then the user's and the assistant's messages in turn, the assistant's last."""
     _check_no_tools(fields)
     system = _text(fields, "system")
@@ -349,14 +417,26 @@ def _only_text(content: Any, number: int) -> Any:
     return _unfit(f"message {number} has {what}; only one text is trained")
 
 
+def _message_texts(entries: Any) -> RecordTexts:
+    """The texts of messages, those that are none left out."""
+    turns = []
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            role = _as_text(entry.get("role") or entry.get("from"))
+            turns.append((_ROLES.get(role.lower(), role), _as_text(entry.get("content") or entry.get("value"))))
+    reference = turns.pop()[1] if turns and turns[-1][0] == "assistant" else ""
+    return RecordTexts(turns[-1][1] if turns else "", "", reference, tuple(turns))
+
+
 FORMATS: tuple[Format, ...] = (
-    Format("messages", ("messages",), ("system", "tools"), _messages("messages")),
-    Format("sharegpt", ("conversations",), ("system", "tools"), _messages("conversations")),
-    Format(
-        "alpaca", ("instruction", "output"), ("input", "system", "history"), _flat("instruction", "input", "output")
-    ),
-    Format("dolly", ("instruction", "response"), ("context", "system"), _flat("instruction", "context", "response")),
-    Format("prompt-completion", ("prompt", "completion"), ("system",), _prompt_completion),
-    Format("question-answer", ("question", "answer"), ("context", "system"), _flat("question", "context", "answer")),
+    _chat("messages", "messages"),
+    _chat("sharegpt", "conversations"),
+    _flat("alpaca", "instruction", "input", "output", "history"),
+    _flat("dolly", "instruction", "context", "response"),
+    _prompt_completion(),
+    _flat("question-answer", "question", "context", "answer"),
 )
 """Every format, in the order in which a row is tried for them."""
+
+RECORD_KEYS = frozenset(need for format in FORMATS for need in format.needs)
+"""Keys by which an object is told to be a record, and no holder of arrays of records."""

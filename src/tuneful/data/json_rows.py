@@ -22,12 +22,9 @@ _MAX_DEPTH = 64
 _MAX_KEPT = 10_000  # characters of a row that could not be read
 _MAX_BLANK_LINES = 1_000_000
 _SPACE = re.compile(r"[ \t\r\n]*")
-_RECORD_KEYS = frozenset(
-    {"instruction", "output", "messages", "conversations", "prompt", "completion", "question", "answer"}
-)
 
 
-def is_value(line: bytes) -> bool:
+def is_value(line: bytes, record_keys: frozenset[str]) -> bool:
     """Whether a first line holds a JSON value of its own, and no object of arrays of records."""
     if len(line) > MAX_RECORD_BYTES:
         return False
@@ -36,7 +33,7 @@ def is_value(line: bytes) -> bool:
         value, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
         return False
-    return end == len(text) and not _arrays_of_records(value)
+    return end == len(text) and not _arrays_of_records(value, record_keys)
 
 
 # JSON values
@@ -313,10 +310,10 @@ def _rows_of_array(window: _Window) -> Iterator[Row]:
         window.peek()
 
 
-def object_rows(stream: ByteStream) -> Iterator[Row]:
-    """The rows of the one array of records in an object; the object itself where it is a record."""
+def object_rows(stream: ByteStream, record_keys: frozenset[str]) -> Iterator[Row]:
+    """The rows of the one array of records in an object; the object itself where it is a record, by `record_keys`."""
     head = stream.peek(MAX_RECORD_BYTES + 1)
-    arrays = _arrays_in(head)
+    arrays = _arrays_in(head, record_keys)
     if len(arrays) > 1:
         raise _two_arrays(stream.name, arrays)
     window = _Window(stream)
@@ -330,7 +327,7 @@ def object_rows(stream: ByteStream) -> Iterator[Row]:
         raise DataError(f"{window.place()}: something follows the first record; JSONL holds one record a line")
 
 
-def _arrays_in(head: bytes) -> list[str]:
+def _arrays_in(head: bytes, record_keys: frozenset[str]) -> list[str]:
     """The keys under which the object `head` holds arrays of records; none where it is a record, or no JSON."""
     if len(head) > MAX_RECORD_BYTES:
         return []
@@ -338,12 +335,12 @@ def _arrays_in(head: bytes) -> list[str]:
         value, _ = _LENIENT.raw_decode(head.decode("utf-8-sig").lstrip(BLANK))
     except (ValueError, RecursionError):
         return []
-    return _arrays_of_records(value)
+    return _arrays_of_records(value, record_keys)
 
 
-def _arrays_of_records(value: Any) -> list[str]:
+def _arrays_of_records(value: Any, record_keys: frozenset[str]) -> list[str]:
     """The keys of an object under which arrays of records stand; none where it looks like a record itself."""
-    if not isinstance(value, dict) or not _RECORD_KEYS.isdisjoint(value):
+    if not isinstance(value, dict) or not record_keys.isdisjoint(value):
         return []
     return [key for key, rows in value.items() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
 

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from tuneful.config import DataConfig
-from tuneful.data.formats import FormatReader
+from tuneful.data.formats import RECORD_KEYS, FormatReader
 from tuneful.data.rows import Row
 from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
@@ -158,7 +158,7 @@ class DataStream:
     def _rows(self, stream: ByteStream) -> Iterator[Row]:
         head = stream.peek(16)
         if stream.compression or not is_table(head):
-            return text_rows(stream, self._reader.columns)
+            return text_rows(stream, self._reader.columns, RECORD_KEYS)
         if stream.path is None:
             raise DataError("stdin: byte 0: Parquet and Arrow are read from files only; save it and name the file")
         for _ in stream.blocks():  # for its hash: tables are read here and there

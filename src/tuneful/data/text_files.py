@@ -26,19 +26,23 @@ _FOREIGN = {
 }
 
 
-def text_rows(stream: ByteStream, known: frozenset[str]) -> Iterator[Row]:
-    """The rows of a file of text; `known` are the column names by which CSV is told where the file's name says nothing."""
+def text_rows(stream: ByteStream, columns: frozenset[str], record_keys: frozenset[str]) -> Iterator[Row]:
+    """The rows of a file of text.
+
+    `columns` are the names by which CSV is told where the file's name says nothing, `record_keys` those by which a JSON
+    object is told to be a record itself.
+    """
     head = _first_line(stream)
     first = head[:1]
     suffix = _suffix(stream.name)
     if first == b"[":
         yield from array_rows(stream)
-    elif first != b"{" and (suffix in (".csv", ".tsv") or is_header(head, known)):
+    elif first != b"{" and (suffix in (".csv", ".tsv") or is_header(head, columns)):
         yield from csv_rows(stream, "\t" if suffix == ".tsv" else delimiter_of(head))
-    elif suffix in (".jsonl", ".ndjson") or is_value(head):
+    elif suffix in (".jsonl", ".ndjson") or is_value(head, record_keys):
         yield from jsonl_rows(stream)
     else:
-        yield from object_rows(stream)
+        yield from object_rows(stream, record_keys)
 
 
 def _first_line(stream: ByteStream) -> bytes:

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from tuneful.report.folder import Item, Json, Metric, Reply, Run, rows, text
+from tuneful.data.formats import record_texts
+from tuneful.report.folder import Item, Json, Metric, Reply, Run, text
 from tuneful.report.numbers import fixed, signed
 from tuneful.report.scores import main_metric
 
@@ -29,7 +30,6 @@ _ALIKE = 0.3
 
 _WORD = re.compile(r"\S+")
 _EDGE_PUNCTUATION = re.compile(r"^\W+|\W+$")
-_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
 _SAME = 1e-9
 
 Row = TypeVar("Row")
@@ -125,20 +125,16 @@ def view_answers(run: Run) -> Answers:
 
 
 def question(record: Json) -> tuple[str, str]:
-    """Instruction and input of a test record, whatever its shape; empty where it has none we know."""
-    turns = _turns(record)
-    if turns:
-        asked = turns[:-1] if turns[-1][0] == "assistant" else turns
-        return (asked[0][1] if len(asked) == 1 else "\n".join(f"{role}: {said}" for role, said in asked)), ""
-    return text(record, "instruction") or text(record, "prompt") or text(record, "question"), text(record, "input")
+    """Instruction and input of a test record, whatever its format; empty where it has none we know."""
+    texts = record_texts(record)
+    if len(texts.turns) > 1:
+        return "\n".join(f"{role}: {said}" for role, said in texts.turns), texts.input
+    return texts.asked, texts.input
 
 
 def reference(record: Json) -> str:
     """The answer that a test record wants."""
-    turns = _turns(record)
-    if turns:
-        return turns[-1][1] if turns[-1][0] == "assistant" else ""
-    return next((text(record, key) for key in ("output", "response", "completion", "answer") if text(record, key)), "")
+    return record_texts(record).reference
 
 
 def mark_changes(before: str, after: str, wanted: str) -> tuple[Markup, Markup]:
@@ -254,12 +250,6 @@ def _answer(reply: Reply | None, marked: Markup, scores: Mapping[str, float]) ->
 
 
 _SHOWN_SCORES = {"judge_score": "judge", "rouge_l": "ROUGE-L", "chrf": "chrF"}
-
-
-def _turns(record: Json) -> list[tuple[str, str]]:
-    turns = rows(record, "messages") or rows(record, "conversations")
-    named = [(text(turn, "role") or text(turn, "from"), text(turn, "content") or text(turn, "value")) for turn in turns]
-    return [(_ROLES.get(role, role), said) for role, said in named]
 
 
 def _by_source(keyed: Iterable[tuple[str, Row]]) -> dict[tuple[str, int], Row]:
