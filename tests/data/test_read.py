@@ -322,9 +322,9 @@ def test_a_skipped_row_is_refused_with_its_reason_and_kept_as_it_was_read(tmp_pa
     assert len(file.records) + len(file.refused) == len(content.splitlines())
 
 
-def test_a_file_without_one_usable_row_names_the_first_refusal(tmp_path: Path) -> None:
+def test_a_file_without_one_usable_row_names_the_first_skipped_row(tmp_path: Path) -> None:
     message = refusal(tmp_path, '[{"instruction": "a"},\n{}]', on_error="skip")
-    assert message.startswith("data.json: no usable record in 2 row(s); the first refusal: ")
+    assert message.startswith("data.json: no usable record in 2 row(s); the first skipped row: ")
     assert message.endswith("data.json:1: no `output`; keys are `instruction`")
 
 

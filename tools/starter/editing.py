@@ -1,4 +1,4 @@
-"""Sentences mended: spelling and grammar put right, wordy ones cut, stiff ones made plain, short ones joined."""
+"""Sentences corrected: spelling and grammar put right, wordy ones cut, stiff ones made plain, short ones joined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text put into another shape: lists, dates, cases, JSON, tables. Each row says what is wanted in its own words."""
+"""Text put into another form: lists, dates, cases, JSON, tables. Each row says what is wanted in its own words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write `starter.json` from the tables beside this file: `python -m tools.starter.make [--check]`.
+"""Write `src/tuneful/data/starter.json` from the tables of this folder: `python -m tools.starter.make [--check]`.
 
 The same tables and the same seed give the same bytes: only `random.Random.shuffle` and `.sample` are used, nothing
 hangs on the hash seed, the clock or the machine. The order of the file is the order of training, so the kinds are

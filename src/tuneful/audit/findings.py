@@ -1,4 +1,4 @@
-"""What a check can find: the catalogue of what is wrong with data, each with its harm and its fix.
+"""What a check can find: the catalogue of what is wrong with data, each with its harm and what to do about it.
 
 `defects.py`, `preflight.py` and `cross_checks.py` say where; this file says what it means. A *finding* is worth stopping for
 (`check --strict` ends with 3); a *note* is worth knowing and may be as it should be.

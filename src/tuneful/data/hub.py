@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def fetch(name: str) -> list[tuple[str, Path]]:
         described = huggingface_hub.HfApi(library_name="tuneful").dataset_info(repository)
         files = [str(file.rfilename) for file in described.siblings or ()]
 
-        def fetched(file: str) -> Path:  # all at one commit, whoever pushes meanwhile
+        def fetched(file: str) -> Path:  # all at one commit, also where others push meanwhile
             path = huggingface_hub.hf_hub_download(
                 repository, file, repo_type="dataset", revision=described.sha, library_name="tuneful"
             )
@@ -95,26 +95,34 @@ def choose(files: Sequence[str], configs: Sequence[Any], split: str, repository:
 
 
 def _splits_of_card(data: list[str], configs: Sequence[Any], repository: str) -> dict[str, list[str]]:
-    """What the card's `configs` say; one configuration is meant, the default one where there are several."""
+    """The files of each split, as the card's `configs` say; none where they say nothing."""
+    splits: dict[str, list[str]] = {}
+    for split, pattern in _patterns(_data_files(configs, repository)):
+        matches = [file for file in data if fnmatch.fnmatchcase(file, pattern.replace("**/", "*"))]
+        splits.setdefault(split, []).extend(matches)
+    return {split: list(dict.fromkeys(matches)) for split, matches in splits.items() if matches}
+
+
+def _data_files(configs: Sequence[Any], repository: str) -> Any:
+    """`data_files` of the one configuration that has them, or of the default one; DataError where none is."""
     usable = [config for config in configs if isinstance(config, dict) and config.get("data_files")]
-    if not usable:
-        return {}
     default = [config for config in usable if config.get("default") or config.get("config_name") == "default"]
     if len(usable) > 1 and not default:
         names = ", ".join(str(config.get("config_name")) for config in usable)
         raise DataError(
             f"{repository}: has several configurations ({names}) and none is the default; fetch one's files and name them"
         )
-    entries = (default or usable)[0]["data_files"]
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        entries = [{"split": "train", "path": entries}]
-    splits: dict[str, list[str]] = {}
-    for entry in entries:
+    return (default or usable)[0]["data_files"] if usable else []
+
+
+def _patterns(data_files: Any) -> Iterator[tuple[str, str]]:
+    """(split, pattern) of `data_files`: a list of splits with their paths, or paths, which are of `train`."""
+    if not isinstance(data_files, list) or not all(isinstance(entry, dict) for entry in data_files):
+        data_files = [{"split": "train", "path": data_files}]
+    for entry in data_files:
         patterns = entry.get("path", [])
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            matches = [file for file in data if fnmatch.fnmatchcase(file, str(pattern).replace("**/", "*"))]
-            splits.setdefault(str(entry.get("split", "train")), []).extend(matches)
-    return {split: list(dict.fromkeys(matches)) for split, matches in splits.items() if matches}
+            yield str(entry.get("split", "train")), str(pattern)
 
 
 def _splits_by_name(data: list[str]) -> dict[str, list[str]]:

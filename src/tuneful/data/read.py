@@ -1,9 +1,9 @@
-"""Files become conversations: the first room, where every row is used or refused by name.
+"""Files become conversations: the first room, where every row is used or skipped with its reason.
 
     name -> file (sources) -> rows (text_files, tables) -> conversations (formats) -> Record, or SkippedRow
 
 Any number of files of records is one stream, read in bounded memory. A row that cannot be used stops the read, or, on
-request, goes to the refused with its reason: read = used + refused, always.
+request, is skipped: read = used + refused, always.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class DataStream:
         self.num_read = 0
         self._formats.clear()
         self._digests.clear()
-        first_refusal: SkippedRow | None = None
+        first: SkippedRow | None = None
         for place in self.files:
             with ByteStream(place) as stream:
                 for source, value, fault in self._rows(stream):
@@ -143,15 +143,15 @@ class DataStream:
                         self._formats[found[0]] += 1
                         yield Record(value, found[1])
                         continue
-                    refusal = SkippedRow(source, found, value)
                     if not self._skips:
                         raise DataError(f"{source}: {found}. Fix the row, or pass data.on_error=skip to leave it out")
-                    first_refusal = first_refusal or refusal
-                    yield refusal
+                    skipped = SkippedRow(source, found, value)
+                    first = first or skipped
+                    yield skipped
                 stream.check_unchanged()
                 self._digests.append(stream.sha256)
         if not self._formats:
-            why = f"; the first refusal: {first_refusal.source}: {first_refusal.reason}" if first_refusal else ""
+            why = f"; the first skipped row: {first.source}: {first.reason}" if first else ""
             name = ", ".join(place.name for place in self.files[:3])
             raise DataError(f"{name}: no usable record in {self.num_read} row(s){why}")
 

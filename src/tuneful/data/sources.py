@@ -54,7 +54,7 @@ def find_files(data: str | Sequence[str]) -> list[Place]:
 
 def _find(name: str) -> list[Place]:
     if name == STARTER:
-        return [Place(STARTER_FILE.name, STARTER_FILE)]  # where the package is installed says nothing to anybody
+        return [Place(STARTER_FILE.name, STARTER_FILE)]  # where the package is installed is of no use in a message
     if name == STANDARD_INPUT:
         return [Place("stdin", None)]
     path = Path(name).expanduser()
@@ -96,7 +96,7 @@ def joint_sha256(digests: Sequence[str]) -> str:
 class ByteStream:
     """The bytes of one file, unpacked, in order, once; `sha256` is that of the stored bytes when they are through.
 
-    A context manager. Raises DataError, on opening or later, for whatever is no readable file.
+    A context manager. Raises DataError, on opening or later, for what is no readable file.
     """
 
     def __init__(self, place: Place) -> None:
@@ -158,7 +158,7 @@ class ByteStream:
             yield block
 
     def check_unchanged(self) -> None:
-        """To be called when the rows are through: a file that somebody still writes is not the one that was asked for."""
+        """To be called when the rows are through: a file that is still being written is not the one that was asked for."""
         if self._status is None:
             return
         now = os.fstat(self._file.fileno())

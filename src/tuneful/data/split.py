@@ -1,8 +1,8 @@
 """Records are divided into train, validation and test, the same way every time.
 
-`ordered` cuts the file as it stands: train first, then test, then validation, as Raschka does (Build a Large Language Model
-(From Scratch), chapter 7). `grouped` keeps records with the same or nearly the same prompt together (`duplicates.py`), so
-that no prompt of the test set was trained on. `random` divides record by record.
+`ordered` cuts the file as it stands: train first, then test, then validation, as in Raschka's book. `grouped` keeps records
+with the same or nearly the same prompt together (`duplicates.py`), so that no prompt of the test set was trained on.
+`random` divides record by record.
 
 Under `grouped` the side of a cluster is a seeded hash of the prompt of its earliest record, under `random` a seeded hash
 of the record's position: rows that are appended later move no record, and shares are met on average, not to the record. Three
@@ -98,7 +98,7 @@ def _prompt_fields(conversation: Conversation) -> Iterator[str]:
 
 
 def _sizes(num_records: int, test_share: float, validation_share: float) -> tuple[int, int]:
-    """Records for test and validation: train and test are rounded down, as the book does, and no wanted set is empty."""
+    """Records for test and validation: train and test are rounded down, as in the book, and no wanted set is empty."""
     num_test = int(num_records * test_share + 1e-9)
     if test_share and not num_test:
         num_test = 1

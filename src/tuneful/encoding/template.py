@@ -256,8 +256,8 @@ TEMPLATES = {
         ),
     )
 }
-"""The built-in templates by name. `alpaca` is that of Raschka, Build a Large Language Model (From Scratch), chapter 7, with one
-preamble; `alpaca-paired` has the second preamble of the original Alpaca format for records with an input."""
+"""The built-in templates by name. `alpaca` is that of Raschka's book, with one preamble; `alpaca-paired` has the second preamble
+of the original Alpaca format for records with an input."""
 
 
 TEMPLATE_FILE = "tuneful.json"
