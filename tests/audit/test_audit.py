@@ -228,7 +228,7 @@ def test_a_finding_does_not_print_a_secret_or_an_address(tmp_path: Path) -> None
     assert "anna.k" not in document
 
 
-def test_every_mended_row_is_accounted_for_and_the_new_file_is_clean_of_what_was_safe(tmp_path: Path) -> None:
+def test_every_fixed_row_is_accounted_for_and_the_new_file_is_clean_of_what_was_safe(tmp_path: Path) -> None:
     path, out = tmp_path / "planted.jsonl", tmp_path / "fixed.jsonl"
     write_planted(path)
     write_rows(tmp_path / "benchmark.jsonl", AGAINST)

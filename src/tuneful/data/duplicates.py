@@ -112,12 +112,10 @@ class Sketches:
         "Before" is in `order`: distinct indices, all (default: as they came) or some; the others have no match and are none.
         """
         order = np.arange(len(self), dtype=np.int64) if order is None else order
-        _, first, inverse = np.unique(self.text_hashes[order], return_index=True, return_inverse=True)
-        first_of_same = first[inverse]
-        positions = np.arange(len(order))
-        matches = np.where(first_of_same < positions, first_of_same, -1)
+        # From here on texts are known by their position in `order`.
+        matches = _earlier_same(self.text_hashes[order])
         similarities = (matches >= 0).astype(np.float32)
-        distinct = positions[first_of_same == positions]
+        distinct = np.flatnonzero(matches < 0)
         keys = self._band_keys[order[distinct]]
         fields = lru_cache(maxsize=_NUM_REMEMBERED)(lambda position: _fields(self.text(int(order[position]))))
         for band in range(_NUM_BANDS):
@@ -156,6 +154,13 @@ def clusters_of(matches: Rows) -> Rows:
     for index in np.flatnonzero(matches >= 0).tolist():  # a match stands earlier: its cluster is known
         clusters[index] = clusters[matches[index]]
     return clusters
+
+
+def _earlier_same(hashes: npt.NDArray[np.uint64]) -> Rows:
+    """The index of the first of equal `hashes`, or -1 for the first itself; int64 [N]."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    first_of_same = first[inverse]
+    return np.where(first_of_same < np.arange(len(hashes)), first_of_same, -1)
 
 
 def groups_of_equal(keys: npt.NDArray[Any]) -> Iterator[Rows]:

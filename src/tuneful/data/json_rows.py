@@ -218,6 +218,18 @@ class _Window:
 
     def take(self) -> tuple[Any, str | None]:
         """The value that begins here, and its fault: with one, the value is its text."""
+        value, end, fault = self._decoded()
+        text, at, self.at = self.text, self.at, end
+        self._record_end = self._dropped + end
+        if end - at > MAX_RECORD_BYTES:
+            return text[at : at + _MAX_KEPT], f"a record of over {MAX_RECORD_BYTES:,} characters"
+        nests = text.find("{", at + 1, end) > 0 or text.find("[", at + 1, end) > 0
+        if fault is None and nests and _is_deep(value, text[at:end]):
+            fault = _TOO_DEEP
+        return (text[at:end][:_MAX_KEPT], fault) if fault else (value, None)
+
+    def _decoded(self) -> tuple[Any, int, str | None]:
+        """The value that begins here, where it ends in the text, and its fault; reads on until the value is whole."""
         decoder, fault = _DECODER, None
         while True:
             try:
@@ -228,20 +240,12 @@ class _Window:
                 raise DataError(f"{self.place(error.pos)}: {_syntax(error, self._column_of(error.pos))}") from None
             except RecursionError:
                 raise DataError(f"{self.place()}: {_TOO_DEEP}") from None
-            except ValueError as error:
+            except ValueError as error:  # right in its syntax: the lenient decoder finds where it ends
                 decoder, fault = _LENIENT, _value_fault(error)
                 continue
-            if isinstance(value, (int, float)) and not self.text[end:].strip("0123456789+-.eE") and self._more_of_it():
+            if self._may_go_on(value, end) and self._more_of_it():
                 continue
-            break
-        text, at, self.at = self.text, self.at, end
-        self._record_end = self._dropped + end
-        if end - at > MAX_RECORD_BYTES:
-            return text[at : at + _MAX_KEPT], f"a record of over {MAX_RECORD_BYTES:,} characters"
-        nests = text.find("{", at + 1, end) > 0 or text.find("[", at + 1, end) > 0
-        if fault is None and nests and _is_deep(value, text[at:end]):
-            fault = _TOO_DEEP
-        return (text[at:end][:_MAX_KEPT], fault) if fault else (value, None)
+            return value, end, fault
 
     def holds_records(self) -> bool:
         """Whether the array that begins here opens with an object."""
@@ -256,6 +260,10 @@ class _Window:
     def step(self) -> None:
         """Pass over one character."""
         self.at += 1
+
+    def _may_go_on(self, value: Any, end: int) -> bool:
+        """Whether `value` is a number that reaches to the end of what was read: more digits may follow."""
+        return isinstance(value, (int, float)) and not self.text[end:].strip("0123456789+-.eE")
 
     def _is_cut(self, error: json.JSONDecodeError) -> bool:
         """Whether the text may only have ended too early: everywhere else the fault is the file's."""
