@@ -201,8 +201,10 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
     first = _gathered(batches, MAX_IN_MEMORY)
     if len(first) <= MAX_IN_MEMORY:
         return _in_memory(file, first)
+    all_batches = chain([first], batches)
+    del first  # let go once it is written, like the others
     with StoreWriter(folder, encoder.text.vocab_size) as writer:
-        return _from_store(_stored(file, sha256, chain([first], batches), writer), file.name)
+        return _from_store(_stored(file, sha256, all_batches, writer), file.name)
 
 
 def _in_memory(file: DataFile | DataStream, batch: _Batch) -> _Encoded:
@@ -232,9 +234,8 @@ def _stored(file: DataStream, sha256: str, batches: Iterable[_Batch], writer: St
     _check_any_record(file, num_records, skipped)
     if file.sha256 != sha256:
         raise DataError(f"{file.name}: changed before it was read; wait until it is written, or read a copy")
-    return writer.finish(
-        {"sha256": file.sha256, "format": file.format, "special_token_texts": special_token_texts},
-    )
+    about = {"sha256": file.sha256, "format": file.format, "special_token_texts": special_token_texts}
+    return writer.finish(about)
 
 
 def _from_store(store: Store, name: str) -> _Encoded:
