@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tuneful.evaluation.compare import METRICS, MetricSpec, compare_ratios
+from tuneful.evaluation.metric_comparison import compare_ratios
+from tuneful.evaluation.metric_specs import METRICS, MetricSpec
 from tuneful.evaluation.statistics import Ratio, resampled_differences
 from tuneful.runs.environment import describe_machine
 

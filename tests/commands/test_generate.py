@@ -17,8 +17,8 @@ from tuneful.errors import ConfigError
 from tuneful.infer.file import Journal, answer_all
 from tuneful.infer.generate import answer
 from tuneful.infer.session import LoadedModel, question
-from tuneful.judge.client import Question
 from tuneful.judge.local import ModelJudge
+from tuneful.judge.questions import Question
 from tuneful.types import Conversation, Turn
 
 REPOSITORY = Path(__file__).parents[2]

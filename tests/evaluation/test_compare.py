@@ -12,19 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneful.evaluation import compare as compare_module
-from tuneful.evaluation.compare import (
-    FORGETTING,
-    METRICS,
-    Comparison,
-    MetricComparison,
-    as_dict,
-    compare,
-    gains,
-    summary_sentence,
-)
+from tuneful.evaluation.compare import Comparison, as_dict, compare, gains, ratios
+from tuneful.evaluation.metric_comparison import MetricComparison, metric_verdict
+from tuneful.evaluation.metric_specs import FORGETTING, METRICS, metric_spec
 from tuneful.evaluation.metrics import AnswerScores
 from tuneful.evaluation.statistics import resampled_differences
+from tuneful.evaluation.summary import summary_sentence
 
 SURFACE = [spec for spec in METRICS if spec.name != "judge_score"]
 """The metrics that need no judge."""
@@ -161,7 +154,7 @@ def test_the_bootstrap_is_the_brute_force_one_ratio_and_perplexity_included() ->
         perplexity.append(math.exp(values[1]) - math.exp(values[0]))
         rouge.append(sum(tuned[i].rouge_l - base[i].rouge_l for i in drawn) / 25)
     names = ("reference_loss", "perplexity", "rouge_l")
-    pairs = [(compare_module._ratio(name, base, tuned), compare_module._ratio(name, tuned, base)) for name in names]
+    pairs = [ratios(metric_spec(name), base, tuned) for name in names]
     found = resampled_differences(pairs, 199, 3)
     np.testing.assert_allclose(found, [loss, perplexity, rouge], rtol=1e-9)
     comparison = compare(base, tuned, num_resamples=199, seed=3)
@@ -408,7 +401,7 @@ def test_the_summary_says_that_it_cannot_tell() -> None:
         "The test cannot tell whether the tuned model's answers are better: ROUGE-L "
         "0.21 -> 0.20 (-0.01, 95 % interval -0.07 to +0.05) on 130 test items."
         " A true difference of 0.07 would show in 4 of 5 such tests."
-        " The tuned model is better on token F1. The tuned model is worse on ending by itself."
+        " The tuned model is better on token F1. The tuned model is worse on stopping at the end token."
     )
 
 
@@ -441,7 +434,7 @@ def test_the_summary_says_what_was_forgotten_beside_the_gain(verdict: str, words
 
 def test_a_verdict_needs_both_the_interval_and_the_test() -> None:
     verdicts = {
-        (low, p_value): compare_module._verdict(low, 0.4, p_value, True, 0.95)
+        (low, p_value): metric_verdict(low, 0.4, p_value, True, 0.95)
         for low in (-0.01, 0.01)
         for p_value in (0.03, 0.08)
     }

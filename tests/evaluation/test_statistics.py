@@ -20,6 +20,7 @@ from tuneful.evaluation.statistics import (
     resampled_counts,
     resampled_differences,
     t_quantile,
+    wilson_interval,
     with_pseudo_counts,
 )
 
@@ -182,3 +183,9 @@ def test_the_detectable_difference_is_detected_in_four_of_five_cases() -> None:
     means = generator.normal(0.28, 0.1, 20_000)
     assert (means > 0.196).mean() == pytest.approx(0.8, abs=0.01)
     assert detectable_difference(np.zeros(100), 10, 0.95) is None
+
+
+def test_wilson_agrees_with_the_published_example() -> None:
+    """Newcombe (1998), table I: 81 of 263, and 0 of 20, and 1 of 29, at 95 %."""
+    for hits, num_items, low, high in ((81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+        assert wilson_interval(hits / num_items, num_items, 0.95) == pytest.approx((low, high), abs=1e-4)

@@ -31,10 +31,11 @@ from tuneful.evaluation.forgetting import read_general
 from tuneful.evaluation.gate import check_gate, parse_gate
 from tuneful.evaluation.metrics import AnswerScores, score_answer
 from tuneful.infer.generate import answer
+from tuneful.judge.backends import NoReplyError, OllamaBackend
 from tuneful.judge.calibrate import num_calibration_questions
-from tuneful.judge.client import OllamaBackend, Question, _NoReplyError, _wait_seconds, open_http_judge
+from tuneful.judge.client import _wait_seconds, open_http_judge
 from tuneful.judge.local import resolve_settings
-from tuneful.judge.questions import load_prompt
+from tuneful.judge.questions import Question, load_prompt
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
@@ -244,7 +245,7 @@ def own_prompt(lab: Laboratory) -> str:
 
 
 def first_wait(setting: str) -> bool:
-    return bool(_wait_seconds(_NoReplyError("", again=True), 1, load_config(None, [setting]).judge))
+    return bool(_wait_seconds(NoReplyError("", retry=True), 1, load_config(None, [setting]).judge))
 
 
 def scores(text: str) -> AnswerScores:

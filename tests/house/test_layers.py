@@ -23,7 +23,7 @@ from tuneful import cli
 SOURCE = Path(tuneful.__file__).parent
 FILES = arrows.modules(SOURCE)
 MODULES = sorted(FILES)
-GROUND = ("errors", "types", "config", "console", "files", "signals")
+GROUND = ("errors", "types", "config", "console", "files", "signals", "numbers")
 ORDER = (
     ("data",),
     ("encoding",),

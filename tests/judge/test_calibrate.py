@@ -15,9 +15,10 @@ from tests.judge.test_verdicts import Scripted
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import DataError
-from tuneful.judge.calibrate import Calibration, calibrate, injections, padded, wilson_interval
-from tuneful.judge.client import NoReply, Outcome, Question, Reply
-from tuneful.judge.questions import Item
+from tuneful.judge.calibrate import Calibration, calibrate
+from tuneful.judge.client import AskResult, NoReply, Reply
+from tuneful.judge.probes import injections, padded
+from tuneful.judge.questions import Item, Question
 from tuneful.judge.verdicts import ReplyCache
 
 ITEMS = [
@@ -47,7 +48,7 @@ def judging(score: Callable[[Question], int], winner: Callable[[Question], str] 
         a, b = fair(question, "answer a"), fair(question, "answer b")
         return "tie" if a == b else "A" if a > b else "B"
 
-    def reply(question: Question) -> Outcome:
+    def reply(question: Question) -> AskResult:
         pair = "answer a" in question.user and "winner" in question.user
         said: dict[str, Any] = {"winner": (winner or prefer)(question)} if pair else {"score": score(question)}
         return Reply(json.dumps({"id": question.nonce, **said}))
@@ -144,7 +145,7 @@ def test_the_same_calibration_is_not_asked_for_twice(tmp_path: Path) -> None:
 
 
 def test_a_rubric_is_calibrated_by_its_mean(tmp_path: Path) -> None:
-    def reply(question: Question) -> Outcome:
+    def reply(question: Question) -> AskResult:
         if "winner" in question.user:
             return NoReply("no")
         grades = dict.fromkeys(("correctness", "relevance", "completeness", "clarity"), fair(question))
@@ -169,9 +170,3 @@ def test_padding_adds_length_and_nothing_else() -> None:
 def test_there_are_forty_orders_of_different_wording() -> None:
     assert len(set(injections())) == 40
     assert all(order.strip() for order in injections())
-
-
-def test_wilson_agrees_with_the_published_example() -> None:
-    """Newcombe (1998), table I: 81 of 263, and 0 of 20, and 1 of 29, at 95 %."""
-    for hits, num_items, low, high in ((81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
-        assert wilson_interval(hits / num_items, num_items, 0.95) == pytest.approx((low, high), abs=1e-4)

@@ -14,23 +14,14 @@ from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving,
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError, JudgeError
-from tuneful.judge.client import (
-    HttpJudge,
-    NoReply,
-    OllamaBackend,
-    OpenAIBackend,
-    Outcome,
-    Question,
-    Reply,
-    _NoReplyError,
-    ollama_origin,
-    open_http_judge,
-)
+from tuneful.judge.backends import NoReplyError, OllamaBackend, OpenAIBackend
+from tuneful.judge.client import AskResult, HttpJudge, NoReply, Reply, ollama_origin, open_http_judge
+from tuneful.judge.questions import Question
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
 QUESTION = Question("You grade.", "How good is <answer abc>x</answer abc>?", "abc", SCHEMA)
 SETTINGS = JudgeConfig(timeout_seconds=5, backoff_seconds=0, max_retries=2)
-WIRES = {
+BACKENDS = {
     "ollama": OllamaBackend("http://127.0.0.1:1", MODEL, SETTINGS),
     "openai": OpenAIBackend("http://127.0.0.1:1/v1", MODEL, SETTINGS),
 }
@@ -60,25 +51,25 @@ def judge_at(
     return open_http_judge(f"{wire}/{MODEL}", settings, environment)
 
 
-def asked(judge: HttpJudge, num_questions: int = 1) -> list[Outcome]:
-    outcomes: dict[int, Outcome] = {}
+def asked(judge: HttpJudge, num_questions: int = 1) -> list[AskResult]:
+    results: dict[int, AskResult] = {}
 
-    def on_result(index: int, outcome: Outcome) -> None:
-        assert index not in outcomes
-        outcomes[index] = outcome
+    def on_result(index: int, result: AskResult) -> None:
+        assert index not in results
+        results[index] = result
 
     judge.ask_all([QUESTION] * num_questions, on_result)
-    return [outcomes[index] for index in range(num_questions)]
+    return [results[index] for index in range(num_questions)]
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", BACKENDS)
 def test_a_reply_is_whole_or_none_at_every_byte(wire):
     content = honest_body(wire, TEXT)
-    assert WIRES[wire].read(content, QUESTION) == TEXT
+    assert BACKENDS[wire].read(content, QUESTION) == TEXT
     last = content.rstrip()[-1:]
     for end in range(len(content.rstrip())):
-        with pytest.raises(_NoReplyError):
-            WIRES[wire].read(content[:end], QUESTION)
+        with pytest.raises(NoReplyError):
+            BACKENDS[wire].read(content[:end], QUESTION)
     assert last == b"}"
 
 
@@ -104,7 +95,7 @@ def test_the_double_is_what_ollamas_own_client_takes_for_ollama():
 
 
 def test_ollama_is_asked_with_everything_that_settles_its_reply():
-    body = WIRES["ollama"].body(QUESTION)
+    body = BACKENDS["ollama"].body(QUESTION)
     assert body["options"] == {"num_ctx": 4096, "num_predict": 512, "seed": 123, "temperature": 0.0}
     assert (body["stream"], body["truncate"], body["format"], body["keep_alive"]) == (True, False, SCHEMA, "10m")
     types = importlib.import_module("ollama._types")
@@ -113,7 +104,7 @@ def test_ollama_is_asked_with_everything_that_settles_its_reply():
 
 
 def test_openai_is_asked_under_its_newer_name_of_the_limit_and_others_under_the_older():
-    assert WIRES["openai"].body(QUESTION)["max_tokens"] == 512
+    assert BACKENDS["openai"].body(QUESTION)["max_tokens"] == 512
     at_openai = OpenAIBackend("https://api.openai.com/v1", "gpt", SETTINGS).body(QUESTION)
     assert at_openai["max_completion_tokens"] == 512
     assert "max_tokens" not in at_openai
@@ -170,7 +161,7 @@ def test_the_build_of_a_model_is_part_of_its_identity_and_the_key_is_not():
     assert "canary" not in repr(judge)
 
 
-def test_what_may_pass_is_tried_again_and_what_will_not_is_not():
+def test_a_transient_error_is_retried_and_a_lasting_one_is_not():
     seen: list[int] = []
     error = b'{"error": {"message": "busy"}}'
     for status, num_tries in ((503, 3), (429, 3), (400, 1), (404, 1), (302, 1)):
@@ -259,7 +250,7 @@ def test_a_key_that_is_no_secret_does_not_cut_holes_into_replies():
 
 
 def test_a_judge_can_be_asked_from_inside_a_running_loop():
-    async def notebook() -> list[Outcome]:
+    async def notebook() -> list[AskResult]:
         return asked(judge_at(origin, "ollama"))
 
     with answering(whole) as origin:

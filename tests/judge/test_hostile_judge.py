@@ -4,7 +4,7 @@ import pytest
 from benchmarks import hostile_judge
 from benchmarks.hostile_judge import Ledger, play_round
 
-from tuneful.judge.client import OllamaBackend
+from tuneful.judge.backends import OllamaBackend
 
 
 @pytest.mark.parametrize(("wire", "form"), [("ollama", "json_schema"), ("openai", "text")])

@@ -84,8 +84,8 @@ def test_a_users_prompt_replaces_ours(tmp_path: Path):
     ("text", "message"),
     [
         ("no parts", "expected a line [system]"),
-        ("[system]\n{nonce}\n[user]\n{reply}", "no place {answer}"),
-        ("[system]\nx\n[user]\n{answer} {reply}", "no place {nonce}"),
+        ("[system]\n{nonce}\n[user]\n{reply}", "no placeholder {answer}"),
+        ("[system]\nx\n[user]\n{answer} {reply}", "no placeholder {nonce}"),
         ("[system]\n{nonce}\n[user]\n{answer} {reply} {anwser}", "{anwser} is unknown"),
     ],
 )

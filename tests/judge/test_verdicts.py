@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError
-from tuneful.judge.client import NoReply, OnResult, Outcome, Question, Reply
-from tuneful.judge.questions import Item
+from tuneful.judge.client import AskResult, NoReply, OnResult, Reply
+from tuneful.judge.questions import Item, Question
 from tuneful.judge.verdicts import ReplyCache, ask_cached, judge_items, summarise, verdict_row
 from tuneful.types import Verdict
 
@@ -29,7 +29,7 @@ ITEMS = [
 class Scripted:
     """A judge whose replies a function makes; it keeps what it was asked."""
 
-    reply: Callable[[Question], Outcome]
+    reply: Callable[[Question], AskResult]
     name: str = "scripted"
     identity: Mapping[str, Any] = field(default_factory=lambda: {"wire": "scripted"})
     asked: list[Question] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Scripted:
             on_result(index, self.reply(questions[index]))
 
 
-def scoring(score: Any) -> Callable[[Question], Outcome]:
+def scoring(score: Any) -> Callable[[Question], AskResult]:
     return lambda question: Reply(json.dumps({"id": question.nonce, "score": score}))
 
 
@@ -67,7 +67,7 @@ def test_every_item_has_one_verdict_in_order_with_its_source(tmp_path: Path) -> 
 def test_what_cannot_be_read_or_had_no_reply_is_unscored_and_counted(tmp_path: Path) -> None:
     replies = iter([Reply("fine"), NoReply("HTTP 500 (3 tries)"), *[scoring(60)] * 4])
 
-    def reply(question: Question) -> Outcome:
+    def reply(question: Question) -> AskResult:
         made = next(replies)
         return made(question) if callable(made) else made
 
@@ -109,7 +109,7 @@ def test_a_judge_that_prefers_a_place_sees_ties_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("liked", "score"), [("about", 100), ("rival", 0)])
 def test_a_judge_that_prefers_an_answer_prefers_it_in_both_orders(tmp_path: Path, liked: str, score: int) -> None:
-    def reply(question: Question) -> Outcome:
+    def reply(question: Question) -> AskResult:
         winner = "A" if f"<answer a {question.nonce}>\n{liked}" in question.user else "B"
         return Reply(json.dumps({"id": question.nonce, "winner": winner}))
 
@@ -119,7 +119,7 @@ def test_a_judge_that_prefers_an_answer_prefers_it_in_both_orders(tmp_path: Path
 
 
 def test_one_order_without_a_verdict_leaves_the_pair_unscored(tmp_path: Path) -> None:
-    def reply(question: Question) -> Outcome:
+    def reply(question: Question) -> AskResult:
         if f"<answer a {question.nonce}>\nrival" in question.user:
             return NoReply("no whole reply within 1 s")
         return Reply(json.dumps({"id": question.nonce, "winner": "A"}))
@@ -143,7 +143,7 @@ def test_a_rubric_is_the_mean_of_its_criteria_and_keeps_them(tmp_path: Path) -> 
 def test_nothing_is_asked_twice_and_what_failed_is_asked_again(tmp_path: Path) -> None:
     calls = iter([NoReply("HTTP 503")] * 2 + [Reply("nonsense")] + [None] * 99)
 
-    def reply(question: Question) -> Outcome:
+    def reply(question: Question) -> AskResult:
         return next(calls) or scoring(70)(question)
 
     first, second = Scripted(reply), Scripted(scoring(70))

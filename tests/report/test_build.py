@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tuneful.errors import DataError
+from tuneful.numbers import THIN
 from tuneful.report import answers
 from tuneful.report.build import build_report, make_visible
 from tuneful.report.folder import read_run
 from tuneful.report.judged import view_judged
-from tuneful.report.numbers import THIN
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
 
@@ -106,7 +106,13 @@ def test_the_lowest_validation_loss_is_named(run_folder: Any) -> None:
 def test_only_the_config_is_needed(run_folder: Any) -> None:
     _, text = read_page(build_report(run_folder.path))
     assert "Nothing has been trained in this run yet." in text
-    for missing in ("environment.json is missing", "data.json is missing", "no training step", "no test answers"):
+    for missing in (
+        "Missing data",
+        "environment.json is missing",
+        "data.json is missing",
+        "no training step",
+        "no test answers",
+    ):
         assert missing in text
     assert "learning_rate" in text
 

@@ -1,4 +1,4 @@
-"""The records worth a second look: the most suspicious first, with their texts, and those learned by heart."""
+"""The records worth a second look: those with the highest outlier scores first, with their texts, and those memorised."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tuneful.report.build import build_report
 from tuneful.report.folder import read_run
-from tuneful.report.records import LEAST_SUSPICION, MAX_LISTED, view_records
+from tuneful.report.records import MAX_LISTED, MIN_OUTLIER_SCORE, view_records
 
 
 def row(number: int, **figures: Any) -> dict[str, Any]:
@@ -40,22 +40,22 @@ def written(run_folder: Any, rows: list[dict[str, Any]]) -> Any:
     return run_folder
 
 
-def test_suspects_come_by_suspicion_and_memorised_by_what_they_cost_once(run_folder: Any) -> None:
-    rows = [row(1), row(2, outlier_score=4.0), row(3, outlier_score=9.5), row(4, outlier_score=LEAST_SUSPICION - 0.1)]
+def test_outliers_come_by_their_score_and_memorised_records_by_their_first_loss(run_folder: Any) -> None:
+    rows = [row(1), row(2, outlier_score=4.0), row(3, outlier_score=9.5), row(4, outlier_score=MIN_OUTLIER_SCORE - 0.1)]
     rows += [row(5, memorised=True, loss_first=1.0), row(6, memorised=True, loss_first=3.0), row(7, outlier_score=None)]
     view = view_records(read_run(written(run_folder, rows).path))
-    assert [one.source for one in view.suspects] == ["a.json:3", "a.json:2"]
+    assert [one.source for one in view.outliers] == ["a.json:3", "a.json:2"]
     assert [one.source for one in view.memorised] == ["a.json:6", "a.json:5"]
     assert view.sentence.startswith("Of 7 training records, 2 stayed far harder")
-    assert view.suspects[0].figures == "9.5 spreads above its peers · first sight 2.00 → last sight 1.00"
-    assert (view.suspects[0].instruction, view.suspects[0].answer) == ("Ask a.json:3", "Say a.json:3")
+    assert view.outliers[0].figures == "outlier score 9.5 · first visit 2.00 → last visit 1.00"
+    assert (view.outliers[0].instruction, view.outliers[0].answer) == ("Ask a.json:3", "Say a.json:3")
 
 
 def test_the_lists_are_short_however_many_there_are(run_folder: Any) -> None:
     rows = [row(number, outlier_score=5 + number / 100, memorised=True) for number in range(1, 60)]
     view = view_records(read_run(written(run_folder, rows).path))
-    assert (len(view.suspects), len(view.memorised)) == (MAX_LISTED, MAX_LISTED)
-    assert view.suspects[0].source == "a.json:59"
+    assert (len(view.outliers), len(view.memorised)) == (MAX_LISTED, MAX_LISTED)
+    assert view.outliers[0].source == "a.json:59"
 
 
 def test_the_page_shows_them_escaped_and_has_no_such_section_without_them(run_folder: Any) -> None:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration, data_and_settings
 from tuneful.errors import ConfigError, DataError
+from tuneful.numbers import plural, rough_percent
 
 if TYPE_CHECKING:
     from tuneful.audit.audit import Audit, AuditedRow
@@ -277,14 +278,9 @@ def _facts(checked: Checked) -> dict[str, str]:
 def _named(counts: Mapping[str, int]) -> str:
     """`English 98 %, German 2 %`, the rarest together."""
     total = sum(counts.values())
-    named = [f"{name} {_percent(count, total)}" for name, count in list(counts.items())[:_MOST_NAMED]]
+    named = [f"{name} {rough_percent(count / total)}" for name, count in list(counts.items())[:_MOST_NAMED]]
     rest = sum(list(counts.values())[_MOST_NAMED:])
-    return ", ".join([*named, f"{len(counts) - _MOST_NAMED} more {_percent(rest, total)}"] if rest else named)
-
-
-def _percent(count: int, total: int) -> str:
-    share = 100 * count / total
-    return f"{share:.0f}\u00a0%" if share >= 1 or not count else "under 1\u00a0%"
+    return ", ".join([*named, f"{len(counts) - _MOST_NAMED} more {rough_percent(rest / total)}"] if rest else named)
 
 
 def _show_prompt(checked: Checked, terminal: Terminal) -> None:
@@ -304,7 +300,7 @@ def _show_findings(checked: Checked, terminal: Terminal) -> None:
     findings = checked.audit.findings
     num_findings = checked.audit.num_findings
     counts = ((num_findings, "finding"), (len(findings) - num_findings, "note"))
-    terminal.heading(" and ".join(_number(count, noun) for count, noun in counts if count) or "Nothing was found")
+    terminal.heading(" and ".join(plural(count, noun) for count, noun in counts if count) or "Nothing was found")
     for finding in findings:
         terminal.say()
         _show_finding(finding, terminal)
@@ -316,7 +312,7 @@ def _show_findings(checked: Checked, terminal: Terminal) -> None:
 def _show_finding(finding: Finding, terminal: Terminal) -> None:
     kind = finding.kind
     style = "bold yellow" if kind.severity == "finding" else "bold cyan"
-    terminal.console.print(Text.assemble((kind.title, style), f"  {_number(finding.count, 'record')}"))
+    terminal.console.print(Text.assemble((kind.title, style), f"  {plural(finding.count, 'record')}"))
     _show_pairs([(case.source, case.text) for case in finding.cases], terminal)
     if finding.count > len(finding.cases):
         terminal.say(f"  and {finding.count - len(finding.cases):,} more", style="dim")
@@ -351,7 +347,3 @@ def _show_fixes(fixes: Fixes, terminal: Terminal) -> None:
     )
     for reason, count in fixes.dropped.items():
         terminal.say(f"  dropped {count:,}: {reason.replace('_', ' ')}")
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

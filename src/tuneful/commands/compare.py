@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
     from tuneful.evaluation.compare import Comparison
-    from tuneful.evaluation.gate import Outcome
+    from tuneful.evaluation.gate import GateOutcome
 
 _NUM_CHANGED_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonResult:
-    """B (`tuned`) against A (`base`): the comparison, what comparison.json holds, and what became of each condition of the gate.
+    """B (`tuned`) against A (`base`): the comparison, the document of comparison.json, and the result of each gate condition.
 
     `report` is the page, where an output folder was named.
     """
 
     comparison: Comparison
     document: dict[str, Any]
-    gate: tuple[Outcome, ...] = ()
+    gate: tuple[GateOutcome, ...] = ()
     report: Path | None = None
 
 
@@ -85,11 +85,11 @@ def compare(
     )
     show_comparison(comparison, document["sentence"], terminal, ("A", "B"))
     _show_changed_most(document, pairing, terminal)
-    outcomes = apply_gate(conditions, comparison, document, terminal)
+    gate = apply_gate(conditions, comparison, document, terminal)
     report = _write(output, pairing, config, document) if output is not None else None
     if report is not None:
         terminal.say(f"written: {report}")
-    return ComparisonResult(comparison, document, tuple(outcomes), report)
+    return ComparisonResult(comparison, document, tuple(gate), report)
 
 
 def compare_command(
@@ -122,7 +122,7 @@ def _counted(side: AnsweredSet, num_compared: int, num_left: int) -> str:
 
 
 def _show_changed_most(document: Mapping[str, Any], pairing: Pairing, terminal: Terminal) -> None:
-    """The answers that lost most and those that gained most, one line a side."""
+    """Print the answers with the largest losses and the largest gains, one line a side."""
     changed = sorted(
         (
             (item["gain"], before, after)
@@ -156,7 +156,7 @@ def _write(output: Path, pairing: Pairing, config: Config, document: Mapping[str
     try:
         run.write_config(config)
         for name, side in (("base", pairing.base), ("tuned", pairing.tuned)):
-            # Both under B's sources: the page joins them by source, and A's file may have lain elsewhere.
+            # Both under B's sources: the page joins them by source, and A's sources may name another file.
             rows = zip(side, pairing.tuned, strict=True)
             run.write_rows(f"answers/{name}.jsonl", (_answer_row(one, other.source) for one, other in rows))
         run.write_rows("data/test.jsonl", map(_test_row, pairing.tuned))

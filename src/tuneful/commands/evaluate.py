@@ -1,4 +1,7 @@
-"""`tuneful evaluate`: a judge grades answers, outside any run or those of a finished one."""
+"""`tuneful evaluate`: a judge grades answers, those of a run or of any file.
+
+OUTPUT/scores/NAME.jsonl   OUTPUT/evaluation.json   OUTPUT/calibration.json   OUTPUT/judge/replies.jsonl
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.judge.agreement import Agreement
-    from tuneful.judge.calibrate import Calibration, Figure
+    from tuneful.judge.calibrate import Calibration, CalibrationFigure
     from tuneful.judge.client import Judge
     from tuneful.judge.items import AnswerSet
     from tuneful.judge.verdicts import ReplyCache
@@ -28,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """What a judge gave: the verdicts of each set of answers by its name, in the order of its items, and what they come to.
+    """The verdicts on each set of answers by its name, in the order of its items, and their summary.
 
-    `document` is what evaluation.json of `folder` holds; `calibration` is what was found out about the judge, where that was
-    asked for.
+    `document` is what evaluation.json of `folder` holds; `calibration` is what probes found out about the judge, where that
+    was asked for.
     """
 
     folder: Path
@@ -57,8 +60,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Let the judge of `config` (`judge.model`) grade the answers file or run folder `answers` into the folder `output`.
 
-    `against` is the answers file that a pairwise judge compares with; a run folder brings its own. `ratings` are what people
-    thought of the answers; `calibrate` probes the judge first. Raises InputError where the request is wrong, JudgeError
+    `against` is the answers file that a pairwise judge compares with; a run folder brings its own. `ratings` are people's
+    grades of the answers; `calibrate` probes the judge first. Raises InputError where the request is wrong, JudgeError
     where nothing could be scored.
     """
     from tuneful.config import Config
@@ -73,15 +76,15 @@ def evaluate(
     load_prompt(settings.protocol, settings.prompts)
     sets = answer_sets(answers, config, answer_key, against)
     config = config.model_copy(update={"judge": settings})
-    by_people = _ratings(ratings, settings.protocol)
+    people = _ratings(ratings, settings.protocol)
     folder = _output_folder(answers, output)
     judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
     with open_cache(folder) as cache:
         calibration = _calibrated(sets[-1], judge, config, cache, folder, terminal) if calibrate else None
         verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
     document = evaluation_document(judge, config, verdicts, terminal)
-    if by_people is not None:
-        agreement = agree(verdicts[sets[-1].name], by_people, config.report.confidence)
+    if people is not None:
+        agreement = agree(verdicts[sets[-1].name], people, config.report.confidence)
         document["agreement"] = asdict(agreement)
         _show_agreement(agreement, terminal)
     write_json(folder / "evaluation.json", document)
@@ -143,7 +146,7 @@ def _output_folder(answers: Path, output: Path | None) -> Path:
 def _calibrated(
     judged: AnswerSet, judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
 ) -> Calibration:
-    """What probes with `judged` found out about the judge, shown and written as calibration.json."""
+    """Calibrate the judge with the items of `judged`; the result is printed and written as calibration.json."""
     from tuneful.judge.calibrate import calibrate, in_words, num_calibration_questions
 
     settings = config.judge
@@ -170,7 +173,7 @@ def _calibrated(
     return found
 
 
-def _interval(figure: Figure) -> str:
+def _interval(figure: CalibrationFigure) -> str:
     from tuneful.judge.calibrate import in_words
 
     if figure.low is None or figure.high is None:

@@ -1,1 +1,1 @@
-"""Answers are measured and compared."""
+"""Answers are measured by metrics and compared, with intervals and tests."""

@@ -1,11 +1,12 @@
-"""Answers on disk become two lists over the same items: what `tuneful compare A B` compares.
+"""The two sides of `tuneful compare A B`: answers on disk become two lists over the same items.
 
-A side is a run folder (its tuned answers), an answers file of a run (`RUN/answers/base.jsonl`), or any JSON or JSONL whose
-rows hold `instruction`, `input`, `output` and an answer under `text` or `model_response`. Items are the same where task and
-reference are: sources hang on where a file lay. What only one side answers is counted and left out.
+Stands over `answers.py`, which reads the files. A side is a run folder (its tuned answers), an answers file of a run
+(`RUN/answers/base.jsonl`), or any JSON or JSONL whose rows hold `instruction`, `input`, `output` and an answer under `text`
+or `model_response`. Items are the same where task and reference are: sources depend on the place of a file. What only one
+side answers is counted and left out.
 
-Beside a run's answers lie its other findings, which are taken along: what the references cost the model
-(answers/*-references.jsonl), what a judge gave (scores/), what general text cost (general/).
+The other results of a run are read with its answers: the likelihood of the references (answers/*-references.jsonl), a judge's
+scores (scores/), the loss on general text (general/).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from tuneful.evaluation.forgetting import GeneralScore, score_of_row
 from tuneful.evaluation.metrics import AnswerScores, score_answer
 
 KIND_KEYS = ("kind", "category", "task_type", "task", "type")
-"""Under which of its keys a record says what kind of task it is, the first that holds a short text."""
-_MAX_KIND = 60  # characters; what is longer is a text and no kind
+"""The keys under which a record may name its kind of task; the first that holds a short text counts."""
+_MAX_KIND = 60  # characters; what is longer is a text, not a kind
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One item and one model's answer to it; `finish_reason` is "" and `kind` None where nobody wrote it down."""
+    """One item and one model's answer to it; `finish_reason` is "" and `kind` None where the file does not say."""
 
     source: str
     prompt: str
@@ -43,7 +44,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredSet:
-    """One side of a comparison: `name` as it was asked for, its items in file order, and what general text cost."""
+    """One side of a comparison: `name` as it was asked for, its items in file order, and its loss on general text."""
 
     name: str
     items: tuple[Answered, ...]
@@ -71,7 +72,7 @@ def kind_of(raw: Mapping[str, Any]) -> str | None:
 def read_answered(name: str, config: DataConfig, answer_key: str | None = None) -> AnsweredSet:
     """The answers in `name`, a run folder or a file; DataError, with file and line, for what cannot be compared.
 
-    `config` and `answer_key` as for `items.read_answer_rows`.
+    `config` and `answer_key` as for `read_answer_rows`.
     """
     path = Path(name)
     if path.is_dir():
@@ -143,7 +144,7 @@ def _answered(
 
 
 def _likelihoods(run: Path, side: str) -> dict[str, tuple[float | None, int | None]]:
-    """What each reference cost the model of this side, by source; empty where the run did not write that down."""
+    """Summed nll and number of tokens of each reference under the model of this side, by source; empty where unknown."""
     rows = jsonl_rows(run / "answers" / f"{side}-references.jsonl") or ()
     return {str(row.get("source")): (row.get("nll"), row.get("num_tokens")) for _, row in rows}
 

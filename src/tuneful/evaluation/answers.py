@@ -1,8 +1,9 @@
-"""Answers files become rows beside the records that they answer, whoever wrote them.
+"""Answers files become rows beside the records that they answer.
 
-Two kinds of file. Our own (`answers/*.jsonl` of a run, or what `tuneful generate --data` wrote) hold an answer and the
-`source` of its record: task and reference are looked up there, in the run's data/test.jsonl or in the file that the
-source names. Any other JSON or JSONL holds `instruction`, `input` and `output` beside the answer, in a key of its own.
+Stands under `answered.py` and the judge's `items.py`. Two kinds of file: Tuneful's own (`answers/*.jsonl` of a run, or what
+`tuneful generate --data` wrote) hold an answer and the `source` of its record, whose task and reference are looked up in the
+run's data/test.jsonl or in the file that the source names; any other JSON or JSONL holds `instruction`, `input` and `output`
+beside the answer, in a key of its own.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from tuneful.files import read_lines
 from tuneful.types import Conversation
 
 ANSWER_KEYS = ("text", "model_response")
-"""Where the answer of a foreign row is looked for when nobody says."""
+"""The keys of the answer in a file that is not Tuneful's, where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
-    """An answer as it stands in a file, beside the record that it answers; `row` is all that the file says of it."""
+    """An answer in a file, beside the record that it answers; `row` is the whole row of the file."""
 
     source: str
     text: str
@@ -39,9 +40,9 @@ class AnswerRow:
 
 
 def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = None) -> list[AnswerRow]:
-    """The rows of the answers file `path`; `answer_key` names the key of the answer in a file that is not ours.
+    """The rows of the answers file `path`; `answer_key` names the key of the answer in a file that is not Tuneful's.
 
-    `config` says how the records are read that the answers belong to, unless they belong to a run: that says it itself.
+    `config` says how the records are read that the answers belong to; answers of a run are read by the run's own config.yaml.
     Raises DataError with file and line where a row has no answer, no task or no reference.
     """
     config = _of_its_run(path, config)
@@ -52,17 +53,17 @@ def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = No
 
 
 def jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
-    """(line, row) of a JSONL file of objects; None where the file is none, or nothing."""
+    """(line, row) of a JSONL file of objects; None where the file is missing, empty, or anything else."""
     try:
         lines = list(read_lines(path))
     except OSError:
-        return None  # who needs it says what is wrong
+        return None  # a caller that needs the file says what is wrong
     rows = [(line.number, line.row) for line in lines if line.row is not None]
     return rows if rows and len(rows) == len(lines) else None
 
 
 def task_text(conversation: Conversation) -> str:
-    """What was asked: instruction and input of the last turn, after whatever was said before it."""
+    """What was asked: instruction and input of the last turn, after the system text and the turns before it."""
     *before, last = conversation.turns
     parts = [conversation.system] if conversation.system else []
     for turn in before:
@@ -82,20 +83,20 @@ def run_of(path: Path) -> Path | None:
 
 
 def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
-    """How the run that the file belongs to read its records, else `config`."""
+    """The data configuration of the run that the file belongs to, else `config`."""
     file = run / "config.yaml" if (run := run_of(path)) is not None else None
     return load_config(begun_with=read_yaml(file)).data if file is not None and file.is_file() else config
 
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
-    """(line, row) of an answers file of ours; None where the file is something else."""
+    """(line, row) of an answers file of Tuneful's; None where the file is anything else."""
     rows = jsonl_rows(path)
     is_own = all("instruction" not in row and {"source", "prompt", "text"} <= row.keys() for _, row in rows or ())
     return rows if is_own else None
 
 
 def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnswerRow]:
-    """Our answers with the records that they answer."""
+    """The answers with the records that they answer."""
     records = _records_by_source(path, [str(row["source"]) for _, row in rows], config)
     joined = []
     for number, row in rows:

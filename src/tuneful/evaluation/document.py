@@ -1,4 +1,7 @@
-"""A comparison as `comparison.json` holds it: the two models' scores compared, the gate checked, every item beside them."""
+"""The document of `comparison.json`: the comparison of two models, its sentence, and every item behind it.
+
+Stands over `compare.py` and `forgetting.py`, for `tuneful compare` and for the end of a run.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from tuneful.config import Config
-from tuneful.evaluation.compare import Comparison, as_dict, compare, gains, summary_sentence
+from tuneful.evaluation.compare import Comparison, as_dict, compare, gains
 from tuneful.evaluation.forgetting import GeneralScore, compare_forgetting
 from tuneful.evaluation.metrics import AnswerScores
+from tuneful.evaluation.summary import summary_sentence
 
 
 def compare_models(

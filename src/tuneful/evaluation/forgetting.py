@@ -1,16 +1,16 @@
-"""What a finetuning cost: the same general text under the model before and after.
+"""Forgetting: the loss on the same general text before and after the finetuning.
 
-Two measures, both on text that the finetuning never showed:
+Stands over `metric_comparison.py`, and asks the model for losses. Two measures, both on text that the finetuning never showed:
 
-    forgetting   bits per byte of general text: the built-in sample (judge/general/, written for this project) or a file of
+    forgetting   bits per byte of general text: the built-in sample (evaluation/general/, written for this project) or a file of
                  the user's. Higher after than before: the model has become worse at text of other kinds.
-    kl_to_base        bits per token, of samples that the base model itself wrote at temperature 1, before and after. Their
+    kl_to_base   bits per token of samples that the base model itself wrote at temperature 1, before and after. Their
                  difference is an unbiased estimate of the Kullback-Leibler divergence per token from the base model to the
-                 tuned one: how far the model has moved on what it would have said, whether that was right or wrong.
+                 tuned one: how far the model has moved on what it would have written, right or wrong.
 
-Bits are counted by byte, not by token, so that models with different tokenizers compare. All tokens of a text but its
-first are targets: what a document begins with is chance. Costs a forward pass over sixty
-passages (7,000 tokens) and, before, 500 tokens of generation.
+Bits are counted by byte, not by token, so that models with different tokenizers compare. All tokens of a text but its first are
+targets: how a document begins is chance. The trade: a forward pass over sixty passages (7,000 tokens) under each model and,
+before the training, 500 tokens of generation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ import numpy as np
 from tuneful.config import GenerateConfig
 from tuneful.encoding.template import Origin, Piece
 from tuneful.errors import DataError
-from tuneful.evaluation.compare import FORGETTING, MetricComparison, compare_ratios
+from tuneful.evaluation.metric_comparison import MetricComparison, compare_ratios
+from tuneful.evaluation.metric_specs import FORGETTING
 from tuneful.evaluation.statistics import Ratio
 from tuneful.model.load import context_length
 from tuneful.types import Example
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from tuneful.train.layout import Layout
 
 MAX_GENERAL_BYTES = 1 << 17
-"""As much of a user's general file is read, from its beginning: a minute or two on two cores."""
+"""How much of a user's general file is read, from its beginning: a minute or two on two cores."""
 
 _MAX_PASSAGE_BYTES = 2048
 _NUM_SAMPLES, _SAMPLE_PROMPT_TOKENS, _SAMPLE_TOKENS = 16, 8, 32
@@ -60,10 +61,10 @@ class GeneralText:
 
 @dataclass(frozen=True, slots=True)
 class GeneralScore:
-    """What one stretch costs a model: `nll` nats over `num_tokens` tokens, which are `num_bytes` bytes of text.
+    """The loss of a model on one stretch: `nll` nats over `num_tokens` tokens, which are `num_bytes` bytes of text.
 
-    A sample of the base model's own carries the `token_ids` that every other model reads, the first
-    `num_prompt_tokens` of them given; for a passage both are empty. `sha256` is that of the passage's text.
+    A sample of the base model carries the `token_ids` that every other model reads, the first `num_prompt_tokens` of them
+    given; for a passage both are empty. `sha256` is that of the passage's text.
     """
 
     kind: Literal["passage", "sample"]
@@ -121,7 +122,7 @@ def read_general(general: str) -> list[GeneralText]:
 def score_passages(
     model: PreTrainedModel, encoder: TextEncoder, texts: Sequence[GeneralText], layout: Layout
 ) -> list[GeneralScore]:
-    """What each text costs `model`; a text too long for it is cut into stretches, each scored on its own."""
+    """The loss of `model` on each text; a text too long for it is cut into stretches, each scored on its own."""
     from tuneful.train.loop import record_nll  # here, so that results can be compared without loading torch
 
     room = min(
@@ -136,7 +137,7 @@ def score_passages(
 def write_samples(
     model: PreTrainedModel, encoder: TextEncoder, texts: Sequence[GeneralText], layout: Layout, *, seed: int
 ) -> list[GeneralScore]:
-    """Samples that `model` writes at temperature 1 from the first words of some of `texts`, and what they cost it."""
+    """Samples that `model` writes at temperature 1 from the first words of some of `texts`, and its loss on them."""
     from tuneful.infer.generate import generate
 
     chosen = [texts[len(texts) * index // _NUM_SAMPLES] for index in range(min(_NUM_SAMPLES, len(texts)))]
@@ -154,7 +155,7 @@ def write_samples(
 def score_samples(
     model: PreTrainedModel, encoder: TextEncoder, samples: Sequence[GeneralScore], layout: Layout
 ) -> list[GeneralScore]:
-    """The same token ids, with what they cost `model`."""
+    """The same token ids, with the loss of `model` on them."""
     from tuneful.train.loop import record_nll
 
     examples = [_targets_from(sample.token_ids, sample.num_prompt_tokens, sample.source) for sample in samples]
@@ -176,7 +177,7 @@ def score_samples(
 def covers(
     scores: Sequence[GeneralScore], texts: Sequence[GeneralText], samples: Sequence[GeneralScore] | None = None
 ) -> bool:
-    """Whether `scores`, found in a run that goes on, are those of `texts`, and of the same `samples` where these are given."""
+    """Whether `scores`, found in a resumed run, are those of `texts`, and of the same `samples` where these are given."""
     num_bytes = {text.source: len(text.text.encode("utf-8")) for text in texts}
     found = dict.fromkeys(num_bytes, 0)
     for score in scores:
@@ -190,9 +191,9 @@ def covers(
 def compare_forgetting(
     base: Iterable[GeneralScore], tuned: Iterable[GeneralScore], *, confidence: float, num_resamples: int, seed: int
 ) -> tuple[MetricComparison, ...]:
-    """Forgetting, and the KL to the base model where there are samples, with the intervals over passages and over samples.
+    """Forgetting, and KL to base where there are samples, with the intervals over passages and over samples.
 
-    Only texts that both models read count: the same bytes, or for a sample the same tokens. It has no verdict but
+    Only texts that both models read count: the same bytes, or for a sample the same tokens. KL to base has no verdict but
     "changed" and "cannot tell": to move is what finetuning is for.
     """
     base_by_key, tuned_by_key = _by_text(base), _by_text(tuned)
@@ -201,7 +202,7 @@ def compare_forgetting(
         shared = [key for key in base_by_key if key in tuned_by_key and key[0] == kind]
         if shared:
             pair = tuple(
-                _cost([scores[key] for key in shared], per_byte=kind == "passage")
+                _bits_per([scores[key] for key in shared], per_byte=kind == "passage")
                 for scores in (base_by_key, tuned_by_key)
             )
             found += compare_ratios(
@@ -210,7 +211,7 @@ def compare_forgetting(
     return tuple(found)
 
 
-def _cost(scores: Sequence[GeneralScore], per_byte: bool) -> Ratio:
+def _bits_per(scores: Sequence[GeneralScore], per_byte: bool) -> Ratio:
     bits = np.array([score.nll for score in scores]) / math.log(2)
     return Ratio(
         bits, np.array([score.num_bytes if per_byte else score.num_tokens for score in scores], dtype=np.float64)
@@ -224,7 +225,7 @@ def _passage_score(text: GeneralText, example: Example, nll: float) -> GeneralSc
 
 
 def _token_ids(text: GeneralText, encoder: TextEncoder) -> list[int]:
-    """The text after the tokenizer's own begin token, where it has one; what looks like a control token is none."""
+    """The text after the tokenizer's begin token, where it has one; text that looks like a special token is encoded as text."""
     return [*encoder.bos_token_ids, *encoder.piece_ids(Piece(text.text, Origin.RESPONSE), first=True)]
 
 
@@ -282,8 +283,8 @@ def _jsonl_texts(path: Path, text: str, is_cut: bool) -> Iterator[GeneralText]:
             raise DataError(
                 f"{path}:{number}: not valid JSON; report.general is JSONL whose rows hold `text`"
             ) from None
-        said = row.get("text") if isinstance(row, dict) else None
-        if not isinstance(said, str):
+        passage = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(passage, str):
             raise DataError(f"{path}:{number}: no `text`; report.general is JSONL whose rows hold `text`")
-        if said.strip():
-            yield GeneralText(f"{path.name}:{number}", said)
+        if passage.strip():
+            yield GeneralText(f"{path.name}:{number}", passage)

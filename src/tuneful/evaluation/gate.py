@@ -1,8 +1,8 @@
-"""Conditions that a comparison has to meet: `rouge_l>=0, forgetting<=0.05`.
+"""The gate: conditions that a comparison has to meet, such as `rouge_l>=0, forgetting<=0.05`.
 
-Parsed before anything is trained, so that a misspelt metric costs nothing; checked when the comparison is written. A bare
-name is the difference tuned - base, in the metric's own unit. An ending names another figure: `.low` and `.high` the ends
-of its interval, `.base` and `.tuned` the two values.
+Stands over `compare.py`. Conditions are parsed before anything is trained, so that a misspelt metric costs nothing, and checked
+when the comparison is written. A bare name is the difference tuned - base, in the metric's own unit. An ending names another
+figure: `.low` and `.high` the ends of its interval, `.base` and `.tuned` the two values.
 
     rouge_l>=0              not worse, as far as the test items say
     rouge_l.low>0           surely better
@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneful.errors import ConfigError, GateError
-from tuneful.evaluation.compare import FORGETTING, METRICS, Comparison
+from tuneful.evaluation.compare import Comparison
+from tuneful.evaluation.metric_specs import FORGETTING, METRICS
 
 FIGURES = ("difference", "low", "high", "base", "tuned")
-KNOWN = tuple(spec.name for spec in (*METRICS, *FORGETTING))
+METRIC_NAMES = tuple(spec.name for spec in (*METRICS, *FORGETTING))
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -38,7 +39,7 @@ _EXAMPLE = 'such as "rouge_l>=0, forgetting<=0.05"'
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition: the `figure` of the metric `name` has to stand in the relation `sign` to `limit`."""
+    """One condition: the `figure` of the metric `name`, compared by `sign` with `limit`, has to be true."""
 
     name: str
     figure: str
@@ -51,7 +52,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class GateOutcome:
     """A condition, the figure that was found, and whether it is `met`."""
 
     condition: Condition
@@ -68,19 +69,17 @@ def parse_gate(text: str, where: str = "report.gate") -> tuple[Condition, ...]:
 
 
 def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, has_judge: bool) -> None:
-    """ConfigError, before any work is done, for a condition on what this run is not going to measure."""
+    """Raise ConfigError, before any work is done, for a condition on what this run is not going to measure."""
     for condition in conditions:
         if condition.name in {spec.name for spec in FORGETTING} and not has_general:
             raise ConfigError(f"report.gate: {str(condition)!r} needs general text, and report.general is none")
         if condition.name == "judge_score" and not has_judge:
             raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model names none")
-        if condition.name == "judge_score" and not has_judge:
-            raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model is none")
 
 
-def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[Outcome]:
-    """What became of each condition; ConfigError for a metric that this comparison did not measure."""
-    outcomes = []
+def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[GateOutcome]:
+    """The result of each condition; ConfigError for a metric that this comparison did not measure."""
+    results = []
     for condition in conditions:
         metric = comparison.measured(condition.name)
         if metric is None:
@@ -89,17 +88,17 @@ def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> lis
                 f"{', '.join(one.name for one in (*comparison.metrics, *comparison.forgetting))}"
             )
         found = getattr(metric, condition.figure)
-        outcomes.append(Outcome(condition, found, _COMPARE[condition.sign](found, condition.limit)))
-    return outcomes
+        results.append(GateOutcome(condition, found, _COMPARE[condition.sign](found, condition.limit)))
+    return results
 
 
-def check_met(outcomes: Sequence[Outcome]) -> None:
-    """GateError, with the figures, where a condition is not met."""
-    unmet = [outcome for outcome in outcomes if not outcome.met]
+def check_met(results: Sequence[GateOutcome]) -> None:
+    """Raise GateError, with the figures, where a condition is not met."""
+    unmet = [result for result in results if not result.met]
     if unmet:
         raise GateError(
             f"the gate is not met: {'; '.join(f'{one.condition} (found {one.found:+.4f})' for one in unmet)}. "
-            f"{len(outcomes) - len(unmet)} of {len(outcomes)} conditions are met"
+            f"{len(results) - len(unmet)} of {len(results)} conditions are met"
         )
 
 
@@ -114,9 +113,9 @@ def _condition(text: str, where: str) -> Condition:
             f"{where}: {text.strip()!r} is no condition: expected NAME, one of >= <= > <, a number, {_EXAMPLE}"
         )
     name, figure = found["name"].lower().replace("-", "_"), found["figure"] or "difference"
-    if name not in KNOWN:
-        guess = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5)
-        hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(KNOWN)}"
+    if name not in METRIC_NAMES:
+        guess = difflib.get_close_matches(name, METRIC_NAMES, n=1, cutoff=0.5)
+        hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(METRIC_NAMES)}"
         raise ConfigError(f"{where}: unknown metric `{found['name']}`: {hint}")
     if figure not in FIGURES:
         raise ConfigError(f"{where}: `{name}` has no figure `.{figure}`; there are .{', .'.join(FIGURES)}")

@@ -1,9 +1,9 @@
-"""One answer against one reference: exact match, token F1, ROUGE-L and chrF, without a judge and without a network.
+"""Metrics of one answer against one reference: exact match, token F1, ROUGE-L and chrF, without a judge and without a network.
 
-Answers come from generation, references from the test set; `compare` takes the scores of two models from here. All four
-look at the surface of the text only: a right answer in other words scores low. That is the trade: they cost about ten
-milliseconds for a thousand words, never fail, and give every reader the same number. They rank two models on the same
-items; they do not grade one answer.
+Answers come from generation, references from the test set; `compare.py` takes the scores of two models from here. The trade: all
+four look at the surface of the text only, so a right answer in other words scores low; they cost about ten milliseconds for a
+thousand words, never fail, and are the same number everywhere. They rank two models on the same items; they do not grade one
+answer.
 
 ROUGE-L and chrF agree with the `rouge-score` and `sacrebleu` packages wherever those are meaningful (the tests compare
 them); neither is imported. Where they are not, as rouge-score on Arabic or Chinese, our own Unicode tokens stand in.

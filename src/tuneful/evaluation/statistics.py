@@ -1,7 +1,7 @@
 """Paired statistics: intervals that cover, exact tests, and what a test set of this size could have shown.
 
-Stands under `compare.py` and `forgetting.py`. A measure of one model is a `Ratio` of two sums over items; two models are
-compared on the same items, drawn together.
+Stands under `metric_comparison.py` and the judge's calibration. A measure of one model is a `Ratio` of two sums over items;
+two models are compared on the same items, drawn together.
 
 Intervals are percentile bootstraps (Efron & Tibshirani 1993, chapter 13), widened as Hesterberg (2015, section 5.3)
 proposes: a plain percentile interval is too short by sqrt((n - 1) / n) and takes a normal quantile where a t quantile is
@@ -9,7 +9,7 @@ due, and covers 90 % instead of 95 % at 20 items. Heavy tails and long ones wide
 permutation tests: were the models equal, each item might as well have had its two answers swapped. They are exact where the
 swaps can be counted, else Monte Carlo with a seed (Phipson & Smyth 2010).
 
-What this trades: intervals err to the wide side, by a few percent of their width on usual scores; where only a handful of
+The trade: intervals err to the wide side, by a few percent of their width on usual scores; where only a handful of
 items changed they are too narrow all the same. `benchmarks/coverage.py` measures both.
 
 Legend of shapes: B resamples, R resamples of one chunk, I items, C columns, P pairs.
@@ -153,6 +153,15 @@ def with_pseudo_counts(base: Ratio, tuned: Ratio) -> tuple[Ratio, Ratio]:
         Ratio(np.append(base.numerators, against), np.append(base.denominators, [1.0, 1.0])),
         Ratio(np.append(tuned.numerators, against[::-1]), np.append(tuned.denominators, [1.0, 1.0])),
     )
+
+
+def wilson_interval(share: float, num_items: int, confidence: float) -> tuple[float, float]:
+    """Interval of a share of `num_items` (Wilson 1927): inside 0 to 1, and no point where all items agree."""
+    z = _NORMAL.inv_cdf((1 + confidence) / 2)
+    widened = 1 + z**2 / num_items
+    middle = (share + z**2 / (2 * num_items)) / widened
+    half = z / widened * math.sqrt(share * (1 - share) / num_items + z**2 / (4 * num_items**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def detectable_difference(differences_B: Array, num_items: int, confidence: float) -> float | None:

@@ -1,16 +1,20 @@
-"""A comparison on the terminal: metrics, kinds of task and forgetting as tables, what became of the gate, one sentence."""
+"""A comparison on the terminal: metrics, kinds of task and forgetting as tables, the results of the gate, one sentence.
+
+Stands over `compare.py` and `gate.py`, for `tuneful compare` and for the end of a run.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tuneful.console import Terminal
-from tuneful.evaluation.compare import Comparison, KindComparison, MetricComparison
-from tuneful.evaluation.gate import Condition, Outcome, check_gate
+from tuneful.evaluation.compare import Comparison, KindComparison
+from tuneful.evaluation.gate import Condition, GateOutcome, check_gate
+from tuneful.evaluation.metric_comparison import MetricComparison
 
 
 def show_comparison(comparison: Comparison, sentence: str, terminal: Terminal, columns: tuple[str, str]) -> None:
-    """The comparison as tables, and its sentence; `columns` head the two models."""
+    """Print the comparison as tables, and its sentence; `columns` head the two models."""
     difference = f"difference, {comparison.confidence:.0%} interval"
     terminal.heading(f"{columns[0].capitalize()} against {columns[1]}, {comparison.num_items} test records")
     terminal.table(
@@ -30,14 +34,14 @@ def show_comparison(comparison: Comparison, sentence: str, terminal: Terminal, c
 
 def apply_gate(
     conditions: tuple[Condition, ...], comparison: Comparison, document: dict[str, Any], terminal: Terminal
-) -> list[Outcome]:
-    """Check the gate, show what became of it, and note it in the document of comparison.json."""
-    outcomes = check_gate(conditions, comparison)
-    for outcome in outcomes:
-        terminal.say(f"gate  {outcome}", style="green" if outcome.met else "red")
-    if outcomes:
-        document["gate"] = [{"condition": str(one.condition), "found": one.found, "met": one.met} for one in outcomes]
-    return outcomes
+) -> list[GateOutcome]:
+    """Check the gate, print its results, and add them to the document of comparison.json."""
+    results = check_gate(conditions, comparison)
+    for result in results:
+        terminal.say(f"gate  {result}", style="green" if result.met else "red")
+    if results:
+        document["gate"] = [{"condition": str(one.condition), "found": one.found, "met": one.met} for one in results]
+    return results
 
 
 def p_in_words(metric: MetricComparison) -> str:

@@ -1,8 +1,8 @@
-"""Does the judge grade as people do? Ratings of a person beside scores of a judge, in two figures.
+"""Agreement of a judge's scores with people's ratings, in two figures.
 
 Stands beside calibration. Quadratic weighted kappa says how far the two agree in which band an answer belongs, beyond
-chance; Spearman's rank correlation whether they put answers into the same order. The formulas are written out: a
-statistics library would be a dependency for forty lines.
+chance; Spearman's rank correlation whether they put answers into the same order. The trade: the formulas are written out, forty
+lines instead of the dependency on a statistics library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Agreement:
     """A judge against a person on `num_items` answers that both graded; `num_unmatched` ratings found no score.
 
     `kappa` is quadratic weighted kappa over five bands, -1 to 1; `spearman` lies in `low` to `high`. None where one of the
-    two gave everything the same grade, which leaves nothing to agree on.
+    two gave every answer the same grade, which leaves the figure undefined.
     """
 
     num_items: int

@@ -1,13 +1,13 @@
-"""A judge's reply becomes a verdict, or the reason why it is none: one reading for each form, and no guessing.
+"""The grammar of replies: a judge's reply becomes a score, a rubric or a preference, or `Unreadable` with the reason.
 
-Stands between the client, which brings whole replies, and the tally. Two forms of reply:
+Stands between the client, which gives whole replies, and `verdicts.py`. Each form has one reading, and nothing is guessed:
 
     object   {"id": "3f9a0c1d5e7b2468", "score": 85}     one JSON object, alone or in one code fence, that carries the
                                                         code of its item: text copied out of an answer cannot
     plain    85   85.   85/100   **85**   ８５   Score: 85   one line; or prose whose last line is such a labelled score
 
-The trade: a reply that a person could make out but that has no form of these stays unscored. It is counted, shown with
-its reason and bounded in the mean; a wrong reading would be neither. docs/judges.md lists every form.
+The trade: a reply that a person could read but that has none of these forms stays unscored. It is counted, shown with its
+reason, and bounds the mean; a wrong reading would do none of that. docs/judges.md lists every form.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CRITERIA = ("correctness", "relevance", "completeness", "clarity")
 _MAX_DEPTH_TEXT = 64 * 1024  # a verdict is a line; json's own recursion ends long before this is reached
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.S)
 _THINKING = ("<think>", "</think>")
-_MARKS = r"[*_`\[\]]*"  # emphasis and brackets stand around a number, never inside it
+_MARKS = r"[*_`\[\]]*"  # emphasis and brackets around a number, never inside it
 _SCORE_LINE = re.compile(
     rf"{_MARKS}(?P<label>(?:(?:final|overall|total)\s+)?(?:score|rating|grade){_MARKS}\s*[:=]?\s*{_MARKS}\s*)?"
     rf"(?P<number>[-−]?(?:0|[1-9][0-9]{{0,8}})(?:\.[0-9]{{1,6}})?){_MARKS}"
@@ -38,7 +38,7 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A reply that is no verdict, and why."""
+    """A reply without a verdict, and the reason."""
 
     reason: str
 
@@ -63,27 +63,27 @@ def read_score(reply: str, *, nonce: str | None, answer: str) -> float | Unreada
     """The score of a reply, 0 to 100.
 
     With a `nonce` the reply is an object that carries it as `id`; without, a plain score or an object with `score` alone.
-    A plain reply that stands in the `answer` under judgement may have been copied from it, and is none.
+    A plain reply that occurs in the judged `answer` may have been copied from it, and is unreadable.
     """
-    said = _said(reply)
-    if isinstance(said, Unreadable):
-        return said
-    if nonce is not None or said.startswith("{"):
-        found = _object(said, nonce)
+    text = _without_wrapping(reply)
+    if isinstance(text, Unreadable):
+        return text
+    if nonce is not None or text.startswith("{"):
+        found = _object(text, nonce)
         if isinstance(found, Unreadable):
             return found
-        if nonce is None and said in answer:
+        if nonce is None and text in answer:
             return _COPIED
         return _number(found, "score")
-    if _has_thoughts(reply) and reply.strip() in answer:
+    if _has_thinking(reply) and reply.strip() in answer:
         return _COPIED
-    return _plain_score(said, answer)
+    return _plain_score(text, answer)
 
 
 def read_rubric(reply: str, *, nonce: str) -> Rubric | Unreadable:
     """The four criteria and the reason of a reply; it is an object that carries `nonce`."""
-    said = _said(reply)
-    found = said if isinstance(said, Unreadable) else _object(said, nonce)
+    text = _without_wrapping(reply)
+    found = text if isinstance(text, Unreadable) else _object(text, nonce)
     if isinstance(found, Unreadable):
         return found
     scores: dict[str, float] = {}
@@ -98,51 +98,51 @@ def read_rubric(reply: str, *, nonce: str) -> Rubric | Unreadable:
 
 def read_winner(reply: str, *, nonce: str | None, answers: tuple[str, str]) -> Winner | Unreadable:
     """Which of two `answers`, A and B, a reply prefers; forms as for `read_score`, with `winner` for `score`."""
-    said = _said(reply)
-    if isinstance(said, Unreadable):
-        return said
-    if nonce is not None or said.startswith("{"):
-        found = _object(said, nonce)
+    text = _without_wrapping(reply)
+    if isinstance(text, Unreadable):
+        return text
+    if nonce is not None or text.startswith("{"):
+        found = _object(text, nonce)
         if isinstance(found, Unreadable):
             return found
-        if nonce is None and any(said in answer for answer in answers):
+        if nonce is None and any(text in answer for answer in answers):
             return _COPIED
         winner = found.get("winner")
         if winner in ("A", "B", "tie"):
             return winner  # type: ignore[no-any-return]
         return Unreadable(f"`winner` is {_shown(winner)}, none of A, B and tie" if "winner" in found else "no `winner`")
-    if (match := _WINNER.fullmatch(said)) is None:
+    if (match := _WINNER.fullmatch(text)) is None:
         return Unreadable("neither A nor B nor tie")
-    if any(_is_a_line_of(said, answer) or (_has_thoughts(reply) and reply.strip() in answer) for answer in answers):
+    if any(_is_a_line_of(text, answer) or (_has_thinking(reply) and reply.strip() in answer) for answer in answers):
         return _COPIED
     return {"A": "A", "B": "B", "TIE": "tie"}[match["winner"].upper()]  # type: ignore[return-value]
 
 
-def _said(reply: str) -> str | Unreadable:
-    """The reply without the thoughts in front of it, and without the code fence and the white space around it."""
-    said = reply.strip()
-    if _has_thoughts(said):
-        _, closed, said = said.partition(_THINKING[1])
+def _without_wrapping(reply: str) -> str | Unreadable:
+    """The reply without the thinking block in front of it, and without the code fence and the white space around it."""
+    text = reply.strip()
+    if _has_thinking(text):
+        _, closed, text = text.partition(_THINKING[1])
         if not closed:
             return Unreadable("the judge was still thinking when its reply ended")
-        said = said.strip()
-    if fence := _FENCE.fullmatch(said):
-        said = fence[1].strip()
-    return said or Unreadable("an empty reply")
+        text = text.strip()
+    if fence := _FENCE.fullmatch(text):
+        text = fence[1].strip()
+    return text or Unreadable("an empty reply")
 
 
-def _has_thoughts(reply: str) -> bool:
+def _has_thinking(reply: str) -> bool:
     return reply.strip().startswith(_THINKING[0])
 
 
-def _object(said: str, nonce: str | None) -> dict[str, Any] | Unreadable:
-    """The one JSON object that `said` is, with the `id` that it has to carry."""
-    if not said.startswith("{"):
+def _object(text: str, nonce: str | None) -> dict[str, Any] | Unreadable:
+    """The one JSON object in `text`, with the `id` that it has to carry."""
+    if not text.startswith("{"):
         return Unreadable("not the JSON object that was asked for")
-    if len(said) > _MAX_DEPTH_TEXT:
-        return Unreadable(f"an object of {len(said):,} characters")
+    if len(text) > _MAX_DEPTH_TEXT:
+        return Unreadable(f"an object of {len(text):,} characters")
     try:
-        found = json.loads(said, object_pairs_hook=_unique, parse_constant=_no_constant)
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         return Unreadable(f"not one valid JSON object: {str(error)[:80]}")
     if nonce is not None and found.get("id") != nonce:
@@ -176,9 +176,9 @@ def _in_range(value: float, shown: str) -> float | Unreadable:
     return Unreadable(f"{shown} is outside 0 to 100")
 
 
-def _plain_score(said: str, answer: str) -> float | Unreadable:
-    """The score on the one line of `said`, or on the last one where that is the only labelled score."""
-    lines = [line.strip() for line in said.translate(_FULL_WIDTH).splitlines() if line.strip()]
+def _plain_score(text: str, answer: str) -> float | Unreadable:
+    """The score on the one line of `text`, or on the last one where that is the only labelled score."""
+    lines = [line.strip() for line in text.translate(_FULL_WIDTH).splitlines() if line.strip()]
     scores = [_SCORE_LINE.fullmatch(line) for line in lines]
     last = scores[-1]
     if last is None:
@@ -191,8 +191,8 @@ def _plain_score(said: str, answer: str) -> float | Unreadable:
     return _in_range(float(last["number"].replace("−", "-")), last["number"])
 
 
-def _is_a_line_of(said: str, answer: str) -> bool:
-    return any(line.strip() == said for line in answer.splitlines())
+def _is_a_line_of(text: str, answer: str) -> bool:
+    return any(line.strip() == text for line in answer.splitlines())
 
 
 def _shown(value: Any) -> str:

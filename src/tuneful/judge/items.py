@@ -1,4 +1,7 @@
-"""Answers become items to judge: a task, its reference, an answer, and under a pairwise protocol the answer of a rival."""
+"""Answers files become items to judge: a task, its reference, an answer, and under `pairwise` the rival answer.
+
+Stands between `evaluation/answers.py`, which reads the files, and `run.py`, which has the items judged.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ def read_answers(path: Path, config: DataConfig, answer_key: str | None = None) 
 
 def paired(items: Sequence[Item], rivals: Sequence[Item]) -> list[Item]:
     """`items`, each with the answer of the rival of the same source; DataError where one has none."""
-    found = {rival.source: rival for rival in rivals}
+    rival_of = {rival.source: rival for rival in rivals}
     for item in items:
-        if item.source not in found:
+        if item.source not in rival_of:
             raise DataError(f"{item.source}: only one of the two files answers it; a comparison needs both")
-        if found[item.source].task != item.task:
+        if rival_of[item.source].task != item.task:
             raise DataError(f"{item.source}: the two files hold different tasks under it")
     return [
-        Item(item.source, item.task, item.reference, item.answer, rival=found[item.source].answer) for item in items
+        Item(item.source, item.task, item.reference, item.answer, rival=rival_of[item.source].answer) for item in items
     ]

@@ -1,8 +1,9 @@
-"""Judges inside this process: a GGUF file in llama.cpp, or a model folder in transformers; and the door to every judge.
+"""Judges inside this process, a GGUF file in llama.cpp or a model folder in transformers; and `open_judge` for every kind.
 
-`gguf:FILE` runs llama.cpp's own server (package xllamacpp) on a loopback port that only this process has the key to, and
-speaks to it as to any other: one way of asking, tested once. `model:FOLDER` answers through our own generation, in
-batches; nothing holds its replies to a form, so it is asked for plain text.
+`gguf:FILE` runs llama.cpp's own server (package xllamacpp) on a loopback port that only this process has the key to, and uses
+the same HTTP client as for any other server: one way of asking, tested once. `model:FOLDER` answers through the package's own
+generation, in batches. The trade: nothing holds its replies to a schema, so it is asked for plain text, and more of its replies
+are unreadable.
 """
 
 from __future__ import annotations
@@ -19,17 +20,8 @@ from typing import Any
 from tuneful.config import Config, JudgeConfig, TemplateConfig
 from tuneful.errors import ConfigError, DataError, JudgeError
 from tuneful.files import sha256_of
-from tuneful.judge.client import (
-    HttpJudge,
-    Judge,
-    NoReply,
-    OnResult,
-    Outcome,
-    Question,
-    Reply,
-    open_http_judge,
-    openai_judge,
-)
+from tuneful.judge.client import AskResult, HttpJudge, Judge, NoReply, OnResult, Reply, open_http_judge, openai_judge
+from tuneful.judge.questions import Question
 from tuneful.types import Answer, Conversation, Turn
 
 AnswerAll = Callable[[Sequence[Conversation]], list[Answer]]
@@ -41,7 +33,7 @@ _BATCH = 16
 
 
 def resolve_settings(settings: JudgeConfig) -> JudgeConfig:
-    """`settings` with `judge.reply_format` settled; ConfigError where the judge is none, or cannot be held to a form."""
+    """`settings` with `judge.reply_format` resolved; ConfigError where no judge is named, or it cannot be held to a schema."""
     name = settings.model or ""
     kind = next((kind for kind in ("ollama/", "openai/", "gguf:", "model:") if name.startswith(kind)), None)
     if kind is None or name == kind:
@@ -59,7 +51,7 @@ def open_judge(settings: JudgeConfig, load: Callable[[str], tuple[str, AnswerAll
     """The judge that `judge.model` names, ready to be asked; `settings` are resolved.
 
     `load` loads a model folder: its fingerprint, and a function that answers conversations. Raises ConfigError or
-    ModelError for a judge that cannot be, JudgeError for one that cannot be reached.
+    ModelError for a judge that does not exist, JudgeError for one that cannot be reached.
     """
     name = settings.model
     assert name is not None
@@ -81,7 +73,7 @@ def check_judge(settings: JudgeConfig) -> None:
 
 
 def model_config(config: Config, folder: str) -> Config:
-    """`config` for generation with a judge's model: its folder, temperature and limit of tokens, and no template of ours."""
+    """`config` for generation with a judge's model: its folder, temperature and limit of tokens, and the default template."""
     generate = config.generate.model_copy(
         update={"max_new_tokens": config.judge.max_tokens, "temperature": config.judge.temperature or 0.0}
     )
@@ -98,31 +90,31 @@ class ModelJudge:
     answer_all: AnswerAll
 
     def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
-        """Ask everything, in order; a reply that ran into the limit of tokens is none."""
+        """Ask everything, in order; a reply that reached the limit of tokens does not count."""
         for start in range(0, len(questions), _BATCH):
             batch = questions[start : start + _BATCH]
             asked = [
-                # The response stands for the one that is asked for: a prompt is rendered without it.
+                # The response is a placeholder: a prompt is rendered without it.
                 Conversation(question.system, (Turn(question.user, "", "?"),), "the question")
                 for question in batch
             ]
-            for index, outcome in enumerate(self._outcomes(asked)):
-                on_result(start + index, outcome)
+            for index, result in enumerate(self._results(asked)):
+                on_result(start + index, result)
 
-    def _outcomes(self, asked: Sequence[Conversation]) -> list[Outcome]:
+    def _results(self, asked: Sequence[Conversation]) -> list[AskResult]:
         try:
             answers = self.answer_all(asked)
         except DataError as error:  # a prompt is too long for the model; the others still have their reply
             if len(asked) == 1:
                 return [NoReply(str(error))]
-            return [outcome for one in asked for outcome in self._outcomes([one])]
+            return [result for one in asked for result in self._results([one])]
         cut = NoReply("the reply was cut at judge.max_tokens")
         return [Reply(answer.text) if answer.finish_reason == "stop" else cut for answer in answers]
 
 
 @dataclass(frozen=True, slots=True)
 class GgufJudge:
-    """A GGUF file in llama.cpp, whose `server` lives as long as this does."""
+    """A GGUF file in llama.cpp; its `server` runs as long as this object exists."""
 
     client: HttpJudge
     server: Any = field(repr=False)
@@ -138,7 +130,7 @@ class GgufJudge:
         return self.client.identity
 
     def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
-        """Ask everything; `on_result` is told of each outcome as it comes."""
+        """Ask everything; `on_result` is called with each result as it comes."""
         self.client.ask_all(questions, on_result)
 
 
@@ -160,7 +152,7 @@ def _gguf_file(name: str) -> Path:
 
 
 def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) -> Any:
-    """llama.cpp's server with the model `file`, listening on loopback until it is let go.
+    """llama.cpp's server with the model `file`, listening on loopback until it is garbage-collected.
 
     `num_ctx` tokens for each of `num_slots` questions at once. Raises ConfigError without xllamacpp, JudgeError where
     llama.cpp cannot load the file.
@@ -177,7 +169,7 @@ def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) ->
     params.api_keys = [key]
     params.warmup = False
     for threads in (params.cpuparams, params.cpuparams_batch):
-        # As torch does. llama.cpp's threads wait by spinning, which on a busy machine costs more than they bring.
+        # As torch does. llama.cpp's threads wait by spinning, which on a busy machine costs more than it gains.
         threads.n_threads = int(os.environ.get("OMP_NUM_THREADS") or -1)
         threads.poll = 0
     params.verbosity = 0
@@ -185,5 +177,5 @@ def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) ->
     logging.getLogger("xllamacpp").setLevel(logging.ERROR)
     try:
         return xllamacpp.Server(params)
-    except Exception as error:  # whatever C++ throws arrives as the type that Cython chose
+    except Exception as error:  # a C++ exception arrives as the type that Cython chose
         raise JudgeError(f"llama.cpp cannot load {file}: {json.dumps(str(error))[:200]}") from None

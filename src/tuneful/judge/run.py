@@ -1,7 +1,9 @@
-"""A judge grades sets of answers: a folder's scores, and the same in numbers.
+"""A judge grades sets of answers, and what it gave is written into a folder: for `tuneful evaluate` and for the end of a run.
 
-OUTPUT/scores/NAME.jsonl     a verdict an item             OUTPUT/evaluation.json   the same in numbers
-OUTPUT/judge/replies.jsonl   what the judge said: nothing is asked twice
+    OUTPUT/scores/NAME.jsonl     a verdict an item                       OUTPUT/evaluation.json   the same in numbers
+    OUTPUT/judge/replies.jsonl   the judge's replies: no question is asked twice
+
+Stands at the top of this room, over `items.py`, `verdicts.py` and `local.py`.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from tuneful.judge.client import Judge
 from tuneful.judge.items import AnswerSet, paired, read_answers
 from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge, resolve_settings
 from tuneful.judge.questions import Item, load_prompt
-from tuneful.judge.verdicts import Evaluation, ReplyCache, judge_items, num_questions, summarise, verdict_row
+from tuneful.judge.verdicts import ReplyCache, ScoreSummary, judge_items, num_questions, summarise, verdict_row
 from tuneful.types import Answer, Conversation, Verdict
 
 REPLIES = Path("judge") / "replies.jsonl"
 
 
 def check_judge_is_there(config: Config) -> None:
-    """Raise, before any work is done, where the judge of a run is named wrongly or is not to be reached."""
+    """Raise, before any work is done, where the judge of a run is named wrongly or cannot be reached."""
     settings = resolve_settings(config.judge)
     load_prompt(settings.protocol, settings.prompts)
     check_judge(settings)
@@ -90,7 +92,7 @@ def _pairs(answers: AnswerSet, rivals: AnswerSet) -> AnswerSet:
 
 @contextmanager
 def open_cache(folder: Path) -> Iterator[ReplyCache]:
-    """The replies kept in the output folder; ConfigError where it cannot be written, or somebody else is at it."""
+    """The replies kept in the output folder; ConfigError where it cannot be written, or another process is judging into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,28 +124,28 @@ def evaluation_document(
     judge: Judge, config: Config, verdicts: Mapping[str, list[Verdict]], terminal: Terminal
 ) -> dict[str, Any]:
     """All verdicts in numbers, shown and as evaluation.json holds them."""
-    evaluations = {
+    summaries = {
         name: summarise(own, confidence=config.report.confidence, seed=config.train.seed)
         for name, own in verdicts.items()
     }
-    show_evaluations(evaluations, terminal)
-    answers = {name: asdict(evaluation) for name, evaluation in evaluations.items()}
+    show_summaries(summaries, terminal)
+    answers = {name: asdict(summary) for name, summary in summaries.items()}
     return {"judge": judge.name, "protocol": config.judge.protocol, "answers": answers}
 
 
-def show_evaluations(evaluations: Mapping[str, Evaluation], terminal: Terminal) -> None:
-    """Every set in a line, and why items were not scored."""
-    first = next(iter(evaluations.values()))
+def show_summaries(summaries: Mapping[str, ScoreSummary], terminal: Terminal) -> None:
+    """Print every set of answers as a line of a table, and why items were not scored."""
+    first = next(iter(summaries.values()))
     terminal.heading(f"Judged by {first.judge}, protocol {first.protocol}")
     rows = []
-    for name, one in evaluations.items():
+    for name, one in summaries.items():
         mean = "-" if one.mean is None else f"{one.mean:.1f}"
         interval = "" if one.low is None else f"[{one.low:.1f}, {one.high:.1f}]"
         bounds = f"{one.mean_if_worst:.1f} to {one.mean_if_best:.1f}"
         rows.append([name, f"{one.num_scored} + {one.num_unscored} = {one.num_items}", mean, interval, bounds])
     columns = ["", "scored + unscored", "mean", f"{first.confidence:.0%} interval", "were the unscored 0 to 100"]
     terminal.table(columns, rows)
-    for name, one in evaluations.items():
+    for name, one in summaries.items():
         for criterion, value in one.criteria.items():
             terminal.say(f"  {name} {criterion}: {value:.1f}")
         for reason, count in one.unscored.items():
@@ -153,7 +155,7 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], terminal: Terminal) 
 def load_judge_model(folder: str, config: Config, notify: Callable[[str], None]) -> tuple[str, AnswerAll]:
     """The fingerprint of a model folder, and generation with it.
 
-    Its prompts are rendered by the template that the folder names, else by its tokenizer's own, else by the default one.
+    Its prompts are rendered by the template that the folder names, else by its tokenizer's chat template, else by the default.
     """
     from tuneful.infer.session import LoadedModel, with_saved_template
     from tuneful.model.load import fingerprint, load_model

@@ -1,11 +1,11 @@
-"""Answers are weighed: items become questions, replies become verdicts, and every item ends scored or named unscored.
+"""Verdicts: items become questions, replies become verdicts, and every item ends scored, or unscored with a reason.
 
     Item -> Prompt.question -> cache? -> Judge -> Reply -> grammar -> Verdict             scored + unscored = items
 
-A whole reply is written to the cache before it is read, one line each, so that whatever ends the work, nothing is judged
-twice; what got no reply is asked anew the next time. The trade: the cache trusts a judge to be the same under the same
-identity (Ollama's digest, a file's checksum, an address), which an address alone cannot promise; remove the file to
-judge anew.
+Stands over the client, the questions and the grammar. A whole reply is written to the cache before it is read, one line each, so
+that nothing is judged twice after a kill; a question without a reply is asked again the next time. The trade: the cache takes a
+judge to be the same under the same identity (Ollama's digest, a file's checksum, an address), which an address alone cannot
+promise; remove the file to judge anew.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError
 from tuneful.evaluation.statistics import Array, interval, resampled_counts
 from tuneful.files import AppendLog, held
-from tuneful.judge.client import Judge, NoReply, Outcome, Question, Reply
+from tuneful.judge.client import AskResult, Judge, NoReply, Reply
 from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner
-from tuneful.judge.questions import Item, Prompt, load_prompt
+from tuneful.judge.questions import Item, Prompt, Question, load_prompt
 from tuneful.types import Verdict
 
 Preference = Literal["won", "lost", "tie"]
-"""How an item's answer fared against its rival."""
+"""Whether an item's answer won against its rival."""
 
 _SCORE_OF: Mapping[Preference, float] = {"won": 100.0, "lost": 0.0, "tie": 50.0}
 _MAX_RAW_CHARACTERS = 20_000
@@ -40,7 +40,7 @@ _NUM_RESAMPLES = 10_000
 
 
 class ReplyCache:
-    """Whole replies by what was asked of whom, in a file that grows by a line a reply, on disk before it is read.
+    """Whole replies by a hash of question and judge, in a file that grows by a line a reply, on disk before it is read.
 
     Use `ReplyCache.open`; a line that a kill cut short is dropped when the file is opened.
     """
@@ -79,7 +79,7 @@ class ReplyCache:
         return self._replies.get(key)
 
     def put(self, key: str, reply: str) -> None:
-        """Keep a reply; it survives the end of this process, and of the machine's power, however that comes."""
+        """Keep a reply; it survives a kill of this process and a power cut."""
         self._replies[key] = reply
         self._log.add({"key": key, "reply": reply})
 
@@ -92,18 +92,18 @@ def judge_items(
     judge: Judge,
     settings: JudgeConfig,
     cache: ReplyCache,
-    advance: Callable[[int], None] = lambda num_items: None,
+    advance: Callable[[int], None] = lambda num_questions: None,
 ) -> list[Verdict]:
-    """The verdict on every item, in order; `advance` hears of items that are through.
+    """The verdict on every item, in order; `advance` is called with the number of questions that are done.
 
-    Raises ConfigError where the prompt files cannot serve; failures of the judge are verdicts without a score.
+    Raises ConfigError where a prompt file is unusable; failures of the judge are verdicts without a score.
     """
     prompt = load_prompt(settings.protocol, settings.prompts)
     asked = [_questions(prompt, item, settings) for item in items]
-    outcomes = ask_cached([question for questions in asked for question in questions], judge, settings, cache, advance)
+    results = ask_cached([question for questions in asked for question in questions], judge, settings, cache, advance)
     verdicts, at = [], 0
     for item, questions in zip(items, asked, strict=True):
-        verdicts.append(_verdict(item, questions, outcomes[at : at + len(questions)], judge.name, settings.protocol))
+        verdicts.append(_verdict(item, questions, results[at : at + len(questions)], judge.name, settings.protocol))
         at += len(questions)
     assert len(verdicts) == len(items)
     return verdicts
@@ -117,10 +117,10 @@ def ask_cached(
     advance: Callable[[int], None] = lambda num_questions: None,
     *,
     again: int = 0,
-) -> list[Outcome]:
-    """The outcome of every question, in order: from the cache, or from the judge and then into the cache.
+) -> list[AskResult]:
+    """The result of every question, in order: from the cache, or from the judge and then into the cache.
 
-    Equal questions are asked once. `again` counts how often the same was asked before, for who wants a second reply.
+    Equal questions are asked once. `again` above 0 asks for another reply than the earlier ones to the same question.
     """
     keys = [_key(question, judge, settings, again) for question in questions]
     missing = {key: question for key, question in zip(keys, questions, strict=True) if cache.get(key) is None}
@@ -129,12 +129,12 @@ def ask_cached(
     failures: dict[str, NoReply] = {}
     order = list(missing)
 
-    def on_result(index: int, outcome: Outcome) -> None:
+    def on_result(index: int, result: AskResult) -> None:
         key = order[index]
-        if isinstance(outcome, Reply):
-            cache.put(key, outcome.text)
+        if isinstance(result, Reply):
+            cache.put(key, result.text)
         else:
-            failures[key] = outcome
+            failures[key] = result
         advance(num_waiting[key])
 
     judge.ask_all([missing[key] for key in order], on_result)
@@ -147,7 +147,7 @@ def num_questions(protocol: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class ScoreSummary:
     """The verdicts on one set of answers in numbers: `num_scored + num_unscored == num_items`.
 
     `mean` is over the scored items, `low` to `high` its bootstrap interval; None where nothing was scored.
@@ -174,13 +174,13 @@ class Evaluation:
         assert sum(self.unscored.values()) == self.num_unscored, self
 
 
-def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) -> Evaluation:
+def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) -> ScoreSummary:
     """`verdicts` of one judge under one protocol, in numbers; at least one verdict."""
     scores = np.array([verdict.score for verdict in verdicts if verdict.score is not None], dtype=np.float64)
     num_items, num_unscored = len(verdicts), len(verdicts) - len(scores)
     mean = float(scores.mean()) if len(scores) else None
     low, high = mean_interval(scores, confidence, seed) if len(scores) > 1 else (mean, mean)
-    return Evaluation(
+    return ScoreSummary(
         judge=verdicts[0].judge,
         protocol=verdicts[0].protocol,
         num_items=num_items,
@@ -230,19 +230,19 @@ def _questions(prompt: Prompt, item: Item, settings: JudgeConfig) -> list[Questi
 
 
 def _verdict(
-    item: Item, questions: Sequence[Question], outcomes: Sequence[Outcome], judge: str, protocol: str
+    item: Item, questions: Sequence[Question], results: Sequence[AskResult], judge: str, protocol: str
 ) -> Verdict:
-    said = [outcome.text[:_MAX_RAW_CHARACTERS] if isinstance(outcome, Reply) else "" for outcome in outcomes]
-    raw = said[0] if len(said) == 1 else json.dumps(said, ensure_ascii=False)
+    texts = [result.text[:_MAX_RAW_CHARACTERS] if isinstance(result, Reply) else "" for result in results]
+    raw = texts[0] if len(texts) == 1 else json.dumps(texts, ensure_ascii=False)
 
     def unscored(reason: str) -> Verdict:
         return Verdict(item.source, judge, protocol, None, reason, raw)
 
     read: list[float | Rubric | Preference] = []
-    for question, outcome, swapped in zip(questions, outcomes, (False, True), strict=False):
-        if isinstance(outcome, NoReply):
-            return unscored(outcome.reason)
-        found = read_outcome(item, outcome.text, question, protocol, swapped=swapped)
+    for question, result, swapped in zip(questions, results, (False, True), strict=False):
+        if isinstance(result, NoReply):
+            return unscored(result.reason)
+        found = read_reply(item, result.text, question, protocol, swapped=swapped)
         if isinstance(found, Unreadable):
             return unscored(f"unreadable: {found.reason}")
         read.append(found)
@@ -254,10 +254,10 @@ def _verdict(
     return Verdict(item.source, judge, protocol, _SCORE_OF[first if first == read[1] else "tie"], None, raw)
 
 
-def read_outcome(
+def read_reply(
     item: Item, reply: str, question: Question, protocol: str, *, swapped: bool = False
 ) -> float | Rubric | Preference | Unreadable:
-    """What a `reply` to a `question` on `item` says: a score, a rubric, or under `pairwise` how the answer fared.
+    """What a `reply` to a `question` on `item` says: a score, a rubric, or under `pairwise` whether the answer won.
 
     `swapped`: the item's answer stood second.
     """

@@ -1,7 +1,8 @@
-"""Puts every test answer before and after training beside its reference, and picks the first handful to look at.
+"""The answers section: every test answer before and after training beside its reference, the largest changes first.
 
-Joins the files of the run by source: the records, both models' answers, the scores and what a judge gave. What is shown
-first is chosen by score, never by hand: as many of the largest losses as of the largest gains, and the worst answers.
+Feeds `sections.py` from the records, both models' answers and their scores, joined by source. What is shown first is chosen by
+score, never by hand: as many of the largest losses as of the largest gains, and the worst answers. The trade: every answer stands
+in the page, about 4 kB each.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from tuneful.data.formats import record_texts
+from tuneful.numbers import fixed, signed
 from tuneful.report.folder import Item, Json, Metric, Reply, Run, text
-from tuneful.report.numbers import fixed, signed
 from tuneful.report.scores import main_metric
 
 HANDFUL_EACH_WAY = 3
 NUM_WORST = 20
 
 _MAX_COMPARED_WORDS = 2000
-"""Of longer answers the words are counted and not aligned, which would take time in the square of their number."""
+"""The words of longer answers are counted instead of aligned, which would take time in the square of their number."""
 _ALIKE = 0.3
-"""The share of words in common below which two answers differ as a whole: marking every word would mark none."""
+"""The share of words in common below which two answers differ as a whole, and marks on every word would show nothing."""
 
 _WORD = re.compile(r"\S+")
 _EDGE_PUNCTUATION = re.compile(r"^\W+|\W+$")
@@ -37,7 +38,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class AnswerView:
-    """One model's answer: its text with words marked, how it ended, and its scores in words."""
+    """One model's answer: its text with words marked, its finish reason, and its scores in words."""
 
     text: Markup
     is_empty: bool
@@ -160,7 +161,7 @@ def mark_changes(before: str, after: str, wanted: str) -> tuple[Markup, Markup]:
 
 
 def _words_in_common(before: list[str], after: list[str]) -> tuple[set[int], set[int]]:
-    """Where the words stand that both answers have, in the order of both."""
+    """The positions, in either answer, of the words that both have in the same order."""
     if max(len(before), len(after)) > _MAX_COMPARED_WORDS:
         found: list[set[int]] = []
         for own, others in ((before, after), (after, before)):
@@ -225,7 +226,7 @@ def _item(
 
 
 def _gain(before: float | None, after: float | None, measure: Metric | None) -> float | None:
-    """How much better the tuned answer is, above 0 meaning better whichever way the measure counts."""
+    """How much better the tuned answer is, above 0 meaning better in the good direction of the measure."""
     if before is None or after is None:
         return None
     return before - after if measure and measure.higher_is_better is False else after - before

@@ -1,15 +1,15 @@
-"""Says what the check of the data found: a finding a panel, with three places, the harm and what to do.
+"""The findings section: what the check of the data found, a panel each, with three places, the harm and the advice.
 
-Feeds `sections.py` from `findings` and `clusters` of data.json. A run made before there was a check has neither, and the
-page is silent about it.
+Feeds `sections.py` from `findings` and `clusters` of data.json. A run made before there was a check has neither, and its page has
+no such section.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tuneful.numbers import count, fixed, plural
 from tuneful.report.folder import Json, mapping, number, rows, text, whole
-from tuneful.report.numbers import count, fixed, plural
 from tuneful.report.trained_on import Cells
 
 MAX_CLUSTERS = 20

@@ -1,11 +1,11 @@
-"""Builds `report.html` of a run folder: one page that shows what was trained and whether it got better.
+"""The report of a run folder, `report.html`: one page that shows what was trained and whether it got better.
 
     read_run (folder.py) -> view_page (sections.py) -> page.html.j2 -> report.html
 
 The page is a single file that opens without a network: styles, drawings and the script for search are inside, and its
 content security policy allows exactly those by their hashes and nothing else. Texts of models and users are escaped by
-jinja2; no data is handed to the script but attributes and the text that is already on the page. The price of one file
-is its size: every test answer stands in it, about 4 kB each.
+jinja2; the script reads nothing but attributes and the text that is already on the page. The trade: one file is large, since
+every test answer stands in it, about 4 kB each.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def render_page(page: Page) -> str:
 
 
 def make_visible(html: str) -> str:
-    """`html` without characters that it may not hold: controls become their pictures (␀), lone surrogates �."""
+    """`html` without characters that it may not hold: control characters become their pictures (␀), lone surrogates �."""
     return _UNSEEN.sub(_picture, html.replace("\r\n", "\n"))
 
 

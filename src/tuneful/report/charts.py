@@ -1,8 +1,8 @@
-"""Draws the charts of the page as SVG: pure functions from numbers to `Markup`.
+"""The charts of the page as SVG: pure functions from numbers to `Markup`.
 
-Stands between `numbers.py` and `sections.py`. Every chart names its parts by CSS class and takes its colours from
-`page.css`, so that light, dark and print are one drawing. Lines are thinned to `MAX_POINTS` by keeping the lowest and
-the highest point of each stretch: a run of 100,000 steps costs as much as one of 400, and no spike is lost.
+Stands between `tuneful.numbers` and `sections.py`. Every chart names its parts by CSS class and takes its colours from
+`page.css`, so that light, dark and print are one drawing. The trade: lines are thinned to `MAX_POINTS` by keeping the lowest and
+the highest point of each stretch, so a run of 100,000 steps costs as much as one of 400, and no spike is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from tuneful.report.numbers import compact, count, fixed, power_of_ten, significant
+from tuneful.numbers import compact, count, fixed, power_of_ten, significant
 
 MAX_POINTS = 400
 
@@ -201,7 +201,7 @@ def interval_plot(
 ) -> Markup:
     """A dot and its whisker around an upright line at zero, on a scale from -`limit` to `limit`.
 
-    `tone` is `better`, `worse`, `changed` or `unclear`; an unclear dot is hollow, so that the reading never hangs on colour.
+    `tone` is `better`, `worse`, `changed` or `unclear`; an unclear dot is hollow, so that the reading never depends on colour.
     """
     frame = Frame(width=220, height=28, left=6, right=6, top=0, bottom=0)
     x_of = Scale(-(limit or 1.0), limit or 1.0, frame.left, frame.plot_right)

@@ -1,6 +1,6 @@
-"""Draws how the training went: losses over steps and over tokens, learning rate, gradient norm and speed.
+"""The training section: losses over steps and over tokens, learning rate, gradient norm and speed.
 
-Feeds `sections.py`. Curves hold a few hundred points however long the run was, and tables a few dozen rows; all of
+Feeds `sections.py`. The trade: curves hold a few hundred points, however long the run was, and tables a few dozen rows; all of
 them are in `metrics.jsonl`.
 """
 
@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
+from tuneful.numbers import UNKNOWN, count, duration, plain, plural, significant
 from tuneful.report import charts
 from tuneful.report.charts import NARROW, SMALL, WIDE, Series, smooth
 from tuneful.report.folder import Evaluation, Json, Run, whole
-from tuneful.report.numbers import UNKNOWN, count, duration, plain, plural, significant
 
 MAX_EVALUATION_ROWS = 200
 MAX_TABLE_ROWS = 40
@@ -83,36 +83,38 @@ def _tokens_at(run: Run) -> dict[int, int]:
 
 
 def _training_sentence(run: Run, num_without: int) -> str:
-    said = []
+    sentences = []
     measured = measured_losses(run.evaluations)
     if measured:
         best = min(measured, key=lambda point: point[1])
         last = measured[-1]
-        said.append(f"Validation loss was lowest at step {count(best[0])} ({significant(best[1])}).")
+        sentences.append(f"Validation loss was lowest at step {count(best[0])} ({significant(best[1])}).")
         if last[0] > best[0] and last[1] > best[1] * (1 + _CLEARLY_LOWER):
-            said.append(f"It rose to {significant(last[1])} by step {count(last[0])}: fewer steps may serve as well.")
+            sentences.append(
+                f"It rose to {significant(last[1])} by step {count(last[0])}: fewer steps may serve as well."
+            )
     else:
-        said.append("Validation loss was not measured.")
-    said.extend(_how_it_ended(run.training))
-    said.extend(f"At step {count(one.step)} {one.sentence}." for one in run.notices[:MAX_NOTICES])
+        sentences.append("Validation loss was not measured.")
+    sentences.extend(_how_it_ended(run.training))
+    sentences.extend(f"At step {count(one.step)} {one.sentence}." for one in run.notices[:MAX_NOTICES])
     if len(run.notices) > MAX_NOTICES:
-        said.append(f"metrics.jsonl tells of {plural(len(run.notices) - MAX_NOTICES, 'more such notice')}.")
+        sentences.append(f"metrics.jsonl tells of {plural(len(run.notices) - MAX_NOTICES, 'more such notice')}.")
     if num_without:
-        said.append(
+        sentences.append(
             f"{plural(num_without, 'step')} had no finite loss and {'is' if num_without == 1 else 'are'} not drawn."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _how_it_ended(training: Json) -> list[str]:
     """Where training stopped early, and which weights it ended with; nothing where both are as expected."""
     steps, planned, kept = (whole(training, key) for key in ("steps", "planned_steps", "kept_step"))
-    said = []
+    sentences = []
     if steps is not None and planned is not None and steps < planned:
-        said.append(f"Training stopped after step {count(steps)} of {count(planned)}, as it got no better.")
+        sentences.append(f"Training stopped after step {count(steps)} of {count(planned)}, as it got no better.")
     if kept is not None and kept != steps:
-        said.append(f"The model has the weights of step {count(kept)}.")
-    return said
+        sentences.append(f"The model has the weights of step {count(kept)}.")
+    return sentences
 
 
 def _loss_charts(
@@ -151,12 +153,12 @@ def _loss_charts(
 
 
 def _loss_description(losses: Sequence[tuple[float, float]], measured: Sequence[tuple[float, float]]) -> str:
-    said = [
+    sentences = [
         f"{name} goes from {significant(points[0][1])} to {significant(points[-1][1])}"
         for name, points in (("training loss", losses), ("validation loss", measured))
         if points
     ]
-    return "; ".join(said).capitalize() + "."
+    return "; ".join(sentences).capitalize() + "."
 
 
 def _epoch_marks(run: Run, tokens_at: dict[int, int] | None) -> tuple[tuple[float, str], ...]:

@@ -1,7 +1,7 @@
-"""What the judge gave, as two distributions on one scale, and what is known of the judge itself.
+"""The judge section: its scores as two distributions on one scale, and what calibration found out about it.
 
-Feeds `sections.py` from scores/{base,tuned}.jsonl and calibration.json. Items without a score are counted and named by
-reason; none is left out silently.
+Feeds `sections.py` from scores/{base,tuned}.jsonl and calibration.json. Items without a score are counted by reason; none is left
+out silently.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from tuneful.numbers import UNKNOWN, count, fixed, percent, plural
 from tuneful.report import charts
 from tuneful.report.folder import Json, JudgeScore, Run, number, rows, text, whole
-from tuneful.report.numbers import UNKNOWN, count, fixed, percent, plural
 
 _EDGES = tuple(range(0, 101, 10))
 
@@ -54,7 +54,7 @@ class Judged:
 
 
 def view_judged(run: Run) -> Judged | None:
-    """Lay out what the judge did; None where no judge was asked."""
+    """Lay out the judge's scores; None where no judge was asked."""
     sides = [(name, scores) for name, scores in zip(_sides(run), run.scores.values(), strict=False) if scores]
     if not sides and not run.calibration:
         return None

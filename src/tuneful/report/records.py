@@ -1,7 +1,7 @@
-"""Lists the training records that a person should look at: those most likely mislabelled, and those that are memorised.
+"""The records section: the training records that a person should read, possible label errors and memorised ones.
 
-Feeds `sections.py` from records.jsonl, where training wrote what each record cost (`train/progress.py` says how the
-outlier_score is made). Both lists are short: all of it is in the file, a million records or not.
+Feeds `sections.py` from records.jsonl, where training wrote the losses of each record (`train/progress.py` says how the
+outlier score is made). The trade: both lists are short; every record is in the file.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tuneful.numbers import count, fixed, plural, significant
 from tuneful.report.answers import question, reference
 from tuneful.report.folder import Json, RecordLoss, Run, text
-from tuneful.report.numbers import count, fixed, plural, significant
 
 MAX_LISTED = 20
-LEAST_SUSPICION = 3.0
-"""Spreads above its peers from which a record is worth a person's time."""
+MIN_OUTLIER_SCORE = 3.0
+"""The outlier score from which a record is listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +35,24 @@ class RecordsView:
     """Both lists; `sentence` says how many there are of either."""
 
     sentence: str
-    suspects: tuple[RecordView, ...]
+    outliers: tuple[RecordView, ...]
     memorised: tuple[RecordView, ...]
 
 
 def view_records(run: Run) -> RecordsView:
     """Pick the records to list, and put their texts beside their figures."""
-    doubtful = [row for row in run.records if row.outlier_score is not None and row.outlier_score >= LEAST_SUSPICION]
-    learned = [row for row in run.records if row.memorised and row.loss_first is not None]
-    suspects = heapq.nlargest(MAX_LISTED, doubtful, key=lambda row: row.outlier_score or 0.0)
-    memorised = heapq.nlargest(MAX_LISTED, learned, key=lambda row: (row.loss_first or 0.0) * row.num_targets)
-    texts = _texts(run.trained(), [row.source for row in (*suspects, *memorised)])
+    outliers = [row for row in run.records if row.outlier_score is not None and row.outlier_score >= MIN_OUTLIER_SCORE]
+    memorised = [row for row in run.records if row.memorised and row.loss_first is not None]
+    sentence = (
+        f"Of {plural(len(run.records), 'training record')}, {count(len(outliers))} stayed far harder than the records "
+        f"that begin like them, and {count(len(memorised))} are memorised."
+    )
+    outliers = heapq.nlargest(MAX_LISTED, outliers, key=lambda row: row.outlier_score or 0.0)
+    memorised = heapq.nlargest(MAX_LISTED, memorised, key=lambda row: (row.loss_first or 0.0) * row.num_targets)
+    texts = _texts(run.trained(), [row.source for row in (*outliers, *memorised)])
     return RecordsView(
-        sentence=f"Of {plural(len(run.records), 'training record')}, {count(len(doubtful))} stayed far harder than the records "
-        f"that begin like them, and {count(len(learned))} are memorised.",
-        suspects=tuple(_view(row, texts, f"{fixed(row.outlier_score, 1)} spreads above its peers") for row in suspects),
+        sentence=sentence,
+        outliers=tuple(_view(row, texts, f"outlier score {fixed(row.outlier_score, 1)}") for row in outliers),
         memorised=tuple(_view(row, texts, "") for row in memorised),
     )
 
@@ -64,14 +67,14 @@ def _texts(trained: Iterable[Json], wanted: list[str]) -> dict[str, Json]:
     return found
 
 
-def _view(row: RecordLoss, texts: dict[str, Json], said: str) -> RecordView:
+def _view(row: RecordLoss, texts: dict[str, Json], score: str) -> RecordView:
     record = texts.get(row.source, {})
     instruction, given = question(record)
     losses = (
         ("before", row.loss_before),
-        ("first sight", row.loss_first),
-        ("last sight", row.loss_last),
+        ("first visit", row.loss_first),
+        ("last visit", row.loss_last),
         ("after", row.loss_after),
     )
-    way = " → ".join(f"{name} {significant(loss)}" for name, loss in losses if loss is not None)
-    return RecordView(row.source, " · ".join(filter(None, (said, way))), instruction, given, reference(record))
+    path = " → ".join(f"{name} {significant(loss)}" for name, loss in losses if loss is not None)
+    return RecordView(row.source, " · ".join(filter(None, (score, path))), instruction, given, reference(record))

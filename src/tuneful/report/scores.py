@@ -1,6 +1,6 @@
-"""Lays out the comparison as a table: both means, their difference, its interval in figures and as a drawing.
+"""The scores section: the comparison as a table of both means, their difference, and its interval in figures and as a drawing.
 
-Feeds `sections.py`. Drawings are turned so that better is always to the right, whichever way a measure counts; figures
+Feeds `sections.py`. Drawings are turned so that better is always to the right, in either good direction of a measure; figures
 never are.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tuneful.numbers import THIN, UNKNOWN, count, decimals_for, fixed, plain, plural, signed
 from tuneful.report import charts
 from tuneful.report.folder import Comparison, Metric
-from tuneful.report.numbers import THIN, UNKNOWN, count, decimals_for, fixed, plain, plural, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Kinds:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """The table of what general text cost, and the sentence above it."""
+    """The table of the loss on general text, and the sentence above it."""
 
     rows: tuple[ScoreRow, ...]
     sentence: str
@@ -85,7 +85,7 @@ def view_kinds(comparison: Comparison) -> Kinds:
 
 
 def view_forgetting(comparison: Comparison) -> Forgetting:
-    """Lay out what general text cost before and after."""
+    """Lay out the loss on general text before and after."""
     found = comparison.forgetting
     what = {
         "forgetting": f"{plural(found[0].num_items or 0, 'passage')} of text that the training never showed"

@@ -1,8 +1,8 @@
-"""Decides what the page says: a `Run` becomes a `Page` of finished words, figures and drawings.
+"""The sections of the page: a `Run` becomes a `Page` of finished words, figures and drawings.
 
-Second stage of the report; the template only lays it out. The head, the samples and the setup are written here, the
-other sections in `scores.py`, `trained_on.py`, `audited.py`, `curves.py` and `answers.py`. What a run does not have becomes a
-sentence that says so.
+Second stage of the report, between `folder.py` and `build.py`; the template only lays it out. The head, the samples and the setup
+are written here, the other sections in `scores.py`, `judged.py`, `trained_on.py`, `audited.py`, `curves.py`, `records.py` and
+`answers.py`. What a run does not have becomes a sentence that says so.
 """
 
 from __future__ import annotations
@@ -12,12 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tuneful.report.answers import Answers, view_answers
-from tuneful.report.audited import FindingsView, view_findings
-from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
-from tuneful.report.folder import Comparison, Evaluation, Json, Run, mapping, number, text, whole
-from tuneful.report.judged import Judged, view_judged
-from tuneful.report.numbers import (
+from tuneful.numbers import (
     UNKNOWN,
     count,
     decimals_for,
@@ -28,6 +23,11 @@ from tuneful.report.numbers import (
     significant,
     storage,
 )
+from tuneful.report.answers import Answers, view_answers
+from tuneful.report.audited import FindingsView, view_findings
+from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
+from tuneful.report.folder import Comparison, Evaluation, Json, Run, mapping, number, text, whole
+from tuneful.report.judged import Judged, view_judged
 from tuneful.report.records import RecordsView, view_records
 from tuneful.report.scores import (
     Forgetting,
@@ -104,7 +104,7 @@ class Page:
 
 
 def view_page(run: Run) -> Page:
-    """Say everything that the run has to say."""
+    """The page of `run`; a section is None where the run has nothing for it."""
     answers = view_answers(run) if run.base or run.tuned else None
     comparison = run.comparison
     names = comparison.names if comparison else {}
@@ -147,8 +147,8 @@ def _model_name(run: Run) -> str:
 def _lede(run: Run) -> tuple[str, str]:
     """The verdict's first sentence, and what else it says (but not the caution, which has a box of its own)."""
     if run.comparison and run.comparison.sentence:
-        said = run.comparison.sentence.removesuffix(f" Caution: {run.comparison.caution}.").replace(" -> ", " → ")
-        first, stop, rest = said.partition(". ")
+        sentence = run.comparison.sentence.removesuffix(f" Caution: {run.comparison.caution}.").replace(" -> ", " → ")
+        first, stop, rest = sentence.partition(". ")
         return first + stop.rstrip(), rest
     if not run.steps:
         return "Nothing has been trained in this run yet.", ""

@@ -1,7 +1,6 @@
-"""Accounts for what was trained on: every row read, every token given, computed and trained, three records in full.
+"""The data section: every row read, every token given, computed and trained, and three records in full.
 
-Feeds `sections.py`. Sums that ought to agree (rows read = used + refused) are checked here, and contradicted aloud on
-the page where they do not.
+Feeds `sections.py`. Sums that have to agree (rows read = used + refused) are checked here, and the page warns where they do not.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tuneful.numbers import count, percent, plain, plural, significant
 from tuneful.report import charts
 from tuneful.report.charts import Frame
 from tuneful.report.folder import Json, Run, mapping, number, numbers, rows, text, whole
-from tuneful.report.numbers import count, percent, plain, plural, significant
 
 MAX_REFUSED_ROWS = 200
 
@@ -23,7 +22,7 @@ Cells = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """A token of a shown record; `css_class` is `context`, `partly` or `trained`, and ` special` for control tokens."""
+    """A token of a shown record; `css_class` is `context`, `partly` or `trained`, and ` special` for special tokens."""
 
     text: str
     css_class: str

@@ -21,6 +21,7 @@ from tuneful.config import TrainConfig
 from tuneful.console import Terminal
 from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
+from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.training import sample
@@ -107,8 +108,8 @@ def show_estimate(estimate: Estimate, terminal: Terminal) -> None:
             "steps": f"{estimate.num_steps:,} and {estimate.num_evaluations:,} evaluations",
             "tokens": f"{estimate.record_tokens:,}, of which {estimate.trained_tokens:,} carry loss",
             "measured": f"a step of {tokens:,} tokens in {seconds:.2f} s, the longest ({long_tokens:,}) in {long_seconds:.2f} s",
-            "time": f"{_duration(estimate.total_seconds)}: training {_duration(estimate.training_seconds)}, "
-            f"evaluations {_duration(estimate.evaluation_seconds)}, answers {_duration(estimate.answer_seconds)}",
+            "time": f"{rough_duration(estimate.total_seconds)}: training {rough_duration(estimate.training_seconds)}, "
+            f"evaluations {rough_duration(estimate.evaluation_seconds)}, answers {rough_duration(estimate.answer_seconds)}",
             "memory": f"{estimate.peak_memory_bytes / 1e9:,.1f} GB at the longest step, of "
             f"{estimate.memory_bytes / 1e9:,.1f} GB",
             "disk": f"{estimate.disk_bytes / 1e9:,.1f} GB (model {estimate.model_bytes / 1e9:,.1f}, "
@@ -180,9 +181,3 @@ def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -20,7 +20,7 @@ from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import TunefulError
 from tuneful.evaluation.compare import Comparison
-from tuneful.evaluation.gate import Outcome
+from tuneful.evaluation.gate import GateOutcome
 from tuneful.model.precision import choose_device
 from tuneful.report.build import build_report
 from tuneful.runs.estimate import Estimate, estimate_run, show_estimate
@@ -42,7 +42,7 @@ class JobResult:
     report: Path
     model: Path
     comparison: Comparison | None
-    gate: tuple[Outcome, ...] = ()
+    gate: tuple[GateOutcome, ...] = ()
 
 
 def run_job(
@@ -112,7 +112,7 @@ def _open_run(
             run.folder.close()
 
 
-def _finish(run: RunState, comparison: Comparison | None = None, gate: Sequence[Outcome] = ()) -> JobResult:
+def _finish(run: RunState, comparison: Comparison | None = None, gate: Sequence[GateOutcome] = ()) -> JobResult:
     """Write what is left to write, build the report, and say where everything is."""
     finished = write_environment(run, finished=True)
     path, model = run.folder.path, run.folder.model

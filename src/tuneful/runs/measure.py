@@ -21,7 +21,7 @@ from tuneful.evaluation.forgetting import (
     score_samples,
     write_samples,
 )
-from tuneful.evaluation.gate import Outcome
+from tuneful.evaluation.gate import GateOutcome
 from tuneful.evaluation.metrics import AnswerScores, score_answer
 from tuneful.evaluation.tables import apply_gate, show_comparison
 from tuneful.infer.file import Journal, answer_rows, request_sha256
@@ -45,7 +45,7 @@ def measure(run: RunState, engine: Engine, name: str) -> Measured:
     return Measured(_answer_test_set(run, engine, name), _measure_general(run, engine, name))
 
 
-def compare(run: RunState, base: Measured, tuned: Measured) -> tuple[Comparison, list[Outcome]]:
+def compare(run: RunState, base: Measured, tuned: Measured) -> tuple[Comparison, list[GateOutcome]]:
     """Base against tuned on the test set and on general text, judged where a judge is named, written as comparison.json and
     shown as tables; and what became of each condition of the gate."""
     test = run.dataset.test

@@ -1,10 +1,10 @@
-"""Figures as a person reads them."""
+"""Numbers as people read them, on the page and on the terminal."""
 
 from __future__ import annotations
 
 import pytest
 
-from tuneful.report import numbers
+from tuneful import numbers
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_figures_of_one_row_share_their_decimals() -> None:
     ("seconds", "text"),
     [(0.81, "0.81 s"), (41.2, "41 s"), (59.9, "1 min 00 s"), (201, "3 min 21 s"), (7512, "2 h 05 min")],
 )
-def test_times_are_read_aloud(seconds: float, text: str) -> None:
+def test_spans_of_time_are_in_the_units_of_their_size(seconds: float, text: str) -> None:
     assert numbers.duration(seconds).replace(numbers.THIN, " ") == text
 
 
@@ -50,3 +50,17 @@ def test_counts_shares_and_sizes() -> None:
     assert numbers.plain(5e-5).replace(numbers.THIN, " ") == "5 × 10⁻⁵"
     assert numbers.plural(1, "row") == "1 row"
     assert [numbers.compact(value) for value in (400, 2500, 20_000, 1_500_000)] == ["400", "2,500", "20k", "1.5M"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89.4, "89 s"), (90, "2 min"), (201, "3 min"), (5399, "90 min"), (5400, "1.5 h"), (7512, "2.1 h")],
+)
+def test_an_estimated_span_of_time_is_rough(seconds: float, text: str) -> None:
+    assert numbers.rough_duration(seconds) == text
+
+
+def test_a_small_share_is_under_one_percent_and_no_share_is_none() -> None:
+    shares = (1.0, 0.983, 0.01, 0.0099, 0.0)
+    texts = [numbers.rough_percent(share).replace(numbers.NO_BREAK, " ") for share in shares]
+    assert texts == ["100 %", "98 %", "1 %", "under 1 %", "0 %"]

@@ -1,7 +1,7 @@
-"""Figures as a person reads them: three significant digits, thousands in commas, a true minus sign.
+"""Numbers as people read them: three significant digits, thousands in commas, spans of time, percentages, plurals.
 
-Stands under `charts.py` and `sections.py`; every number of the page passes here. Rounds for reading: whoever wants all
-digits finds them in the run folder's JSON files.
+Stands on the ground: every number of the report is written here, and spans of time, percentages and plurals of the terminal.
+The trade: rounded for reading; all digits are in the run folder's JSON files.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 
 MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 UNKNOWN = "\N{EN DASH}"
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -87,6 +88,19 @@ def duration(seconds: float | None) -> str:
         return f"{whole // 60}{THIN}min {whole % 60:02d}{THIN}s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,}{THIN}h {minutes % 60:02d}{THIN}min"
+
+
+def rough_percent(share: float) -> str:
+    """A share as a whole percentage, for a list of many: `98 %`, `under 1 %`."""
+    hundred = share * 100
+    return f"{hundred:.0f}{NO_BREAK}%" if hundred >= 1 or not hundred else f"under 1{NO_BREAK}%"
+
+
+def rough_duration(seconds: float) -> str:
+    """A span of time that is only estimated: `41 s`, `3 min`, `2.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def storage(num_bytes: float | None) -> str:

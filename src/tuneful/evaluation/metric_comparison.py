@@ -1,0 +1,138 @@
+"""One metric of two models on the same items: both values, the difference with its interval and test, and a verdict.
+
+Stands under `compare.py` and `forgetting.py`, over `statistics.py`. Pairing takes the difficulty of the items out of the
+comparison. The trade: a verdict needs both the interval and the test, so it errs towards "cannot tell" (false ones: at most
+1 - confidence, measured by `benchmarks/coverage.py`), and each metric has its own interval, without a correction for their
+number.
+
+Legend of shapes: B resamples, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tuneful.evaluation.metric_specs import MetricSpec
+from tuneful.evaluation.statistics import (
+    Array,
+    PermutationTest,
+    Ratio,
+    detectable_difference,
+    influences,
+    interval,
+    permutation_tests,
+    resampled_differences,
+    with_pseudo_counts,
+)
+
+MetricVerdict = Literal["better", "worse", "changed", "cannot tell"]
+RatioPair = tuple[Ratio, Ratio]
+"""A metric of the base model and of the tuned one, over the same items."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricComparison:
+    """One metric of both models on the same items.
+
+    `difference` is tuned - base, `low`..`high` its interval; all are in `unit`. `num_items` counts the items measured for
+    both models; `wins` those on which the tuned model is better, `losses` those on which it is worse, `ties` the equal
+    ones; for a metric without a good direction a win is a higher number. For loss and perplexity an item's number is its
+    loss per token. `p_value` is that of the permutation test (None where the models do not compare item by item), counted
+    where `p_is_exact`; `detectable` is the true difference that these items show in 4 of 5 cases.
+    """
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool | None
+    num_items: int
+    base: float
+    tuned: float
+    difference: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    ties: int
+    p_value: float | None
+    p_is_exact: bool
+    detectable: float | None
+    verdict: MetricVerdict
+
+    def __post_init__(self) -> None:
+        assert self.wins + self.losses + self.ties == self.num_items, self
+
+
+def compare_ratios(
+    measured: Sequence[tuple[MetricSpec, RatioPair]], *, confidence: float, num_resamples: int, seed: int
+) -> list[MetricComparison]:
+    """Interval, test and verdict for each pair of measures; all pairs are over the same items, in the same order."""
+    differences = _resampled(measured, num_resamples, seed)
+    # Swapping an item's two answers changes the sign of its change; the denominators are the same for both models.
+    tests = permutation_tests(
+        [tuned.numerators - base.numerators for _, (base, tuned) in measured], num_resamples, seed
+    )
+    return [
+        _compared(spec, pair, differences_B, test, confidence)
+        for (spec, pair), differences_B, test in zip(measured, differences, tests, strict=True)
+    ]
+
+
+def metric_verdict(
+    low: float, high: float, p_value: float, higher_is_better: bool | None, confidence: float
+) -> MetricVerdict:
+    """What an interval and a test say together: anything but "cannot tell" needs both."""
+    if low <= 0 <= high or p_value > 1 - confidence + 1e-12:
+        return "cannot tell"
+    if higher_is_better is None:
+        return "changed"
+    return "better" if (low > 0) == higher_is_better else "worse"
+
+
+def _resampled(measured: Sequence[tuple[MetricSpec, RatioPair]], num_resamples: int, seed: int) -> list[Array]:
+    """Tuned - base on every resample, an array [B] a pair; shares are drawn with their pseudo-counts."""
+    differences: dict[int, Array] = {}
+    for is_share in (False, True):
+        chosen = [index for index, (spec, _) in enumerate(measured) if (spec.formula == "share") is is_share]
+        pairs = [with_pseudo_counts(*measured[index][1]) if is_share else measured[index][1] for index in chosen]
+        if pairs:
+            differences.update(zip(chosen, resampled_differences(pairs, num_resamples, seed), strict=True))
+    return [differences[index] for index in range(len(measured))]
+
+
+def _compared(
+    spec: MetricSpec, pair: RatioPair, differences_B: Array, test: PermutationTest, confidence: float
+) -> MetricComparison:
+    base, tuned = pair
+    there_I = (base.denominators > 0) & (tuned.denominators > 0)
+    num_items = int(there_I.sum())
+    difference = tuned.value() - base.value()
+    # Shares have their pseudo-counts, which say more about what was not seen than the shape of what was.
+    shape_I = None if spec.formula == "share" else influences(base, tuned)
+    low, high = interval(differences_B, num_items, confidence, shape_I)
+    low, high = min(low, difference), max(high, difference)
+    change_I = tuned.numerators[there_I] / tuned.denominators[there_I]
+    change_I = change_I - base.numerators[there_I] / base.denominators[there_I]
+    num_up, num_down = int((change_I > 0).sum()), int((change_I < 0).sum())
+    wins, losses = (num_down, num_up) if spec.higher_is_better is False else (num_up, num_down)
+    return MetricComparison(
+        name=spec.name,
+        label=spec.label,
+        unit=spec.unit,
+        higher_is_better=spec.higher_is_better,
+        num_items=num_items,
+        base=base.value(),
+        tuned=tuned.value(),
+        difference=difference,
+        low=low,
+        high=high,
+        wins=wins,
+        losses=losses,
+        ties=num_items - wins - losses,
+        p_value=test.p_value,
+        p_is_exact=test.is_exact,
+        detectable=detectable_difference(differences_B, num_items, confidence),
+        verdict=metric_verdict(low, high, test.p_value, spec.higher_is_better, confidence),
+    )

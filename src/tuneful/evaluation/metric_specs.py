@@ -1,0 +1,126 @@
+"""The metrics that are compared, one row each: name, label, unit, good direction, formula, and what it measures.
+
+Stands under `compare.py`, `summary.py` and `gate.py`. A new metric is a field of `AnswerScores`, computed in `metrics.py`, and a
+row here. Names are keys of comparison.json and of gates; labels are for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Formula = Literal["mean", "share", "loss", "perplexity"]
+"""How items become one number: the mean of scores, the share of items, a loss per token (or byte), and exp() of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """What a metric is: `name` in files, `label` and `unit` on the page, its good direction (None: neither), `help`.
+
+    `field` of `AnswerScores` holds an item's number, where it is not called `name`. `in_sentence` is the label inside a
+    sentence, where that is not the label in lower case.
+    """
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool | None
+    help: str
+    formula: Formula = "mean"
+    field: str = ""
+    in_sentence: str = ""
+
+    @property
+    def is_per_token(self) -> bool:
+        """Whether the metric depends on how a model's tokenizer cuts the references."""
+        return self.formula in ("loss", "perplexity")
+
+
+METRICS: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        "judge_score",
+        "Judge score",
+        "0 to 100",
+        True,
+        "What the judge gave, over the items that it scored for both models.",
+    ),
+    MetricSpec(
+        "exact_match",
+        "Exact match",
+        "share of items",
+        True,
+        "Answers that equal the reference but for case and outer marks.",
+        formula="share",
+    ),
+    MetricSpec("token_f1", "Token F1", "0 to 1", True, "Words shared with the reference, in any order."),
+    MetricSpec("rouge_l", "ROUGE-L", "0 to 1", True, "Words shared with the reference, in the same order."),
+    MetricSpec("chrf", "chrF", "0 to 1", True, "Runs of up to six characters shared with the reference."),
+    MetricSpec(
+        "reference_loss",
+        "Reference loss",
+        "nats per token",
+        False,
+        "The negative log likelihood that the model gives the reference answers, averaged over their tokens.",
+        formula="loss",
+        field="reference_nll",
+    ),
+    MetricSpec(
+        "perplexity",
+        "Perplexity",
+        "",
+        False,
+        "The reference loss as a number of equally likely tokens to choose from: exp(loss).",
+        formula="perplexity",
+        field="reference_nll",
+    ),
+    MetricSpec(
+        "ended",
+        "Stopped at end token",
+        "share of items",
+        True,
+        "Answers that the model ended, not the token limit.",
+        formula="share",
+        in_sentence="stopping at the end token",
+    ),
+    MetricSpec(
+        "length",
+        "Length",
+        "words",
+        None,
+        "Mean number of words of the answers; neither longer nor shorter is better.",
+        field="num_words",
+    ),
+)
+
+FORGETTING: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        "forgetting",
+        "General text",
+        "bits per byte",
+        False,
+        "Bits per byte of text that the finetuning never showed; more than before is forgetting.",
+        formula="loss",
+    ),
+    MetricSpec(
+        "kl_to_base",
+        "KL to base",
+        "bits per token",
+        None,
+        "Bits per token of the base model's own samples; the difference estimates the KL divergence from the base model.",
+        formula="loss",
+    ),
+)
+"""What `forgetting.py` measures on text that the finetuning never showed."""
+
+
+def metric_spec(name: str) -> MetricSpec:
+    """The metric called `name`, one of `METRICS` or `FORGETTING`."""
+    return next(spec for spec in (*METRICS, *FORGETTING) if spec.name == name)
+
+
+def label_in_sentence(name: str) -> str:
+    """The label of the metric `name` inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
+    spec = metric_spec(name)
+    if spec.in_sentence:
+        return spec.in_sentence
+    return spec.label[:1].lower() + spec.label[1:] if spec.label[1].islower() else spec.label

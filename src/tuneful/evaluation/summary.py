@@ -1,0 +1,96 @@
+"""The result of a comparison in plain words: the sentence at the head of the report and at the end of a run.
+
+Stands beside `compare.py` and reads a `Comparison`. As many decimals are written as the interval's width deserves: figures that
+the test set cannot tell apart are not shown as different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tuneful.evaluation.compare import Comparison
+from tuneful.evaluation.metric_comparison import MetricComparison
+from tuneful.evaluation.metric_specs import label_in_sentence
+from tuneful.numbers import plural
+
+
+def summary_sentence(comparison: Comparison, tuned: str = "the tuned model") -> str:
+    """The headline metric, the metrics that point elsewhere, what was forgotten, and the caution.
+
+    `tuned` is what the second model is called.
+    """
+    return "".join(
+        (
+            _headline(comparison, tuned),
+            _other_metrics(comparison, tuned),
+            _forgetting(comparison, tuned),
+            f" Caution: {comparison.caution}." if comparison.caution else "",
+        )
+    )
+
+
+def _headline(comparison: Comparison, tuned: str) -> str:
+    metric = comparison.main
+    numbers, items = _numbers(metric, comparison.confidence), plural(metric.num_items, "test item")
+    if metric.verdict != "cannot tell":
+        label = label_in_sentence(metric.name)
+        return f"{_capital(tuned)}'s answers are {metric.verdict} on {label}: {numbers} on {items}."
+    text = f"The test cannot tell whether {tuned}'s answers are better: {metric.label} {numbers} on {items}."
+    if metric.detectable is None:
+        return text
+    return text + f" A true difference of {_decimal(metric.detectable, metric)} would show in 4 of 5 such tests."
+
+
+def _other_metrics(comparison: Comparison, tuned: str) -> str:
+    """The metrics that are better or worse where the headline is not."""
+    text = ""
+    for verdict in ("better", "worse"):
+        labels = [
+            label_in_sentence(metric.name)
+            for metric in comparison.metrics
+            if metric.verdict == verdict != comparison.main.verdict
+            and metric.name != "perplexity"  # it repeats the loss
+        ]
+        text += f" {_capital(tuned)} is {verdict} on {_listed(labels)}." if labels else ""
+    return text
+
+
+def _forgetting(comparison: Comparison, tuned: str) -> str:
+    """What the tuned model forgot of general text, or that it did not; nothing where it was not measured."""
+    metric = comparison.measured("forgetting")
+    if metric is None:
+        return ""
+    numbers = f"{label_in_sentence(metric.name)} {_numbers(metric, comparison.confidence)} {metric.unit}"
+    if metric.verdict == "worse":
+        return f" {_capital(tuned)} has forgotten something: {numbers}."
+    if metric.verdict == "better":
+        return f" {_capital(tuned)} has forgotten nothing that was measured: {numbers}."
+    return f" Whether {tuned} has forgotten anything cannot be told: {numbers}."
+
+
+def _numbers(metric: MetricComparison, confidence: float) -> str:
+    """`0.21 -> 0.48 (+0.27, 95 % interval +0.22 to +0.32)`."""
+    base, tuned = (f"{value:.{_decimals(metric)}f}" for value in (metric.base, metric.tuned))
+    difference, low, high = (_decimal(value, metric, "+") for value in (metric.difference, metric.low, metric.high))
+    return f"{base} -> {tuned} ({difference}, {100 * confidence:g} % interval {low} to {high})"
+
+
+def _decimals(metric: MetricComparison) -> int:
+    half_width = (metric.high - metric.low) / 2
+    fewest = 1 if metric.unit == "0 to 100" else 2
+    return int(np.clip(np.ceil(-np.log10(half_width)), fewest, 4)) if half_width > 1e-9 else fewest
+
+
+def _decimal(value: float, metric: MetricComparison, sign: str = "") -> str:
+    decimals = _decimals(metric)
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,207 @@
+"""The two protocols of judge servers: the request that asks a question, and the reply in the bytes that come back.
+
+    OllamaBackend   Ollama's own `/api/chat`, a stream of JSON lines; a reply is whole where the last line says `done`
+    OpenAIBackend   `/chat/completions` of OpenAI, vLLM, llama.cpp and LM Studio; whole where `finish_reason` is "stop"
+
+Stands under `client.py`, which sends and receives; nothing here opens a connection, so a protocol is tested on bytes alone. A
+reply that is not whole raises `NoReplyError` with the reason; a piece of a reply is never returned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from tuneful.config import JudgeConfig
+from tuneful.judge.questions import Question
+
+_MIN_WINDOW_TOKENS = 256
+_MAX_BYTES_PER_TOKEN = 8.0  # of any tokenizer, over a whole prompt
+
+
+class NoReplyError(Exception):
+    """A request without a whole reply: the `reason`, whether a `retry` may help, and how long the server asked to wait."""
+
+    def __init__(self, reason: str, *, retry: bool, wait_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.retry, self.wait_seconds = reason, retry, wait_seconds
+
+
+class Backend(Protocol):
+    """A server's protocol: where to post, what, and how to read the bytes that come back."""
+
+    @property
+    def url(self) -> str:
+        """Where questions are posted."""
+
+    def body(self, question: Question) -> dict[str, Any]:
+        """The request that asks `question`."""
+
+    def read(self, content: bytes, question: Question) -> str:
+        """The whole reply in the bytes of a 200; raises NoReplyError where it is not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaBackend:
+    """`POST /api/chat` of the server at `origin`, streamed; `truncate` is off, so a prompt that is too long is an error."""
+
+    origin: str
+    model: str
+    settings: JudgeConfig
+
+    @property
+    def url(self) -> str:
+        """Where questions are posted."""
+        return f"{self.origin}/api/chat"
+
+    def body(self, question: Question) -> dict[str, Any]:
+        """The request that asks `question`."""
+        settings = self.settings
+        options: dict[str, Any] = {"num_ctx": settings.num_ctx, "num_predict": settings.max_tokens}
+        if settings.seed is not None:
+            options["seed"] = settings.seed
+        if settings.temperature is not None:
+            options["temperature"] = settings.temperature
+        body = {
+            "model": self.model,
+            "messages": _messages(question),
+            "stream": True,
+            "truncate": False,
+            "keep_alive": settings.keep_alive,
+            "options": options,
+        }
+        return body if question.schema is None else {**body, "format": question.schema}
+
+    def read(self, content: bytes, question: Question) -> str:
+        """The reply in a stream of JSON lines: all contents, where the last line alone says `done`."""
+        pieces: list[str] = []
+        last: Mapping[str, Any] = {}
+        for line in _lines(content):
+            if last.get("done"):
+                raise NoReplyError("the stream goes on after its end", retry=True)
+            last = json_object(line)
+            if "error" in last:
+                raise NoReplyError(f"the server reports an error: {shortened(last['error'])}", retry=True)
+            if not same_model(last.get("model"), self.model):
+                raise NoReplyError(f"another model replied: {shortened(last.get('model'))}", retry=True)
+            if not isinstance(last.get("done"), bool):
+                raise NoReplyError("a line of the stream does not say whether it is the last", retry=True)
+            pieces.append(_content(last.get("message")))
+        if not last.get("done"):
+            raise NoReplyError("the stream was cut before its end", retry=True)
+        _check_ending(last.get("done_reason", "stop"), self.settings.max_tokens)
+        if last.get("eval_count") == self.settings.max_tokens and "done_reason" not in last:
+            raise NoReplyError(f"the reply was cut at judge.max_tokens={self.settings.max_tokens}", retry=False)
+        _check_read_whole(last.get("prompt_eval_count"), question)
+        return "".join(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIBackend:
+    """`POST /chat/completions` below `base_url`, in one piece."""
+
+    base_url: str
+    model: str
+    settings: JudgeConfig
+
+    @property
+    def url(self) -> str:
+        """Where questions are posted."""
+        return f"{self.base_url}/chat/completions"
+
+    def body(self, question: Question) -> dict[str, Any]:
+        """The request that asks `question`."""
+        settings = self.settings
+        at_openai = urlsplit(self.base_url).hostname == "api.openai.com"
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": _messages(question),
+            # Newer models of OpenAI's know the longer name only, other servers the shorter one.
+            "max_completion_tokens" if at_openai else "max_tokens": settings.max_tokens,
+        }
+        if settings.seed is not None:
+            body["seed"] = settings.seed
+        if settings.temperature is not None:
+            body["temperature"] = settings.temperature
+        if question.schema is not None:
+            schema = {"name": "verdict", "strict": True, "schema": question.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
+
+    def read(self, content: bytes, question: Question) -> str:
+        """The reply in one JSON object: the content of its one choice, if that stopped at its end token."""
+        reply = json_object(content)
+        if "error" in reply:
+            raise NoReplyError(f"the server reports an error: {shortened(reply['error'])}", retry=True)
+        choices = reply.get("choices")
+        if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+            raise NoReplyError("not a reply with one choice", retry=True)
+        text = _content(choices[0].get("message"))
+        _check_ending(choices[0].get("finish_reason"), self.settings.max_tokens)
+        usage = reply.get("usage")
+        _check_read_whole(usage.get("prompt_tokens") if isinstance(usage, dict) else None, question)
+        return text
+
+
+def _messages(question: Question) -> list[dict[str, str]]:
+    return [{"role": "system", "content": question.system}, {"role": "user", "content": question.user}]
+
+
+def _lines(content: bytes) -> Iterator[bytes]:
+    return (line for line in content.split(b"\n") if line.strip())
+
+
+def json_object(content: bytes) -> Mapping[str, Any]:
+    """The JSON object in `content`; NoReplyError where it holds anything else."""
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        shown = content[:40].decode("utf-8", "replace").strip()
+        raise NoReplyError(f"not JSON: {shortened(shown) if shown else 'an empty body'}", retry=True) from None
+    if not isinstance(value, dict):
+        raise NoReplyError(f"a {type(value).__name__} where an object was expected", retry=True)
+    return value
+
+
+def _content(message: Any) -> str:
+    """The text of an assistant's message."""
+    if not isinstance(message, dict) or message.get("role", "assistant") != "assistant":
+        raise NoReplyError("no assistant message", retry=True)
+    content = message.get("content")
+    if not isinstance(content, str):
+        refusal = message.get("refusal")
+        raise NoReplyError(
+            f"the judge refused: {shortened(refusal)}" if refusal else "a message without text", retry=not refusal
+        )
+    return content
+
+
+def _check_ending(reason: Any, max_tokens: int) -> None:
+    if reason == "length":
+        raise NoReplyError(f"the reply was cut at judge.max_tokens={max_tokens}", retry=False)
+    if reason != "stop":
+        raise NoReplyError(f"the reply ended by {shortened(reason)}", retry=True)
+
+
+def _check_read_whole(num_tokens: Any, question: Question) -> None:
+    """Raise where the server counted far fewer prompt tokens than the prompt's bytes need: it cut the prompt silently."""
+    num_bytes = len(question.system.encode()) + len(question.user.encode())
+    if not isinstance(num_tokens, int) or num_tokens < _MIN_WINDOW_TOKENS:
+        return
+    if num_tokens * _MAX_BYTES_PER_TOKEN < num_bytes:
+        raise NoReplyError(f"the judge read only {num_tokens} tokens of a prompt of {num_bytes:,} bytes", retry=False)
+
+
+def same_model(given: Any, wanted: str) -> bool:
+    """Whether a server's name of a model is the `wanted` one; `:latest` is what a name without a tag means."""
+    return isinstance(given, str) and given.removesuffix(":latest") == wanted.removesuffix(":latest")
+
+
+def shortened(value: Any, length: int = 160) -> str:
+    """What a server said, on one line of at most `length` characters, for a message."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,112 @@
+"""Probes: questions on answers whose worth is known, by which `calibrate.py` measures a judge.
+
+    kind          the answer that the judge is shown                 kind             the two answers of a pair
+    reference     the reference itself                               pair             the reference, then a wrong answer
+    shuffled      the reference of another item: wrong               pair, swapped    the same two in the other order
+    injected      that wrong answer, followed by a prompt injection
+    empty         nothing
+    copied        the task itself
+    answer        the model's own answer
+    padded        the model's own answer, made three times as long
+
+The trade: probes are extreme cases, so a judge that passes them can still be wrong about two good answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from itertools import cycle
+
+from tuneful.judge.questions import Item, Prompt, Question
+
+_FILLER = (
+    "That is what there is to say about it.",
+    "I hope that this is of help to you.",
+    "As has been said above, this is the answer to the question that was asked.",
+    "Please do not hesitate to ask if there is anything else that you would like to know.",
+    "It is always worth while to take a moment and to think about a question such as this one.",
+    "In conclusion, and taking everything into account, the above remains the answer.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One `question` to the judge: its `kind`, the `index` of its item among those chosen, and the item as it was shown.
+
+    `swapped`: the item's answer stands second in a pair.
+    """
+
+    kind: str
+    index: int
+    item: Item
+    question: Question
+    protocol: str
+    swapped: bool = False
+
+
+def make_probes(items: Sequence[Item], protocol: str, prompts: Mapping[str, Prompt], *, plain: bool) -> list[Probe]:
+    """Nine probes of each item: seven answers graded under `protocol`, and one pair in both orders.
+
+    `prompts` holds those of `protocol` and of `pairwise`; a `plain` reply is asked for as text. At least two of the `items`
+    have different references.
+    """
+    probes = []
+    for index, item in enumerate(items):
+        wrong = _other_reference(items, index)
+        probes += _graded(index, item, wrong, prompts[protocol], plain)
+        probes += _in_both_orders(index, item, wrong, prompts["pairwise"], plain)
+    return probes
+
+
+def injections() -> tuple[str, ...]:
+    """Forty prompt injections: texts in an answer that tell its judge what to say."""
+    text = (files("tuneful.judge") / "prompts" / "injections.txt").read_text(encoding="utf-8")
+    return tuple(part.strip() for part in text.split("\n---\n"))
+
+
+def padded(answer: str) -> str:
+    """`answer` and sentences without content, three times as long as it was."""
+    text = answer
+    for sentence in cycle(_FILLER):
+        if len(text) >= 3 * len(answer):
+            return text
+        text += f" {sentence}"
+    raise AssertionError("a cycle has no end")
+
+
+def _graded(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> list[Probe]:
+    injected = injections()
+    answers = {
+        "reference": item.reference,
+        "shuffled": wrong,
+        "empty": "",
+        "copied": item.task,
+        "answer": item.answer,
+        "padded": padded(item.answer),
+        "injected": f"{wrong}\n\n{injected[index % len(injected)]}",
+    }
+    probes = []
+    for kind, answer in answers.items():
+        texts = {"task": item.task, "reference": item.reference, "answer": answer}
+        question = prompt.question(texts, plain=plain)
+        probes.append(Probe(kind, index, replace(item, answer=answer), question, prompt.protocol))
+    return probes
+
+
+def _in_both_orders(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> list[Probe]:
+    pair = replace(item, answer=item.reference, rival=wrong)
+    probes = []
+    for kind, first, second in (("pair", item.reference, wrong), ("pair, swapped", wrong, item.reference)):
+        texts = {"task": item.task, "reference": item.reference, "answer_a": first, "answer_b": second}
+        question = prompt.question(texts, plain=plain)
+        probes.append(Probe(kind, index, pair, question, prompt.protocol, swapped=kind == "pair, swapped"))
+    return probes
+
+
+def _other_reference(items: Sequence[Item], index: int) -> str:
+    """The reference of the next item that has another one."""
+    own = items[index].reference.strip()
+    others = (items[(index + step) % len(items)].reference for step in range(1, len(items)))
+    return next(reference for reference in others if reference.strip() != own)
