@@ -1,1 +1,1 @@
-"""Weights speak: sample and generate."""
+"""Generation: sampling, decoding, answers as text and as files."""

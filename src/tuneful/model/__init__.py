@@ -1,1 +1,1 @@
-"""Weights come and go: load, attend, export."""
+"""Models: loading, attention over tries, adapters, quantization, compiled kernels."""

@@ -155,7 +155,7 @@ def _hub_snapshot(name: str, notify: Notify) -> Path:
         except errors.LocalEntryNotFoundError as error:
             answered = isinstance(error.__cause__, errors.HfHubHTTPError)
             raise ModelError(_unfetched(name, error.__cause__) if answered else _unreachable(name)) from error
-        except Exception as error:  # the network's many faces: whatever it is, the user gets one line
+        except Exception as error:  # any network error: the user gets one line
             raise ModelError(_unfetched(name, error)) from error
 
 
