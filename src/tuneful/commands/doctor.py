@@ -64,7 +64,7 @@ def show_findings(findings: dict[str, Any], terminal: Terminal) -> None:
             "tuneful": f"{findings['tuneful']}, Python {findings['python']}, {findings['platform']}",
             "processor": f"{findings['processor']}, {findings['cores']} cores, {findings['threads']} threads, "
             f"{findings['memory_bytes'] / gib:.1f} GiB of memory",
-            "device": f"{findings['device']}, products in {findings['dtype']} "
+            "device": f"{findings['device']}, compute dtype {findings['dtype']} "
             f"(bfloat16 is {'' if findings['native_bfloat16'] else 'not '}native here)",
             "kernels": findings["kernels"],
             "packages": ", ".join(f"{name} {version}" for name, version in findings["packages"].items()),

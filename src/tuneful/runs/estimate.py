@@ -32,7 +32,7 @@ _TIMED_RECORDS = 32
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is foretold. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now."""
+    """What is estimated. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now."""
 
     num_steps: int
     num_evaluations: int

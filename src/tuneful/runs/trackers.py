@@ -46,7 +46,7 @@ def open_trackers(names: Sequence[str], run: Path, settings: Mapping[str, Any]) 
             opened.append(openers[name](run, flat))
         except Exception as error:  # a server that is away, a login that is missing: the user gets one line
             raise TunefulError(
-                f"{name} could not start: {error}. Mend that, or leave it out of train.report_to"
+                f"{name} could not start: {error}. Fix that, or leave it out of train.report_to"
             ) from error
     return Trackers(opened)
 

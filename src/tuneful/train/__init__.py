@@ -1,1 +1,1 @@
-"""Weights change: loss, optimizer, loop."""
+"""Weights are trained: loss, optimizer, loop."""
