@@ -1,6 +1,6 @@
 """Prompts become answers: rows enter as others leave, prompts of like length together, and no answer knows of the others.
 
-A step computes one token for every row in flight. A row that ends leaves at once, whatever the others do; when a quarter of
+A step computes one token for every row in flight. A row that ends leaves at once; when a quarter of
 the rows is free the next prompts enter, their prefill computed as one trie. The longest prompts go first, so that rows in
 flight are of like length. An answer depends on its own prompt, its number and the seed: the batch changes no token of it
 (exactly so in float32 up to ties of rounding; bfloat16 rounds more, see docs/generate.md).
@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from tuneful.batch.order import derived_seed
 from tuneful.config import GenerateConfig
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
@@ -50,7 +50,7 @@ def answer(
     seed: int = 0,
     advance: Callable[[int], None] = lambda num_answers: None,
 ) -> list[Answer]:
-    """The model's answer to the last turn of each conversation, in order; `advance` hears of finished answers."""
+    """The model's answer to the last turn of each conversation, in order; `advance(1)` is called for each that is finished."""
     answers: dict[int, Answer] = {}
     for index, given in answer_each(model, encoder, conversations, config, seed=seed):
         answers[index] = given
@@ -69,8 +69,8 @@ def answer_each(
 ) -> Iterator[tuple[int, Answer]]:
     """(index, Answer) for every conversation, as they finish.
 
-    `numbers` are what the random numbers of each are drawn with beside `seed`, by default its index: who answers a part of
-    a file gives the rows' numbers in the file. Raises DataError for a prompt that leaves no room in the model's context.
+    The random numbers of each are those of `seed` and its number in `numbers`, by default its index: to answer a part of a
+    file, give the rows' numbers in the file. Raises DataError for a prompt that leaves no room in the model's context.
     """
     prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
     for prompt, conversation in zip(prompts, conversations, strict=True):
@@ -104,7 +104,7 @@ def stream(
     """The answer to the last turn of one conversation, piece by piece: put together, the text that `answer` gives."""
     prompt = encoder.prompt_ids(conversation)
     _check_room(prompt, model, conversation.source)
-    row = _Row(0, prompt, _num_allowed(model, prompt, config), _seed_of(seed, 0), new_text(encoder, config))
+    row = _Row(0, prompt, _num_allowed(model, prompt, config), derived_seed(seed, 0), new_text(encoder, config))
     stops = stop_token_ids(model, encoder)
     decoder = make_decoder(model, 1, 0)
     for _ in _each_aside(model, decoder, _run(decoder, deque([row]), config, stops)):
@@ -130,7 +130,7 @@ def generate(
     for index, prompt in enumerate(prompts):
         _check_room(prompt, model, f"prompt {index}")
     rows = [
-        _Row(index, list(prompt), _num_allowed(model, prompt, config), _seed_of(seed, number), new_text())
+        _Row(index, list(prompt), _num_allowed(model, prompt, config), derived_seed(seed, number), new_text())
         for index, (prompt, number) in enumerate(zip(prompts, numbers or range(len(prompts)), strict=True))
     ]
     if not rows:
@@ -222,7 +222,7 @@ def _entering(decoder: Decoder, num_rows: int, waiting: deque[_Row], batch_size:
 
 
 def _each_aside(model: PreTrainedModel, decoder: Decoder, rows: Iterator[_Row]) -> Iterator[_Row]:
-    """`rows`, computed in evaluation mode with the decoder's attention and no gradients, which whoever iterates never sees."""
+    """`rows`, computed in evaluation mode with the decoder's attention and no gradients, both undone while a row is yielded."""
     model.eval()
     while True:
         with attending(model, decoder.attention):
@@ -237,11 +237,6 @@ def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
     first, last = min(map(list, prompts)), max(map(list, prompts))
     common = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
     return common if common >= LEAST_SHARED else 0
-
-
-def _seed_of(seed: int, number: int) -> int:
-    """64 bits of their own for every prompt of every run, however large `seed` is."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
 def _num_allowed(model: PreTrainedModel, prompt: Sequence[int], config: GenerateConfig) -> int:

@@ -5,7 +5,7 @@ that everything else goes on calling the transformers model that it knows. What 
 folder (`save_adapter`), and merged into the base (`merge_adapter`).
 
 The trade: the base is read a second time to merge. Training may compute with a bfloat16 copy of it, or a 4-bit one, and
-keeps no other; what is shipped is the adapter on the base as it came, which is what anybody gets who loads the two.
+keeps no other; what is shipped is the adapter on the base as it came, as everyone gets it who loads the two.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
 from tuneful.model.load import hub_id
+from tuneful.model.logits import largest_difference, prompt_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
     )
     with _without_notes():
         adapter = peft.get_peft_model(model, settings)
-    adapter.train(model.training)  # new layers come in training mode, whatever the model is in
+    adapter.train(model.training)  # new layers come in training mode
     return adapter
 
 
@@ -94,12 +94,16 @@ def merge_adapter(
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             adapter = peft.PeftModel.from_pretrained(base, str(folder))
-        except Exception as error:  # whatever peft makes of it, the folder is not what was trained
+        except Exception as error:  # whatever peft raises, the folder is not what was trained
             raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
     adapter.eval()
-    unmerged = [_logits(base, prompt) for prompt in prompts]
+    unmerged = [prompt_logits(base, prompt) for prompt in prompts]
     merged: PreTrainedModel = adapter.merge_and_unload(safe_merge=True)
-    largest = max((_difference(_logits(merged, prompt), old) for prompt, old in zip(prompts, unmerged, strict=True)))
+    differences = [
+        largest_difference(prompt_logits(merged, prompt), logits)
+        for prompt, logits in zip(prompts, unmerged, strict=True)
+    ]
+    largest = max(difference / scale for difference, scale in differences)
     if not largest <= MERGE_TOLERANCE:
         raise ExportError(
             f"{folder}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest one"
@@ -121,7 +125,7 @@ def without_adapter(adapter: Any | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_notes() -> Iterator[None]:
-    """What peft and transformers have to say to each other about names that they will change is kept from the user."""
+    """Hide the warnings about names that peft and transformers are about to change, which the user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
@@ -159,14 +163,3 @@ def _settle_order(file: Path) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _logits(model: PreTrainedModel, prompt: Sequence[int]) -> torch.Tensor:
-    ids = torch.tensor([list(prompt)], device=model.device)
-    with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits
-
-
-def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return ((one - other).abs().max() / other.abs().max()).item()

@@ -1,23 +1,24 @@
-"""Where the model runs, and in which precision its matrix products are computed.
+"""Where the model runs, and its compute dtype: the precision of its matrix products.
 
-bfloat16 products pay only where the processor multiplies bfloat16 natively: elsewhere they are emulated, tens of times
+bfloat16 pays only where the processor multiplies bfloat16 natively: elsewhere they are emulated, tens of times
 slower. So the processor is asked, and then timed once; the answer is kept in the cache.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import time
 from pathlib import Path
 
 import torch
 
 from tuneful.errors import ConfigError
+from tuneful.files import write_json
+from tuneful.model.processor import processor_name
 
 _ROWS, _INNER, _OUT = 512, 576, 1536
 _WORTH = 1.2
-"""How many times faster than float32 a bfloat16 product must be before the loss of precision is worth it."""
+"""How many times faster than float32 a bfloat16 matrix product must be before the loss of precision is worth it."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -30,7 +31,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
-    """float32 or bfloat16 for the products; `auto` asks the device, and times the CPU once (about 0.1 s, kept in `cache`)."""
+    """The compute dtype, float32 or bfloat16; `auto` asks the device, and times the CPU once (about 0.1 s, kept in `cache`)."""
     if wanted != "auto":
         return torch.float32 if wanted == "float32" else torch.bfloat16
     if device.type == "cuda":
@@ -47,7 +48,7 @@ def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _speedup_of_bfloat16(file: Path) -> float:
-    key = f"{platform.processor() or platform.machine()} {torch.__version__} {torch.get_num_threads()} threads"
+    key = f"{processor_name()} {torch.__version__} {torch.get_num_threads()} threads"
     try:
         kept = json.loads(file.read_text())
         if kept["key"] == key:
@@ -57,7 +58,7 @@ def _speedup_of_bfloat16(file: Path) -> float:
     speedup = _seconds_of_product(torch.float32) / _seconds_of_product(torch.bfloat16)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"key": key, "speedup": round(speedup, 3)}))
+        write_json(file, {"key": key, "speedup": round(speedup, 3)})
     except OSError:
         pass  # the next run measures again
     return speedup

@@ -1,11 +1,12 @@
 """The training of a run: steps with their checkpoints and metrics, from the newest whole checkpoint on; then the model is saved.
 
-On a signal a checkpoint is written of where the training stands, unless a second one comes, and the run ends there.
+On a signal a checkpoint of the last step is written, unless a second signal comes, and the run ends there.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -24,8 +25,8 @@ from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
-from tuneful.train.distributed import load_full_state_dict, whole
-from tuneful.train.loop import Event, Notice, State, Step, Training, no_op, record_nll
+from tuneful.train.distributed import full_tensor, load_full_state_dict
+from tuneful.train.loop import Event, Notice, Step, Training, TrainingState, no_op, record_nll
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
@@ -43,11 +44,11 @@ def train(run: RunState, engine: Engine) -> int | None:
         run.terminal.say("trained and saved already")
         return None
     config, examples = run.config.train, run.dataset.train.examples
-    ledger = LossTracker(len(examples))
-    state = _newest_state(run, engine, ledger)
+    loss_tracker = LossTracker(len(examples))
+    state = _newest_state(run, engine, loss_tracker)
     records_all = run.config.report.record_losses == "all"
     if state.step == 0 and records_all:
-        ledger.before[:] = _record_losses(run, engine, "before")
+        loss_tracker.before[:] = _record_losses(run, engine, "before")
     training = Training(
         run.model,
         engine.optimizer,
@@ -57,7 +58,7 @@ def train(run: RunState, engine: Engine) -> int | None:
         engine.layout,
         lambda step: sample(run, step),
         replay=run.replay,
-        ledger=ledger,
+        loss_tracker=loss_tracker,
         state=state,
         should_stop=_should_stop(run),
         group=run.group,
@@ -65,8 +66,8 @@ def train(run: RunState, engine: Engine) -> int | None:
     _take_steps(run, training)
     kept_step = _tell_how_it_ended(run, training)
     if records_all:
-        ledger.after[:] = _record_losses(run, engine, "after")
-    run.folder.write_rows("records.jsonl", map(asdict, rank(ledger, examples)))
+        loss_tracker.after[:] = _record_losses(run, engine, "after")
+    run.folder.write_rows("records.jsonl", map(asdict, rank(loss_tracker, examples)))
     return kept_step
 
 
@@ -111,7 +112,7 @@ def check_signals(run: RunState) -> None:
 
 
 def _take_steps(run: RunState, training: Training) -> None:
-    """Every event of the training: written, tracked, shown; checkpoints where they are due."""
+    """Run the training: write, track and show each event; save checkpoints where they are due, and on a signal."""
     state, train = training.state, run.config.train
     saved_step, saved_at = state.step, time.monotonic()
     trackers = open_trackers(train.report_to if run.group.is_main else (), run.folder.path, run.config.model_dump())
@@ -139,7 +140,8 @@ def _take_steps(run: RunState, training: Training) -> None:
             run.warn(trackers.close())
 
 
-def _should_stop(run: RunState) -> Any:
+def _should_stop(run: RunState) -> Callable[[], None]:
+    """What may end a step halfway: a signal, where there is one process. Several have to stop at the same event."""
     return run.signals.check if run.group.size == 1 else no_op
 
 
@@ -162,7 +164,7 @@ def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
 
 
 def _tell_how_it_ended(run: RunState, training: Training) -> int:
-    """Which weights the run ends with and why, as sentences and as training.json; their step."""
+    """Say, and write as training.json, which weights the run ends with; their step."""
     state, total = training.state, training.num_steps
     keeps_best = run.config.train.keep == "best" and state.best_step is not None
     kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
@@ -190,15 +192,15 @@ def _tell_how_it_ended(run: RunState, training: Training) -> int:
 # Checkpoints
 
 
-def _newest_state(run: RunState, engine: Engine, ledger: LossTracker) -> State:
-    """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""
+def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> TrainingState:
+    """Where the training stands: the newest whole checkpoint's tensors in optimizer and loss tracker, and its state."""
     checkpoint, damaged = newest_checkpoint(run.folder.checkpoints)
     run.group.wait()  # all have looked before anything is moved
     for one in damaged if run.group.is_main else ():
         run.warn([f"{one.path} is damaged ({one.reason}) and not used; it is now {quarantine(one)}"])
     if checkpoint is None:
         run.folder.cut_metrics(0)
-        return State()
+        return TrainingState()
     document, record = checkpoint.document, run.folder.record or {}
     changed = differences(document["training"], record["training"])
     check_changes(checkpoint.path, changed, record["allowed"])
@@ -206,10 +208,10 @@ def _newest_state(run: RunState, engine: Engine, ledger: LossTracker) -> State:
         checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
     )
     if "tokens" not in [one.key for one in changed]:  # what was noted of other records says nothing of these
-        ledger.load(checkpoint.tensors("records"))
+        loss_tracker.load(checkpoint.tensors("records"))
     run.folder.cut_metrics(document["metrics_bytes"])
     run.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
-    return State(**document["state"])
+    return TrainingState(**document["state"])
 
 
 def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
@@ -220,14 +222,14 @@ def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
 
 
 def _save_checkpoint(run: RunState, training: Training) -> None:
-    state, optimizer, ledger = training.state, training.optimizer, training.ledger
-    assert ledger is not None
+    state, optimizer, loss_tracker = training.state, training.optimizer, training.loss_tracker
+    assert loss_tracker is not None
     kept = optimizer.kept_weights() if state.best_step not in (None, state.step) else {}
     tensors = {
         "weights": optimizer.weights(),
         "optimizer": optimizer.moments(),
         "best": kept,
-        "records": ledger.state(),
+        "records": loss_tracker.state(),
     }
     if not run.group.is_main:
         if run.group.sharded:
@@ -252,10 +254,10 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
 
 
 def _whole_model(run: RunState) -> PreTrainedModel:
-    """The model to save: this one, or one of its own that the slices of all ranks are gathered into."""
+    """The model to save: this one, or another into which the shards of all ranks are gathered."""
     if not run.group.sharded:
         return run.model
-    weights = {name: whole(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
+    weights = {name: full_tensor(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
     gathered = load_model(run.config.model.name_or_path).model
     load_full_state_dict(gathered, weights)
     return gathered
