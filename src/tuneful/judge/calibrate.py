@@ -199,6 +199,7 @@ def _ask(
             unread[f"unreadable: {found.reason}"] += 1
         else:
             read[probe.kind, probe.index] = found.mean if isinstance(found, Rubric) else found
+    assert len(read) + sum(unread.values()) == len(results), (len(read), unread, len(results))
     return _ProbeVerdicts(len(items), read, unread)
 
 
