@@ -9,7 +9,16 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tuneful.model import deferred, native
 from tuneful.model.attention import use_trie_attention
-from tuneful.model.deferred import Angle, Deferred, Gate, GatedSilu, Opened, Rotation, Turned, defer_elementwise
+from tuneful.model.deferred import (
+    CosSin,
+    Deferred,
+    GatedSilu,
+    GateInput,
+    RotatedTerm,
+    Rotation,
+    SiluOutput,
+    defer_elementwise,
+)
 
 pytestmark = pytest.mark.usefixtures("compiled")
 CPU = torch.device("cpu")
@@ -28,7 +37,7 @@ def random(*shape, dtype=torch.float64, gradient=False):
 def angles(num_nodes, size, dtype, library):
     """Cosines and sines that differ between the two halves, as a model's never do: who mixes them up shows."""
     pair = random(1, num_nodes, size, dtype=dtype), random(1, num_nodes, size, dtype=dtype)
-    return pair, tuple(Angle(part, library) for part in pair)
+    return pair, tuple(CosSin(part, library) for part in pair)
 
 
 def assert_alike(found, wanted):
@@ -60,10 +69,12 @@ def test_a_rotation_and_its_gradient_are_those_of_the_formula(num_nodes, num_hea
 
 def test_a_sum_that_is_scaled_is_no_rotation(library):
     torch.manual_seed(0)
-    values, angle = random(1, 3, 6, 8), Angle(random(1, 1, 6, 8), library)
-    turned = torch.cat((-values[..., 4:], values[..., :4]), -1)
+    values, angle = random(1, 3, 6, 8), CosSin(random(1, 1, 6, 8), library)
+    rotated_half = torch.cat((-values[..., 4:], values[..., :4]), -1)
     plain = angle.parts[0]
-    assert torch.equal((values * angle).add(turned * angle, alpha=2), (values * plain).add(turned * plain, alpha=2))
+    assert torch.equal(
+        (values * angle).add(rotated_half * angle, alpha=2), (values * plain).add(rotated_half * plain, alpha=2)
+    )
 
 
 def test_a_gradient_in_another_layout_is_rotated_back_as_well(library):
@@ -90,10 +101,10 @@ def test_halves_exchanged_in_another_way_are_left_to_torch(library):
 def test_a_single_number_out_of_place_is_noticed(change, library):
     torch.manual_seed(0)
     values, angle = random(1, 3, 6, 8), random(1, 1, 6, 8)
-    turned = torch.cat((-values[..., 4:], values[..., :4]), -1)
-    assert deferred.rotate(values, angle, turned, angle, library) is not None
-    turned[change] += 1e-9
-    assert deferred.rotate(values, angle, turned, angle, library) is None
+    rotated_half = torch.cat((-values[..., 4:], values[..., :4]), -1)
+    assert deferred.rotate(values, angle, rotated_half, angle, library) is not None
+    rotated_half[change] += 1e-9
+    assert deferred.rotate(values, angle, rotated_half, angle, library) is None
 
 
 def test_zeros_do_not_tell_how_halves_are_exchanged(library):
@@ -102,10 +113,10 @@ def test_zeros_do_not_tell_how_halves_are_exchanged(library):
 
 
 def test_arguments_by_name_are_left_to_torch(library):
-    angle, gate = Angle(random(1, 6, 8), library), random(3, 4)
+    angle, gate = CosSin(random(1, 6, 8), library), random(3, 4)
     assert torch.equal(angle.unsqueeze(dim=0), angle.parts[0].unsqueeze(0))
-    opened = F.silu(Gate(gate, library))
-    assert torch.equal(opened.mul(other=gate), F.silu(gate) * gate)
+    silu_output = F.silu(GateInput(gate, library))
+    assert torch.equal(silu_output.mul(other=gate), F.silu(gate) * gate)
 
 
 def test_angles_that_are_learnt_get_their_gradient():
@@ -132,7 +143,7 @@ def test_a_gate_and_its_gradient_are_those_of_the_formula(shape, dtype, library)
     torch.manual_seed(0)
     gate, up = (random(*shape, dtype=dtype, gradient=True) for _ in range(2))
     exact = [tensor.detach().double().requires_grad_() for tensor in (gate, up)]
-    found, wanted = F.silu(Gate(gate, library)) * up, F.silu(exact[0]) * exact[1]
+    found, wanted = F.silu(GateInput(gate, library)) * up, F.silu(exact[0]) * exact[1]
     assert type(found.grad_fn).__name__ == "GatedSiluBackward"
     assert_alike(found.detach(), wanted.detach())
     upstream = random(*shape, dtype=dtype)
@@ -180,13 +191,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-@pytest.mark.parametrize("kind", [Angle, Gate, Opened, Turned])
+@pytest.mark.parametrize("kind", [CosSin, GateInput, SiluOutput, RotatedTerm])
 def test_any_other_operation_gets_the_plain_tensor(kind, what, library):
     torch.manual_seed(0)
     leaf, angle = random(1, 2, 5, 4, gradient=True), random(1, 1, 5, 4)
-    parts = (leaf, angle) if kind is Turned else (leaf,)
+    parts = (leaf, angle) if kind is RotatedTerm else (leaf,)
     tensor = kind(leaf, library, *parts)
-    plain = {Opened: lambda: F.silu(leaf), Turned: lambda: leaf * angle}.get(kind, lambda: leaf)()
+    plain = {SiluOutput: lambda: F.silu(leaf), RotatedTerm: lambda: leaf * angle}.get(kind, lambda: leaf)()
     assert (tensor.shape, tensor.dtype, tensor.device, tensor.ndim) == (plain.shape, plain.dtype, plain.device, 4)
     found, wanted = OTHERS[what](tensor), OTHERS[what](plain)
     assert not isinstance(found, Deferred)
@@ -203,7 +214,7 @@ def test_an_operation_that_torchs_protocol_does_not_reach_is_refused_and_loses_n
                 return tensor * 2
 
     with pytest.raises(NotImplementedError, match="has no value yet"):
-        Double.apply(Gate(random(3, gradient=True), library))
+        Double.apply(GateInput(random(3, gradient=True), library))
 
 
 # -------------------------------------------------------------------------------------------------------------- models

@@ -14,7 +14,7 @@ from tuneful.batch.trie import build_trie
 from tuneful.model import layers, native
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.model.freeze import checkpoint_activations
-from tuneful.model.layers import DecoderLayer, StandIn, compute_layers
+from tuneful.model.layers import DecoderLayer, LayerPlaceholder, compute_layers
 from tuneful.train import loss
 from tuneful.train.loss import micro_batch_loss
 
@@ -35,7 +35,7 @@ RECORDS = [*TWINS, *random_records(7, longest=30)]
 @pytest.fixture(autouse=True)
 def library(compiled):
     found = native.kernels(CPU, BFLOAT16)
-    if not found.has_products():
+    if not found.has_matrix_products():
         pytest.skip("this processor has no dot product of bfloat16, or a matrix unit besides")
     return found
 
@@ -74,7 +74,7 @@ def same(one, other):
 
 def by_parts(model, monkeypatch, run):
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "_given", lambda *_: None)
+        patch.setattr(layers, "_layer_inputs", lambda *_: None)
         return run(model)
 
 
@@ -196,8 +196,8 @@ def test_nothing_is_written_past_the_end(monkeypatch):
         return rooms[-1][256:-256]
 
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "work_room", with_surroundings)
-        patch.setattr(layers, "_kept_room", with_surroundings)
+        patch.setattr(layers, "thread_workspace", with_surroundings)
+        patch.setattr(layers, "_kept_memory", with_surroundings)
         assert same(run(model), wanted)
     assert len(rooms) == 2 * 3  # for each layer what is kept, and a room each way
     assert all((room[:256] == 7).all() and (room[-256:] == 7).all() for room in rooms)
@@ -206,8 +206,8 @@ def test_nothing_is_written_past_the_end(monkeypatch):
 def test_computed_again_for_want_of_memory_the_bits_are_the_same(count, monkeypatch):
     model, rooms = make(), []
     wanted = run(model)
-    make_room = layers._kept_room
-    monkeypatch.setattr(layers, "_kept_room", lambda size: rooms.append(weakref.ref(room := make_room(size))) or room)
+    make_room = layers._kept_memory
+    monkeypatch.setattr(layers, "_kept_memory", lambda size: rooms.append(weakref.ref(room := make_room(size))) or room)
     checkpoint_activations(model)
     total = micro_batch_loss(model, RECORDS, "trie").total
     assert len(rooms) == 2
@@ -255,7 +255,7 @@ def test_whoever_listens_inside_hears_the_parts(where, register, early, count):
     found = run(model)
     assert count() == 1  # the other layer
     assert len(heard) == 1
-    assert not any(isinstance(tensor, StandIn) for tensor in heard[0])
+    assert not any(isinstance(tensor, LayerPlaceholder) for tensor in heard[0])
     assert max(errors(found, run(make())).values()) < 0.03
 
 

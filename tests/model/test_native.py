@@ -15,7 +15,7 @@ from tests.engine import random_records, train_config
 from tuneful.batch.trie import build_trie, cut_blocks
 from tuneful.commands.doctor import doctor
 from tuneful.model import native
-from tuneful.model.attention_native import NativeAttention, lay_out_lanes
+from tuneful.model.attention_native import NativeAttention, lay_out_blocks
 from tuneful.train.loss import WeightedCrossEntropy
 from tuneful.train.update import NativeUpdate, Trained
 
@@ -147,7 +147,7 @@ def attention_and_gradients(batch, dtype):
         torch.randn(1, batch.num_nodes, heads, 16).to(dtype).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)
     ]
     output = NativeAttention.apply(
-        *inputs, lay_out_lanes(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
+        *inputs, lay_out_blocks(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
     )
     return [output, *torch.autograd.grad(output.square().sum(), inputs)]
 
@@ -248,7 +248,7 @@ def test_a_bad_number_in_attention_reaches_those_who_see_it_and_no_other_record(
     node = batch.num_nodes // 2
     inputs[which][0, 0, node, 3] = torch.nan
     output = NativeAttention.apply(
-        *inputs, lay_out_lanes(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
+        *inputs, lay_out_blocks(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
     )
     touched = (~output[0].isfinite()).flatten(1).any(1).numpy()
     nodes, record = np.arange(batch.num_nodes), np.cumsum(batch.positions == 0)

@@ -10,7 +10,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from tuneful.model import native, norms
 from tuneful.model.attention import use_trie_attention
-from tuneful.model.deferred import Opened
+from tuneful.model.deferred import SiluOutput
 from tuneful.model.norms import RmsNorm, normalize_compiled
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -143,7 +143,7 @@ def test_what_the_kernels_do_not_serve_is_the_modules_own(case, monkeypatch):
     leaf = torch.randn(3, 8, requires_grad=True)
     rows, wanted = {
         "another dtype": lambda: (leaf.double(), leaf.double()),
-        "a deferred tensor": lambda: (Opened(leaf, library, leaf), torch.nn.functional.silu(leaf)),
+        "a deferred tensor": lambda: (SiluOutput(leaf, library, leaf), torch.nn.functional.silu(leaf)),
         "one dimension": lambda: (leaf[0], leaf[0]),
     }[case]()
     expected = torch.autograd.grad(module(wanted).sum(), leaf)[0]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tuneful.model import native
 from tuneful.model.attention import use_trie_attention
-from tuneful.model.products import Products, multiply, multiply_back, multiply_compiled, multiply_outer
+from tuneful.model.products import MatrixProducts, multiply, multiply_back, multiply_compiled, multiply_outer
 
 CPU = torch.device("cpu")
 LARGE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size": 128}
@@ -18,7 +18,7 @@ LARGE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size
 @pytest.fixture(autouse=True)
 def library(compiled):
     found = native.kernels(CPU, torch.bfloat16)
-    if not found.has_products():
+    if not found.has_matrix_products():
         pytest.skip("this processor has no dot product of bfloat16, or a matrix unit besides")
     return found
 
@@ -51,7 +51,7 @@ def test_products_and_their_gradients_are_those_of_exact_arithmetic(library, num
     wanted = [F.linear(rows, *others[i :: len(sizes)]) for i in range(len(sizes))]
     rows, *others = (leaf.requires_grad_() for leaf in leaves)
     parameters = [[*others[i :: len(sizes)], None][:2] for i in range(len(sizes))]
-    found = Products.apply(library, rows, *(parameter for pair in parameters for parameter in pair))
+    found = MatrixProducts.apply(library, rows, *(parameter for pair in parameters for parameter in pair))
     for one, other in zip(found, wanted, strict=True):
         assert_rounded_once(one.detach(), other.detach())
     gradients = torch.autograd.grad(found, leaves, upstreams)
@@ -122,7 +122,7 @@ def test_rows_and_weights_that_are_not_contiguous(library):
     torch.manual_seed(0)
     rows, weight, upstream = random(96, 20).T, random(96, 64).T, random(64, 20).T
     rows.requires_grad_(), weight.requires_grad_()
-    (found,) = Products.apply(library, rows, weight, None)
+    (found,) = MatrixProducts.apply(library, rows, weight, None)
     assert_rounded_once(found.detach(), rows.detach().double() @ weight.detach().double().T)
     to_rows, to_weight = torch.autograd.grad(found, (rows, weight), upstream)
     assert_rounded_once(to_rows, upstream.double() @ weight.detach().double())
@@ -141,9 +141,9 @@ def hooked(layer, wanted=lambda: True):
 
 
 def used(layer, *arguments):
-    """Whether a forward of `layer` came by the compiled products, and its output."""
+    """Whether a forward of `layer` came by the compiled matrix products, and its output."""
     output = layer(*arguments)
-    return type(output.grad_fn).__name__ == "ProductsBackward", output
+    return type(output.grad_fn).__name__ == "MatrixProductsBackward", output
 
 
 def test_layers_are_served_once_and_those_of_another_kind_never():
@@ -290,5 +290,5 @@ def test_a_model_in_bfloat16_learns_the_same_to_rounding(family, monkeypatch):
 def test_a_model_that_attends_its_own_way_multiplies_by_torch(monkeypatch):
     model = tiny_model("llama", torch.bfloat16, **LARGE)
     use_trie_attention(model)
-    monkeypatch.setattr(Products, "apply", lambda *_: pytest.fail("used"))
+    monkeypatch.setattr(MatrixProducts, "apply", lambda *_: pytest.fail("used"))
     run_batches(model, [random_records(3)], "padded")

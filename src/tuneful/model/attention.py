@@ -21,10 +21,10 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from tuneful.batch.trie import TrieBatch, cut_blocks
 from tuneful.model import attention_native, attention_torch
-from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_lanes
+from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_blocks
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
 from tuneful.model.deferred import defer_elementwise
-from tuneful.model.layers import compute_layers, is_stand_in
+from tuneful.model.layers import compute_layers, is_placeholder
 from tuneful.model.native import kernels
 from tuneful.model.norms import normalize_compiled
 from tuneful.model.products import multiply_compiled
@@ -35,8 +35,8 @@ NAME = "tuneful_trie"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionPlan:
-    """Who sees whom in one batch, laid out for whoever computes it: one of blocks for the compiled kernels, block groups for
-    torch, a FlexAttention mask on CUDA.
+    """Who sees whom in one batch, laid out for what computes it: `blocks` for the compiled kernels, `groups` of blocks for
+    torch, `block_mask` for FlexAttention on CUDA.
 
     read_rows   int64 [M], rising: the only nodes whose output of the last layer is read; None for all
     """
@@ -93,7 +93,7 @@ def plan_attention(batch: TrieBatch, model: PreTrainedModel, *, only_targets: bo
     if (library := kernels(model.device, model.dtype)) is not None:
         blocks = cut_blocks(batch, attention_native.MAX_QUERIES)
         read = torch.from_numpy(np.unique(batch.target_rows)).to(torch.int64) if only_targets else None
-        return AttentionPlan(batch.num_nodes, read, blocks=lay_out_lanes(blocks, num_key_heads, library))
+        return AttentionPlan(batch.num_nodes, read, blocks=lay_out_blocks(blocks, num_key_heads, library))
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES)
     groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
     return AttentionPlan(batch.num_nodes, groups=groups)
@@ -118,7 +118,7 @@ def trie_attention(
 
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype.
     """
-    if is_stand_in(query):
+    if is_placeholder(query):
         return query, None
     assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
     assert attention_mask is None, "the plan says who sees whom; a mask would be ignored"

@@ -1,9 +1,9 @@
-"""Attention over a trie's blocks by the compiled kernels: nothing is padded, gathered into memory or kept but one norm a query.
+"""Attention over a trie's blocks by the compiled kernels: nothing is padded or gathered into memory, one number a query is kept.
 
 A thread takes a block and a key head, gathers the block's path into its cache and runs a small FlashAttention over it. Keys
-that several blocks share are added up in lanes: each block belongs to one lane, and lanes are added in their order, so the
-sum does not depend on the number of threads. Against `attention_torch.py`, same processor: forward and backward of a layer
-4.5 -> 1.7 ms at 8 short records, 12.6 -> 7 ms at 32.
+that several blocks share get their gradients in partial accumulators: each block belongs to one of them, and they are added in
+their order, so the sum does not depend on the number of threads. The number that is kept is the logsumexp of a query's scores.
+Against `attention_torch.py`, same processor: forward and backward of a layer 4.5 -> 1.7 ms at 8 short records, 12.6 -> 7 at 32.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tuneful.model.native import KINDS, Attention, Heads
 MAX_QUERIES = 128
 """Queries of a block, at most: fewer would gather the same path more often, more would leave threads without work."""
 _UNITS = 12
-"""Lanes times key heads, at least: what the threads share in a backward, in equal parts for 2, 3, 4, 6 or 12 of them."""
+"""Partial accumulators times key heads, at least: a backward's tasks, in equal parts for 2, 3, 4, 6 or 12 threads."""
 _BLOCK_COST = 2_000
-"""What a block costs beside its query-key pairs, in pairs."""
+"""What a block costs besides its query-key pairs, in pairs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,35 +36,35 @@ class NativeBlocks:
     first, count  int32 [blocks]        first query and number of queries
     path          int32                 the paths of all blocks, one after the other
     path_start    int64 [blocks + 1]    where each begins
-    lane          int32 [blocks]        which lane adds up what the block gives its keys
-    library                             the kernels that they were laid out for
+    accumulator   int32 [blocks]        the partial accumulator that the gradients of its keys are added to
+    library                             the kernels that read them
     """
 
     first: np.ndarray[Any, np.dtype[np.int32]]
     count: np.ndarray[Any, np.dtype[np.int32]]
     path: np.ndarray[Any, np.dtype[np.int32]]
     path_start: np.ndarray[Any, np.dtype[np.int64]]
-    lane: np.ndarray[Any, np.dtype[np.int32]]
-    num_lanes: int
+    accumulator: np.ndarray[Any, np.dtype[np.int32]]
+    num_accumulators: int
     library: ctypes.CDLL
 
 
-def lay_out_lanes(blocks: Sequence[Block], num_key_heads: int, library: ctypes.CDLL) -> NativeBlocks:
-    """The blocks of a batch, dealt into lanes of like cost: the costliest first, each to the lane that has least so far."""
+def lay_out_blocks(blocks: Sequence[Block], num_key_heads: int, library: ctypes.CDLL) -> NativeBlocks:
+    """The blocks of a batch, dealt to partial accumulators: the costliest first, each to the one that has least so far."""
     ordered = sorted(blocks, key=_cost, reverse=True)
-    num_lanes = -(-_UNITS // num_key_heads)
-    costs = [0] * num_lanes
-    lanes = []
+    num_accumulators = -(-_UNITS // num_key_heads)
+    costs = [0] * num_accumulators
+    accumulators = []
     for block in ordered:
-        lanes.append(costs.index(min(costs)))
-        costs[lanes[-1]] += _cost(block)
+        accumulators.append(costs.index(min(costs)))
+        costs[accumulators[-1]] += _cost(block)
     return NativeBlocks(
         first=np.array([block.queries[0] for block in ordered], dtype=np.int32),
         count=np.array([len(block.queries) for block in ordered], dtype=np.int32),
         path=np.concatenate([block.path for block in ordered]).astype(np.int32),
         path_start=np.cumsum([0, *(len(block.path) for block in ordered)], dtype=np.int64),
-        lane=np.array(lanes, dtype=np.int32),
-        num_lanes=num_lanes,
+        accumulator=np.array(accumulators, dtype=np.int32),
+        num_accumulators=num_accumulators,
         library=library,
     )
 
@@ -86,33 +86,33 @@ class NativeAttention(torch.autograd.Function):
         query, key, value = (_rows_contiguous(tensor) for tensor in (query, key, value))
         _, num_heads, num_nodes, _ = query.shape
         output = query.new_empty(1, num_nodes, num_heads, value.shape[-1])
-        norms = query.new_empty(num_nodes, num_heads, dtype=torch.promote_types(query.dtype, torch.float32))
-        ctx.save_for_backward(query, key, value, output, norms)
+        logsumexp = query.new_empty(num_nodes, num_heads, dtype=torch.promote_types(query.dtype, torch.float32))
+        ctx.save_for_backward(query, key, value, output, logsumexp)
         ctx.blocks, ctx.scale = blocks, scale
         plan = _plan(query, key, value, blocks, scale)
-        room = _scratch(blocks, plan, backward=False)
+        workspace = _workspace(blocks, plan, backward=False)
         blocks.library.attention_forward(
             plan,
             *(Heads.of(tensor) for tensor in (query, key, value)),
-            *(tensor.data_ptr() for tensor in (output, norms, room)),
+            *(tensor.data_ptr() for tensor in (output, logsumexp, workspace)),
         )
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, output, norms = ctx.saved_tensors
+        query, key, value, output, logsumexp = ctx.saved_tensors
         to_output = _rows_contiguous(grads[0].transpose(1, 2))
         to_query, to_key, to_value = (_heads_last(tensor) for tensor in (query, key, value))
-        sums = norms.new_empty(ctx.blocks.num_lanes * (to_key.numel() + to_value.numel()))
+        sums = logsumexp.new_empty(ctx.blocks.num_accumulators * (to_key.numel() + to_value.numel()))
         plan = _plan(query, key, value, ctx.blocks, ctx.scale)
-        room = _scratch(ctx.blocks, plan, backward=True)
+        workspace = _workspace(ctx.blocks, plan, backward=True)
         ctx.blocks.library.attention_backward(
             plan,
             *(Heads.of(tensor) for tensor in (query, key, value)),
             output.data_ptr(),
-            norms.data_ptr(),
+            logsumexp.data_ptr(),
             Heads.of(to_output),
-            *(tensor.data_ptr() for tensor in (to_query, to_key, to_value, sums, room)),
+            *(tensor.data_ptr() for tensor in (to_query, to_key, to_value, sums, workspace)),
         )
         return to_query.transpose(1, 2), to_key.transpose(1, 2), to_value.transpose(1, 2), None, None
 
@@ -148,21 +148,21 @@ def lay_out_plan(
         size=size,
         value_size=value_size,
         num_blocks=len(blocks.first),
-        num_lanes=blocks.num_lanes,
+        num_accumulators=blocks.num_accumulators,
         num_threads=num_threads,
         first=blocks.first.ctypes.data,
         count=blocks.count.ctypes.data,
         path=blocks.path.ctypes.data,
-        lane=blocks.lane.ctypes.data,
+        accumulator=blocks.accumulator.ctypes.data,
         path_start=blocks.path_start.ctypes.data,
         scale=scale,
         kind=KINDS[dtype],
     )
 
 
-def _scratch(blocks: NativeBlocks, plan: Attention, *, backward: bool) -> torch.Tensor:
+def _workspace(blocks: NativeBlocks, plan: Attention, *, backward: bool) -> torch.Tensor:
     """What the threads work in; no memory for it is torch's error, as everywhere."""
-    return torch.empty(blocks.library.attention_room(plan, int(backward)), dtype=torch.uint8)
+    return torch.empty(blocks.library.attention_workspace_bytes(plan, int(backward)), dtype=torch.uint8)
 
 
 def _rows_contiguous(heads: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""Rotary embedding and gated activation in one compiled pass each, in models that know nothing of it.
+"""Rotary embedding and gated activation in one compiled pass each, in models whose code is left as it is.
 
-transformers' models write both as a handful of torch's operations: two products, a negated half, a concatenation and a sum for
-each of query and key; an activation and a product for the gate. Each is a pass over memory, and three to go back. Here the
-operations are not carried out where they stand. While a model attends over tries, hooks give its rotary embedding's output and
-its gate's input a type of their own, a tensor whose value is deferred (torch's `__torch_function__` protocol). The last
-operation of the chain computes what the whole chain says; any other operation on the way gets plain tensors, as ever.
+transformers' models write both as a handful of torch's operations: two multiplications, a negated half, a concatenation and a
+sum for each of query and key; an activation and a multiplication for the gate. Each is a pass over memory, and three to go
+back. Here the operations are not carried out where they stand. While a model attends over tries, hooks give its rotary
+embedding's output and its gate's input a type of their own, a tensor whose value is deferred (torch's `__torch_function__`
+protocol). The last operation of the chain computes what the whole chain says; any other operation on the way gets plain tensors.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ def defer_elementwise(model: PreTrainedModel, wanted: Callable[[], bool]) -> Non
             continue
         if type(module).__name__.endswith("RotaryEmbedding"):
             setattr(module, _HOOKED, True)
-            module.register_forward_hook(_deferring_angles(library, wanted))
+            module.register_forward_hook(_deferring_rotation(library, wanted))
         elif type(module) in (torch.nn.SiLU, SiLUActivation):
             setattr(module, _HOOKED, True)
             module.register_forward_pre_hook(_deferring_gate(library, wanted))
 
 
-def _deferring_angles(library: ctypes.CDLL, wanted: Callable[[], bool]) -> Callable[..., Any]:
+def _deferring_rotation(library: ctypes.CDLL, wanted: Callable[[], bool]) -> Callable[..., Any]:
     """A hook after the rotary embedding, whose output is (cosines, sines), each [1, N, R]."""
 
     def defer(module: torch.nn.Module, arguments: Any, output: Any) -> Any:
         pair = isinstance(output, tuple) and len(output) == 2 and all(_is_plain(part) for part in output)
         if not pair or output[0].shape != output[1].shape or output[0].ndim != 3 or not wanted():
             return None
-        if output[0].requires_grad or output[1].requires_grad:  # angles that are learnt
+        if output[0].requires_grad or output[1].requires_grad:  # angles that are trained
             return None
-        return Angle(output[0], library), Angle(output[1], library)
+        return CosSin(output[0], library), CosSin(output[1], library)
 
     return defer
 
@@ -62,7 +62,7 @@ def _deferring_gate(library: ctypes.CDLL, wanted: Callable[[], bool]) -> Callabl
 
     def defer(module: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         served = len(arguments) == 1 and _is_plain(arguments[0]) and wanted()
-        return (Gate(arguments[0], library),) if served else None
+        return (GateInput(arguments[0], library),) if served else None
 
     return defer
 
@@ -72,7 +72,7 @@ def _is_plain(tensor: Any) -> bool:
 
 
 class Deferred(torch.Tensor):
-    """A tensor that is computed when somebody asks for it; `parts` are what it is computed of."""
+    """A tensor that is computed when its value is needed; `parts` are what it is computed of."""
 
     parts: tuple[torch.Tensor, ...]
     library: ctypes.CDLL
@@ -121,23 +121,26 @@ class Deferred(torch.Tensor):
 _DESCRIPTIONS = {getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")}
 
 
-class Angle(Deferred):
+class CosSin(Deferred):
     """Cosines or sines [1, N, R] of a rotary embedding, and the same with a dimension of heads [1, 1, N, R]."""
 
 
-class Turned(Deferred):
-    """A head's values times cosines, or its exchanged halves times sines: parts (values [1, H, N, R], angles [1, 1, N, R])."""
+class RotatedTerm(Deferred):
+    """A term of a rotation: a head's values times cosines, or its rotated halves times sines.
+
+    parts (values [1, H, N, R], cosines or sines [1, 1, N, R]).
+    """
 
     def computed(self) -> torch.Tensor:
         """values * angles, by torch."""
         return self.parts[0] * self.parts[1]
 
 
-class Gate(Deferred):
-    """What goes into an activation."""
+class GateInput(Deferred):
+    """The input of an activation: parts (gate,)."""
 
 
-class Opened(Deferred):
+class SiluOutput(Deferred):
     """silu(gate): parts (gate,)."""
 
     def computed(self) -> torch.Tensor:
@@ -145,24 +148,24 @@ class Opened(Deferred):
         return torch.nn.functional.silu(self.parts[0])
 
 
-def _activate(gate: Any) -> Opened | None:
-    return Opened(gate.parts[0], gate.library, gate.parts[0]) if type(gate) is Gate else None
+def _activate(gate: Any) -> SiluOutput | None:
+    return SiluOutput(gate.parts[0], gate.library, gate.parts[0]) if type(gate) is GateInput else None
 
 
-def _raise(angle: Any, dimension: Any) -> Angle | None:
-    if type(angle) is not Angle or angle.parts[0].ndim != 3 or dimension != 1:
+def _unsqueeze(angle: Any, dimension: Any) -> CosSin | None:
+    if type(angle) is not CosSin or angle.parts[0].ndim != 3 or dimension != 1:
         return None
-    return Angle(angle.parts[0].unsqueeze(1), angle.library)
+    return CosSin(angle.parts[0].unsqueeze(1), angle.library)
 
 
 def _multiply(one: Any, other: Any) -> torch.Tensor | None:
     for deferred, plain in ((one, other), (other, one)):
         if not _is_plain(plain):
             continue
-        if type(deferred) is Opened and _alike(plain, deferred.parts[0]):
+        if type(deferred) is SiluOutput and _alike(plain, deferred.parts[0]):
             return GatedSilu.apply(deferred.parts[0], plain, deferred.library)  # type: ignore[no-any-return, no-untyped-call]
-        if type(deferred) is Angle and _fits(plain, deferred.parts[0]):
-            return Turned(plain, deferred.library, plain, deferred.parts[0])
+        if type(deferred) is CosSin and _fits(plain, deferred.parts[0]):
+            return RotatedTerm(plain, deferred.library, plain, deferred.parts[0])
     return None
 
 
@@ -183,20 +186,20 @@ def _fits(values: torch.Tensor, angle: torch.Tensor) -> bool:
 
 
 def _add(one: Any, other: Any) -> torch.Tensor | None:
-    if not type(one) is type(other) is Turned or not _alike(one.parts[0], other.parts[0]):
+    if not type(one) is type(other) is RotatedTerm or not _alike(one.parts[0], other.parts[0]):
         return None
-    (values, cosines), (turned, sines) = one.parts, other.parts
-    return rotate(values, cosines, turned, sines, one.library)
+    (values, cosines), (rotated_half, sines) = one.parts, other.parts
+    return rotate(values, cosines, rotated_half, sines, one.library)
 
 
 def rotate(
-    values: torch.Tensor, cosines: torch.Tensor, turned: torch.Tensor, sines: torch.Tensor, library: ctypes.CDLL
+    values: torch.Tensor, cosines: torch.Tensor, rotated_half: torch.Tensor, sines: torch.Tensor, library: ctypes.CDLL
 ) -> torch.Tensor | None:
-    """values * cosines + turned * sines (Su et al. 2021), values and turned [1, H, N, R], cosines and sines [1, 1, N, R].
+    """values * cosines + rotated_half * sines (Su et al. 2021): the first two [1, H, N, R], cosines and sines [1, 1, N, R].
 
-    None where `turned` is not (-second half, first half) of the values: some models exchange neighbours instead.
+    None where `rotated_half` is not (-second half, first half) of the values: some models exchange neighbours instead.
     """
-    output = _rotated(values, turned, cosines.contiguous(), sines.contiguous(), library)
+    output = _rotated(values, rotated_half, cosines.contiguous(), sines.contiguous(), library)
     if output is None:
         return None
     found: torch.Tensor = Rotation.apply(values, output, cosines, sines, library)  # type: ignore[no-untyped-call]
@@ -205,19 +208,19 @@ def rotate(
 
 def _rotated(
     values: torch.Tensor,
-    turned: torch.Tensor | None,
+    rotated_half: torch.Tensor | None,
     cosines: torch.Tensor,
     sines: torch.Tensor,
     library: ctypes.CDLL,
 ) -> torch.Tensor | None:
-    """[1, H, N, R], laid out [1, N, H, R]; without `turned` the rotation back."""
+    """[1, H, N, R], laid out [1, N, H, R]; without `rotated_half` the rotation back."""
     _, num_heads, num_nodes, size = values.shape
     output = values.new_empty(1, num_nodes, num_heads, size)
-    room = torch.empty(torch.get_num_threads() * 5 * size, dtype=torch.promote_types(values.dtype, torch.float32))
+    workspace = torch.empty(torch.get_num_threads() * 5 * size, dtype=torch.promote_types(values.dtype, torch.float32))
     alike = library.rotate(
         *(torch.get_num_threads(), KINDS[values.dtype], num_nodes, num_heads, size),
-        *(Heads.of(values), None if turned is None else Heads.of(turned), turned is None),
-        *(tensor.data_ptr() for tensor in (cosines, sines, output, room)),
+        *(Heads.of(values), None if rotated_half is None else Heads.of(rotated_half), rotated_half is None),
+        *(tensor.data_ptr() for tensor in (cosines, sines, output, workspace)),
     )
     return output.transpose(1, 2) if alike else None
 
@@ -275,7 +278,7 @@ class GatedSilu(torch.autograd.Function):
 
 _RULES: dict[Any, Callable[..., torch.Tensor | None]] = {
     torch.nn.functional.silu: _activate,
-    torch.Tensor.unsqueeze: _raise,
+    torch.Tensor.unsqueeze: _unsqueeze,
     torch.Tensor.mul: _multiply,
     torch.Tensor.add: _add,
 }

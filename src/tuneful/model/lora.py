@@ -5,7 +5,7 @@ that everything else goes on calling the transformers model that it knows. What 
 folder (`save_adapter`), and merged into the base (`merge_adapter`).
 
 The trade: the base is read a second time to merge. Training may compute with a bfloat16 copy of it, or a 4-bit one, and
-keeps no other; what is shipped is the adapter on the base as it came, which is what anybody gets who loads the two.
+keeps no other; what is shipped is the adapter on the base as it came, as everyone gets it who loads the two.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
     )
     with _without_notes():
         adapter = peft.get_peft_model(model, settings)
-    adapter.train(model.training)  # new layers come in training mode, whatever the model is in
+    adapter.train(model.training)  # new layers come in training mode
     return adapter
 
 
@@ -94,7 +94,7 @@ def merge_adapter(
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             adapter = peft.PeftModel.from_pretrained(base, str(folder))
-        except Exception as error:  # whatever peft makes of it, the folder is not what was trained
+        except Exception as error:  # whatever peft raises, the folder is not what was trained
             raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
     adapter.eval()
     unmerged = [_logits(base, prompt) for prompt in prompts]
@@ -121,7 +121,7 @@ def without_adapter(adapter: Any | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_notes() -> Iterator[None]:
-    """What peft and transformers have to say to each other about names that they will change is kept from the user."""
+    """Hide the warnings about names that peft and transformers are about to change, which the user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

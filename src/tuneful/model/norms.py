@@ -2,7 +2,7 @@
 
 A norm of transformers is eight operations on a row of a few hundred numbers; autograd keeps three copies of the row, in
 float32: with their gradients a twentieth of a small step and a fifth of what a layer keeps. Hooks compute them while the model
-attends over tries. What a norm computes is not believed but tried, once a class.
+attends over tries. Whether a class of norms computes what the formula says is tried out, once a class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from tuneful.model.native import KINDS, kernels
 
-_LANES = 16  # NORM_LANES of kernels.c
+_ACCUMULATORS = 16  # NORM_ACCUMULATORS of kernels.c
 _HOOKED = "tuneful_norm"
 
 
@@ -36,7 +36,7 @@ def normalize_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> No
 
 
 def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
-    """Give the module one row to work on, on its way in, and put the norm of all of them in place of what comes out."""
+    """Before the module is called, give it one row to work on; after it, put the norm of all rows in place of its output."""
     inputs: list[torch.Tensor | None] = []
 
     def hide(module: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -72,10 +72,10 @@ class RmsNorm(torch.autograd.Function):
         ctx.save_for_backward(input, weight)
         ctx.epsilon, ctx.shift, ctx.library = epsilon, shift, library
         output, size = torch.empty_like(input), weight.shape[0]
-        room = _room(input, 2 * size)
+        workspace = _workspace(input, 2 * size)
         library.rms_norm(
             *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, epsilon, shift),
-            *(tensor.data_ptr() for tensor in (input, weight, output, room)),
+            *(tensor.data_ptr() for tensor in (input, weight, output, workspace)),
         )
         return output
 
@@ -85,17 +85,17 @@ class RmsNorm(torch.autograd.Function):
         input, weight = ctx.saved_tensors
         to_output, size = grads[0].to(input.dtype).contiguous(), weight.shape[0]
         to_input, to_weight = torch.empty_like(input), torch.empty_like(weight)
-        sums, room = input.new_empty(_LANES * size, dtype=_wide(input)), _room(input, 3 * size)
+        sums, workspace = input.new_empty(_ACCUMULATORS * size, dtype=_wide(input)), _workspace(input, 3 * size)
         ctx.library.rms_norm_backward(
             *(torch.get_num_threads(), KINDS[input.dtype], input.numel() // size, size, ctx.epsilon, ctx.shift),
             *(tensor.data_ptr() for tensor in (input, weight, to_output)),
-            *(None, *(tensor.data_ptr() for tensor in (to_input, to_weight, sums, room))),
+            *(None, *(tensor.data_ptr() for tensor in (to_input, to_weight, sums, workspace))),
         )
         return to_input, to_weight, None, None, None
 
 
-def _room(input: torch.Tensor, size: int) -> torch.Tensor:
-    """`size` numbers a thread to compute in."""
+def _workspace(input: torch.Tensor, size: int) -> torch.Tensor:
+    """Memory for `size` numbers a thread."""
     return input.new_empty(torch.get_num_threads() * size, dtype=_wide(input))
 
 

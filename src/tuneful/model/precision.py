@@ -1,6 +1,6 @@
-"""Where the model runs, and in which precision its matrix products are computed.
+"""Where the model runs, and its compute dtype: the precision of its matrix products.
 
-bfloat16 products pay only where the processor multiplies bfloat16 natively: elsewhere they are emulated, tens of times
+bfloat16 pays only where the processor multiplies bfloat16 natively: elsewhere they are emulated, tens of times
 slower. So the processor is asked, and then timed once; the answer is kept in the cache.
 """
 
@@ -17,7 +17,7 @@ from tuneful.errors import ConfigError
 
 _ROWS, _INNER, _OUT = 512, 576, 1536
 _WORTH = 1.2
-"""How many times faster than float32 a bfloat16 product must be before the loss of precision is worth it."""
+"""How many times faster than float32 a bfloat16 matrix product must be before the loss of precision is worth it."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -30,7 +30,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
-    """float32 or bfloat16 for the products; `auto` asks the device, and times the CPU once (about 0.1 s, kept in `cache`)."""
+    """The compute dtype, float32 or bfloat16; `auto` asks the device, and times the CPU once (about 0.1 s, kept in `cache`)."""
     if wanted != "auto":
         return torch.float32 if wanted == "float32" else torch.bfloat16
     if device.type == "cuda":

@@ -1,9 +1,9 @@
-"""Linear layers in bfloat16 by the compiled products (`products.h`), where a processor has a dot product of that type.
+"""Linear layers in bfloat16 by the compiled matrix products (`products.h`), where a processor has a dot product of that type.
 
-oneDNN, torch's library for them, runs large products at the processor's rate and those of a step, a few hundred rows, at
-four fifths of it. The layers stay what they are: while the model attends over tries a hook hands them, instead of rows, the
-product, and `torch.nn.functional.linear`, which they call, asks for it (torch's `__torch_function__` protocol). Layers that read
-the same rows are one call, and the sum of what they send back is rounded once.
+oneDNN, torch's library for them, runs large matrix products at the processor's rate and those of a step, a few hundred rows, at
+four fifths of it. The layers stay what they are: while the model attends over tries a hook hands them, instead of rows, their
+output, and `torch.nn.functional.linear`, which they call, returns it (torch's `__torch_function__` protocol). Layers that read
+the same rows are one call, and the sum of the gradients that they give those rows is rounded once.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _MIN_FEATURES = 64
 """PANEL_WIDTH of products.h: a narrower layer would leave its panels half empty."""
 _KEPT_BYTES = 1 << 26
-"""Work rooms larger than this are not kept between products."""
+"""Workspaces larger than this are not kept between calls."""
 _HOOKED = "tuneful_product"
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def multiply_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
-    """The linear layers of `model` multiply by the compiled products while they are in bfloat16 and `wanted` says so.
+    """The linear layers of `model` multiply by the compiled kernels while they are in bfloat16 and `wanted` says so.
 
-    Does nothing where the processor is not one of those that they were written for, to classes that inherit from
+    Does nothing where the processor is not one of those that the kernels were written for, to classes that inherit from
     `torch.nn.Linear` (they multiply otherwise), and the second time.
     """
     library = kernels(model.device, model.dtype)
-    if library is None or not library.has_products():
+    if library is None or not library.has_matrix_products():
         return
     for layers in (*_siblings(model), *([module] for module in model.modules())):
-        if all(is_product(layer) and not hasattr(layer, _HOOKED) for layer in layers):
+        if all(is_served_linear(layer) and not hasattr(layer, _HOOKED) for layer in layers):
             _Group(layers, library, wanted)
 
 
 def _siblings(model: torch.nn.Module) -> Iterator[list[Any]]:
-    """Groups of layers that read the same rows; of a layer with an adapter the layer itself."""
+    """Groups of layers that read the same rows; of a layer with an adapter its base layer."""
     for module in model.modules():
         for names in _SIBLINGS:
             children = [getattr(module, name, None) for name in names]
@@ -54,8 +54,8 @@ def _siblings(model: torch.nn.Module) -> Iterator[list[Any]]:
                 yield layers
 
 
-def is_product(layer: Any) -> bool:
-    """Whether `layer` is a linear layer that the products were made for."""
+def is_served_linear(layer: Any) -> bool:
+    """Whether `layer` is a linear layer of the class and the sizes that the kernels multiply."""
     if type(layer) is not torch.nn.Linear:
         return False
     sizes = (layer.in_features, layer.out_features)
@@ -63,7 +63,7 @@ def is_product(layer: Any) -> bool:
 
 
 class _Group:
-    """Layers that are multiplied together: the first that is called computes for all, the others take what is theirs."""
+    """Layers that are multiplied together: the first that is called computes the outputs of all."""
 
     def __init__(self, layers: Sequence[Any], library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
         self.layers, self.library, self.wanted = layers, library, wanted
@@ -71,10 +71,10 @@ class _Group:
         self.ready: dict[torch.nn.Module, torch.Tensor] = {}
         for layer in layers:
             setattr(layer, _HOOKED, True)
-            layer.register_forward_pre_hook(lambda layer, arguments: self.answer(layer, arguments))
+            layer.register_forward_pre_hook(lambda layer, arguments: self.compute(layer, arguments))
 
-    def answer(self, layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[_Answer] | None:
-        """The hook before each layer: its product with the one tensor that goes in, where the products serve it."""
+    def compute(self, layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[_PrecomputedOutput] | None:
+        """The hook before each layer: its output for the one tensor that goes in, where the kernels serve it."""
         rows: Any = arguments[0] if len(arguments) == 1 else None
         known = layer in self.layers  # a copy of the model has copies of the layers, and the same hooks
         if not known or not is_plain(rows) or rows.ndim < 2 or not rows.numel() or not self.wanted():
@@ -84,35 +84,35 @@ class _Group:
             parameters = [parameter for each in self.layers for parameter in (each.weight, each.bias)]
             if not all(parameter is None or is_plain(parameter) for parameter in parameters):
                 return None
-            products = Products.apply(self.library, rows, *parameters)  # type: ignore[no-untyped-call]
-            self.key, self.ready = key, dict(zip(self.layers, products, strict=True))
-        product = self.ready.pop(layer)
+            outputs = MatrixProducts.apply(self.library, rows, *parameters)  # type: ignore[no-untyped-call]
+            self.key, self.ready = key, dict(zip(self.layers, outputs, strict=True))
+        output = self.ready.pop(layer)
         if not self.ready:
             self.key = ()
-        return (_Answer(product),)
+        return (_PrecomputedOutput(output),)
 
 
 def is_plain(tensor: Any) -> bool:
-    """Whether `tensor` is one that the products read: no subclass, in bfloat16, in this machine's memory."""
+    """Whether `tensor` is one that the kernels read: no subclass, in bfloat16, in this machine's memory."""
     return type(tensor) in _PLAIN and tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
 
 
-class _Answer:
-    """The product that a linear layer is about to ask for."""
+class _PrecomputedOutput:
+    """The output that a linear layer is about to ask for."""
 
-    def __init__(self, product: torch.Tensor) -> None:
-        self.product = product
+    def __init__(self, output: torch.Tensor) -> None:
+        self.output = output
 
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Sequence[type], arguments: Sequence[Any] = (), options: Any = None
     ) -> torch.Tensor:
         assert function is torch.nn.functional.linear, f"a linear layer called {function}"
-        answer: _Answer = arguments[0]
-        return answer.product
+        precomputed: _PrecomputedOutput = arguments[0]
+        return precomputed.output
 
 
-class Products(torch.autograd.Function):
+class MatrixProducts(torch.autograd.Function):
     """rows [..., K] * weight [N, K]^T + bias [N] -> [..., N] for each weight and bias (or None) that follow one another.
 
     All in bfloat16; every sum is taken in float32 and rounded once, the gradient of the rows over all weights too.
@@ -169,8 +169,8 @@ def multiply(
         )
         for weight, bias, output in zip(weights, biases, outputs, strict=True)
     ]
-    room = work_room(library.product_room(num_threads, num_rows, depth))
-    library.product(num_threads, num_rows, depth, len(factors), _array(factors), room.data_ptr())
+    workspace = thread_workspace(library.product_workspace_bytes(num_threads, num_rows, depth))
+    library.product(num_threads, num_rows, depth, len(factors), _array(factors), workspace.data_ptr())
     return outputs
 
 
@@ -186,8 +186,10 @@ def multiply_back(
         Factor(upstream.data_ptr(), weight.data_ptr(), None, None, output.data_ptr(), weight.shape[0])
         for upstream, weight in zip(upstreams, weights, strict=True)
     ]
-    room = work_room(library.product_room(num_threads, num_rows, deepest))
-    library.sum_of_products(num_threads, num_rows, columns, deepest, len(factors), _array(factors), room.data_ptr())
+    workspace = thread_workspace(library.product_workspace_bytes(num_threads, num_rows, deepest))
+    library.sum_of_products(
+        num_threads, num_rows, columns, deepest, len(factors), _array(factors), workspace.data_ptr()
+    )
     return output
 
 
@@ -201,8 +203,8 @@ def multiply_outer(library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], rows
         Factor(upstream.data_ptr(), rows.data_ptr(), None, None, output.data_ptr(), output.shape[0])
         for upstream, output in zip(upstreams, outputs, strict=True)
     ]
-    room = work_room(library.outer_products_room(num_threads, num_rows, columns))
-    library.outer_products(num_threads, num_rows, columns, len(factors), _array(factors), room.data_ptr())
+    workspace = thread_workspace(library.outer_products_workspace_bytes(num_threads, num_rows, columns))
+    library.outer_products(num_threads, num_rows, columns, len(factors), _array(factors), workspace.data_ptr())
     return outputs
 
 
@@ -210,17 +212,17 @@ def _array(factors: Sequence[Factor]) -> ctypes.Array[Factor]:
     return (Factor * len(factors))(*factors)
 
 
-class _Own(threading.local):
-    room = torch.empty(0, dtype=torch.uint8)
+class _Kept(threading.local):
+    workspace = torch.empty(0, dtype=torch.uint8)
 
 
-_own = _Own()
+_kept = _Kept()
 
 
-def work_room(num_bytes: int) -> torch.Tensor:
-    """Memory that the products of this thread work in: the same each time, so that it stays in the cache, unless it is large."""
+def thread_workspace(num_bytes: int) -> torch.Tensor:
+    """Memory that the kernels work in for this thread: the same each time, so that it stays in the cache, unless it is large."""
     if num_bytes > _KEPT_BYTES:
         return torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
-    if _own.room.numel() < num_bytes:
-        _own.room = torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
-    return _own.room
+    if _kept.workspace.numel() < num_bytes:
+        _kept.workspace = torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
+    return _kept.workspace

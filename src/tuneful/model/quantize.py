@@ -1,7 +1,7 @@
 """QLoRA's base: linear weights in 4 bits, under an adapter in full precision (Dettmers et al. 2023).
 
 Stands between loading and `add_adapter`; the only door to bitsandbytes. Weights are stored as NF4 with their scales
-quantized once more, 4.13 bits each, and turned back for every product: a quarter of bfloat16's memory for a slower step.
+quantized once more, 4.13 bits each, and turned back for every matrix product: a quarter of bfloat16's memory for a slower step.
 The output head, embeddings and norms stay as they are. The adapter learns to serve on the rounded weights, so it is those
 that it is merged into (`round_to_4_bits`), not the ones that it never saw.
 """
@@ -48,7 +48,7 @@ def quantize(model: PreTrainedModel, device: torch.device) -> None:
 
 
 def compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Turn the 4-bit weights of `model` into `dtype` for their products."""
+    """Let the 4-bit weights of `model` be turned into `dtype`, the compute dtype, for their matrix products."""
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = dtype

@@ -50,7 +50,7 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile | None:
         if settings.get("tokenizer_class") not in _PLAIN_CLASSES or settings.get("add_bos_token"):
             return None
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception:  # whatever is wrong with it, loading it in earnest says it better
+    except Exception:  # loading it through transformers says better what is wrong with it
         return None
     ids = [_token_id(backend, settings.get(key)) for key in ("bos_token", "eos_token")]
     return TokenizerFile(str(folder), backend, *ids) if ids[1] is not None else None

@@ -242,7 +242,7 @@ def kernels_in_use(device: torch.device) -> str:
     """Who computes, as far as it shows in the last bits."""
     if (library := kernels(device, torch.float32)) is None:
         return TORCHS_KERNELS
-    return "compiled (products too)" if library.has_products() else "compiled"
+    return "compiled (products too)" if library.has_matrix_products() else "compiled"
 
 
 def _open_folder(path: Path, group: ProcessGroup) -> RunDir:

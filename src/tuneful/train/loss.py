@@ -78,25 +78,25 @@ class WeightedCrossEntropy(torch.autograd.Function):
         ctx: Any, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if (library := kernels(logits.device, logits.dtype)) is None:
-            normalizers = torch.cat([rows.logsumexp(-1) for rows in _in_float(logits)])
-            nll = normalizers - logits.gather(1, ids[:, None])[:, 0]
+            logsumexp = torch.cat([rows.logsumexp(-1) for rows in _in_float(logits)])
+            nll = logsumexp - logits.gather(1, ids[:, None])[:, 0]
         else:
-            normalizers, nll = _native_nll(library, logits, ids)
+            logsumexp, nll = _native_nll(library, logits, ids)
         weights = weights.to(nll.dtype)
-        ctx.save_for_backward(logits, ids, weights, normalizers)
+        ctx.save_for_backward(logits, ids, weights, logsumexp)
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        logits, ids, weights, normalizers = ctx.saved_tensors
+        logits, ids, weights, logsumexp = ctx.saved_tensors
         if (library := kernels(logits.device, logits.dtype)) is not None:
-            return _native_gradient(library, logits, ids, weights * grads[0], normalizers), None, None
+            return _native_gradient(library, logits, ids, weights * grads[0], logsumexp), None, None
         gradient = torch.empty_like(logits)
         start = 0
         for rows in _in_float(logits):
             part = slice(start, start + len(rows))
-            probabilities = (rows - normalizers[part, None]).exp_()
+            probabilities = (rows - logsumexp[part, None]).exp_()
             probabilities[torch.arange(len(rows), device=ids.device), ids[part]] -= 1
             gradient[part] = probabilities.mul_((weights[part] * grads[0])[:, None])
             start = part.stop
@@ -116,23 +116,23 @@ def _native_nll(library: ctypes.CDLL, logits: torch.Tensor, ids: torch.Tensor) -
     assert ids.shape == logits.shape[:1], (ids.shape, logits.shape)
     assert not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1], "an id outside of the vocabulary"
     logits, ids, rows = logits.contiguous(), ids.contiguous(), _rows_in_float(logits)
-    normalizers, nll = rows.new_empty(len(ids)), rows.new_empty(len(ids))
+    logsumexp, nll = rows.new_empty(len(ids)), rows.new_empty(len(ids))
     library.cross_entropy_forward(
         *(len(rows), KINDS[logits.dtype], *logits.shape),
-        *(tensor.data_ptr() for tensor in (logits, ids, normalizers, nll, rows)),
+        *(tensor.data_ptr() for tensor in (logits, ids, logsumexp, nll, rows)),
     )
-    return normalizers, nll
+    return logsumexp, nll
 
 
 def _native_gradient(
-    library: ctypes.CDLL, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, normalizers: torch.Tensor
+    library: ctypes.CDLL, logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, logsumexp: torch.Tensor
 ) -> torch.Tensor:
     """weights * (softmax - one-hot) [M, V] in the dtype of the logits."""
     logits, ids, rows = logits.contiguous(), ids.contiguous(), _rows_in_float(logits)
-    weights, gradient = weights.to(normalizers.dtype).contiguous(), torch.empty_like(logits)
+    weights, gradient = weights.to(logsumexp.dtype).contiguous(), torch.empty_like(logits)
     library.cross_entropy_backward(
         *(len(rows), KINDS[logits.dtype], *logits.shape),
-        *(tensor.data_ptr() for tensor in (logits, ids, normalizers, weights, gradient, rows)),
+        *(tensor.data_ptr() for tensor in (logits, ids, logsumexp, weights, gradient, rows)),
     )
     return gradient
 

@@ -2,7 +2,7 @@
 
 They serve the model, the loss and the optimizer on the CPU: fused loops that torch would need a dozen passes for. Compiling
 on the user's machine costs 3 s once and needs a `cc` that knows OpenMP; in return there is no binary to ship, and the code
-uses all that the processor has. Where it cannot be compiled `kernels` says None and the torch code beside each call does
+uses all that the processor has. Where they cannot be compiled `kernels` returns None, and the torch code next to each call does
 the same, slower. `TUNEFUL_NATIVE=0` leaves the kernels out.
 """
 
@@ -54,8 +54,8 @@ class Attention(ctypes.Structure):
 
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("num_nodes", "num_heads", "num_key_heads", "size", "value_size")],
-        *[(name, ctypes.c_int64) for name in ("num_blocks", "num_lanes", "num_threads")],
-        *[(name, ctypes.c_void_p) for name in ("first", "count", "path", "lane", "path_start")],
+        *[(name, ctypes.c_int64) for name in ("num_blocks", "num_accumulators", "num_threads")],
+        *[(name, ctypes.c_void_p) for name in ("first", "count", "path", "accumulator", "path_start")],
         ("scale", ctypes.c_double),
         ("kind", ctypes.c_int64),
     ]
@@ -77,23 +77,23 @@ class Parameter(ctypes.Structure):
     """`parameter` of kernels.c: what AdamW reads and writes."""
 
     _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("master", "exp_avg", "exp_avg_sq", "gradient", "shadow")],
+        *[(name, ctypes.c_void_p) for name in ("master", "exp_avg", "exp_avg_sq", "gradient", "low_precision")],
         *[(name, ctypes.c_int64) for name in ("size", "first_chunk", "gradient_kind")],
         ("decay", ctypes.c_double),
     ]
 
 
 class Factor(ctypes.Structure):
-    """`factor` of products.h: two matrices of a product, what is added (or null), and where the result goes."""
+    """`factor` of products.h: the two matrices of a product, what is added (or null), and where the result goes."""
 
     _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("left", "right", "bias", "beside", "out")],
+        *[(name, ctypes.c_void_p) for name in ("left", "right", "bias", "residual", "out")],
         ("size", ctypes.c_int64),
     ]
 
 
-NUM_PRODUCTS = 7
-"""Of a decoder layer: query, key, value, output, gate, up, down."""
+NUM_LINEARS = 7
+"""Linear layers of a decoder layer: query, key, value, output, gate, up, down."""
 
 
 class Layer(ctypes.Structure):
@@ -105,10 +105,10 @@ class Layer(ctypes.Structure):
         *[(name, ctypes.c_double * 2) for name in ("epsilon", "shift")],
         *[(name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")],
         ("norms", ctypes.c_void_p * 2),
-        *[(name, ctypes.c_void_p * NUM_PRODUCTS) for name in ("weights", "biases")],
+        *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases")],
         ("read", ctypes.c_void_p),
         ("num_read", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("kept", "room")],
+        *[(name, ctypes.c_void_p) for name in ("kept", "workspace")],
     ]
 
 
@@ -118,7 +118,7 @@ class LayerGradients(ctypes.Structure):
     _fields_ = [
         ("hidden", ctypes.c_void_p),
         ("norms", ctypes.c_void_p * 2),
-        *[(name, ctypes.c_void_p * NUM_PRODUCTS) for name in ("weights", "biases")],
+        *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases")],
     ]
 
 
@@ -137,7 +137,7 @@ def describe() -> str:
     if os.environ.get("TUNEFUL_NATIVE") == "0":
         return "left out: TUNEFUL_NATIVE=0"
     try:
-        products = ", matrix products too" if _library().has_products() else ""
+        products = ", matrix products too" if _library().has_matrix_products() else ""
         return f"compiled by {_compiler()}{products}"
     except NotCompiledError as reason:
         return f"not compiled, torch's operations are used: {reason}"
@@ -213,8 +213,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     count, number, pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
     heads = ctypes.POINTER(Heads)
     plan, parameters = ctypes.POINTER(Attention), ctypes.POINTER(Parameter)
-    library.attention_room.argtypes = [plan, count]
-    library.attention_room.restype = count
+    library.attention_workspace_bytes.argtypes = [plan, count]
+    library.attention_workspace_bytes.restype = count
     library.attention_forward.argtypes = [plan, heads, heads, heads, *[pointer] * 3]
     library.attention_backward.argtypes = [plan, heads, heads, heads, pointer, pointer, heads, *[pointer] * 5]
     library.cross_entropy_forward.argtypes = [*[count] * 4, *[pointer] * 5]
@@ -228,17 +228,17 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.squared_norm.argtypes = [count, count, count, parameters, pointer]
     library.squared_norm.restype = number
     library.adamw.argtypes = [count, count, count, parameters, *[number] * 5, count]
-    library.has_products.restype = count
-    if library.has_products():
+    library.has_matrix_products.restype = count
+    if library.has_matrix_products():
         factors = ctypes.POINTER(Factor)
-        library.product_room.argtypes = library.outer_products_room.argtypes = [count] * 3
-        library.product_room.restype = library.outer_products_room.restype = count
+        library.product_workspace_bytes.argtypes = library.outer_products_workspace_bytes.argtypes = [count] * 3
+        library.product_workspace_bytes.restype = library.outer_products_workspace_bytes.restype = count
         library.product.argtypes = library.outer_products.argtypes = [*[count] * 4, factors, pointer]
         library.sum_of_products.argtypes = [*[count] * 5, factors, pointer]
         layer = ctypes.POINTER(Layer)
-        library.layer_kept.argtypes = [layer]
-        library.layer_room.argtypes = [layer, count]
-        library.layer_kept.restype = library.layer_room.restype = count
+        library.layer_kept_bytes.argtypes = [layer]
+        library.layer_workspace_bytes.argtypes = [layer, count]
+        library.layer_kept_bytes.restype = library.layer_workspace_bytes.restype = count
         library.layer_forward.argtypes = [layer, pointer]
         library.layer_backward.argtypes = [layer, pointer, ctypes.POINTER(LayerGradients)]
         library.layer_forward.restype = library.layer_backward.restype = None

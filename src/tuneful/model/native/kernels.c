@@ -1,5 +1,5 @@
 /* What a step of training on a CPU does between its matrix products, for which torch has no operation of its own: attention
-   over a trie, norms, rotary embedding, gate, the output head's cross-entropy, AdamW; products.h has the products themselves.
+   over a trie, norms, rotary embedding, gate, the output head's cross-entropy, AdamW; products.h has the matrix products.
    `native.py` compiles this file for the machine at hand.
 
    Everything is computed in float32 (kernels.h once) or, where the tensors are float64, in float64 (kernels.h again); tensors
@@ -24,19 +24,20 @@
 #define VECTOR_BYTES 16
 #define COLUMNS 4
 #endif
-#define ROWS 8        /* queries that are scored at once */
-#define CHUNK 65536   /* elements of a tensor that one thread updates at once */
-#define NORM_LANES 16 /* parts that a norm's rows are summed in */
-#define PORTION 1024  /* numbers at once: of squares until they meet the sum in double precision, of a gated activation */
+#define ROWS 8               /* queries that are scored at once */
+#define CHUNK 65536          /* elements of a tensor that one thread updates at once */
+#define NORM_ACCUMULATORS 16 /* partial accumulators that a norm's rows are summed in */
+#define PORTION 1024         /* numbers at once: of squares until they meet the sum in double precision, of a gated activation */
 
 enum { FLOAT32, FLOAT64, BFLOAT16 };
 
 /* Attention over a trie, cut into blocks: `count` queries that follow one another on a branch, and the path they see. */
 typedef struct {
     int64_t num_nodes, num_heads, num_key_heads, size, value_size; /* N, H, K, D, E */
-    int64_t num_blocks, num_lanes, num_threads;
-    const int32_t *first, *count, *path, *lane; /* of a block: first query, number of queries; its path; who adds it up */
-    const int64_t *path_start;                  /* [num_blocks + 1] into `path` */
+    int64_t num_blocks, num_accumulators, num_threads;
+    const int32_t *first, *count, *path; /* of a block: first query, number of queries; its path */
+    const int32_t *accumulator;          /* of a block: the partial accumulator that its keys' gradients are added to */
+    const int64_t *path_start;           /* [num_blocks + 1] into `path` */
     double scale;
     int64_t kind; /* of query, key, value, output and their gradients */
 } attention;
@@ -47,10 +48,10 @@ typedef struct {
     int64_t by_head, by_node;
 } heads;
 
-/* One parameter with its master, moments and gradient; `shadow` is its copy in bfloat16, or null. */
+/* One parameter with its master weights, moments and gradient; `low_precision` is its copy in bfloat16, or null. */
 typedef struct {
     void *master, *exp_avg, *exp_avg_sq, *gradient;
-    uint16_t *shadow;
+    uint16_t *low_precision;
     int64_t size, first_chunk, gradient_kind;
     double decay;
 } parameter;
@@ -126,48 +127,48 @@ static inline float exponential(float x)
 
 #include "products.h"
 
-/* Bytes of `scratch` that a forward, or a backward, of attention wants for all its threads. */
-int64_t attention_room(const attention *plan, int64_t backward)
+/* Bytes of `workspace` that a forward, or a backward, of attention needs for all its threads. */
+int64_t attention_workspace_bytes(const attention *plan, int64_t backward)
 {
-    return plan->num_threads * (plan->kind == FLOAT64 ? room_double : room_float)(plan, backward);
+    return plan->num_threads * (plan->kind == FLOAT64 ? workspace_bytes_double : workspace_bytes_float)(plan, backward);
 }
 
-void attention_forward(const attention *plan, const heads *query, const heads *key, const heads *value, void *output, void *norms,
-                       void *scratch)
+void attention_forward(const attention *plan, const heads *query, const heads *key, const heads *value, void *output,
+                       void *logsumexp, void *workspace)
 {
-    (plan->kind == FLOAT64 ? attend_double : attend_float)(plan, query, key, value, output, norms, scratch);
+    (plan->kind == FLOAT64 ? attend_double : attend_float)(plan, query, key, value, output, logsumexp, workspace);
 }
 
 void attention_backward(const attention *plan, const heads *query, const heads *key, const heads *value, const void *output,
-                        const void *norms, const heads *to_output, void *to_query, void *to_key, void *to_value, void *sums,
-                        void *scratch)
+                        const void *logsumexp, const heads *to_output, void *to_query, void *to_key, void *to_value, void *sums,
+                        void *workspace)
 {
     (plan->kind == FLOAT64 ? attend_backward_double : attend_backward_float)(
-        plan, query, key, value, output, norms, to_output, to_query, to_key, to_value, sums, scratch);
+        plan, query, key, value, output, logsumexp, to_output, to_query, to_key, to_value, sums, workspace);
 }
 
 /* rows: [num_threads, size] of the numbers that are computed in. */
 void cross_entropy_forward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                           const int64_t *ids, void *normalizers, void *nll, void *rows)
+                           const int64_t *ids, void *logsumexp, void *nll, void *rows)
 {
-    (kind == FLOAT64 ? normalize_double : normalize_float)(
-        num_threads, kind, num_rows, size, logits, ids, normalizers, nll, rows);
+    (kind == FLOAT64 ? cross_entropy_double : cross_entropy_float)(
+        num_threads, kind, num_rows, size, logits, ids, logsumexp, nll, rows);
 }
 
 void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                            const int64_t *ids, const void *normalizers, const void *weights, void *gradient, void *rows)
+                            const int64_t *ids, const void *logsumexp, const void *weights, void *gradient, void *rows)
 {
-    (kind == FLOAT64 ? differentiate_double : differentiate_float)(
-        num_threads, kind, num_rows, size, logits, ids, normalizers, weights, gradient, rows);
+    (kind == FLOAT64 ? cross_entropy_backward_double : cross_entropy_backward_float)(
+        num_threads, kind, num_rows, size, logits, ids, logsumexp, weights, gradient, rows);
 }
 
-/* `beside` is added to the gradient of the input, or null; so is `to_weight` where nobody wants it. */
+/* `residual` is added to the gradient of the input, or null; `to_weight` is null where it is not wanted. */
 void rms_norm_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
-                       const void *input, const void *weight, const void *to_output, const void *beside, void *to_input,
+                       const void *input, const void *weight, const void *to_output, const void *residual, void *to_input,
                        void *to_weight, void *sums, void *rows)
 {
     (kind == FLOAT64 ? norm_backward_double : norm_backward_float)(num_threads, kind, num_rows, size, epsilon, shift, input,
-                                                                   weight, to_output, beside, to_input, to_weight, sums, rows);
+                                                                   weight, to_output, residual, to_input, to_weight, sums, rows);
 }
 
 /* rows: [num_threads, 2, size] of the numbers that are computed in. */
@@ -178,14 +179,14 @@ void rms_norm(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size,
         num_threads, kind, num_rows, size, epsilon, shift, input, weight, output, rows);
 }
 
-/* output [num_nodes, num_heads, size] = input * cosines + turned * sines, which are [num_nodes, size], or the rotation `back`, as
-   for gradients; `output` may be the input. `turned` must be the input's halves (-second, first): says whether it is. Null
-   stands for them. rows: [num_threads, 5, size] of the numbers that are computed in. */
+/* output [num_nodes, num_heads, size] = input * cosines + rotated_half * sines, which are [num_nodes, size], or the rotation
+   `back`, as for gradients; `output` may be the input. `rotated_half` must be the input's halves (-second, first): says whether
+   it is. Null stands for them. rows: [num_threads, 5, size] of the numbers that are computed in. */
 int64_t rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size, const heads *input,
-               const heads *turned, int64_t back, const void *cosines, const void *sines, void *output, void *rows)
+               const heads *rotated_half, int64_t back, const void *cosines, const void *sines, void *output, void *rows)
 {
     return (kind == FLOAT64 ? rotate_double : rotate_float)(
-        num_threads, kind, num_nodes, num_heads, size, input, turned, back, cosines, sines, output, rows);
+        num_threads, kind, num_nodes, num_heads, size, input, rotated_half, back, cosines, sines, output, rows);
 }
 
 /* output = silu(gate) * up, all of `size` elements. */

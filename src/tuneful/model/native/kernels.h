@@ -185,11 +185,11 @@ static void NAME(gather_queries)(const NAME(block) *b, const heads *tensor, int6
     }
 }
 
-/* out = softmax(scale * Q K^T) V of one block and key head; norms: the logarithm of each query's sum of exponentials. */
+/* out = softmax(scale * Q K^T) V of one block and key head; logsumexp: that of each query's scaled scores. */
 static void NAME(attend_block)(const attention *plan, const NAME(block) *b, const heads *query, const heads *key,
-                               const heads *value, void *output, REAL *norms, REAL *scratch)
+                               const heads *value, void *output, REAL *logsumexp, REAL *workspace)
 {
-    REAL *keys = scratch, *values = keys + b->D * b->stride, *queries = values + b->E * b->stride;
+    REAL *keys = workspace, *values = keys + b->D * b->stride, *queries = values + b->E * b->stride;
     REAL *scores = queries + ROWS * b->D, *outputs = scores + ROWS * b->stride, *one = outputs + ROWS * b->E;
     REAL scale = (REAL)plan->scale;
     NAME(gather)(b, key, plan->size, b->D, plan->kind, NULL, keys, one);
@@ -208,7 +208,7 @@ static void NAME(attend_block)(const attention *plan, const NAME(block) *b, cons
             }
             for (int64_t p = seen; p < most; p++) line[p] = 0;
             inverse[i] = 1 / sum;
-            norms[NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)] = top * scale + (REAL)log(sum);
+            logsumexp[NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)] = top * scale + (REAL)log(sum);
         }
         NAME(combine)(outputs, scores, values, most, b->stride, b->E);
         for (int64_t i = 0; i < least(ROWS, b->count * b->R - row); i++) {
@@ -219,25 +219,25 @@ static void NAME(attend_block)(const attention *plan, const NAME(block) *b, cons
 }
 
 /* Bytes that one thread works in. */
-static int64_t NAME(room)(const attention *plan, int64_t backward)
+static int64_t NAME(workspace_bytes)(const attention *plan, int64_t backward)
 {
     int64_t D = rounded_up(plan->size, PANEL), E = rounded_up(plan->value_size, PANEL), stride = NAME(longest_stride)(plan);
-    int64_t forward_room = (D + E + ROWS) * stride + ROWS * (D + E) + D + E;
-    int64_t backward_room = (3 * D + 2 * E + 2 * ROWS) * stride + ROWS * (2 * D + E) + E;
-    return rounded_up((backward ? backward_room : forward_room) * sizeof(REAL), 64);
+    int64_t forward_size = (D + E + ROWS) * stride + ROWS * (D + E) + D + E;
+    int64_t backward_size = (3 * D + 2 * E + 2 * ROWS) * stride + ROWS * (2 * D + E) + E;
+    return rounded_up((backward ? backward_size : forward_size) * sizeof(REAL), 64);
 }
 
 static void NAME(attend)(const attention *plan, const heads *query, const heads *key, const heads *value, void *output,
-                         void *norms, void *all_scratch)
+                         void *logsumexp, void *all_workspace)
 {
-    int64_t room = NAME(room)(plan, 0);
+    int64_t own_bytes = NAME(workspace_bytes)(plan, 0);
     #pragma omp parallel num_threads(plan->num_threads)
     {
-        REAL *scratch = (REAL *)((char *)all_scratch + omp_get_thread_num() * room);
+        REAL *workspace = (REAL *)((char *)all_workspace + omp_get_thread_num() * own_bytes);
         #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < plan->num_blocks * plan->num_key_heads; task++) {
             NAME(block) block = NAME(open_block)(plan, task / plan->num_key_heads, task % plan->num_key_heads);
-            NAME(attend_block)(plan, &block, query, key, value, output, norms, scratch);
+            NAME(attend_block)(plan, &block, query, key, value, output, logsumexp, workspace);
         }
     }
 }
@@ -246,10 +246,10 @@ static void NAME(attend)(const attention *plan, const heads *query, const heads 
    dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B). dK (without the scale) and dV are added to
    `key_sums` [N, K, size] and `value_sums` [N, K, value_size]. */
 static void NAME(attend_block_backward)(const attention *plan, const NAME(block) *b, const heads *query, const heads *key,
-                                        const heads *value, const void *output, const REAL *norms, const heads *to_output,
-                                        void *to_query, REAL *key_sums, REAL *value_sums, REAL *scratch)
+                                        const heads *value, const void *output, const REAL *logsumexp, const heads *to_output,
+                                        void *to_query, REAL *key_sums, REAL *value_sums, REAL *workspace)
 {
-    REAL *keys = scratch, *key_columns = keys + b->D * b->stride, *value_columns = key_columns + b->D * b->stride;
+    REAL *keys = workspace, *key_columns = keys + b->D * b->stride, *value_columns = key_columns + b->D * b->stride;
     REAL *to_keys = value_columns + b->E * b->stride, *to_values = to_keys + b->D * b->stride;
     REAL *scores = to_values + b->E * b->stride, *to_scores = scores + ROWS * b->stride;
     REAL *queries = to_scores + ROWS * b->stride, *to_queries = queries + ROWS * b->D, *to_outputs = to_queries + ROWS * b->D;
@@ -269,11 +269,11 @@ static void NAME(attend_block_backward)(const attention *plan, const NAME(block)
             REAL *line = scores + i * b->stride, *to_line = to_scores + i * b->stride, delta = 0;
             int64_t at = NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i);
             int64_t seen = i < num_rows ? NAME(seen_by)(b, row + i) : 0;
-            REAL norm = norms[at];
+            REAL row_logsumexp = logsumexp[at];
             NAME(load)(one, output, at * plan->value_size, plan->value_size, b->E, plan->kind);
             for (int64_t d = 0; d < b->E; d++) delta += to_outputs[i * b->E + d] * one[d];
             for (int64_t p = 0; p < seen; p++) {
-                line[p] = EXP(line[p] * scale - norm);
+                line[p] = EXP(line[p] * scale - row_logsumexp);
                 to_line[p] = line[p] * (to_line[p] - delta);
             }
             for (int64_t p = seen; p < rounded_up(most, 4); p++) line[p] = to_line[p] = 0;
@@ -294,36 +294,37 @@ static void NAME(attend_block_backward)(const attention *plan, const NAME(block)
     }
 }
 
-/* Blocks share keys, so each lane has `sums` of its own [lanes, N * K * (size + value_size)], in the end added in their order. */
+/* Blocks share keys, so each partial accumulator has `sums` of its own [accumulators, N * K * (size + value_size)]; in the end
+   they are added in their order. */
 static void NAME(attend_backward)(const attention *plan, const heads *query, const heads *key, const heads *value,
-                                  const void *output, const void *norms, const heads *to_output, void *to_query, void *to_key,
-                                  void *to_value, void *all_sums, void *all_scratch)
+                                  const void *output, const void *logsumexp, const heads *to_output, void *to_query, void *to_key,
+                                  void *to_value, void *all_sums, void *all_workspace)
 {
-    int64_t K = plan->num_key_heads, room = NAME(room)(plan, 1);
+    int64_t K = plan->num_key_heads, own_bytes = NAME(workspace_bytes)(plan, 1);
     int64_t of_node = K * plan->size, value_of_node = K * plan->value_size, of_keys = plan->num_nodes * of_node;
-    int64_t of_lane = of_keys + plan->num_nodes * value_of_node;
+    int64_t of_accumulator = of_keys + plan->num_nodes * value_of_node;
     REAL *sums = all_sums;
     #pragma omp parallel num_threads(plan->num_threads)
     {
-        REAL *scratch = (REAL *)((char *)all_scratch + omp_get_thread_num() * room);
+        REAL *workspace = (REAL *)((char *)all_workspace + omp_get_thread_num() * own_bytes);
         #pragma omp for schedule(static)
-        for (int64_t node = 0; node < plan->num_nodes * plan->num_lanes; node++)
+        for (int64_t node = 0; node < plan->num_nodes * plan->num_accumulators; node++)
             memset(sums + node * (of_node + value_of_node), 0, (of_node + value_of_node) * sizeof(REAL));
         #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < plan->num_lanes * K; task++)
+        for (int64_t task = 0; task < plan->num_accumulators * K; task++)
             for (int64_t number = 0; number < plan->num_blocks; number++)
-                if (plan->lane[number] == task / K) {
+                if (plan->accumulator[number] == task / K) {
                     NAME(block) block = NAME(open_block)(plan, number, task % K);
-                    REAL *own = sums + task / K * of_lane;
-                    NAME(attend_block_backward)(plan, &block, query, key, value, output, norms, to_output, to_query, own,
-                                                own + of_keys, scratch);
+                    REAL *own = sums + task / K * of_accumulator;
+                    NAME(attend_block_backward)(plan, &block, query, key, value, output, logsumexp, to_output, to_query, own,
+                                                own + of_keys, workspace);
                 }
         #pragma omp for schedule(static)
         for (int64_t node = 0; node < plan->num_nodes; node++) {
             REAL *key_sum = sums + node * of_node, *value_sum = sums + of_keys + node * value_of_node;
-            for (int64_t lane = 1; lane < plan->num_lanes; lane++) {
-                for (int64_t d = 0; d < of_node; d++) key_sum[d] += key_sum[lane * of_lane + d];
-                for (int64_t d = 0; d < value_of_node; d++) value_sum[d] += value_sum[lane * of_lane + d];
+            for (int64_t accumulator = 1; accumulator < plan->num_accumulators; accumulator++) {
+                for (int64_t d = 0; d < of_node; d++) key_sum[d] += key_sum[accumulator * of_accumulator + d];
+                for (int64_t d = 0; d < value_of_node; d++) value_sum[d] += value_sum[accumulator * of_accumulator + d];
             }
             NAME(store)(to_key, node * of_node, key_sum, of_node, (REAL)plan->scale, plan->kind);
             NAME(store)(to_value, node * value_of_node, value_sum, value_of_node, 1, plan->kind);
@@ -333,9 +334,9 @@ static void NAME(attend_backward)(const attention *plan, const heads *query, con
 
 /* Cross-entropy over rows of logits [num_rows, size], which stay in their own kind. */
 
-/* normalizers: log(sum(exp(row))); nll: what is missing from the logit of `ids` to it. */
-static void NAME(normalize)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                            const int64_t *ids, void *normalizers, void *nll, void *rows)
+/* logsumexp: log(sum(exp(row))); nll: what is missing from the logit of `ids` to it. */
+static void NAME(cross_entropy)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
+                                const int64_t *ids, void *logsumexp, void *nll, void *rows)
 {
     #pragma omp parallel num_threads(num_threads)
     {
@@ -350,25 +351,25 @@ static void NAME(normalize)(int64_t num_threads, int64_t kind, int64_t num_rows,
                 for (int64_t v = start; v < least(size, start + PORTION); v++) sum += EXP(row[v] - top);
                 total += sum;
             }
-            ((REAL *)normalizers)[m] = (REAL)(top + log(total));
+            ((REAL *)logsumexp)[m] = (REAL)(top + log(total));
             ((REAL *)nll)[m] = (REAL)(top - row[ids[m]] + log(total));
         }
     }
 }
 
 /* gradient = weights * (softmax(logits) - one-hot(ids)) */
-static void NAME(differentiate)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
-                                const int64_t *ids, const void *normalizers, const void *weights, void *gradient,
-                                void *rows)
+static void NAME(cross_entropy_backward)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size,
+                                         const void *logits, const int64_t *ids, const void *logsumexp, const void *weights,
+                                         void *gradient, void *rows)
 {
     #pragma omp parallel num_threads(num_threads)
     {
         REAL *row = (REAL *)rows + omp_get_thread_num() * size;
         #pragma omp for schedule(static)
         for (int64_t m = 0; m < num_rows; m++) {
-            REAL normalizer = ((const REAL *)normalizers)[m];
+            REAL row_logsumexp = ((const REAL *)logsumexp)[m];
             NAME(load)(row, logits, m * size, size, size, kind);
-            for (int64_t v = 0; v < size; v++) row[v] = EXP(row[v] - normalizer);
+            for (int64_t v = 0; v < size; v++) row[v] = EXP(row[v] - row_logsumexp);
             row[ids[m]] -= 1;
             NAME(store)(gradient, m * size, row, size, ((const REAL *)weights)[m], kind);
         }
@@ -376,11 +377,11 @@ static void NAME(differentiate)(int64_t num_threads, int64_t kind, int64_t num_r
 }
 
 /* RMS norm (Zhang & Sennrich 2019): y = w x^, x^ = r x, r = (mean(x^2) + epsilon)^-1/2. With g = w dy: dx = r (g - x^ mean(g x^)),
-   dw = sum over rows of dy x^. Rows are dealt to NORM_LANES `sums` [NORM_LANES, size], which are added in their order.
-   `beside`, which may be null, is what the input gets besides, from where the norm is not: dx + beside is rounded once.
+   dw = sum over rows of dy x^. Rows are dealt to partial `sums` [NORM_ACCUMULATORS, size], which are added in their order.
+   `residual`, which may be null, is the gradient that reaches the input past the norm: dx + residual is rounded once.
    rows: [num_threads, 3, size]. */
 static void NAME(norm_backward)(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
-                                const void *input, const void *weight, const void *to_output, const void *beside,
+                                const void *input, const void *weight, const void *to_output, const void *residual,
                                 void *to_input, void *to_weight, void *all_sums, void *rows)
 {
     REAL *sums = all_sums;
@@ -390,10 +391,11 @@ static void NAME(norm_backward)(int64_t num_threads, int64_t kind, int64_t num_r
         NAME(load)(w, weight, 0, size, size, kind);
         for (int64_t d = 0; d < size; d++) w[d] += (REAL)shift;
         #pragma omp for schedule(static)
-        for (int64_t lane = 0; lane < NORM_LANES; lane++) {
-            REAL *sum = sums + lane * size;
+        for (int64_t accumulator = 0; accumulator < NORM_ACCUMULATORS; accumulator++) {
+            REAL *sum = sums + accumulator * size;
             memset(sum, 0, size * sizeof(REAL));
-            for (int64_t row = lane * num_rows / NORM_LANES; row < (lane + 1) * num_rows / NORM_LANES; row++) {
+            for (int64_t row = accumulator * num_rows / NORM_ACCUMULATORS;
+                 row < (accumulator + 1) * num_rows / NORM_ACCUMULATORS; row++) {
                 REAL squares = 0, product = 0;
                 NAME(load)(x, input, row * size, size, size, kind);
                 NAME(load)(g, to_output, row * size, size, size, kind);
@@ -407,16 +409,16 @@ static void NAME(norm_backward)(int64_t num_threads, int64_t kind, int64_t num_r
                 }
                 product /= size;
                 for (int64_t d = 0; d < size; d++) g[d] = (g[d] - x[d] * product) * r;
-                if (beside) {
-                    NAME(load)(x, beside, row * size, size, size, kind);
+                if (residual) {
+                    NAME(load)(x, residual, row * size, size, size, kind);
                     for (int64_t d = 0; d < size; d++) g[d] += x[d];
                 }
                 NAME(store)(to_input, row * size, g, size, 1, kind);
             }
         }
     }
-    for (int64_t lane = 1; lane < NORM_LANES; lane++)
-        for (int64_t d = 0; d < size; d++) sums[d] += sums[lane * size + d];
+    for (int64_t accumulator = 1; accumulator < NORM_ACCUMULATORS; accumulator++)
+        for (int64_t d = 0; d < size; d++) sums[d] += sums[accumulator * size + d];
     if (to_weight) NAME(store)(to_weight, 0, sums, size, 1, kind);
 }
 
@@ -447,11 +449,11 @@ static void NAME(norm)(int64_t num_threads, int64_t kind, int64_t num_rows, int6
     }
 }
 
-/* Rotary embedding (Su et al. 2021): of each head, out = first * cos + turned * sin, or the rotation back. `turned`, which may be
-   null, is what a model takes for the heads' halves (-second, first): says whether it is, which zeros do not tell. `output` may
-   be the input. rows: [num_threads, 5, size]. */
+/* Rotary embedding (Su et al. 2021): of each head, out = first * cos + rotated_half * sin, or the rotation back. `rotated_half`,
+   which may be null, is what a model takes for the heads' halves (-second, first): says whether it is, which zeros do not tell.
+   `output` may be the input. rows: [num_threads, 5, size]. */
 static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size,
-                        const heads *input, const heads *turned, int64_t back, const void *cosines, const void *sines,
+                        const heads *input, const heads *rotated_half, int64_t back, const void *cosines, const void *sines,
                         void *output, void *rows)
 {
     int64_t half = size / 2, num_unlike = 0, num_telling = 0;
@@ -464,9 +466,10 @@ static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, in
             NAME(load)(s, sines, node * size, size, size, kind);
             for (int64_t head = 0; head < num_heads; head++) {
                 NAME(load)(x, input->data, head * input->by_head + node * input->by_node, size, size, kind);
-                if (turned) {
+                if (rotated_half) {
                     int unlike = 0, telling = 0;
-                    NAME(load)(z, turned->data, head * turned->by_head + node * turned->by_node, size, size, kind);
+                    int64_t at = head * rotated_half->by_head + node * rotated_half->by_node;
+                    NAME(load)(z, rotated_half->data, at, size, size, kind);
                     for (int64_t d = 0; d < half; d++) unlike += z[d] != -x[half + d];
                     for (int64_t d = 0; d < half; d++) unlike += z[half + d] != x[d];
                     for (int64_t d = 0; d < size; d++) y[d] = x[d] * c[d] + z[d] * s[d];
@@ -484,7 +487,7 @@ static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, in
             }
         }
     }
-    return !turned || (num_unlike == 0 && num_telling > 0);
+    return !rotated_half || (num_unlike == 0 && num_telling > 0);
 }
 
 /* Gated activation (Shazeer 2020), silu(gate) * up, a few numbers at a time. */
@@ -516,9 +519,9 @@ static void NAME(gate_backward)(int64_t num_threads, int64_t kind, int64_t size,
         NAME(load)(u, up, start, count, count, kind);
         NAME(load)(d, to_output, start, count, count, kind);
         for (int64_t i = 0; i < count; i++) {
-            REAL sigmoid = NAME(sigmoid)(g[i]), open = sigmoid * g[i];
-            u[i] *= d[i] * (sigmoid + open * (1 - sigmoid));
-            d[i] *= open;
+            REAL sigmoid = NAME(sigmoid)(g[i]), silu = sigmoid * g[i];
+            u[i] *= d[i] * (sigmoid + silu * (1 - sigmoid));
+            d[i] *= silu;
         }
         NAME(store)(to_gate, start, u, count, 1, kind);
         NAME(store)(to_up, start, d, count, 1, kind);
@@ -596,8 +599,8 @@ static void NAME(step)(int64_t num_threads, int64_t num_parameters, const parame
                 second[i] = keep2 * second[i] + add2 * slope * slope;
                 weights[i] = weights[i] * decay - step_size * first[i] / (SQRT(second[i]) * root + least_root);
             }
-            if (own->shadow)
-                for (int64_t i = 0; i < size; i++) own->shadow[start + i] = narrowed((float)weights[i]);
+            if (own->low_precision)
+                for (int64_t i = 0; i < size; i++) own->low_precision[start + i] = narrowed((float)weights[i]);
         }
     }
 }

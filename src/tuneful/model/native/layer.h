@@ -1,11 +1,12 @@
 /* A decoder layer of bfloat16 in one call each way, out of the parts of kernels.h and products.h:
 
-     middle = hidden + attention(norm(hidden)),    output = middle + down(silu(gate(thought)) * up(thought)), thought = norm(middle)
+     middle = hidden + attention(norm(hidden)),    mlp_input = norm(middle),
+     output = middle + down(activation),           activation = silu(gate(mlp_input)) * up(mlp_input)
 
    (Vaswani et al. 2017; Touvron et al. 2023). Residual sums are taken before a result is rounded. Of the last layer few rows are
    read: only those go beyond attention, the others of its output are 0. */
 
-enum { QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN, NUM_PRODUCTS };
+enum { QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN, NUM_LINEARS };
 
 /* What a layer reads, and where it writes. Matrices are [rows, columns] one after the other, N = plan->num_nodes. */
 typedef struct {
@@ -13,22 +14,22 @@ typedef struct {
     int64_t width, inner; /* features of hidden and output, and between gate and down */
     double epsilon[2], shift[2];
     const uint16_t *hidden, *cosines, *sines;                            /* [N, width]; [N, size of a head] */
-    const uint16_t *norms[2], *weights[NUM_PRODUCTS], *biases[NUM_PRODUCTS]; /* a bias may be null */
-    const int64_t *read; /* [num_read] rows of the output that somebody reads, rising; null for all N */
+    const uint16_t *norms[2], *weights[NUM_LINEARS], *biases[NUM_LINEARS]; /* a bias may be null */
+    const int64_t *read; /* [num_read] rows of the output that are read, rising; null for all N */
     int64_t num_read;
-    char *kept, *room;
+    char *kept, *workspace;
 } layer;
 
-/* Where its gradients go; null for what nobody learns. */
+/* Where its gradients go; null for what is not trained. */
 typedef struct {
-    uint16_t *hidden, *norms[2], *weights[NUM_PRODUCTS], *biases[NUM_PRODUCTS];
+    uint16_t *hidden, *norms[2], *weights[NUM_LINEARS], *biases[NUM_LINEARS];
 } layer_gradients;
 
 /* What the forward keeps for the backward. */
 typedef struct {
-    uint16_t *seen, *query, *key, *value, *all_attended; /* N rows */
-    float *normalizers;
-    uint16_t *attended, *residual, *middle, *thought, *gate, *up, *opened; /* as many as are read */
+    uint16_t *attention_input, *query, *key, *value, *all_attended; /* N rows */
+    float *logsumexp;
+    uint16_t *attended, *residual, *middle, *mlp_input, *gate, *up, *activation; /* as many as are read */
 } kept_values;
 
 static int64_t most(int64_t one, int64_t other) { return one > other ? one : other; }
@@ -46,28 +47,28 @@ static kept_values lay_out_kept(const layer *l, char **at)
     int64_t N = l->plan->num_nodes, M = l->read ? l->num_read : N;
     int64_t all_heads = l->plan->num_heads * l->plan->size, key_heads = l->plan->num_key_heads * l->plan->size;
     kept_values kept;
-    kept.seen = take(at, N * l->width, 2);
+    kept.attention_input = take(at, N * l->width, 2);
     kept.query = take(at, N * all_heads, 2);
     kept.key = take(at, N * key_heads, 2);
     kept.value = take(at, N * key_heads, 2);
     kept.all_attended = take(at, N * all_heads, 2);
-    kept.normalizers = take(at, N * l->plan->num_heads, 4);
+    kept.logsumexp = take(at, N * l->plan->num_heads, 4);
     kept.attended = l->read ? take(at, M * all_heads, 2) : kept.all_attended;
     kept.residual = l->read ? take(at, M * l->width, 2) : (uint16_t *)l->hidden;
     kept.middle = take(at, M * l->width, 2);
-    kept.thought = take(at, M * l->width, 2);
+    kept.mlp_input = take(at, M * l->width, 2);
     kept.gate = take(at, M * l->inner, 2);
     kept.up = take(at, M * l->inner, 2);
-    kept.opened = take(at, M * l->inner, 2);
+    kept.activation = take(at, M * l->inner, 2);
     return kept;
 }
 
 /* What only the backward needs, for as long as it runs. */
 typedef struct {
-    uint16_t *to_output, *to_gate, *to_up, *to_thought, *to_middle, *to_attended; /* as many rows as are read */
-    uint16_t *all_to_middle, *all_to_attended, *to_query, *to_key, *to_value, *to_seen; /* N rows */
+    uint16_t *to_output, *to_gate, *to_up, *to_mlp_input, *to_middle, *to_attended; /* as many rows as are read */
+    uint16_t *all_to_middle, *all_to_attended, *to_query, *to_key, *to_value, *to_attention_input; /* N rows */
     float *sums;
-    char *room;
+    char *workspace;
 } passing_values;
 
 static passing_values lay_out_passing(const layer *l, char **at)
@@ -78,7 +79,7 @@ static passing_values lay_out_passing(const layer *l, char **at)
     passing.to_output = take(at, l->read ? M * l->width : 0, 2);
     passing.to_gate = take(at, M * l->inner, 2);
     passing.to_up = take(at, M * l->inner, 2);
-    passing.to_thought = take(at, M * l->width, 2);
+    passing.to_mlp_input = take(at, M * l->width, 2);
     passing.to_middle = take(at, M * l->width, 2);
     passing.to_attended = take(at, M * all_heads, 2);
     passing.all_to_middle = l->read ? take(at, N * l->width, 2) : passing.to_middle;
@@ -86,9 +87,9 @@ static passing_values lay_out_passing(const layer *l, char **at)
     passing.to_query = take(at, N * all_heads, 2);
     passing.to_key = take(at, N * key_heads, 2);
     passing.to_value = take(at, N * key_heads, 2);
-    passing.to_seen = take(at, N * l->width, 2);
-    passing.sums = take(at, most(l->plan->num_lanes * N * 2 * key_heads, NORM_LANES * l->width), 4);
-    passing.room = *at;
+    passing.to_attention_input = take(at, N * l->width, 2);
+    passing.sums = take(at, most(l->plan->num_accumulators * N * 2 * key_heads, NORM_ACCUMULATORS * l->width), 4);
+    passing.workspace = *at;
     return passing;
 }
 
@@ -106,24 +107,24 @@ static void put_back(const layer *l, int64_t width, const uint16_t *picked, uint
 }
 
 /* Bytes of `kept`. */
-int64_t layer_kept(const layer *l)
+int64_t layer_kept_bytes(const layer *l)
 {
     char *end = NULL;
     lay_out_kept(l, &end);
     return (int64_t)(uintptr_t)end;
 }
 
-/* Bytes of `room` for a forward or a backward. */
-int64_t layer_room(const layer *l, int64_t backward)
+/* Bytes of `workspace` for a forward or a backward. */
+int64_t layer_workspace_bytes(const layer *l, int64_t backward)
 {
     int64_t N = l->plan->num_nodes, threads = l->plan->num_threads, deepest = most(l->inner, l->width);
     deepest = most(deepest, l->plan->num_heads * l->plan->size);
-    int64_t bytes = most(product_room(threads, N, deepest), attention_room(l->plan, backward));
+    int64_t bytes = most(product_workspace_bytes(threads, N, deepest), attention_workspace_bytes(l->plan, backward));
     bytes = most(bytes, threads * most(3 * l->width, 5 * l->plan->size) * (int64_t)sizeof(float));
     if (!backward) return bytes;
     char *end = NULL;
     lay_out_passing(l, &end);
-    return (int64_t)(uintptr_t)end + most(bytes, outer_products_room(threads, N, deepest));
+    return (int64_t)(uintptr_t)end + most(bytes, outer_products_workspace_bytes(threads, N, deepest));
 }
 
 static heads heads_in(void *rows, int64_t num_heads, int64_t size) { return (heads){rows, size, num_heads * size}; }
@@ -138,29 +139,31 @@ void layer_forward(const layer *l, uint16_t *output)
     heads query = heads_in(kept.query, H, size), key = heads_in(kept.key, K, size), value = heads_in(kept.value, K, size);
     const uint16_t *const *w = l->weights, *const *b = l->biases;
 
-    norm_float(threads, BFLOAT16, N, l->width, l->epsilon[0], l->shift[0], l->hidden, l->norms[0], kept.seen, l->room);
-    const factor to_heads[] = {{kept.seen, w[QUERY], b[QUERY], NULL, kept.query, H * size},
-                               {kept.seen, w[KEY], b[KEY], NULL, kept.key, K * size},
-                               {kept.seen, w[VALUE], b[VALUE], NULL, kept.value, K * size}};
-    product(threads, N, l->width, 3, to_heads, l->room);
-    rotate_float(threads, BFLOAT16, N, H, size, &query, NULL, 0, l->cosines, l->sines, kept.query, l->room);
-    rotate_float(threads, BFLOAT16, N, K, size, &key, NULL, 0, l->cosines, l->sines, kept.key, l->room);
-    attend_float(plan, &query, &key, &value, kept.all_attended, kept.normalizers, l->room);
+    norm_float(threads, BFLOAT16, N, l->width, l->epsilon[0], l->shift[0], l->hidden, l->norms[0], kept.attention_input,
+               l->workspace);
+    const factor to_heads[] = {{kept.attention_input, w[QUERY], b[QUERY], NULL, kept.query, H * size},
+                               {kept.attention_input, w[KEY], b[KEY], NULL, kept.key, K * size},
+                               {kept.attention_input, w[VALUE], b[VALUE], NULL, kept.value, K * size}};
+    product(threads, N, l->width, 3, to_heads, l->workspace);
+    rotate_float(threads, BFLOAT16, N, H, size, &query, NULL, 0, l->cosines, l->sines, kept.query, l->workspace);
+    rotate_float(threads, BFLOAT16, N, K, size, &key, NULL, 0, l->cosines, l->sines, kept.key, l->workspace);
+    attend_float(plan, &query, &key, &value, kept.all_attended, kept.logsumexp, l->workspace);
     if (l->read) {
         pick(l, H * size, kept.all_attended, kept.attended);
         pick(l, l->width, l->hidden, kept.residual);
     }
     const factor to_middle = {kept.attended, w[OUTPUT], b[OUTPUT], kept.residual, kept.middle, l->width};
-    product(threads, M, H * size, 1, &to_middle, l->room);
+    product(threads, M, H * size, 1, &to_middle, l->workspace);
 
-    norm_float(threads, BFLOAT16, M, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1], kept.thought, l->room);
-    const factor to_inner[] = {{kept.thought, w[GATE], b[GATE], NULL, kept.gate, l->inner},
-                               {kept.thought, w[UP], b[UP], NULL, kept.up, l->inner}};
-    product(threads, M, l->width, 2, to_inner, l->room);
-    gate_float(threads, BFLOAT16, M * l->inner, kept.gate, kept.up, kept.opened);
-    uint16_t *rows = l->read ? kept.residual : output; /* nobody reads the picked residual again */
-    const factor to_output = {kept.opened, w[DOWN], b[DOWN], kept.middle, rows, l->width};
-    product(threads, M, l->inner, 1, &to_output, l->room);
+    norm_float(threads, BFLOAT16, M, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1], kept.mlp_input,
+               l->workspace);
+    const factor to_inner[] = {{kept.mlp_input, w[GATE], b[GATE], NULL, kept.gate, l->inner},
+                               {kept.mlp_input, w[UP], b[UP], NULL, kept.up, l->inner}};
+    product(threads, M, l->width, 2, to_inner, l->workspace);
+    gate_float(threads, BFLOAT16, M * l->inner, kept.gate, kept.up, kept.activation);
+    uint16_t *rows = l->read ? kept.residual : output; /* the picked residual is not read again */
+    const factor to_output = {kept.activation, w[DOWN], b[DOWN], kept.middle, rows, l->width};
+    product(threads, M, l->inner, 1, &to_output, l->workspace);
     if (l->read) put_back(l, l->width, rows, output);
 }
 
@@ -178,18 +181,19 @@ static void add_rows(int64_t num_threads, int64_t num_rows, int64_t size, const 
 }
 
 /* Of `count` products from number `first` on, which read the same rows [num_rows, depth]: gradients of the weights and biases that
-   are learnt, from the gradients of what came out. */
+   are trained, from the gradients of what came out. */
 static void learn(const layer *l, const layer_gradients *to, int64_t first, int64_t count, int64_t num_rows, const uint16_t *rows,
-                  int64_t depth, const factor *upstreams, void *room)
+                  int64_t depth, const factor *upstreams, void *workspace)
 {
-    int64_t threads = l->plan->num_threads, learnt = 0;
+    int64_t threads = l->plan->num_threads, num_trained = 0;
     factor factors[3];
     for (int64_t i = 0; i < count; i++) {
         const factor *up = upstreams + i;
-        if (to->weights[first + i]) factors[learnt++] = (factor){up->left, rows, NULL, NULL, to->weights[first + i], up->size};
+        if (to->weights[first + i])
+            factors[num_trained++] = (factor){up->left, rows, NULL, NULL, to->weights[first + i], up->size};
         if (to->biases[first + i]) add_rows(threads, num_rows, up->size, up->left, to->biases[first + i]);
     }
-    if (learnt) outer_products(threads, num_rows, depth, learnt, factors, room);
+    if (num_trained) outer_products(threads, num_rows, depth, num_trained, factors, workspace);
 }
 
 void layer_backward(const layer *l, const uint16_t *to_output, const layer_gradients *to)
@@ -197,47 +201,47 @@ void layer_backward(const layer *l, const uint16_t *to_output, const layer_gradi
     const attention *plan = l->plan;
     int64_t N = plan->num_nodes, M = l->read ? l->num_read : N, threads = plan->num_threads;
     int64_t size = plan->size, H = plan->num_heads, K = plan->num_key_heads;
-    char *at = l->kept, *passing_at = l->room;
+    char *at = l->kept, *passing_at = l->workspace;
     kept_values kept = lay_out_kept(l, &at);
     passing_values passing = lay_out_passing(l, &passing_at);
     heads query = heads_in(kept.query, H, size), key = heads_in(kept.key, K, size), value = heads_in(kept.value, K, size);
     const uint16_t *const *w = l->weights;
-    void *room = passing.room;
+    void *workspace = passing.workspace;
 
     if (l->read) {
         pick(l, l->width, to_output, passing.to_output);
         to_output = passing.to_output;
     }
-    uint16_t *to_opened = passing.to_gate; /* which may be what its gradient is written over */
-    const factor of_down = {to_output, w[DOWN], NULL, NULL, to_opened, l->width};
-    sum_of_products(threads, M, l->inner, l->width, 1, &of_down, room);
-    learn(l, to, DOWN, 1, M, kept.opened, l->inner, &of_down, room);
-    gate_backward_float(threads, BFLOAT16, M * l->inner, kept.gate, kept.up, to_opened, passing.to_gate, passing.to_up);
-    const factor of_inner[] = {{passing.to_gate, w[GATE], NULL, NULL, passing.to_thought, l->inner},
+    uint16_t *to_activation = passing.to_gate; /* which may be what its gradient is written over */
+    const factor of_down = {to_output, w[DOWN], NULL, NULL, to_activation, l->width};
+    sum_of_products(threads, M, l->inner, l->width, 1, &of_down, workspace);
+    learn(l, to, DOWN, 1, M, kept.activation, l->inner, &of_down, workspace);
+    gate_backward_float(threads, BFLOAT16, M * l->inner, kept.gate, kept.up, to_activation, passing.to_gate, passing.to_up);
+    const factor of_inner[] = {{passing.to_gate, w[GATE], NULL, NULL, passing.to_mlp_input, l->inner},
                                {passing.to_up, w[UP], NULL, NULL, NULL, l->inner}};
-    sum_of_products(threads, M, l->width, l->inner, 2, of_inner, room);
-    learn(l, to, GATE, 2, M, kept.thought, l->width, of_inner, room);
-    norm_backward_float(threads, BFLOAT16, M, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1], passing.to_thought,
-                        to_output, passing.to_middle, to->norms[1], passing.sums, room);
+    sum_of_products(threads, M, l->width, l->inner, 2, of_inner, workspace);
+    learn(l, to, GATE, 2, M, kept.mlp_input, l->width, of_inner, workspace);
+    norm_backward_float(threads, BFLOAT16, M, l->width, l->epsilon[1], l->shift[1], kept.middle, l->norms[1],
+                        passing.to_mlp_input, to_output, passing.to_middle, to->norms[1], passing.sums, workspace);
 
     const factor of_output = {passing.to_middle, w[OUTPUT], NULL, NULL, passing.to_attended, l->width};
-    sum_of_products(threads, M, H * size, l->width, 1, &of_output, room);
-    learn(l, to, OUTPUT, 1, M, kept.attended, H * size, &of_output, room);
+    sum_of_products(threads, M, H * size, l->width, 1, &of_output, workspace);
+    learn(l, to, OUTPUT, 1, M, kept.attended, H * size, &of_output, workspace);
     if (l->read) {
         put_back(l, l->width, passing.to_middle, passing.all_to_middle);
         put_back(l, H * size, passing.to_attended, passing.all_to_attended);
     }
     heads to_attended = heads_in(passing.all_to_attended, H, size);
     heads to_query = heads_in(passing.to_query, H, size), to_key = heads_in(passing.to_key, K, size);
-    attend_backward_float(plan, &query, &key, &value, kept.all_attended, kept.normalizers, &to_attended, passing.to_query,
-                          passing.to_key, passing.to_value, passing.sums, room);
-    rotate_float(threads, BFLOAT16, N, H, size, &to_query, NULL, 1, l->cosines, l->sines, passing.to_query, room);
-    rotate_float(threads, BFLOAT16, N, K, size, &to_key, NULL, 1, l->cosines, l->sines, passing.to_key, room);
-    const factor of_heads[] = {{passing.to_query, w[QUERY], NULL, NULL, passing.to_seen, H * size},
+    attend_backward_float(plan, &query, &key, &value, kept.all_attended, kept.logsumexp, &to_attended, passing.to_query,
+                          passing.to_key, passing.to_value, passing.sums, workspace);
+    rotate_float(threads, BFLOAT16, N, H, size, &to_query, NULL, 1, l->cosines, l->sines, passing.to_query, workspace);
+    rotate_float(threads, BFLOAT16, N, K, size, &to_key, NULL, 1, l->cosines, l->sines, passing.to_key, workspace);
+    const factor of_heads[] = {{passing.to_query, w[QUERY], NULL, NULL, passing.to_attention_input, H * size},
                                {passing.to_key, w[KEY], NULL, NULL, NULL, K * size},
                                {passing.to_value, w[VALUE], NULL, NULL, NULL, K * size}};
-    sum_of_products(threads, N, l->width, H * size, 3, of_heads, room);
-    learn(l, to, QUERY, 3, N, kept.seen, l->width, of_heads, room);
-    norm_backward_float(threads, BFLOAT16, N, l->width, l->epsilon[0], l->shift[0], l->hidden, l->norms[0], passing.to_seen,
-                        passing.all_to_middle, to->hidden, to->norms[0], passing.sums, room);
+    sum_of_products(threads, N, l->width, H * size, 3, of_heads, workspace);
+    learn(l, to, QUERY, 3, N, kept.attention_input, l->width, of_heads, workspace);
+    norm_backward_float(threads, BFLOAT16, N, l->width, l->epsilon[0], l->shift[0], l->hidden, l->norms[0],
+                        passing.to_attention_input, passing.all_to_middle, to->hidden, to->norms[0], passing.sums, workspace);
 }

@@ -5,7 +5,7 @@
    Cores are not alike, nor left alone: two threads share a stretch of the work and take from its two ends until they meet.
 
    A tile of TILE x PANEL_WIDTH sums stays in registers. Of the left matrix two neighbours along the depth are read at once
-   and given to all lanes; the right one lies in panels [depth / 2][PANEL_WIDTH] of such pairs. Depth is walked in order,
+   and given to all vector lanes; the right one lies in panels [depth / 2][PANEL_WIDTH] of such pairs. Depth is walked in order,
    DEPTH pairs at a time, so a row's result depends neither on the other rows nor on the number of threads. */
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_BF16__)
@@ -22,7 +22,7 @@ typedef struct {
 } left_pairs;
 
 /* out [rows, PANEL_WIDTH] or, where that is null, sums = start + left * right, `num_pairs` deep. Only the columns in `mask`
-   are written to `out`; `past_cache` says that whole lines of it are, and nobody will read them soon. */
+   are written to `out`; `past_cache` says that whole lines of it are, and they are not read again soon. */
 static inline __attribute__((always_inline)) void multiply_rows(const int rows, left_pairs left, const uint32_t *right,
                                                                 int64_t num_pairs, const float *start, int64_t start_stride,
                                                                 float *sums, uint16_t *out, int64_t stride, uint64_t mask,
@@ -126,12 +126,12 @@ static const float no_start[PANEL_WIDTH] __attribute__((aligned(64)));
 
 /* Layers that read the same rows, as query, key and value do, are one call: `count` factors, each of its own size. */
 typedef struct {
-    const uint16_t *left, *right, *bias, *beside;
+    const uint16_t *left, *right, *bias, *residual;
     uint16_t *out;
     int64_t size;
 } factor;
 
-int64_t has_products(void) { return 1; }
+int64_t has_matrix_products(void) { return 1; }
 
 /* The tiles of a product, laid out panel by panel, as one of two threads sees its share of them: `taken` counts, in its lower half
    those taken from the beginning on, in its upper half those from the end. */
@@ -177,8 +177,8 @@ static int64_t own_bytes(int64_t num_rows, int64_t depth)
     return (least(depth / 2, DEPTH) + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
 }
 
-/* Bytes of `room` that `product` and `sum_of_products` want, the latter for its deepest factor. */
-int64_t product_room(int64_t num_threads, int64_t num_rows, int64_t depth)
+/* Bytes of `workspace` that `product` and `sum_of_products` need, the latter for its deepest factor. */
+int64_t product_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t depth)
 {
     return counter_bytes(num_threads) + num_threads * own_bytes(num_rows, depth);
 }
@@ -186,34 +186,35 @@ int64_t product_room(int64_t num_threads, int64_t num_rows, int64_t depth)
 typedef struct {
     float *first, *sums; /* what a tile starts from, and where it waits for the next stretch of the depth */
     uint32_t *panel;
-} own_room;
+} thread_workspace;
 
-static own_room room_of_thread(char *room, int64_t num_rows, int64_t depth)
+static thread_workspace workspace_of_thread(char *workspace, int64_t num_rows, int64_t depth)
 {
-    float *first = (float *)(room + omp_get_thread_num() * own_bytes(num_rows, depth));
+    float *first = (float *)(workspace + omp_get_thread_num() * own_bytes(num_rows, depth));
     float *sums = first + PANEL_WIDTH;
-    return (own_room){first, sums, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
+    return (thread_workspace){first, sums, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
 }
 
-/* sums [num_rows, PANEL_WIDTH] = bias + the `width` columns of beside, rows `stride` apart. */
-static void start_beside(const float *bias, const uint16_t *beside, int64_t stride, int64_t num_rows, int64_t width, float *sums)
+/* sums [num_rows, PANEL_WIDTH] = bias + the `width` columns of residual, rows `stride` apart. */
+static void start_with_residual(const float *bias, const uint16_t *residual, int64_t stride, int64_t num_rows, int64_t width,
+                                float *sums)
 {
     for (int64_t row = 0; row < num_rows; row++)
         for (int64_t c = 0; c < PANEL_WIDTH; c++)
-            sums[row * PANEL_WIDTH + c] = bias[c] + (c < width ? widened(beside[row * stride + c]) : 0);
+            sums[row * PANEL_WIDTH + c] = bias[c] + (c < width ? widened(residual[row * stride + c]) : 0);
 }
 
-/* One factor's out [num_rows, size] = left [num_rows, depth] * right [size, depth]^T + bias + beside, a row and a matrix that may
+/* One factor's out [num_rows, size] = left [num_rows, depth] * right [size, depth]^T + bias + residual, a row and a matrix that may
    be null; `left` is that of the first. The depth is even. */
-void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count, const factor *factors, void *room)
+void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count, const factor *factors, void *workspace)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), num_chunks = num_parts(depth / 2, DEPTH), all = 0;
     const uint16_t *left = factors[0].left;
-    uint64_t *counters = memset(room, 0, counter_bytes(num_threads));
+    uint64_t *counters = memset(workspace, 0, counter_bytes(num_threads));
     for (int64_t f = 0; f < count; f++) all += num_parts(factors[f].size, PANEL_WIDTH) * num_tiles;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        own_room own = room_of_thread((char *)room + counter_bytes(num_threads), num_rows, depth);
+        thread_workspace own = workspace_of_thread((char *)workspace + counter_bytes(num_threads), num_rows, depth);
         share mine = share_of_thread(counters, all);
         int64_t start, taken, laid_out = -1;
         while ((taken = take_tiles(&mine, num_tiles, &start))) {
@@ -234,9 +235,9 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
                 laid_out = panel;
                 for (int64_t t = tile; t < last; t++) {
                     float *sums = own.sums + t * TILE * PANEL_WIDTH;
-                    int64_t rows = least(TILE, num_rows - t * TILE), has_start = chunk || at->beside;
-                    if (at->beside && !chunk)
-                        start_beside(own.first, at->beside + t * TILE * at->size + column, at->size, rows, width, sums);
+                    int64_t rows = least(TILE, num_rows - t * TILE), has_start = chunk || at->residual;
+                    if (at->residual && !chunk)
+                        start_with_residual(own.first, at->residual + t * TILE * at->size + column, at->size, rows, width, sums);
                     if (next_width > 0)
                         fetch_part(at->right + next * depth + 2 * next_pair, depth, next_width,
                                    4 * least(DEPTH, depth / 2 - next_pair), t - tile, last - tile);
@@ -252,14 +253,14 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
 /* out [num_rows, num_columns] of the first = sum of left [num_rows, size] * right [size, num_columns] over all factors: the
    gradient of what they read. Their sizes are even; `depth` is the largest. */
 void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t depth, int64_t count,
-                     const factor *factors, void *room)
+                     const factor *factors, void *workspace)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), all = num_parts(num_columns, PANEL_WIDTH) * num_tiles;
-    uint64_t *counters = memset(room, 0, counter_bytes(num_threads));
+    uint64_t *counters = memset(workspace, 0, counter_bytes(num_threads));
     uint16_t *out = factors[0].out;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        own_room own = room_of_thread((char *)room + counter_bytes(num_threads), num_rows, depth);
+        thread_workspace own = workspace_of_thread((char *)workspace + counter_bytes(num_threads), num_rows, depth);
         share mine = share_of_thread(counters, all);
         int64_t start, taken;
         while ((taken = take_tiles(&mine, num_tiles, &start))) {
@@ -291,8 +292,8 @@ void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns,
     }
 }
 
-/* Bytes of `room` that `outer_products` wants. */
-int64_t outer_products_room(int64_t num_threads, int64_t num_rows, int64_t num_columns)
+/* Bytes of `workspace` that `outer_products` needs. */
+int64_t outer_products_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t num_columns)
 {
     int64_t pairs = num_parts(num_rows, 2), num_panels = num_parts(num_columns, PANEL_WIDTH);
     int64_t sums = pairs > DEPTH ? GROUP * num_panels * PANEL_WIDTH : 0;
@@ -301,14 +302,15 @@ int64_t outer_products_room(int64_t num_threads, int64_t num_rows, int64_t num_c
 
 /* Of each factor out [size, num_columns] = left [num_rows, size]^T * right [num_rows, num_columns], `right` being that of the first:
    the gradients of weights that read the same rows. */
-void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t count, const factor *factors, void *room)
+void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t count, const factor *factors,
+                    void *workspace)
 {
     int64_t pairs = num_parts(num_rows, 2), num_panels = num_parts(num_columns, PANEL_WIDTH);
     int64_t num_chunks = num_parts(pairs, DEPTH), tiles = GROUP / TILE, a_group = num_panels * tiles, all = 0;
     int64_t own_sums = num_chunks > 1 ? GROUP * num_panels * PANEL_WIDTH : 0;
     const uint16_t *right = factors[0].right;
-    uint64_t *counters = memset(room, 0, counter_bytes(num_threads));
-    uint32_t *panels = (uint32_t *)((char *)room + counter_bytes(num_threads));
+    uint64_t *counters = memset(workspace, 0, counter_bytes(num_threads));
+    uint32_t *panels = (uint32_t *)((char *)workspace + counter_bytes(num_threads));
     for (int64_t f = 0; f < count; f++) all += num_parts(factors[f].size, GROUP) * a_group;
     #pragma omp parallel num_threads((int)num_threads)
     {
@@ -350,5 +352,5 @@ void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, 
     }
 }
 #else
-int64_t has_products(void) { return 0; }
+int64_t has_matrix_products(void) { return 0; }
 #endif
