@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneful.batch.order import all_steps, epoch_order, num_steps, step_indices
+from tuneful.batch.order import all_steps, derived_seed, epoch_order, num_steps, step_indices
 
 sizes = st.integers(1, 40)
 
@@ -59,3 +59,10 @@ def test_a_step_over_the_end_of_an_epoch_takes_from_both() -> None:
     steps = list(all_steps(5, 3, 0, 2))
     assert [len(step) for step in steps] == [3, 3, 3, 1]
     assert Counter(index for step in steps for index in step) == dict.fromkeys(range(5), 2)
+
+
+def test_derived_seeds_are_their_own_and_never_change() -> None:
+    """Runs of an earlier version go on with the same dropout, and its answers are drawn with the same numbers."""
+    seeds = [derived_seed(0, 0), derived_seed(42, 7), derived_seed(2**70, 1)]
+    assert seeds == [15793235383387715774, 10473664704035447458, 10590469685863665349]
+    assert len({derived_seed(seed, number) for seed in range(30) for number in range(30)}) == 900

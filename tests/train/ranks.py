@@ -12,9 +12,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from engine import tiny_model, train_config
-from tuneful.train.distributed import SINGLE_PROCESS, joined_group, shard, whole
+from tuneful.train.distributed import SINGLE_PROCESS, full_tensor, joined_group, shard
 from tuneful.train.layout import Layout
-from tuneful.train.loop import Evaluation, State, Step, Training, mean_loss
+from tuneful.train.loop import Evaluation, Step, Training, TrainingState, mean_loss
 from tuneful.train.loss import use_trie_attention
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Example
@@ -51,11 +51,13 @@ def train(group):
 
     optimizer.step = step
     events = list(
-        Training(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), group=group).run()
+        Training(
+            model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=TrainingState(), group=group
+        ).run()
     )
     return {
         "gradient": first,
-        "weight": {name: whole(parameter).detach() for name, parameter in model.named_parameters()},
+        "weight": {name: full_tensor(parameter).detach() for name, parameter in model.named_parameters()},
         "loss": [event.loss for event in events if isinstance(event, Step)],
         "grad_norm": [event.grad_norm for event in events if isinstance(event, Step)],
         "validation_loss": [event.validation_loss for event in events if isinstance(event, Evaluation)],
@@ -66,7 +68,7 @@ def train(group):
 
 
 def whole_gradient(tensor):
-    return whole(tensor.parameter.grad) if tensor.collected is None else tensor.collected
+    return full_tensor(tensor.parameter.grad) if tensor.collected is None else tensor.collected
 
 
 def difference(one, other):

@@ -29,7 +29,7 @@ from tuneful.train.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from tuneful.train.loop import State, Step, Training
+from tuneful.train.loop import Step, Training, TrainingState
 from tuneful.train.optimizer import AdamW
 
 
@@ -287,14 +287,14 @@ def test_a_training_that_goes_on_from_any_step_ends_in_the_same_bits(
         model = tiny_model(family.split()[0], **changes)
         return model, AdamW(model, config, dtype)
 
-    def outcome(model: Any, optimizer: AdamW, state: State, events: list[Any]) -> Any:
+    def outcome(model: Any, optimizer: AdamW, state: TrainingState, events: list[Any]) -> Any:
         optimizer.masters_to_model()
         weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
         rows = [{**asdict(event), "step_seconds": 0} for event in events]
         return weights.view(torch.int32).tolist(), rows, asdict(state)
 
     model, optimizer = begun()
-    state, events = State(), []
+    state, events = TrainingState(), []
     for event in Training(model, optimizer, examples, validation, config, layout, state=state).run():
         events.append(event)
         if isinstance(event, Step):
@@ -311,7 +311,7 @@ def test_a_training_that_goes_on_from_any_step_ends_in_the_same_bits(
         model, optimizer = begun()
         torch.manual_seed(step)  # whatever came before
         optimizer.restore(step, found.tensors("weights"), found.tensors("optimizer"), found.tensors("best"))
-        state = State(**found.document["state"])
+        state = TrainingState(**found.document["state"])
         rest = list(Training(model, optimizer, examples, validation, config, layout, state=state).run())
         again = outcome(model, optimizer, state, [*events[: found.document["num"]], *rest])
         assert again == straight, f"from step {step}"

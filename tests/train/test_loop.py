@@ -13,7 +13,7 @@ from tuneful.errors import CheckpointError, OutOfMemoryError, TunefulError
 from tuneful.train import loop
 from tuneful.train.checkpoint import check_finite
 from tuneful.train.layout import Layout
-from tuneful.train.loop import Evaluation, Notice, State, Step, Training, mean_loss, record_nll
+from tuneful.train.loop import Evaluation, Notice, Step, Training, TrainingState, mean_loss, record_nll
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer
 
@@ -233,7 +233,7 @@ def test_a_training_interrupted_before_any_micro_batch_goes_on_to_the_same_bits(
     settings = {"batch_size": 3, "max_steps": 5, "eval_steps": 2, "learning_rate": 1e-2}
     layout, config = Layout("trie", 20), train_config(**settings)
     events, model = run(examples, validation, layout, **settings)
-    other, state, seen, calls = tiny_model(), State(), [], 0
+    other, state, seen, calls = tiny_model(), TrainingState(), [], 0
     optimizer = AdamW(other, config, torch.float32)
 
     def between():
@@ -247,7 +247,7 @@ def test_a_training_interrupted_before_any_micro_batch_goes_on_to_the_same_bits(
             Training(other, optimizer, examples, validation, config, layout, state=state, should_stop=between).run()
         )
     seen = []  # what was seen before is told by `state`
-    resumed = State(**asdict(state))
+    resumed = TrainingState(**asdict(state))
     seen.extend(Training(other, optimizer, examples, validation, config, layout, state=resumed).run())
     optimizer.masters_to_model()
     assert torch.equal(bits_of(other), bits_of(model))

@@ -118,29 +118,29 @@ def test_a_weight_whose_rows_are_not_neighbours_in_memory_is_trained_all_the_sam
     torch.testing.assert_close(weights_of(apart), weights_of(together))
 
 
-# ------------------------------------------------------------------------------------------------------ bfloat16 shadow
+# -------------------------------------------------------------------------------------------------- low-precision copies
 
 
 @pytest.mark.usefixtures("batch_elements")
-def test_the_shadow_is_the_master_rounded_and_the_model_ends_with_the_master():
+def test_the_low_precision_copy_is_the_master_rounded_and_the_model_ends_with_the_master():
     model = small_model()
     optimizer = AdamW(model, train_config(), torch.bfloat16)
     for step in range(5):
         assert all(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
         give_gradients(model, step)
         optimizer.step(1e-3)
-    shadows = [parameter.detach().clone() for parameter in model.parameters()]
+    copies = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer.masters_to_model()
-    for parameter, shadow in zip(model.parameters(), shadows, strict=True):
+    for parameter, copy in zip(model.parameters(), copies, strict=True):
         assert parameter.dtype is torch.float32
-        assert torch.equal(parameter.detach().bfloat16(), shadow)
+        assert torch.equal(parameter.detach().bfloat16(), copy)
     assert any(
-        not torch.equal(parameter.detach(), shadow.float())
-        for parameter, shadow in zip(model.parameters(), shadows, strict=True)
-    ), "the model got its shadow back"
+        not torch.equal(parameter.detach(), copy.float())
+        for parameter, copy in zip(model.parameters(), copies, strict=True)
+    ), "the model got its low-precision copy back"
 
 
-def test_masters_start_from_the_float32_weights_and_not_from_their_shadow():
+def test_masters_start_from_the_float32_weights_and_not_from_their_low_precision_copies():
     model, before = small_model(), weights_of(small_model())
     AdamW(model, train_config(), torch.bfloat16).masters_to_model()
     assert torch.equal(weights_of(model), before)

@@ -11,70 +11,70 @@ from tuneful.train.optimizer import AdamW
 from tuneful.train.progress import LossTracker, outlier_scores, rank
 
 
-def ledger_of(examples, layout=TRIE, **changes):
+def tracker_of(examples, layout=TRIE, **changes):
     model = tiny_model()
     config = train_config(batch_size=3, learning_rate=1e-3, **changes)
-    ledger = LossTracker(len(examples))
-    list(Training(model, AdamW(model, config, torch.float32), examples, [], config, layout, ledger=ledger).run())
-    return ledger, config
+    tracker = LossTracker(len(examples))
+    list(Training(model, AdamW(model, config, torch.float32), examples, [], config, layout, loss_tracker=tracker).run())
+    return tracker, config
 
 
 def test_the_first_sight_of_the_first_step_is_the_loss_before_training():
     examples = random_records(7)
-    ledger, config = ledger_of(examples, num_train_epochs=2)
+    tracker, config = tracker_of(examples, num_train_epochs=2)
     untrained = record_nll(tiny_model(), examples, TRIE)
     order = list(all_steps(7, 3, config.seed, 2))
     for index in order[0]:
-        assert ledger.first[index] == pytest.approx(untrained[index], rel=1e-5)
+        assert tracker.first[index] == pytest.approx(untrained[index], rel=1e-5)
     for step, indices in enumerate(order, start=1):
-        assert all(ledger.first_step[index] <= step <= ledger.last_step[index] for index in indices)
-    assert sorted(ledger.first_step) == [1, 1, 1, 2, 2, 2, 3]
-    again = ledger.last_step > ledger.first_step  # a step may span two epochs and hold a record twice
+        assert all(tracker.first_step[index] <= step <= tracker.last_step[index] for index in indices)
+    assert sorted(tracker.first_step) == [1, 1, 1, 2, 2, 2, 3]
+    again = tracker.last_step > tracker.first_step  # a step may span two epochs and hold a record twice
     assert again.sum() >= 5
-    assert (ledger.last < ledger.first)[again].all()
+    assert (tracker.last < tracker.first)[again].all()
 
 
 def test_a_record_that_was_never_seen_is_known_for_nothing():
     examples = random_records(7)
-    ledger, _ = ledger_of(examples, max_steps=1)
-    rows = rank(ledger, examples)
+    tracker, _ = tracker_of(examples, max_steps=1)
+    rows = rank(tracker, examples)
     assert sum(row.loss_first is not None for row in rows) == 3
     assert {row.first_step for row in rows} == {0, 1}
     assert all(row.loss_after is None and row.loss_before is None for row in rows)
 
 
-def test_a_ledger_goes_on_from_its_state():
-    ledger, other = LossTracker(3), LossTracker(3)
-    ledger.see(1, [0, 2], [1.5, 0.0])
-    state = ledger.state()
+def test_a_tracker_goes_on_from_its_state():
+    tracker, other = LossTracker(3), LossTracker(3)
+    tracker.see(1, [0, 2], [1.5, 0.0])
+    state = tracker.state()
     assert all(tensor.isfinite().all() for tensor in state.values())  # a checkpoint holds nothing else
     other.load(state)
-    for each in (ledger, other):
+    for each in (tracker, other):
         each.see(2, [2, 1], [0.25, 3.0])
-    for name, values in vars(ledger).items():
+    for name, values in vars(tracker).items():
         assert np.array_equal(values, vars(other)[name], equal_nan=True), name
-    assert ledger.first.tolist() == [1.5, 3.0, 0.0]
-    assert ledger.last.tolist() == [1.5, 3.0, 0.25]
+    assert tracker.first.tolist() == [1.5, 3.0, 0.0]
+    assert tracker.last.tolist() == [1.5, 3.0, 0.25]
 
 
 def test_means_are_over_the_targets_of_a_record():
     examples = [record([1, 2], [3, END]), record([1, 3], [4, 5, 6, END])]
-    ledger = LossTracker(2)
-    ledger.see(4, [0, 1], [6.0, 8.0])
-    ledger.after[:] = 0.5, 8.0
-    short, long = rank(ledger, examples)
+    tracker = LossTracker(2)
+    tracker.see(4, [0, 1], [6.0, 8.0])
+    tracker.after[:] = 0.5, 8.0
+    short, long = rank(tracker, examples)
     assert (short.num_targets, short.loss_first, short.loss_after, short.first_step) == (2, 3.0, 0.25, 4)
     assert (long.num_targets, long.loss_first, long.loss_after) == (4, 2.0, 2.0)
     assert (short.memorised, long.memorised) == (True, False)
 
 
 def test_the_loss_after_training_counts_before_that_at_last_sight():
-    ledger = LossTracker(2)
-    ledger.see(1, [0, 1], [4.0, 5.0])
-    ledger.after[0] = 1.0
-    assert ledger.best_known().tolist() == [1.0, 5.0]
-    ledger.before[1] = 7.0
-    assert ledger.earliest_known().tolist() == [4.0, 7.0]
+    tracker = LossTracker(2)
+    tracker.see(1, [0, 1], [4.0, 5.0])
+    tracker.after[0] = 1.0
+    assert tracker.best_known().tolist() == [1.0, 5.0]
+    tracker.before[1] = 7.0
+    assert tracker.earliest_known().tolist() == [4.0, 7.0]
 
 
 def test_a_record_is_measured_against_those_that_begin_alike():

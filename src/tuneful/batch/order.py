@@ -1,4 +1,4 @@
-"""Which example comes when: a pure function of seed, epoch and position, so that there is nothing to restore.
+"""Which example comes when, and with which random numbers: pure functions of the seed, so that there is nothing to restore.
 
 Each epoch is one permutation of all examples; a run is the permutations end to end, cut into steps of `batch_size`.
 The last step of a run may be smaller; a step never spans the end of the run.
@@ -70,6 +70,11 @@ def all_steps(
     last = None if max_steps else _num_positions(num_examples, num_train_epochs)
     for step in range(first_step, total + 1):
         yield step_indices(num_examples, batch_size, seed, step, last_position=last)
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """64 bits for each `number` (a step, a prompt) under `seed`, unlike those of any other number or seed, however large."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
 def _num_positions(num_examples: int, num_train_epochs: float) -> int:

@@ -23,6 +23,7 @@ from tuneful.errors import ExportError
 from tuneful.files import written_aside
 from tuneful.model.checks import quiet
 from tuneful.model.load import hub_id
+from tuneful.model.logits import largest_difference, prompt_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,7 +79,9 @@ def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequen
     exact = _check_weights(model, saved, folder)
     _lay_out_alike(model, saved)
     with _as_tested(model, saved):
-        differences = [_logits_difference(model, saved, prompt) for prompt in prompts]
+        differences = [
+            largest_difference(prompt_logits(saved, prompt), prompt_logits(model, prompt)) for prompt in prompts
+        ]
     del saved
     gc.collect()
     largest = max((difference for difference, _ in differences), default=0.0)
@@ -248,15 +251,7 @@ def _as_tested(model: PreTrainedModel, saved: PreTrainedModel) -> Iterator[None]
     model.eval()
     model.set_attn_implementation(saved.config._attn_implementation)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         model.set_attn_implementation(attention)
         model.train(training)
-
-
-def _logits_difference(model: PreTrainedModel, saved: PreTrainedModel, prompt: Sequence[int]) -> tuple[float, float]:
-    input_ids = torch.tensor([list(prompt)], device=model.device)
-    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "use_cache": False}
-    ours, theirs = model(**inputs).logits.float(), saved(**inputs).logits.float()
-    return float((ours - theirs).abs().max()), float(ours.abs().max())

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from tuneful.batch.order import derived_seed
 from tuneful.config import GenerateConfig
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
@@ -104,7 +104,7 @@ def stream(
     """The answer to the last turn of one conversation, piece by piece: put together, the text that `answer` gives."""
     prompt = encoder.prompt_ids(conversation)
     _check_room(prompt, model, conversation.source)
-    row = _Row(0, prompt, _num_allowed(model, prompt, config), _seed_of(seed, 0), new_text(encoder, config))
+    row = _Row(0, prompt, _num_allowed(model, prompt, config), derived_seed(seed, 0), new_text(encoder, config))
     stops = stop_token_ids(model, encoder)
     decoder = make_decoder(model, 1, 0)
     for _ in _each_aside(model, decoder, _run(decoder, deque([row]), config, stops)):
@@ -130,7 +130,7 @@ def generate(
     for index, prompt in enumerate(prompts):
         _check_room(prompt, model, f"prompt {index}")
     rows = [
-        _Row(index, list(prompt), _num_allowed(model, prompt, config), _seed_of(seed, number), new_text())
+        _Row(index, list(prompt), _num_allowed(model, prompt, config), derived_seed(seed, number), new_text())
         for index, (prompt, number) in enumerate(zip(prompts, numbers or range(len(prompts)), strict=True))
     ]
     if not rows:
@@ -237,11 +237,6 @@ def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
     first, last = min(map(list, prompts)), max(map(list, prompts))
     common = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
     return common if common >= LEAST_SHARED else 0
-
-
-def _seed_of(seed: int, number: int) -> int:
-    """64 bits of their own for every prompt of every run, however large `seed` is."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
 def _num_allowed(model: PreTrainedModel, prompt: Sequence[int], config: GenerateConfig) -> int:

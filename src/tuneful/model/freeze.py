@@ -14,6 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tuneful.errors import ConfigError
+from tuneful.model.structure import decoder_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 def freeze_lower_layers(model: PreTrainedModel, num_frozen: int) -> str:
     """Freeze the lowest `num_frozen` layers of `model` and the embeddings under them; what is frozen, in words.
 
-    Raises ConfigError where the model has fewer layers.
+    Raises ConfigError where the model has fewer layers, or none that can be told apart.
     """
-    layers = _layers(model)
+    layers = decoder_layers(model)
+    if layers is None:
+        raise ConfigError(f"`train.freeze_layers`: the layers of {type(model).__name__} cannot be told apart")
     if num_frozen > len(layers):
         raise ConfigError(f"`train.freeze_layers`: {num_frozen}, but this model has {len(layers)} layers")
     embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
@@ -43,15 +46,3 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         raise ConfigError(f"`train.activation_checkpointing`: {type(model).__name__} cannot do without its activations")
     # Not reentrant: the old kind needs an input that requires a gradient, which frozen embeddings do not give.
     model._set_gradient_checkpointing(True, functools.partial(checkpoint, use_reentrant=False))
-
-
-def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
-    num_layers = model.config.get_text_config().num_hidden_layers
-    found = [
-        module
-        for module in model.base_model.modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers
-    ]
-    if not found:
-        raise ConfigError(f"`train.freeze_layers`: the layers of {type(model).__name__} cannot be told apart")
-    return found[0]

@@ -24,6 +24,7 @@ from tuneful.model.deferred import CosSin
 from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, kernels
 from tuneful.model.norms import epsilon_of, shift_of
 from tuneful.model.products import is_plain, is_served_linear, thread_workspace
+from tuneful.model.structure import decoder_layers
 
 # Legend of shapes: N nodes, D features of the stream, H query heads, K key/value heads, R size of a head
 _FAMILIES = ("Llama", "Mistral", "Qwen2")
@@ -42,11 +43,12 @@ def compute_layers(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
     library = kernels(model.device, model.dtype)
     if library is None or not library.has_matrix_products():
         return
-    for stack in model.modules():
-        for layer in stack if isinstance(stack, torch.nn.ModuleList) else ():
-            if not hasattr(layer, _HOOKED) and _is_served(layer) and not _has_foreign_hooks(layer):
-                setattr(layer, _HOOKED, True)
-                _LayerHooks(layer, stack, library, wanted)
+    if (stack := decoder_layers(model)) is None:
+        return
+    for layer in stack:
+        if not hasattr(layer, _HOOKED) and _is_served(layer) and not _has_foreign_hooks(layer):
+            setattr(layer, _HOOKED, True)
+            _LayerHooks(layer, stack, library, wanted)
 
 
 def _is_served(layer: Any) -> bool:

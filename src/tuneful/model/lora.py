@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
 from tuneful.model.load import hub_id
+from tuneful.model.logits import largest_difference, prompt_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,9 +97,13 @@ def merge_adapter(
         except Exception as error:  # whatever peft raises, the folder is not what was trained
             raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
     adapter.eval()
-    unmerged = [_logits(base, prompt) for prompt in prompts]
+    unmerged = [prompt_logits(base, prompt) for prompt in prompts]
     merged: PreTrainedModel = adapter.merge_and_unload(safe_merge=True)
-    largest = max((_difference(_logits(merged, prompt), old) for prompt, old in zip(prompts, unmerged, strict=True)))
+    differences = [
+        largest_difference(prompt_logits(merged, prompt), logits)
+        for prompt, logits in zip(prompts, unmerged, strict=True)
+    ]
+    largest = max(difference / scale for difference, scale in differences)
     if not largest <= MERGE_TOLERANCE:
         raise ExportError(
             f"{folder}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest one"
@@ -159,14 +163,3 @@ def _settle_order(file: Path) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _logits(model: PreTrainedModel, prompt: Sequence[int]) -> torch.Tensor:
-    ids = torch.tensor([list(prompt)], device=model.device)
-    with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits
-
-
-def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return ((one - other).abs().max() / other.abs().max()).item()

@@ -24,8 +24,8 @@ from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
-from tuneful.train.distributed import load_full_state_dict, whole
-from tuneful.train.loop import Event, Notice, State, Step, Training, no_op, record_nll
+from tuneful.train.distributed import full_tensor, load_full_state_dict
+from tuneful.train.loop import Event, Notice, Step, Training, TrainingState, no_op, record_nll
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
@@ -43,11 +43,11 @@ def train(run: RunState, engine: Engine) -> int | None:
         run.terminal.say("trained and saved already")
         return None
     config, examples = run.config.train, run.dataset.train.examples
-    ledger = LossTracker(len(examples))
-    state = _newest_state(run, engine, ledger)
+    loss_tracker = LossTracker(len(examples))
+    state = _newest_state(run, engine, loss_tracker)
     records_all = run.config.report.record_losses == "all"
     if state.step == 0 and records_all:
-        ledger.before[:] = _record_losses(run, engine, "before")
+        loss_tracker.before[:] = _record_losses(run, engine, "before")
     training = Training(
         run.model,
         engine.optimizer,
@@ -57,7 +57,7 @@ def train(run: RunState, engine: Engine) -> int | None:
         engine.layout,
         lambda step: sample(run, step),
         replay=run.replay,
-        ledger=ledger,
+        loss_tracker=loss_tracker,
         state=state,
         should_stop=_should_stop(run),
         group=run.group,
@@ -65,8 +65,8 @@ def train(run: RunState, engine: Engine) -> int | None:
     _take_steps(run, training)
     kept_step = _tell_how_it_ended(run, training)
     if records_all:
-        ledger.after[:] = _record_losses(run, engine, "after")
-    run.folder.write_rows("records.jsonl", map(asdict, rank(ledger, examples)))
+        loss_tracker.after[:] = _record_losses(run, engine, "after")
+    run.folder.write_rows("records.jsonl", map(asdict, rank(loss_tracker, examples)))
     return kept_step
 
 
@@ -190,15 +190,15 @@ def _tell_how_it_ended(run: RunState, training: Training) -> int:
 # Checkpoints
 
 
-def _newest_state(run: RunState, engine: Engine, ledger: LossTracker) -> State:
-    """Where the training stands: the newest whole checkpoint's tensors in optimizer and ledger, and its state."""
+def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> TrainingState:
+    """Where the training stands: the newest whole checkpoint's tensors in optimizer and loss_tracker, and its state."""
     checkpoint, damaged = newest_checkpoint(run.folder.checkpoints)
     run.group.wait()  # all have looked before anything is moved
     for one in damaged if run.group.is_main else ():
         run.warn([f"{one.path} is damaged ({one.reason}) and not used; it is now {quarantine(one)}"])
     if checkpoint is None:
         run.folder.cut_metrics(0)
-        return State()
+        return TrainingState()
     document, record = checkpoint.document, run.folder.record or {}
     changed = differences(document["training"], record["training"])
     check_changes(checkpoint.path, changed, record["allowed"])
@@ -206,10 +206,10 @@ def _newest_state(run: RunState, engine: Engine, ledger: LossTracker) -> State:
         checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
     )
     if "tokens" not in [one.key for one in changed]:  # what was noted of other records says nothing of these
-        ledger.load(checkpoint.tensors("records"))
+        loss_tracker.load(checkpoint.tensors("records"))
     run.folder.cut_metrics(document["metrics_bytes"])
     run.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
-    return State(**document["state"])
+    return TrainingState(**document["state"])
 
 
 def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
@@ -220,14 +220,14 @@ def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
 
 
 def _save_checkpoint(run: RunState, training: Training) -> None:
-    state, optimizer, ledger = training.state, training.optimizer, training.ledger
-    assert ledger is not None
+    state, optimizer, loss_tracker = training.state, training.optimizer, training.loss_tracker
+    assert loss_tracker is not None
     kept = optimizer.kept_weights() if state.best_step not in (None, state.step) else {}
     tensors = {
         "weights": optimizer.weights(),
         "optimizer": optimizer.moments(),
         "best": kept,
-        "records": ledger.state(),
+        "records": loss_tracker.state(),
     }
     if not run.group.is_main:
         if run.group.sharded:
@@ -255,7 +255,7 @@ def _whole_model(run: RunState) -> PreTrainedModel:
     """The model to save: this one, or one of its own that the slices of all ranks are gathered into."""
     if not run.group.sharded:
         return run.model
-    weights = {name: whole(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
+    weights = {name: full_tensor(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
     gathered = load_model(run.config.model.name_or_path).model
     load_full_state_dict(gathered, weights)
     return gathered

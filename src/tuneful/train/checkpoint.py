@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file
 
 from tuneful.errors import CheckpointError
-from tuneful.train.distributed import whole
+from tuneful.train.distributed import full_tensor
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -175,8 +175,8 @@ def checkpoint_bytes(groups: Mapping[str, Tensors]) -> int:
 
 def check_finite(tensors: Tensors) -> None:
     """CheckpointError, naming the first tensor that holds a number that is not finite."""
-    for name, spread in tensors.items():
-        tensor = whole(spread)
+    for name, sharded in tensors.items():
+        tensor = full_tensor(sharded)
         # A sum is finite only where every number is; that one overflows proves nothing, so then each is looked at.
         if not tensor.sum().isfinite() and not tensor.isfinite().all():
             count = int(tensor.isfinite().logical_not().sum())
@@ -200,7 +200,7 @@ def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
-        flat = whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8)
+        flat = full_tensor(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8)
         yield flat.numpy().data
 
 

@@ -3,14 +3,14 @@
     torchrun --nproc-per-node 4 -m tuneful run my.json
 
 Global batch, order, loss and schedule are those of one process. Every rank knows the records of the whole step, because
-their order is a pure function; it computes its share of them and divides by the target weight of the whole step, which
+their order is a pure function; it computes its shard of them and divides by the target weight of the whole step, which
 takes no message. What is exchanged is a sum: of gradients, in float32, and of a few numbers. Two ways to hold the model:
 
     ddp     every rank holds all of it; gradients are summed once a step               (Li et al. 2020)
-    fsdp    every rank holds a slice of every tensor, with its share of the optimizer; layers are gathered when they are
+    fsdp    every rank holds a shard of every tensor, with its part of the optimizer; layers are gathered when they are
             computed (`torch.distributed.fsdp.fully_shard`; Rajbhandari et al. 2020)
 
-A process of its own is the world of one rank, where every sum is the number itself.
+A single process is a group of one rank, where every sum is the number itself.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 
 from tuneful.batch.trie import token_order
 from tuneful.errors import ConfigError, TunefulError
+from tuneful.model.structure import decoder_layers
 from tuneful.types import Example
 
 Strategy = Literal["auto", "ddp", "fsdp"]
@@ -41,12 +42,12 @@ _TIMEOUT = timedelta(hours=2)
 """How long a rank waits for the others. A rank that died is noticed at once, by its closed connection; this is for the
 hours in which one rank works alone."""
 _BYTES_A_PARAMETER = 18
-"""Of full finetuning: float32 master and two moments, a bfloat16 shadow and its gradient, and the gradient in float32."""
+"""Of full finetuning: float32 master and two moments, a bfloat16 copy and its gradient, and the gradient in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The ranks of one job, seen from one of them. `sharded` is true where each holds only a slice of the model."""
+    """The ranks of one job, seen from one of them. `sharded` is true where each holds only a shard of the model."""
 
     rank: int = 0
     size: int = 1
@@ -55,13 +56,13 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes files and speaks."""
+        """Whether this is the rank that writes files and prints."""
         return self.rank == 0
 
     def shard(self, examples: Sequence[Example], rank: int | None = None) -> list[Example]:
         """The examples that `rank` (this one, if not said) computes: neighbours in token order, about as many tokens each.
 
-        Every example is in exactly one share; a share may be empty where there are more ranks than examples.
+        Every example is in exactly one shard; a shard may be empty where there are more ranks than examples.
         """
         if self.size == 1:
             return list(examples)
@@ -121,7 +122,7 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
-"""The world of a process of its own."""
+"""The group of a process that trains alone."""
 
 
 @contextmanager
@@ -169,48 +170,42 @@ def choose_strategy(model: PreTrainedModel, wanted: Strategy) -> Literal["ddp", 
 
 
 def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Leave each rank a float32 slice of every tensor of `model`, computed in `dtype` where layers are gathered.
+    """Leave each rank a float32 shard of every tensor of `model`, computed in `dtype` where layers are gathered.
 
-    Gradients come back as slices too, in float32 and divided by the number of ranks: who multiplies the loss by that
-    number gets their sum.
+    Gradients come back as shards too, in float32 and divided by the number of ranks: multiply the loss by that number to get
+    their sum.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.promote_types(dtype, torch.float32))
-    for layer in decoder_layers(model):
+    for layer in decoder_layers(model) or ():
         fully_shard(layer, mp_policy=policy)
     fully_shard(model, mp_policy=policy)
 
 
-def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The repeated blocks of a model: the longest list of modules in it."""
-    lists = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return max(lists, key=len, default=[])
-
-
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether `shard` was applied to `model`. Its parameters cannot tell: while layers are gathered, they are whole."""
+    """Whether `shard` was applied to `model`. Its parameters cannot tell: while layers are gathered, they are full tensors."""
     return isinstance(model, FSDPModule)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of `tensor` that lies on this rank: all of it, where it is not spread over ranks."""
+    """The part of `tensor` that lies on this rank: all of it, where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of `tensor`, gathered where it is spread over ranks; every rank has to ask."""
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """All of `tensor`, gathered where it is sharded; every rank has to call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The part of a whole `tensor` that this rank holds of `like`, a parameter of its shape; all of it if not spread."""
+    """The part of a full `tensor` that this rank holds of `like`, a parameter of its shape; all of it if not sharded."""
     if not isinstance(like, DTensor):
         return tensor
-    spread = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return spread.to_local()
+    sharded = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return sharded.to_local()
 
 
 def sharded_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """This rank's `part` of something that is spread over ranks as the parameter `like` is; `part` itself if that is not."""
+    """This rank's `part` of a tensor that is sharded as the parameter `like` is; `part` itself if that is not sharded."""
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(
@@ -219,7 +214,7 @@ def sharded_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
 
 
 def load_full_state_dict(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give each parameter of `model` the tensor of its name in `weights`, or this rank's slice of it."""
+    """Give each parameter of `model` the tensor of its name in `weights`, or this rank's shard of it."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             local(parameter).copy_(local_shard(weights[name], parameter))
@@ -234,7 +229,7 @@ def on_main_first(group: ProcessGroup, make: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _peers_may_be_gone(rank: int) -> Iterator[None]:
-    """A broken connection, or none, is said as what it is: another rank ended, and its message says why."""
+    """A broken connection, or none, becomes one message: another rank ended, and its own message says why."""
     try:
         yield
     except RuntimeError as error:

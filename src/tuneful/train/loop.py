@@ -1,9 +1,9 @@
-"""The training loop: steps and evaluations, handed out one by one to whoever writes, shows, saves or stops.
+"""The training loop: steps and evaluations, yielded one by one, to be written, shown and saved by the caller.
 
 An optimizer step takes `batch_size` records, cut into micro-batches that fit; each adds its share of one weighted mean over
-all targets of the step. The loop holds no files and prints nothing: it yields what happened. Where it stands is a `State`
-of a few numbers; with the optimizer's tensors that is all it takes to go on from there, because the order of the records
-and the learning rate follow from the step, and so do the random numbers of dropout.
+all targets of the step. The loop holds no files and prints nothing: it yields what happened. Where it stands is a
+`TrainingState` of a few numbers; with the optimizer's tensors that is all it takes to go on from there, because the order of
+the records and the learning rate follow from the step, and so do the random numbers of dropout.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tuneful.batch.order import all_steps, num_steps, replay_indices
+from tuneful.batch.order import all_steps, derived_seed, num_steps, replay_indices
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
 from tuneful.errors import TunefulError
@@ -66,7 +65,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person should hear of: the loss of `step` jumped, or its memory ran out and smaller pieces fit."""
+    """Something that the user should know: the loss of `step` jumped, or its memory ran out and smaller pieces fit."""
 
     step: int
     kind: Literal["spike", "memory"]
@@ -77,7 +76,7 @@ Event = Step | Evaluation | Notice
 
 
 @dataclass(slots=True)
-class State:
+class TrainingState:
     """Where a training stands between two events: all that is needed to go on, but the optimizer's tensors.
 
     `evaluated` tells whether the evaluation due after `step` was made; `num_worse` counts evaluations since `best_step`,
@@ -94,17 +93,17 @@ class State:
 
 
 def no_op() -> None:
-    """The `should_stop` of a training that nobody interrupts."""
+    """The `should_stop` of a training that is not to be interrupted."""
 
 
 @dataclass(slots=True, eq=False)
 class Training:
     """A training from `state` on: `run` hands out its events, and `model` is finetuned in place while it does.
 
-    `sample(step)` is asked for an answer at each evaluation. `replay` joins the steps at its ratio; `ledger` is told what each
-    training record cost. At each event `state`, `ledger` and `optimizer` are what a checkpoint has to hold. `should_stop` is
-    called before every micro-batch and may raise: the step or evaluation at hand is then abandoned, and `state` is that of the
-    event before. Every rank of `group` makes the same one and gets the same events.
+    `sample(step)` gives an answer to show with each evaluation. `replay` joins the steps at its ratio; `loss_tracker` is told
+    what each training record cost. At each event `state`, `loss_tracker` and `optimizer` are what a checkpoint has to hold.
+    `should_stop` is called before every micro-batch and may raise: the step or evaluation at hand is then abandoned, and `state`
+    is that of the event before. Every rank of `group` makes the same one and gets the same events.
     """
 
     model: PreTrainedModel
@@ -115,8 +114,8 @@ class Training:
     layout: Layout
     sample: Callable[[int], Answer] | None = None
     replay: Replay | None = None
-    ledger: LossTracker | None = None
-    state: State = field(default_factory=State)
+    loss_tracker: LossTracker | None = None
+    state: TrainingState = field(default_factory=TrainingState)
     should_stop: Callable[[], None] = no_op
     group: ProcessGroup = SINGLE_PROCESS
 
@@ -167,7 +166,7 @@ class Training:
         yield Evaluation(self.state.step, loss, answer)
 
     def step(self, indices: Sequence[int]) -> Iterator[Event]:
-        """One optimizer step on the training records `indices` and those replayed with them; `state` and `ledger` are those
+        """One optimizer step on the training records `indices` and those replayed with them; `state` and `loss_tracker` are those
         after it once it is handed out."""
         start, step = time.perf_counter(), self.state.step + 1
         examples = [self.train[index] for index in indices]
@@ -175,7 +174,7 @@ class Training:
         together = [*examples, *replayed]
 
         def gradients(layout: Layout) -> _Costs:
-            torch.manual_seed(_seed_of(self.config.seed, step))
+            torch.manual_seed(derived_seed(self.config.seed, step))  # of dropout
             self.optimizer.forget_gradients()
             return self._backward(together, layout)
 
@@ -190,8 +189,8 @@ class Training:
         norm = self.optimizer.step(rate)
         if not math.isfinite(norm):
             raise _not_finite(step, f"the gradient's norm is {norm}", together)
-        if self.ledger is not None:
-            self.ledger.see(step, indices, [costs.nll[id(example)] for example in examples])
+        if self.loss_tracker is not None:
+            self.loss_tracker.see(step, indices, [costs.nll[id(example)] for example in examples])
         notice = _spike(step, loss, self.state.recent_losses)
         self.state.step, self.state.evaluated = step, False
         self.state.recent_losses = [*self.state.recent_losses, loss][-_SPIKE_WINDOW:]
@@ -306,7 +305,7 @@ def _without_gradients(
         yield batch, found
 
 
-def _remember(state: State, validation_loss: float | None) -> None:
+def _remember(state: TrainingState, validation_loss: float | None) -> None:
     """The evaluation of `state.step` was made. The model as it came is no candidate: a training gives trained weights."""
     state.evaluated = True
     if validation_loss is None or state.step == 0:
@@ -350,11 +349,6 @@ class _Costs:
     def mean(self, examples: Sequence[Example]) -> float:
         """The weighted mean loss of some of them."""
         return sum(self.weighted[id(example)] for example in examples) / total_weight(examples)
-
-
-def _seed_of(seed: int, step: int) -> int:
-    """The seed of torch's generators for one step: dropout is a function of seed and step, with nothing to restore."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
 
 
 # Bad numbers

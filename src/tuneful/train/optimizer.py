@@ -1,6 +1,6 @@
 """AdamW over float32 masters, with the model computing in bfloat16 where that is faster.
 
-The model's own parameters are the shadow: bfloat16 copies that the optimizer writes when it steps, so no forward casts
+The model's own parameters are low-precision copies: bfloat16, written by the optimizer when it steps, so no forward casts
 weights (autocast spends a quarter of a small CPU step on that). The arithmetic is `update.py`'s.
 Gradients of several micro-batches add up in float32. In float32 the parameters are their own masters.
 """
@@ -39,26 +39,26 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
 class AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019) on every trainable parameter of `model`; norms and biases exempt.
 
-    Making one turns the model's parameters into `dtype`; `masters_to_model` turns them back into float32. Parameters that
-    are spread over the ranks of `group` stay float32 slices: their copies in `dtype` are made when layers are gathered.
-    Frozen ones stay in `dtype` under an adapter, whose base is read again when it is merged: nothing else of it is kept.
+    Making one turns the model's parameters into `dtype`, the compute dtype; `masters_to_model` turns them back into float32.
+    Parameters that are sharded over the ranks of `group` stay float32 shards: their copies in `dtype` are made when layers are
+    gathered. Frozen ones stay in `dtype` under an adapter, whose base is read again when it is merged: nothing else is kept.
     """
 
     def __init__(
         self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype, group: ProcessGroup = SINGLE_PROCESS
     ) -> None:
-        self._config, self._dtype, self._world = config, dtype, group
-        self._shadowed = dtype is torch.bfloat16 and not group.sharded
+        self._config, self._dtype, self._group = config, dtype, group
+        self._low_precision = dtype is torch.bfloat16 and not group.sharded
         self._tensors = [
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
-        self._update = make_update(self._tensors, config, self._shadowed)
+        self._update = make_update(self._tensors, config, self._low_precision)
         self._frozen = self._prepare_frozen(model)
         self._num_steps = 0
 
     def collect(self) -> None:
         """Add the gradients of one micro-batch to those collected, in float32; needed only where another one follows."""
-        if not self._shadowed:
+        if not self._low_precision:
             return  # autograd adds them up in the parameters' own float32
         for tensor in self._tensors:
             if (gradient := tensor.parameter.grad) is not None:
@@ -85,14 +85,14 @@ class AdamW:
         return norm
 
     def sum_gradients(self) -> None:
-        """Make each gradient the sum over all ranks, in the master's dtype; slices have been summed on the way."""
-        if self._world.size == 1 or self._world.sharded:
+        """Make each gradient the sum over all ranks, in the master's dtype; shards have been summed on the way."""
+        if self._group.size == 1 or self._group.sharded:
             return
         self.collect()
         for tensor in self._tensors:
             if tensor.gradient is None:  # no record of this step is this rank's
                 tensor.collected = torch.zeros_like(tensor.master)
-        self._world.sum_gradients(tensor.gradient for tensor in self._tensors if tensor.gradient is not None)
+        self._group.sum_gradients(tensor.gradient for tensor in self._tensors if tensor.gradient is not None)
 
     def forget_gradients(self) -> None:
         """Drop the gradients at hand, those of a step that is abandoned or done."""
@@ -115,8 +115,8 @@ class AdamW:
             tensor.kept = None
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The master of every trainable parameter by its name: views, which the next step changes, spread over ranks
-        where the parameter is."""
+        """The master of every trainable parameter by its name: views, which the next step changes, sharded where the
+        parameter is."""
         return {tensor.name: sharded_like(tensor.parameter, tensor.master) for tensor in self._tensors}
 
     def kept_weights(self) -> dict[str, torch.Tensor]:
@@ -156,8 +156,8 @@ class AdamW:
             tensor.kept = own(kept[tensor.name]).clone() if kept else None
 
     def masters_to_model(self) -> None:
-        """Give the model its float32 weights; the optimizer is done after this. Slices are float32 as they are."""
-        if self._world.sharded:
+        """Give the model its float32 weights; the optimizer is done after this. Shards are float32 as they are."""
+        if self._group.sharded:
             return
         for tensor in self._tensors:
             tensor.parameter.data = tensor.master
@@ -166,28 +166,28 @@ class AdamW:
 
     def _set_master(self, tensor: Trained, weights: torch.Tensor) -> None:
         tensor.master.copy_(weights)
-        if self._shadowed:
+        if self._low_precision:
             tensor.parameter.data.copy_(tensor.master)
 
     def _prepare(self, name: str, parameter: torch.nn.Parameter) -> Trained:
         master = local(parameter.data).contiguous()
-        if self._shadowed:
+        if self._low_precision:
             master = master.float()
             parameter.data = master.to(self._dtype)
-        elif not self._world.sharded:
+        elif not self._group.sharded:
             parameter.data = master
         decay = self._config.weight_decay if parameter.ndim > 1 else 0.0
         return Trained(name, parameter, master, torch.zeros_like(master), torch.zeros_like(master), decay)
 
     def _prepare_frozen(self, model: PreTrainedModel) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
-        """Frozen parameters in the precision of the products; each with what it was, where that is to come back."""
+        """Turn frozen parameters into the compute dtype; each with what it was, where that is to come back."""
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         originals = [(parameter, parameter.data) for parameter in frozen if self._config.method == "full"]
         for parameter in frozen:
-            if self._shadowed and parameter.is_floating_point():
+            if self._low_precision and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self._dtype)
         return originals
 
     def _gradient_norm(self) -> float:
         squares = self._update.squared_norm()
-        return math.sqrt(self._world.sum([squares])[0] if self._world.sharded else squares)
+        return math.sqrt(self._group.sum([squares])[0] if self._group.sharded else squares)

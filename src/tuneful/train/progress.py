@@ -1,11 +1,11 @@
 """What each training record cost the model, at first sight and later: where doubtful and memorised records are found.
 
-A step computes the loss of every record in it anyway, before the weights change; the ledger only writes it down, which costs
-two numbers a record and no forward. The first visit is the record unseen; the last visit has every earlier one behind it.
+A step computes the loss of every record in it anyway, before the weights change; the tracker only notes it, which costs two
+numbers a record and no forward. The first visit is the record unseen; the last visit has every earlier one behind it.
 Two passes over the whole training set, before the first step and after the last, are made where they are asked for
 (`report.record_losses: all`): exact at one set of weights, for a sixth more time at two epochs.
 
-`rank` reads the ledger. A wrong answer stays improbable where the answers to like instructions do not, so a record is
+`rank` evaluates the tracker. A wrong answer stays improbable where the answers to similar instructions do not, so a record is
 measured against its peers: those next to it when the training set is sorted by its tokens, who open with the same words.
 """
 
@@ -42,14 +42,14 @@ class LossTracker:
         self.first_step, self.last_step = (np.zeros(num_records, dtype=np.int64) for _ in range(2))
 
     def see(self, step: int, indices: Sequence[int], nll: Sequence[float]) -> None:
-        """Write down what the records `indices` cost in the forward of `step`."""
+        """Note what the records `indices` cost in the forward of `step`."""
         for index, value in zip(indices, nll, strict=True):
             if not self.first_step[index]:
                 self.first[index], self.first_step[index] = value, step
             self.last[index], self.last_step[index] = value, step
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything written down so far, by name, for a checkpoint: float64 [N] each, -1 where there is nothing."""
+        """Everything noted so far, by name, for a checkpoint: float64 [N] each, -1 where there is nothing."""
         return {
             name: torch.from_numpy(np.nan_to_num(values.astype(float), nan=-1.0)) for name, values in vars(self).items()
         }
@@ -90,14 +90,14 @@ class RecordLoss:
     memorised: bool
 
 
-def rank(ledger: LossTracker, examples: Sequence[Example]) -> list[RecordLoss]:
-    """What the ledger says of each example, in their order."""
+def rank(tracker: LossTracker, examples: Sequence[Example]) -> list[RecordLoss]:
+    """What the tracker knows of each example, in their order."""
     sources, num_targets, keys = [], np.empty(len(examples), dtype=np.int64), []
     for index, example in enumerate(examples):
         sources.append(example.source)
         num_targets[index] = (example.weights > 0).sum()
         keys.append(token_order(example)[:_KEY_BYTES])
-    early, late = ledger.earliest_known(), ledger.best_known()
+    early, late = tracker.earliest_known(), tracker.best_known()
     outlier_score = outlier_scores(late / num_targets, keys)
     with np.errstate(invalid="ignore"):
         memorised = (late <= -np.log(MEMORISED_NOW)) & (early >= -np.log(MEMORISED_BEFORE))
@@ -109,12 +109,12 @@ def rank(ledger: LossTracker, examples: Sequence[Example]) -> list[RecordLoss]:
         RecordLoss(
             source,
             int(num_targets[index]),
-            mean(ledger.before, index),
-            mean(ledger.first, index),
-            int(ledger.first_step[index]),
-            mean(ledger.last, index),
-            int(ledger.last_step[index]),
-            mean(ledger.after, index),
+            mean(tracker.before, index),
+            mean(tracker.first, index),
+            int(tracker.first_step[index]),
+            mean(tracker.last, index),
+            int(tracker.last_step[index]),
+            mean(tracker.after, index),
             _known(outlier_score[index]),
             bool(memorised[index]),
         )
@@ -138,14 +138,14 @@ def outlier_scores(mean_loss: np.ndarray[Any, Any], keys: Sequence[bytes], num_p
     num_peers = min(num_peers, len(order) - 1)
     for start in range(0, len(order), _ROWS_AT_ONCE):
         places = np.arange(start, min(start + _ROWS_AT_ONCE, len(order)))
-        peers = losses[_beside(places, len(order), num_peers)]
+        peers = losses[_peers_of(places, len(order), num_peers)]
         middle = np.median(peers, axis=1)
         spread = np.median(np.abs(peers - middle[:, None]), axis=1)
         result[order[places]] = (losses[places] - middle) / np.maximum(spread, least_spread)
     return result
 
 
-def _beside(places: np.ndarray[Any, Any], num_records: int, num_peers: int) -> np.ndarray[Any, Any]:
+def _peers_of(places: np.ndarray[Any, Any], num_records: int, num_peers: int) -> np.ndarray[Any, Any]:
     """The `num_peers` places next to each of `places`, half on either side where the ends allow, without its own: [P, peers]."""
     first = np.clip(places - num_peers // 2, 0, num_records - num_peers - 1)
     along = np.arange(num_peers)

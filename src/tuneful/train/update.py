@@ -1,9 +1,9 @@
 """What AdamW does to numbers: the norm of all gradients, and one step of every weight.
 
-`NativeUpdate` is the compiled kernels': a gradient is read once, as it came, and master, moments and shadow are written in the
-same pass, 28 bytes of memory traffic a parameter. `TorchUpdate` does the same with torch's operations, for other devices and
-where nothing is compiled: tensors in batches that stay in the cache, small ones together and large ones in stretches, each of
-gradient to float32, clip, AdamW and shadow one call for a whole batch.
+`NativeUpdate` is the compiled kernels': a gradient is read once, as it came, and master, moments and low-precision copy are
+written in the same pass, 28 bytes of memory traffic a parameter. `TorchUpdate` does the same with torch's operations, for other
+devices and where nothing is compiled: tensors in batches that stay in the cache, small ones together and large ones in stretches,
+each of gradient to float32, clip, AdamW and copy to low precision one call for a whole batch.
 """
 
 from __future__ import annotations
@@ -39,26 +39,28 @@ class Trained:
 
     @property
     def gradient(self) -> torch.Tensor | None:
-        """The gradient of the whole step, once all micro-batches are in; of this rank's slice where there are slices."""
+        """The gradient of the whole step, once all micro-batches are in; of this rank's shard where the model is sharded."""
         if self.collected is not None:
             return self.collected
         return None if self.parameter.grad is None else local(self.parameter.grad)
 
 
-def make_update(tensors: Sequence[Trained], config: TrainConfig, shadowed: bool) -> NativeUpdate | TorchUpdate:
-    """The faster of the two that serves `tensors`; `shadowed` where the model's parameters are copies of the masters."""
+def make_update(tensors: Sequence[Trained], config: TrainConfig, low_precision: bool) -> NativeUpdate | TorchUpdate:
+    """The faster of the two that serves `tensors`; `low_precision` where the parameters are bfloat16 copies of the masters."""
     kinds = {(tensor.master.device, tensor.master.dtype) for tensor in tensors}
     device, dtype = next(iter(kinds)) if len(kinds) == 1 else (None, None)
     if device is not None and dtype in (torch.float32, torch.float64) and (library := kernels(device, dtype)):
-        return NativeUpdate(tensors, config, shadowed, library)
-    return TorchUpdate(tensors, config, shadowed)
+        return NativeUpdate(tensors, config, low_precision, library)
+    return TorchUpdate(tensors, config, low_precision)
 
 
 class NativeUpdate:
     """By the compiled kernels: one call for all parameters, whose chunks the threads share."""
 
-    def __init__(self, tensors: Sequence[Trained], config: TrainConfig, shadowed: bool, library: ctypes.CDLL) -> None:
-        self._tensors, self._config, self._shadowed, self._library = tensors, config, shadowed, library
+    def __init__(
+        self, tensors: Sequence[Trained], config: TrainConfig, low_precision: bool, library: ctypes.CDLL
+    ) -> None:
+        self._tensors, self._config, self._low_precision, self._library = tensors, config, low_precision, library
         self._kind = KINDS[tensors[0].master.dtype]
 
     def squared_norm(self) -> float:
@@ -92,14 +94,14 @@ class NativeUpdate:
             if gradient.dtype is not torch.bfloat16:
                 gradient = gradient.to(tensor.master.dtype)
             gradients.append(gradient.contiguous())
-            assert not self._shadowed or tensor.parameter.dtype is torch.bfloat16, tensor.parameter.dtype
+            assert not self._low_precision or tensor.parameter.dtype is torch.bfloat16, tensor.parameter.dtype
             rows.append(
                 Parameter(
                     master=tensor.master.data_ptr(),
                     exp_avg=tensor.exp_avg.data_ptr(),
                     exp_avg_sq=tensor.exp_avg_sq.data_ptr(),
                     gradient=gradients[-1].data_ptr(),
-                    shadow=tensor.parameter.data_ptr() if self._shadowed else None,
+                    low_precision=tensor.parameter.data_ptr() if self._low_precision else None,
                     size=tensor.master.numel(),
                     first_chunk=num_chunks,
                     gradient_kind=KINDS[gradient.dtype],
@@ -126,8 +128,8 @@ class _Stretch:
 class TorchUpdate:
     """By torch's fused AdamW, a batch of stretches at a time."""
 
-    def __init__(self, tensors: Sequence[Trained], config: TrainConfig, shadowed: bool) -> None:
-        self._config, self._shadowed = config, shadowed
+    def __init__(self, tensors: Sequence[Trained], config: TrainConfig, low_precision: bool) -> None:
+        self._config, self._low_precision = config, low_precision
         self._batches = _batches(tensors)
 
     def squared_norm(self) -> float:
@@ -165,7 +167,7 @@ class TorchUpdate:
             maximize=False,
             grad_scale=torch.tensor(divisor, device=device) if divisor != 1.0 else None,
         )
-        if self._shadowed:
+        if self._low_precision:
             torch._foreach_copy_([stretch.of(stretch.tensor.parameter.data) for stretch in batch], masters)
 
 
