@@ -8,7 +8,7 @@
     sha256_of, free_bytes, cache_root
 
 Stands on the ground: anybody may import it, and nothing else in the package renames, flushes or hashes a file on its own
-(`train/checkpoint.py` excepted, which counts its bytes while it writes them). The trade: a flush costs milliseconds on an SSD
+(`train/checkpoint.py` puts its folders in place itself, and says why). The trade: a flush costs milliseconds on an SSD
 and tens of them on a disk that turns, so a log flushes each line only where a line costs money.
 """
 
@@ -45,7 +45,7 @@ def written(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
     try:
-        with aside.open("wb") if binary else aside.open("w", encoding="utf-8", newline="\n") as file:
+        with open(aside, "wb") if binary else open(aside, "w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

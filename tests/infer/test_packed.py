@@ -8,7 +8,7 @@ from tests.engine import VOCABULARY, tiny_model
 
 from tuneful.config import GenerateConfig
 from tuneful.infer.generate import generate
-from tuneful.infer.packed import packed_products
+from tuneful.infer.packed import packed_weights
 
 native = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not multiply bfloat16"
@@ -29,7 +29,7 @@ def test_logits_are_those_of_the_plain_weights_up_to_rounding(family):
     assert bool(biases) == (family == "qwen2")
     for bias in biases:
         torch.nn.init.normal_(bias)  # a new model's are 0, and nobody would miss them
-    plain, context = logits(model), packed_products(model)
+    plain, context = logits(model), packed_weights(model)
     for _ in range(2):  # it may be entered again
         with context:
             torch.testing.assert_close(logits(model), plain, rtol=0.02, atol=0.02 * plain.abs().max().item())
@@ -39,7 +39,7 @@ def test_logits_are_those_of_the_plain_weights_up_to_rounding(family):
 @native
 def test_the_weights_are_those_of_the_moment_of_packing_and_no_others_are_touched():
     model = tiny_model("llama", initializer_range=0.3).to(torch.bfloat16).eval()
-    context, before = packed_products(model), logits(model)
+    context, before = packed_weights(model), logits(model)
     other = torch.nn.functional.linear(torch.ones(2, 4), torch.ones(3, 4))
     with torch.no_grad():
         model.model.layers[-1].mlp.down_proj.weight.mul_(3)
@@ -55,7 +55,7 @@ def test_a_bias_counts_however_it_is_given():
     layer, rows = model.model.layers[0].mlp.up_proj, torch.ones(2, model.config.hidden_size, dtype=torch.bfloat16)
     bias = torch.full((layer.out_features,), 3.0, dtype=torch.bfloat16)
     plain = torch.nn.functional.linear(rows, layer.weight, bias)
-    with packed_products(model):
+    with packed_weights(model):
         for found in (
             torch.nn.functional.linear(rows, layer.weight, bias=bias),
             torch.nn.functional.linear(input=rows, weight=layer.weight, bias=bias),
@@ -69,10 +69,10 @@ def test_generating_packs_the_weights_once(monkeypatch):
     packed = []
 
     def counted(model):
-        packed.append(packed_products(model))
+        packed.append(packed_weights(model))
         return packed[-1]
 
-    monkeypatch.setattr("tuneful.infer.decode.packed_products", counted)
+    monkeypatch.setattr("tuneful.infer.decode.packed_weights", counted)
     config = GenerateConfig(temperature=0, max_new_tokens=5, batch_size=2)
     assert len(dict(generate(model, [[1, 2], [3], [4, 5, 6]], config, ()))) == 3
     assert len(packed) == 1
@@ -81,10 +81,10 @@ def test_generating_packs_the_weights_once(monkeypatch):
 
 def test_nothing_is_packed_in_float32_or_without_native_products_or_without_room(monkeypatch):
     model = tiny_model("llama")
-    assert isinstance(packed_products(model), nullcontext)
+    assert isinstance(packed_weights(model), nullcontext)
     model.to(torch.bfloat16)
     with monkeypatch.context() as patch:
         patch.setattr("tuneful.infer.packed._MEMORY_SHARE", 0.0)
-        assert isinstance(packed_products(model), nullcontext)
+        assert isinstance(packed_weights(model), nullcontext)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert isinstance(packed_products(model), nullcontext)
+    assert isinstance(packed_weights(model), nullcontext)

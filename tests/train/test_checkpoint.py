@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from safetensors import safe_open
 from tests.engine import TRIE, random_records, tiny_model, train_config
 
+from tuneful import files
 from tuneful.errors import CheckpointError
 from tuneful.train import checkpoint
 from tuneful.train.checkpoint import (
@@ -106,41 +108,96 @@ def test_large_numbers_whose_sum_overflows_are_finite(tmp_path: Path) -> None:
 
 
 class FaultyOs:
-    """`os`, except that the `fatal`-th operation that changes files does `fault` instead, half done where it is a write."""
+    """`os`, except that the `fatal`-th operation that changes files does `fault` instead, half done where it is a write.
 
-    CHANGING = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir", "close")
+    Operations are counted in the order in which they come, those on files that `files.py` opens and writes included.
+    """
+
+    CHANGING = ("mkdir", "open", "fsync", "rename", "replace", "unlink", "rmdir", "close")
 
     def __init__(self, fatal: int, fault: Callable[[], Any]) -> None:
-        self.fatal, self.fault, self.count = fatal, fault, 0
+        self.fatal, self.fault = fatal, fault
+        self.done: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
-        return self._counted(real) if name in self.CHANGING else real
+        return self.counted(name, real) if name in self.CHANGING else real
 
-    def _counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*arguments: Any) -> Any:
-            self.count += 1
-            if self.count == self.fatal:
-                if real is os.write:
-                    real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+    def counted(
+        self, name: str, real: Callable[..., Any], half: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
+        """`real`, counted as one operation; where it is the fatal one, `half` of it is done before the fault."""
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            self.done.append(name)
+            if len(self.done) == self.fatal:
+                if half is not None:
+                    half(*arguments)
                 if real is os.close:
                     real(*arguments)
                 self.fault()
-            return real(*arguments)
+            return real(*arguments, **options)
 
         return operation
 
+    def open_file(self, path: Path, mode: str, **options: Any) -> FaultyFile:
+        """`open` as `files.py` calls it."""
+        return FaultyFile(self, self.counted("open", open)(path, mode, **options))
 
-def num_operations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many file operations the third save of a folder takes, the removal of the first included."""
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, checkpoints are saved through these operations."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoint, "os", self)
+            patch.setattr(files, "os", self)
+            patch.setattr(files, "open", self.open_file, raising=False)
+            yield
+
+
+class FaultyFile:
+    """A file that is being written, each of whose writes and whose end is an operation of `faulty`."""
+
+    def __init__(self, faulty: FaultyOs, file: Any) -> None:
+        self._faulty, self._file = faulty, file
+        self.fileno, self.flush = file.fileno, file.flush
+        self.write = faulty.counted("write", file.write, self._write_half)
+
+    def _write_half(self, content: Any) -> None:
+        self._file.write(content[: len(content) // 2])
+        self._file.flush()
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __enter__(self) -> FaultyFile:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._faulty.counted("close", self._file.close, self._file.close)()
+
+
+def operations(folder: Path) -> list[str]:
+    """The file operations that the third save of a folder takes, the removal of the first included."""
     for step in (1, 2):
         save(folder, step)
     counting = FaultyOs(0, lambda: None)
-    monkeypatch.setattr(checkpoint, "os", counting)
-    save(folder, 3)
-    monkeypatch.setattr(checkpoint, "os", os)
+    with counting.in_place():
+        save(folder, 3)
     shutil.rmtree(folder)
-    return counting.count
+    return counting.done
+
+
+def test_every_file_is_written_flushed_and_put_in_place_before_the_folder_is_and_before_anything_is_removed(
+    tmp_path: Path,
+) -> None:
+    done = operations(tmp_path / "count")
+    assert done.count("write") >= 2 * 2 + 1  # of both tensor files the header and the tensors, and the manifest
+    assert done.count("replace") == 3
+    renamed = done.index("rename")
+    assert "write" not in done[renamed:]
+    assert done[renamed : renamed + 4] == ["rename", "open", "fsync", "close"]
+    assert set(done[renamed + 4 :]) == {"rename", "unlink", "rmdir"}
 
 
 def survives(folder: Path) -> None:
@@ -158,9 +215,9 @@ def survives(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_killed_at_every_file_operation_of_a_save_the_folder_holds_this_checkpoint_or_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    total = num_operations(tmp_path / "count", monkeypatch)
+    total = len(operations(tmp_path / "count"))
     assert total > 20
     for fatal in range(1, total + 1):
         folder = tmp_path / str(fatal)
@@ -168,8 +225,8 @@ def test_killed_at_every_file_operation_of_a_save_the_folder_holds_this_checkpoi
             save(folder, step)
         child = os.fork()
         if child == 0:
-            checkpoint.os = FaultyOs(fatal, lambda: os.kill(os.getpid(), signal.SIGKILL))  # type: ignore[assignment]
-            save(folder, 3)
+            with FaultyOs(fatal, lambda: os.kill(os.getpid(), signal.SIGKILL)).in_place():
+                save(folder, 3)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         survives(folder)
@@ -177,9 +234,9 @@ def test_killed_at_every_file_operation_of_a_save_the_folder_holds_this_checkpoi
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_disk_that_refuses_at_any_file_operation_leaves_the_checkpoint_before_and_nothing_half_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    tmp_path: Path, code: int
 ) -> None:
-    total = num_operations(tmp_path / "count", monkeypatch)
+    total = len(operations(tmp_path / "count"))
 
     def refuse() -> None:
         raise OSError(code, os.strerror(code))
@@ -188,12 +245,11 @@ def test_a_disk_that_refuses_at_any_file_operation_leaves_the_checkpoint_before_
         folder = tmp_path / str(fatal)
         for step in (1, 2):
             save(folder, step)
-        monkeypatch.setattr(checkpoint, "os", FaultyOs(fatal, refuse))
-        with pytest.raises(
+        refused = pytest.raises(
             CheckpointError, match=rf"a checkpoint of .* cannot be written: {os.strerror(code)}.*are free"
-        ):
+        )
+        with refused, FaultyOs(fatal, refuse).in_place():
             save(folder, 3)
-        monkeypatch.setattr(checkpoint, "os", os)
         assert not [name for name in names(folder) if name.startswith(".part")]
         survives(folder)
 

@@ -1,15 +1,15 @@
 """Keys and values of the rows in flight, and the attention that reads them: what makes a step cost one token a row.
 
 Every row in flight has a slot; slots 0 to B - 1 are in use. What all prompts begin with, where it is long, is kept once and
-attended to by all rows in one product (a cascade, as in Hydragen, Juravsky et al. 2024); what is a row's own is in its slot:
+attended to by all rows in one matrix product (a cascade: Hydragen, Juravsky et al. 2024); what is a row's own is in its slot:
 
     prompts              P P P a b      P P P c              prefix   P P P
                                                              slot 0   a b x y .     x, y, z: generated
                                                              slot 1   c z . . .
 
-The model is called with a flat stream of tokens [1, N], whoever they belong to, and its attention layers call
-`cached_attention` with the `Step` that says whose they are. Prompts are computed as a trie (`model/attention.py`), so
-whatever some of them share is computed once. No cache object of transformers' is involved, and no model is patched.
+The model is called with a flat stream of tokens [1, N] of all rows, and its attention layers call `cached_attention` with the
+`DecodeStep` that says which row each belongs to. Prompts are computed as a trie (`model/attention.py`), so what some of them
+share is computed once. No cache object of transformers' is involved, and no model is patched.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class KeyValues:
     """The keys and values of every layer: `num_slots` slots, and a prefix of `num_shared` tokens.
 
     Layers tell their own shapes when they first write. Slots begin empty and grow with the longest row. Keys are kept
-    transposed: products of one query a row with them take a third less time in bfloat16, and as long in float32.
+    transposed: matrix products of one query a row with them take a third less time in bfloat16, and as long in float32.
     """
 
     def __init__(self, num_slots: int, num_shared: int) -> None:
@@ -124,8 +124,8 @@ def _by_row(heads: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """Whose the tokens of one call of the model are.
+class DecodeStep:
+    """Which rows the tokens of one call of the model belong to.
 
     token_ids   int64 [1, N]    the flat stream
     positions   int64 [1, N]    the position of each in its row
@@ -156,7 +156,7 @@ def cached_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    step: Step | None = None,
+    step: DecodeStep | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls in every layer: keep what is new, then attend.
@@ -170,7 +170,7 @@ def cached_attention(
         kept = (tensor.index_select(2, step.written) for tensor in (key, value))
         step.key_values.write(layer, step.slots, step.places, *kept)
         return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, **kwargs)
-    assert attention_mask is None, "the step says who sees whom; a mask would be ignored"
+    assert attention_mask is None, "the step says who sees whom; a mask is not used"
     assert kwargs.get("softcap") is None, "soft-capped scores are not part of a step"
     assert step.hidden is not None
     step.key_values.write(layer, step.slots, step.places, key, value)

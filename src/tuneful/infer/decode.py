@@ -16,15 +16,15 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from tuneful.batch.trie import TrieBatch, build_trie
-from tuneful.infer.cache import KeyValues, Step, register_cached_attention
-from tuneful.infer.packed import packed_products
+from tuneful.infer.cache import DecodeStep, KeyValues, register_cached_attention
+from tuneful.infer.packed import packed_weights
 from tuneful.model.attention import plan_attention, why_no_trie
 from tuneful.types import Example
 
 SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Largest relative difference of the logits of a few tokens, ours against transformers' own attention."""
-_PROOF_PROMPT, _PROOF_SHARED = 7, 3
-_AS_THEY_ARE: AbstractContextManager[Any] = nullcontext()
+_CHECK_PROMPT, _CHECK_SHARED = 7, 3
+_NOT_PACKED: AbstractContextManager[Any] = nullcontext()
 
 
 class Decoder(Protocol):
@@ -50,17 +50,17 @@ class Decoder(Protocol):
 
 def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int) -> Decoder:
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens."""
-    products = packed_products(model)
-    if why_not_cached(model, products) is None:
-        return CachedDecoder(model, num_rows, num_shared, products)
+    packed = packed_weights(model)
+    if why_not_cached(model, packed) is None:
+        return CachedDecoder(model, num_rows, num_shared, packed)
     return PaddedDecoder(model)
 
 
-def why_not_cached(model: PreTrainedModel, products: AbstractContextManager[Any] = _AS_THEY_ARE) -> str | None:
-    """Why `model` must speak through transformers' own cache; None where ours gives the same logits under `products`."""
+def why_not_cached(model: PreTrainedModel, packed: AbstractContextManager[Any] = _NOT_PACKED) -> str | None:
+    """Why `model` must generate with transformers' own cache; None where ours gives the same logits inside `packed`."""
     if model.device.type != "cpu":
         return f"the model is on {model.device.type}"
-    return why_no_trie(model) or _self_check(model, products)
+    return why_no_trie(model) or _self_check(model, packed)
 
 
 @contextmanager
@@ -79,17 +79,17 @@ def attending(model: PreTrainedModel, attention: str) -> Iterator[None]:
 
 
 class CachedDecoder:
-    """Rows in slots of our own key/value cache; the model is called inside `products`."""
+    """Rows in slots of our own key/value cache; the model is called inside `packed`, which may hold its weights packed."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         num_slots: int,
         num_shared: int,
-        products: AbstractContextManager[Any] = _AS_THEY_ARE,
+        packed: AbstractContextManager[Any] = _NOT_PACKED,
     ) -> None:
         self.attention = register_cached_attention()
-        self._model, self._products = model, products
+        self._model, self._packed = model, packed
         self._key_values = KeyValues(num_slots, num_shared)
         self._num_held: list[int] = []  # tokens of each row in its slot
 
@@ -118,7 +118,7 @@ class CachedDecoder:
         self._key_values.make_room(max(self._num_held), len(held))
         slots = np.repeat(np.arange(first_slot, len(self._num_held)), [len(nodes) for nodes in own_nodes])
         return self._call(
-            Step(
+            DecodeStep(
                 key_values=self._key_values,
                 token_ids=_ids(batch.input_ids)[None],
                 positions=_ids(batch.positions)[None],
@@ -142,7 +142,7 @@ class CachedDecoder:
         hidden = torch.zeros(beyond.shape, dtype=self._model.dtype).masked_fill_(beyond, -torch.inf)
         rows = torch.arange(len(token_ids))
         return self._call(
-            Step(
+            DecodeStep(
                 key_values=self._key_values,
                 token_ids=_ids(token_ids)[None],
                 positions=(places + self._key_values.num_shared)[None],
@@ -167,8 +167,8 @@ class CachedDecoder:
             self._key_values.move(movers, holes, max(self._num_held))
         return order
 
-    def _call(self, step: Step) -> torch.Tensor:
-        with self._products:
+    def _call(self, step: DecodeStep) -> torch.Tensor:
+        with self._packed:
             logits: torch.Tensor = self._model(
                 input_ids=step.token_ids,
                 position_ids=step.positions,
@@ -230,12 +230,12 @@ class PaddedDecoder:
         return logits
 
 
-def _self_check(model: PreTrainedModel, products: AbstractContextManager[Any]) -> str | None:
+def _self_check(model: PreTrainedModel, packed: AbstractContextManager[Any]) -> str | None:
     """Two short prompts and a token each, through our cache and in one plain forward: how the logits differ, if they do."""
     num_tokens = model.get_input_embeddings().weight.shape[0]
-    ids = np.random.default_rng(0).integers(0, num_tokens, (2, _PROOF_PROMPT + 1))
-    ids[:, :_PROOF_SHARED] = ids[0, :_PROOF_SHARED]
-    decoder = CachedDecoder(model, len(ids), _PROOF_SHARED, products)
+    ids = np.random.default_rng(0).integers(0, num_tokens, (2, _CHECK_PROMPT + 1))
+    ids[:, :_CHECK_SHARED] = ids[0, :_CHECK_SHARED]
+    decoder = CachedDecoder(model, len(ids), _CHECK_SHARED, packed)
     with attending(model, decoder.attention):
         decoder.admit(ids[:, :-1].tolist())
         ours = decoder.step(ids[:, -1].tolist())

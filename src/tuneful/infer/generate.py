@@ -1,6 +1,6 @@
 """Prompts become answers: rows enter as others leave, prompts of like length together, and no answer knows of the others.
 
-A step computes one token for every row in flight. A row that ends leaves at once, whatever the others do; when a quarter of
+A step computes one token for every row in flight. A row that ends leaves at once; when a quarter of
 the rows is free the next prompts enter, their prefill computed as one trie. The longest prompts go first, so that rows in
 flight are of like length. An answer depends on its own prompt, its number and the seed: the batch changes no token of it
 (exactly so in float32 up to ties of rounding; bfloat16 rounds more, see docs/generate.md).
@@ -50,7 +50,7 @@ def answer(
     seed: int = 0,
     advance: Callable[[int], None] = lambda num_answers: None,
 ) -> list[Answer]:
-    """The model's answer to the last turn of each conversation, in order; `advance` hears of finished answers."""
+    """The model's answer to the last turn of each conversation, in order; `advance(1)` is called for each that is finished."""
     answers: dict[int, Answer] = {}
     for index, given in answer_each(model, encoder, conversations, config, seed=seed):
         answers[index] = given
@@ -69,8 +69,8 @@ def answer_each(
 ) -> Iterator[tuple[int, Answer]]:
     """(index, Answer) for every conversation, as they finish.
 
-    `numbers` are what the random numbers of each are drawn with beside `seed`, by default its index: who answers a part of
-    a file gives the rows' numbers in the file. Raises DataError for a prompt that leaves no room in the model's context.
+    The random numbers of each are those of `seed` and its number in `numbers`, by default its index: to answer a part of a
+    file, give the rows' numbers in the file. Raises DataError for a prompt that leaves no room in the model's context.
     """
     prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
     for prompt, conversation in zip(prompts, conversations, strict=True):
@@ -222,7 +222,7 @@ def _entering(decoder: Decoder, num_rows: int, waiting: deque[_Row], batch_size:
 
 
 def _each_aside(model: PreTrainedModel, decoder: Decoder, rows: Iterator[_Row]) -> Iterator[_Row]:
-    """`rows`, computed in evaluation mode with the decoder's attention and no gradients, which whoever iterates never sees."""
+    """`rows`, computed in evaluation mode with the decoder's attention and no gradients, both undone while a row is yielded."""
     model.eval()
     while True:
         with attending(model, decoder.attention):

@@ -1,8 +1,8 @@
 """Weights laid out once as the processor multiplies them, for as long as answers are generated.
 
-A bfloat16 product on the CPU lays its weights out anew in every call, whatever the number of rows: with a token a row that
-is a fifth to a third of its time. Inside `packed_products(model)` the linear layers find theirs laid out (oneDNN's packed
-format). The model is not touched: a TorchFunctionMode answers `torch.nn.functional.linear` for the weights that it knows.
+A bfloat16 matrix product on the CPU lays its weights out anew in every call, however few its rows: with a token a row that is a
+fifth to a third of its time. Inside `packed_weights(model)` the linear layers find theirs laid out (oneDNN's packed format). The
+model is not touched: a TorchFunctionMode computes `torch.nn.functional.linear` for the weights that it knows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MEMORY_SHARE = 0.5
 """The second copy of the weights may take this share of the memory that is free."""
 
 
-def packed_products(model: PreTrainedModel) -> AbstractContextManager[Any]:
+def packed_weights(model: PreTrainedModel) -> AbstractContextManager[Any]:
     """A context, to be entered as often as wanted, in which `model` multiplies by its weights as they are now, packed.
 
     Nothing changes in it where packing does not apply: another device or dtype, no native bfloat16, too little memory.
@@ -30,7 +30,7 @@ def packed_products(model: PreTrainedModel) -> AbstractContextManager[Any]:
     if not weights or num_bytes > _MEMORY_SHARE * psutil.virtual_memory().available:
         return nullcontext()
     with torch.no_grad():
-        return _Products({id(weight): torch.ops.mkldnn._reorder_linear_weight(weight) for weight in weights})
+        return _PackedLinears({id(weight): torch.ops.mkldnn._reorder_linear_weight(weight) for weight in weights})
 
 
 def _packable(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -41,7 +41,7 @@ def _packable(model: PreTrainedModel) -> list[torch.Tensor]:
     return list({id(layer.weight): layer.weight for layer in layers if layer.weight.dtype is torch.bfloat16}.values())
 
 
-class _Products(TorchFunctionMode):
+class _PackedLinears(TorchFunctionMode):
     """`linear` by packed weights, for the weights that are packed: `packed` by the id of the weight."""
 
     def __init__(self, packed: Mapping[int, torch.Tensor]) -> None:

@@ -6,11 +6,13 @@
       manifest.json           step, state and what was being trained; size and sha256 of each file, and of itself
 
 A checkpoint is written beside its place, flushed file by file, renamed, and its parent flushed; only then an older one is
-removed. Whatever moment the power fails at, the folder holds the checkpoint before or this one. Reading trusts a manifest whose
-checksums hold, and nothing else. The trade: every byte is hashed once when written and once when read, about a second a
-gigabyte, so that damage is never trained on. Files are safetensors and JSON; nothing here can run code.
+removed. Whenever the power fails, the folder holds the checkpoint before or this one. Reading trusts a manifest whose checksums
+hold, and nothing else. The trade: every byte is hashed once when written and once when read, about a second a gigabyte, so that
+damage is never trained on. Files are safetensors and JSON; nothing here can run code.
 
-All file operations go through `os`, so that a test can make any one of them the last.
+Files are written, flushed and hashed by `files.py`. What is done to folders stays here and not with `files.written_aside`,
+because its order is the promise, and because a removal that fails is an error here: a disk that is full of old checkpoints has
+to be reported. Folders are made, renamed and removed through `os`, so that a test can make any operation the last.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import torch
 from safetensors.torch import load_file
 
 from tuneful.errors import CheckpointError
+from tuneful.files import flush_entry, free_bytes, sha256_of, write_json, written
 from tuneful.train.distributed import full_tensor
 
 MANIFEST = "manifest.json"
@@ -84,19 +87,18 @@ def save_checkpoint(
             for group, tensors in groups.items()
             if tensors
         }
-        _write(aside / MANIFEST, iter([_manifest(step, files, document)]))
-        _flush_folder(aside)
+        write_json(aside / MANIFEST, _manifest(step, files, document))
         if os.path.lexists(final):
             _remove(folder, name)
         os.rename(aside, final)
-        _flush_folder(folder)
+        flush_entry(folder)
         for old in sorted(_steps(folder))[:-keep]:
             _remove(folder, _steps(folder)[old])
     except BaseException as error:
         with contextlib.suppress(OSError):
             _delete(aside)
         if isinstance(error, OSError):
-            raise CheckpointError(_refusal(folder, groups, error)) from error
+            raise CheckpointError(_unwritten(folder, groups, error)) from error
         raise
     return final
 
@@ -151,13 +153,13 @@ def read_checkpoint(path: Path) -> Checkpoint | CorruptCheckpoint:
     return Checkpoint(path, manifest["step"], manifest["document"])
 
 
-def quarantine(damage: CorruptCheckpoint) -> Path:
+def quarantine(corrupt: CorruptCheckpoint) -> Path:
     """Move a damaged checkpoint out of the way, to `damaged-<name>`; where it is now."""
-    folder, target = damage.path.parent, damage.path.with_name(f"damaged-{damage.path.name}")
+    folder, target = corrupt.path.parent, corrupt.path.with_name(f"damaged-{corrupt.path.name}")
     if os.path.lexists(target):
         _delete(target)
-    os.rename(damage.path, target)
-    _flush_folder(folder)
+    os.rename(corrupt.path, target)
+    flush_entry(folder)
     return target
 
 
@@ -177,7 +179,7 @@ def check_finite(tensors: Tensors) -> None:
     """CheckpointError, naming the first tensor that holds a number that is not finite."""
     for name, sharded in tensors.items():
         tensor = full_tensor(sharded)
-        # A sum is finite only where every number is; that one overflows proves nothing, so then each is looked at.
+        # A sum is finite only where every number is; that one overflows says nothing, so then each is looked at.
         if not tensor.sum().isfinite() and not tensor.isfinite().all():
             count = int(tensor.isfinite().logical_not().sum())
             raise CheckpointError(
@@ -205,26 +207,21 @@ def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
 
 
 def _write(path: Path, parts: Iterator[bytes | memoryview]) -> dict[str, Any]:
-    """Write and flush a new file; its size and sha256 as the manifest holds them."""
+    """Write a new file, hashing its blocks on the way; its size and sha256 as the manifest holds them."""
     digest, size = hashlib.sha256(), 0
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
+    with written(path, binary=True) as file:
         for part in parts:
             for start in range(0, len(part), _BLOCK_BYTES):
                 block = part[start : start + _BLOCK_BYTES]
                 digest.update(block)
                 size += len(block)
-                while len(block):
-                    block = block[os.write(file, block) :]
-        os.fsync(file)
-    finally:
-        os.close(file)
+                file.write(block)
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def _manifest(step: int, files: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
+def _manifest(step: int, files: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
     content = {"format": FORMAT, "step": step, "files": files, "document": document}
-    return json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False).encode() + b"\n"
+    return {**content, "sha256": _digest(content)}
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -234,17 +231,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _make_folder(folder: Path) -> None:
     if not os.path.isdir(folder):
         os.mkdir(folder)
-        _flush_folder(folder.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened, and needs no flushing
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_entry(folder.parent)
 
 
 def _remove(folder: Path, name: str) -> None:
@@ -261,11 +248,10 @@ def _delete(path: Path) -> None:
         os.rmdir(path)
 
 
-def _refusal(folder: Path, groups: Mapping[str, Tensors], error: OSError) -> str:
+def _unwritten(folder: Path, groups: Mapping[str, Tensors], error: OSError) -> str:
     try:
-        status = os.statvfs(folder)
-        free = f", {status.f_bavail * status.f_frsize / 1e9:.2f} GB are free"
-    except (OSError, AttributeError):
+        free = f", {free_bytes(folder) / 1e9:.2f} GB are free"
+    except OSError:
         free = ""
     return (
         f"{folder}: a checkpoint of {checkpoint_bytes(groups) / 1e9:.2f} GB cannot be written: "
@@ -279,11 +265,7 @@ def _refusal(folder: Path, groups: Mapping[str, Tensors], error: OSError) -> str
 def _wrong_with(file: Path, wanted: Mapping[str, Any]) -> str | None:
     if (size := file.stat().st_size) != wanted["bytes"]:
         return f"{size:,} bytes, {wanted['bytes']:,} were written"
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return None if digest.hexdigest() == wanted["sha256"] else "its checksum differs"
+    return None if sha256_of(file) == wanted["sha256"] else "its checksum differs"
 
 
 def _steps(folder: Path) -> dict[int, str]:

@@ -22,7 +22,7 @@ from tuneful.train.memory import affordable_tokens
 from tuneful.types import Example
 
 SELF_CHECK_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Largest relative difference of loss and gradient norm between the two ways, by precision of the products."""
+"""Largest relative difference of loss and gradient norm between the two ways, by compute dtype."""
 
 _CHECK_RECORDS, _CHECK_TOKENS = 4, 1024
 """How much is computed both ways before the first step: a second or two on a small model."""
@@ -40,9 +40,9 @@ class Layout:
 def choose_layout(
     model: PreTrainedModel, examples: Sequence[Example], config: TrainConfig, dtype: torch.dtype
 ) -> Layout:
-    """The layout that `config` asks for, where the model allows it and a few records prove it right.
+    """The layout that `config` asks for where the model allows it and passes the self-check, else the padded one.
 
-    To be called while `model` is still in float32, where the self-check is sharp; `dtype` is what training will compute in.
+    To be called while `model` is still in float32, where the self-check is sharp; `dtype` is the compute dtype of the training.
     """
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
     if config.layout == "padded":
@@ -84,8 +84,8 @@ def own_micro_batches(
     """
 
     def cut(rank: int) -> list[list[Example]]:
-        share = group.shard(examples, rank)
-        return list(cut_micro_batches(share, layout.max_tokens, layout.name)) if share else []
+        shard = group.shard(examples, rank)
+        return list(cut_micro_batches(shard, layout.max_tokens, layout.name)) if shard else []
 
     own = [(batch, True) for batch in cut(group.rank)]
     if not group.sharded:

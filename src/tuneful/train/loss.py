@@ -1,6 +1,6 @@
 """Examples become one number to descend: the weighted sum of their targets' negative log-likelihoods.
 
-A loss is a sum; whoever asks divides it once, by the total target weight of the whole optimizer step. Only rows with a
+A loss is a sum; the caller divides it once, by the total target weight of the whole optimizer step. Only rows with a
 target reach the output head (`logits_to_keep`, which every causal model in transformers takes): on instruction data that is
 a quarter of the rows, and the head is a fifth to a third of a small model. Three layouts give the same sum:
 
