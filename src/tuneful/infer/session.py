@@ -1,7 +1,7 @@
 """A loaded model with its encoder: the one way to load a model that is to answer, for every command and judge that needs one.
 
-Stands between a name and generation: the template that the model was trained with, the device, the precision and the encoder
-are settled here, so that nobody who asks a model can ask it differently from how it was trained.
+Stands between a name and generation: the template that the model was trained with, the device, the compute dtype and the encoder
+are chosen here, so that every command asks a model in the way in which it was trained.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from tuneful.types import Answer, Conversation, Turn
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that answers what it is asked, under its template and `config`; `folder` is where it was read from."""
+    """A model in evaluation mode with the encoder of its template; answers are generated under `config`."""
 
     model: PreTrainedModel
     encoder: Encoder
     config: Config
-    folder: Path
 
     @classmethod
     def load(cls, config: Config, notify: Callable[[str], None] = ignore) -> LoadedModel:
-        """The model that `config` names, on its device and in its precision; `notify` is told what takes a while.
+        """The model that `config` names, on its device and in its compute dtype; `notify` is told what takes a while.
 
         The template is the one that the model's folder names, unless `config` asks for another. Raises InputError.
         """
@@ -48,11 +47,11 @@ class LoadedModel:
 
     @classmethod
     def of(cls, pretrained: Pretrained, config: Config) -> LoadedModel:
-        """The same of a model that was read already; its weights are cast and moved in place."""
+        """The same for a model that was loaded already; its weights are cast and moved in place."""
         device = choose_device(config.model.device)
         cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
         encoder = load_encoder(pretrained.tokenizer, config)
-        return cls(pretrained.model.to(device), encoder, config, pretrained.folder)
+        return cls(pretrained.model.to(device), encoder, config)
 
     def answer(self, conversations: Sequence[Conversation], *, seed: int | None = None) -> list[Answer]:
         """The answers to the last turns of `conversations`, in order; `seed` is that of the configuration unless given."""

@@ -1,4 +1,4 @@
-"""What a run ran on and with: the facts that somebody needs to repeat it, and that `tuneful doctor` prints."""
+"""What a run ran on and with: the facts that are needed to repeat it, and that `tuneful doctor` prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ import psutil
 
 import tuneful
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "datasets", "peft", "pydantic")
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "gguf", "peft", "pyarrow", "numpy", "psutil", "filelock"),
+    *("huggingface_hub", "typer", "rich", "pydantic", "PyYAML", "jinja2", "httpx2"),
+)
+"""What Tuneful depends on, by the names of pyproject.toml and in their order."""
 
 
 def describe_machine() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tuneful.evaluation.answered import kind_of
 from tuneful.evaluation.compare import Comparison
@@ -67,40 +68,8 @@ def compare(run: RunState, base: Measured, tuned: Measured) -> tuple[Comparison,
 
 
 def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerScores]:
-    """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
-    test, references = run.dataset.test, _references(run)
-    rows = run.group.broadcast(run.folder.read_rows(f"answers/{name}.jsonl"))
-    if rows is None:
-        own = _own_answers(run)
-        with (
-            _speaking_as(run, name),
-            run.phase(f"answers_{name}"),
-            _journal(run, name) as journal,
-            run.terminal.progress(f"{name} answers", len(own), "answers") as advance,
-        ):
-            given = answer_rows(
-                run.model,
-                run.encoder,
-                test.conversations,
-                run.config.generate,
-                seed=run.config.train.seed,
-                numbers=own,
-                journal=journal,
-                advance=advance,
-            )
-            rows = [row for _, row in sorted(dict(run.group.gather(list(given.items()))).items())]
-            run.folder.write_rows(f"answers/{name}.jsonl", rows)
-            if journal is not None:
-                journal.forget()
-    losses = run.group.broadcast(run.folder.read_rows(f"answers/{name}-references.jsonl"))
-    if losses is None:
-        with _speaking_as(run, name), run.phase(f"references_{name}"):
-            nll = record_nll(run.model, references, engine.layout)
-        losses = [
-            {"source": reference.source, "nll": own, "num_tokens": int((reference.weights > 0).sum())}
-            for reference, own in zip(references, nll, strict=True)
-        ]
-        run.folder.write_rows(f"answers/{name}-references.jsonl", losses)
+    """The scores of the model's answers to the test set, with what the references cost it."""
+    test, rows, losses = run.dataset.test, _answers(run, name), _reference_losses(run, engine, name)
     return [
         score_answer(
             row["text"],
@@ -113,6 +82,51 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
     ]
 
 
+def _answers(run: RunState, name: str) -> list[dict[str, Any]]:
+    """The model's answers to the test set, written as answers/{name}.jsonl; as they come, they are kept in a journal."""
+    rows: list[dict[str, Any]] | None = run.group.broadcast(run.folder.read_rows(f"answers/{name}.jsonl"))
+    if rows is not None:
+        return rows
+    own = _own_answers(run)
+    with (
+        _answering_as(run, name),
+        run.phase(f"answers_{name}"),
+        _journal(run, name) as journal,
+        run.terminal.progress(f"{name} answers", len(own), "answers") as advance,
+    ):
+        given = answer_rows(
+            run.model,
+            run.encoder,
+            run.dataset.test.conversations,
+            run.config.generate,
+            seed=run.config.train.seed,
+            numbers=own,
+            journal=journal,
+            advance=advance,
+        )
+        rows = [row for _, row in sorted(dict(run.group.gather(list(given.items()))).items())]
+        run.folder.write_rows(f"answers/{name}.jsonl", rows)
+        if journal is not None:
+            journal.forget()
+    return rows
+
+
+def _reference_losses(run: RunState, engine: Engine, name: str) -> list[dict[str, Any]]:
+    """What the references of the test set cost the model, written as answers/{name}-references.jsonl."""
+    rows: list[dict[str, Any]] | None = run.group.broadcast(run.folder.read_rows(f"answers/{name}-references.jsonl"))
+    if rows is not None:
+        return rows
+    references = _references(run)
+    with _answering_as(run, name), run.phase(f"references_{name}"):
+        nll = record_nll(run.model, references, engine.layout)
+    rows = [
+        {"source": reference.source, "nll": own, "num_tokens": int((reference.weights > 0).sum())}
+        for reference, own in zip(references, nll, strict=True)
+    ]
+    run.folder.write_rows(f"answers/{name}-references.jsonl", rows)
+    return rows
+
+
 def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralScore]:
     """What general text, and samples of the base model's own, cost the model; written as general/{name}.jsonl."""
     texts, text = run.general_texts, run.encoder.text
@@ -122,7 +136,7 @@ def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralSc
     found = _general_scores(run, name)
     if not texts or covers(found, texts, samples):
         return found
-    with _speaking_as(run, name), run.phase(f"general_{name}"):
+    with _answering_as(run, name), run.phase(f"general_{name}"):
         scores = score_passages(run.model, text, texts, engine.layout)
         if samples is None:
             scores += write_samples(run.model, text, texts, engine.layout, seed=run.config.train.seed)
@@ -156,7 +170,7 @@ def _judged(
 
 
 def _references(run: RunState) -> list[Example]:
-    """The test records with loss on their last responses, whatever training weighs; each fits, or it was refused."""
+    """The test records with loss on their last responses only, however training weighs them; each fits, or it was refused."""
     encoder = replace(run.encoder, prompt_weight=0.0, last_turn=True)
     references = [encoder.example(conversation) for conversation in run.dataset.test.conversations]
     return [reference for reference in references if isinstance(reference, Example)]
@@ -181,6 +195,6 @@ def _journal(run: RunState, name: str) -> AbstractContextManager[Journal | None]
     return Journal(folder / part, request, replace=True)
 
 
-def _speaking_as(run: RunState, name: str) -> AbstractContextManager[None]:
+def _answering_as(run: RunState, name: str) -> AbstractContextManager[None]:
     """Inside, the model answers as the `base` that it came as, without its adapter; or as the `tuned` one."""
     return without_adapter(run.method.adapter if name == "base" else None)

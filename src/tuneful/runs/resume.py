@@ -69,7 +69,7 @@ def unfinished_request(runs: Sequence[str], overrides: Sequence[str]) -> tuple[l
     return record["data"], load_config(None, overrides, begun_with=record["config"]), path
 
 
-def begin_or_go_on(
+def begin_or_resume(
     folder: RunDir,
     data: str | Sequence[str],
     verb: str,
@@ -91,13 +91,13 @@ def begin_or_go_on(
     else:
         started = datetime.fromisoformat(record["started"])
         phase_seconds = dict((folder.read_json("environment.json") or {}).get("phase_seconds", {}))
-        _go_on(folder, record, verb, differences(record["training"], identity), allow_changed, terminal)
+        _check_resumption(folder, record, verb, differences(record["training"], identity), allow_changed, terminal)
         record = {**record, "allowed": sorted({*record["allowed"], *allow_changed})}
     folder.write_record({**record, "config": config.model_dump(mode="json"), "training": identity})
     return started, phase_seconds
 
 
-def _go_on(
+def _check_resumption(
     folder: RunDir,
     record: Mapping[str, Any],
     verb: str,

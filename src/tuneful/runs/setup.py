@@ -1,4 +1,4 @@
-"""A run is set up: data read, model loaded, folder made or taken up again; then layout, precision and optimizer are chosen.
+"""A run is set up: data read, model loaded, folder made or resumed; then layout, compute dtype and optimizer are chosen.
 
 `RunState` is what all phases of a run share, and `Engine` what those that compute share. Both are made here, and everything
 that a phase needs stands in them by name: `training.py` and `measure.py` are functions of the two.
@@ -41,14 +41,16 @@ from tuneful.runs.environment import describe_machine
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
 from tuneful.runs.progress import show_data
-from tuneful.runs.resume import begin_or_go_on, training_identity
+from tuneful.runs.resume import begin_or_resume, training_identity
 from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
-from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, choose_strategy, on_main_first, shard
+from tuneful.train.distributed import ProcessGroup, choose_strategy, on_main_first, shard
 from tuneful.train.layout import Layout, choose_layout, set_dropout
 from tuneful.train.optimizer import AdamW
 
 TORCHS_KERNELS = "torch's"
+_RENAMED_KERNELS = {"compiled (products too)": "compiled (matrix products too)"}
+"""What run.json of an earlier version calls them."""
 
 
 @dataclass(slots=True)
@@ -56,8 +58,9 @@ class RunState:
     """What the phases of one run share.
 
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
-    an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen. `audit`
-    is what data.json holds; `phase_seconds` what each phase has taken so far, earlier processes of the run included.
+    an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
+    `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`. `audit` is what data.json holds;
+    `phase_seconds` what each phase has taken so far, earlier processes of the run included.
     """
 
     verb: str
@@ -94,20 +97,19 @@ class RunState:
             self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
 
     def warn(self, sentences: Sequence[str]) -> None:
-        """Say each of `sentences` as a warning."""
+        """Print each of `sentences` as a warning."""
         for sentence in sentences:
             self.terminal.say(sentence, style="yellow")
 
-    def take_model(self, model: Any) -> None:
-        """Go on with `model`, which holds all that was trained."""
-        model = model.to(self.device).eval()
+    def take_model(self, model: PreTrainedModel) -> None:
+        """Continue with `model`, which holds all that was trained: there is no adapter any more."""
         self.method = replace(self.method, adapter=None)
-        self.pretrained = replace(self.pretrained, model=model)
+        self.pretrained = replace(self.pretrained, model=model.to(self.device).eval())
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How a run computes, once that is chosen: the layout of its batches, the precision of its products, its optimizer."""
+    """How a run computes, once that is chosen: the layout of its batches, its compute dtype, its optimizer."""
 
     layout: Layout
     dtype: torch.dtype
@@ -119,31 +121,23 @@ def set_up(
     config: Config,
     output: Path | None,
     terminal: Terminal,
-    signals: Signals | None = None,
-    group: ProcessGroup = SINGLE_PROCESS,
+    signals: Signals,
+    group: ProcessGroup,
     *,
-    verb: str = "run",
-    allow_changed: Sequence[str] = (),
+    verb: str,
+    allow_changed: Sequence[str],
 ) -> RunState:
-    """Read the data, load the model, and make the run folder or take it up again; the folder is held from here on.
+    """Read the data, load the model, and make the run folder or resume it; the folder is held from here on.
 
     `verb` is the command, `run` or `train`; `allow_changed` names settings that may differ from those the run was begun with.
     Raises InputError, and leaves no folder, where the request or its input is wrong.
     """
     keep_freed_memory()
-    conditions, general_texts = parse_gate(config.report.gate), read_general(config.report.general)
-    has_judge = config.judge.model is not None
-    check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
-    if has_judge and verb == "run" and group.is_main:
-        check_judge_is_there(config)
-    device = group.own_device(choose_device(config.model.device))
-    check_installed(config.train.report_to)
-    if config.train.method == "qlora":
-        check_4_bits(device)
+    conditions, general_texts, device = _check_request(verb, config, group)
     stream = stream_data(data, config.data)
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
-    try:
+    with _let_go_on_error(folder):
         pretrained = on_main_first(group, lambda: load_model(config.model.name_or_path, terminal.say))
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
@@ -152,27 +146,18 @@ def set_up(
         encoder = load_encoder(pretrained.tokenizer, config)
         dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")
         replay = _read_replay(config, encoder, dataset)
-        if config.train.early_stopping_patience and not len(dataset.validation):
-            raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
-        if conditions and verb == "run" and not len(dataset.test):
-            raise ConfigError("`report.gate` needs test records: raise data.test_share")
+        _check_sides(verb, config, conditions, dataset)
         model_sha256 = fingerprint(pretrained.folder)
         identity = training_identity(config, dataset, replay, model_sha256)
-        started, phase_seconds = begin_or_go_on(folder, data, verb, config, identity, allow_changed, terminal)
+        started, phase_seconds = begin_or_resume(folder, data, verb, config, identity, allow_changed, terminal)
         folder.write_config(config)
         audit = _write_data(folder, dataset, encoder, config)
-    except InputError:
-        folder.remove_if_empty()
-        raise
-    except BaseException:
-        folder.close()
-        raise
     return RunState(
         verb=verb,
         config=config,
         folder=folder,
         terminal=terminal,
-        signals=signals or Signals(),
+        signals=signals,
         group=group,
         device=device,
         pretrained=pretrained,
@@ -190,7 +175,10 @@ def set_up(
 
 
 def prepare_engine(run: RunState) -> Engine:
-    """Show the data; choose and prove the layout, or take what the run was begun with; begin the optimizer."""
+    """Show the data; choose layout and compute dtype, or take those that the run was begun with; make the optimizer.
+
+    Raises ConfigError where the disk has no room for what the run will write.
+    """
     show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
     record = dict(run.folder.record or {})
     if "choices" not in record:
@@ -200,7 +188,7 @@ def prepare_engine(run: RunState) -> Engine:
     layout, dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
     strategy = _choose_strategy(run)
     _show_model(run, choices, layout, strategy)
-    _say_what_computes_otherwise(run, choices)
+    _warn_of_changed_machine(run, choices)
     if run.group.sharded:
         shard(run.model, dtype)
     compute_in(run.model, dtype)
@@ -212,7 +200,7 @@ def prepare_engine(run: RunState) -> Engine:
 
 
 def write_environment(run: RunState, *, finished: bool = False) -> str | None:
-    """environment.json: what the run ran on and with, and how long each phase took; when it was `finished`, if it is."""
+    """Write environment.json: what the run ran on and with, and how long each phase took; the time now where it is `finished`."""
     model = {
         "name": run.pretrained.name,
         "num_parameters": run.method.num_parameters,
@@ -239,10 +227,34 @@ def write_environment(run: RunState, *, finished: bool = False) -> str | None:
 
 
 def kernels_in_use(device: torch.device) -> str:
-    """Who computes, as far as it shows in the last bits."""
+    """Which kernels compute, as far as it shows in the last bits."""
     if (library := kernels(device, torch.float32)) is None:
         return TORCHS_KERNELS
-    return "compiled (products too)" if library.has_matrix_products() else "compiled"
+    return "compiled (matrix products too)" if library.has_matrix_products() else "compiled"
+
+
+def _check_request(
+    verb: str, config: Config, group: ProcessGroup
+) -> tuple[tuple[Condition, ...], list[GeneralText], torch.device]:
+    """The gate's conditions, the general text and the device; InputError where the machine has not what `config` asks for."""
+    conditions, general_texts = parse_gate(config.report.gate), read_general(config.report.general)
+    has_judge = config.judge.model is not None
+    check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
+    if has_judge and verb == "run" and group.is_main:
+        check_judge_is_there(config)
+    device = group.own_device(choose_device(config.model.device))
+    check_installed(config.train.report_to)
+    if config.train.method == "qlora":
+        check_4_bits(device)
+    return conditions, general_texts, device
+
+
+def _check_sides(verb: str, config: Config, conditions: Sequence[Condition], dataset: Dataset) -> None:
+    """ConfigError where a setting needs records of a side that has none."""
+    if config.train.early_stopping_patience and not len(dataset.validation):
+        raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
+    if conditions and verb == "run" and not len(dataset.test):
+        raise ConfigError("`report.gate` needs test records: raise data.test_share")
 
 
 def _open_folder(path: Path, group: ProcessGroup) -> RunDir:
@@ -250,6 +262,19 @@ def _open_folder(path: Path, group: ProcessGroup) -> RunDir:
     folder = RunDir(path) if group.is_main else None
     found = group.broadcast([str(path), folder.record] if folder else None)
     return folder or RunDir.following(Path(found[0]), found[1])
+
+
+@contextmanager
+def _let_go_on_error(folder: RunDir) -> Iterator[None]:
+    """Let go of the folder where the block fails; where the request is at fault an empty folder is removed."""
+    try:
+        yield
+    except InputError:
+        folder.remove_if_empty()
+        raise
+    except BaseException:
+        folder.close()
+        raise
 
 
 def _within_context(config: Config, model: PreTrainedModel, terminal: Terminal) -> Config:
@@ -286,7 +311,7 @@ def _data_row(record: Record) -> dict[str, Any]:
 
 
 def _choices(run: RunState) -> dict[str, Any]:
-    """What the machine decides and a run keeps to: it has to go on as it began wherever it goes on."""
+    """What is chosen for the machine at hand and kept for the whole run, also where another machine resumes it."""
     dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
     with run.phase("self_check"):
         layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
@@ -318,7 +343,7 @@ def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy
         {
             "model": f"{run.pretrained.name}, {run.method.num_parameters / 1e6:,.1f} M parameters",
             "method": method_in_words(run.method, run.config),
-            "products": f"{choices['dtype']} on {run.device}; master weights float32",
+            "compute dtype": f"{choices['dtype']} on {run.device}; master weights float32",
             **({"kernels": describe_kernels()} if run.device.type == "cpu" else {}),
             "layout": layout.name + (f": {layout.reason}" if layout.reason else ""),
             **rates_in_words(run.config),
@@ -328,12 +353,12 @@ def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy
     )
 
 
-def _say_what_computes_otherwise(run: RunState, choices: dict[str, Any]) -> None:
-    """A run that goes on with other threads or kernels than it began with is told of: its last bits may differ."""
+def _warn_of_changed_machine(run: RunState, choices: dict[str, Any]) -> None:
+    """Warn where a run goes on with other threads or kernels than it began with: its last bits may differ."""
+    begun_with = choices.get("kernels", TORCHS_KERNELS)  # a run from before there were compiled kernels names none
     conditions = {
         f"{choices['num_threads']} threads": f"{torch.get_num_threads()} threads",
-        # A run that was begun before there were compiled kernels says nothing of them.
-        f"{choices.get('kernels', TORCHS_KERNELS)} kernels": f"{kernels_in_use(run.device)} kernels",
+        f"{_RENAMED_KERNELS.get(begun_with, begun_with)} kernels": f"{kernels_in_use(run.device)} kernels",
     }
     for begun, now in conditions.items():
         if begun != now:

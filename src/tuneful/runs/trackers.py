@@ -1,8 +1,8 @@
 """Trackers: the figures of metrics.jsonl also go to where a team watches its runs (`train.report_to`).
 
 The only door to tensorboard, trackio, wandb and mlflow. Each is imported when it is asked for and not before; what is not
-installed is refused before anything is loaded. metrics.jsonl is written whatever happens here: a tracker that fails in
-the middle of a run is named once and left out from then on.
+installed is refused before anything is loaded. metrics.jsonl is written all the same: a tracker that fails in the middle of a
+run is named once and left out from then on.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Trackers:
         for tracker in list(self._open):
             try:
                 act(tracker)
-            except Exception as error:  # whatever a service does, training goes on
+            except Exception as error:  # training goes on without the service
                 self._open.remove(tracker)
                 said.append(f"{tracker.name} failed and gets no more figures: {error}. metrics.jsonl holds them all")
         return said

@@ -1,11 +1,12 @@
 """The training of a run: steps with their checkpoints and metrics, from the newest whole checkpoint on; then the model is saved.
 
-On a signal a checkpoint is written of where the training stands, unless a second one comes, and the run ends there.
+On a signal a checkpoint of the last step is written, unless a second signal comes, and the run ends there.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -111,7 +112,7 @@ def check_signals(run: RunState) -> None:
 
 
 def _take_steps(run: RunState, training: Training) -> None:
-    """Every event of the training: written, tracked, shown; checkpoints where they are due."""
+    """Run the training: write, track and show each event; save checkpoints where they are due, and on a signal."""
     state, train = training.state, run.config.train
     saved_step, saved_at = state.step, time.monotonic()
     trackers = open_trackers(train.report_to if run.group.is_main else (), run.folder.path, run.config.model_dump())
@@ -139,7 +140,8 @@ def _take_steps(run: RunState, training: Training) -> None:
             run.warn(trackers.close())
 
 
-def _should_stop(run: RunState) -> Any:
+def _should_stop(run: RunState) -> Callable[[], None]:
+    """What may end a step halfway: a signal, where there is one process. Several have to stop at the same event."""
     return run.signals.check if run.group.size == 1 else no_op
 
 
@@ -162,7 +164,7 @@ def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
 
 
 def _tell_how_it_ended(run: RunState, training: Training) -> int:
-    """Which weights the run ends with and why, as sentences and as training.json; their step."""
+    """Say, and write as training.json, which weights the run ends with; their step."""
     state, total = training.state, training.num_steps
     keeps_best = run.config.train.keep == "best" and state.best_step is not None
     kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
@@ -191,7 +193,7 @@ def _tell_how_it_ended(run: RunState, training: Training) -> int:
 
 
 def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> TrainingState:
-    """Where the training stands: the newest whole checkpoint's tensors in optimizer and loss_tracker, and its state."""
+    """Where the training stands: the newest whole checkpoint's tensors in optimizer and loss tracker, and its state."""
     checkpoint, damaged = newest_checkpoint(run.folder.checkpoints)
     run.group.wait()  # all have looked before anything is moved
     for one in damaged if run.group.is_main else ():
@@ -252,7 +254,7 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
 
 
 def _whole_model(run: RunState) -> PreTrainedModel:
-    """The model to save: this one, or one of its own that the slices of all ranks are gathered into."""
+    """The model to save: this one, or another into which the shards of all ranks are gathered."""
     if not run.group.sharded:
         return run.model
     weights = {name: full_tensor(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
