@@ -28,6 +28,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tools, which are not installed
 from tools.starter import make
 
 from tuneful.config import Config
@@ -111,8 +112,8 @@ def run(method: str, steps: int, folder: Path) -> Outcome:
 
 
 def _narrow_files(folder: Path) -> tuple[Path, Path, Path]:
-    """The number tasks; records of other kinds to replay; and others of those that nobody trains on."""
-    from tuneful.data.starter import numbers
+    """The number tasks; records of other kinds to replay; and others of those that are not trained on."""
+    from tools.starter import numbers
 
     kinds = {record.kind for record in numbers.records(random.Random(0))}
     records = make.records()

@@ -48,7 +48,7 @@ from train_peers.systems import (
 from train_peers.worker import Batch, Optimization
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STARTER = REPOSITORY / "src" / "tuneful" / "data" / "starter" / "starter.json"
+STARTER = REPOSITORY / "src" / "tuneful" / "data" / "starter.json"
 DEFAULT_SYSTEMS = "tuneful,trl,hf-trainer,litgpt,chapter"
 
 NUM_GATE = 3

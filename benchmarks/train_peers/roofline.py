@@ -14,7 +14,7 @@ Necessary is what any exact method has to do, whatever it is called, counted her
   the whole gradient is needed before the first update, the gradient is written and read (4 bytes in bfloat16); a
   bfloat16 copy of the weights is written for the next step (2 bytes).
 
-Padding, logits nobody needs, repeated prefixes, recomputed activations, norms, softmax, embedding look-ups and
+Padding, logits that are not needed, repeated prefixes, recomputed activations, norms, softmax, embedding look-ups and
 every byte of activations count nothing. Both rates are the best seen in the same run (`rates`), so 100 % is out of
 reach on purpose.
 """

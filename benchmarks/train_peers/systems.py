@@ -49,8 +49,8 @@ SWITCHES = {
     "target_rows": "output head on the rows that predict a target only",
     "kept_memory": "freed buffers kept for the next step",
     "tied_lookup": "the input's gradient added to the head's by row",
-    "bfloat16": "products in bfloat16 from a shadow of the float32 weights",
-    "one_pass_optimizer": "clipping, AdamW and shadow in one pass; off: torch's clipping, fused AdamW, then a copy",
+    "bfloat16": "compute dtype bfloat16, from a low-precision copy of the float32 weights",
+    "one_pass_optimizer": "clipping, AdamW and low-precision copy in one pass; off: torch's clipping, fused AdamW, then a copy",
     "compiled_kernels": "linear layers, attention, norms, rotary embedding, gate, loss, AdamW; off: torch's operations",
 }
 """Tuneful's techniques; the ablation ladder turns each off alone."""

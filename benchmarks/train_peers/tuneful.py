@@ -31,7 +31,7 @@ def make_stepper(
 ) -> Callable[[Batch], float]:
     """A function that runs one optimizer step on a batch and returns the loss before the update.
 
-    `dtype` is that of the matrix products, "bfloat16" or "float32"; `switches` names every technique of `systems.SWITCHES`.
+    `dtype` is the compute dtype, "bfloat16" or "float32"; `switches` names every technique of `systems.SWITCHES`.
     """
     if switches["kept_memory"]:
         keep_freed_memory()
@@ -102,7 +102,7 @@ def _own_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> 
 
 
 def _torch_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> Callable[[], None]:
-    """torch's fused AdamW on float32 masters; gradients and shadow are cast whole."""
+    """torch's fused AdamW on float32 masters; gradients and low-precision copy are cast whole."""
     masters = [torch.nn.Parameter(parameter.detach().clone()) for parameter in model.parameters()]
     cast_parameters(model, dtype)
     optimizer = torch.optim.AdamW(masters, fused=True, **settings.adamw())

@@ -75,9 +75,7 @@ def make_batches(records: list[Record], batch_size: int, num_batches: int) -> li
 
 
 def read_starter(path: Path) -> tuple[list[Row], str]:
-    """The starter set's rows and where they came from; made-up rows of the same kind where there is no such file."""
-    if not path.exists():
-        return list(_made_up(1100)), "made up: no starter set found"
+    """The starter set's rows, and the name of their file."""
     rows = json.loads(path.read_text())
     return [{key: row.get(key) or "" for key in ("instruction", "input", "output")} for row in rows], path.name
 
@@ -106,25 +104,3 @@ def _mixed(rows: list[Row], encode: Encode, end_token: int) -> Iterator[Record]:
         while len(response) < num_tokens - 1:
             response += rng.choice(sentences)
         yield _record(["Question: ", row["instruction"], "\nAnswer:"], response[: num_tokens - 1], encode, end_token)
-
-
-def _made_up(num_records: int) -> Iterator[Row]:
-    """Rows of the starter set's shape: an instruction, mostly an input, a short answer."""
-    rng = random.Random(SEED)
-    names = ("the cook", "a tired nurse", "our neighbor", "the old teacher", "my sister", "a young pilot")
-    verbs = ("paints", "repairs", "remembers", "carries", "describes", "forgets", "sells", "admires")
-    things = ("the wooden bridge", "a blue kettle", "the letter from Lima", "seven small boats", "an old radio")
-    places = ("in the morning", "before the storm", "without a word", "near the station", "after dinner")
-    tasks = (
-        ("Rewrite the sentence as a question.", lambda s: f"Is it true that {s}?"),
-        ("Convert the sentence to uppercase.", lambda s: f"{s.upper()}."),
-        ("Identify the verb in the sentence.", lambda s: f"The verb is '{next(v for v in verbs if v in s)}'."),
-        ("How many words does the sentence have?", lambda s: f"It has {len(s.split())} words."),
-    )
-    for number in range(num_records):
-        sentence = " ".join(rng.choice(part) for part in (names, verbs, things, places))
-        instruction, answer = rng.choice(tasks)
-        if number % 4:
-            yield {"instruction": instruction, "input": f"{sentence.capitalize()}.", "output": answer(sentence)}
-        else:
-            yield {"instruction": f"{instruction} '{sentence}'", "input": "", "output": answer(sentence)}

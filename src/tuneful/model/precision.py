@@ -7,13 +7,14 @@ slower. So the processor is asked, and then timed once; the answer is kept in th
 from __future__ import annotations
 
 import json
-import platform
 import time
 from pathlib import Path
 
 import torch
 
 from tuneful.errors import ConfigError
+from tuneful.files import write_json
+from tuneful.model.processor import processor_name
 
 _ROWS, _INNER, _OUT = 512, 576, 1536
 _WORTH = 1.2
@@ -47,7 +48,7 @@ def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _speedup_of_bfloat16(file: Path) -> float:
-    key = f"{platform.processor() or platform.machine()} {torch.__version__} {torch.get_num_threads()} threads"
+    key = f"{processor_name()} {torch.__version__} {torch.get_num_threads()} threads"
     try:
         kept = json.loads(file.read_text())
         if kept["key"] == key:
@@ -57,7 +58,7 @@ def _speedup_of_bfloat16(file: Path) -> float:
     speedup = _seconds_of_product(torch.float32) / _seconds_of_product(torch.bfloat16)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"key": key, "speedup": round(speedup, 3)}))
+        write_json(file, {"key": key, "speedup": round(speedup, 3)})
     except OSError:
         pass  # the next run measures again
     return speedup

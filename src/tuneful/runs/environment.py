@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 import tuneful
+from tuneful.model.processor import processor_name
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "gguf", "peft", "pyarrow", "numpy", "psutil", "filelock"),
@@ -27,22 +28,12 @@ def describe_machine() -> dict[str, Any]:
         "tuneful": tuneful.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
