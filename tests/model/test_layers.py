@@ -188,32 +188,34 @@ def test_what_is_kept_is_only_read():
 
 
 def test_nothing_is_written_past_the_end(monkeypatch):
-    model, wanted, rooms = make("llama with biases"), None, []
+    model, wanted, buffers = make("llama with biases"), None, []
     wanted = run(model)
 
     def with_surroundings(num_bytes):
-        rooms.append(torch.full((num_bytes + 512,), 7, dtype=torch.uint8))
-        return rooms[-1][256:-256]
+        buffers.append(torch.full((num_bytes + 512,), 7, dtype=torch.uint8))
+        return buffers[-1][256:-256]
 
     with monkeypatch.context() as patch:
         patch.setattr(layers, "thread_workspace", with_surroundings)
         patch.setattr(layers, "_kept_memory", with_surroundings)
         assert same(run(model), wanted)
-    assert len(rooms) == 2 * 3  # for each layer what is kept, and a room each way
-    assert all((room[:256] == 7).all() and (room[-256:] == 7).all() for room in rooms)
+    assert len(buffers) == 2 * 3  # for each layer what is kept, and a workspace each way
+    assert all((buffer[:256] == 7).all() and (buffer[-256:] == 7).all() for buffer in buffers)
 
 
 def test_computed_again_for_want_of_memory_the_bits_are_the_same(count, monkeypatch):
-    model, rooms = make(), []
+    model, buffers = make(), []
     wanted = run(model)
-    make_room = layers._kept_memory
-    monkeypatch.setattr(layers, "_kept_memory", lambda size: rooms.append(weakref.ref(room := make_room(size))) or room)
+    make_buffer = layers._kept_memory
+    monkeypatch.setattr(
+        layers, "_kept_memory", lambda size: buffers.append(weakref.ref(buffer := make_buffer(size))) or buffer
+    )
     checkpoint_activations(model)
     total = micro_batch_loss(model, RECORDS, "trie").total
-    assert len(rooms) == 2
-    assert not any(room() is not None for room in rooms)  # nothing is kept until the backward
+    assert len(buffers) == 2
+    assert not any(buffer() is not None for buffer in buffers)  # nothing is kept until the backward
     total.backward()
-    assert len(rooms) == 4
+    assert len(buffers) == 4
     assert count() == 4
     assert all(torch.equal(parameter.grad, wanted.gradients[name]) for name, parameter in model.named_parameters())
 

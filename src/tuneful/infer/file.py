@@ -60,7 +60,7 @@ def answer_rows(
     journal: Journal | None,
     advance: Callable[[int], None],
 ) -> dict[int, dict[str, Any]]:
-    """The rows of the conversations that `numbers` counts out, by number; what `journal` knows is not asked again."""
+    """The rows of the conversations with these `numbers`, by number; those that `journal` holds are not generated again."""
     rows = {number: journal.rows[number] for number in numbers if number in journal.rows} if journal else {}
     missing = [number for number in numbers if number not in rows]
     advance(len(rows))
@@ -87,14 +87,14 @@ def answer_row(answer: Answer) -> dict[str, Any]:
 def request_sha256(
     model: PreTrainedModel, encoder: Encoder, conversations: Sequence[Conversation], config: GenerateConfig, seed: int
 ) -> str:
-    """What names a request: its weights, prompts, settings and seed; not its `batch_size`, which changes no answer."""
+    """sha256 over what a request consists of: weights, prompts, settings and seed; not `batch_size`, which changes no answer."""
     prompts = [(encoder.prompt_ids(conversation), conversation.source) for conversation in conversations]
     request = json.dumps([_weights_sha256(model), config.model_dump(exclude={"batch_size"}), seed, prompts])
     return hashlib.sha256(request.encode()).hexdigest()
 
 
 def _weights_sha256(model: PreTrainedModel) -> str:
-    """What tells the weights in memory from any others, their precision included."""
+    """sha256 over the weights in memory, with their names, precision and shapes."""
     digest = hashlib.sha256()
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -103,10 +103,10 @@ def _weights_sha256(model: PreTrainedModel) -> str:
 
 
 class Journal:
-    """The rows of `output` that are known so far: `rows`, by their place in the file.
+    """The rows of `output` that are known so far: `rows`, by their place in the file. A context manager.
 
-    `request` names what was asked for. What another request left is dropped with `replace`, else ConfigError says so; it
-    also says where another process is at it. Use it as a context manager.
+    `request` names what is asked for; with `replace` the rows of another request are dropped. Raises ConfigError where another
+    process writes the file, where it cannot be written, and without `replace` where it holds rows of another request.
     """
 
     def __init__(self, output: Path, request: str, *, replace: bool = False) -> None:
@@ -140,7 +140,7 @@ class Journal:
         self._log.add({"index": index, "row": row})
 
     def finish(self, num_rows: int) -> list[dict[str, Any]]:
-        """All `num_rows` rows are known: write the whole file, and forget the journal."""
+        """Write the whole file, all of whose `num_rows` rows are known, and remove the journal; the rows."""
         assert sorted(self.rows) == list(range(num_rows)), "rows are missing"
         rows = [self.rows[index] for index in range(num_rows)]
         write_rows(self._output, rows)
@@ -148,7 +148,7 @@ class Journal:
         return rows
 
     def forget(self) -> None:
-        """The rows are safe elsewhere."""
+        """Remove the journal, whose rows have been written elsewhere."""
         self._log.close()
         self._path.unlink(missing_ok=True)
 
@@ -161,7 +161,7 @@ class Journal:
             self._lock.release()
 
     def _begin(self, request: str, replace: bool) -> dict[int, dict[str, Any]]:
-        """The rows of the same request, the file cut back to its whole lines; a new file where there are none."""
+        """The rows that an earlier process left of this request; anything else in the file is dropped."""
         try:
             self._log = AppendLog(self._path)
         except OSError as error:

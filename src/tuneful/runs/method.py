@@ -1,6 +1,6 @@
-"""How the weights are to change: what of the model is trained, by which method, at which rates, said before the first step.
+"""How the weights are to change: what of the model is trained, by which method, at which rates, shown before the first step.
 
-Stands between the job and `model/`: it puts the parts of `train.method` together and tells them in words. Nothing here computes.
+Stands between the job and `model/`: it puts the parts of `train.method` together and describes them. Nothing here computes.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def set_up(
     stream = stream_data(data, config.data)
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
-    with _let_go_on_error(folder):
+    with _released_on_error(folder):
         pretrained = on_main_first(group, lambda: load_model(config.model.name_or_path, terminal.say))
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
@@ -265,7 +265,7 @@ def _open_folder(path: Path, group: ProcessGroup) -> RunDir:
 
 
 @contextmanager
-def _let_go_on_error(folder: RunDir) -> Iterator[None]:
+def _released_on_error(folder: RunDir) -> Iterator[None]:
     """Let go of the folder where the block fails; where the request is at fault an empty folder is removed."""
     try:
         yield
