@@ -161,7 +161,7 @@ class TemplateConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which weights, and in which precision their products run."""
+    """Which weights, on which device, and their compute dtype."""
 
     name_or_path: str = Field(
         "smollm2-135m-instruct", description="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct"

@@ -1,1 +1,1 @@
-"""Generation: sampling, decoding, answers as text and as files."""
+"""A model answers: prompts become text."""

@@ -170,7 +170,7 @@ def cached_attention(
         kept = (tensor.index_select(2, step.written) for tensor in (key, value))
         step.key_values.write(layer, step.slots, step.places, *kept)
         return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, **kwargs)
-    assert attention_mask is None, "the step says who sees whom; a mask would be ignored"
+    assert attention_mask is None, "the step says who sees whom; a mask is not used"
     assert kwargs.get("softcap") is None, "soft-capped scores are not part of a step"
     assert step.hidden is not None
     step.key_values.write(layer, step.slots, step.places, key, value)

@@ -1,1 +1,1 @@
-"""Models: loading, attention over tries, adapters, quantization, compiled kernels."""
+"""Weights are loaded and computed with."""

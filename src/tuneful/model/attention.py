@@ -121,7 +121,7 @@ def trie_attention(
     if is_placeholder(query):
         return query, None
     assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
-    assert attention_mask is None, "the plan says who sees whom; a mask would be ignored"
+    assert attention_mask is None, "the plan says who sees whom; a mask is not used"
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape
     assert dropout == 0.0, f"sharing is not exact under attention dropout {dropout}"
     assert kwargs.get("softcap") is None, "soft-capped scores are not part of the plan"

@@ -126,7 +126,7 @@ def outlier_scores(mean_loss: np.ndarray[Any, Any], keys: Sequence[bytes], num_p
     """How far each record's mean loss lies above the median of its peers, in spreads; NaN where the loss is not known.
 
     Peers are the `num_peers` records next to it in the order of `keys`. The spread is the median absolute deviation of the
-    peers, but at least half of that of all records: peers that agree by chance give no record a high score.
+    peers, but at least half of that of all records: peers that agree by chance make no outlier.
     """
     known = np.flatnonzero(~np.isnan(mean_loss))
     result = np.full(len(mean_loss), np.nan)
