@@ -15,6 +15,8 @@ import pytest
 
 from tuneful.cli import main
 from tuneful.config import Config, load_config
+from tuneful.runs.schema import Evaluation, Step, as_row, read_strictly
+from tuneful.runs.schema.reference import FILES
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
 ROWS = [
@@ -142,6 +144,23 @@ def test_the_run_folder_is_the_one_of_the_design(finished: Run) -> None:
         "README.md",
         "tuneful.json",
     }
+
+
+def test_every_file_of_a_run_holds_what_the_schema_says_to_the_last_field(finished: Run) -> None:
+    seen = set()
+    for place, (_, kinds) in FILES.items():
+        for name in place.split(", "):
+            if not (finished.folder / name).is_file():
+                continue
+            seen.add(name)
+            is_rows = name.endswith(".jsonl")
+            for row in finished.rows(name) if is_rows else [finished.document(name)]:
+                kind = Step if "loss" in row and Step in kinds else Evaluation if Evaluation in kinds else kinds[0]
+                again = as_row(read_strictly(kind, row, name))
+                assert json.dumps(again) == json.dumps(row), name
+    files = {str(file.relative_to(finished.folder)) for file in finished.folder.rglob("*.json*")}
+    records = {f"data/{name}.jsonl" for name in ("train", "validation", "test")}
+    assert {name for name in files if not name.startswith("model/")} - records == seen
 
 
 def test_the_configuration_written_is_the_one_that_ran(finished: Run, tiny_llama: Path) -> None:

@@ -15,10 +15,11 @@ from tests.judge.test_verdicts import Scripted
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import DataError
-from tuneful.judge.calibrate import Calibration, calibrate, injections, padded, wilson_interval
+from tuneful.judge.calibrate import calibrate, injections, padded, wilson_interval
 from tuneful.judge.client import NoReply, Outcome, Question, Reply
 from tuneful.judge.questions import Item
 from tuneful.judge.verdicts import ReplyCache
+from tuneful.runs.schema import Calibration
 
 ITEMS = [
     Item(f"t:{n}", f"Name the capital of country {n}.", f"It is city {n}, on the river.", f"City {n}?")

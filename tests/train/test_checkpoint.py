@@ -19,6 +19,7 @@ from safetensors import safe_open
 from tests.engine import TRIE, random_records, tiny_model, train_config
 
 from tuneful.errors import CheckpointError
+from tuneful.runs.schema import State, Step
 from tuneful.train import checkpoint
 from tuneful.train.checkpoint import (
     Checkpoint,
@@ -29,7 +30,7 @@ from tuneful.train.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from tuneful.train.loop import State, Step, Training
+from tuneful.train.loop import Training
 from tuneful.train.optimizer import AdamW
 
 

@@ -13,7 +13,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
@@ -33,6 +33,7 @@ from tuneful.data.split import SIDE_NAMES, TRAIN, Sides, grouped_sides, normal_p
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import Piece, find_template
 from tuneful.errors import DataError
+from tuneful.runs.schema import Cluster, DataDocument, as_row
 from tuneful.types import Conversation, Example
 
 AuditedRow = tuple[Record | SkippedRow, Example | str | None]
@@ -60,14 +61,6 @@ class Spread:
     p95: float
     p99: float
     max: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Records whose prompts nearly agree, in file order; `similarity` is the least with which one joined."""
-
-    sources: tuple[str, ...]
-    similarity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +98,18 @@ class Audit:
         """Findings that are no mere notes."""
         return sum(finding.kind.severity == "finding" for finding in self.findings)
 
-    def for_report(self) -> dict[str, Any]:
-        """What data.json of a run folder holds beside the figures of training."""
-        document = self.as_dict(max_sources=0)
-        return {
-            key: document[key]
-            for key in ("findings", "num_findings", "clusters", "turns", "languages", "scripts", "tasks")
-        }
+    def added_to(self, document: DataDocument) -> DataDocument:
+        """The data.json of a run, with what was found."""
+        return replace(
+            document,
+            findings=tuple(finding.summary() for finding in self.findings),
+            num_findings=self.num_findings,
+            clusters=self.clusters,
+            turns=self.turns,
+            languages=self.languages,
+            scripts=self.scripts,
+            tasks=self.tasks,
+        )
 
     def as_dict(self, max_sources: int = 1000) -> dict[str, Any]:
         """For `check --json`; each finding lists the first `max_sources` of its places."""
@@ -134,7 +132,7 @@ class Audit:
             "prompt": {"source": self.prompt_source, "text": self.prompt},
             "num_findings": self.num_findings,
             "findings": [finding.as_dict(max_sources) for finding in self.findings],
-            "clusters": [asdict(cluster) for cluster in self.clusters],
+            "clusters": [as_row(cluster) for cluster in self.clusters],
         }
 
 

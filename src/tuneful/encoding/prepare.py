@@ -28,9 +28,10 @@ from tuneful.data.sources import sha256_of
 from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.encode import Encoder, TextEncoder
-from tuneful.encoding.show import as_dicts, shown_tokens
+from tuneful.encoding.show import as_tokens, shown_tokens
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.errors import DataError
+from tuneful.runs.schema import DataDocument, Histogram, LengthSummary, ShownExample, SkippedPlace, Split, TokenCounts
 from tuneful.types import Conversation, Example
 
 if TYPE_CHECKING:
@@ -281,50 +282,39 @@ def _check_any_record(file: DataFile | DataStream, records: Sequence[Record], re
         raise DataError(f"{file.name}: no record is left to use; the first refusal: {first.source}: {first.reason}")
 
 
-def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
-    """The data set in numbers: what data.json of a run folder holds."""
+def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument:
+    """The data set in numbers: what data.json of a run folder holds, but for what a check finds in it."""
     train, sizes = dataset.train.examples, dataset.train.sizes
     lengths, prompts = sizes.num_tokens, sizes.num_prompt_tokens
-    counts, edges = np.histogram(
-        lengths, bins=min(_HISTOGRAM_BINS, int(lengths.max())), range=(0, int(lengths.max()) + 1)
-    )
-    return {
-        "source": dataset.file.name,
-        "sha256": dataset.file.sha256,
-        "rows_read": dataset.num_read,
-        "rows_used": dataset.num_used,
-        "rows_refused": len(dataset.refused),
-        "refused": [{"source": refusal.source, "reason": refusal.reason} for refusal in dataset.refused[:_MAX_LISTED]],
-        "split": {
-            "method": config.data.split,
-            "train": len(dataset.train),
-            "validation": len(dataset.validation),
-            "test": len(dataset.test),
+    return DataDocument(
+        source=dataset.file.name,
+        sha256=dataset.file.sha256,
+        rows_read=dataset.num_read,
+        rows_used=dataset.num_used,
+        rows_refused=len(dataset.refused),
+        refused=tuple(SkippedPlace(skipped.source, skipped.reason) for skipped in dataset.refused[:_MAX_LISTED]),
+        split=Split(config.data.split, len(dataset.train), len(dataset.validation), len(dataset.test)),
+        template=encoder.text.template.name,
+        train_on=config.data.train_on,
+        prompt_weight=config.data.resolved_prompt_weight,
+        max_length=config.data.max_length,
+        num_cut=int(sizes.cut.sum()),
+        num_input_cut=int((sizes.num_input_cut > 0).sum()),
+        cut=tuple(dataset.train.records[index].source for index in _cut(sizes)[:_MAX_LISTED]),
+        special_token_texts=dict(dataset.special_token_texts.most_common()),
+        train_turns=config.data.train_turns,
+        train_tokens=TokenCounts(record=int(lengths.sum()), trained=int(sizes.num_trained.sum())),
+        lengths={
+            "prompt": _length_summary(prompts),
+            "response": _length_summary(lengths - prompts),
+            "record": _length_summary(lengths),
         },
-        "template": encoder.text.template.name,
-        "train_on": config.data.train_on,
-        "prompt_weight": config.data.resolved_prompt_weight,
-        "max_length": config.data.max_length,
-        "num_cut": int(sizes.cut.sum()),
-        "num_input_cut": int((sizes.num_input_cut > 0).sum()),
-        "cut": [dataset.train.records[index].source for index in _cut(sizes)[:_MAX_LISTED]],
-        "special_token_texts": dict(dataset.special_token_texts.most_common()),
-        "train_turns": config.data.train_turns,
-        "train_tokens": {
-            "record": int(lengths.sum()),
-            "trained": int(sizes.num_trained.sum()),
-        },
-        "lengths": {
-            "prompt": _spread(prompts),
-            "response": _spread(lengths - prompts),
-            "record": _spread(lengths),
-        },
-        "length_histogram": {"edges": [round(float(edge), 1) for edge in edges], "counts": counts.tolist()},
-        "shown": [
-            {"source": example.source, "tokens": as_dicts(shown_tokens(example, encoder.text))}
+        length_histogram=_histogram(lengths),
+        shown=tuple(
+            ShownExample(example.source, as_tokens(shown_tokens(example, encoder.text)))
             for example in train[:NUM_SHOWN]
-        ],
-    }
+        ),
+    )
 
 
 def _cut(sizes: Sizes) -> list[int]:
@@ -332,10 +322,16 @@ def _cut(sizes: Sizes) -> list[int]:
     return list(np.flatnonzero(sizes.cut | (sizes.num_input_cut > 0)).tolist())
 
 
-def _spread(values: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> dict[str, float]:
-    return {
-        "mean": round(float(np.mean(values)), 1),
-        "p50": float(np.percentile(values, 50)),
-        "p95": float(np.percentile(values, 95)),
-        "max": float(np.max(values)),
-    }
+def _length_summary(values: npt.NDArray[Any]) -> LengthSummary:
+    return LengthSummary(
+        mean=round(float(np.mean(values)), 1),
+        p50=float(np.percentile(values, 50)),
+        p95=float(np.percentile(values, 95)),
+        max=float(np.max(values)),
+    )
+
+
+def _histogram(lengths: npt.NDArray[Any]) -> Histogram:
+    longest = int(lengths.max())
+    counts, edges = np.histogram(lengths, bins=min(_HISTOGRAM_BINS, longest), range=(0, longest + 1))
+    return Histogram(tuple(round(float(edge), 1) for edge in edges), tuple(counts.tolist()))

@@ -15,12 +15,10 @@ Legend of shapes: B resamples, I items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tuneful.evaluation.metrics import AnswerScores
 from tuneful.evaluation.statistics import (
     Array,
     PermutationTest,
@@ -33,8 +31,7 @@ from tuneful.evaluation.statistics import (
     resampled_differences,
     with_pseudo_counts,
 )
-
-Verdict = Literal["better", "worse", "changed", "cannot tell"]
+from tuneful.runs.schema import AnswerScores, Comparison, KindComparison, MetricComparison, MetricVerdict
 
 FEW_ITEMS, FEW_CHANGED = 20, 10
 NO_KIND = "other"
@@ -115,89 +112,6 @@ FORGETTING: tuple[MetricSpec, ...] = (
 """What `forgetting.py` measures on text that the finetuning never showed."""
 
 
-@dataclass(frozen=True, slots=True)
-class MetricComparison:
-    """One metric of both models on the same items.
-
-    `difference` is tuned - base, `low`..`high` its interval; all are in `unit`. `num_items` counts the items measured for
-    both models; `wins` those on which the tuned model is better, `losses` those on which it is worse, `ties` the equal
-    ones; for a metric without a good direction a win is a higher number. For loss and perplexity an item's number is its
-    loss per token. `p_value` is that of the permutation test (None where the models do not compare item by item), counted
-    where `p_is_exact`; `detectable` is the true difference that these items show in 4 of 5 cases.
-    """
-
-    name: str
-    label: str
-    unit: str
-    higher_is_better: bool | None
-    num_items: int
-    base: float
-    tuned: float
-    difference: float
-    low: float
-    high: float
-    wins: int
-    losses: int
-    ties: int
-    p_value: float | None
-    p_is_exact: bool
-    detectable: float | None
-    verdict: Verdict
-
-    def __post_init__(self) -> None:
-        assert self.wins + self.losses + self.ties == self.num_items, self
-
-
-@dataclass(frozen=True, slots=True)
-class KindComparison:
-    """One kind of task by the headline metric; the verdict's `p_value` is corrected for the number of kinds (Holm)."""
-
-    kind: str
-    num_items: int
-    base: float
-    tuned: float
-    difference: float
-    low: float
-    high: float
-    wins: int
-    losses: int
-    ties: int
-    p_value: float
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Base against tuned on `num_items` paired items: a `MetricComparison` for each of `METRICS` that was measured.
-
-    `confidence` of the intervals, in 0..1; `num_resamples` and `seed` of the bootstrap reproduce them. `headline` names
-    the metric that the verdict in words speaks of. `reference_words` is the mean length of the reference answers, to hold
-    the metric `length` against. `kinds` is empty where the records name none. `forgetting` compares both models on text
-    that the finetuning never showed; empty where that was not measured. `caution` says in words what weakens the
-    intervals, None where nothing does.
-    """
-
-    num_items: int
-    confidence: float
-    num_resamples: int
-    seed: int
-    headline: str
-    reference_words: float
-    caution: str | None
-    metrics: tuple[MetricComparison, ...]
-    kinds: tuple[KindComparison, ...] = ()
-    forgetting: tuple[MetricComparison, ...] = ()
-
-    def measured(self, name: str) -> MetricComparison | None:
-        """The metric or the measure of forgetting called `name`; None where it was not measured."""
-        return next((metric for metric in (*self.metrics, *self.forgetting) if metric.name == name), None)
-
-    @property
-    def main(self) -> MetricComparison:
-        """The metric that the verdict in words speaks of."""
-        return next(metric for metric in self.metrics if metric.name == self.headline)
-
-
 def compare(
     base: Sequence[AnswerScores],
     tuned: Sequence[AnswerScores],
@@ -263,12 +177,6 @@ def compare_ratios(
         _metric_comparison(spec, *pair, resampled[index], tests[index], confidence)
         for index, (spec, pair) in enumerate(measured)
     ]
-
-
-def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain dicts, lists and numbers, as `comparison.json` holds it; every number is finite."""
-    plain = asdict(comparison)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
 def gains(comparison: Comparison, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> list[float | None]:
@@ -368,7 +276,9 @@ def _not_comparable(metric: MetricComparison) -> MetricComparison:
     return replace(metric, p_value=None, p_is_exact=False, detectable=None, verdict="cannot tell")
 
 
-def _verdict(low: float, high: float, p_value: float, higher_is_better: bool | None, confidence: float) -> Verdict:
+def _verdict(
+    low: float, high: float, p_value: float, higher_is_better: bool | None, confidence: float
+) -> MetricVerdict:
     if low <= 0 <= high or p_value > 1 - confidence + 1e-12:
         return "cannot tell"
     if higher_is_better is None:

@@ -1,15 +1,15 @@
-"""A comparison as `comparison.json` holds it: the two models' scores compared, the gate checked, every item beside them."""
+"""A comparison as `comparison.json` holds it: the two models' scores compared, every item beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import starmap
 
 from tuneful.config import Config
-from tuneful.evaluation.compare import Comparison, as_dict, compare, gains, summary_sentence
-from tuneful.evaluation.forgetting import GeneralScore, compare_forgetting
-from tuneful.evaluation.metrics import AnswerScores
+from tuneful.evaluation.compare import compare, gains, summary_sentence
+from tuneful.evaluation.forgetting import compare_forgetting
+from tuneful.runs.schema import AnswerScores, ComparedSides, Comparison, ComparisonItem, GeneralScore
 
 
 def compare_models(
@@ -36,7 +36,7 @@ def compare_models(
     )
 
 
-def comparison_document(
+def with_items(
     comparison: Comparison,
     *,
     sources: Sequence[str],
@@ -44,21 +44,9 @@ def comparison_document(
     kinds: Sequence[str | None],
     base: Sequence[AnswerScores],
     tuned: Sequence[AnswerScores],
-    names: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """What comparison.json holds: the comparison, its sentence, and the items behind it, each with its `gain`."""
+    names: ComparedSides | None = None,
+) -> Comparison:
+    """The comparison as comparison.json holds it: with its sentence, and the items behind it, each with its `gain`."""
     rows = zip(sources, references, kinds, gains(comparison, base, tuned), base, tuned, strict=True)
-    items = [
-        {
-            "source": source,
-            "reference": reference,
-            "kind": kind,
-            "gain": gain,
-            "base": asdict(before),
-            "tuned": asdict(after),
-        }
-        for source, reference, kind, gain, before, after in rows
-    ]
     sentence = summary_sentence(comparison, "B") if names else summary_sentence(comparison)
-    named = {"names": dict(names)} if names else {}
-    return {**as_dict(comparison), **named, "sentence": sentence, "items": items}
+    return replace(comparison, names=names, sentence=sentence, items=tuple(starmap(ComparisonItem, rows)))

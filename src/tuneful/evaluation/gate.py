@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneful.errors import ConfigError, GateError
-from tuneful.evaluation.compare import FORGETTING, METRICS, Comparison
+from tuneful.evaluation.compare import FORGETTING, METRICS
+from tuneful.runs.schema import Comparison, GateOutcome
 
 FIGURES = ("difference", "low", "high", "base", "tuned")
 KNOWN = tuple(spec.name for spec in (*METRICS, *FORGETTING))
@@ -50,18 +51,6 @@ class Condition:
         return f"{self.name}{figure}{self.sign}{self.limit:g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A condition, the figure that was found, and whether it is `met`."""
-
-    condition: Condition
-    found: float
-    met: bool
-
-    def __str__(self) -> str:
-        return f"{self.condition}: {self.found:+.4f}, {'met' if self.met else 'NOT met'}"
-
-
 def parse_gate(text: str, where: str = "report.gate") -> tuple[Condition, ...]:
     """The conditions that `text` names, divided by commas; ConfigError, naming `where`, for one that cannot be read."""
     return tuple(_condition(part, where) for part in text.split(",") if part.strip())
@@ -78,7 +67,7 @@ def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, ha
             raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model is none")
 
 
-def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[Outcome]:
+def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[GateOutcome]:
     """What became of each condition; ConfigError for a metric that this comparison did not measure."""
     outcomes = []
     for condition in conditions:
@@ -89,11 +78,11 @@ def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> lis
                 f"{', '.join(one.name for one in (*comparison.metrics, *comparison.forgetting))}"
             )
         found = getattr(metric, condition.figure)
-        outcomes.append(Outcome(condition, found, _COMPARE[condition.sign](found, condition.limit)))
+        outcomes.append(GateOutcome(str(condition), found, _COMPARE[condition.sign](found, condition.limit)))
     return outcomes
 
 
-def check_met(outcomes: Sequence[Outcome]) -> None:
+def check_met(outcomes: Sequence[GateOutcome]) -> None:
     """GateError, with the figures, where a condition is not met."""
     unmet = [outcome for outcome in outcomes if not outcome.met]
     if unmet:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from tuneful.console import Terminal
-from tuneful.evaluation.compare import Comparison, KindComparison, MetricComparison
-from tuneful.evaluation.gate import Condition, Outcome, check_gate
+from tuneful.evaluation.gate import Condition, check_gate
+from tuneful.runs.schema import Comparison, KindComparison, MetricComparison
 
 
-def show_comparison(comparison: Comparison, sentence: str, terminal: Terminal, columns: tuple[str, str]) -> None:
+def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[str, str]) -> None:
     """The comparison as tables, and its sentence; `columns` head the two models."""
     difference = f"difference, {comparison.confidence:.0%} interval"
     terminal.heading(f"{columns[0].capitalize()} against {columns[1]}, {comparison.num_items} test records")
@@ -25,19 +25,15 @@ def show_comparison(comparison: Comparison, sentence: str, terminal: Terminal, c
     terminal.say(
         f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main)}"
     )
-    terminal.say(sentence, style="bold")
+    terminal.say(comparison.sentence or "", style="bold")
 
 
-def apply_gate(
-    conditions: tuple[Condition, ...], comparison: Comparison, document: dict[str, Any], terminal: Terminal
-) -> list[Outcome]:
-    """Check the gate, show what became of it, and note it in the document of comparison.json."""
+def apply_gate(conditions: tuple[Condition, ...], comparison: Comparison, terminal: Terminal) -> Comparison:
+    """The comparison with what became of each condition of the gate, which is shown; as it is where there is none."""
     outcomes = check_gate(conditions, comparison)
     for outcome in outcomes:
         terminal.say(f"gate  {outcome}", style="green" if outcome.met else "red")
-    if outcomes:
-        document["gate"] = [{"condition": str(one.condition), "found": one.found, "met": one.met} for one in outcomes]
-    return outcomes
+    return replace(comparison, gate=tuple(outcomes)) if outcomes else comparison
 
 
 def p_in_words(metric: MetricComparison) -> str:

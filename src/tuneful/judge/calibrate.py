@@ -31,6 +31,7 @@ from tuneful.judge.client import Judge, NoReply, Question
 from tuneful.judge.grammar import Rubric, Unreadable
 from tuneful.judge.questions import Item, Prompt, load_prompt
 from tuneful.judge.verdicts import ReplyCache, ask_cached, mean_interval, read_outcome
+from tuneful.runs.schema import Calibration, CalibrationFigure, Standing
 
 GOOD_SCORE = 50.0
 """An answer that says nothing and still gets this much is taken for one that says something."""
@@ -46,50 +47,6 @@ _FILLER = (
     "It is always worth while to take a moment and to think about a question such as this one.",
     "In conclusion, and taking everything into account, the above remains the answer.",
 )
-
-Standing = Literal["good", "doubtful", "bad"]
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One finding: its `value` over `num_items`, in `low` to `high`, None where nothing could be counted.
-
-    `wanted` says in words what a good judge reaches; `standing` where this one stands.
-    """
-
-    name: str
-    label: str
-    value: float | None
-    low: float | None
-    high: float | None
-    num_items: int
-    unit: Literal["share", "points"]
-    wanted: str
-    standing: Standing
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What is known of a judge: `figures`, the mean score of each kind of probe, and a `verdict` in a plain `sentence`.
-
-    `num_questions = num_read + num_unread`; `unread` counts what could not be read by reason.
-    """
-
-    judge: str
-    protocol: str
-    num_items: int
-    num_questions: int
-    num_read: int
-    num_unread: int
-    unread: Mapping[str, int]
-    mean_scores: Mapping[str, float | None]
-    figures: tuple[Figure, ...]
-    verdict: Literal["usable", "usable with care", "not usable"]
-    sentence: str
-
-    def __post_init__(self) -> None:
-        assert self.num_read + self.num_unread == self.num_questions, self
-        assert sum(self.unread.values()) == self.num_unread, self
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,16 +197,16 @@ def _reckoned(
     def changes(before: str, after: str) -> list[float]:
         return [float(b) - float(a) for a, b in together(before, after)]
 
-    def share(name: str, label: str, hits: Sequence[float], target: _Target, wanted: str) -> Figure:
+    def share(name: str, label: str, hits: Sequence[float], target: _Target, wanted: str) -> CalibrationFigure:
         value = sum(hits) / len(hits) if hits else None
         low, high = (None, None) if value is None else wilson_interval(value, len(hits), confidence)
-        return Figure(name, label, value, low, high, len(hits), "share", wanted, target.standing(value))
+        return CalibrationFigure(name, label, value, low, high, len(hits), "share", wanted, target.standing(value))
 
-    def points(name: str, label: str, values: Sequence[float], target: _Target, wanted: str) -> Figure:
+    def points(name: str, label: str, values: Sequence[float], target: _Target, wanted: str) -> CalibrationFigure:
         value = sum(values) / len(values) if values else None
         low, high = (value, value) if len(values) < 2 else mean_interval(np.array(values), confidence, seed)
         size = None if value is None else abs(value)
-        return Figure(name, label, value, low, high, len(values), "points", wanted, target.standing(size))
+        return CalibrationFigure(name, label, value, low, high, len(values), "points", wanted, target.standing(size))
 
     beats = [1.0 if delta > 0 else 0.5 if delta == 0 else 0.0 for delta in changes("shuffled", "reference")]
     pairs = together("pair", "pair, swapped")
@@ -276,6 +233,7 @@ def _reckoned(
     kinds = ("reference", "answer", "padded", "shuffled", "injected", "copied", "empty")
     means = {kind: _mean([float(score) for (score,) in together(kind)]) for kind in kinds}
     verdict, sentence = _verdict(judge, figures)
+    assert len(found) + sum(unread.values()) == num_questions, (len(found), unread, num_questions)
     return Calibration(
         judge, protocol, num_items, num_questions, len(found), sum(unread.values()), dict(unread.most_common()), means,
         figures, verdict, sentence,
@@ -299,7 +257,9 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _verdict(judge: str, figures: Sequence[Figure]) -> tuple[Literal["usable", "usable with care", "not usable"], str]:
+def _verdict(
+    judge: str, figures: Sequence[CalibrationFigure]
+) -> tuple[Literal["usable", "usable with care", "not usable"], str]:
     """The plain verdict: bad at telling right from wrong, or at speaking at all, is no judge; other faults call for care."""
     bad = [figure for figure in figures if figure.standing == "bad"]
     doubtful = [figure for figure in figures if figure.standing == "doubtful"]
@@ -313,11 +273,11 @@ def _verdict(judge: str, figures: Sequence[Figure]) -> tuple[Literal["usable", "
     return "usable", f"{judge} passed every probe on these items."
 
 
-def _faults(figures: Sequence[Figure]) -> str:
+def _faults(figures: Sequence[CalibrationFigure]) -> str:
     return "; ".join(f"{figure.label} {in_words(figure)} (wanted: {figure.wanted})" for figure in figures)
 
 
-def in_words(figure: Figure) -> str:
+def in_words(figure: CalibrationFigure) -> str:
     """The value of a figure: `93 %`, `+4.2`, or `-` where nothing could be counted."""
     if figure.value is None:
         return "-"

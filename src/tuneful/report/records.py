@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tuneful.report.answers import question, reference
-from tuneful.report.folder import Json, RecordLoss, Run, text
+from tuneful.report.folder import Json, Run, text
 from tuneful.report.numbers import count, fixed, plural, significant
+from tuneful.runs.schema import RecordLoss
 
 MAX_LISTED = 20
 LEAST_SUSPICION = 3.0

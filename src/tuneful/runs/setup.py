@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
@@ -42,13 +42,22 @@ from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_go_on, training_identity
+from tuneful.runs.schema import (
+    TORCH_KERNELS,
+    Choices,
+    DataDocument,
+    Environment,
+    Layout,
+    RunRecord,
+    TrainedModel,
+    as_row,
+    read_strictly,
+)
 from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, choose_strategy, on_main_first, shard
-from tuneful.train.layout import Layout, choose_layout, set_dropout
+from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.optimizer import AdamW
-
-TORCHS_KERNELS = "torch's"
 
 
 @dataclass(slots=True)
@@ -73,7 +82,7 @@ class RunState:
     encoder: Encoder
     dataset: Dataset
     replay: Replay | None
-    audit: dict[str, Any]
+    audit: DataDocument
     conditions: tuple[Condition, ...]
     general_texts: list[GeneralText]
     started: datetime
@@ -192,14 +201,13 @@ def set_up(
 def prepare_engine(run: RunState) -> Engine:
     """Show the data; choose and prove the layout, or take what the run was begun with; begin the optimizer."""
     show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
-    record = dict(run.folder.record or {})
-    if "choices" not in record:
-        record["choices"] = run.group.broadcast(_choices(run) if run.group.is_main else None)
-        run.folder.write_record(record)
-    choices = record["choices"]
-    layout, dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
+    if (choices := run.folder.begun.choices) is None:
+        chosen = run.group.broadcast(as_row(_choices(run)) if run.group.is_main else None)
+        choices = read_strictly(Choices, chosen, "the main rank")
+        run.folder.write_record(replace(run.folder.begun, choices=choices))
+    layout, dtype = choices.layout, getattr(torch, choices.dtype)
     strategy = _choose_strategy(run)
-    _show_model(run, choices, layout, strategy)
+    _show_model(run, choices, strategy)
     _say_what_computes_otherwise(run, choices)
     if run.group.sharded:
         shard(run.model, dtype)
@@ -213,27 +221,23 @@ def prepare_engine(run: RunState) -> Engine:
 
 def write_environment(run: RunState, *, finished: bool = False) -> str | None:
     """environment.json: what the run ran on and with, and how long each phase took; when it was `finished`, if it is."""
-    model = {
-        "name": run.pretrained.name,
-        "num_parameters": run.method.num_parameters,
-        "num_trainable": run.method.num_trainable,
-    }
-    choices = (run.folder.record or {})["choices"]
+    choices, method = run.folder.begun.choices, run.method
+    assert choices is not None, "nothing was chosen yet"
     now = datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None
-    run.folder.write_json(
+    run.folder.write_document(
         "environment.json",
-        {
+        Environment(
             **describe_machine(),
-            "device": str(run.device),
-            "dtype": choices["dtype"],
-            "kernels": kernels_in_use(run.device),
-            "layout": choices["layout"]["name"],
-            "layout_reason": choices["layout"]["reason"],
-            "model": {**model, "sha256": run.model_sha256},
-            "started": run.started.isoformat(timespec="seconds"),
-            "finished": now,
-            "phase_seconds": {name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
-        },
+            device=str(run.device),
+            dtype=choices.dtype,
+            kernels=kernels_in_use(run.device),
+            layout=choices.layout.name,
+            layout_reason=choices.layout.reason,
+            model=TrainedModel(run.pretrained.name, method.num_parameters, method.num_trainable, run.model_sha256),
+            started=run.started.isoformat(timespec="seconds"),
+            finished=now,
+            phase_seconds={name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
+        ),
     )
     return now
 
@@ -241,15 +245,18 @@ def write_environment(run: RunState, *, finished: bool = False) -> str | None:
 def kernels_in_use(device: torch.device) -> str:
     """Who computes, as far as it shows in the last bits."""
     if (library := kernels(device, torch.float32)) is None:
-        return TORCHS_KERNELS
+        return TORCH_KERNELS
     return "compiled (products too)" if library.has_products() else "compiled"
 
 
 def _open_folder(path: Path, group: ProcessGroup) -> RunDir:
     """The run folder, which the main rank holds and the others follow."""
     folder = RunDir(path) if group.is_main else None
-    found = group.broadcast([str(path), folder.record] if folder else None)
-    return folder or RunDir.following(Path(found[0]), found[1])
+    record = as_row(folder.record) if folder and folder.record else None
+    found = group.broadcast([str(path), record] if folder else None)
+    if folder:
+        return folder
+    return RunDir.following(Path(found[0]), read_strictly(RunRecord, found[1], found[0]) if found[1] else None)
 
 
 def _within_context(config: Config, model: PreTrainedModel, terminal: Terminal) -> Config:
@@ -267,15 +274,15 @@ def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay |
     return read_replay(config.data.replay, config.data.resolved_replay_ratio, encoder, held_out)
 
 
-def _write_data(folder: RunDir, dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
+def _write_data(folder: RunDir, dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument:
     """data/*.jsonl, and data.json, which is returned."""
     for name in ("train", "validation", "test"):
-        folder.write_rows(f"data/{name}.jsonl", map(_data_row, getattr(dataset, name).records))
-    folder.write_rows("data/refused.jsonl", map(asdict, dataset.refused))
+        folder.write_records(f"data/{name}.jsonl", map(_data_row, getattr(dataset, name).records))
+    folder.write_rows("data/refused.jsonl", dataset.refused)
     sides = [(side.records, side.examples) for side in (dataset.train, dataset.validation, dataset.test)]
     found = audit_sides(sides, dataset.refused, config, encoder)
-    audit = {**describe(dataset, encoder, config), **found.for_report()}
-    folder.write_json("data.json", audit)
+    audit = found.added_to(describe(dataset, encoder, config))
+    folder.write_document("data.json", audit)
     return audit
 
 
@@ -285,17 +292,13 @@ def _data_row(record: Record) -> dict[str, Any]:
     return {**record.raw, **own, "source": record.source}
 
 
-def _choices(run: RunState) -> dict[str, Any]:
+def _choices(run: RunState) -> Choices:
     """What the machine decides and a run keeps to: it has to go on as it began wherever it goes on."""
     dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
     with run.phase("self_check"):
         layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
-    return {
-        "dtype": str(dtype).removeprefix("torch."),
-        "layout": asdict(layout),
-        "num_threads": torch.get_num_threads(),
-        "kernels": kernels_in_use(run.device),
-    }
+    name = str(dtype).removeprefix("torch.")
+    return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 
 
 def _choose_strategy(run: RunState) -> str:
@@ -312,13 +315,14 @@ def _choose_strategy(run: RunState) -> str:
     return str(strategy)
 
 
-def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy: str) -> None:
+def _show_model(run: RunState, choices: Choices, strategy: str) -> None:
+    layout = choices.layout
     run.terminal.heading("Model")
     run.terminal.facts(
         {
             "model": f"{run.pretrained.name}, {run.method.num_parameters / 1e6:,.1f} M parameters",
             "method": method_in_words(run.method, run.config),
-            "products": f"{choices['dtype']} on {run.device}; master weights float32",
+            "products": f"{choices.dtype} on {run.device}; master weights float32",
             **({"kernels": describe_kernels()} if run.device.type == "cpu" else {}),
             "layout": layout.name + (f": {layout.reason}" if layout.reason else ""),
             **rates_in_words(run.config),
@@ -328,12 +332,11 @@ def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy
     )
 
 
-def _say_what_computes_otherwise(run: RunState, choices: dict[str, Any]) -> None:
+def _say_what_computes_otherwise(run: RunState, choices: Choices) -> None:
     """A run that goes on with other threads or kernels than it began with is told of: its last bits may differ."""
     conditions = {
-        f"{choices['num_threads']} threads": f"{torch.get_num_threads()} threads",
-        # A run that was begun before there were compiled kernels says nothing of them.
-        f"{choices.get('kernels', TORCHS_KERNELS)} kernels": f"{kernels_in_use(run.device)} kernels",
+        f"{choices.num_threads} threads": f"{torch.get_num_threads()} threads",
+        f"{choices.kernels} kernels": f"{kernels_in_use(run.device)} kernels",
     }
     for begun, now in conditions.items():
         if begun != now:

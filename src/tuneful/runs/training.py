@@ -6,7 +6,6 @@ On a signal a checkpoint is written of where the training stands, unless a secon
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -20,12 +19,13 @@ from tuneful.runs.folder import differences
 from tuneful.runs.method import merged_model
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
+from tuneful.runs.schema import CheckpointDocument, State, Step, TrainingSummary, as_row, read_strictly
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
 from tuneful.train.distributed import load_full_state_dict, whole
-from tuneful.train.loop import Event, Notice, State, Step, Training, no_op, record_nll
+from tuneful.train.loop import Training, no_op, record_nll
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
@@ -66,7 +66,7 @@ def train(run: RunState, engine: Engine) -> int | None:
     kept_step = _tell_how_it_ended(run, training)
     if records_all:
         ledger.after[:] = _record_losses(run, engine, "after")
-    run.folder.write_rows("records.jsonl", map(asdict, rank(ledger, examples)))
+    run.folder.write_rows("records.jsonl", rank(ledger, examples))
     return kept_step
 
 
@@ -122,7 +122,7 @@ def _take_steps(run: RunState, training: Training) -> None:
     ):
         try:
             for event in training.run():
-                row = _metrics_row(event)
+                row = as_row(event)
                 run.folder.append_metrics(row)
                 run.warn(trackers.log(row))
                 show(event)
@@ -143,17 +143,6 @@ def _should_stop(run: RunState) -> Any:
     return run.signals.check if run.group.size == 1 else no_op
 
 
-def _metrics_row(event: Event) -> dict[str, Any]:
-    if isinstance(event, Step):
-        return {name: value for name, value in asdict(event).items() if value is not None}  # no replay, no loss of it
-    if isinstance(event, Notice):
-        return {"step": event.step, "notice": event.kind, "sentence": event.sentence}
-    row: dict[str, Any] = {"step": event.step, "validation_loss": event.validation_loss}
-    if event.sample:
-        row["sample"] = {"source": event.sample.source, "prompt": event.sample.prompt, "text": event.sample.text}
-    return row
-
-
 def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
     train = run.dataset.train
     run.terminal.say(f"loss of each of {len(train):,} training records, {when} training", style="dim")
@@ -166,16 +155,8 @@ def _tell_how_it_ended(run: RunState, training: Training) -> int:
     state, total = training.state, training.num_steps
     keeps_best = run.config.train.keep == "best" and state.best_step is not None
     kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
-    run.folder.write_json(
-        "training.json",
-        {
-            "steps": state.step,
-            "planned_steps": total,
-            "best_step": state.best_step,
-            "best_validation_loss": state.best_loss,
-            "kept_step": kept_step,
-        },
-    )
+    summary = TrainingSummary(state.step, total, state.best_step, state.best_loss, kept_step)
+    run.folder.write_document("training.json", summary)
     if state.step < total:
         evaluations = "evaluation" if state.num_worse == 1 else f"{state.num_worse} evaluations in a row"
         run.terminal.say(
@@ -199,17 +180,17 @@ def _newest_state(run: RunState, engine: Engine, ledger: LossTracker) -> State:
     if checkpoint is None:
         run.folder.cut_metrics(0)
         return State()
-    document, record = checkpoint.document, run.folder.record or {}
-    changed = differences(document["training"], record["training"])
-    check_changes(checkpoint.path, changed, record["allowed"])
+    document, begun = read_strictly(CheckpointDocument, checkpoint.document, str(checkpoint.path)), run.folder.begun
+    changed = differences(document.training, begun.training)
+    check_changes(checkpoint.path, changed, begun.allowed)
     engine.optimizer.restore(
         checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
     )
     if "tokens" not in [one.key for one in changed]:  # what was noted of other records says nothing of these
         ledger.load(checkpoint.tensors("records"))
-    run.folder.cut_metrics(document["metrics_bytes"])
+    run.folder.cut_metrics(document.metrics_bytes)
     run.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
-    return State(**document["state"])
+    return document.state
 
 
 def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
@@ -234,17 +215,9 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
             bring_shards(tensors)
         return
     with run.phase("checkpoints"):
-        path = save_checkpoint(
-            run.folder.checkpoints,
-            state.step,
-            tensors,
-            {
-                "state": asdict(state),
-                "training": (run.folder.record or {})["training"],
-                "metrics_bytes": run.folder.flush_metrics(),
-            },
-            keep=run.config.train.save_total_limit,
-        )
+        document = CheckpointDocument(state, run.folder.begun.training, run.folder.flush_metrics())
+        keep = run.config.train.save_total_limit
+        path = save_checkpoint(run.folder.checkpoints, state.step, tensors, as_row(document), keep=keep)
     run.terminal.say(f"step {state.step:>5}  saved {path}", style="dim")
 
 
@@ -285,11 +258,11 @@ def _save_model(run: RunState, model: PreTrainedModel, kept_step: int | None) ->
 
 
 def _card_facts(run: RunState, kept_step: int | None) -> dict[str, str]:
-    tokens, config = run.audit["train_tokens"], run.config
+    tokens, config = run.audit.train_tokens, run.config
     return {
         "data": f"{run.dataset.file.name}, {len(run.dataset.train):,} training records",
         "template": config.template.name,
-        "trained tokens": f"{tokens['trained']:,} of {tokens['record']:,}",
+        "trained tokens": f"{tokens.trained:,} of {tokens.record:,}",
         "method": config.train.method,
         "epochs": f"{config.train.num_train_epochs:g}",
         "weights of step": str(kept_step),
