@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tuneful.cli import main
 from tuneful.config import Config, load_config
@@ -161,6 +163,25 @@ def test_every_file_of_a_run_holds_what_the_schema_says_to_the_last_field(finish
     files = {str(file.relative_to(finished.folder)) for file in finished.folder.rglob("*.json*")}
     records = {f"data/{name}.jsonl" for name in ("train", "validation", "test")}
     assert {name for name in files if not name.startswith("model/")} - records == seen
+
+
+def test_the_card_of_the_model_tells_the_comparison_and_no_path_of_this_machine(finished: Run, data: Path) -> None:
+    card = ModelCard.load(finished.folder / "model" / "README.md")
+    comparison = finished.document("comparison.json")
+    measured = [*comparison["metrics"], *comparison["forgetting"]]
+    assert [(one.metric_name, one.metric_value) for one in card.data.eval_results] == [
+        (metric["label"], round(metric["tuned"], 6)) for metric in measured
+    ]
+    for metric, one in zip(measured, card.data.eval_results, strict=True):
+        assert one.metric_args["low"] == round(metric["low"], 6)
+        assert f"| {metric['label']} | {metric['base']:.3f} | {metric['tuned']:.3f} |" in card.text
+    assert comparison["sentence"] in card.text
+    assert f"| data | {data.name} |" in card.text
+    assert finished.document("data.json")["sha256"] in card.text
+    assert f"| weights of step | {finished.document('training.json')['kept_step']} |" in card.text
+    for place in (finished.folder.parent, data.parent, Path(sys.prefix), Path.home()):
+        assert str(place) not in str(card)
+    assert not re.search(r"(?<![\w<])[/~][\w.-]+/", str(card)), "an absolute path"
 
 
 def test_the_configuration_written_is_the_one_that_ran(finished: Run, tiny_llama: Path) -> None:

@@ -14,7 +14,7 @@ def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[s
     difference = f"difference, {comparison.confidence:.0%} interval"
     terminal.heading(f"{columns[0].capitalize()} against {columns[1]}, {comparison.num_items} test records")
     terminal.table(
-        ["", *columns, difference, ""], [_cells(one) for one in (*comparison.metrics, *comparison.forgetting)]
+        ["", *columns, difference, ""], [metric_cells(one) for one in (*comparison.metrics, *comparison.forgetting)]
     )
     if comparison.kinds:
         terminal.say()
@@ -44,7 +44,8 @@ def p_in_words(metric: MetricComparison) -> str:
     return f"{value} ({'exact ' if metric.p_is_exact else ''}permutation test)"
 
 
-def _cells(metric: MetricComparison) -> list[str]:
+def metric_cells(metric: MetricComparison) -> list[str]:
+    """A metric as a line of a table: label, base, tuned, difference with its interval, verdict."""
     decimals = 1 if metric.unit == "0 to 100" else 3
     return [metric.label, *_figures(metric, decimals), metric.verdict]
 

@@ -21,6 +21,7 @@ from tuneful.console import Terminal
 from tuneful.errors import TunefulError
 from tuneful.model.precision import choose_device
 from tuneful.report.build import build_report
+from tuneful.runs.card import rewrite_card
 from tuneful.runs.estimate import Estimate, estimate_run, show_estimate
 from tuneful.runs.measure import compare, measure
 from tuneful.runs.schema import Comparison, GateOutcome
@@ -58,11 +59,13 @@ def run_job(
         engine = prepare_engine(run)
         has_test = verb == "run" and len(run.dataset.test) > 0
         base = measure(run, engine, "base") if has_test else None
-        kept_step = train(run, engine)
-        save(run, engine, kept_step)
+        train(run, engine)
+        save(run, engine)
         if base is None:
             return _finish(run)
-        return _finish(run, compare(run, base, measure(run, engine, "tuned")))
+        comparison = compare(run, base, measure(run, engine, "tuned"))
+        rewrite_card(run, comparison)
+        return _finish(run, comparison)
 
 
 def estimate_job(

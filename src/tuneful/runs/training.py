@@ -11,10 +11,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from tuneful.encoding.template import save_template_name
-from tuneful.export.huggingface import Card, save_model, verify_export
+from tuneful.export.huggingface import save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
 from tuneful.model.precision import cast_parameters
+from tuneful.runs.card import SAVED_DTYPE, describe_model
 from tuneful.runs.folder import differences
 from tuneful.runs.method import merged_model
 from tuneful.runs.progress import training_progress
@@ -32,16 +33,16 @@ from tuneful.types import Answer
 _VERIFIED_PROMPTS = 4
 
 
-def train(run: RunState, engine: Engine) -> int | None:
+def train(run: RunState, engine: Engine) -> None:
     """Finetune, from the newest whole checkpoint where there is one; a line of metrics.jsonl an event.
 
-    Returns the step whose weights the model has now; None where it was trained and saved by an earlier process. On a signal
-    a checkpoint is written, unless a second one comes, and Interrupted raised.
+    Where an earlier process has trained and saved the model there is nothing to do. On a signal a checkpoint is written,
+    unless a second one comes, and Interrupted raised.
     """
     run.terminal.heading("Training")
     if run.group.broadcast(run.folder.has_model):
         run.terminal.say("trained and saved already")
-        return None
+        return
     config, examples = run.config.train, run.dataset.train.examples
     ledger = LossTracker(len(examples))
     state = _newest_state(run, engine, ledger)
@@ -63,14 +64,13 @@ def train(run: RunState, engine: Engine) -> int | None:
         group=run.group,
     )
     _take_steps(run, training)
-    kept_step = _tell_how_it_ended(run, training)
+    _tell_how_it_ended(run, training)
     if records_all:
         ledger.after[:] = _record_losses(run, engine, "after")
     run.folder.write_rows("records.jsonl", rank(ledger, examples))
-    return kept_step
 
 
-def save(run: RunState, engine: Engine, kept_step: int | None) -> None:
+def save(run: RunState, engine: Engine) -> None:
     """The trained model as a folder, loaded again and compared before this returns.
 
     The optimizer is done after this; the model goes on in the precision that it was trained in.
@@ -81,7 +81,7 @@ def save(run: RunState, engine: Engine, kept_step: int | None) -> None:
         with run.phase("saving"), run.signals.waiting():
             model = _whole_model(run)
             if run.group.is_main:
-                _save_model(run, model, kept_step)
+                _save_model(run, model)
         check_signals(run)
         run.group.wait()
     if run.method.adapter is not None:
@@ -150,8 +150,8 @@ def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
         return record_nll(run.model, train.examples, engine.layout, should_stop=_should_stop(run))
 
 
-def _tell_how_it_ended(run: RunState, training: Training) -> int:
-    """Which weights the run ends with and why, as sentences and as training.json; their step."""
+def _tell_how_it_ended(run: RunState, training: Training) -> None:
+    """Which weights the run ends with and why, as sentences and as training.json."""
     state, total = training.state, training.num_steps
     keeps_best = run.config.train.keep == "best" and state.best_step is not None
     kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
@@ -165,7 +165,6 @@ def _tell_how_it_ended(run: RunState, training: Training) -> int:
     if state.best_step not in (None, state.step):
         kept = "those weights are kept" if keeps_best else "the last weights are kept all the same (train.keep: last)"
         run.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
-    return kept_step
 
 
 # Checkpoints
@@ -234,7 +233,7 @@ def _whole_model(run: RunState) -> PreTrainedModel:
     return gathered
 
 
-def _save_model(run: RunState, model: PreTrainedModel, kept_step: int | None) -> None:
+def _save_model(run: RunState, model: PreTrainedModel) -> None:
     check_finite(dict(model.named_parameters()))
     prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
     if run.method.adapter is not None:
@@ -250,23 +249,9 @@ def _save_model(run: RunState, model: PreTrainedModel, kept_step: int | None) ->
         run.folder.model,
         chat_template=text.template.chat_template(bos_text=bos, end_text=end),
         base_name=run.pretrained.name,
-        card=Card(facts=_card_facts(run, kept_step), datasets=(run.dataset.file.name,)),
+        card=describe_model(run),
         stop_token_ids=sorted(text.stop_token_ids),
+        dtype=SAVED_DTYPE,
     )
     verify_export(model, run.folder.model, prompts)
     save_template_name(run.folder.model, text.template.name)
-
-
-def _card_facts(run: RunState, kept_step: int | None) -> dict[str, str]:
-    tokens, config = run.audit.train_tokens, run.config
-    return {
-        "data": f"{run.dataset.file.name}, {len(run.dataset.train):,} training records",
-        "template": config.template.name,
-        "trained tokens": f"{tokens.trained:,} of {tokens.record:,}",
-        "method": config.train.method,
-        "epochs": f"{config.train.num_train_epochs:g}",
-        "weights of step": str(kept_step),
-        "learning rate": f"{config.train.learning_rate:g}",
-        "records a step": str(config.train.batch_size),
-        "seed": str(config.train.seed),
-    }
