@@ -34,8 +34,8 @@ from tuneful.encoding.prepare import make_encoder, prepare_data
 from tuneful.encoding.template import find_template
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
-from tuneful.train.layout import Layout
-from tuneful.train.loop import Step, Training
+from tuneful.runs.schema import Layout, Step
+from tuneful.train.loop import Training
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.types import Example
 

@@ -39,7 +39,7 @@ from tuneful.encoding.template import find_template
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
 from tuneful.runs.environment import describe_machine
-from tuneful.train.layout import Layout
+from tuneful.runs.schema import Layout
 from tuneful.train.loop import mean_loss
 from tuneful.types import Example
 

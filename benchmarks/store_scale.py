@@ -138,8 +138,9 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from tuneful.runs.schema import Step
     from tuneful.train.layout import choose_layout
-    from tuneful.train.loop import Step, Training
+    from tuneful.train.loop import Training
     from tuneful.train.optimizer import AdamW
 
     torch.manual_seed(0)

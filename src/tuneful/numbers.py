@@ -7,6 +7,7 @@ The trade: rounded for reading; all digits are in the run folder's JSON files.
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -16,6 +17,11 @@ UNKNOWN = "\N{EN DASH}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+def known(number: float | None) -> TypeGuard[float]:
+    """Whether there is a figure: None and NaN are none."""
+    return number is not None and not math.isnan(number)
+
+
 def count(number: float | None) -> str:
     """A whole number with commas: `1,298`; an en dash where there is none."""
     return fixed(number, 0)
@@ -23,7 +29,7 @@ def count(number: float | None) -> str:
 
 def significant(number: float | None, digits: int = 3) -> str:
     """A number in `digits` significant digits: `0.0213`, `2.31`, `1,234`, `5.00 × 10⁻⁶`."""
-    if number is None:
+    if not known(number):
         return UNKNOWN
     if number == 0:
         return "0"
@@ -44,7 +50,7 @@ def plain(number: float | None) -> str:
 
 def fixed(number: float | None, decimals: int) -> str:
     """A number with a fixed count of decimals."""
-    if number is None:
+    if not known(number):
         return UNKNOWN
     if abs(number) >= 1e12:
         return significant(number)
@@ -55,12 +61,12 @@ def fixed(number: float | None, decimals: int) -> str:
 def signed(number: float | None, decimals: int) -> str:
     """A difference: its sign is always written, except at zero."""
     text = fixed(number, decimals)
-    return f"+{text}" if number is not None and number > 0 and text.strip("0.,") else text
+    return f"+{text}" if known(number) and number > 0 and text.strip("0.,") else text
 
 
 def decimals_for(*numbers: float | None) -> int:
     """The decimals that give the largest of `numbers` three significant digits, at most four; for figures in a row."""
-    largest = max((abs(number) for number in numbers if number is not None), default=0.0)
+    largest = max((abs(number) for number in numbers if known(number)), default=0.0)
     if largest == 0:
         return 2
     return min(4, max(0, 2 - math.floor(math.log10(largest))))
@@ -68,7 +74,7 @@ def decimals_for(*numbers: float | None) -> int:
 
 def percent(share: float | None) -> str:
     """A share as a percentage: `23.8 %`."""
-    if share is None:
+    if not known(share):
         return UNKNOWN
     hundred = share * 100
     decimals = 0 if hundred == 0 or hundred >= 99.95 else 1 if hundred >= 1 else 2
@@ -77,7 +83,7 @@ def percent(share: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """A span of time: `0.81 s`, `41 s`, `3 min 21 s`, `2 h 05 min`."""
-    if seconds is None:
+    if not known(seconds):
         return UNKNOWN
     if seconds < 9.95:
         return f"{significant(seconds, 2)}{THIN}s"
@@ -105,7 +111,7 @@ def rough_duration(seconds: float) -> str:
 
 def storage(num_bytes: float | None) -> str:
     """An amount of memory in binary units: `15.6 GiB`."""
-    if num_bytes is None:
+    if not known(num_bytes):
         return UNKNOWN
     size, unit = float(num_bytes), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):

@@ -136,7 +136,8 @@ def test_sides_are_those_of_a_run(tmp_path: Path, byte_tokenizer: Any) -> None:
 
 
 def test_a_run_finds_what_a_check_finds(tmp_path: Path, byte_tokenizer: Any) -> None:
-    from tuneful.encoding.prepare import prepare_data
+    from tuneful.encoding.prepare import describe, prepare_data
+    from tuneful.runs.schema import as_row
 
     write_planted(tmp_path / "planted.jsonl")
     settings = ["data.on_error=skip", "data.max_length=20000"]
@@ -145,12 +146,13 @@ def test_a_run_finds_what_a_check_finds(tmp_path: Path, byte_tokenizer: Any) -> 
     data = prepare_data(read_data(str(tmp_path / "planted.jsonl"), config.data), encoder, config)
     sides = [(side.records, side.examples) for side in (data.train, data.validation, data.test)]
     run = audit_sides(sides, data.refused, config, encoder)
-    for figures in ("lengths", "length_histogram"):
-        assert run.for_report()[figures] == checked.as_dict()[figures]
     assert {finding.kind.name: finding.count for finding in run.findings} == {
         finding.kind.name: finding.count for finding in checked.findings
     }
-    assert run.for_report()["findings"][0].keys() == {
+    document = as_row(run.added_to(describe(data, encoder, config)))
+    for figures in ("lengths", "length_histogram"):
+        assert document[figures] == checked.as_dict()[figures]
+    assert document["findings"][0].keys() == {
         "name",
         "severity",
         "title",

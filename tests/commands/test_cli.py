@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tuneful.cli import main
 from tuneful.config import Config, load_config
+from tuneful.runs.schema import Evaluation, Step, as_row, read_strictly
+from tuneful.runs.schema.reference import FILES
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
 ROWS = [
@@ -142,6 +146,42 @@ def test_the_run_folder_is_the_one_of_the_design(finished: Run) -> None:
         "README.md",
         "tuneful.json",
     }
+
+
+def test_every_file_of_a_run_holds_what_the_schema_says_to_the_last_field(finished: Run) -> None:
+    seen = set()
+    for place, (_, kinds) in FILES.items():
+        for name in place.split(", "):
+            if not (finished.folder / name).is_file():
+                continue
+            seen.add(name)
+            is_rows = name.endswith(".jsonl")
+            for row in finished.rows(name) if is_rows else [finished.document(name)]:
+                kind = Step if "loss" in row and Step in kinds else Evaluation if Evaluation in kinds else kinds[0]
+                again = as_row(read_strictly(kind, row, name))
+                assert json.dumps(again) == json.dumps(row), name
+    files = {str(file.relative_to(finished.folder)) for file in finished.folder.rglob("*.json*")}
+    records = {f"data/{name}.jsonl" for name in ("train", "validation", "test")}
+    assert {name for name in files if not name.startswith("model/")} - records == seen
+
+
+def test_the_card_of_the_model_tells_the_comparison_and_no_path_of_this_machine(finished: Run, data: Path) -> None:
+    card = ModelCard.load(finished.folder / "model" / "README.md")
+    comparison = finished.document("comparison.json")
+    measured = [*comparison["metrics"], *comparison["forgetting"]]
+    assert [(one.metric_name, one.metric_value) for one in card.data.eval_results] == [
+        (metric["label"], round(metric["tuned"], 6)) for metric in measured
+    ]
+    for metric, one in zip(measured, card.data.eval_results, strict=True):
+        assert one.metric_args["low"] == round(metric["low"], 6)
+        assert f"| {metric['label']} | {metric['base']:.3f} | {metric['tuned']:.3f} |" in card.text
+    assert comparison["sentence"] in card.text
+    assert f"| data | {data.name} |" in card.text
+    assert finished.document("data.json")["sha256"] in card.text
+    assert f"| weights of step | {finished.document('training.json')['kept_step']} |" in card.text
+    for place in (finished.folder.parent, data.parent, Path(sys.prefix), Path.home()):
+        assert str(place) not in str(card)
+    assert not re.search(r"(?<![\w<])[/~][\w.-]+/", str(card)), "an absolute path"
 
 
 def test_the_configuration_written_is_the_one_that_ran(finished: Run, tiny_llama: Path) -> None:

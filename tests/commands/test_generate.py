@@ -19,6 +19,7 @@ from tuneful.infer.generate import answer
 from tuneful.infer.session import LoadedModel, question
 from tuneful.judge.local import ModelJudge
 from tuneful.judge.questions import Question
+from tuneful.runs.schema import as_row
 from tuneful.types import Conversation, Turn
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,8 +59,8 @@ def whole_journal(speaker, output):
 def test_answers_are_written_in_order_and_the_journal_is_gone(speaker, tmp_path):
     output = tmp_path / "answers.jsonl"
     rows = answered(speaker, output)
-    assert [json.loads(line) for line in output.read_text().splitlines()] == rows
-    assert [row["source"] for row in rows] == [conversation.source for conversation in CONVERSATIONS]
+    assert [json.loads(line) for line in output.read_text().splitlines()] == [as_row(row) for row in rows]
+    assert [row.source for row in rows] == [conversation.source for conversation in CONVERSATIONS]
     assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
 
 

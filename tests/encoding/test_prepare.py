@@ -12,6 +12,7 @@ from tuneful.encoding.encode import Encoder, TextEncoder
 from tuneful.encoding.prepare import Dataset, describe, make_encoder, prepare_data
 from tuneful.encoding.template import find_template
 from tuneful.errors import DataError
+from tuneful.runs.schema import as_row
 
 ROWS = [{"instruction": f"Say {num}.", "input": "", "output": f"I say {num}."} for num in range(40)]
 
@@ -42,11 +43,11 @@ def test_rows_read_are_rows_used_and_rows_refused(tmp_path: Path, byte_tokenizer
     data, encoder, config = prepared(tmp_path, byte_tokenizer, rows)
     audit = describe(data, encoder, config)
     assert (data.num_read, data.num_used, len(data.refused)) == (43, 40, 3)
-    assert (audit["rows_read"], audit["rows_used"], audit["rows_refused"]) == (43, 40, 3)
-    assert sum(audit["split"][name] for name in ("train", "validation", "test")) == 40
+    assert (audit.rows_read, audit.rows_used, audit.rows_refused) == (43, 40, 3)
+    assert audit.split.train + audit.split.validation + audit.split.test == 40
     assert [row.raw for row in data.refused] == rows[40:]
-    assert audit["train_tokens"]["record"] == sum(map(len, data.train.examples))
-    json.dumps(audit, allow_nan=False)
+    assert audit.train_tokens.record == sum(map(len, data.train.examples))
+    json.dumps(as_row(audit), allow_nan=False)
 
 
 def test_a_file_of_records_that_are_all_too_long_names_the_first(tmp_path: Path, byte_tokenizer: Any) -> None:

@@ -21,7 +21,7 @@ from tuneful.encoding.prepare import Dataset, describe, make_encoder, prepare_da
 from tuneful.encoding.store import Selected, Store, StoreWriter
 from tuneful.errors import DataError
 from tuneful.model.load import load_model
-from tuneful.train.layout import Layout
+from tuneful.runs.schema import Layout
 from tuneful.train.loop import record_nll
 from tuneful.types import Example
 

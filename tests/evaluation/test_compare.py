@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneful.evaluation.compare import Comparison, as_dict, compare, gains, ratios
-from tuneful.evaluation.metric_comparison import MetricComparison, metric_verdict
+from tuneful.evaluation.compare import compare, gains, ratios
+from tuneful.evaluation.metric_comparison import metric_verdict
 from tuneful.evaluation.metric_specs import FORGETTING, METRICS, metric_spec
-from tuneful.evaluation.metrics import AnswerScores
 from tuneful.evaluation.statistics import resampled_differences
 from tuneful.evaluation.summary import summary_sentence
+from tuneful.runs.schema import AnswerScores, Comparison, MetricComparison, as_row
 
 SURFACE = [spec for spec in METRICS if spec.name != "judge_score"]
 """The metrics that need no judge."""
@@ -318,7 +318,7 @@ def test_ten_thousand_items_stay_within_their_memory() -> None:
 
 def test_the_comparison_survives_json() -> None:
     comparison = compare(*random_pair(10), num_resamples=100)
-    plain = as_dict(comparison)
+    plain = as_row(comparison)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert list(plain) == [
         "num_items", "confidence", "num_resamples", "seed", "headline", "reference_words", "caution", "metrics", "kinds",

@@ -19,13 +19,12 @@ from tuneful.evaluation.forgetting import (
     GeneralText,
     compare_forgetting,
     read_general,
-    score_of_row,
     score_passages,
     score_samples,
     write_samples,
 )
 from tuneful.model.load import load_model
-from tuneful.train.layout import Layout
+from tuneful.runs.schema import GeneralScore, Layout, as_row, read_strictly
 
 LAYOUT = Layout("trie", 4096)
 TEXTS = [GeneralText("one", "What is the capital of France?"), GeneralText("two", "naïve — 東京 <|im_end|> and more")]
@@ -136,7 +135,7 @@ def test_only_what_both_read_is_compared(tiny: Any, encoder: Any) -> None:
 def test_scores_survive_their_file(tiny: Any, encoder: Any) -> None:
     samples = write_samples(tiny.model, encoder, TEXTS, LAYOUT, seed=0)
     for score in (*score_passages(tiny.model, encoder, TEXTS, LAYOUT), *samples):
-        assert score_of_row(json.loads(json.dumps(score.row()))) == score
+        assert read_strictly(GeneralScore, json.loads(json.dumps(as_row(score))), "row") == score
 
 
 def test_a_users_text_is_read_by_paragraph_or_by_row(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneful.evaluation.metrics import AnswerScores, chrf, exact_match, rouge_l, score_answer, token_f1, word_tokens
+from tuneful.evaluation.metrics import chrf, exact_match, rouge_l, score_answer, token_f1, word_tokens
+from tuneful.runs.schema import AnswerScores
 
 METRICS = (token_f1, rouge_l, chrf)
 

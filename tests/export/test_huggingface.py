@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -26,14 +25,15 @@ from transformers import (
 )
 
 from tuneful.errors import ExportError
-from tuneful.export.huggingface import Card, save_model, verify_export, written_aside
+from tuneful.export.card import Card
+from tuneful.export.huggingface import save_model, verify_export, written_aside
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
 
 END, TURN = "<|endoftext|>", "<|im_end|>"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
 PROMPTS = [[1, 2, 3], list(range(40)), [256]]
-CARD = Card(facts={"records": "17", "note": "a | b"}, datasets=("owner/data",), license="apache-2.0")
+CARD = Card(facts={"records": "17", "note": "a | b"}, data=("owner/data",), license="apache-2.0")
 
 
 def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
@@ -186,23 +186,6 @@ def test_the_tokenizers_end_token_is_one_that_was_trained(tmp_path: Path) -> Non
     save(llama(), tmp_path / "model", stop_token_ids=[257])
     assert load_model(str(tmp_path / "model")).tokenizer.eos_token == TURN
     assert json.loads((tmp_path / "model" / "config.json").read_text())["eos_token_id"] == 257
-
-
-@pytest.mark.parametrize(
-    ("base_name", "expected"),
-    [(BUILTIN, "HuggingFaceTB/SmolLM2-135M-Instruct"), ("owner/model", "owner/model"), ("/home/me/model", None)],
-)
-def test_the_card_names_base_data_and_run(base_name: str, expected: str | None, tmp_path: Path) -> None:
-    save(llama(), tmp_path / "model", base_name=base_name)
-    _, front, body = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)
-    data = yaml.safe_load(front)
-    assert data.get("base_model") == expected
-    assert (data["pipeline_tag"], data["library_name"]) == ("text-generation", "transformers")
-    assert (data["datasets"], data["license"]) == (["owner/data"], "apache-2.0")
-    assert "tuneful" in data["tags"]
-    assert "| records | 17 |" in body
-    assert r"| note | a \| b |" in body
-    assert "/home" not in body
 
 
 # What is refused

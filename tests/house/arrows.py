@@ -55,8 +55,14 @@ def graph(source: Path) -> dict[str, set[str]]:
     }
 
 
+SCHEMA = "tuneful.runs.schema"
+"""What the files of a run folder hold: inside `runs/`, yet of the ground, for every room writes or reads some of them."""
+
+
 def room(module: str) -> str:
-    """The room of a module: the folder below the package, or the file itself at the top."""
+    """The room of a module: the folder below the package, or the file itself at the top; the schema is a room of its own."""
+    if module == SCHEMA or module.startswith(f"{SCHEMA}."):
+        return "schema"
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 

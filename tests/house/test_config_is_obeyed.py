@@ -29,7 +29,7 @@ from tuneful.errors import ConfigError, DataError, ModelError
 from tuneful.evaluation.compare import compare
 from tuneful.evaluation.forgetting import read_general
 from tuneful.evaluation.gate import check_gate, parse_gate
-from tuneful.evaluation.metrics import AnswerScores, score_answer
+from tuneful.evaluation.metrics import score_answer
 from tuneful.infer.generate import answer
 from tuneful.judge.backends import NoReplyError, OllamaBackend
 from tuneful.judge.calibrate import num_calibration_questions
@@ -39,9 +39,10 @@ from tuneful.judge.questions import Question, load_prompt
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
+from tuneful.runs.schema import AnswerScores, Evaluation, Step
 from tuneful.train.distributed import choose_strategy
 from tuneful.train.layout import choose_layout, set_dropout
-from tuneful.train.loop import Evaluation, Step, Training
+from tuneful.train.loop import Training
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Conversation, Example, Turn
 

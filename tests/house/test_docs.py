@@ -13,6 +13,7 @@ from tuneful import cli
 from tuneful.audit.findings import KINDS
 from tuneful.config import all_keys, load_config
 from tuneful.config.reference import reference
+from tuneful.runs.schema.reference import reference as schema_reference
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "tuneful"
@@ -43,6 +44,11 @@ TUNEFUL_COMMANDS = [
 def test_the_configuration_page_is_the_one_that_the_code_makes() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == reference(), "run: python -m tuneful.config.reference > docs/configuration.md"
+
+
+def test_the_page_of_the_run_folder_is_the_one_that_the_schema_makes() -> None:
+    page = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    assert page == schema_reference(), "run: python -m tuneful.runs.schema.reference > docs/run-folder.md"
 
 
 def options(verb: str) -> set[str]:

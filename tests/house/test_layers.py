@@ -23,7 +23,8 @@ from tuneful import cli
 SOURCE = Path(tuneful.__file__).parent
 FILES = arrows.modules(SOURCE)
 MODULES = sorted(FILES)
-GROUND = ("errors", "types", "config", "console", "files", "signals", "numbers")
+GROUND = ("errors", "types", "config", "console", "files", "signals", "numbers", "schema")
+"""Whatever anybody may import. `schema` is `runs/schema/`, the one part of a room that is of the ground (`arrows.SCHEMA`)."""
 ORDER = (
     ("data",),
     ("encoding",),
@@ -70,6 +71,12 @@ def test_imports_point_down(module: str) -> None:
         assert own == other or LEVELS[other] < LEVELS[own] or {own, other} <= set(GROUND), (
             f"{module} imports {imported}"
         )
+
+
+def test_the_schema_of_a_run_folder_is_of_the_ground_and_the_rest_of_its_room_is_not() -> None:
+    found = {name for name in MODULES if arrows.room(name) == "schema"}
+    assert found == {name for name in MODULES if name.startswith(arrows.SCHEMA)}
+    assert LEVELS["schema"] < LEVELS["data"] < LEVELS[arrows.room("tuneful.runs.folder")]
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -65,6 +65,17 @@ WORDS = (
 )
 KEPT = {
     "src/tuneful/config/names.py": {"data.format", "tokenizer"},
+    "src/tuneful/runs/schema/names.py": {
+        "finish_reason",
+        "outlier score, possible label errors",
+        "KL to base",
+        "stopped at its end token",
+        "fix",
+        "special_token_texts",
+        "boundary_tokenization",
+        "double_bos",
+        "prompt_mismatch",
+    },
 }
 """Files that hold an old word in order to refuse or translate it, each with what the words are called now."""
 

@@ -15,11 +15,12 @@ from tests.judge.test_verdicts import Scripted
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import DataError
-from tuneful.judge.calibrate import Calibration, calibrate
+from tuneful.judge.calibrate import calibrate
 from tuneful.judge.client import AskResult, NoReply, Reply
 from tuneful.judge.probes import injections, padded
 from tuneful.judge.questions import Item, Question
 from tuneful.judge.verdicts import ReplyCache
+from tuneful.runs.schema import Calibration
 
 ITEMS = [
     Item(f"t:{n}", f"Name the capital of country {n}.", f"It is city {n}, on the river.", f"City {n}?")

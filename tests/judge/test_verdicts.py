@@ -17,7 +17,8 @@ from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError
 from tuneful.judge.client import AskResult, NoReply, OnResult, Reply
 from tuneful.judge.questions import Item, Question
-from tuneful.judge.verdicts import ReplyCache, ask_cached, judge_items, summarise, verdict_row
+from tuneful.judge.verdicts import ReplyCache, ask_cached, judge_items, score_row, summarise
+from tuneful.runs.schema import as_row
 from tuneful.types import Verdict
 
 ITEMS = [
@@ -51,7 +52,7 @@ def judged(judge: Scripted, folder: Path, items: Sequence[Item] = ITEMS, **setti
 
 def test_every_item_has_one_verdict_in_order_with_its_source(tmp_path: Path) -> None:
     verdicts = judged(Scripted(scoring(85)), tmp_path)
-    assert [verdict_row(verdict) for verdict in verdicts] == [
+    assert [as_row(score_row(verdict)) for verdict in verdicts] == [
         {
             "source": item.source,
             "judge": "scripted",

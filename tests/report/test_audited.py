@@ -10,6 +10,7 @@ import pytest
 
 from tuneful.report.audited import view_findings
 from tuneful.report.build import build_report
+from tuneful.runs.schema import DataDocument, read_loosely
 
 
 def text_of(html: str) -> str:
@@ -37,5 +38,6 @@ def test_a_clean_set_is_said_to_be_clean(run_folder: Any) -> None:
 
 @pytest.mark.parametrize("audit", [{}, {"rows_read": 3}])
 def test_a_run_without_a_check_is_silent_about_it(audit: dict[str, Any]) -> None:
-    assert view_findings(audit) is None
-    assert view_findings({"findings": None}) is not None
+    assert view_findings(read_loosely(DataDocument, audit)) is None
+    assert view_findings(None) is None
+    assert view_findings(read_loosely(DataDocument, {**audit, "findings": []})) is not None

@@ -12,9 +12,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from engine import tiny_model, train_config
+from tuneful.runs.schema import Evaluation, Layout, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, full_tensor, joined_group, shard
-from tuneful.train.layout import Layout
-from tuneful.train.loop import Evaluation, Step, Training, TrainingState, mean_loss
+from tuneful.train.loop import Training, mean_loss
 from tuneful.train.loss import use_trie_attention
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Example

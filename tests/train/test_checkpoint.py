@@ -21,6 +21,7 @@ from tests.engine import TRIE, random_records, tiny_model, train_config
 
 from tuneful import files
 from tuneful.errors import CheckpointError
+from tuneful.runs.schema import Step, TrainingState
 from tuneful.train import checkpoint
 from tuneful.train.checkpoint import (
     Checkpoint,
@@ -31,7 +32,7 @@ from tuneful.train.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from tuneful.train.loop import Step, Training, TrainingState
+from tuneful.train.loop import Training
 from tuneful.train.optimizer import AdamW
 
 

@@ -10,10 +10,10 @@ from tests.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_m
 
 from tuneful.batch.order import all_steps
 from tuneful.errors import CheckpointError, OutOfMemoryError, TunefulError
+from tuneful.runs.schema import Evaluation, Layout, Notice, Step, TrainingState
 from tuneful.train import loop
 from tuneful.train.checkpoint import check_finite
-from tuneful.train.layout import Layout
-from tuneful.train.loop import Evaluation, Notice, Step, Training, TrainingState, mean_loss, record_nll
+from tuneful.train.loop import Training, mean_loss, record_nll
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer
 
@@ -322,7 +322,7 @@ def test_a_loss_that_jumps_is_told_once():
             notices.append(event)
         if isinstance(event, Step) and event.step in (20, 21):  # for one step the head is turned around
             model.get_output_embeddings().weight.data.mul_(-4 if event.step == 20 else -0.25)
-    assert [(notice.step, notice.kind) for notice in notices] == [(21, "spike")]
+    assert [(notice.step, notice.notice) for notice in notices] == [(21, "spike")]
     assert "the loss jumped to" in notices[0].sentence
 
 

@@ -10,37 +10,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from tuneful.audit.cross_checks import UNDIVIDED, Cluster, CrossChecks, PromptSketches
+from tuneful.audit.cross_checks import UNDIVIDED, CrossChecks, PromptSketches
 from tuneful.audit.findings import Finding
-from tuneful.audit.lengths import Histogram, Spread
+from tuneful.audit.lengths import length_histogram, summarize_lengths
 from tuneful.audit.scan import AuditedRow, Scan
 from tuneful.config import Config
 from tuneful.data.duplicates import Sketches
 from tuneful.data.read import Record, SkippedRow
 from tuneful.data.split import SIDE_NAMES, Sides, normal_prompt
 from tuneful.encoding.encode import Encoder
+from tuneful.runs.schema import Cluster, DataDocument, Histogram, LengthSummary, as_row
 from tuneful.types import Conversation, Example
 
 __all__ = ["Audit", "AuditedRow", "audit", "audit_sides"]
-
-_IN_THE_REPORT = (
-    "lengths",
-    "length_histogram",
-    "findings",
-    "num_findings",
-    "clusters",
-    "turns",
-    "languages",
-    "scripts",
-    "tasks",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +46,7 @@ class Audit:
     num_used: int
     num_refused: int
     unit: str
-    lengths: Mapping[str, Spread]
+    lengths: Mapping[str, LengthSummary]
     histogram: Histogram
     num_units: int
     num_trained: int | None
@@ -78,10 +67,20 @@ class Audit:
         """Findings that are no mere notes."""
         return sum(finding.kind.severity == "finding" for finding in self.findings)
 
-    def for_report(self) -> dict[str, Any]:
-        """What data.json of a run folder holds beside the figures of training."""
-        document = self.as_dict(max_sources=0)
-        return {key: document[key] for key in _IN_THE_REPORT}
+    def added_to(self, document: DataDocument) -> DataDocument:
+        """The data.json of a run, with what was found."""
+        return replace(
+            document,
+            lengths=self.lengths,
+            length_histogram=self.histogram,
+            findings=tuple(finding.summary() for finding in self.findings),
+            num_findings=self.num_findings,
+            clusters=self.clusters,
+            turns=self.turns,
+            languages=self.languages,
+            scripts=self.scripts,
+            tasks=self.tasks,
+        )
 
     def as_dict(self, max_sources: int = 1000) -> dict[str, Any]:
         """For `check --json`; each finding lists the first `max_sources` of its places."""
@@ -90,8 +89,8 @@ class Audit:
             "rows_used": self.num_used,
             "rows_refused": self.num_refused,
             "unit": self.unit,
-            "lengths": {name: asdict(spread) for name, spread in self.lengths.items()},
-            "length_histogram": self.histogram.as_dict(),
+            "lengths": {name: as_row(summary) for name, summary in self.lengths.items()},
+            "length_histogram": as_row(self.histogram),
             f"num_{self.unit}": self.num_units,
             "num_trained": self.num_trained,
             "num_ended": self.num_ended,
@@ -103,7 +102,7 @@ class Audit:
             "prompt": {"source": self.prompt_source, "text": self.prompt},
             "num_findings": self.num_findings,
             "findings": [finding.as_dict(max_sources) for finding in self.findings],
-            "clusters": [asdict(cluster) for cluster in self.clusters],
+            "clusters": [as_row(cluster) for cluster in self.clusters],
         }
 
 
@@ -155,8 +154,8 @@ def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...]) -> Audit:
         num_used=len(records),
         num_refused=scan.num_read - len(records),
         unit="tokens" if scan.preflight else "words",
-        lengths={name: Spread.of(values) for name, values in lengths.items()} if len(records) else {},
-        histogram=Histogram.of(records),
+        lengths={name: summarize_lengths(values) for name, values in lengths.items()} if len(records) else {},
+        histogram=length_histogram(records),
         num_units=int(records.sum()),
         num_trained=scan.num_trained if scan.preflight else None,
         num_ended=scan.preflight.num_ended if scan.preflight else None,

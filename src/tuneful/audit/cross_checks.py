@@ -20,6 +20,7 @@ from tuneful.config import Config
 from tuneful.data.duplicates import Rows, Sketches, clusters_of, groups_of_equal
 from tuneful.data.split import SIDE_NAMES, TRAIN, Sides, grouped_sides, split_sides
 from tuneful.errors import DataError
+from tuneful.runs.schema import Cluster
 
 NUM_CLUSTERS = 100
 """Clusters of near duplicates that are listed."""
@@ -30,14 +31,6 @@ UNDIVIDED = -1
 _SHORT_ANSWER_WORDS = 8
 _RATIO = 40.0
 _MIN_RATIOS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Records whose prompts nearly agree, in file order; `similarity` is the least with which one joined."""
-
-    sources: tuple[str, ...]
-    similarity: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

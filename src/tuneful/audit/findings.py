@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tuneful.runs.schema import Case, FindingSummary, as_row
+
 NUM_CASES = 3
 """Examples that each finding shows."""
 
@@ -29,14 +31,6 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One place where a finding was made: `source` is its `file:line`, `text` a line of what stands there."""
-
-    source: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
     """All places of one kind: `sources` in file order, the first few with their text as `cases`."""
 
@@ -49,20 +43,16 @@ class Finding:
         """Number of records."""
         return len(self.sources)
 
-    def as_dict(self, max_sources: int = 0) -> dict[str, Any]:
-        """For JSON: name, severity, count, cases, harm and advice; the first `max_sources` places, if any are wanted."""
+    def summary(self) -> FindingSummary:
+        """What data.json of a run folder holds of it."""
         kind = self.kind
-        document: dict[str, Any] = {
-            "name": kind.name,
-            "severity": kind.severity,
-            "title": kind.title,
-            "count": self.count,
-            "cases": [{"source": case.source, "text": case.text} for case in self.cases],
-            "why": kind.why,
-            "advice": kind.advice,
-            "fix": kind.fix,
-        }
-        return {**document, "sources": list(self.sources[:max_sources])} if max_sources else document
+        return FindingSummary(
+            kind.name, kind.severity, kind.title, self.count, self.cases, kind.why, kind.advice, kind.fix
+        )
+
+    def as_dict(self, max_sources: int) -> dict[str, Any]:
+        """For `check --json`: the summary, and the first `max_sources` places."""
+        return {**as_row(self.summary()), "sources": list(self.sources[:max_sources])}
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ OUTPUT/comparison.json   OUTPUT/answers/{base,tuned}.jsonl   OUTPUT/data/test.js
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,23 +18,30 @@ if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
-    from tuneful.evaluation.compare import Comparison
-    from tuneful.evaluation.gate import GateOutcome
+    from tuneful.runs.schema import Comparison, GateOutcome
 
 _NUM_CHANGED_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonResult:
-    """B (`tuned`) against A (`base`): the comparison, the document of comparison.json, and the result of each gate condition.
-
-    `report` is the page, where an output folder was named.
-    """
+    """B (`tuned`) against A (`base`), with every item and the result of each gate condition; `report` is the page, where an
+    output folder was named."""
 
     comparison: Comparison
-    document: dict[str, Any]
-    gate: tuple[GateOutcome, ...] = ()
     report: Path | None = None
+
+    @property
+    def gate(self) -> tuple[GateOutcome, ...]:
+        """The result of each condition of the gate."""
+        return self.comparison.gate or ()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What comparison.json holds, and `--json` prints."""
+        from tuneful.runs.schema import as_row
+
+        return as_row(self.comparison)
 
 
 def compare(
@@ -56,9 +62,10 @@ def compare(
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import pair, read_answered
-    from tuneful.evaluation.document import compare_models, comparison_document
+    from tuneful.evaluation.document import compare_models, with_items
     from tuneful.evaluation.gate import parse_gate
     from tuneful.evaluation.tables import apply_gate, show_comparison
+    from tuneful.runs.schema import ComparedSides
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
     conditions = parse_gate(config.report.gate)
@@ -66,15 +73,14 @@ def compare(
     pairing = pair(before, after)
     kinds = [one.kind for one in pairing.tuned]
     base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
-    comparison = compare_models(config, base, tuned, kinds, before.general, after.general)
-    document = comparison_document(
-        comparison,
+    comparison = with_items(
+        compare_models(config, base, tuned, kinds, before.general, after.general),
         sources=[one.source for one in pairing.tuned],
         references=[one.reference for one in pairing.tuned],
         kinds=kinds,
         base=base,
         tuned=tuned,
-        names={"base": before.name, "tuned": after.name},
+        names=ComparedSides(before.name, after.name),
     )
     terminal.heading("Compared")
     terminal.facts(
@@ -83,13 +89,13 @@ def compare(
             "B": _counted(after, len(pairing.tuned), pairing.num_only_tuned),
         }
     )
-    show_comparison(comparison, document["sentence"], terminal, ("A", "B"))
-    _show_changed_most(document, pairing, terminal)
-    gate = apply_gate(conditions, comparison, document, terminal)
-    report = _write(output, pairing, config, document) if output is not None else None
+    show_comparison(comparison, terminal, ("A", "B"))
+    _show_changed_most(comparison, pairing, terminal)
+    comparison = apply_gate(conditions, comparison, terminal)
+    report = _write(output, pairing, config, comparison) if output is not None else None
     if report is not None:
         terminal.say(f"written: {report}")
-    return ComparisonResult(comparison, document, tuple(gate), report)
+    return ComparisonResult(comparison, report)
 
 
 def compare_command(
@@ -121,13 +127,13 @@ def _counted(side: AnsweredSet, num_compared: int, num_left: int) -> str:
     return f"{side.name}: {len(side.items)} answers = {num_compared} compared{left or ' + 0 left out'}"
 
 
-def _show_changed_most(document: Mapping[str, Any], pairing: Pairing, terminal: Terminal) -> None:
+def _show_changed_most(comparison: Comparison, pairing: Pairing, terminal: Terminal) -> None:
     """Print the answers with the largest losses and the largest gains, one line a side."""
     changed = sorted(
         (
-            (item["gain"], before, after)
-            for item, before, after in zip(document["items"], pairing.base, pairing.tuned, strict=True)
-            if item["gain"]
+            (item.gain, before, after)
+            for item, before, after in zip(comparison.items or (), pairing.base, pairing.tuned, strict=True)
+            if item.gain
         ),
         key=lambda one: one[0],
     )
@@ -148,9 +154,10 @@ def _line(text: str, terminal: Terminal) -> str:
     return line if len(line) <= room else line[: room - 4] + " ..."
 
 
-def _write(output: Path, pairing: Pairing, config: Config, document: Mapping[str, Any]) -> Path:
+def _write(output: Path, pairing: Pairing, config: Config, comparison: Comparison) -> Path:
     from tuneful.report.build import build_report
     from tuneful.runs.folder import RunDir
+    from tuneful.runs.schema import AnswerRow
 
     run = RunDir(output)
     try:
@@ -158,22 +165,15 @@ def _write(output: Path, pairing: Pairing, config: Config, document: Mapping[str
         for name, side in (("base", pairing.base), ("tuned", pairing.tuned)):
             # Both under B's sources: the page joins them by source, and A's sources may name another file.
             rows = zip(side, pairing.tuned, strict=True)
-            run.write_rows(f"answers/{name}.jsonl", (_answer_row(one, other.source) for one, other in rows))
-        run.write_rows("data/test.jsonl", map(_test_row, pairing.tuned))
-        run.write_json("comparison.json", document)
+            answers = (
+                AnswerRow(other.source, one.prompt, one.text, one.finish_reason, one.num_tokens) for one, other in rows
+            )
+            run.write_rows(f"answers/{name}.jsonl", answers)
+        run.write_records("data/test.jsonl", map(_test_row, pairing.tuned))
+        run.write_document("comparison.json", comparison)
         return build_report(run.path)
     finally:
         run.close()
-
-
-def _answer_row(one: Answered, source: str) -> dict[str, Any]:
-    return {
-        "source": source,
-        "prompt": one.prompt,
-        "text": one.text,
-        "finish_reason": one.finish_reason,
-        "num_tokens": one.num_tokens,
-    }
 
 
 def _test_row(one: Answered) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +21,10 @@ from tuneful.files import write_json
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
-    from tuneful.judge.agreement import Agreement
-    from tuneful.judge.calibrate import Calibration, CalibrationFigure
     from tuneful.judge.client import Judge
     from tuneful.judge.items import AnswerSet
     from tuneful.judge.verdicts import ReplyCache
+    from tuneful.runs.schema import Agreement, Calibration, CalibrationFigure, EvaluationDocument
     from tuneful.types import Verdict
 
 
@@ -33,18 +32,21 @@ if TYPE_CHECKING:
 class EvaluationResult:
     """The verdicts on each set of answers by its name, in the order of its items, and their summary.
 
-    `document` is what evaluation.json of `folder` holds; `calibration` is what probes found out about the judge, where that
+    `summary` is what evaluation.json of `folder` holds; `calibration` is what probes found out about the judge, where that
     was asked for.
     """
 
     folder: Path
     verdicts: Mapping[str, list[Verdict]]
-    document: dict[str, Any]
+    summary: EvaluationDocument
     calibration: Calibration | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
-        return self.document if self.calibration is None else {**self.document, "calibration": asdict(self.calibration)}
+        from tuneful.runs.schema import as_row
+
+        calibration = {} if self.calibration is None else {"calibration": as_row(self.calibration)}
+        return {**as_row(self.summary), **calibration}
 
 
 def evaluate(
@@ -70,6 +72,7 @@ def evaluate(
     from tuneful.judge.local import open_judge, resolve_settings
     from tuneful.judge.questions import load_prompt
     from tuneful.judge.run import answer_sets, evaluation_document, judge_sets, load_judge_model, open_cache
+    from tuneful.runs.schema import as_row
 
     answers, config, terminal = Path(answers), config or Config(), terminal or Terminal(quiet=True)
     settings = resolve_settings(config.judge)
@@ -82,14 +85,14 @@ def evaluate(
     with open_cache(folder) as cache:
         calibration = _calibrated(sets[-1], judge, config, cache, folder, terminal) if calibrate else None
         verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
-    document = evaluation_document(judge, config, verdicts, terminal)
+    summary = evaluation_document(judge, config, verdicts, terminal)
     if people is not None:
         agreement = agree(verdicts[sets[-1].name], people, config.report.confidence)
-        document["agreement"] = asdict(agreement)
+        summary = replace(summary, agreement=agreement)
         _show_agreement(agreement, terminal)
-    write_json(folder / "evaluation.json", document)
+    write_json(folder / "evaluation.json", as_row(summary))
     _check_anything_scored(judge, verdicts)
-    return EvaluationResult(folder, verdicts, document, calibration)
+    return EvaluationResult(folder, verdicts, summary, calibration)
 
 
 def evaluate_command(
@@ -148,6 +151,7 @@ def _calibrated(
 ) -> Calibration:
     """Calibrate the judge with the items of `judged`; the result is printed and written as calibration.json."""
     from tuneful.judge.calibrate import calibrate, in_words, num_calibration_questions
+    from tuneful.runs.schema import as_row
 
     settings = config.judge
     total = num_calibration_questions(len(judged.items), settings)
@@ -161,7 +165,7 @@ def _calibrated(
             seed=config.train.seed,
             advance=advance,
         )
-    write_json(folder / "calibration.json", asdict(found))
+    write_json(folder / "calibration.json", as_row(found))
     terminal.heading(f"Can {found.judge} judge? {found.num_items} items, {found.num_questions} questions")
     rows = [[figure.label, in_words(figure), _interval(figure), figure.wanted] for figure in found.figures]
     terminal.table(["", "", f"{config.report.confidence:.0%} interval", "wanted"], rows)

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from tuneful.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.runs.schema import AnswerRow
     from tuneful.types import Answer, Conversation
 
 
@@ -41,7 +42,7 @@ def generate(
 
 def generate_file(
     data: str, output: Path, *, config: Config | None = None, terminal: Terminal | None = None
-) -> list[dict[str, Any]]:
+) -> list[AnswerRow]:
     """The model's answers to every record of `data`, written to `output` as JSONL; its rows.
 
     What an earlier process has answered of the same request is taken as it is. Raises ConfigError where `output` is there.
@@ -95,6 +96,7 @@ def generate_command(
     from tuneful.console import Terminal, pieces_to_stdout, to_stdout
     from tuneful.infer.file import answer_row
     from tuneful.infer.session import LoadedModel, question
+    from tuneful.runs.schema import as_row
 
     settings = configuration(config, overrides, {"model.name_or_path": model})
     terminal = Terminal(quiet=quiet)
@@ -114,7 +116,7 @@ def generate_command(
     asked = question("", (), prompt if prompt is not None else _standard_input(), input_text)
     loaded = LoadedModel.load(settings, terminal.say)
     if as_json:
-        to_stdout(json.dumps(answer_row(loaded.answer([asked])[0]), ensure_ascii=False))
+        to_stdout(json.dumps(as_row(answer_row(loaded.answer([asked])[0])), ensure_ascii=False))
     else:
         pieces_to_stdout(loaded.stream(asked))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -172,10 +172,12 @@ def _work(
 
 
 def _as_document(result: JobResult) -> dict[str, Any]:
-    from tuneful.evaluation.compare import as_dict
+    from tuneful.runs.schema import as_row
 
-    document = {name: str(value) for name, value in asdict(result).items() if isinstance(value, Path)}
-    return {**document, "comparison": as_dict(result.comparison) if result.comparison else None}
+    places = {"path": str(result.path), "report": str(result.report), "model": str(result.model)}
+    comparison = result.comparison  # its figures alone: comparison.json lists the items behind them
+    figures = replace(comparison, sentence=None, items=None, gate=None) if comparison else None
+    return {**places, "comparison": as_row(figures) if figures else None}
 
 
 def _request(

@@ -135,7 +135,8 @@ def _encoded(records: Sequence[Record], config: Config) -> list[ShownRecord]:
 
 
 def _document(one: ShownRecord) -> dict[str, Any]:
-    from tuneful.encoding.show import as_dicts
+    from tuneful.encoding.show import as_tokens
+    from tuneful.runs.schema import as_row
 
     if one.refused is not None:
         return {"source": one.source, "refused": one.refused}
@@ -143,7 +144,7 @@ def _document(one: ShownRecord) -> dict[str, Any]:
         "source": one.source,
         "num_tokens": len(one.tokens),
         "num_trained": one.num_trained,
-        "tokens": as_dicts(one.tokens),
+        "tokens": [as_row(token) for token in as_tokens(one.tokens)],
     }
 
 

@@ -5,7 +5,6 @@ A key that another trainer spells otherwise, or that had another name here befor
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -54,17 +53,19 @@ def all_keys() -> list[str]:
     return [f"{name}.{key}" for name, section in Config().model_dump().items() for key in section]
 
 
-def translated(sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def translated(sections: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of a configuration that was written before some names were changed, under the names that hold now."""
-    values = copy.deepcopy(dict(sections))
-    for old, new in RENAMED_KEYS.items():
-        (section, key), (new_section, new_key) = old.split("."), new.split(".")
-        if key in values.get(section, {}):
-            values.setdefault(new_section, {})[new_key] = values[section].pop(key)
-    for dotted, renamed in RENAMED_VALUES.items():
-        section, key = dotted.split(".")
-        if (value := values.get(section, {}).get(key)) in renamed:
-            values[section][key] = renamed[value]
+    values: dict[str, Any] = {}
+    for name, section in sections.items():
+        if not isinstance(section, Mapping):
+            values[name] = section
+            continue
+        values.setdefault(name, {})
+        for key, value in section.items():
+            dotted = RENAMED_KEYS.get(f"{name}.{key}", f"{name}.{key}")
+            new_section, _, new_key = dotted.partition(".")
+            renamed = RENAMED_VALUES.get(dotted, {})
+            values.setdefault(new_section, {})[new_key] = renamed.get(value, value) if isinstance(value, str) else value
     return values
 
 

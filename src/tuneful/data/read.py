@@ -21,6 +21,7 @@ from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
 from tuneful.data.text_files import text_rows
 from tuneful.errors import DataError
+from tuneful.runs.schema import SkippedRow
 from tuneful.types import Conversation
 
 _FIRST_ROWS = 10_000
@@ -40,15 +41,6 @@ class Record:
     def source(self) -> str:
         """`file:line` of the row."""
         return self.conversation.source
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedRow:
-    """A row that cannot be used: where it stands, why not, and as much of it as could be read."""
-
-    source: str
-    reason: str
-    raw: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,18 @@ def _find(name: str) -> list[Place]:
         if not matches:
             raise DataError(f"{name}: no file matches this pattern")
         return [Place(match, Path(match)) for match in matches]
-    if hub.looks_like_an_id(name):
+    if dataset_id(name) is not None:
         return [Place(shown, path) for shown, path in hub.fetch(name)]
     raise DataError(
         f"{path}: no such file. Give a file of records (JSON, JSONL, CSV, Parquet, Arrow), a pattern, `-` for standard "
         "input, a Hub id (owner/name), or `starter` for the built-in data"
     )
+
+
+def dataset_id(name: str) -> str | None:
+    """The id of the Hub data set that `name` means, without its split; None where it means something else."""
+    is_local = name in (STARTER, STANDARD_INPUT) or os.path.lexists(Path(name).expanduser()) or glob.has_magic(name)
+    return None if is_local or not hub.looks_like_an_id(name) else name.partition(":")[0]
 
 
 def sha256_of(places: Sequence[Place]) -> str | None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,10 @@ from tuneful.data.sources import sha256_of
 from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.encode import Encoder, TextEncoder
-from tuneful.encoding.show import as_dicts, shown_tokens
+from tuneful.encoding.show import as_tokens, shown_tokens
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.errors import DataError
+from tuneful.runs.schema import DataDocument, ShownExample, SkippedPlace, Split, TokenCounts
 from tuneful.types import Conversation, Example
 
 if TYPE_CHECKING:
@@ -306,40 +307,32 @@ def _check_any_record(file: DataFile | DataStream, num_records: int, skipped: Se
         raise DataError(f"{file.name}: no record is left to use; the first skipped row: {first.source}: {first.reason}")
 
 
-def describe(dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
-    """The data set in numbers: what data.json of a run folder holds beside the audit's figures."""
+def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument:
+    """The data set in numbers: what data.json of a run folder holds, but for what a check finds in it."""
     train, sizes = dataset.train.examples, dataset.train.sizes
-    return {
-        "source": dataset.file.name,
-        "sha256": dataset.file.sha256,
-        "rows_read": dataset.num_read,
-        "rows_used": dataset.num_used,
-        "rows_refused": len(dataset.refused),
-        "refused": [{"source": row.source, "reason": row.reason} for row in dataset.refused[:_MAX_LISTED]],
-        "split": {
-            "method": config.data.split,
-            "train": len(dataset.train),
-            "validation": len(dataset.validation),
-            "test": len(dataset.test),
-        },
-        "template": encoder.text.template.name,
-        "train_on": config.data.train_on,
-        "prompt_weight": config.data.resolved_prompt_weight,
-        "max_length": config.data.max_length,
-        "num_cut": int(sizes.cut.sum()),
-        "num_input_cut": int((sizes.num_input_cut > 0).sum()),
-        "cut": [dataset.train.records[index].source for index in _cut(sizes)[:_MAX_LISTED]],
-        "special_token_texts": dict(dataset.special_token_texts.most_common()),
-        "train_turns": config.data.train_turns,
-        "train_tokens": {
-            "record": int(sizes.num_tokens.sum()),
-            "trained": int(sizes.num_trained.sum()),
-        },
-        "shown": [
-            {"source": example.source, "tokens": as_dicts(shown_tokens(example, encoder.text))}
+    return DataDocument(
+        source=dataset.file.name,
+        sha256=dataset.file.sha256,
+        rows_read=dataset.num_read,
+        rows_used=dataset.num_used,
+        rows_refused=len(dataset.refused),
+        refused=tuple(SkippedPlace(skipped.source, skipped.reason) for skipped in dataset.refused[:_MAX_LISTED]),
+        split=Split(config.data.split, len(dataset.train), len(dataset.validation), len(dataset.test)),
+        template=encoder.text.template.name,
+        train_on=config.data.train_on,
+        prompt_weight=config.data.resolved_prompt_weight,
+        max_length=config.data.max_length,
+        num_cut=int(sizes.cut.sum()),
+        num_input_cut=int((sizes.num_input_cut > 0).sum()),
+        cut=tuple(dataset.train.records[index].source for index in _cut(sizes)[:_MAX_LISTED]),
+        special_token_texts=dict(dataset.special_token_texts.most_common()),
+        train_turns=config.data.train_turns,
+        train_tokens=TokenCounts(record=int(sizes.num_tokens.sum()), trained=int(sizes.num_trained.sum())),
+        shown=tuple(
+            ShownExample(example.source, as_tokens(shown_tokens(example, encoder.text)))
             for example in train[:NUM_SHOWN]
-        ],
-    }
+        ),
+    )
 
 
 def _cut(sizes: Sizes) -> list[int]:

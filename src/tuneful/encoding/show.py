@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
-from typing import Any
 
 from rich.text import Text
 
 from tuneful.encoding.encode import TextEncoder
+from tuneful.runs.schema import Token
 from tuneful.types import Example
 
 
@@ -97,9 +97,9 @@ def bracketed(tokens: Sequence[ShownToken]) -> str:
     return "".join(_brackets(tokens))
 
 
-def as_dicts(tokens: Sequence[ShownToken]) -> list[dict[str, Any]]:
-    """For data.json: text, weight and special of each token."""
-    return [{"text": token.text, "weight": token.weight, "special": token.special} for token in tokens]
+def as_tokens(tokens: Sequence[ShownToken]) -> tuple[Token, ...]:
+    """As data.json and `tuneful show --json` hold them."""
+    return tuple(Token(token.text, token.weight, token.special) for token in tokens)
 
 
 def as_page(records: Sequence[ShownRecord], *, title: str) -> str:

@@ -11,6 +11,7 @@ scores (scores/), the loss on general text (general/).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from typing import Any
 
 from tuneful.config import DataConfig
 from tuneful.errors import DataError
-from tuneful.evaluation.answers import AnswerRow, jsonl_rows, read_answer_rows, run_of, task_text
-from tuneful.evaluation.forgetting import GeneralScore, score_of_row
-from tuneful.evaluation.metrics import AnswerScores, score_answer
+from tuneful.evaluation.answers import AnsweredRecord, jsonl_rows, read_answer_rows, run_of, task_text
+from tuneful.evaluation.metrics import score_answer
+from tuneful.runs.schema import AnswerScores, GeneralScore, JudgeScore, ReferenceLoss, read_loosely, read_strictly
 
 KIND_KEYS = ("kind", "category", "task_type", "task", "type")
 """The keys under which a record may name its kind of task; the first that holds a short text counts."""
@@ -85,7 +86,8 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     if (run := run_of(path)) is None:
         return AnsweredSet(name, tuple(map(_answered, rows)), ())
     likelihoods = _likelihoods(run, path.stem)
-    judged = {str(row.get("source")): row.get("score") for _, row in jsonl_rows(run / "scores" / path.name) or ()}
+    scores = (read_loosely(JudgeScore, row) for _, row in jsonl_rows(run / "scores" / path.name) or ())
+    judged = {one.source: one.score for one in scores}
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
     return AnsweredSet(name, tuple(items), tuple(_general(run / "general" / path.name)))
 
@@ -118,24 +120,23 @@ def _keyed(items: Sequence[Answered]) -> list[tuple[Hashable, Answered]]:
 
 
 def _answered(
-    given: AnswerRow,
+    given: AnsweredRecord,
     reference_nll: float | None = None,
     reference_tokens: int | None = None,
     judge_score: float | None = None,
 ) -> Answered:
-    finish_reason = str(given.row.get("finish_reason", ""))
     return Answered(
         source=given.source,
         prompt=task_text(given.record.conversation),
         reference=given.reference,
         text=given.text,
-        finish_reason=finish_reason,
-        num_tokens=given.row.get("num_tokens"),
+        finish_reason=given.finish_reason,
+        num_tokens=given.num_tokens,
         kind=kind_of(given.record.raw),
         scores=score_answer(
             given.text,
             given.reference,
-            ended=finish_reason == "stop" if finish_reason else None,
+            ended=given.finish_reason == "stop" if given.finish_reason else None,
             reference_nll=reference_nll,
             reference_tokens=reference_tokens,
             judge_score=judge_score,
@@ -146,14 +147,15 @@ def _answered(
 def _likelihoods(run: Path, side: str) -> dict[str, tuple[float | None, int | None]]:
     """Summed nll and number of tokens of each reference under the model of this side, by source; empty where unknown."""
     rows = jsonl_rows(run / "answers" / f"{side}-references.jsonl") or ()
-    return {str(row.get("source")): (row.get("nll"), row.get("num_tokens")) for _, row in rows}
+    losses = (read_loosely(ReferenceLoss, row) for _, row in rows)
+    return {one.source: (one.nll, one.num_tokens) for one in losses if math.isfinite(one.nll) and one.num_tokens}
 
 
 def _general(path: Path) -> Iterable[GeneralScore]:
     for line, row in jsonl_rows(path) or ():
         try:
-            yield score_of_row(row)
-        except TypeError:
+            yield read_strictly(GeneralScore, row, f"{path}:{line}")
+        except DataError:
             raise DataError(
                 f"{path}:{line}: is not what a run writes there; remove the file to compare without it"
             ) from None

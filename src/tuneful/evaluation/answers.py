@@ -18,6 +18,7 @@ from tuneful.config.load import read_yaml
 from tuneful.data.read import STARTER, Record, read_data
 from tuneful.errors import DataError
 from tuneful.files import read_lines
+from tuneful.runs.schema import AnswerRow, read_loosely
 from tuneful.types import Conversation
 
 ANSWER_KEYS = ("text", "model_response")
@@ -25,13 +26,14 @@ ANSWER_KEYS = ("text", "model_response")
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerRow:
-    """An answer in a file, beside the record that it answers; `row` is the whole row of the file."""
+class AnsweredRecord:
+    """An answer in a file, beside the record that it answers; `finish_reason` is "" where the file does not say."""
 
     source: str
     text: str
     record: Record
-    row: Mapping[str, Any]
+    finish_reason: str
+    num_tokens: int | None
 
     @property
     def reference(self) -> str:
@@ -39,7 +41,7 @@ class AnswerRow:
         return self.record.conversation.answered_turns[-1].response
 
 
-def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = None) -> list[AnswerRow]:
+def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = None) -> list[AnsweredRecord]:
     """The rows of the answers file `path`; `answer_key` names the key of the answer in a file that is not Tuneful's.
 
     `config` says how the records are read that the answers belong to; answers of a run are read by the run's own config.yaml.
@@ -95,7 +97,7 @@ def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     return rows if is_own else None
 
 
-def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnswerRow]:
+def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnsweredRecord]:
     """The answers with the records that they answer."""
     records = _records_by_source(path, [str(row["source"]) for _, row in rows], config)
     joined = []
@@ -105,7 +107,8 @@ def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: Data
             raise DataError(f"{path}:{number}: the record {source} that it answers is nowhere to be found")
         if not isinstance(row["text"], str):
             raise DataError(f"{path}:{number}: `text` is {type(row['text']).__name__}, expected the answer")
-        joined.append(AnswerRow(source, row["text"], records[source], row))
+        answer = read_loosely(AnswerRow, row)
+        joined.append(AnsweredRecord(source, answer.text, records[source], answer.finish_reason, answer.num_tokens))
     return joined
 
 
@@ -121,7 +124,7 @@ def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -
     return found
 
 
-def _foreign(record: Record, answer_key: str | None) -> AnswerRow:
+def _foreign(record: Record, answer_key: str | None) -> AnsweredRecord:
     keys = ANSWER_KEYS if answer_key is None else (answer_key,)
     key = next((key for key in keys if key in record.raw), None)
     if key is None:
@@ -133,4 +136,5 @@ def _foreign(record: Record, answer_key: str | None) -> AnswerRow:
     answer = record.raw[key]
     if not isinstance(answer, str):
         raise DataError(f"{record.source}: `{key}` is {type(answer).__name__}, expected the answer as text")
-    return AnswerRow(record.source, answer, record, record.raw)
+    known = read_loosely(AnswerRow, record.raw)
+    return AnsweredRecord(record.source, answer, record, known.finish_reason, known.num_tokens)

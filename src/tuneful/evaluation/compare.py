@@ -13,76 +13,19 @@ Legend of shapes: I items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from tuneful.evaluation.metric_comparison import (
-    MetricComparison,
-    MetricVerdict,
-    RatioPair,
-    compare_ratios,
-    metric_verdict,
-)
+from tuneful.evaluation.metric_comparison import RatioPair, compare_ratios, metric_verdict
 from tuneful.evaluation.metric_specs import METRICS, MetricSpec, label_in_sentence, metric_spec
-from tuneful.evaluation.metrics import AnswerScores
 from tuneful.evaluation.statistics import Ratio, holm
 from tuneful.numbers import plural
+from tuneful.runs.schema import AnswerScores, Comparison, KindComparison, MetricComparison
 
 FEW_ITEMS, FEW_CHANGED = 20, 10
 NO_KIND = "other"
 """The kind of items whose record names none."""
-
-
-@dataclass(frozen=True, slots=True)
-class KindComparison:
-    """One kind of task by the headline metric; `p_value` and verdict are corrected for the number of kinds (Holm)."""
-
-    kind: str
-    num_items: int
-    base: float
-    tuned: float
-    difference: float
-    low: float
-    high: float
-    wins: int
-    losses: int
-    ties: int
-    p_value: float
-    verdict: MetricVerdict
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Base against tuned on `num_items` paired items: a `MetricComparison` for each of `METRICS` that was measured.
-
-    `confidence` of the intervals, in 0..1; `num_resamples` and `seed` of the bootstrap reproduce them. `headline` names
-    the metric that the summary leads with. `reference_words` is the mean length of the reference answers, to hold
-    the metric `length` against. `kinds` is empty where the records name none. `forgetting` compares both models on text
-    that the finetuning never showed; empty where that was not measured. `caution` says in words what weakens the
-    intervals, None where nothing does.
-    """
-
-    num_items: int
-    confidence: float
-    num_resamples: int
-    seed: int
-    headline: str
-    reference_words: float
-    caution: str | None
-    metrics: tuple[MetricComparison, ...]
-    kinds: tuple[KindComparison, ...] = ()
-    forgetting: tuple[MetricComparison, ...] = ()
-
-    def measured(self, name: str) -> MetricComparison | None:
-        """The metric or the measure of forgetting called `name`; None where it was not measured."""
-        return next((metric for metric in (*self.metrics, *self.forgetting) if metric.name == name), None)
-
-    @property
-    def main(self) -> MetricComparison:
-        """The headline metric."""
-        return next(metric for metric in self.metrics if metric.name == self.headline)
 
 
 def compare(
@@ -126,12 +69,6 @@ def compare(
         kinds=_compare_kinds(main_pair, kinds, confidence, num_resamples, seed),
         forgetting=tuple(forgetting),
     )
-
-
-def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain dicts, lists and numbers, as `comparison.json` holds it; every number is finite."""
-    plain = asdict(comparison)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
 def gains(comparison: Comparison, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> list[float | None]:

@@ -1,19 +1,19 @@
-"""The document of `comparison.json`: the comparison of two models, its sentence, and every item behind it.
+"""The comparison that `comparison.json` holds: two models compared, the sentence, and every item behind it.
 
 Stands over `compare.py` and `forgetting.py`, for `tuneful compare` and for the end of a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import starmap
 
 from tuneful.config import Config
-from tuneful.evaluation.compare import Comparison, as_dict, compare, gains
-from tuneful.evaluation.forgetting import GeneralScore, compare_forgetting
-from tuneful.evaluation.metrics import AnswerScores
+from tuneful.evaluation.compare import compare, gains
+from tuneful.evaluation.forgetting import compare_forgetting
 from tuneful.evaluation.summary import summary_sentence
+from tuneful.runs.schema import AnswerScores, ComparedSides, Comparison, ComparisonItem, GeneralScore
 
 
 def compare_models(
@@ -40,7 +40,7 @@ def compare_models(
     )
 
 
-def comparison_document(
+def with_items(
     comparison: Comparison,
     *,
     sources: Sequence[str],
@@ -48,21 +48,9 @@ def comparison_document(
     kinds: Sequence[str | None],
     base: Sequence[AnswerScores],
     tuned: Sequence[AnswerScores],
-    names: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """What comparison.json holds: the comparison, its sentence, and the items behind it, each with its `gain`."""
+    names: ComparedSides | None = None,
+) -> Comparison:
+    """The comparison as comparison.json holds it: with its sentence, and the items behind it, each with its `gain`."""
     rows = zip(sources, references, kinds, gains(comparison, base, tuned), base, tuned, strict=True)
-    items = [
-        {
-            "source": source,
-            "reference": reference,
-            "kind": kind,
-            "gain": gain,
-            "base": asdict(before),
-            "tuned": asdict(after),
-        }
-        for source, reference, kind, gain, before, after in rows
-    ]
     sentence = summary_sentence(comparison, "B") if names else summary_sentence(comparison)
-    named = {"names": dict(names)} if names else {}
-    return {**as_dict(comparison), **named, "sentence": sentence, "items": items}
+    return replace(comparison, names=names, sentence=sentence, items=tuple(starmap(ComparisonItem, rows)))

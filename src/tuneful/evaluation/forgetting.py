@@ -20,27 +20,28 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tuneful.config import GenerateConfig
 from tuneful.encoding.template import Origin, Piece
 from tuneful.errors import DataError
-from tuneful.evaluation.metric_comparison import MetricComparison, compare_ratios
+from tuneful.evaluation.metric_comparison import compare_ratios
 from tuneful.evaluation.metric_specs import FORGETTING
 from tuneful.evaluation.statistics import Ratio
 from tuneful.model.load import context_length
+from tuneful.runs.schema import GeneralScore, MetricComparison
 from tuneful.types import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tuneful.encoding.encode import TextEncoder
-    from tuneful.train.layout import Layout
+    from tuneful.runs.schema import Layout
 
 MAX_GENERAL_BYTES = 1 << 17
 """How much of a user's general file is read, from its beginning: a minute or two on two cores."""
@@ -57,37 +58,6 @@ class GeneralText:
 
     source: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class GeneralScore:
-    """The loss of a model on one stretch: `nll` nats over `num_tokens` tokens, which are `num_bytes` bytes of text.
-
-    A sample of the base model carries the `token_ids` that every other model reads, the first `num_prompt_tokens` of them
-    given; for a passage both are empty. `sha256` is that of the passage's text.
-    """
-
-    kind: Literal["passage", "sample"]
-    source: str
-    nll: float
-    num_tokens: int
-    num_bytes: int
-    sha256: str = ""
-    token_ids: tuple[int, ...] = ()
-    num_prompt_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        assert math.isfinite(self.nll), self
-        assert self.num_tokens > 0, self
-
-    def row(self) -> dict[str, Any]:
-        """The row of general/*.jsonl; `score_of_row` gives the score back."""
-        return asdict(self)
-
-
-def score_of_row(row: dict[str, Any]) -> GeneralScore:
-    """The score that a row of general/*.jsonl holds; TypeError where it holds none."""
-    return GeneralScore(**{**row, "token_ids": tuple(row.get("token_ids", ()))})
 
 
 def read_general(general: str) -> list[GeneralText]:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneful.errors import ConfigError, GateError
-from tuneful.evaluation.compare import Comparison
 from tuneful.evaluation.metric_specs import FORGETTING, METRICS
+from tuneful.runs.schema import Comparison, GateOutcome
 
 FIGURES = ("difference", "low", "high", "base", "tuned")
 METRIC_NAMES = tuple(spec.name for spec in (*METRICS, *FORGETTING))
@@ -51,18 +51,6 @@ class Condition:
         return f"{self.name}{figure}{self.sign}{self.limit:g}"
 
 
-@dataclass(frozen=True, slots=True)
-class GateOutcome:
-    """A condition, the figure that was found, and whether it is `met`."""
-
-    condition: Condition
-    found: float
-    met: bool
-
-    def __str__(self) -> str:
-        return f"{self.condition}: {self.found:+.4f}, {'met' if self.met else 'NOT met'}"
-
-
 def parse_gate(text: str, where: str = "report.gate") -> tuple[Condition, ...]:
     """The conditions that `text` names, divided by commas; ConfigError, naming `where`, for one that cannot be read."""
     return tuple(_condition(part, where) for part in text.split(",") if part.strip())
@@ -79,7 +67,7 @@ def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, ha
 
 def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[GateOutcome]:
     """The result of each condition; ConfigError for a metric that this comparison did not measure."""
-    results = []
+    outcomes = []
     for condition in conditions:
         metric = comparison.measured(condition.name)
         if metric is None:
@@ -88,17 +76,17 @@ def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> lis
                 f"{', '.join(one.name for one in (*comparison.metrics, *comparison.forgetting))}"
             )
         found = getattr(metric, condition.figure)
-        results.append(GateOutcome(condition, found, _COMPARE[condition.sign](found, condition.limit)))
-    return results
+        outcomes.append(GateOutcome(str(condition), found, _COMPARE[condition.sign](found, condition.limit)))
+    return outcomes
 
 
-def check_met(results: Sequence[GateOutcome]) -> None:
+def check_met(outcomes: Sequence[GateOutcome]) -> None:
     """Raise GateError, with the figures, where a condition is not met."""
-    unmet = [result for result in results if not result.met]
+    unmet = [outcome for outcome in outcomes if not outcome.met]
     if unmet:
         raise GateError(
             f"the gate is not met: {'; '.join(f'{one.condition} (found {one.found:+.4f})' for one in unmet)}. "
-            f"{len(results) - len(unmet)} of {len(results)} conditions are met"
+            f"{len(outcomes) - len(unmet)} of {len(outcomes)} conditions are met"
         )
 
 

@@ -11,8 +11,6 @@ Legend of shapes: B resamples, I items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from tuneful.evaluation.metric_specs import MetricSpec
 from tuneful.evaluation.statistics import (
@@ -26,43 +24,10 @@ from tuneful.evaluation.statistics import (
     resampled_differences,
     with_pseudo_counts,
 )
+from tuneful.runs.schema import MetricComparison, MetricVerdict
 
-MetricVerdict = Literal["better", "worse", "changed", "cannot tell"]
 RatioPair = tuple[Ratio, Ratio]
 """A metric of the base model and of the tuned one, over the same items."""
-
-
-@dataclass(frozen=True, slots=True)
-class MetricComparison:
-    """One metric of both models on the same items.
-
-    `difference` is tuned - base, `low`..`high` its interval; all are in `unit`. `num_items` counts the items measured for
-    both models; `wins` those on which the tuned model is better, `losses` those on which it is worse, `ties` the equal
-    ones; for a metric without a good direction a win is a higher number. For loss and perplexity an item's number is its
-    loss per token. `p_value` is that of the permutation test (None where the models do not compare item by item), counted
-    where `p_is_exact`; `detectable` is the true difference that these items show in 4 of 5 cases.
-    """
-
-    name: str
-    label: str
-    unit: str
-    higher_is_better: bool | None
-    num_items: int
-    base: float
-    tuned: float
-    difference: float
-    low: float
-    high: float
-    wins: int
-    losses: int
-    ties: int
-    p_value: float | None
-    p_is_exact: bool
-    detectable: float | None
-    verdict: MetricVerdict
-
-    def __post_init__(self) -> None:
-        assert self.wins + self.losses + self.ties == self.num_items, self
 
 
 def compare_ratios(

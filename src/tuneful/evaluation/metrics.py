@@ -16,7 +16,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from tuneful.runs.schema import AnswerScores
 
 CHRF_MAX_ORDER = 6
 CHRF_BETA = 2
@@ -40,39 +41,6 @@ _UNSPACED_RANGES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerScores:
-    """One answer in numbers, beside its reference.
-
-    `token_f1`, `rouge_l` and `chrf` lie in 0..1. `ended` says whether the model stopped at its end token, None where that is
-    not known. `num_words` and `reference_words` are lengths of answer and reference in `word_tokens`. `reference_nll` is the
-    summed negative log likelihood, in nats, that the model gives the reference's `reference_tokens` tokens; it is finite, and
-    both are None where only the answers are known. `judge_score` (0..100) is None where no judge scored the answer.
-    """
-
-    exact_match: bool
-    token_f1: float
-    rouge_l: float
-    chrf: float
-    ended: bool | None
-    num_words: int
-    reference_nll: float | None
-    reference_tokens: int | None
-    reference_words: int
-    judge_score: float | None = None
-
-    def __post_init__(self) -> None:
-        for value in (self.token_f1, self.rouge_l, self.chrf):
-            assert 0 <= value <= 1, value
-        assert (self.reference_nll is None) == (self.reference_tokens is None), "a likelihood is of a number of tokens"
-        if self.reference_nll is not None and self.reference_tokens is not None:
-            assert math.isfinite(self.reference_nll), f"log likelihood of a reference: {self.reference_nll}"
-            assert self.reference_tokens > 0, f"a reference of {self.reference_tokens} tokens has no likelihood"
-        assert self.judge_score is None or 0 <= self.judge_score <= 100, self.judge_score
-        assert self.num_words >= 0, self.num_words
-        assert self.reference_words >= 0, self.reference_words
-
-
 def score_answer(
     text: str,
     reference: str,
@@ -83,7 +51,12 @@ def score_answer(
     judge_score: float | None = None,
 ) -> AnswerScores:
     """Every score of one answer; `reference_nll` (nats, summed over `reference_tokens` tokens) comes from the model."""
-    return AnswerScores(
+    assert (reference_nll is None) == (reference_tokens is None), "a likelihood is of a number of tokens"
+    if reference_nll is not None and reference_tokens is not None:
+        assert math.isfinite(reference_nll), f"log likelihood of a reference: {reference_nll}"
+        assert reference_tokens > 0, f"a reference of {reference_tokens} tokens has no likelihood"
+    assert judge_score is None or 0 <= judge_score <= 100, judge_score
+    scores = AnswerScores(
         exact_match=exact_match(text, reference),
         token_f1=token_f1(text, reference),
         rouge_l=rouge_l(text, reference),
@@ -95,6 +68,8 @@ def score_answer(
         reference_words=len(word_tokens(reference)),
         judge_score=judge_score,
     )
+    assert all(0 <= value <= 1 for value in (scores.token_f1, scores.rouge_l, scores.chrf)), scores
+    return scores
 
 
 def exact_match(text: str, reference: str) -> bool:

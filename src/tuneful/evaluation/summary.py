@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tuneful.evaluation.compare import Comparison
-from tuneful.evaluation.metric_comparison import MetricComparison
 from tuneful.evaluation.metric_specs import label_in_sentence
 from tuneful.numbers import plural
+from tuneful.runs.schema import Comparison, MetricComparison
 
 
 def summary_sentence(comparison: Comparison, tuned: str = "the tuned model") -> str:

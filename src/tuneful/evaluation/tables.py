@@ -5,20 +5,19 @@ Stands over `compare.py` and `gate.py`, for `tuneful compare` and for the end of
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from tuneful.console import Terminal
-from tuneful.evaluation.compare import Comparison, KindComparison
-from tuneful.evaluation.gate import Condition, GateOutcome, check_gate
-from tuneful.evaluation.metric_comparison import MetricComparison
+from tuneful.evaluation.gate import Condition, check_gate
+from tuneful.runs.schema import Comparison, KindComparison, MetricComparison
 
 
-def show_comparison(comparison: Comparison, sentence: str, terminal: Terminal, columns: tuple[str, str]) -> None:
+def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[str, str]) -> None:
     """Print the comparison as tables, and its sentence; `columns` head the two models."""
     difference = f"difference, {comparison.confidence:.0%} interval"
     terminal.heading(f"{columns[0].capitalize()} against {columns[1]}, {comparison.num_items} test records")
     terminal.table(
-        ["", *columns, difference, ""], [_cells(one) for one in (*comparison.metrics, *comparison.forgetting)]
+        ["", *columns, difference, ""], [metric_cells(one) for one in (*comparison.metrics, *comparison.forgetting)]
     )
     if comparison.kinds:
         terminal.say()
@@ -29,19 +28,15 @@ def show_comparison(comparison: Comparison, sentence: str, terminal: Terminal, c
     terminal.say(
         f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main)}"
     )
-    terminal.say(sentence, style="bold")
+    terminal.say(comparison.sentence or "", style="bold")
 
 
-def apply_gate(
-    conditions: tuple[Condition, ...], comparison: Comparison, document: dict[str, Any], terminal: Terminal
-) -> list[GateOutcome]:
-    """Check the gate, print its results, and add them to the document of comparison.json."""
-    results = check_gate(conditions, comparison)
-    for result in results:
-        terminal.say(f"gate  {result}", style="green" if result.met else "red")
-    if results:
-        document["gate"] = [{"condition": str(one.condition), "found": one.found, "met": one.met} for one in results]
-    return results
+def apply_gate(conditions: tuple[Condition, ...], comparison: Comparison, terminal: Terminal) -> Comparison:
+    """The comparison with the result of each condition of the gate, which is printed; unchanged where there is none."""
+    outcomes = check_gate(conditions, comparison)
+    for outcome in outcomes:
+        terminal.say(f"gate  {outcome}", style="green" if outcome.met else "red")
+    return replace(comparison, gate=tuple(outcomes)) if outcomes else comparison
 
 
 def p_in_words(metric: MetricComparison) -> str:
@@ -52,7 +47,8 @@ def p_in_words(metric: MetricComparison) -> str:
     return f"{value} ({'exact ' if metric.p_is_exact else ''}permutation test)"
 
 
-def _cells(metric: MetricComparison) -> list[str]:
+def metric_cells(metric: MetricComparison) -> list[str]:
+    """A metric as a line of a table: label, base, tuned, difference with its interval, verdict."""
     decimals = 1 if metric.unit == "0 to 100" else 3
     return [metric.label, *_figures(metric, decimals), metric.verdict]
 

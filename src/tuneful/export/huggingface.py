@@ -12,17 +12,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from tuneful.errors import ExportError
+from tuneful.export.card import Card, write_card
 from tuneful.files import written_aside
 from tuneful.model.checks import quiet
-from tuneful.model.load import hub_id
 from tuneful.model.logits import largest_difference, prompt_logits
 
 if TYPE_CHECKING:
@@ -33,15 +32,6 @@ DType = Literal["float32", "bfloat16"]
 
 SAME_WEIGHTS_TOLERANCE = 1e-5  # of the largest logit: what another order of summation can do; usually exactly 0
 BFLOAT16_TOLERANCE = 0.1  # of the largest logit; the weights themselves are compared bit for bit
-
-
-@dataclass(frozen=True)
-class Card:
-    """What the model card tells besides the name of the base model: `facts` of the run become a table, in order."""
-
-    facts: Mapping[str, str] = field(default_factory=dict)
-    datasets: tuple[str, ...] = ()
-    license: str | None = None
 
 
 def save_model(
@@ -65,7 +55,7 @@ def save_model(
     with written_aside(folder) as aside, quiet():
         _save_tokenizer(tokenizer, aside, chat_template, stop_token_ids)
         _save_weights(pretrained_model, aside, list(stop_token_ids), _pad_token_id(tokenizer, stop_token_ids), dtype)
-        (aside / "README.md").write_text(_card_text(base_name, card, dtype), encoding="utf-8")
+        write_card(aside, base_name, card, dtype)
 
 
 def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequence[int]]) -> float:
@@ -166,41 +156,6 @@ def _settle_sampling(generation: Any) -> None:
         generation.validate(strict=True)
     except ValueError:
         generation.do_sample = True
-
-
-def _card_text(base_name: str, card: Card, dtype: DType) -> str:
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(
-        base_model=hub_id(base_name),
-        datasets=list(card.datasets) or None,
-        library_name="transformers",
-        license=card.license,
-        pipeline_tag="text-generation",
-        tags=["tuneful", "instruction-tuning", "sft"],
-    )
-    name = hub_id(base_name) or Path(base_name).name
-    rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in card.facts.items())
-    table = f"\n## The run\n\n| | |\n|---|---|\n{rows}" if rows else ""
-    return f"---\n{data.to_yaml()}\n---\n\n{CARD_BODY.format(name=name, dtype=dtype)}{table}"
-
-
-CARD_BODY = """# {name}, finetuned on instructions
-
-Made with [Tuneful](https://pypi.org/project/tuneful/) from {name}. Weights are {dtype} safetensors; the prompt format
-is in `chat_template.jinja`, the stop tokens are in `generation_config.json`.
-
-```python
-from transformers import pipeline
-
-generate = pipeline("text-generation", "path/to/this/folder")
-print(generate([{{"role": "user", "content": "..."}}], max_new_tokens=256)[0]["generated_text"][-1]["content"])
-```
-"""
-
-
-def _cell(text: str) -> str:
-    return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 # What you tested is what you ship

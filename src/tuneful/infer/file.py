@@ -12,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,6 +25,7 @@ from tuneful.encoding.encode import Encoder
 from tuneful.errors import ConfigError
 from tuneful.files import AppendLog, write_rows
 from tuneful.infer.generate import answer_each
+from tuneful.runs.schema import AnswerRow, as_row, read_strictly
 from tuneful.types import Answer, Conversation
 
 
@@ -38,7 +38,7 @@ def answer_all(
     *,
     seed: int,
     advance: Callable[[int], None],
-) -> list[dict[str, Any]]:
+) -> list[AnswerRow]:
     """The rows of `output`, which holds them when this returns; each is on disk as soon as it is known.
 
     Rows that a killed process left are taken; ConfigError where they are of another request.
@@ -59,7 +59,7 @@ def answer_rows(
     numbers: Sequence[int],
     journal: Journal | None,
     advance: Callable[[int], None],
-) -> dict[int, dict[str, Any]]:
+) -> dict[int, AnswerRow]:
     """The rows of the conversations with these `numbers`, by number; those that `journal` holds are not generated again."""
     rows = {number: journal.rows[number] for number in numbers if number in journal.rows} if journal else {}
     missing = [number for number in numbers if number not in rows]
@@ -73,15 +73,9 @@ def answer_rows(
     return rows
 
 
-def answer_row(answer: Answer) -> dict[str, Any]:
-    """A row of answers/*.jsonl."""
-    return {
-        "source": answer.source,
-        "prompt": answer.prompt,
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
-        "num_tokens": len(answer.token_ids),
-    }
+def answer_row(answer: Answer) -> AnswerRow:
+    """The row of an answer in its file."""
+    return AnswerRow(answer.source, answer.prompt, answer.text, answer.finish_reason, len(answer.token_ids))
 
 
 def request_sha256(
@@ -133,17 +127,17 @@ class Journal:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def add(self, index: int, row: Mapping[str, Any]) -> None:
+    def add(self, index: int, row: AnswerRow) -> None:
         """Row `index` of the file is known; it survives the end of this process when this returns."""
         assert index not in self.rows, f"row {index} was known already"
-        self.rows[index] = dict(row)
-        self._log.add({"index": index, "row": row})
+        self.rows[index] = row
+        self._log.add({"index": index, "row": as_row(row)})
 
-    def finish(self, num_rows: int) -> list[dict[str, Any]]:
+    def finish(self, num_rows: int) -> list[AnswerRow]:
         """Write the whole file, all of whose `num_rows` rows are known, and remove the journal; the rows."""
         assert sorted(self.rows) == list(range(num_rows)), "rows are missing"
         rows = [self.rows[index] for index in range(num_rows)]
-        write_rows(self._output, rows)
+        write_rows(self._output, map(as_row, rows))
         self.forget()
         return rows
 
@@ -160,7 +154,7 @@ class Journal:
                 Path(self._lock.lock_file).unlink()
             self._lock.release()
 
-    def _begin(self, request: str, replace: bool) -> dict[int, dict[str, Any]]:
+    def _begin(self, request: str, replace: bool) -> dict[int, AnswerRow]:
         """The rows that an earlier process left of this request; anything else in the file is dropped."""
         try:
             self._log = AppendLog(self._path)
@@ -176,4 +170,4 @@ class Journal:
         whole = [entry for entry in known if "index" in entry and "row" in entry] if is_same else []
         if not is_same or self._log.damaged is not None or len(whole) < len(known):
             self._log.replace([{"request": request}, *whole])
-        return {entry["index"]: entry["row"] for entry in whole}
+        return {entry["index"]: read_strictly(AnswerRow, entry["row"], str(self._path)) for entry in whole}

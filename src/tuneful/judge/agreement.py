@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -19,26 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneful.errors import DataError
+from tuneful.runs.schema import Agreement
 from tuneful.types import Verdict
 
 _NUM_BANDS = 5
 _MIN_PAIRS = 4  # Fisher's interval needs n > 3
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """A judge against a person on `num_items` answers that both graded; `num_unmatched` ratings found no score.
-
-    `kappa` is quadratic weighted kappa over five bands, -1 to 1; `spearman` lies in `low` to `high`. None where one of the
-    two gave every answer the same grade, which leaves the figure undefined.
-    """
-
-    num_items: int
-    num_unmatched: int
-    kappa: float | None
-    spearman: float | None
-    low: float | None
-    high: float | None
 
 
 def read_ratings(file: Path) -> dict[str, float]:

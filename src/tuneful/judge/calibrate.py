@@ -30,6 +30,7 @@ from tuneful.judge.grammar import Rubric, Unreadable
 from tuneful.judge.probes import make_probes
 from tuneful.judge.questions import Item, load_prompt
 from tuneful.judge.verdicts import Preference, ReplyCache, ask_cached, mean_interval, read_reply
+from tuneful.runs.schema import Calibration, CalibrationFigure, Standing
 
 GOOD_SCORE = 50.0
 """An answer without content that scores this much is counted as taken for good."""
@@ -38,50 +39,7 @@ INJECTED_POINTS = 20.0
 
 _QUESTIONS_PER_ITEM = 10
 
-Standing = Literal["good", "doubtful", "bad"]
 Usability = Literal["usable", "usable with care", "not usable"]
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationFigure:
-    """One measured property of a judge: its `value` over `num_items`, in `low` to `high`, None where nothing could be counted.
-
-    `wanted` says in words what a good judge reaches; `standing` where this one stands.
-    """
-
-    name: str
-    label: str
-    value: float | None
-    low: float | None
-    high: float | None
-    num_items: int
-    unit: Literal["share", "points"]
-    wanted: str
-    standing: Standing
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What is known of a judge: `figures`, the mean score of each kind of probe, and a `verdict` in a plain `sentence`.
-
-    `num_questions = num_read + num_unread`; `unread` counts what could not be read by reason.
-    """
-
-    judge: str
-    protocol: str
-    num_items: int
-    num_questions: int
-    num_read: int
-    num_unread: int
-    unread: Mapping[str, int]
-    mean_scores: Mapping[str, float | None]
-    figures: tuple[CalibrationFigure, ...]
-    verdict: Usability
-    sentence: str
-
-    def __post_init__(self) -> None:
-        assert self.num_read + self.num_unread == self.num_questions, self
-        assert sum(self.unread.values()) == self.num_unread, self
 
 
 def calibrate(

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tuneful.config import Config
 from tuneful.console import Terminal
@@ -24,7 +22,8 @@ from tuneful.judge.client import Judge
 from tuneful.judge.items import AnswerSet, paired, read_answers
 from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge, resolve_settings
 from tuneful.judge.questions import Item, load_prompt
-from tuneful.judge.verdicts import ReplyCache, ScoreSummary, judge_items, num_questions, summarise, verdict_row
+from tuneful.judge.verdicts import ReplyCache, judge_items, num_questions, score_row, summarise
+from tuneful.runs.schema import EvaluationDocument, ScoreSummary, as_row
 from tuneful.types import Answer, Conversation, Verdict
 
 REPLIES = Path("judge") / "replies.jsonl"
@@ -54,7 +53,7 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[f
     with open_cache(run) as cache:
         verdicts = judge_sets(sets, judge, config, cache, run, terminal)
     document = evaluation_document(judge, config, verdicts, terminal)
-    write_json(run / "evaluation.json", document)
+    write_json(run / "evaluation.json", as_row(document))
     scores = {name: [verdict.score for verdict in own] for name, own in verdicts.items()}
     if settings.protocol != "pairwise":
         return scores
@@ -117,20 +116,19 @@ def judge_sets(
 def write_scores(folder: Path, name: str, verdicts: Sequence[Verdict]) -> None:
     """scores/{name}.jsonl, a row an item, in order."""
     (folder / "scores").mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "scores" / f"{name}.jsonl", map(verdict_row, verdicts))
+    write_rows(folder / "scores" / f"{name}.jsonl", (as_row(score_row(verdict)) for verdict in verdicts))
 
 
 def evaluation_document(
     judge: Judge, config: Config, verdicts: Mapping[str, list[Verdict]], terminal: Terminal
-) -> dict[str, Any]:
+) -> EvaluationDocument:
     """All verdicts in numbers, shown and as evaluation.json holds them."""
     summaries = {
         name: summarise(own, confidence=config.report.confidence, seed=config.train.seed)
         for name, own in verdicts.items()
     }
     show_summaries(summaries, terminal)
-    answers = {name: asdict(summary) for name, summary in summaries.items()}
-    return {"judge": judge.name, "protocol": config.judge.protocol, "answers": answers}
+    return EvaluationDocument(judge.name, config.judge.protocol, summaries)
 
 
 def show_summaries(summaries: Mapping[str, ScoreSummary], terminal: Terminal) -> None:

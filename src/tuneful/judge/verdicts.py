@@ -15,9 +15,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from filelock import Timeout
@@ -29,6 +28,7 @@ from tuneful.files import AppendLog, held
 from tuneful.judge.client import AskResult, Judge, NoReply, Reply
 from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner
 from tuneful.judge.questions import Item, Prompt, Question, load_prompt
+from tuneful.runs.schema import JudgeScore, ScoreSummary
 from tuneful.types import Verdict
 
 Preference = Literal["won", "lost", "tie"]
@@ -146,34 +146,6 @@ def num_questions(protocol: str) -> int:
     return 2 if protocol == "pairwise" else 1
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreSummary:
-    """The verdicts on one set of answers in numbers: `num_scored + num_unscored == num_items`.
-
-    `mean` is over the scored items, `low` to `high` its bootstrap interval; None where nothing was scored.
-    `mean_if_worst` and `mean_if_best` are what the mean would be if every unscored item had got 0, or 100.
-    `unscored` counts the unscored items by reason; `criteria` holds the means of a rubric's four criteria.
-    """
-
-    judge: str
-    protocol: str
-    num_items: int
-    num_scored: int
-    num_unscored: int
-    mean: float | None
-    low: float | None
-    high: float | None
-    mean_if_worst: float
-    mean_if_best: float
-    confidence: float
-    unscored: Mapping[str, int]
-    criteria: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        assert self.num_scored + self.num_unscored == self.num_items, self
-        assert sum(self.unscored.values()) == self.num_unscored, self
-
-
 def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) -> ScoreSummary:
     """`verdicts` of one judge under one protocol, in numbers; at least one verdict."""
     scores = np.array([verdict.score for verdict in verdicts if verdict.score is not None], dtype=np.float64)
@@ -204,16 +176,11 @@ def mean_interval(values: Array, confidence: float, seed: int) -> tuple[float, f
     return interval(means, len(values), confidence)
 
 
-def verdict_row(verdict: Verdict) -> dict[str, Any]:
-    """A row of scores/*.jsonl."""
-    return {
-        "source": verdict.source,
-        "judge": verdict.judge,
-        "protocol": verdict.protocol,
-        "score": verdict.score,
-        "unscored_reason": verdict.unscored_reason,
-        "raw": verdict.raw,
-    }
+def score_row(verdict: Verdict) -> JudgeScore:
+    """The row of a verdict in scores/*.jsonl."""
+    return JudgeScore(
+        verdict.source, verdict.judge, verdict.protocol, verdict.score, verdict.unscored_reason, verdict.raw
+    )
 
 
 def _questions(prompt: Prompt, item: Item, settings: JudgeConfig) -> list[Question]:

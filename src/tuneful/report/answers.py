@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TypeVar
@@ -17,9 +17,10 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from tuneful.data.formats import record_texts
-from tuneful.numbers import fixed, signed
-from tuneful.report.folder import Item, Json, Metric, Reply, Run, text
+from tuneful.numbers import fixed, known, signed
+from tuneful.report.folder import Json, Run, text
 from tuneful.report.scores import main_metric
+from tuneful.runs.schema import AnswerRow, AnswerScores, ComparisonItem, MetricComparison
 
 HANDFUL_EACH_WAY = 3
 NUM_WORST = 20
@@ -98,7 +99,8 @@ def view_answers(run: Run) -> Answers:
     measure = main_metric(run.comparison) if run.comparison else None
     base, tuned = _by_source((row.source, row) for row in run.base), _by_source((row.source, row) for row in run.tuned)
     records = _by_source((text(row, "source"), row) for row in run.test)
-    scores = _by_source((item.source, item) for item in (run.comparison.items if run.comparison else ()))
+    compared = (run.comparison.items or ()) if run.comparison else ()
+    scores = _by_source((item.source, item) for item in compared)
     items = tuple(
         _item(position, key, records.get(key, {}), base.get(key), tuned.get(key), scores.get(key), measure)
         for position, key in enumerate({**base, **tuned}, start=1)
@@ -195,14 +197,14 @@ def _item(
     position: int,
     key: tuple[str, int],
     record: Json,
-    base: Reply | None,
-    tuned: Reply | None,
-    item: Item | None,
-    measure: Metric | None,
+    base: AnswerRow | None,
+    tuned: AnswerRow | None,
+    item: ComparisonItem | None,
+    measure: MetricComparison | None,
 ) -> ItemView:
     name = measure.name if measure else ""
-    wanted = item.reference if item and item.reference is not None else reference(record)
-    before, after = (item.base.get(name), item.tuned.get(name)) if item else (None, None)
+    wanted = (item.reference if item else "") or reference(record)
+    before, after = (_score(item.base, name), _score(item.tuned, name)) if item else (None, None)
     gain = _gain(before, after, measure)
     decimals = 0 if name == "judge_score" else 2
     instruction, given = question(record)
@@ -210,13 +212,13 @@ def _item(
     return ItemView(
         position=position,
         source=key[0],
-        kind=item.kind if item else "",
+        kind=(item.kind or "") if item else "",
         instruction=instruction,
         input=given,
-        prompt=(base or tuned or Reply("", "", "", "", None)).prompt,
+        prompt=next((answer.prompt for answer in (base, tuned) if answer), ""),
         reference=wanted,
-        base=_answer(base, marked[0], item.base if item else {}),
-        tuned=_answer(tuned, marked[1], item.tuned if item else {}),
+        base=_answer(base, marked[0], item.base if item else None),
+        tuned=_answer(tuned, marked[1], item.tuned if item else None),
         direction="" if gain is None else "improved" if gain > _SAME else "worse" if gain < -_SAME else "same",
         gain=gain,
         tuned_score=after,
@@ -225,28 +227,34 @@ def _item(
     )
 
 
-def _gain(before: float | None, after: float | None, measure: Metric | None) -> float | None:
+def _gain(before: float | None, after: float | None, measure: MetricComparison | None) -> float | None:
     """How much better the tuned answer is, above 0 meaning better in the good direction of the measure."""
     if before is None or after is None:
         return None
     return before - after if measure and measure.higher_is_better is False else after - before
 
 
-def _answer(reply: Reply | None, marked: Markup, scores: Mapping[str, float]) -> AnswerView | None:
-    if reply is None:
+def _score(scores: AnswerScores, metric: str) -> float | None:
+    """What an answer scored by a metric; None where it has no such score."""
+    value = getattr(scores, metric, None)
+    return float(value) if known(value) else None
+
+
+def _answer(answer: AnswerRow | None, marked: Markup, scores: AnswerScores | None) -> AnswerView | None:
+    if answer is None:
         return None
     shown = [
-        f"{label} {fixed(scores[name], 0 if name == 'judge_score' else 2)}"
+        f"{label} {fixed(value, 0 if name == 'judge_score' else 2)}"
         for name, label in _SHOWN_SCORES.items()
-        if name in scores
+        if scores is not None and (value := _score(scores, name)) is not None
     ]
     return AnswerView(
         text=marked,
-        is_empty=not reply.text.strip(),
-        finish_reason=reply.finish_reason,
-        num_tokens=reply.num_tokens,
+        is_empty=not answer.text.strip(),
+        finish_reason=answer.finish_reason,
+        num_tokens=answer.num_tokens,
         scores=" · ".join(shown),
-        is_exact=scores.get("exact_match") == 1,
+        is_exact=scores is not None and scores.exact_match,
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tuneful.numbers import count, fixed, plural
-from tuneful.report.folder import Json, mapping, number, rows, text, whole
 from tuneful.report.trained_on import Cells
+from tuneful.runs.schema import Cluster, DataDocument, FindingSummary
 
 MAX_CLUSTERS = 20
 
@@ -38,11 +38,11 @@ class FindingsView:
     kinds: Cells
 
 
-def view_findings(audit: Json) -> FindingsView | None:
+def view_findings(data: DataDocument | None) -> FindingsView | None:
     """What the check found; None where the run was made without one."""
-    if "findings" not in audit:
+    if data is None or data.findings is None:
         return None
-    found = tuple(_finding(row) for row in rows(audit, "findings"))
+    found = tuple(map(_finding, data.findings))
     num_notes = sum(one.severity == "note" for one in found)
     num_findings = len(found) - num_notes
     if not found:
@@ -50,37 +50,34 @@ def view_findings(audit: Json) -> FindingsView | None:
     else:
         named = [plural(amount, noun) for amount, noun in ((num_findings, "finding"), (num_notes, "note")) if amount]
         sentence = f"{' and '.join(named)}. What they mean and what to do about them, with the first places of each:"
-    return FindingsView(sentence, found, _clusters(audit), _kinds(audit))
+    return FindingsView(sentence, found, tuple(map(_cluster, data.clusters[:MAX_CLUSTERS])), _kinds(data))
 
 
-def _finding(row: Json) -> FindingView:
-    cases = tuple((text(case, "source"), text(case, "text")) for case in rows(row, "cases"))
-    amount = whole(row, "count") or len(cases)
+def _finding(found: FindingSummary) -> FindingView:
+    cases = tuple((case.source, case.text) for case in found.cases)
+    amount = found.count or len(cases)
     rest = amount - len(cases)
     return FindingView(
-        severity="note" if text(row, "severity") == "note" else "finding",
-        title=text(row, "title") or text(row, "name"),
+        severity="note" if found.severity == "note" else "finding",
+        title=found.title or found.name,
         amount=plural(amount, "record"),
         cases=cases,
         more=f"and {count(rest)} more" if rest > 0 else "",
-        why=text(row, "why"),
-        advice=text(row, "advice"),
+        why=found.why,
+        advice=found.advice,
     )
 
 
-def _clusters(audit: Json) -> Cells:
-    found = []
-    for row in rows(audit, "clusters")[:MAX_CLUSTERS]:
-        sources = [str(source) for source in row.get("sources") or ()]
-        shown = ", ".join(sources[:8]) + (f" and {count(len(sources) - 8)} more" if len(sources) > 8 else "")
-        found.append((fixed(number(row, "similarity") or 0.0, 2), shown))
-    return tuple(found)
+def _cluster(cluster: Cluster) -> tuple[str, str]:
+    sources = cluster.sources
+    shown = ", ".join(sources[:8]) + (f" and {count(len(sources) - 8)} more" if len(sources) > 8 else "")
+    return fixed(cluster.similarity, 2), shown
 
 
-def _kinds(audit: Json) -> Cells:
-    found = []
-    for key in ("languages", "scripts", "tasks", "turns"):
-        amounts = [(str(name), whole(mapping(audit, key), name) or 0) for name in mapping(audit, key)]
-        if amounts:
-            found.append((key.capitalize(), ", ".join(f"{name} {count(amount)}" for name, amount in amounts)))
-    return tuple(found)
+def _kinds(data: DataDocument) -> Cells:
+    counted = {"Languages": data.languages, "Scripts": data.scripts, "Tasks": data.tasks, "Turns": data.turns}
+    return tuple(
+        (what, ", ".join(f"{name} {count(amount)}" for name, amount in amounts.items()))
+        for what, amounts in counted.items()
+        if amounts
+    )

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from tuneful.numbers import UNKNOWN, count, duration, plain, plural, significant
+from tuneful.numbers import UNKNOWN, count, duration, known, plain, plural, significant
 from tuneful.report import charts
 from tuneful.report.charts import NARROW, SMALL, WIDE, Series, smooth
-from tuneful.report.folder import Evaluation, Json, Run, whole
+from tuneful.report.folder import Run
+from tuneful.runs.schema import Evaluation, TrainingSummary
 
 MAX_EVALUATION_ROWS = 200
 MAX_TABLE_ROWS = 40
@@ -43,7 +44,7 @@ class TrainingView:
 
 def view_training(run: Run) -> TrainingView:
     """Draw the curves of the run."""
-    losses = [(float(step.step), step.loss) for step in run.steps if step.loss is not None]
+    losses = [(float(step.step), step.loss) for step in run.steps if known(step.loss)]
     window = charts.smoothing_window(len(losses))
     num_without = len(run.steps) - len(losses)
     smoothing = f"mean of {window} steps" if window > 1 else ""
@@ -55,7 +56,7 @@ def view_training(run: Run) -> TrainingView:
         small=_small_charts(run),
         smoothing=smoothing,
         has_validation=bool(measured_losses(run.evaluations)),
-        has_replay=any(step.replay_loss is not None for step in run.steps),
+        has_replay=any(known(step.replay_loss) for step in run.steps),
         evaluations=tuple(
             (
                 count(one.step),
@@ -70,7 +71,7 @@ def view_training(run: Run) -> TrainingView:
 
 def measured_losses(evaluations: Sequence[Evaluation]) -> list[tuple[int, float]]:
     """(step, validation loss) of every evaluation with a finite loss."""
-    return [(one.step, one.validation_loss) for one in evaluations if one.validation_loss is not None]
+    return [(one.step, one.validation_loss) for one in evaluations if known(one.validation_loss)]
 
 
 def _tokens_at(run: Run) -> dict[int, int]:
@@ -106,14 +107,16 @@ def _training_sentence(run: Run, num_without: int) -> str:
     return " ".join(sentences)
 
 
-def _how_it_ended(training: Json) -> list[str]:
+def _how_it_ended(training: TrainingSummary | None) -> list[str]:
     """Where training stopped early, and which weights it ended with; nothing where both are as expected."""
-    steps, planned, kept = (whole(training, key) for key in ("steps", "planned_steps", "kept_step"))
-    sentences = []
-    if steps is not None and planned is not None and steps < planned:
-        sentences.append(f"Training stopped after step {count(steps)} of {count(planned)}, as it got no better.")
-    if kept is not None and kept != steps:
-        sentences.append(f"The model has the weights of step {count(kept)}.")
+    sentences: list[str] = []
+    if training is None:
+        return sentences
+    if training.steps < training.planned_steps:
+        steps, planned = count(training.steps), count(training.planned_steps)
+        sentences.append(f"Training stopped after step {steps} of {planned}, as it got no better.")
+    if training.kept_step != training.steps:
+        sentences.append(f"The model has the weights of step {count(training.kept_step)}.")
     return sentences
 
 
@@ -128,7 +131,7 @@ def _loss_charts(
         return tuple((float(tokens_at[int(x)]), y) for x, y in points if int(x) in tokens_at)
 
     measured = [(float(x), y) for x, y in measured_losses(run.evaluations)]
-    replayed = [(float(step.step), step.replay_loss) for step in run.steps if step.replay_loss is not None]
+    replayed = [(float(step.step), step.replay_loss) for step in run.steps if known(step.replay_loss)]
     best = place([min(measured, key=lambda point: point[1])]) if measured else ()
     by = "steps" if tokens_at is None else "tokens"
     return tuple(
@@ -166,7 +169,7 @@ def _epoch_marks(run: Run, tokens_at: dict[int, int] | None) -> tuple[tuple[floa
     marks = []
     done = 0
     for step in run.steps:
-        if step.epoch is not None and math.floor(step.epoch + 1e-6) > done:
+        if known(step.epoch) and math.floor(step.epoch + 1e-6) > done:
             done = math.floor(step.epoch + 1e-6)
             marks.append((float(step.step if tokens_at is None else tokens_at.get(step.step, 0)), f"epoch {done}"))
     return tuple(marks) if len(marks) <= 10 else ()
@@ -176,16 +179,16 @@ def _small_charts(run: Run) -> tuple[tuple[str, Markup], ...]:
     rates = [
         (float(step.step), step.record_tokens / step.step_seconds)
         for step in run.steps
-        if step.step_seconds and step.record_tokens
+        if known(step.step_seconds) and step.step_seconds and step.record_tokens
     ]
     kinds = (
         (
             "Learning rate",
-            [(float(s.step), s.learning_rate) for s in run.steps if s.learning_rate is not None],
+            [(float(s.step), s.learning_rate) for s in run.steps if known(s.learning_rate)],
             "rate",
             True,
         ),
-        ("Gradient norm", [(float(s.step), s.grad_norm) for s in run.steps if s.grad_norm is not None], "norm", True),
+        ("Gradient norm", [(float(s.step), s.grad_norm) for s in run.steps if known(s.grad_norm)], "norm", True),
         ("Record tokens per second", rates, "speed", True),
     )
     return tuple(

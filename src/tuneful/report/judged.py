@@ -13,9 +13,10 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from tuneful.numbers import UNKNOWN, count, fixed, percent, plural
+from tuneful.numbers import UNKNOWN, count, fixed, known, percent, plural
 from tuneful.report import charts
-from tuneful.report.folder import Json, JudgeScore, Run, number, rows, text, whole
+from tuneful.report.folder import Run
+from tuneful.runs.schema import CalibrationFigure, JudgeScore
 
 _EDGES = tuple(range(0, 101, 10))
 
@@ -56,19 +57,20 @@ class Judged:
 def view_judged(run: Run) -> Judged | None:
     """Lay out the judge's scores; None where no judge was asked."""
     sides = [(name, scores) for name, scores in zip(_sides(run), run.scores.values(), strict=False) if scores]
-    if not sides and not run.calibration:
+    calibration = run.calibration
+    if not sides and calibration is None:
         return None
     counts = [_counts(scores) for _, scores in sides]
     most = max((max(own) for own in counts), default=1)
-    first = sides[0][1][0] if sides else JudgeScore("", text(run.calibration, "judge"), "", None, "")
+    first = sides[0][1][0] if sides else None
     return Judged(
-        judge=first.judge,
-        sentence=_protocol_in_words(first),
+        judge=first.judge if first else calibration.judge if calibration else "",
+        sentence=_protocol_in_words(first.protocol) if first else "",
         distributions=tuple(
             _distribution(name, scores, own, most) for (name, scores), own in zip(sides, counts, strict=True)
         ),
-        verdict=text(run.calibration, "sentence"),
-        calibration=tuple(_calibration_row(row) for row in rows(run.calibration, "figures")),
+        verdict=calibration.sentence if calibration else "",
+        calibration=tuple(map(_calibration_row, calibration.figures if calibration else ())),
         table=tuple(
             (f"{low} to {high}", *(count(own[index]) for own in counts))
             for index, (low, high) in enumerate(pairwise(_EDGES))
@@ -80,12 +82,12 @@ def _sides(run: Run) -> tuple[str, str]:
     return ("A", "B") if run.comparison and run.comparison.names else ("Before", "After")
 
 
-def _protocol_in_words(score: JudgeScore) -> str:
+def _protocol_in_words(protocol: str) -> str:
     asked = {
         "score": "one score from 0 to 100 for each answer, beside its reference",
         "rubric": "correctness, relevance, completeness and clarity of each answer, here their mean",
         "pairwise": "which of the two answers is better, in both orders: 100 where the tuned one won, 50 for a tie",
-    }.get(score.protocol)
+    }.get(protocol)
     return f"It was asked for {asked}." if asked else ""
 
 
@@ -119,20 +121,18 @@ def _distribution(name: str, scores: Sequence[JudgeScore], counts: Sequence[int]
     )
 
 
-def _calibration_row(row: Json) -> CalibrationRow:
-    low, high = _figure(row, "low"), _figure(row, "high")
-    num_items = whole(row, "num_items")
+def _calibration_row(figure: CalibrationFigure) -> CalibrationRow:
+    low, high = _in_words(figure, figure.low), _in_words(figure, figure.high)
     return CalibrationRow(
-        label=text(row, "label"),
-        value=_figure(row, "value"),
-        interval=f"{low} to {high}" if number(row, "low") is not None else plural(num_items or 0, "item"),
-        wanted=text(row, "wanted"),
-        standing=text(row, "standing"),
+        label=figure.label,
+        value=_in_words(figure, figure.value),
+        interval=f"{low} to {high}" if known(figure.low) else plural(figure.num_items, "item"),
+        wanted=figure.wanted,
+        standing=figure.standing,
     )
 
 
-def _figure(row: Json, key: str) -> str:
-    value = number(row, key)
-    if value is None:
+def _in_words(figure: CalibrationFigure, value: float | None) -> str:
+    if not known(value):
         return UNKNOWN
-    return percent(value) if text(row, "unit") == "share" else f"{fixed(value, 1)} points"
+    return percent(value) if figure.unit == "share" else f"{fixed(value, 1)} points"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from tuneful.numbers import count, fixed, plural, significant
 from tuneful.report.answers import question, reference
-from tuneful.report.folder import Json, RecordLoss, Run, text
+from tuneful.report.folder import Json, Run, text
+from tuneful.runs.schema import RecordLoss
 
 MAX_LISTED = 20
 MIN_OUTLIER_SCORE = 3.0

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tuneful.numbers import THIN, UNKNOWN, count, decimals_for, fixed, plain, plural, signed
+from tuneful.numbers import THIN, UNKNOWN, count, decimals_for, fixed, known, plain, plural, signed
 from tuneful.report import charts
-from tuneful.report.folder import Comparison, Metric
+from tuneful.runs.schema import Comparison, KindComparison, MetricComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,11 @@ def view_kinds(comparison: Comparison) -> Kinds:
     """Lay out the kinds of task as a table, those that lost most last."""
     measure = main_metric(comparison)
     label = measure.label if measure else "the main measure"
-    kinds = sorted(comparison.kinds, key=lambda kind: -(kind.difference or 0.0))
+    kinds = sorted(
+        map(_as_metric, comparison.kinds), key=lambda kind: -kind.difference if known(kind.difference) else 0.0
+    )
     return Kinds(
-        rows=_rows(kinds, comparison, "kind", lambda kind: plural(kind.num_items or 0, "test item")),
+        rows=_rows(kinds, comparison, "kind", lambda kind: plural(kind.num_items, "test item")),
         sentence=f"{label} for each kind of task that the records name. Verdicts allow for there being "
         f"{count(len(kinds))} of them: looked at one by one, one kind in twenty would seem changed by chance.",
     )
@@ -88,7 +90,7 @@ def view_forgetting(comparison: Comparison) -> Forgetting:
     """Lay out the loss on general text before and after."""
     found = comparison.forgetting
     what = {
-        "forgetting": f"{plural(found[0].num_items or 0, 'passage')} of text that the training never showed"
+        "forgetting": f"{plural(found[0].num_items, 'passage')} of text that the training never showed"
         if found
         else "",
         "kl_to_base": "samples that the base model itself wrote",
@@ -101,26 +103,49 @@ def view_forgetting(comparison: Comparison) -> Forgetting:
     )
 
 
-def main_metric(comparison: Comparison) -> Metric | None:
+def _as_metric(kind: KindComparison) -> MetricComparison:
+    """A kind of task as a line of the table of metrics."""
+    return MetricComparison(
+        name=kind.kind,
+        label=kind.kind,
+        unit="",
+        higher_is_better=True,
+        num_items=kind.num_items,
+        base=kind.base,
+        tuned=kind.tuned,
+        difference=kind.difference,
+        low=kind.low,
+        high=kind.high,
+        wins=kind.wins,
+        losses=kind.losses,
+        ties=kind.ties,
+        p_value=kind.p_value,
+        p_is_exact=False,
+        detectable=None,
+        verdict=kind.verdict,
+    )
+
+
+def main_metric(comparison: Comparison) -> MetricComparison | None:
     """The measure that stands for the others on the page: the comparison's own headline, else the first."""
-    metrics = comparison.metrics
-    return next((metric for metric in metrics if metric.name == comparison.headline), metrics[0] if metrics else None)
+    metrics, headline = comparison.metrics, comparison.headline or "rouge_l"
+    return next((metric for metric in metrics if metric.name == headline), metrics[0] if metrics else None)
 
 
-def chance(metric: Metric) -> str:
+def chance(metric: MetricComparison) -> str:
     """The p-value as a person reads it, `p < 0.001`; empty where there is none."""
-    if metric.p_value is None:
+    if not known(metric.p_value):
         return ""
     return "p < 0.001" if metric.p_value < 0.001 else f"p = {metric.p_value:.3f}"
 
 
-def _of_how_many(metric: Metric, comparison: Comparison) -> str:
+def _of_how_many(metric: MetricComparison, comparison: Comparison) -> str:
     """`; 123 of 131 items`, where a measure of the test set does not cover all of it."""
-    is_partial = metric in comparison.metrics and metric.num_items not in (None, comparison.num_items)
-    return f"; {count(metric.num_items)} of {plural(comparison.num_items or 0, 'item')}" if is_partial else ""
+    is_partial = metric in comparison.metrics and metric.num_items not in (0, comparison.num_items)
+    return f"; {count(metric.num_items)} of {plural(comparison.num_items, 'item')}" if is_partial else ""
 
 
-def _what_it_is(metric: Metric) -> str:
+def _what_it_is(metric: MetricComparison) -> str:
     if metric.name == "kl_to_base":
         return (
             "bits per token of the base model’s own writing; how far the model has moved, which is no fault in itself"
@@ -141,7 +166,10 @@ def _power(comparison: Comparison) -> str:
 
 
 def _rows(
-    metrics: Sequence[Metric], comparison: Comparison, key: str, aim: Callable[[Metric], str] | None = None
+    metrics: Sequence[MetricComparison],
+    comparison: Comparison,
+    key: str,
+    aim: Callable[[MetricComparison], str] | None = None,
 ) -> tuple[ScoreRow, ...]:
     limits = _limits(metrics)
     return tuple(
@@ -152,19 +180,22 @@ def _rows(
     )
 
 
-def _limits(metrics: Sequence[Metric]) -> dict[str, float]:
+def _limits(metrics: Sequence[MetricComparison]) -> dict[str, float]:
     """Half the width of the interval plots, by unit: rows with one unit share one scale."""
     limits: dict[str, float] = {}
     for metric in metrics:
-        reach = max(abs(value or 0.0) for value in (metric.difference, metric.low, metric.high))
+        reach = max((abs(value) for value in (metric.difference, metric.low, metric.high) if known(value)), default=0.0)
         limits[metric.unit] = max(limits.get(metric.unit, 0.0), reach * 1.08)
     return limits
 
 
-def _score_row(key: str, metric: Metric, limits: dict[str, float], comparison: Comparison, aim: str) -> ScoreRow:
+def _score_row(
+    key: str, metric: MetricComparison, limits: dict[str, float], comparison: Comparison, aim: str
+) -> ScoreRow:
     decimals = _decimals(metric)
-    verdict = metric.verdict.replace("_", " ") or "not judged"
-    has_aim = metric.higher_is_better is not None
+    verdict = _verdict(metric)
+    has_items = metric.wins + metric.losses + metric.ties > 0
+    has_aim = has_items and metric.higher_is_better is not None
     tone = verdict if verdict in ("better", "worse", "changed") else "unclear"
     return ScoreRow(
         label=metric.label,
@@ -175,7 +206,7 @@ def _score_row(key: str, metric: Metric, limits: dict[str, float], comparison: C
         interval=interval(metric, decimals),
         wins=count(metric.wins) if has_aim else UNKNOWN,
         losses=count(metric.losses) if has_aim else UNKNOWN,
-        ties=count(metric.ties),
+        ties=count(metric.ties) if has_items else UNKNOWN,
         verdict=verdict,
         chance=chance(metric),
         tone=tone,
@@ -183,28 +214,36 @@ def _score_row(key: str, metric: Metric, limits: dict[str, float], comparison: C
     )
 
 
-def _decimals(metric: Metric) -> int:
+def _verdict(metric: MetricComparison) -> str:
+    """The verdict, or that the file holds none."""
+    verdict: str = metric.verdict
+    return verdict or "not judged"
+
+
+def _decimals(metric: MetricComparison) -> int:
     """Enough for the largest figure of the row and for both ends of its interval to differ."""
     decimals = decimals_for(metric.base, metric.tuned, metric.difference)
-    if metric.low is None or metric.high is None or metric.high <= metric.low:
+    if not (known(metric.low) and known(metric.high)) or metric.high <= metric.low:
         return decimals
     return max(decimals, min(4, 1 - math.floor(math.log10(metric.high - metric.low))))
 
 
-def _aim(metric: Metric) -> str:
+def _aim(metric: MetricComparison) -> str:
     direction = {True: "higher is better", False: "lower is better", None: "neither is better"}[metric.higher_is_better]
     return ", ".join(part for part in (metric.unit, direction) if part)
 
 
-def interval(metric: Metric, decimals: int) -> str:
+def interval(metric: MetricComparison, decimals: int) -> str:
     """The interval of the difference, `+0.220 to +0.320`; empty where there is none."""
-    if metric.low is None or metric.high is None:
+    if not (known(metric.low) and known(metric.high)):
         return ""
     return f"{signed(metric.low, decimals)} to {signed(metric.high, decimals)}"
 
 
-def _interval_plot(key: str, metric: Metric, limit: float, tone: str, decimals: int, comparison: Comparison) -> Markup:
-    if metric.difference is None or metric.low is None or metric.high is None:
+def _interval_plot(
+    key: str, metric: MetricComparison, limit: float, tone: str, decimals: int, comparison: Comparison
+) -> Markup:
+    if not (known(metric.difference) and known(metric.low) and known(metric.high)):
         return Markup("")
     turn = -1.0 if metric.higher_is_better is False else 1.0
     return charts.interval_plot(
@@ -213,7 +252,7 @@ def _interval_plot(key: str, metric: Metric, limit: float, tone: str, decimals: 
         metric.high * turn,
         limit,
         key=key,
-        title=f"{metric.label}: {metric.verdict or 'not judged'}",
+        title=f"{metric.label}: {_verdict(metric)}",
         description=f"Difference {signed(metric.difference, decimals)}, {confidence(comparison)} interval "
         f"{interval(metric, decimals)}. Right of the line is better.",
         tone=tone,
@@ -222,15 +261,15 @@ def _interval_plot(key: str, metric: Metric, limit: float, tone: str, decimals: 
 
 def confidence(comparison: Comparison) -> str:
     """The confidence level, `95 %`."""
-    return UNKNOWN if comparison.confidence is None else f"{plain(comparison.confidence * 100)}{THIN}%"
+    return UNKNOWN if not known(comparison.confidence) else f"{plain(comparison.confidence * 100)}{THIN}%"
 
 
 def _method(comparison: Comparison) -> str:
-    items = f"Means over {plural(comparison.num_items, 'test item')}." if comparison.num_items is not None else ""
-    if comparison.confidence is None:
+    items = f"Means over {plural(comparison.num_items, 'test item')}." if comparison.num_items else ""
+    if not known(comparison.confidence):
         return items
     draws = f", from {count(comparison.num_resamples)} resamples" if comparison.num_resamples else ""
-    seed = f" (seed {comparison.seed})" if comparison.seed is not None else ""
+    seed = f" (seed {comparison.seed})" if comparison.num_resamples else ""
     return (
         f"{items} Intervals are paired, at {confidence(comparison)}{draws}{seed}: "
         "both models answered the same items. A verdict needs an interval without zero and a permutation test that agrees."

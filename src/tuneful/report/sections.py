@@ -8,7 +8,7 @@ are written here, the other sections in `scores.py`, `judged.py`, `trained_on.py
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,6 +18,7 @@ from tuneful.numbers import (
     decimals_for,
     duration,
     fixed,
+    known,
     plural,
     signed,
     significant,
@@ -26,7 +27,7 @@ from tuneful.numbers import (
 from tuneful.report.answers import Answers, view_answers
 from tuneful.report.audited import FindingsView, view_findings
 from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
-from tuneful.report.folder import Comparison, Evaluation, Json, Run, mapping, number, text, whole
+from tuneful.report.folder import Run
 from tuneful.report.judged import Judged, view_judged
 from tuneful.report.records import RecordsView, view_records
 from tuneful.report.scores import (
@@ -41,6 +42,7 @@ from tuneful.report.scores import (
     view_scores,
 )
 from tuneful.report.trained_on import Cells, DataView, view_data
+from tuneful.runs.schema import Comparison, Environment, Evaluation
 
 MAX_SAMPLES = 24
 
@@ -107,15 +109,15 @@ def view_page(run: Run) -> Page:
     """The page of `run`; a section is None where the run has nothing for it."""
     answers = view_answers(run) if run.base or run.tuned else None
     comparison = run.comparison
-    names = comparison.names if comparison else {}
-    source = text(run.audit, "source") or text(mapping(run.config, "data"), "source") or "unnamed data"
+    names = comparison.names if comparison else None
+    source = (run.data.source if run.data else "") or "unnamed data"
     return Page(
-        model=text(names, "tuned") or _model_name(run),
+        model=(names.tuned if names else "") or _model_name(run),
         relation="(B) compared with (A)" if names else "tuned on",
-        data_name=text(names, "base") or source,
+        data_name=(names.base if names else "") or source,
         lede=_lede(run)[0],
         more=_lede(run)[1],
-        caution=_sentence(comparison.caution) if comparison else "",
+        caution=_sentence((comparison.caution if comparison else None) or ""),
         notes=(*(() if names else _missing(run)), *run.remarks),
         when=_when(run.environment),
         figures=_figures(run),
@@ -125,14 +127,14 @@ def view_page(run: Run) -> Page:
         kinds=view_kinds(comparison) if comparison and comparison.kinds else None,
         forgetting=view_forgetting(comparison) if comparison and comparison.forgetting else None,
         judged=view_judged(run),
-        data=view_data(run) if run.audit or run.steps else None,
-        findings=view_findings(run.audit),
+        data=view_data(run) if run.data or run.steps else None,
+        findings=view_findings(run.data),
         training=view_training(run) if run.steps or run.evaluations else None,
         records=view_records(run) if run.records else None,
         answers=answers,
         samples=_samples(run.evaluations),
         setup=_setup(run),
-        version=text(run.environment, "tuneful"),
+        version=run.environment.tuneful if run.environment else "",
     )
 
 
@@ -140,8 +142,9 @@ def view_page(run: Run) -> Page:
 
 
 def _model_name(run: Run) -> str:
-    named = text(mapping(run.environment, "model"), "name")
-    return named or text(mapping(run.config, "model"), "name_or_path") or "A model"
+    named = run.environment.model.name if run.environment else ""
+    asked_for = run.config.get("model")
+    return named or (str(asked_for.get("name_or_path") or "") if isinstance(asked_for, Mapping) else "") or "A model"
 
 
 def _lede(run: Run) -> tuple[str, str]:
@@ -163,7 +166,7 @@ def _sentence(words: str) -> str:
 
 
 def _is_unfinished(run: Run) -> bool:
-    return bool(run.environment) and not text(run.environment, "finished")
+    return run.environment is not None and not run.environment.finished
 
 
 def _missing(run: Run) -> list[str]:
@@ -173,7 +176,7 @@ def _missing(run: Run) -> list[str]:
         notes.append(f"The run has not finished: {last}.")
     if not run.environment:
         notes.append("environment.json is missing: versions, hardware and times are unknown.")
-    if not run.audit:
+    if not run.data:
         notes.append("data.json is missing: the page cannot say what was trained on.")
     if not run.steps and not _is_unfinished(run):
         notes.append("metrics.jsonl holds no training step: there are no curves.")
@@ -191,8 +194,8 @@ def _missing(run: Run) -> list[str]:
     return notes
 
 
-def _when(environment: Json) -> str:
-    started = text(environment, "started")
+def _when(environment: Environment | None) -> str:
+    started = environment.started if environment else ""
     try:
         moment = datetime.fromisoformat(started.replace("Z", "+00:00"))
     except ValueError:
@@ -219,7 +222,7 @@ def _figure_of_loss(run: Run) -> Figure | None:
         first, last = measured[0][1], measured[-1][1]
         value = f"{fixed(first, 2)} → {fixed(last, 2)}" if len(measured) > 1 else fixed(first, 2)
         return Figure("Validation loss", value, f"lowest {fixed(best[1], 2)} at step {count(best[0])}")
-    losses = [step.loss for step in run.steps if step.loss is not None]
+    losses = [step.loss for step in run.steps if known(step.loss)]
     if not losses:
         return None
     return Figure("Training loss", f"{fixed(losses[0], 2)} → {fixed(losses[-1], 2)}", "first and last step")
@@ -252,55 +255,52 @@ def _figure_of_forgetting(run: Run) -> Figure | None:
 
 def _gate(comparison: Comparison | None) -> tuple[tuple[str, str, bool], ...]:
     """(condition, figure found, whether it is met) of each condition that the run had to meet."""
-    rows = comparison.gate if comparison else ()
-    return tuple((text(row, "condition"), signed(number(row, "found"), 4), row.get("met") is True) for row in rows)
+    outcomes = (comparison.gate or ()) if comparison else ()
+    return tuple((one.condition, signed(one.found, 4), one.met) for one in outcomes)
 
 
 def _figure_of_time(run: Run) -> Figure | None:
-    phases = mapping(run.environment, "phase_seconds")
-    seconds = number(phases, "training")
+    environment = run.environment
+    seconds = environment.phase_seconds.get("training") if environment else None
     if seconds is None and run.steps:
-        seconds = math.fsum(step.step_seconds or 0.0 for step in run.steps)
+        seconds = math.fsum(step.step_seconds for step in run.steps if known(step.step_seconds))
     if seconds is None:
         return None
-    device, dtype = text(run.environment, "device"), text(run.environment, "dtype")
-    where = f" on {device}, {dtype}" if device and dtype else ""
+    is_known = environment is not None and environment.device and environment.dtype
+    where = f" on {environment.device}, {environment.dtype}" if environment and is_known else ""
     return Figure("Training time", duration(seconds), f"{plural(len(run.steps), 'step')}{where}")
 
 
 def _figure_of_records(run: Run) -> Figure | None:
-    split = mapping(run.audit, "split")
-    trained = whole(split, "train")
-    if trained is None:
+    split = run.data.split if run.data else None
+    if split is None or not split.train:
         return None
-    return Figure(
-        "Records trained on",
-        count(trained),
-        f"{count(whole(split, 'validation'))} validation · {count(whole(split, 'test'))} test",
-    )
+    note = f"{count(split.validation)} validation · {count(split.test)} test"
+    return Figure("Records trained on", count(split.train), note)
 
 
 # Samples and setup --------------------------------------------------------------------------------------------
 
 
 def _samples(evaluations: Sequence[Evaluation]) -> Samples | None:
-    found = [one for one in evaluations if one.sample_text is not None]
+    found = [(one, one.sample) for one in evaluations if one.sample is not None]
     if not found:
         return None
-    prompts = {one.sample_prompt for one in found}
+    prompts = {sample.prompt for _, sample in found}
     common = prompts.pop() if len(prompts) == 1 else ""
     shown = evenly(found, MAX_SAMPLES)
+    texts = [sample.text for _, sample in shown]
     return Samples(
         prompt=common,
         shown=tuple(
             SampleView(
                 count(one.step),
-                significant(one.validation_loss) if one.validation_loss is not None else "",
-                "" if common else one.sample_prompt,
-                one.sample_text or "",
-                is_repeated=bool(common) and before is not None and one.sample_text == before.sample_text,
+                significant(one.validation_loss) if known(one.validation_loss) else "",
+                "" if common else sample.prompt,
+                sample.text,
+                is_repeated=bool(common) and sample.text == before,
             )
-            for before, one in zip([None, *shown], shown, strict=False)
+            for before, (one, sample) in zip([None, *texts], shown, strict=False)
         ),
         num_all=len(found),
     )
@@ -308,56 +308,49 @@ def _samples(evaluations: Sequence[Evaluation]) -> Samples | None:
 
 def _setup(run: Run) -> tuple[tuple[str, Cells], ...]:
     """(heading, rows) of each table about how the run was made."""
-    sections = [(str(name), _flat(value)) for name, value in run.config.items()]
+    environment = run.environment
     tables = [
-        ("Machine and command", _machine(run.environment)),
+        ("Machine and command", _machine(environment) if environment else ()),
         ("Hashes", _hashes(run)),
-        ("Time by phase", _phases(mapping(run.environment, "phase_seconds"))),
-        (
-            "Packages",
-            tuple((str(name), str(version)) for name, version in mapping(run.environment, "packages").items()),
-        ),
-        *((f"config.yaml: {name}", cells) for name, cells in sections),
+        ("Time by phase", _phases(environment.phase_seconds) if environment else ()),
+        ("Packages", tuple(environment.packages.items()) if environment else ()),
+        *((f"config.yaml: {name}", _flat(value)) for name, value in run.config.items()),
     ]
     return tuple((heading, cells) for heading, cells in tables if cells)
 
 
-def _machine(environment: Json) -> Cells:
-    parameters = number(mapping(environment, "model"), "num_parameters")
-    cores, memory = whole(environment, "cores"), number(environment, "memory_bytes")
+def _machine(environment: Environment) -> Cells:
+    parameters, cores, memory = environment.model.num_parameters, environment.cores, environment.memory_bytes
+    layout = (environment.layout, environment.layout_reason)
     cells = (
-        ("Command", text(environment, "command")),
-        ("Started", text(environment, "started")),
-        ("Finished", text(environment, "finished") or ("not finished" if environment else "")),
-        ("Parameters", count(parameters) if parameters is not None else ""),
-        ("Device", text(environment, "device")),
-        ("Precision", text(environment, "dtype")),
-        ("Kernels", text(environment, "kernels")),
-        (
-            "Layout",
-            ": ".join(part for part in (text(environment, "layout"), text(environment, "layout_reason")) if part),
-        ),
-        ("Processor", text(environment, "processor")),
-        ("Cores", count(cores) if cores is not None else ""),
-        ("Memory", storage(memory) if memory is not None else ""),
-        ("Platform", text(environment, "platform")),
-        ("Python", text(environment, "python")),
-        ("Tuneful", text(environment, "tuneful")),
+        ("Command", environment.command),
+        ("Started", environment.started),
+        ("Finished", environment.finished or "not finished"),
+        ("Parameters", count(parameters) if parameters else ""),
+        ("Device", environment.device),
+        ("Precision", environment.dtype),
+        ("Kernels", environment.kernels),
+        ("Layout", ": ".join(part for part in layout if part)),
+        ("Processor", environment.processor),
+        ("Cores", count(cores) if cores else ""),
+        ("Memory", storage(memory) if memory else ""),
+        ("Platform", environment.platform),
+        ("Python", environment.python),
+        ("Tuneful", environment.tuneful),
     )
     return tuple((name, value) for name, value in cells if value)
 
 
 def _hashes(run: Run) -> Cells:
     cells = (
-        ("Model, sha256", text(mapping(run.environment, "model"), "sha256")),
-        ("Data, sha256", text(run.audit, "sha256")),
+        ("Model, sha256", run.environment.model.sha256 if run.environment else ""),
+        ("Data, sha256", run.data.sha256 if run.data else ""),
     )
     return tuple((name, value) for name, value in cells if value)
 
 
-def _phases(phases: Json) -> Cells:
-    found = [(str(name).replace("_", " ").capitalize(), number(phases, name)) for name in phases]
-    return tuple((name, duration(seconds)) for name, seconds in found if seconds is not None)
+def _phases(phases: Mapping[str, float]) -> Cells:
+    return tuple((name.replace("_", " ").capitalize(), duration(seconds)) for name, seconds in phases.items())
 
 
 def _flat(value: object, prefix: str = "") -> Cells:

@@ -5,15 +5,16 @@ Feeds `sections.py`. Sums that have to agree (rows read = used + refused) are ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tuneful.numbers import count, percent, plain, plural, significant
+from tuneful.numbers import count, known, percent, plain, plural, significant
 from tuneful.report import charts
 from tuneful.report.charts import Frame
-from tuneful.report.folder import Json, Run, mapping, number, numbers, rows, text, whole
+from tuneful.report.folder import Run
+from tuneful.runs.schema import DataDocument, Histogram, LengthSummary, ShownExample, Split, Token, read_loosely
 
 MAX_REFUSED_ROWS = 200
 
@@ -30,7 +31,7 @@ class TokenView:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownRecord:
+class ExampleView:
     """A record as the model saw it."""
 
     source: str
@@ -54,7 +55,7 @@ class DataView:
     lengths: tuple[tuple[str, ...], ...]
     histogram: tuple[Markup, ...]
     histogram_table: Cells
-    shown: tuple[ShownRecord, ...]
+    shown: tuple[ExampleView, ...]
     has_partly: bool
     refused: Cells
     num_refused: int
@@ -63,16 +64,14 @@ class DataView:
 
 def view_data(run: Run) -> DataView:
     """Account for the rows, the tokens and the work of the run."""
-    audit = run.audit
-    tokens = mapping(audit, "train_tokens")
-    total, trained = whole(tokens, "record"), whole(tokens, "trained")
-    refused = rows(audit, "refused")
-    share_parts = (("trained", trained or 0, "trained"), ("context", max(0, (total or 0) - (trained or 0)), "context"))
-    split_parts = _split_parts(audit)
-    shown = tuple(_shown(row) for row in rows(audit, "shown"))
+    data = run.data or read_loosely(DataDocument, {})
+    total, trained = data.train_tokens.record, data.train_tokens.trained
+    share_parts = (("trained", trained, "trained"), ("context", max(0, total - trained), "context"))
+    split_parts = _split_parts(data)
+    shown = tuple(map(_shown, data.shown))
     return DataView(
-        facts=_data_facts(audit),
-        rows_sentence=_rows_sentence(audit),
+        facts=_data_facts(data),
+        rows_sentence=_rows_sentence(data),
         rows_bar=charts.share_bar(split_parts, key="rows", title="Where the rows went"),
         rows_parts=_parts(split_parts),
         share_bar=charts.share_bar(share_parts, key="share", title="Share of the tokens that is trained")
@@ -82,38 +81,41 @@ def view_data(run: Run) -> DataView:
         share_sentence=_share_sentence(total, trained),
         work=_work(run),
         work_sentence=_work_sentence(run),
-        lengths=_lengths(mapping(audit, "lengths")),
-        histogram=_histogram(mapping(audit, "length_histogram")),
-        histogram_table=_histogram_table(mapping(audit, "length_histogram")),
+        lengths=_lengths(data.lengths),
+        histogram=_histogram(data.length_histogram),
+        histogram_table=_histogram_table(data.length_histogram),
         shown=shown,
         has_partly=any("partly" in token.css_class for record in shown for token in record.tokens),
-        refused=tuple((text(row, "source"), text(row, "reason")) for row in refused[:MAX_REFUSED_ROWS]),
-        num_refused=whole(audit, "rows_refused") or len(refused),
-        contradictions=_contradictions(audit),
+        refused=tuple((skipped.source, skipped.reason) for skipped in data.refused[:MAX_REFUSED_ROWS]),
+        num_refused=data.rows_refused or len(data.refused),
+        contradictions=_contradictions(data),
     )
 
 
-def _data_facts(audit: Json) -> Cells:
-    num_cut = whole(audit, "num_cut")
-    limit = whole(audit, "max_length")
-    weight = number(audit, "prompt_weight")
-    cut = "none" if num_cut == 0 else plural(num_cut or 0, "record")
+def _data_facts(data: DataDocument) -> Cells:
+    weight, limit = data.prompt_weight, data.max_length
+    cut = plural(data.num_cut, "record") if data.num_cut else "none"
     facts = (
-        ("Source", text(audit, "source")),
-        ("Template", text(audit, "template")),
-        ("Trained on", text(audit, "train_on")),
-        ("Weight of the prompt", plain(weight) if weight is not None and 0 < weight < 1 else ""),
-        ("Split", text(mapping(audit, "split"), "method")),
-        ("Longest allowed", plural(limit, "token") if limit is not None else ""),
-        ("Cut to length", cut if num_cut is not None else ""),
+        ("Source", data.source),
+        ("Template", data.template),
+        ("Trained on", data.train_on),
+        ("Weight of the prompt", plain(weight) if 0 < weight < 1 else ""),
+        ("Split", data.split.method),
+        ("Longest allowed", plural(limit, "token") if limit else ""),
+        ("Cut to length", cut if limit else ""),
     )
     return tuple((name, value) for name, value in facts if value)
 
 
-def _split_parts(audit: Json) -> tuple[tuple[str, float, str], ...]:
-    split = mapping(audit, "split")
-    parts = [(name, whole(split, name) or 0, name) for name in ("train", "validation", "test")]
-    return (*parts, ("refused", whole(audit, "rows_refused") or 0, "refused")) if split else ()
+def _split_parts(data: DataDocument) -> tuple[tuple[str, float, str], ...]:
+    if not _num_divided(data.split):
+        return ()
+    sides = {"train": data.split.train, "validation": data.split.validation, "test": data.split.test}
+    return tuple((name, amount, name) for name, amount in {**sides, "refused": data.rows_refused}.items())
+
+
+def _num_divided(split: Split) -> int:
+    return split.train + split.validation + split.test
 
 
 def _parts(parts: Sequence[tuple[str, float, str]]) -> tuple[tuple[str, str, str], ...]:
@@ -125,15 +127,14 @@ def _parts(parts: Sequence[tuple[str, float, str]]) -> tuple[tuple[str, str, str
     )
 
 
-def _rows_sentence(audit: Json) -> str:
-    read, used, refused = (whole(audit, key) for key in ("rows_read", "rows_used", "rows_refused"))
-    if read is None or used is None:
+def _rows_sentence(data: DataDocument) -> str:
+    if not data.rows_read:
         return ""
-    return f"{plural(read, 'row')} read = {count(used)} used + {count(refused or 0)} refused."
+    return f"{plural(data.rows_read, 'row')} read = {count(data.rows_used)} used + {count(data.rows_refused)} refused."
 
 
-def _share_sentence(total: int | None, trained: int | None) -> str:
-    if not total or trained is None:
+def _share_sentence(total: int, trained: int) -> str:
+    if not total:
         return ""
     return (
         f"Of the {count(total)} tokens in the training records, {count(trained)} ({percent(trained / total)}) carry "
@@ -184,30 +185,27 @@ def _work_sentence(run: Run) -> str:
     )
     if computed > given:
         return f"{opening}: more than the records hold, because padding is computed too."
-    if text(run.environment, "layout") not in ("", "trie"):
+    if run.environment is not None and run.environment.layout not in ("", "trie"):
         return f"{opening}: nothing was shared between records."
     return f"{opening}: what records have in common at their beginning is computed once, and the result is the same."
 
 
-def _lengths(lengths: Json) -> tuple[tuple[str, ...], ...]:
-    found = []
-    for name in ("prompt", "response", "record"):
-        row = mapping(lengths, name)
-        if row:
-            figures = [significant(number(row, "mean")), *(count(number(row, key)) for key in ("p50", "p95", "max"))]
-            found.append((name.capitalize() if name != "record" else "Whole record", *figures))
-    return tuple(found)
+def _lengths(lengths: Mapping[str, LengthSummary]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (what, significant(found.mean), count(found.p50), count(found.p95), count(found.max))
+        for name, what in (("prompt", "Prompt"), ("response", "Response"), ("record", "Whole record"))
+        if (found := lengths.get(name)) is not None
+    )
 
 
-def _histogram(row: Json) -> tuple[Markup, ...]:
-    edges, counts = numbers(row, "edges"), numbers(row, "counts")
+def _histogram(row: Histogram) -> tuple[Markup, ...]:
     return tuple(
         charts.histogram(
-            edges,
-            counts,
+            row.edges,
+            row.counts,
             key=f"lengths-{size}",
             title="How long the records are",
-            description=f"Histogram of {count(sum(counts))} records by their number of tokens.",
+            description=f"Histogram of {count(sum(row.counts))} records by their number of tokens.",
             x_label="tokens in a record",
             y_label="records",
             frame=frame,
@@ -216,42 +214,39 @@ def _histogram(row: Json) -> tuple[Markup, ...]:
     )
 
 
-def _histogram_table(row: Json) -> Cells:
-    edges, counts = numbers(row, "edges"), numbers(row, "counts")
-    if len(edges) != len(counts) + 1:
+def _histogram_table(row: Histogram) -> Cells:
+    if len(row.edges) != len(row.counts) + 1:
         return ()
     return tuple(
         (f"{count(low)} to {count(high)}", count(amount))
-        for low, high, amount in zip(edges[:-1], edges[1:], counts, strict=True)
+        for low, high, amount in zip(row.edges[:-1], row.edges[1:], row.counts, strict=True)
         if amount
     )
 
 
-def _shown(row: Json) -> ShownRecord:
-    tokens = tuple(_token(token) for token in rows(row, "tokens"))
+def _shown(example: ShownExample) -> ExampleView:
+    tokens = tuple(map(_token, example.tokens))
     num_trained = sum(not token.css_class.startswith("context") for token in tokens)
-    return ShownRecord(text(row, "source"), tokens, f"{plural(len(tokens), 'token')}, {count(num_trained)} trained")
+    return ExampleView(example.source, tokens, f"{plural(len(tokens), 'token')}, {count(num_trained)} trained")
 
 
-def _token(row: Json) -> TokenView:
-    weight = number(row, "weight") or 0.0
+def _token(token: Token) -> TokenView:
+    weight = token.weight if known(token.weight) else 0.0
     css_class = "context" if weight <= 0 else "partly" if weight < 1 else "trained"
     return TokenView(
-        text=text(row, "text").replace("\r\n", "\n").replace("\n", "⏎\n"),
-        css_class=f"{css_class} special" if row.get("special") is True else css_class,
+        text=token.text.replace("\r\n", "\n").replace("\n", "⏎\n"),
+        css_class=f"{css_class} special" if token.special else css_class,
         weight=plain(weight) if css_class == "partly" or weight > 1 else "",
     )
 
 
-def _contradictions(audit: Json) -> tuple[str, ...]:
+def _contradictions(data: DataDocument) -> tuple[str, ...]:
     found = []
-    read, used, refused = (whole(audit, key) for key in ("rows_read", "rows_used", "rows_refused"))
-    if None not in (read, used, refused) and read != (used or 0) + (refused or 0):
+    read, used, refused, divided = data.rows_read, data.rows_used, data.rows_refused, _num_divided(data.split)
+    if read != used + refused:
         found.append(
             f"The counts disagree: {count(read)} rows read, but {count(used)} used and {count(refused)} refused."
         )
-    split = mapping(audit, "split")
-    divided = sum(whole(split, name) or 0 for name in ("train", "validation", "test"))
-    if split and used is not None and divided != used:
+    if used and divided and divided != used:
         found.append(f"The counts disagree: {count(used)} rows used, but {count(divided)} in the split.")
     return tuple(found)

@@ -23,9 +23,10 @@ from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
+from tuneful.runs.schema import Step
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.training import sample
-from tuneful.train.loop import Step, Training, evaluation_is_due, mean_loss
+from tuneful.train.loop import Training, evaluation_is_due, mean_loss
 from tuneful.types import Example
 
 _TIMED_RECORDS = 32

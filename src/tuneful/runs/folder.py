@@ -18,7 +18,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from filelock import FileLock, Timeout
 
 from tuneful.config import Config, dump_config
 from tuneful.encoding.template import TEMPLATE_FILE
-from tuneful.errors import ConfigError
+from tuneful.errors import ConfigError, DataError
 from tuneful.files import as_json, json_line, read_rows, write_text
+from tuneful.runs.schema import Process, RunRecord, as_row, read_strictly
 
 RECORD = "run.json"
 LOCK = ".lock"
@@ -45,7 +46,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writes = True
-        self.record: Mapping[str, Any] | None = None
+        self.record: RunRecord | None = None
         try:
             if path.exists() and not path.is_dir():
                 raise ConfigError(f"{path}: is a file; give another --output")
@@ -65,7 +66,7 @@ class RunDir:
             raise
 
     @classmethod
-    def following(cls, path: Path, record: Mapping[str, Any] | None) -> RunDir:
+    def following(cls, path: Path, record: RunRecord | None) -> RunDir:
         """The folder of a run that another rank holds."""
         run = cls.__new__(cls)
         run.path, run.record, run._writes = path, record, False
@@ -84,13 +85,18 @@ class RunDir:
                 self.path.rmdir()
         self.close()
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        """run.json: what was asked for, what is being trained, and which process is at it."""
-        process = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-        self.record = {**record, "process": process}
-        self.write_json(RECORD, self.record)
+    @property
+    def begun(self) -> RunRecord:
+        """`record` of a run that was begun, by this process or an earlier one."""
+        assert self.record is not None, "the run was not begun"
+        return self.record
 
-    def _unfinished(self) -> Mapping[str, Any] | None:
+    def write_record(self, record: RunRecord) -> None:
+        """run.json: what was asked for, what is being trained, and which process is at it."""
+        self.record = replace(record, process=this_process())
+        self.write_document(RECORD, self.record)
+
+    def _unfinished(self) -> RunRecord | None:
         """run.json of the run that is to go on; None where there is none yet."""
         for leftover in self.path.rglob(".*.part"):
             leftover.unlink()
@@ -101,7 +107,7 @@ class RunDir:
                     f"{self.path}: holds {others[0]} but no {RECORD}; give another --output, or remove it"
                 )
             return None
-        if record.get("finished"):
+        if record.finished:
             raise ConfigError(
                 f"{self.path}: already exists and holds a finished run; give another --output, or remove it"
             )
@@ -131,14 +137,17 @@ class RunDir:
             os.truncate(self.path / "metrics.jsonl", num_bytes)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON document of the folder; None where it was not written yet."""
+        """What a JSON document of the folder holds; None where it was not written yet."""
         file = self.path / name
         document: dict[str, Any] | None = json.loads(file.read_bytes()) if file.exists() else None
         return document
 
     def read_rows(self, name: str) -> list[dict[str, Any]] | None:
-        """The rows of a JSONL file of the folder; None where it was not written yet."""
-        return read_rows(self.path / name)
+        """What the lines of a JSONL file of the folder hold; None where it was not written yet. DataError for half a line."""
+        try:
+            return read_rows(self.path / name)
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
     def forget(self, *names: str) -> None:
         """Remove files of the folder that are to be made anew."""
@@ -164,13 +173,17 @@ class RunDir:
         """config.yaml, every key resolved."""
         self._write("config.yaml", dump_config(config))
 
-    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+    def write_document(self, name: str, document: object) -> None:
         """A JSON document of the folder, such as `data.json`."""
-        self._write(name, as_json(document, indent=1) + "\n")
+        self._write(name, as_json(as_row(document), indent=1) + "\n")
 
-    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """A JSONL file of the folder, such as `data/train.jsonl`."""
-        self._write(name, map(json_line, rows))
+    def write_rows(self, name: str, rows: Iterable[object]) -> None:
+        """A JSONL file of the folder, such as `answers/base.jsonl`."""
+        self.write_records(name, map(as_row, rows))
+
+    def write_records(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """A JSONL file whose lines are records of the data, as they were read, such as `data/train.jsonl`."""
+        self._write(name, map(json_line, records))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl."""
@@ -202,7 +215,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     ]
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def this_process() -> Process:
+    """This process, as run.json names it."""
+    return Process(os.getpid(), platform.node(), f"{datetime.now():%Y-%m-%d %H:%M:%S}")
+
+
+def read_record(path: Path) -> RunRecord | None:
     """run.json of the folder `path`, None where there is none; ConfigError where it cannot be read."""
     file = path / RECORD
     try:
@@ -213,15 +231,18 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise ConfigError(f"{file}: cannot be read: {error}; give another --output, or remove the folder") from None
     if not isinstance(record, dict):
         raise ConfigError(f"{file}: holds no run; give another --output, or remove the folder")
-    return record
+    try:
+        return read_strictly(RunRecord, record, str(file))
+    except DataError as error:
+        raise ConfigError(f"{error}; give another --output, or remove the folder") from None
 
 
 def newest_unfinished(runs: Path) -> Path:
     """The run folder below `runs` that was begun last and is not finished; ConfigError where there is none."""
     found = [
-        (record["started"], file.parent)
+        (record.started, file.parent)
         for file in runs.glob(f"*/{RECORD}")
-        if (record := read_record(file.parent)) is not None and not record.get("finished")
+        if (record := read_record(file.parent)) is not None and not record.finished
     ]
     if not found:
         raise ConfigError(f"{runs}: no unfinished run to resume; name its folder: --resume RUN")
@@ -229,10 +250,10 @@ def newest_unfinished(runs: Path) -> Path:
 
 
 def _by_whom(path: Path) -> str:
-    with contextlib.suppress(ConfigError, KeyError, TypeError):
+    with contextlib.suppress(ConfigError):
         if record := read_record(path):
-            process = record["process"]
-            return f" by process {process['pid']} on {process['host']} since {process['since']}"
+            process = record.process
+            return f" by process {process.pid} on {process.host} since {process.since}"
     return " by another process"
 
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import TunefulError
-from tuneful.evaluation.compare import Comparison
-from tuneful.evaluation.gate import GateOutcome
 from tuneful.model.precision import choose_device
 from tuneful.report.build import build_report
+from tuneful.runs.card import rewrite_card
 from tuneful.runs.estimate import Estimate, estimate_run, show_estimate
 from tuneful.runs.measure import compare, measure
+from tuneful.runs.schema import Comparison, GateOutcome
 from tuneful.runs.setup import RunState, prepare_engine, set_up, write_environment
 from tuneful.runs.training import save, train
 from tuneful.signals import Interrupted, receiving_signals
@@ -33,16 +33,17 @@ from tuneful.train.distributed import joined_group
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Where the run is, its report, its trained model, and the comparison where there was a test set to compare on.
-
-    `gate` says what became of each condition of `report.gate`; `evaluation.gate.check_met` raises where one is not met.
-    """
+    """Where the run is, its report, its trained model, and the comparison where there was a test set to compare on."""
 
     path: Path
     report: Path
     model: Path
     comparison: Comparison | None
-    gate: tuple[GateOutcome, ...] = ()
+
+    @property
+    def gate(self) -> tuple[GateOutcome, ...]:
+        """The result of each condition of `report.gate`; `evaluation.gate.check_met` raises where one is not met."""
+        return (self.comparison.gate or ()) if self.comparison else ()
 
 
 def run_job(
@@ -58,11 +59,13 @@ def run_job(
         engine = prepare_engine(run)
         has_test = verb == "run" and len(run.dataset.test) > 0
         base = measure(run, engine, "base") if has_test else None
-        kept_step = train(run, engine)
-        save(run, engine, kept_step)
+        train(run, engine)
+        save(run, engine)
         if base is None:
             return _finish(run)
-        return _finish(run, *compare(run, base, measure(run, engine, "tuned")))
+        comparison = compare(run, base, measure(run, engine, "tuned"))
+        rewrite_card(run, comparison)
+        return _finish(run, comparison)
 
 
 def estimate_job(
@@ -112,20 +115,20 @@ def _open_run(
             run.folder.close()
 
 
-def _finish(run: RunState, comparison: Comparison | None = None, gate: Sequence[GateOutcome] = ()) -> JobResult:
+def _finish(run: RunState, comparison: Comparison | None = None) -> JobResult:
     """Write what is left to write, build the report, and say where everything is."""
     finished = write_environment(run, finished=True)
     path, model = run.folder.path, run.folder.model
     report = Path(run.group.broadcast(str(build_report(path)) if run.group.is_main else None))
-    run.folder.write_record({**(run.folder.record or {}), "finished": finished})
+    run.folder.write_record(replace(run.folder.begun, finished=finished))
     run.terminal.heading("Written")
     run.terminal.facts({"report": str(report), "model": str(model), "run": str(path)})
-    return JobResult(path, report, model, comparison, tuple(gate))
+    return JobResult(path, report, model, comparison)
 
 
 def _report_interrupted(run: RunState) -> None:
     """Report what there is of a run that was interrupted, and say how to go on with it."""
-    if "choices" in (run.folder.record or {}):
+    if run.folder.begun.choices is not None:
         write_environment(run)
         if run.group.is_main:
             build_report(run.folder.path)

@@ -9,28 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 from tuneful.evaluation.answered import kind_of
-from tuneful.evaluation.compare import Comparison
-from tuneful.evaluation.document import compare_models, comparison_document
-from tuneful.evaluation.forgetting import (
-    GeneralScore,
-    covers,
-    score_of_row,
-    score_passages,
-    score_samples,
-    write_samples,
-)
-from tuneful.evaluation.gate import GateOutcome
-from tuneful.evaluation.metrics import AnswerScores, score_answer
+from tuneful.evaluation.document import compare_models, with_items
+from tuneful.evaluation.forgetting import covers, score_passages, score_samples, write_samples
+from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.tables import apply_gate, show_comparison
 from tuneful.infer.file import Journal, answer_rows, request_sha256
 from tuneful.judge.run import judge_run
 from tuneful.model.lora import without_adapter
+from tuneful.runs.schema import AnswerRow, AnswerScores, Comparison, GeneralScore, ReferenceLoss, as_row, read_rows
 from tuneful.runs.setup import Engine, RunState
 from tuneful.train.loop import record_nll
 from tuneful.types import Example
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,48 +40,48 @@ def measure(run: RunState, engine: Engine, name: str) -> Measured:
     return Measured(_answer_test_set(run, engine, name), _measure_general(run, engine, name))
 
 
-def compare(run: RunState, base: Measured, tuned: Measured) -> tuple[Comparison, list[GateOutcome]]:
-    """Base against tuned on the test set and on general text, judged where a judge is named, written as comparison.json and
-    shown as tables; and what became of each condition of the gate."""
+def compare(run: RunState, base: Measured, tuned: Measured) -> Comparison:
+    """Base against tuned on the test set and on general text, judged where a judge is named, and held against the gate;
+    written as comparison.json and shown as tables."""
     test = run.dataset.test
     before, after = _judged(run, base.answers, tuned.answers)
     kinds = [kind_of(record.raw) for record in test.records]
-    result = compare_models(run.config, before, after, kinds, base.general, tuned.general)
-    document = comparison_document(
-        result,
+    comparison = with_items(
+        compare_models(run.config, before, after, kinds, base.general, tuned.general),
         sources=[record.source for record in test.records],
         references=[conversation.answered_turns[-1].response for conversation in test.conversations],
         kinds=kinds,
         base=before,
         tuned=after,
     )
-    show_comparison(result, document["sentence"], run.terminal, ("base", "tuned"))
-    outcomes = apply_gate(run.conditions, result, document, run.terminal)
-    run.folder.write_json("comparison.json", document)
-    return result, outcomes
+    show_comparison(comparison, run.terminal, ("base", "tuned"))
+    comparison = apply_gate(run.conditions, comparison, run.terminal)
+    run.folder.write_document("comparison.json", comparison)
+    return comparison
 
 
 def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerScores]:
-    """The scores of the model's answers to the test set, with what the references cost it."""
-    test, rows, losses = run.dataset.test, _answers(run, name), _reference_losses(run, engine, name)
+    """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
+    test = run.dataset.test
+    if (answers := _written(run, AnswerRow, f"answers/{name}.jsonl")) is None:
+        answers = _answer(run, name)
+    if (losses := _written(run, ReferenceLoss, f"answers/{name}-references.jsonl")) is None:
+        losses = _read_references(run, engine, name)
     return [
         score_answer(
-            row["text"],
+            answer.text,
             conversation.answered_turns[-1].response,
-            ended=row["finish_reason"] == "stop",
-            reference_nll=loss["nll"],
-            reference_tokens=loss["num_tokens"],
+            ended=answer.finish_reason == "stop",
+            reference_nll=loss.nll,
+            reference_tokens=loss.num_tokens,
         )
-        for row, conversation, loss in zip(rows, test.conversations, losses, strict=True)
+        for answer, conversation, loss in zip(answers, test.conversations, losses, strict=True)
     ]
 
 
-def _answers(run: RunState, name: str) -> list[dict[str, Any]]:
-    """The model's answers to the test set, written as answers/{name}.jsonl; as they come, they are kept in a journal."""
-    rows: list[dict[str, Any]] | None = run.group.broadcast(run.folder.read_rows(f"answers/{name}.jsonl"))
-    if rows is not None:
-        return rows
-    own = _own_answers(run)
+def _answer(run: RunState, name: str) -> list[AnswerRow]:
+    """Every rank's answers to its share of the test set, together in answers/{name}.jsonl."""
+    file, own = f"answers/{name}.jsonl", _own_answers(run)
     with (
         _answering_as(run, name),
         run.phase(f"answers_{name}"),
@@ -104,27 +98,32 @@ def _answers(run: RunState, name: str) -> list[dict[str, Any]]:
             journal=journal,
             advance=advance,
         )
-        rows = [row for _, row in sorted(dict(run.group.gather(list(given.items()))).items())]
-        run.folder.write_rows(f"answers/{name}.jsonl", rows)
+        gathered = dict(run.group.gather([[number, as_row(row)] for number, row in given.items()]))
+        rows = read_rows(AnswerRow, [gathered[number] for number in sorted(gathered)], run.folder.path / file)
+        run.folder.write_rows(file, rows)
         if journal is not None:
             journal.forget()
     return rows
 
 
-def _reference_losses(run: RunState, engine: Engine, name: str) -> list[dict[str, Any]]:
-    """What the references of the test set cost the model, written as answers/{name}-references.jsonl."""
-    rows: list[dict[str, Any]] | None = run.group.broadcast(run.folder.read_rows(f"answers/{name}-references.jsonl"))
-    if rows is not None:
-        return rows
+def _read_references(run: RunState, engine: Engine, name: str) -> list[ReferenceLoss]:
+    """What the reference answers cost the model, in answers/{name}-references.jsonl."""
     references = _references(run)
     with _answering_as(run, name), run.phase(f"references_{name}"):
         nll = record_nll(run.model, references, engine.layout)
-    rows = [
-        {"source": reference.source, "nll": own, "num_tokens": int((reference.weights > 0).sum())}
+    losses = [
+        ReferenceLoss(reference.source, own, int((reference.weights > 0).sum()))
         for reference, own in zip(references, nll, strict=True)
     ]
-    run.folder.write_rows(f"answers/{name}-references.jsonl", rows)
-    return rows
+    run.folder.write_rows(f"answers/{name}-references.jsonl", losses)
+    return losses
+
+
+def _written(run: RunState, kind: type[Row], name: str) -> list[Row] | None:
+    """The rows of a file of the folder, the same on every rank; None where it was not written yet. DataError where it is not
+    whole."""
+    rows = run.group.broadcast(run.folder.read_rows(name) if run.group.is_main else None)
+    return None if rows is None else read_rows(kind, rows, run.folder.path / name)
 
 
 def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralScore]:
@@ -142,13 +141,13 @@ def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralSc
             scores += write_samples(run.model, text, texts, engine.layout, seed=run.config.train.seed)
         else:
             scores += score_samples(run.model, text, samples, engine.layout)
-    run.folder.write_rows(f"general/{name}.jsonl", (score.row() for score in scores))
+    run.folder.write_rows(f"general/{name}.jsonl", scores)
     return scores
 
 
 def _general_scores(run: RunState, name: str) -> list[GeneralScore]:
     """What general/{name}.jsonl holds; nothing where it was not written yet."""
-    return [score_of_row(row) for row in run.group.broadcast(run.folder.read_rows(f"general/{name}.jsonl")) or ()]
+    return _written(run, GeneralScore, f"general/{name}.jsonl") or []
 
 
 def _judged(

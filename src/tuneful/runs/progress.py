@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from tuneful.console import Advance, Terminal
 from tuneful.encoding.encode import TextEncoder
 from tuneful.encoding.prepare import Dataset
 from tuneful.encoding.show import bracketed, coloured, shown_tokens
-from tuneful.train.loop import Evaluation, Event, Step
+from tuneful.runs.schema import DataDocument, Evaluation, Event, Step
 
 _SAMPLE_INDENT = " " * 12
 
 
-def show_data(dataset: Dataset, audit: Mapping[str, Any], text: TextEncoder, terminal: Terminal) -> None:
+def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal: Terminal) -> None:
     """What will be trained on: counts, share of trained tokens, and three records as the model will see them."""
-    tokens = audit["train_tokens"]
-    split = audit["split"]
+    tokens, split = audit.train_tokens, audit.split
     terminal.heading("Data")
     terminal.facts(
         {
             "format": dataset.file.format,
-            "read": f"{audit['rows_read']:,} rows = {audit['rows_used']:,} used + {audit['rows_refused']:,} refused",
-            "split": f"{split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test "
-            f"({split['method']})",
-            "trained": f"{tokens['trained']:,} of {tokens['record']:,} tokens "
-            f"({tokens['trained'] / tokens['record']:.1%}) carry loss",
-            "findings": ", ".join(f"{one['name'].replace('_', ' ')} {one['count']:,}" for one in audit["findings"])
+            "read": f"{audit.rows_read:,} rows = {audit.rows_used:,} used + {audit.rows_refused:,} refused",
+            "split": f"{split.train:,} train, {split.validation:,} validation, {split.test:,} test ({split.method})",
+            "trained": f"{tokens.trained:,} of {tokens.record:,} tokens ({tokens.trained / tokens.record:.1%}) carry loss",
+            "findings": ", ".join(f"{one.name.replace('_', ' ')} {one.count:,}" for one in audit.findings or ())
             or "none",
         }
     )
-    for refusal in audit["refused"][:3]:
-        terminal.say(f"  refused {refusal['source']}: {refusal['reason']}", style="yellow")
+    for refusal in audit.refused[:3]:
+        terminal.say(f"  refused {refusal.source}: {refusal.reason}", style="yellow")
     terminal.say()
     for example in dataset.train.examples[:3]:
         shown = shown_tokens(example, text)

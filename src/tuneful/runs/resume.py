@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,8 @@ from tuneful.console import Terminal
 from tuneful.encoding.prepare import Dataset
 from tuneful.encoding.replay import Replay
 from tuneful.errors import ConfigError
-from tuneful.runs.folder import Difference, RunDir, differences, newest_unfinished, read_record
+from tuneful.runs.folder import Difference, RunDir, differences, newest_unfinished, read_record, this_process
+from tuneful.runs.schema import Environment, RunRecord, read_loosely
 from tuneful.types import Example
 
 FREE_SECTIONS = ("report", "judge")
@@ -64,9 +66,9 @@ def unfinished_request(runs: Sequence[str], overrides: Sequence[str]) -> tuple[l
     record = read_record(path)
     if record is None:
         raise ConfigError(f"{path}: there is no run to resume")
-    if Path(record["folder"]).is_dir():
-        os.chdir(record["folder"])
-    return record["data"], load_config(None, overrides, begun_with=record["config"]), path
+    if Path(record.folder).is_dir():
+        os.chdir(record.folder)
+    return list(record.data), load_config(None, overrides, begun_with=record.config), path
 
 
 def begin_or_resume(
@@ -82,32 +84,41 @@ def begin_or_resume(
 
     Returns when the run was begun and how long each of its phases has taken so far.
     """
-    phase_seconds: dict[str, float] = {}
+    settings, phase_seconds = config.model_dump(mode="json"), dict[str, float]()
     if (record := folder.record) is None:
         started = datetime.now(timezone.utc)
-        names = [data] if isinstance(data, str) else list(data)
-        record = {"verb": verb, "data": names, "folder": os.getcwd(), "allowed": [], "finished": None}
-        record["started"] = started.isoformat(timespec="seconds")
+        record = RunRecord(
+            verb=verb,
+            data=(data,) if isinstance(data, str) else tuple(data),
+            folder=os.getcwd(),
+            allowed=(),
+            finished=None,
+            started=started.isoformat(timespec="seconds"),
+            config=settings,
+            training=identity,
+            process=this_process(),
+        )
     else:
-        started = datetime.fromisoformat(record["started"])
-        phase_seconds = dict((folder.read_json("environment.json") or {}).get("phase_seconds", {}))
-        _check_resumption(folder, record, verb, differences(record["training"], identity), allow_changed, terminal)
-        record = {**record, "allowed": sorted({*record["allowed"], *allow_changed})}
-    folder.write_record({**record, "config": config.model_dump(mode="json"), "training": identity})
+        started = datetime.fromisoformat(record.started)
+        phase_seconds |= read_loosely(Environment, folder.read_json("environment.json") or {}).phase_seconds
+        _check_resumption(folder, record, verb, differences(record.training, identity), allow_changed, terminal)
+        allowed = tuple(sorted({*record.allowed, *allow_changed}))
+        record = replace(record, allowed=allowed, config=settings, training=identity)
+    folder.write_record(record)
     return started, phase_seconds
 
 
 def _check_resumption(
     folder: RunDir,
-    record: Mapping[str, Any],
+    record: RunRecord,
     verb: str,
     changed: Sequence[Difference],
     allow_changed: Sequence[str],
     terminal: Terminal,
 ) -> None:
-    if verb != record["verb"]:
+    if verb != record.verb:
         raise ConfigError(
-            f"{folder.path}: was begun by `tuneful {record['verb']}`; go on with: tuneful {record['verb']} "
+            f"{folder.path}: was begun by `tuneful {record.verb}`; go on with: tuneful {record.verb} "
             f"--resume {folder.path}"
         )
     check_changes(folder.path, changed, allow_changed)
@@ -115,7 +126,7 @@ def _check_resumption(
         raise ConfigError(
             f"{folder.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
         )
-    terminal.say(f"going on with the run in {folder.path}, begun {record['started']}")
+    terminal.say(f"going on with the run in {folder.path}, begun {record.started}")
     for one in changed:
         terminal.say(f"  changed: {one.key} was {one.before}, is {one.now}", style="yellow")
     if any(not one.key.startswith("train.") for one in changed):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
@@ -42,15 +42,22 @@ from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_resume, training_identity
+from tuneful.runs.schema import (
+    TORCH_KERNELS,
+    Choices,
+    DataDocument,
+    Environment,
+    Layout,
+    RunRecord,
+    TrainedModel,
+    as_row,
+    read_strictly,
+)
 from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
 from tuneful.train.distributed import ProcessGroup, choose_strategy, on_main_first, shard
-from tuneful.train.layout import Layout, choose_layout, set_dropout
+from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.optimizer import AdamW
-
-TORCHS_KERNELS = "torch's"
-_RENAMED_KERNELS = {"compiled (products too)": "compiled (matrix products too)"}
-"""What run.json of an earlier version calls them."""
 
 
 @dataclass(slots=True)
@@ -76,7 +83,7 @@ class RunState:
     encoder: Encoder
     dataset: Dataset
     replay: Replay | None
-    audit: dict[str, Any]
+    audit: DataDocument
     conditions: tuple[Condition, ...]
     general_texts: list[GeneralText]
     started: datetime
@@ -180,14 +187,13 @@ def prepare_engine(run: RunState) -> Engine:
     Raises ConfigError where the disk has no room for what the run will write.
     """
     show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
-    record = dict(run.folder.record or {})
-    if "choices" not in record:
-        record["choices"] = run.group.broadcast(_choices(run) if run.group.is_main else None)
-        run.folder.write_record(record)
-    choices = record["choices"]
-    layout, dtype = Layout(**choices["layout"]), getattr(torch, choices["dtype"])
+    if (choices := run.folder.begun.choices) is None:
+        chosen = run.group.broadcast(as_row(_choices(run)) if run.group.is_main else None)
+        choices = read_strictly(Choices, chosen, "the main rank")
+        run.folder.write_record(replace(run.folder.begun, choices=choices))
+    layout, dtype = choices.layout, getattr(torch, choices.dtype)
     strategy = _choose_strategy(run)
-    _show_model(run, choices, layout, strategy)
+    _show_model(run, choices, strategy)
     _warn_of_changed_machine(run, choices)
     if run.group.sharded:
         shard(run.model, dtype)
@@ -201,27 +207,23 @@ def prepare_engine(run: RunState) -> Engine:
 
 def write_environment(run: RunState, *, finished: bool = False) -> str | None:
     """Write environment.json: what the run ran on and with, and how long each phase took; the time now where it is `finished`."""
-    model = {
-        "name": run.pretrained.name,
-        "num_parameters": run.method.num_parameters,
-        "num_trainable": run.method.num_trainable,
-    }
-    choices = (run.folder.record or {})["choices"]
+    choices, method = run.folder.begun.choices, run.method
+    assert choices is not None, "nothing was chosen yet"
     now = datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None
-    run.folder.write_json(
+    run.folder.write_document(
         "environment.json",
-        {
+        Environment(
             **describe_machine(),
-            "device": str(run.device),
-            "dtype": choices["dtype"],
-            "kernels": kernels_in_use(run.device),
-            "layout": choices["layout"]["name"],
-            "layout_reason": choices["layout"]["reason"],
-            "model": {**model, "sha256": run.model_sha256},
-            "started": run.started.isoformat(timespec="seconds"),
-            "finished": now,
-            "phase_seconds": {name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
-        },
+            device=str(run.device),
+            dtype=choices.dtype,
+            kernels=kernels_in_use(run.device),
+            layout=choices.layout.name,
+            layout_reason=choices.layout.reason,
+            model=TrainedModel(run.pretrained.name, method.num_parameters, method.num_trainable, run.model_sha256),
+            started=run.started.isoformat(timespec="seconds"),
+            finished=now,
+            phase_seconds={name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
+        ),
     )
     return now
 
@@ -229,7 +231,7 @@ def write_environment(run: RunState, *, finished: bool = False) -> str | None:
 def kernels_in_use(device: torch.device) -> str:
     """Which kernels compute, as far as it shows in the last bits."""
     if (library := kernels(device, torch.float32)) is None:
-        return TORCHS_KERNELS
+        return TORCH_KERNELS
     return "compiled (matrix products too)" if library.has_matrix_products() else "compiled"
 
 
@@ -260,8 +262,11 @@ def _check_sides(verb: str, config: Config, conditions: Sequence[Condition], dat
 def _open_folder(path: Path, group: ProcessGroup) -> RunDir:
     """The run folder, which the main rank holds and the others follow."""
     folder = RunDir(path) if group.is_main else None
-    found = group.broadcast([str(path), folder.record] if folder else None)
-    return folder or RunDir.following(Path(found[0]), found[1])
+    record = as_row(folder.record) if folder and folder.record else None
+    found = group.broadcast([str(path), record] if folder else None)
+    if folder:
+        return folder
+    return RunDir.following(Path(found[0]), read_strictly(RunRecord, found[1], found[0]) if found[1] else None)
 
 
 @contextmanager
@@ -292,15 +297,15 @@ def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay |
     return read_replay(config.data.replay, config.data.resolved_replay_ratio, encoder, held_out)
 
 
-def _write_data(folder: RunDir, dataset: Dataset, encoder: Encoder, config: Config) -> dict[str, Any]:
+def _write_data(folder: RunDir, dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument:
     """data/*.jsonl, and data.json, which is returned."""
     for name in ("train", "validation", "test"):
-        folder.write_rows(f"data/{name}.jsonl", map(_data_row, getattr(dataset, name).records))
-    folder.write_rows("data/refused.jsonl", map(asdict, dataset.refused))
+        folder.write_records(f"data/{name}.jsonl", map(_data_row, getattr(dataset, name).records))
+    folder.write_rows("data/refused.jsonl", dataset.refused)
     sides = [(side.records, side.examples) for side in (dataset.train, dataset.validation, dataset.test)]
     found = audit_sides(sides, dataset.refused, config, encoder)
-    audit = {**describe(dataset, encoder, config), **found.for_report()}
-    folder.write_json("data.json", audit)
+    audit = found.added_to(describe(dataset, encoder, config))
+    folder.write_document("data.json", audit)
     return audit
 
 
@@ -310,17 +315,13 @@ def _data_row(record: Record) -> dict[str, Any]:
     return {**record.raw, **own, "source": record.source}
 
 
-def _choices(run: RunState) -> dict[str, Any]:
+def _choices(run: RunState) -> Choices:
     """What is chosen for the machine at hand and kept for the whole run, also where another machine resumes it."""
     dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
     with run.phase("self_check"):
         layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
-    return {
-        "dtype": str(dtype).removeprefix("torch."),
-        "layout": asdict(layout),
-        "num_threads": torch.get_num_threads(),
-        "kernels": kernels_in_use(run.device),
-    }
+    name = str(dtype).removeprefix("torch.")
+    return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 
 
 def _choose_strategy(run: RunState) -> str:
@@ -337,13 +338,14 @@ def _choose_strategy(run: RunState) -> str:
     return str(strategy)
 
 
-def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy: str) -> None:
+def _show_model(run: RunState, choices: Choices, strategy: str) -> None:
+    layout = choices.layout
     run.terminal.heading("Model")
     run.terminal.facts(
         {
             "model": f"{run.pretrained.name}, {run.method.num_parameters / 1e6:,.1f} M parameters",
             "method": method_in_words(run.method, run.config),
-            "compute dtype": f"{choices['dtype']} on {run.device}; master weights float32",
+            "compute dtype": f"{choices.dtype} on {run.device}; master weights float32",
             **({"kernels": describe_kernels()} if run.device.type == "cpu" else {}),
             "layout": layout.name + (f": {layout.reason}" if layout.reason else ""),
             **rates_in_words(run.config),
@@ -353,12 +355,11 @@ def _show_model(run: RunState, choices: dict[str, Any], layout: Layout, strategy
     )
 
 
-def _warn_of_changed_machine(run: RunState, choices: dict[str, Any]) -> None:
+def _warn_of_changed_machine(run: RunState, choices: Choices) -> None:
     """Warn where a run goes on with other threads or kernels than it began with: its last bits may differ."""
-    begun_with = choices.get("kernels", TORCHS_KERNELS)  # a run from before there were compiled kernels names none
     conditions = {
-        f"{choices['num_threads']} threads": f"{torch.get_num_threads()} threads",
-        f"{_RENAMED_KERNELS.get(begun_with, begun_with)} kernels": f"{kernels_in_use(run.device)} kernels",
+        f"{choices.num_threads} threads": f"{torch.get_num_threads()} threads",
+        f"{choices.kernels} kernels": f"{kernels_in_use(run.device)} kernels",
     }
     for begun, now in conditions.items():
         if begun != now:

@@ -7,42 +7,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
 
 from transformers import PreTrainedModel
 
 from tuneful.encoding.template import save_template_name
-from tuneful.export.huggingface import Card, save_model, verify_export
+from tuneful.export.huggingface import save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
 from tuneful.model.precision import cast_parameters
+from tuneful.runs.card import SAVED_DTYPE, describe_model
 from tuneful.runs.folder import differences
 from tuneful.runs.method import merged_model
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
+from tuneful.runs.schema import CheckpointDocument, Step, TrainingState, TrainingSummary, as_row, read_strictly
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
 from tuneful.train.distributed import full_tensor, load_full_state_dict
-from tuneful.train.loop import Event, Notice, Step, Training, TrainingState, no_op, record_nll
+from tuneful.train.loop import Training, no_op, record_nll
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
 _VERIFIED_PROMPTS = 4
 
 
-def train(run: RunState, engine: Engine) -> int | None:
+def train(run: RunState, engine: Engine) -> None:
     """Finetune, from the newest whole checkpoint where there is one; a line of metrics.jsonl an event.
 
-    Returns the step whose weights the model has now; None where it was trained and saved by an earlier process. On a signal
-    a checkpoint is written, unless a second one comes, and Interrupted raised.
+    Where an earlier process has trained and saved the model there is nothing to do. On a signal a checkpoint is written,
+    unless a second one comes, and Interrupted raised.
     """
     run.terminal.heading("Training")
     if run.group.broadcast(run.folder.has_model):
         run.terminal.say("trained and saved already")
-        return None
+        return
     config, examples = run.config.train, run.dataset.train.examples
     loss_tracker = LossTracker(len(examples))
     state = _newest_state(run, engine, loss_tracker)
@@ -64,14 +64,13 @@ def train(run: RunState, engine: Engine) -> int | None:
         group=run.group,
     )
     _take_steps(run, training)
-    kept_step = _tell_how_it_ended(run, training)
+    _tell_how_it_ended(run, training)
     if records_all:
         loss_tracker.after[:] = _record_losses(run, engine, "after")
-    run.folder.write_rows("records.jsonl", map(asdict, rank(loss_tracker, examples)))
-    return kept_step
+    run.folder.write_rows("records.jsonl", rank(loss_tracker, examples))
 
 
-def save(run: RunState, engine: Engine, kept_step: int | None) -> None:
+def save(run: RunState, engine: Engine) -> None:
     """The trained model as a folder, loaded again and compared before this returns.
 
     The optimizer is done after this; the model goes on in the precision that it was trained in.
@@ -82,7 +81,7 @@ def save(run: RunState, engine: Engine, kept_step: int | None) -> None:
         with run.phase("saving"), run.signals.waiting():
             model = _whole_model(run)
             if run.group.is_main:
-                _save_model(run, model, kept_step)
+                _save_model(run, model)
         check_signals(run)
         run.group.wait()
     if run.method.adapter is not None:
@@ -123,7 +122,7 @@ def _take_steps(run: RunState, training: Training) -> None:
     ):
         try:
             for event in training.run():
-                row = _metrics_row(event)
+                row = as_row(event)
                 run.folder.append_metrics(row)
                 run.warn(trackers.log(row))
                 show(event)
@@ -145,17 +144,6 @@ def _should_stop(run: RunState) -> Callable[[], None]:
     return run.signals.check if run.group.size == 1 else no_op
 
 
-def _metrics_row(event: Event) -> dict[str, Any]:
-    if isinstance(event, Step):
-        return {name: value for name, value in asdict(event).items() if value is not None}  # no replay, no loss of it
-    if isinstance(event, Notice):
-        return {"step": event.step, "notice": event.kind, "sentence": event.sentence}
-    row: dict[str, Any] = {"step": event.step, "validation_loss": event.validation_loss}
-    if event.sample:
-        row["sample"] = {"source": event.sample.source, "prompt": event.sample.prompt, "text": event.sample.text}
-    return row
-
-
 def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
     train = run.dataset.train
     run.terminal.say(f"loss of each of {len(train):,} training records, {when} training", style="dim")
@@ -163,21 +151,13 @@ def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
         return record_nll(run.model, train.examples, engine.layout, should_stop=_should_stop(run))
 
 
-def _tell_how_it_ended(run: RunState, training: Training) -> int:
-    """Say, and write as training.json, which weights the run ends with; their step."""
+def _tell_how_it_ended(run: RunState, training: Training) -> None:
+    """Say, and write as training.json, which weights the run ends with and why."""
     state, total = training.state, training.num_steps
     keeps_best = run.config.train.keep == "best" and state.best_step is not None
     kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
-    run.folder.write_json(
-        "training.json",
-        {
-            "steps": state.step,
-            "planned_steps": total,
-            "best_step": state.best_step,
-            "best_validation_loss": state.best_loss,
-            "kept_step": kept_step,
-        },
-    )
+    summary = TrainingSummary(state.step, total, state.best_step, state.best_loss, kept_step)
+    run.folder.write_document("training.json", summary)
     if state.step < total:
         evaluations = "evaluation" if state.num_worse == 1 else f"{state.num_worse} evaluations in a row"
         run.terminal.say(
@@ -186,7 +166,6 @@ def _tell_how_it_ended(run: RunState, training: Training) -> int:
     if state.best_step not in (None, state.step):
         kept = "those weights are kept" if keeps_best else "the last weights are kept all the same (train.keep: last)"
         run.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
-    return kept_step
 
 
 # Checkpoints
@@ -201,17 +180,18 @@ def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> T
     if checkpoint is None:
         run.folder.cut_metrics(0)
         return TrainingState()
-    document, record = checkpoint.document, run.folder.record or {}
-    changed = differences(document["training"], record["training"])
-    check_changes(checkpoint.path, changed, record["allowed"])
+    document, begun = read_strictly(CheckpointDocument, checkpoint.document, str(checkpoint.path)), run.folder.begun
+    changed = differences(document.training, begun.training)
+    check_changes(checkpoint.path, changed, begun.allowed)
     engine.optimizer.restore(
         checkpoint.step, checkpoint.tensors("weights"), checkpoint.tensors("optimizer"), checkpoint.tensors("best")
     )
     if "tokens" not in [one.key for one in changed]:  # what was noted of other records says nothing of these
         loss_tracker.load(checkpoint.tensors("records"))
-    run.folder.cut_metrics(document["metrics_bytes"])
+    run.folder.cut_metrics(document.metrics_bytes)
     run.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
-    return TrainingState(**document["state"])
+    state: TrainingState = document.state
+    return state
 
 
 def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
@@ -236,17 +216,9 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
             bring_shards(tensors)
         return
     with run.phase("checkpoints"):
-        path = save_checkpoint(
-            run.folder.checkpoints,
-            state.step,
-            tensors,
-            {
-                "state": asdict(state),
-                "training": (run.folder.record or {})["training"],
-                "metrics_bytes": run.folder.flush_metrics(),
-            },
-            keep=run.config.train.save_total_limit,
-        )
+        document = CheckpointDocument(state, run.folder.begun.training, run.folder.flush_metrics())
+        keep = run.config.train.save_total_limit
+        path = save_checkpoint(run.folder.checkpoints, state.step, tensors, as_row(document), keep=keep)
     run.terminal.say(f"step {state.step:>5}  saved {path}", style="dim")
 
 
@@ -263,7 +235,7 @@ def _whole_model(run: RunState) -> PreTrainedModel:
     return gathered
 
 
-def _save_model(run: RunState, model: PreTrainedModel, kept_step: int | None) -> None:
+def _save_model(run: RunState, model: PreTrainedModel) -> None:
     check_finite(dict(model.named_parameters()))
     prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
     if run.method.adapter is not None:
@@ -279,23 +251,9 @@ def _save_model(run: RunState, model: PreTrainedModel, kept_step: int | None) ->
         run.folder.model,
         chat_template=text.template.chat_template(bos_text=bos, end_text=end),
         base_name=run.pretrained.name,
-        card=Card(facts=_card_facts(run, kept_step), datasets=(run.dataset.file.name,)),
+        card=describe_model(run),
         stop_token_ids=sorted(text.stop_token_ids),
+        dtype=SAVED_DTYPE,
     )
     verify_export(model, run.folder.model, prompts)
     save_template_name(run.folder.model, text.template.name)
-
-
-def _card_facts(run: RunState, kept_step: int | None) -> dict[str, str]:
-    tokens, config = run.audit["train_tokens"], run.config
-    return {
-        "data": f"{run.dataset.file.name}, {len(run.dataset.train):,} training records",
-        "template": config.template.name,
-        "trained tokens": f"{tokens['trained']:,} of {tokens['record']:,}",
-        "method": config.train.method,
-        "epochs": f"{config.train.num_train_epochs:g}",
-        "weights of step": str(kept_step),
-        "learning rate": f"{config.train.learning_rate:g}",
-        "records a step": str(config.train.batch_size),
-        "seed": str(config.train.seed),
-    }

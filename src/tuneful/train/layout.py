@@ -8,7 +8,6 @@ ways before the first step, agree; else the padded batch, with the reason. A ste
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -16,8 +15,9 @@ from transformers import PreTrainedModel
 from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
 from tuneful.model.attention import use_trie_attention, why_no_trie
+from tuneful.runs.schema import Layout, LayoutName
 from tuneful.train.distributed import ProcessGroup
-from tuneful.train.loss import LayoutName, micro_batch_loss
+from tuneful.train.loss import micro_batch_loss
 from tuneful.train.memory import affordable_tokens
 from tuneful.types import Example
 
@@ -26,15 +26,6 @@ SELF_CHECK_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16
 
 _CHECK_RECORDS, _CHECK_TOKENS = 4, 1024
 """How much is computed both ways before the first step: a second or two on a small model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How micro-batches are laid out, how many tokens each may compute, and why it is not the trie where it is not."""
-
-    name: LayoutName
-    max_tokens: int
-    reason: str | None = None
 
 
 def choose_layout(

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -22,8 +22,9 @@ from tuneful.batch.order import all_steps, derived_seed, num_steps, replay_indic
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
 from tuneful.errors import TunefulError
+from tuneful.runs.schema import Evaluation, Event, Layout, Notice, Sample, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
-from tuneful.train.layout import Layout, cut_micro_batches, own_micro_batches
+from tuneful.train.layout import cut_micro_batches, own_micro_batches
 from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
 from tuneful.train.memory import fitted, out_of_memory_says
 from tuneful.train.optimizer import AdamW, learning_rate
@@ -34,62 +35,6 @@ _SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
 """A spike stands six standard deviations above the mean of the last 64 steps (at least a quarter of them), and by half."""
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step. `loss` is the weighted mean over the targets of the step's training records (nats), `replay_loss`
-    that of the replayed records that joined them; tokens are counted over all its records: `record_tokens` as given,
-    `computed_tokens` as laid out, `target_tokens` those with a weight."""
-
-    step: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    target_tokens: int
-    record_tokens: int
-    computed_tokens: int
-    step_seconds: float
-    replay_loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The validation loss (nats a target token, over the whole set) after `step` steps, and a sample answer."""
-
-    step: int
-    validation_loss: float | None
-    sample: Answer | None
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that the user should know: the loss of `step` jumped, or its memory ran out and smaller pieces fit."""
-
-    step: int
-    kind: Literal["spike", "memory"]
-    sentence: str
-
-
-Event = Step | Evaluation | Notice
-
-
-@dataclass(slots=True)
-class TrainingState:
-    """Where a training stands between two events: all that is needed to go on, but the optimizer's tensors.
-
-    `evaluated` tells whether the evaluation due after `step` was made; `num_worse` counts evaluations since `best_step`,
-    the one with the lowest validation loss after the first step; `max_tokens` is what fits where the layout's did not.
-    """
-
-    step: int = 0
-    evaluated: bool = False
-    best_step: int | None = None
-    best_loss: float | None = None
-    num_worse: int = 0
-    max_tokens: int | None = None
-    recent_losses: list[float] = field(default_factory=list)
 
 
 def no_op() -> None:
@@ -162,8 +107,9 @@ class Training:
         loss, notices = self._fitted(validation_loss)
         yield from notices
         answer = self.sample(self.state.step) if self.sample else None
+        sample = Sample(answer.source, answer.prompt, answer.text) if answer else None
         _remember(self.state, loss)
-        yield Evaluation(self.state.step, loss, answer)
+        yield Evaluation(self.state.step, loss, sample)
 
     def step(self, indices: Sequence[int]) -> Iterator[Event]:
         """One optimizer step on the training records `indices` and those replayed with them; `state` and `loss_tracker` are those

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +26,11 @@ from tuneful.batch.collate import pad_examples
 from tuneful.batch.trie import build_trie
 from tuneful.model.attention import NAME, plan_attention, use_trie_attention
 from tuneful.model.native import KINDS, kernels
+from tuneful.runs.schema import LayoutName
 from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
 
 # Legend of shapes: M targets, V vocabulary
-LayoutName = Literal["trie", "unshared", "padded"]
 _SOFTMAX_ELEMENTS = 1 << 19
 """Logits that are turned into probabilities at once: 2 MiB in float32."""
 

@@ -12,13 +12,13 @@ measured against its peers: those next to it when the training set is sorted by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from tuneful.batch.trie import token_order
+from tuneful.runs.schema import RecordLoss
 from tuneful.types import Example
 
 # Legend of shapes: N training records
@@ -67,27 +67,6 @@ class LossTracker:
     def earliest_known(self) -> _Losses:
         """The loss of each record before it was trained on: before training, else at first sight."""
         return np.where(np.isnan(self.before), self.first, self.before)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordLoss:
-    """One record's way through training, in nats a target token (None where it was not computed).
-
-    `outlier_score` says how much likelier its peers' answers have become than its own, in spreads of its peers: the record most
-    likely mislabelled has the largest. `memorised`: the whole answer is now given with probability 0.5 or more, once under
-    0.01.
-    """
-
-    source: str
-    num_targets: int
-    loss_before: float | None
-    loss_first: float | None
-    first_step: int
-    loss_last: float | None
-    last_step: int
-    loss_after: float | None
-    outlier_score: float | None
-    memorised: bool
 
 
 def rank(tracker: LossTracker, examples: Sequence[Example]) -> list[RecordLoss]:

@@ -1,0 +1,282 @@
+"""JSON documents that say what a run is, what it ran on and what it was trained on: run.json, environment.json, data.json,
+training.json, and the document inside a checkpoint's manifest.
+
+What became of it is in `results.py`. Every field says what it holds and in which unit; `docs/run-folder.md` is made from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from tuneful.runs.schema.rows import ABSENT
+
+TORCH_KERNELS = "torch's"
+"""What `kernels` says where torch's own operations compute."""
+
+LayoutName = Literal["trie", "unshared", "padded"]
+
+
+# run.json
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Which process works on the run, or did last."""
+
+    pid: Annotated[int, "its id"]
+    host: Annotated[str, "the machine's name"]
+    since: Annotated[str, "when it began, local time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How micro-batches are laid out, how many tokens each may compute, and why it is not the trie where it is not."""
+
+    name: Annotated[LayoutName, "trie: shared prefixes are computed once; unshared; or the padded batch"]
+    max_tokens: Annotated[int, "tokens that one micro-batch may compute"]
+    reason: Annotated[str | None, "why it is not the trie; null where nothing speaks against it"] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the machine decided when the run began: it goes on as it began, wherever it goes on."""
+
+    dtype: Annotated[str, "number format of the matrix products, `float32` or `bfloat16`"]
+    layout: Annotated[Layout, "how micro-batches are laid out"]
+    num_threads: Annotated[int, "threads that compute"]
+    kernels: Annotated[str, "who computes: compiled kernels, or torch's operations"] = TORCH_KERNELS
+    """A run that was begun before there were compiled kernels says nothing of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What was asked for and what is being trained: what `--resume` compares before it goes on."""
+
+    verb: Annotated[str, "the command, `run` or `train`"]
+    data: Annotated[tuple[str, ...], "the data, as it was named"]
+    folder: Annotated[str, "the working directory, from which paths are meant"]
+    allowed: Annotated[tuple[str, ...], "settings that were allowed to change (`--allow-changed`)"]
+    finished: Annotated[str | None, "when the run was finished, UTC; null until then"]
+    started: Annotated[str, "when the run was begun, UTC"]
+    config: Annotated[Mapping[str, Any], "every setting, by section and key"]
+    training: Annotated[
+        Mapping[str, Any],
+        "what the training is made of: each setting that changes a weight, and sha256 of model, data, tokens",
+    ]
+    process: Annotated[Process, "who works on it"]
+    choices: Annotated[Choices | None, "what the machine decided", ABSENT] = None
+
+
+# environment.json
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """The model that is trained."""
+
+    name: Annotated[str, "as it was named"]
+    num_parameters: Annotated[int, "parameters, an adapter's not counted"]
+    num_trainable: Annotated[int, "parameters that are trained"]
+    sha256: Annotated[str, "over its configuration and weights, as they lay on disk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the run ran on and with, and how long each phase took."""
+
+    tuneful: Annotated[str, "version of Tuneful"]
+    python: Annotated[str, "version of Python"]
+    platform: Annotated[str, "operating system"]
+    processor: Annotated[str, "name of the processor"]
+    cores: Annotated[int | None, "cores that the process may use; null where unknown"]
+    memory_bytes: Annotated[int, "memory of the machine"]
+    packages: Annotated[Mapping[str, str], "version of each package that computes"]
+    command: Annotated[str, "the command line"]
+    device: Annotated[str, "where it was trained, such as `cpu` or `cuda:0`"]
+    dtype: Annotated[str, "number format of the matrix products"]
+    kernels: Annotated[str, "who computes: compiled kernels, or torch's operations"]
+    layout: Annotated[str, "how micro-batches are laid out: `trie`, `unshared` or `padded`"]
+    layout_reason: Annotated[str | None, "why it is not the trie; null where nothing speaks against it"]
+    model: Annotated[TrainedModel, "the model that is trained"]
+    started: Annotated[str, "when the run was begun, UTC"]
+    finished: Annotated[str | None, "when it was finished, UTC; null until then"]
+    phase_seconds: Annotated[Mapping[str, float], "wall time of each phase, all processes of the run together"]
+
+
+# data.json
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedPlace:
+    """A row that was not used, without its content."""
+
+    source: Annotated[str, "`file:line` of the row"]
+    reason: Annotated[str, "why it cannot be used"]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the records were divided."""
+
+    method: Annotated[str, "`data.split`"]
+    train: Annotated[int, "training records"]
+    validation: Annotated[int, "validation records"]
+    test: Annotated[int, "test records"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of the training records."""
+
+    record: Annotated[int, "all of them"]
+    trained: Annotated[int, "those with a weight in the loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthSummary:
+    """How long something is, in tokens, over all used records."""
+
+    mean: Annotated[float, "mean"]
+    p50: Annotated[float, "median"]
+    p95: Annotated[float, "95th percentile"]
+    max: Annotated[float, "the longest"]
+    p99: Annotated[float | None, "99th percentile; in a run of an older version", ABSENT] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Records by length."""
+
+    edges: Annotated[tuple[float, ...], "borders of the bins, in tokens; one more than there are bins"]
+    counts: Annotated[tuple[int, ...], "records in each bin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as a person reads it."""
+
+    text: Annotated[str, "its text; empty where a character ends only with a later token"]
+    weight: Annotated[float, "its weight in the loss"]
+    special: Annotated[bool, "whether it is a control token"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownExample:
+    """A record as the model sees it."""
+
+    source: Annotated[str, "`file:line` of the record"]
+    tokens: Annotated[tuple[Token, ...], "all its tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One place where a finding was made."""
+
+    source: Annotated[str, "`file:line` of the record"]
+    text: Annotated[str, "a line of what stands there"]
+
+
+@dataclass(frozen=True, slots=True)
+class FindingSummary:
+    """A kind of defect that the check of the data found, with its first places; `docs/check.md` lists the kinds."""
+
+    name: Annotated[str, "the kind"]
+    severity: Annotated[Literal["finding", "note"], "worth stopping for, or worth knowing"]
+    title: Annotated[str, "the kind in words"]
+    count: Annotated[int, "records that have it"]
+    cases: Annotated[tuple[Case, ...], "the first places"]
+    why: Annotated[str, "the harm that it does"]
+    advice: Annotated[str, "what to do about it"]
+    fix: Annotated[str, "what `tuneful check --fix` does about it; empty for nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Records whose prompts nearly agree."""
+
+    sources: Annotated[tuple[str, ...], "`file:line` of each, in file order"]
+    similarity: Annotated[float, "the least with which one joined, 0 to 1"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataDocument:
+    """What was trained on: `rows_read = rows_used + rows_refused`, and every row used is on one side of the split."""
+
+    source: Annotated[str, "the data, as it was named"]
+    sha256: Annotated[str, "of its bytes"]
+    rows_read: Annotated[int, "rows of the data"]
+    rows_used: Annotated[int, "rows that are on a side of the split"]
+    rows_refused: Annotated[int, "rows that were skipped"]
+    refused: Annotated[tuple[SkippedPlace, ...], "the skipped rows, the first 1,000"]
+    split: Annotated[Split, "records on each side"]
+    template: Annotated[str, "`template.name`"]
+    train_on: Annotated[str, "`data.train_on`"]
+    prompt_weight: Annotated[float, "weight of a prompt token in the loss"]
+    max_length: Annotated[int, "tokens that a record may have"]
+    num_cut: Annotated[int, "training records whose response was cut to that"]
+    num_input_cut: Annotated[int, "training records of whose prompt something was left out"]
+    cut: Annotated[tuple[str, ...], "`file:line` of both, the first 1,000"]
+    special_token_texts: Annotated[
+        Mapping[str, int], "texts in the records that look like control tokens, and how often"
+    ]
+    train_turns: Annotated[str, "`data.train_turns`"]
+    train_tokens: Annotated[TokenCounts, "tokens of the training records"]
+    shown: Annotated[tuple[ShownExample, ...], "the first training records, token by token"]
+    lengths: Annotated[Mapping[str, LengthSummary], "of `prompt`, `response` and whole `record`"] = field(
+        default_factory=dict
+    )
+    length_histogram: Annotated[Histogram, "used records by length"] = Histogram((), ())
+    findings: Annotated[
+        tuple[FindingSummary, ...] | None, "what the check found; in a run of an older version", ABSENT
+    ] = None
+    num_findings: Annotated[int, "findings that are no mere notes"] = 0
+    clusters: Annotated[tuple[Cluster, ...], "records that nearly repeat each other, the largest clusters"] = ()
+    turns: Annotated[Mapping[str, int], "records by number of turns"] = field(default_factory=dict)
+    languages: Annotated[Mapping[str, int], "records by language"] = field(default_factory=dict)
+    scripts: Annotated[Mapping[str, int], "records by script"] = field(default_factory=dict)
+    tasks: Annotated[Mapping[str, int], "records by kind of task"] = field(default_factory=dict)
+
+
+# training.json, and a checkpoint's document
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """How the training ended, and which weights the model has."""
+
+    steps: Annotated[int, "optimizer steps taken"]
+    planned_steps: Annotated[int, "optimizer steps planned; more than were taken where it stopped early"]
+    best_step: Annotated[
+        int | None, "the evaluated step with the lowest validation loss; null without a validation set"
+    ]
+    best_validation_loss: Annotated[float | None, "that loss, in nats a token"]
+    kept_step: Annotated[int, "the step whose weights the model has"]
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """Where a training stands between two events: all that is needed to go on, but the optimizer's tensors.
+
+    Not frozen: the training loop moves it along.
+    """
+
+    step: Annotated[int, "optimizer steps taken"] = 0
+    evaluated: Annotated[bool, "whether the evaluation due after `step` was made"] = False
+    best_step: Annotated[int | None, "the evaluation with the lowest validation loss after the first step"] = None
+    best_loss: Annotated[float | None, "that loss, in nats a token"] = None
+    num_worse: Annotated[int, "evaluations since `best_step`"] = 0
+    max_tokens: Annotated[int | None, "tokens of a micro-batch that fit, where the layout's did not"] = None
+    recent_losses: Annotated[list[float], "losses of the last 64 steps, to tell a spike by"] = field(
+        default_factory=list
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDocument:
+    """What a checkpoint's manifest.json holds under `document`, beside the size and sha256 of each of its files."""
+
+    state: Annotated[TrainingState, "where the training stands"]
+    training: Annotated[Mapping[str, Any], "as in run.json"]
+    metrics_bytes: Annotated[int, "length of metrics.jsonl at that moment, which it is cut back to"]
