@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.audit.planted import AGAINST, clean_records, record, write_planted, write_rows
+from tests.doubles.planted import AGAINST, clean_records, record, write_planted, write_rows
 
 import tuneful
 from tuneful.cli import main

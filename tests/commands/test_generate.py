@@ -2,12 +2,12 @@
 
 import io
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from tests.doubles import killed_answering
+from tests.doubles.processes import Process
 
 from tuneful.commands.chat import ChatSession, converse
 from tuneful.config import load_config
@@ -21,7 +21,6 @@ from tuneful.judge.local import ModelJudge
 from tuneful.judge.questions import Question
 from tuneful.types import Conversation, Turn
 
-REPOSITORY = Path(__file__).parents[2]
 CONVERSATIONS = [
     Conversation("", (Turn(f"Say {word}.", "", "x"),), f"rows.json:{line}")
     for line, word in enumerate(("red", "green", "blue", "pink", "grey", "gold"), 1)
@@ -118,12 +117,17 @@ def test_one_process_writes_a_file_at_a_time(tmp_path):
     Journal(output, "request").close()
 
 
-def test_kill_9_at_random_changes_nothing(tmp_path):
-    """A short run of the program that kills 50 times."""
-    program = [sys.executable, REPOSITORY / "benchmarks" / "kill_generate.py", "--kills", "3", "--records", "30"]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "every file the same" in done.stdout
+def kill_answering():
+    found = killed_answering.campaign(3, 30, 0)
+    assert found.kills >= 3, found
+    assert found.files >= 1, found
+
+
+def test_kill_9_at_random_changes_nothing():
+    """A short run of `benchmarks/kill_generate.py`, which kills 50 times."""
+    killing = Process(kill_answering)
+    out, err = killing.communicate(timeout=300)
+    assert killing.returncode == 0, out + err
 
 
 # ---------------------------------------------------------------------------------------------------------------- chat

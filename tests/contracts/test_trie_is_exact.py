@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.engine import (
+from tests.doubles.engine import (
     FAMILIES,
     PADDED,
     TRIE,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.hostile_judge import serving
+from tests.doubles.judge_server import serving
 
 import tuneful
 from tuneful.config import all_keys, load_config

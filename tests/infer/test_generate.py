@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.engine import FAMILIES, VOCABULARY, tiny_model
+from tests.doubles.engine import FAMILIES, VOCABULARY, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tests.engine import VOCABULARY, tiny_model
+from tests.doubles.engine import VOCABULARY, tiny_model
 
 from tuneful.config import GenerateConfig
 from tuneful.infer.generate import generate

@@ -10,7 +10,7 @@ from typing import Any
 
 import ollama
 import pytest
-from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving, tags
+from tests.doubles.judge_server import MODEL, Request, head, honest_body, serving, tags
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError, JudgeError

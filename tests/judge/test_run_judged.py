@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving, tags
+from tests.doubles.judge_server import MODEL, Request, head, honest_body, serving, tags
 
 import tuneful
 from tuneful.config import Config, load_config

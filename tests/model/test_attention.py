@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.engine import random_records, record, tiny_model, tries
+from tests.doubles.engine import random_records, record, tiny_model, tries
 from torch.nn import functional as F
 
 from tuneful.batch.trie import build_trie, visible

@@ -6,7 +6,7 @@ import weakref
 import peft
 import pytest
 import torch
-from tests.engine import random_records, record, run_alone, run_batches, tiny_model
+from tests.doubles.engine import random_records, record, run_alone, run_batches, tiny_model
 from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 

@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.engine import FAMILIES, PADDED, TRIE, UNSHARED, random_records, run_alone, tiny_model, train_config
+from tests.doubles.engine import FAMILIES, PADDED, TRIE, UNSHARED, random_records, run_alone, tiny_model, train_config
 
 from tuneful.config import LoraConfig
 from tuneful.errors import ConfigError, ExportError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.engine import random_records, train_config
+from tests.doubles.engine import random_records, train_config
 
 from tuneful.batch.trie import build_trie, cut_blocks
 from tuneful.commands.doctor import doctor

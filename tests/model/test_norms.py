@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
+from tests.doubles.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm

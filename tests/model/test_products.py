@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tests.engine import random_records, run_batches, tiny_model
+from tests.doubles.engine import random_records, run_batches, tiny_model
 from torch.nn import functional as F
 
 from tuneful.model import native

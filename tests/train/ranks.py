@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from tests.doubles.engine import tiny_model, train_config
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from engine import tiny_model, train_config
 from tuneful.train.distributed import SINGLE_PROCESS, joined_group, shard, whole
 from tuneful.train.layout import Layout
 from tuneful.train.loop import Evaluation, State, Step, Training, mean_loss
@@ -78,7 +75,8 @@ def difference(one, other):
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
 
 
-def main(folder):
+def train_rank(folder):
+    """What one of the processes does; its rank stands in its environment."""
     torch.set_num_threads(1)
     alone = train(SINGLE_PROCESS)
     with joined_group(torch.device("cpu")) as group:
@@ -95,7 +93,3 @@ def main(folder):
             found[strategy]["ranks_differ"] = max(digests) - min(digests)
         if group.is_main:
             (folder / f"found-{group.size}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tests.engine import TRIE, random_records, tiny_model, train_config
+from tests.doubles.engine import TRIE, random_records, tiny_model, train_config
 
 from tuneful.errors import CheckpointError
 from tuneful.train import checkpoint

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.engine import (
+from tests.doubles.engine import (
     FAMILIES,
     VOCABULARY,
     assert_close,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from tests.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_model, train_config
+from tests.doubles.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_model, train_config
 
 from tuneful.batch.order import all_steps
 from tuneful.errors import CheckpointError, OutOfMemoryError, TunefulError
