@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tests.doubles.processes import Process
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -194,14 +195,13 @@ def test_what_killed_attempts_left_is_cleared(models: Path) -> None:
     assert leftovers(models) == [folder.name, "tiny.gguf", "tiny.gguf.sha256"]
 
 
+def find_builtin(source: Source) -> None:
+    builtin.SOURCE = source
+    print(builtin_folder(print))
+
+
 def test_two_processes_at_once_do_the_work_once(models: Path) -> None:
-    program = f"""if True:
-        from tuneful.model import builtin
-        builtin.SOURCE = builtin.{builtin.SOURCE!r}
-        print(builtin.builtin_folder(print))
-    """
-    command = [sys.executable, "-c", program]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [Process(find_builtin, builtin.SOURCE) for _ in range(2)]
     said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert {lines[-1] for lines in said} == {str(builtin_folder())}
