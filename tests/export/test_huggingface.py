@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests.machine import needs
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AttentionInterface,
@@ -294,7 +295,7 @@ def test_what_a_killed_attempt_left_is_cleared_or_put_back(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no modes of this kind")
+@needs("posix")
 def test_files_obey_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

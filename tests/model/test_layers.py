@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 from tests.doubles.engine import random_records, record, run_alone, run_batches, tiny_model
+from tests.machine import require
 from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
@@ -34,10 +35,8 @@ RECORDS = [*TWINS, *random_records(7, longest=30)]
 
 @pytest.fixture(autouse=True)
 def library(compiled):
-    found = native.kernels(CPU, BFLOAT16)
-    if not found.has_products():
-        pytest.skip("this processor has no dot product of bfloat16, or a matrix unit besides")
-    return found
+    require("compiled-products")
+    return native.kernels(CPU, torch.bfloat16)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The compiled kernels: made once, for this machine, and done without where they cannot be made."""
 
-import platform
 import stat
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from tests.doubles.engine import random_records, train_config
 from tests.doubles.processes import Process
+from tests.machine import needs
 
 from tuneful.batch.trie import build_trie, cut_blocks
 from tuneful.commands.doctor import doctor
@@ -128,7 +128,7 @@ def test_processes_that_compile_at_the_same_time_do_not_disturb_each_other(afres
 
 
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of another kind")
+@needs("x86")
 @pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
 def test_a_processor_with_shorter_vectors_computes_the_same(without, monkeypatch, request):
     batch = build_trie(random_records(20))

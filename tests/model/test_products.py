@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tests.doubles.engine import random_records, run_batches, tiny_model
+from tests.machine import require
 from torch.nn import functional as F
 
 from tuneful.model import native
@@ -17,10 +18,8 @@ LARGE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size
 
 @pytest.fixture(autouse=True)
 def library(compiled):
-    found = native.kernels(CPU, torch.bfloat16)
-    if not found.has_products():
-        pytest.skip("this processor has no dot product of bfloat16, or a matrix unit besides")
-    return found
+    require("compiled-products")
+    return native.kernels(CPU, torch.bfloat16)
 
 
 def random(*shape):
