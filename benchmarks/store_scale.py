@@ -85,9 +85,9 @@ def in_a_process(phase: str, given: argparse.Namespace, folder: Path) -> dict[st
 def write_records(file: Path, num_records: int) -> None:
     """Records of some 60 tokens: no two prompts alike, answers of random words."""
     rng = random.Random(0)
-    from tuneful.data.starter import path
+    from tuneful.data.sources import STARTER_FILE
 
-    words = sorted({word for word in path().read_text(encoding="utf-8").split() if word.isalpha()})
+    words = sorted({word for word in STARTER_FILE.read_text(encoding="utf-8").split() if word.isalpha()})
     with file.open("w", encoding="utf-8") as lines:
         for number in range(num_records):
             row = {

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -259,7 +259,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
 
 
-LACKING = pytest.StashKey[dict[str, str]]()
+LACKING = pytest.StashKey[Mapping[str, str]]()
 
 
 def _lacking() -> dict[str, str]:

@@ -115,7 +115,7 @@ def _made_up(num_records: int) -> Iterator[Row]:
     verbs = ("paints", "repairs", "remembers", "carries", "describes", "forgets", "sells", "admires")
     things = ("the wooden bridge", "a blue kettle", "the letter from Lima", "seven small boats", "an old radio")
     places = ("in the morning", "before the storm", "without a word", "near the station", "after dinner")
-    tasks = (
+    tasks: tuple[tuple[str, Callable[[str], str]], ...] = (
         ("Rewrite the sentence as a question.", lambda s: f"Is it true that {s}?"),
         ("Convert the sentence to uppercase.", lambda s: f"{s.upper()}."),
         ("Identify the verb in the sentence.", lambda s: f"The verb is '{next(v for v in verbs if v in s)}'."),

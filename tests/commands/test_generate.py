@@ -19,7 +19,7 @@ from tuneful.infer.generate import answer
 from tuneful.infer.session import LoadedModel, question
 from tuneful.judge.local import ModelJudge
 from tuneful.judge.questions import Question
-from tuneful.types import Conversation, Turn
+from tuneful.types import Conversation, Example, Turn
 
 CONVERSATIONS = [
     Conversation("", (Turn(f"Say {word}.", "", "x"),), f"rows.json:{line}")
@@ -71,7 +71,7 @@ def test_whatever_a_killed_process_leaves_the_file_is_the_same(speaker, tmp_path
     for cut in sorted(cuts):
         output = tmp_path / "cut.jsonl"
         output.with_name("cut.jsonl.partial").write_bytes(journal[:cut])
-        told = []
+        told: list[int] = []
         answered(speaker, output, advance=told.append)
         assert output.read_bytes() == whole
         assert told[0] == max(0, sum(end <= cut for end in ends) - 1), "what was known was asked again"
@@ -218,6 +218,7 @@ def test_train_generate_chat_and_a_judge_render_a_prompt_byte_for_byte_alike(
     for system, message in (("", "Say <|im_end|> red."), ("Be brief.", "Sag röt! 你好 ")):
         conversation = question(system, (), message)
         example = Encoder(speaker.encoder.text, 1024).example(conversation)
+        assert isinstance(example, Example)
         trained_on = example.token_ids[: example.num_prompt_tokens].tolist()
         streamed = asked(lambda: list(speaker.stream(question(system, (), message))))  # noqa: B023
         in_a_file = asked(lambda: answered(speaker, tmp_path / f"{len(message)}.jsonl", [conversation]))  # noqa: B023

@@ -11,6 +11,7 @@ import pytest
 from tests.doubles.engine import record, tiny_model
 from tests.doubles.padded_loop import TOLERANCE, compare
 
+from tuneful.batch.trie import build_trie
 from tuneful.config import TrainConfig
 from tuneful.data.sources import STARTER_FILE
 from tuneful.train import loss
@@ -53,7 +54,7 @@ def test_fifty_steps_equal_the_padded_oracles(examples):
 
 
 def test_a_lost_target_is_seen_within_a_few_steps(examples, monkeypatch):
-    original = loss.build_trie
+    original = build_trie
 
     def build(given, **options):
         batch = original(given, **options)

@@ -42,7 +42,7 @@ def test_the_oracle_finds_an_example_that_is_wrong() -> None:
     tokenizer = oracle.byte_tokenizer()
     text = TextEncoder(tokenizer, oracle.own_template(tokenizer, "chatml"))
     conversation = Conversation("", (Turn("Hi é", "", "Yo"), Turn("Again", "x", "So")), "here:1")
-    settings = {"prompt_weight": 0.25, "last_turn": False}
+    settings: dict[str, Any] = {"prompt_weight": 0.25, "last_turn": False}
     example = Encoder(text, 1000, **settings).example(conversation)
     assert isinstance(example, Example)
     parts = list(oracle.WRITTEN["chatml"](conversation, tokenizer))
@@ -67,4 +67,4 @@ def test_the_oracle_finds_an_example_that_is_wrong() -> None:
     )
     parts = list(oracle.WRITTEN["chatml"](hostile, tokenizer))
     assert oracle.difference(good, parts, hostile, settings, tokenizer, text) is None
-    assert "control token" in oracle.difference(forged, parts, hostile, settings, tokenizer, text)
+    assert "control token" in str(oracle.difference(forged, parts, hostile, settings, tokenizer, text))

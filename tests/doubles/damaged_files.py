@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,7 +110,7 @@ def as_lines(texts: Sequence[bytes], rng: random.Random) -> bytes:
 
 def as_csv(rows: Sequence[dict[str, str]], rng: random.Random, delimiter: str = ",") -> bytes:
     text = io.StringIO(newline="")
-    quoting = rng.choice([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+    quoting: Literal[0, 1] = rng.choice([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
     writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter, lineterminator="\n", quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)

@@ -374,7 +374,7 @@ def _judged(
 ) -> list[Verdict]:
     settings = JudgeConfig(
         model=f"{wire}/{MODEL}",
-        reply_format=reply_format,  # type: ignore[arg-type]
+        reply_format=reply_format,
         concurrency=concurrency,
         timeout_seconds=DEADLINE_SECONDS,
         max_retries=MAX_RETRIES,
@@ -411,7 +411,8 @@ def campaign(num_replies: int, seed: int, batch: int = 500, say: Callable[[str],
     counts: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     slowest = 0.0
-    turns = [(wire, form) for wire in ("ollama", "openai") for form in ("json_schema", "text")]
+    wires: tuple[Backend, ...] = ("ollama", "openai")
+    turns = [(wire, form) for wire in wires for form in ("json_schema", "text")]
     while totals["replies"] < num_replies:
         wire, form = turns[totals["rounds"] % len(turns)]
         ledger = Ledger()

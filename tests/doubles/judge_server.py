@@ -134,8 +134,8 @@ def honest_body(wire: Backend, text: str, *, model: str = MODEL, prompt_tokens: 
 
 def tags() -> bytes:
     """What Ollama holds."""
-    details = {"format": "gguf", "family": "llama", "families": ["llama"], "parameter_size": "8.0B"}
-    details["quantization_level"] = "Q4_0"  # type: ignore[assignment]
+    kind = {"format": "gguf", "family": "llama", "families": ["llama"]}
+    details = {**kind, "parameter_size": "8.0B", "quantization_level": "Q4_0"}
     one = {"name": f"{MODEL}:latest", "model": f"{MODEL}:latest", "size": 4_661_224_676, "digest": "365c0bd3c000"}
     return json.dumps({"models": [{**one, "modified_at": "2026-11-22T10:00:00Z", "details": details}]}).encode()
 

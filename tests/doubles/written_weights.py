@@ -94,7 +94,7 @@ def check(tokenizer: Any, template: str, num_conversations: int, seed: int) -> d
     differences = []
     for number in range(num_conversations):
         conversation = random_conversation(rng, f"{template}:{number}")
-        settings = {"prompt_weight": rng.choice((0.0, 0.0, 0.25, 1.0)), "last_turn": rng.random() < 0.3}
+        settings: dict[str, Any] = {"prompt_weight": rng.choice((0.0, 0.0, 0.25, 1.0)), "last_turn": rng.random() < 0.3}
         encoder = Encoder(text, 1_000_000, **settings)
         example = encoder.example(conversation)
         if isinstance(example, str):
@@ -103,6 +103,7 @@ def check(tokenizer: Any, template: str, num_conversations: int, seed: int) -> d
         if rng.random() < 0.1 and len(example) - example.num_prompt_tokens > 1:
             limit = rng.randrange(example.num_prompt_tokens + 1, len(example))
             example = Encoder(text, limit, on_long="cut_response", **settings).example(conversation)
+            assert isinstance(example, Example), example
             counts["cut"] += 1
         parts = list(WRITTEN[template](conversation, tokenizer))
         counts["records"] += 1
@@ -219,8 +220,8 @@ def marked(
 
 def chatml(conversation: Conversation, tokenizer: Any, default: str = "") -> Iterator[Part]:
     """OpenAI's ChatML."""
-    roles = (f"<|im_start|>{role}" for role in ("system", "user", "assistant"))
-    return marked(conversation, tokenizer, *roles, "<|im_end|>", default)
+    system, user, assistant = (f"<|im_start|>{role}" for role in ("system", "user", "assistant"))
+    return marked(conversation, tokenizer, system, user, assistant, "<|im_end|>", default)
 
 
 def own(conversation: Conversation, tokenizer: Any) -> Iterator[Part]:
@@ -260,7 +261,7 @@ def own_template(tokenizer: Any, name: str) -> Any:
     if name == "file":
         control = {added.content for added in tokenizer.added_tokens_decoder.values() if added.special}
         return ChatTemplate(FILE, "file", control_tokens=control, eos_token=tokenizer.eos_token)
-    return load_template(TemplateConfig(name=name), tokenizer)  # type: ignore[arg-type]
+    return load_template(TemplateConfig(name=name), tokenizer)
 
 
 # Conversations
@@ -298,7 +299,7 @@ def said(rng: random.Random) -> str:
 def bytes_of(token_id: int, tokenizer: Any, text: TextEncoder) -> bytes:
     """The bytes that a token stands for."""
     if token_id in text.control_token_ids:
-        return text.control_token_ids[token_id].encode()
+        return str(text.control_token_ids[token_id]).encode()
     return bytes(BYTE_OF[letter] for letter in tokenizer.convert_ids_to_tokens(token_id))
 
 

@@ -159,7 +159,7 @@ def test_chatml_and_phi_3_are_written_as_their_makers_do(byte_tokenizer: Any) ->
     conversation = Conversation("Be kind.", (first, second), "here:1")
 
     def rendered(name: str) -> str:
-        return byte_tokenizer.decode(encoded(encoder(byte_tokenizer, name), conversation).token_ids)
+        return str(byte_tokenizer.decode(encoded(encoder(byte_tokenizer, name), conversation).token_ids))
 
     assert rendered("chatml") == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
@@ -459,7 +459,7 @@ def test_a_slow_tokenizer_and_one_without_an_end_token_are_refused(byte_tokenize
         name_or_path = "old"
 
     with pytest.raises(TemplateError, match="old: no fast tokenizer"):
-        TextEncoder(Slow(), find_template("alpaca"))  # type: ignore[arg-type]
+        TextEncoder(Slow(), find_template("alpaca"))
     endless = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer.backend_tokenizer)
     with pytest.raises(TemplateError, match="has no end token, so no response could ever end"):
         TextEncoder(endless, find_template("alpaca"))

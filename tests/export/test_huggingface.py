@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from tuneful.errors import ExportError
-from tuneful.export.huggingface import Card, save_model, verify_export, written_aside
+from tuneful.export.huggingface import Card, save_model, verify_export
+from tuneful.files import written_aside
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
 

@@ -60,10 +60,7 @@ BASE = [
 TERMINAL = Terminal(quiet=True)
 
 
-Measure = Callable[..., Any]
-
-
-def remembered(measure: Measure) -> Measure:
+def remembered(measure: Callable[..., Any]) -> Any:
     """Measures once what many experiments compare with: `test_changing_nothing_changes_nothing` shows that it may."""
 
     @wraps(measure)
@@ -217,7 +214,7 @@ class Laboratory:
         return check_gate(parse_gate(self.config(f"report.gate={json.dumps(gate)}").report.gate), self.interval())
 
 
-Experiment = Callable[[Laboratory], tuple[Any, Any]]
+Experiment = Callable[[Laboratory], tuple[Any, ...]]
 
 
 def asked(*settings: str) -> Any:

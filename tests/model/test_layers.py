@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from typing import Any
 
 import peft
 import pytest
@@ -20,8 +21,14 @@ from tuneful.train import loss
 from tuneful.train.loss import micro_batch_loss
 
 CPU, BFLOAT16 = torch.device("cpu"), torch.bfloat16
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 256}
-LLAMA = {**SIZES, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "rms_norm_eps": 0.1}
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 256}
+LLAMA: dict[str, Any] = {
+    **SIZES,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "rms_norm_eps": 0.1,
+}
 FAMILIES = {
     "llama": LLAMA,
     "llama with biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},

@@ -20,6 +20,12 @@ from tuneful.train.update import NativeUpdate, Trained
 CPU = torch.device("cpu")
 
 
+def library():
+    found = native.kernels(CPU, torch.float32)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def afresh(monkeypatch, tmp_path):
     """As on a machine that has compiled nothing yet."""
@@ -154,9 +160,7 @@ def attention_and_gradients(batch, dtype):
     inputs = [
         torch.randn(1, batch.num_nodes, heads, 16).to(dtype).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)
     ]
-    output = NativeAttention.apply(
-        *inputs, lay_out_lanes(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
-    )
+    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch, 48), 2, library()), 0.25)
     return [output, *torch.autograd.grad(output.square().sum(), inputs)]
 
 
@@ -187,7 +191,7 @@ def test_no_result_depends_on_the_number_of_threads(threads, dtype):
     for number in (1, 2, 5):
         threads(number)
         tensors = trained_tensors()
-        update = NativeUpdate(tensors, train_config(), True, native.kernels(CPU, torch.float32))
+        update = NativeUpdate(tensors, train_config(), True, library())
         norm = torch.tensor(update.squared_norm(), dtype=torch.float64)
         update.step(1, 1e-2, 2.0)
         weights = [part for tensor in tensors for part in (tensor.parameter.detach(), tensor.master, tensor.exp_avg_sq)]
@@ -200,9 +204,8 @@ def test_no_result_depends_on_the_number_of_threads(threads, dtype):
 def test_the_norm_is_that_of_all_gradients_and_an_empty_parameter_counts_nothing():
     tensors = trained_tensors()
     wanted = sum(tensor.parameter.grad.double().square().sum().item() for tensor in tensors)
-    assert NativeUpdate(
-        tensors, train_config(), True, native.kernels(CPU, torch.float32)
-    ).squared_norm() == pytest.approx(wanted, rel=1e-6)
+    update = NativeUpdate(tensors, train_config(), True, library())
+    assert update.squared_norm() == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -215,7 +218,7 @@ def test_every_weight_is_rounded_to_bfloat16_as_torch_rounds_it():
     parameter = torch.nn.Parameter(torch.zeros(len(master), dtype=torch.bfloat16))
     parameter.grad = torch.zeros_like(parameter)
     own = Trained("a", parameter, master.clone(), torch.zeros_like(master), torch.zeros_like(master), 0.0)
-    NativeUpdate([own], train_config(), True, native.kernels(CPU, torch.float32)).step(1, 0.0, 1.0)
+    NativeUpdate([own], train_config(), True, library()).step(1, 0.0, 1.0)
     torch.testing.assert_close(parameter.detach(), own.master.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
@@ -255,9 +258,7 @@ def test_a_bad_number_in_attention_reaches_those_who_see_it_and_no_other_record(
     inputs = [torch.randn(1, batch.num_nodes, heads, 16).transpose(1, 2) for heads in (4, 2, 2)]
     node = batch.num_nodes // 2
     inputs[which][0, 0, node, 3] = torch.nan
-    output = NativeAttention.apply(
-        *inputs, lay_out_lanes(cut_blocks(batch, 48), 2, native.kernels(CPU, torch.float32)), 0.25
-    )
+    output = NativeAttention.apply(*inputs, lay_out_lanes(cut_blocks(batch, 48), 2, library()), 0.25)
     touched = (~output[0].isfinite()).flatten(1).any(1).numpy()
     nodes, record = np.arange(batch.num_nodes), np.cumsum(batch.positions == 0)
     sees = (nodes >= node) & (nodes < batch.subtree_end[node]) if which else nodes == node

@@ -85,10 +85,10 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert steps == others
     for name in ("data/train.jsonl", "answers/base.jsonl"):
         assert (one / name).read_text() == (other / name).read_text()
-    weights, others = (load_file(path / "model" / "model.safetensors") for path in (one, other))
-    assert weights.keys() == others.keys()
+    weights, other_weights = (load_file(path / "model" / "model.safetensors") for path in (one, other))
+    assert weights.keys() == other_weights.keys()
     for name, tensor in weights.items():
-        torch.testing.assert_close(tensor, others[name], rtol=0, atol=2e-5, msg=name)
+        torch.testing.assert_close(tensor, other_weights[name], rtol=0, atol=2e-5, msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +111,16 @@ def killed_in_step_5(*arguments: str) -> None:
     """`tuneful ARGUMENTS`, of which rank 1 is gone by SIGKILL in the middle of step 5."""
     from tuneful.cli import main
     from tuneful.train import loop
+    from tuneful.train.optimizer import learning_rate
 
-    rate = loop.learning_rate
+    rate = learning_rate
 
     def killed(config: TrainConfig, step: int, num_steps: int) -> float:
         if step == 5 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         return rate(config, step, num_steps)
 
-    loop.learning_rate = killed
+    setattr(loop, "learning_rate", killed)  # noqa: B010
     sys.argv = ["tuneful", *arguments]
     main()
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from tests.doubles.engine import tiny_model, train_config
 
+from tuneful.model.attention import use_trie_attention
 from tuneful.train.distributed import SINGLE_PROCESS, joined_group, shard, whole
 from tuneful.train.layout import Layout
 from tuneful.train.loop import Evaluation, State, Step, Training, mean_loss
-from tuneful.train.loss import use_trie_attention
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Example
 
@@ -38,7 +39,7 @@ def train(group):
     examples = records(17)
     config = train_config(batch_size=6, num_train_epochs=3, learning_rate=1e-2, eval_steps=3, keep="last")
     optimizer = AdamW(model, config, torch.float64, group)
-    first = {}
+    first: dict[str, torch.Tensor] = {}
     take = optimizer.step
 
     def step(rate):
@@ -46,7 +47,7 @@ def train(group):
             first.update({tensor.name: whole_gradient(tensor).clone() for tensor in optimizer._tensors})
         return take(rate)
 
-    optimizer.step = step
+    setattr(optimizer, "step", step)  # noqa: B010
     events = list(
         Training(model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=State(), group=group).run()
     )
@@ -80,7 +81,7 @@ def train_rank(folder):
     torch.set_num_threads(1)
     alone = train(SINGLE_PROCESS)
     with joined_group(torch.device("cpu")) as group:
-        found = {"gathered": group.gather([{"rank": group.rank, "said": "é\n" * group.rank}])}
+        found: dict[str, Any] = {"gathered": group.gather([{"rank": group.rank, "said": "é\n" * group.rank}])}
         for strategy in ("ddp", "fsdp"):
             here = train(replace(group, sharded=strategy == "fsdp"))
             found[strategy] = {what: difference(here[what], alone[what]) for what in ("gradient", "weight", "loss")}
