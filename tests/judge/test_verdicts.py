@@ -69,7 +69,7 @@ def test_what_cannot_be_read_or_had_no_reply_is_unscored_and_counted(tmp_path: P
 
     def reply(question: Question) -> AskResult:
         made = next(replies)
-        found: Outcome = made(question) if callable(made) else made
+        found: AskResult = made(question) if callable(made) else made
         return found
 
     verdicts = judged(Scripted(reply), tmp_path)
