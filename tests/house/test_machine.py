@@ -40,7 +40,7 @@ def test_the_end_of_a_run_says_what_could_not_be_run_and_how_many_tests_stood_as
     lacking = {"gpu": "torch finds no CUDA device", "compiler": "there is no cc"}
     reasons = ["Skipped: needs compiler: there is no cc"] * 2
     gpu, compiler, here = machine.summary(lacking, reasons)
-    assert gpu == "gpu: training and answering on a GPU; torch finds no CUDA device: no test asks for it"
+    assert gpu == "gpu: training and answering on a GPU; torch finds no CUDA device: none of these tests asks for it"
     assert compiler == "compiler: the kernels compiled for this machine; there is no cc: 2 tests stood aside"
     assert here == f"run here: {', '.join(name for name in machine.PATHS if name not in lacking)}"
 

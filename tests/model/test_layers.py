@@ -41,9 +41,11 @@ RECORDS = [*TWINS, *random_records(7, longest=30)]
 
 
 @pytest.fixture(autouse=True)
-def library(compiled):
+def library():
     require("compiled-products")
-    return native.kernels(CPU, torch.bfloat16)
+    found = native.kernels(CPU, torch.bfloat16)
+    assert found is not None, native.describe()
+    return found
 
 
 @pytest.fixture

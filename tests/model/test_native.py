@@ -30,6 +30,7 @@ def library():
 def afresh(monkeypatch, tmp_path):
     """As on a machine that has compiled nothing yet."""
     monkeypatch.setenv("TUNEFUL_CACHE", str(tmp_path))
+    monkeypatch.setenv("TUNEFUL_NATIVE", "1")
     native._attempt.cache_clear()
     yield tmp_path
     native._attempt.cache_clear()

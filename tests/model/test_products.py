@@ -17,9 +17,11 @@ LARGE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size
 
 
 @pytest.fixture(autouse=True)
-def library(compiled):
+def library():
     require("compiled-products")
-    return native.kernels(CPU, torch.bfloat16)
+    found = native.kernels(CPU, torch.bfloat16)
+    assert found is not None, native.describe()
+    return found
 
 
 def random(*shape):
