@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
+# A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
+WORKERS ?= 2
 
 .PHONY: demo test check bench-train bench-generate browser clean
 
@@ -14,8 +16,8 @@ demo: $(RUN_STAMP)
 	@$(BIN)/tuneful run starter
 
 test: check browser
-	@echo "==> pytest"
-	@$(BIN)/python -m pytest
+	@echo "==> pytest, in $(WORKERS) processes"
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 check: $(TEST_STAMP)
 	@echo "==> ruff format, ruff check, mypy"

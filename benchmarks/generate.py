@@ -176,7 +176,7 @@ class Worker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            sys.exit(f"{self._process.args[-1]} ended: see above")
+            sys.exit("a system that answers has ended: see above")
         reply: dict[str, Any] = json.loads(line)
         return reply
 

@@ -2,125 +2,20 @@
 
     python benchmarks/kill_judge.py [--kills 50] [--items 60] [--seed 0] [--output FILE.json]
 
-`tuneful evaluate` runs as a process of its own against a loopback judge that takes its time, is killed with SIGKILL at a
-moment drawn from the whole length of an evaluation, and started again until it ends. Scores, evaluation.json and the kept
-replies must then be byte for byte those of an evaluation that nobody killed, and no question may have been asked more
-often than it was in flight when a kill came. Exit code 1 otherwise.
+What is killed and compared stands in `tests/doubles/killed_judging.py`. Exit code 1 where there is a complaint.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import hashlib
 import json
-import os
-import random
-import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections import Counter
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-from hostile_judge import MODEL, Request, head, honest_body, said, serving, tags, true_score
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests' doubles, which are not installed
+from tests.doubles.killed_judging import campaign
+
 from tuneful.runs.environment import describe_machine
-
-CONCURRENCY = 4
-LATENCY_SECONDS = 0.03
-
-
-@dataclass
-class Judge:
-    """An honest judge that takes its time; it counts how often each item was asked about."""
-
-    asked: Counter[int] = field(default_factory=Counter)
-
-    async def behave(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        """One request."""
-        if request.method == "GET":
-            body = tags()
-        else:
-            self.asked[request.item] += 1
-            await asyncio.sleep(LATENCY_SECONDS)
-            body = honest_body(request.wire, said(request, true_score(request.item)))
-        writer.write(head(200, length=len(body)) + body)
-        await writer.drain()
-
-
-def start(folder: Path, origin: str) -> subprocess.Popen[bytes]:
-    """An evaluation of answers.jsonl into `folder`/out."""
-    arguments = ["evaluate", "answers.jsonl", "--judge", f"ollama/{MODEL}", "--output", "out", "--quiet"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tuneful.cli", *arguments, f"judge.concurrency={CONCURRENCY}"],
-        cwd=folder,
-        env={**os.environ, "OLLAMA_HOST": origin},
-    )
-
-
-def files_of(folder: Path) -> dict[str, str]:
-    """Every file of an evaluation but its lock, and its checksum."""
-    found = (file for file in sorted((folder / "out").rglob("*")) if file.is_file() and not file.name.endswith(".lock"))
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
-
-
-def campaign(num_kills: int, num_items: int, seed: int) -> dict[str, Any]:
-    """Evaluations killed `num_kills` times in all, each held against one that was not."""
-    dice, complaints, kills, ends = random.Random(seed), [], 0, 0
-    moments: list[float] = []
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        rows = [
-            {"instruction": f"Item number {n}.", "input": "", "output": f"{n}", "text": f"it is {n}"}
-            for n in range(num_items)
-        ]
-        (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        judge = Judge()
-        with serving(judge.behave) as origin:
-            started = time.monotonic()
-            assert start(folder, origin).wait() == 0
-            length = time.monotonic() - started
-            wanted = files_of(folder)
-            while kills < num_kills:
-                shutil.rmtree(folder / "out")
-                judge.asked.clear()
-                killed_here = 0
-                while True:
-                    process = start(folder, origin)
-                    moment = dice.uniform(0.2, 1.0) * length if kills < num_kills else None
-                    try:
-                        code = process.wait(timeout=moment)
-                    except subprocess.TimeoutExpired:
-                        process.send_signal(signal.SIGKILL)
-                        process.wait()
-                        kills, killed_here = kills + 1, killed_here + 1
-                        moments.append(moment or 0.0)
-                        continue
-                    break
-                ends += 1
-                if code:
-                    complaints.append(f"evaluation {ends} ended with {code}")
-                if files_of(folder) != wanted:
-                    differ = [name for name, digest in files_of(folder).items() if wanted.get(name) != digest]
-                    complaints.append(f"evaluation {ends} after {killed_here} kills: other files: {', '.join(differ)}")
-                repeated = sum(judge.asked.values()) - num_items
-                if repeated > killed_here * CONCURRENCY:
-                    complaints.append(f"evaluation {ends}: {repeated} questions repeated after {killed_here} kills")
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "kills": kills,
-        "evaluations": ends,
-        "items": num_items,
-        "files": sorted(wanted),
-        "uninterrupted_seconds": round(length, 2),
-        "kill_seconds": [round(moment, 2) for moment in (min(moments), max(moments))],
-        "complaints": complaints,
-    }
 
 
 def main() -> int:

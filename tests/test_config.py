@@ -141,7 +141,7 @@ def test_a_value_that_was_ours_once_is_refused_with_the_name_that_holds_now(tmp_
 
 
 def test_what_an_earlier_version_wrote_down_is_translated() -> None:
-    earlier = {"data": {"shape": "messages", "max_length": 77}, "template": {"name": "own"}}
+    earlier: dict[str, dict[str, Any]] = {"data": {"shape": "messages", "max_length": 77}, "template": {"name": "own"}}
     config = load_config(begun_with=earlier)
     assert (config.data.format, config.data.max_length, config.template.name) == ("messages", 77, "tokenizer")
     assert earlier["data"]["shape"] == "messages", "what was handed in was changed"

@@ -10,6 +10,8 @@ does not fit into memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from train_peers.worker import IGNORED, Batch, Job, open_job, pad, serve
 
 
-def make_step(model: torch.nn.Module, job: Job, end_token: int):
+def make_step(model: torch.nn.Module, job: Job, end_token: int) -> Callable[[Batch], float]:
     """The body of the book's inner loop as a function of a batch."""
     optimizer = torch.optim.AdamW(model.parameters(), **job.optimization.adamw())
 

@@ -34,6 +34,7 @@ class TargetRowsTrainer(Trainer):
             logits_to_keep=predicts,
             use_cache=False,
         )
+        assert num_items_in_batch is not None
         loss = F.cross_entropy(outputs.logits.float(), labels[predicts], reduction="sum") / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 

@@ -9,6 +9,7 @@ and `32-true`. With `bf16-true` the weights themselves are bfloat16 and most upd
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -61,7 +62,7 @@ def sample(ids: list[int], labels: list[int]) -> dict[str, object]:
     return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "token_counts": counts}
 
 
-def make_step(fabric: L.Fabric, job: Job):
+def make_step(fabric: L.Fabric, job: Job) -> Callable[[Batch], float]:
     """The body of LitGPT's training loop as a function of a batch."""
     model = load_model(fabric, job.model)
     model.max_seq_length = max(len(record.ids) for batch in job.batches for record in batch)
@@ -79,7 +80,7 @@ def make_step(fabric: L.Fabric, job: Job):
         fabric.clip_gradients(model, optimizer, max_norm=job.optimization.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
+        return float(loss.item())
 
     return run_step
 

@@ -6,6 +6,8 @@ next losses show whether a system also clips and updates alike. It is never time
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
@@ -13,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from train_peers.worker import Batch, Job, open_job, serve
 
 
-def make_step(model: torch.nn.Module, job: Job):
+def make_step(model: torch.nn.Module, job: Job) -> Callable[[Batch], float]:
     """One step of AdamW on the summed loss of the records, divided once by the number of targets."""
     optimizer = torch.optim.AdamW(model.parameters(), **job.optimization.adamw())
 

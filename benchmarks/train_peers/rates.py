@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -47,7 +48,7 @@ def product_rates(shape: Shape) -> dict[str, float]:
     for dtype in (torch.bfloat16, torch.float32):
         for rows, inner, columns in sorted(sizes):
             left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
-            seconds = best_seconds(lambda left=left, right=right: F.linear(left, right))
+            seconds = best_seconds(partial(F.linear, left, right))
             rates[f"{str(dtype).removeprefix('torch.')} {rows}x{inner}x{columns}"] = (
                 2 * rows * inner * columns / seconds
             )

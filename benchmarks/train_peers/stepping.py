@@ -50,7 +50,7 @@ class Stepper(TrainerCallback):
 def steppable(trainer_class: type[Trainer], stepper: Stepper) -> type[Trainer]:
     """`trainer_class` with a look at the loss of each step, which the trainer itself only keeps as a running mean."""
 
-    class Steppable(trainer_class):  # type: ignore[valid-type,misc]
+    class Steppable(trainer_class):
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             stepper.loss = super().training_step(*args, **kwargs)
             return stepper.loss

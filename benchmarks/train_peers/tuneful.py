@@ -40,7 +40,7 @@ def make_stepper(
     model = load_model(str(model_folder)).model
     model.train()
     forward = _total_loss
-    techniques = {name: switches[name] for name in ("block_attention", "target_rows", "tied_lookup")}
+    techniques: dict[str, Any] = {name: switches[name] for name in ("block_attention", "target_rows", "tied_lookup")}
     if not all(techniques.values()):
         forward = partial(_ablated_loss, **techniques)
     make_optimizer = _own_optimizer if switches["one_pass_optimizer"] else _torch_optimizer
@@ -98,7 +98,11 @@ def _own_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> 
         max_grad_norm=settings.max_grad_norm,
     )
     optimizer = AdamW(model, config, dtype)
-    return lambda: float(optimizer.step(settings.learning_rate)) and None
+
+    def step() -> None:
+        optimizer.step(settings.learning_rate)
+
+    return step
 
 
 def _torch_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> Callable[[], None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.audit.planted import AGAINST, clean_records, record, write_planted, write_rows
+from tests.doubles.planted import AGAINST, clean_records, record, write_planted, write_rows
 
 from tuneful.audit.audit import Audit, audit, audit_sides
 from tuneful.audit.findings import KINDS, NEEDS_TOKENS

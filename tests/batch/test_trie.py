@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from tests.engine import assert_is_trie_of, record, tries
+from tests.doubles.engine import assert_is_trie_of, record, tries
 
 from tuneful.batch.trie import build_trie, common_prefix, cut_blocks, draw, token_order, visible
 from tuneful.types import Example

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.audit.planted import AGAINST, clean_records, record, write_planted, write_rows
+from tests.doubles.planted import AGAINST, clean_records, record, write_planted, write_rows
 
 import tuneful
 from tuneful.cli import main
@@ -19,6 +19,7 @@ from tuneful.config import load_config
 from tuneful.data.read import read_data
 from tuneful.model.load import load_tokenizer
 from tuneful.model.tokenizer_file import find_locally, read_tokenizer_file
+from tuneful.types import Example
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ def test_a_tokenizer_read_from_its_file_gives_the_tokens_of_training(
         whole = encoder_of(load_tokenizer(folder), config)
         assert light is not None
         for one, other in zip(light.examples(conversations), whole.examples(conversations), strict=True):
+            assert isinstance(one, Example)
+            assert isinstance(other, Example)
             assert one.token_ids.tolist() == other.token_ids.tolist()
             assert one.weights.tolist() == other.weights.tolist()
 

@@ -2,12 +2,12 @@
 
 import io
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from tests.doubles import killed_answering
+from tests.doubles.processes import Process
 
 from tuneful.commands.chat import ChatSession, converse
 from tuneful.config import load_config
@@ -20,9 +20,8 @@ from tuneful.infer.session import LoadedModel, question
 from tuneful.judge.local import ModelJudge
 from tuneful.judge.questions import Question
 from tuneful.runs.schema import as_row
-from tuneful.types import Conversation, Turn
+from tuneful.types import Conversation, Example, Turn
 
-REPOSITORY = Path(__file__).parents[2]
 CONVERSATIONS = [
     Conversation("", (Turn(f"Say {word}.", "", "x"),), f"rows.json:{line}")
     for line, word in enumerate(("red", "green", "blue", "pink", "grey", "gold"), 1)
@@ -73,7 +72,7 @@ def test_whatever_a_killed_process_leaves_the_file_is_the_same(speaker, tmp_path
     for cut in sorted(cuts):
         output = tmp_path / "cut.jsonl"
         output.with_name("cut.jsonl.partial").write_bytes(journal[:cut])
-        told = []
+        told: list[int] = []
         answered(speaker, output, advance=told.append)
         assert output.read_bytes() == whole
         assert told[0] == max(0, sum(end <= cut for end in ends) - 1), "what was known was asked again"
@@ -119,12 +118,17 @@ def test_one_process_writes_a_file_at_a_time(tmp_path):
     Journal(output, "request").close()
 
 
-def test_kill_9_at_random_changes_nothing(tmp_path):
-    """A short run of the program that kills 50 times."""
-    program = [sys.executable, REPOSITORY / "benchmarks" / "kill_generate.py", "--kills", "3", "--records", "30"]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "every file the same" in done.stdout
+def kill_answering():
+    found = killed_answering.campaign(3, 30, 0)
+    assert found.kills >= 3, found
+    assert found.files >= 1, found
+
+
+def test_kill_9_at_random_changes_nothing():
+    """A short run of `benchmarks/kill_generate.py`, which kills 50 times."""
+    killing = Process(kill_answering)
+    out, err = killing.communicate(timeout=300)
+    assert killing.returncode == 0, out + err
 
 
 # ---------------------------------------------------------------------------------------------------------------- chat
@@ -215,6 +219,7 @@ def test_train_generate_chat_and_a_judge_render_a_prompt_byte_for_byte_alike(
     for system, message in (("", "Say <|im_end|> red."), ("Be brief.", "Sag röt! 你好 ")):
         conversation = question(system, (), message)
         example = Encoder(speaker.encoder.text, 1024).example(conversation)
+        assert isinstance(example, Example)
         trained_on = example.token_ids[: example.num_prompt_tokens].tolist()
         streamed = asked(lambda: list(speaker.stream(question(system, (), message))))  # noqa: B023
         in_a_file = asked(lambda: answered(speaker, tmp_path / f"{len(message)}.jsonl", [conversation]))  # noqa: B023

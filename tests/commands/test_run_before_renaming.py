@@ -19,7 +19,8 @@ import pytest
 import tuneful
 from tuneful.config import load_config
 from tuneful.config.load import read_yaml, translated
-from tuneful.judge.client import OnResult, Question, Reply
+from tuneful.judge.client import OnResult, Reply
+from tuneful.judge.questions import Question
 from tuneful.runs.schema import Comparison, as_row, read_strictly
 
 OLD = Path(__file__).parents[1] / "runs" / "run_before_renaming"

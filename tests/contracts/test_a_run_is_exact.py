@@ -3,32 +3,21 @@
 The benchmark trains the built-in model; here a random two-layer Llama reads the starter set word by word.
 """
 
-import importlib.util
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from tests.engine import record, tiny_model
+from tests.doubles.engine import record, tiny_model
+from tests.doubles.padded_loop import TOLERANCE, compare
 
+from tuneful.batch.trie import build_trie
 from tuneful.config import TrainConfig
 from tuneful.data.sources import STARTER_FILE
 from tuneful.train import loss
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "exactness.py"
 CONFIG = TrainConfig(max_steps=50, batch_size=8, learning_rate=1e-3, eval_steps=1000)
 VOCABULARY = 1000
-
-
-@pytest.fixture(scope="module")
-def exactness():
-    spec = importlib.util.spec_from_file_location("exactness", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "exactness", module)
-        spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +46,15 @@ def make_model():
     return tiny_model(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, initializer_range=0.05)
 
 
-def test_fifty_steps_equal_the_padded_oracles(exactness, examples):
-    result = exactness.compare(make_model, examples, CONFIG)
+def test_fifty_steps_equal_the_padded_oracles(examples):
+    result = compare(make_model, examples, CONFIG)
     assert len(result.trie) == len(result.padded) == 50
     assert result.trie[-1] < 0.8 * result.trie[0]
-    assert result.largest_difference <= exactness.TOLERANCE
+    assert result.largest_difference <= TOLERANCE
 
 
-def test_a_lost_target_is_seen_within_a_few_steps(exactness, examples, monkeypatch):
-    original = loss.build_trie
+def test_a_lost_target_is_seen_within_a_few_steps(examples, monkeypatch):
+    original = build_trie
 
     def build(given, **options):
         batch = original(given, **options)
@@ -74,5 +63,5 @@ def test_a_lost_target_is_seen_within_a_few_steps(exactness, examples, monkeypat
         return replace(batch, target_weights=weights)
 
     monkeypatch.setattr(loss, "build_trie", build)
-    result = exactness.compare(make_model, examples, CONFIG.model_copy(update={"max_steps": 3}))
-    assert result.largest_difference > 10 * exactness.TOLERANCE
+    result = compare(make_model, examples, CONFIG.model_copy(update={"max_steps": 3}))
+    assert result.largest_difference > 10 * TOLERANCE

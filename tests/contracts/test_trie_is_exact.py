@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.engine import (
+from tests.doubles.engine import (
     FAMILIES,
     PADDED,
     TRIE,
@@ -149,7 +149,7 @@ def test_the_validation_loss_is_the_mean_over_all_targets(layout):
 # ----------------------------------------------------------------------------------------------------------- isolation
 
 
-def logits_of(model, batch: TrieBatch) -> torch.Tensor:
+def logits_of(model, batch: TrieBatch):
     """The logits of every node [N, V]."""
     use_trie_attention(model)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def without_the_last_target(batch: TrieBatch) -> TrieBatch:
 
 def plant(monkeypatch, corrupt, *, in_batch: bool, in_plan: bool) -> None:
     """Let the loss compute with a corrupted batch, its attention with a corrupted plan, or both."""
-    good = []
+    good: list[TrieBatch] = []
 
     def build(examples, *, share=True):
         good[:] = [build_trie(examples, share=share)]
@@ -274,7 +274,7 @@ def test_a_step_of_ragged_micro_batches_is_one_mean_over_its_targets():
 
 
 def test_a_mean_taken_per_micro_batch_turns_the_check_red(monkeypatch):
-    examples, original = random_records(7, longest=25), loop.micro_batch_loss
+    examples, original = random_records(7, longest=25), loss.micro_batch_loss
 
     def mean_per_micro_batch(model, batch, layout):
         correct = original(model, batch, layout)

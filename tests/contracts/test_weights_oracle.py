@@ -1,42 +1,23 @@
-"""Tokens and weights are those that `benchmarks/oracle_weights.py` writes out by hand: its campaign, in small.
+"""Tokens and weights are those that an oracle writes out by hand: the campaign of `benchmarks/oracle_weights.py`, in small.
 
 The oracle is put to the test as well: an example that is wrong in one token or one weight is found.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.doubles import written_weights as oracle
 
 from tuneful.encoding.encode import Encoder, TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "oracle_weights.py"
-TOKENIZERS = {"bytes": "byte_tokenizer", "builtin": "builtin_tokenizer", "gpt2": "gpt2_tokenizer"}
 
-
-@pytest.fixture(scope="module")
-def oracle() -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("oracle_weights", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "oracle_weights", module)
-        spec.loader.exec_module(module)
-        yield module
-
-
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
-def test_every_template_agrees_with_the_oracle(oracle: Any, tokenizer: str) -> None:
-    made = {"bytes": oracle.byte_tokenizer, "builtin": oracle.builtin_tokenizer, "gpt2": oracle.gpt2_tokenizer}[
-        tokenizer
-    ]()
+@pytest.mark.parametrize("tokenizer", oracle.TOKENIZERS)
+def test_every_template_agrees_with_the_oracle(tokenizer: str) -> None:
+    made = oracle.TOKENIZERS[tokenizer]()
     for template in oracle.TEMPLATES:
         found = oracle.check(made, template, 60, 0)
         assert found["differences"] == 0, found["first"]
@@ -57,11 +38,11 @@ def spoilt(example: Example) -> Iterator[Example]:
     yield replace(example, cut=True)
 
 
-def test_the_oracle_finds_an_example_that_is_wrong(oracle: Any) -> None:
+def test_the_oracle_finds_an_example_that_is_wrong() -> None:
     tokenizer = oracle.byte_tokenizer()
     text = TextEncoder(tokenizer, oracle.own_template(tokenizer, "chatml"))
     conversation = Conversation("", (Turn("Hi é", "", "Yo"), Turn("Again", "x", "So")), "here:1")
-    settings = {"prompt_weight": 0.25, "last_turn": False}
+    settings: dict[str, Any] = {"prompt_weight": 0.25, "last_turn": False}
     example = Encoder(text, 1000, **settings).example(conversation)
     assert isinstance(example, Example)
     parts = list(oracle.WRITTEN["chatml"](conversation, tokenizer))
@@ -86,4 +67,4 @@ def test_the_oracle_finds_an_example_that_is_wrong(oracle: Any) -> None:
     )
     parts = list(oracle.WRITTEN["chatml"](hostile, tokenizer))
     assert oracle.difference(good, parts, hostile, settings, tokenizer, text) is None
-    assert "control token" in oracle.difference(forged, parts, hostile, settings, tokenizer, text)
+    assert "control token" in str(oracle.difference(forged, parts, hostile, settings, tokenizer, text))

@@ -73,7 +73,8 @@ def test_tiny_sets_leave_a_record_on_every_side_that_was_wanted(method: str) -> 
     assert sizes(split(records(2), method, validation=0)) == (1, 0, 1)
     assert sizes(split(records(2), method, test=0)) == (1, 1, 0)
     assert sizes(split(records(1), method, test=0, validation=0)) == (1, 0, 0)
-    for num, shares in ((2, {}), (1, {"validation": 0.0}), (1, {"test": 0.0})):
+    few: list[tuple[int, dict[str, Any]]] = [(2, {}), (1, {"validation": 0.0}), (1, {"test": 0.0})]
+    for num, shares in few:
         with pytest.raises(DataError, match="too few for a train, a validation and a test set"):
             split(records(num), method, **shares)
 

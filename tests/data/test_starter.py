@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from fractions import Fraction
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tools.starter import make
@@ -399,7 +400,7 @@ def test_sorted_lists_are_sorted_and_keep_their_items() -> None:
             assert lengths == sorted(set(lengths)), ids(record)
             continue
         if all(item in times for item in answer):
-            places = [times.index(item) for item in answer]
+            places: list[Any] = [times.index(item) for item in answer]
         elif re.fullmatch(NUMERAL, answer[0]):
             places = [float(item) for item in answer]
         else:

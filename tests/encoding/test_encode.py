@@ -1,10 +1,7 @@
 """Templates and tokenizers: the prompt is the untrained prefix, the trained rest is the response, and user text is text."""
 
 import copy
-import json
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,7 +159,7 @@ def test_chatml_and_phi_3_are_written_as_their_makers_do(byte_tokenizer: Any) ->
     conversation = Conversation("Be kind.", (first, second), "here:1")
 
     def rendered(name: str) -> str:
-        return byte_tokenizer.decode(encoded(encoder(byte_tokenizer, name), conversation).token_ids)
+        return str(byte_tokenizer.decode(encoded(encoder(byte_tokenizer, name), conversation).token_ids))
 
     assert rendered("chatml") == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
@@ -462,7 +459,7 @@ def test_a_slow_tokenizer_and_one_without_an_end_token_are_refused(byte_tokenize
         name_or_path = "old"
 
     with pytest.raises(TemplateError, match="old: no fast tokenizer"):
-        TextEncoder(Slow(), find_template("alpaca"))  # type: ignore[arg-type]
+        TextEncoder(Slow(), find_template("alpaca"))
     endless = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer.backend_tokenizer)
     with pytest.raises(TemplateError, match="has no end token, so no response could ever end"):
         TextEncoder(endless, find_template("alpaca"))
@@ -545,13 +542,23 @@ def test_spaces_are_shown_where_a_tokenizer_writes_them_as_marks(kind: str) -> N
     assert shown.removeprefix("<s>").lstrip() == specified("Say it twice", "") + "it is it is</s>"
 
 
-def test_the_specification_is_quoted_rightly() -> None:
-    """`specified` above is the text of the specification's code, where it is at hand."""
-    file = Path("/work/shared/seed-ch07-instruction-finetuning.md")
-    if not file.is_file():
-        pytest.skip("the specification is not part of the repository")
-    source = file.read_text(encoding="utf-8")
-    template = re.search(r'prompt = f"""(.*?)"""', source, re.DOTALL)
-    assert template is not None
-    assert template[1] == specified("{instruction}", "").removesuffix("\n\n### Response:\n")
-    assert json.dumps("\n\n### Response:\n")[1:-1] in source
+def test_alpaca_is_the_published_prompt_letter_for_letter(byte_tokenizer: Any) -> None:
+    """The prompt as the Alpaca records were published with, whole, and not put together as the code above does."""
+    published = (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n"
+        "\n"
+        "### Instruction:\n"
+        "Identify the verb in the sentence\n"
+        "\n"
+        "### Input:\n"
+        "The cat sleeps on the couch.\n"
+        "\n"
+        "### Response:\n"
+    )
+    asked = asked_and_answered("Identify the verb in the sentence", "The cat sleeps on the couch.")
+    assert specified("Identify the verb in the sentence", "The cat sleeps on the couch.") == published
+    assert encoder(byte_tokenizer, "alpaca").prompt_text(asked) == published
+    without_input = published.replace("### Input:\nThe cat sleeps on the couch.\n\n", "")
+    assert (
+        encoder(byte_tokenizer, "alpaca").prompt_text(asked_and_answered(asked.turns[0].instruction)) == without_input
+    )

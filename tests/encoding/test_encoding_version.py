@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -46,7 +47,7 @@ TEMPLATE = (
     "{% else %}{{ message.content | trim + '\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SETTINGS = (
+SETTINGS: tuple[list[str], ...] = (
     [],
     ["template.name=alpaca-paired", "data.train_on=all", "data.max_length=400"],
     ["template.name=chatml", "data.prompt_weight=0.1", "data.train_turns=last"],
@@ -116,5 +117,5 @@ def test_another_version_or_tokenizers_release_makes_a_store_of_its_own(monkeypa
     first = stored([])
     monkeypatch.setattr(store, "ENCODING_VERSION", ENCODING_VERSION + 1)
     second = stored([])
-    monkeypatch.setattr(store.tokenizers, "__version__", "0.0.1")
+    monkeypatch.setattr(tokenizers, "__version__", "0.0.1")
     assert len({first, second, stored([])}) == 3

@@ -28,7 +28,7 @@ from tuneful.runs.schema import GeneralScore, Layout, as_row, read_strictly
 
 LAYOUT = Layout("trie", 4096)
 TEXTS = [GeneralText("one", "What is the capital of France?"), GeneralText("two", "naïve — 東京 <|im_end|> and more")]
-STATISTICS = {"confidence": 0.95, "num_resamples": 200, "seed": 0}
+STATISTICS: dict[str, Any] = {"confidence": 0.95, "num_resamples": 200, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def plain_nll(model: Any, ids: list[int], start: int) -> float:
     model.set_attn_implementation("sdpa")
     with torch.inference_mode():
         logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return -sum(logits[at - 1, ids[at]].item() for at in range(start, len(ids)))
+    return -sum(float(logits[at - 1, ids[at]]) for at in range(start, len(ids)))
 
 
 def test_the_sample_is_sixty_passages_of_general_english() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.machine import needs
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AttentionInterface,
@@ -26,7 +27,8 @@ from transformers import (
 
 from tuneful.errors import ExportError
 from tuneful.export.card import Card
-from tuneful.export.huggingface import save_model, verify_export, written_aside
+from tuneful.export.huggingface import save_model, verify_export
+from tuneful.files import written_aside
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
 
@@ -277,7 +279,7 @@ def test_what_a_killed_attempt_left_is_cleared_or_put_back(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no modes of this kind")
+@needs("posix")
 def test_files_obey_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

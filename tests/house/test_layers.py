@@ -174,10 +174,8 @@ def test_no_module_keeps_state(module: str) -> None:
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
     mutable = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
     for node in tree.body:
-        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-        if isinstance(value, mutable):
-            names = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for name in names:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, mutable):
+            for name in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 assert isinstance(name, ast.Name)
                 assert name.id.isupper() or name.id == "__all__", f"{module}.{name.id}"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.engine import FAMILIES, VOCABULARY, tiny_model
+from tests.doubles.engine import FAMILIES, VOCABULARY, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -206,7 +206,7 @@ def conversations():
 
 def test_answers_come_in_order_with_prompt_source_and_no_stop_token_in_their_text(speaking):
     model, encoder = speaking
-    told = []
+    told: list[int] = []
     answers = answer(model, encoder, conversations(), GREEDY, advance=told.append)
     assert sum(told) == len(answers) == len(TEXTS)
     stop_ids = set(model.generation_config.eos_token_id)

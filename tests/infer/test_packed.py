@@ -4,15 +4,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tests.engine import VOCABULARY, tiny_model
+from tests.doubles.engine import VOCABULARY, tiny_model
+from tests.machine import needs
 
 from tuneful.config import GenerateConfig
 from tuneful.infer.generate import generate
 from tuneful.infer.packed import packed_weights
 
-native = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not multiply bfloat16"
-)
 IDS = torch.arange(1, 12)[None] % VOCABULARY
 
 
@@ -21,7 +19,7 @@ def logits(model):
         return model(input_ids=IDS, use_cache=False).logits
 
 
-@native
+@needs("bfloat16")
 @pytest.mark.parametrize("family", ["llama", "qwen2"])  # without and with biases
 def test_logits_are_those_of_the_plain_weights_up_to_rounding(family):
     model = tiny_model(family, initializer_range=0.3).to(torch.bfloat16).eval()
@@ -36,7 +34,7 @@ def test_logits_are_those_of_the_plain_weights_up_to_rounding(family):
     assert torch.equal(logits(model), plain)
 
 
-@native
+@needs("bfloat16")
 def test_the_weights_are_those_of_the_moment_of_packing_and_no_others_are_touched():
     model = tiny_model("llama", initializer_range=0.3).to(torch.bfloat16).eval()
     context, before = packed_weights(model), logits(model)
@@ -49,7 +47,7 @@ def test_the_weights_are_those_of_the_moment_of_packing_and_no_others_are_touche
     assert (logits(model) - before).abs().max() > 0.2 * before.abs().max()
 
 
-@native
+@needs("bfloat16")
 def test_a_bias_counts_however_it_is_given():
     model = tiny_model("llama").to(torch.bfloat16)
     layer, rows = model.model.layers[0].mlp.up_proj, torch.ones(2, model.config.hidden_size, dtype=torch.bfloat16)
@@ -63,7 +61,7 @@ def test_a_bias_counts_however_it_is_given():
             torch.testing.assert_close(found, plain, rtol=0.02, atol=0.02)
 
 
-@native
+@needs("bfloat16")
 def test_generating_packs_the_weights_once(monkeypatch):
     model = tiny_model("llama", initializer_range=0.3).to(torch.bfloat16)
     packed = []

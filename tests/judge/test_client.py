@@ -10,18 +10,18 @@ from typing import Any
 
 import ollama
 import pytest
-from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving, tags
+from tests.doubles.judge_server import MODEL, Request, head, honest_body, serving, tags
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError, JudgeError
-from tuneful.judge.backends import NoReplyError, OllamaBackend, OpenAIBackend
+from tuneful.judge.backends import Backend, NoReplyError, OllamaBackend, OpenAIBackend
 from tuneful.judge.client import AskResult, HttpJudge, NoReply, Reply, ollama_origin, open_http_judge
 from tuneful.judge.questions import Question
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
 QUESTION = Question("You grade.", "How good is <answer abc>x</answer abc>?", "abc", SCHEMA)
 SETTINGS = JudgeConfig(timeout_seconds=5, backoff_seconds=0, max_retries=2)
-BACKENDS = {
+BACKENDS: dict[str, Backend] = {
     "ollama": OllamaBackend("http://127.0.0.1:1", MODEL, SETTINGS),
     "openai": OpenAIBackend("http://127.0.0.1:1/v1", MODEL, SETTINGS),
 }
@@ -87,7 +87,8 @@ def test_the_double_is_what_ollamas_own_client_takes_for_ollama():
         pieces = list(client.chat(model=MODEL, messages=messages, stream=True, format=SCHEMA, options={"seed": 1}))
         client._client.close()
         (reply,) = asked(judge_at(origin, "ollama"))
-    assert "".join(piece.message.content for piece in pieces) == TEXT == reply.text
+    assert isinstance(reply, Reply)
+    assert "".join(piece.message.content or "" for piece in pieces) == TEXT == reply.text
     assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     theirs, ours = (request.body for request in seen)
     assert theirs.keys() <= ours.keys() | {"tools"}
@@ -221,7 +222,8 @@ def test_a_redirect_takes_neither_the_question_nor_the_key_elsewhere():
 
     with serving(victim) as other:
         for status in (301, 302, 303, 307, 308):
-            with answering(lambda _, status=status: head(status, f"Location: {other}/v1/chat", length=0)) as origin:
+            redirect = head(status, f"Location: {other}/v1/chat", length=0)
+            with answering(lambda _: redirect) as origin:  # noqa: B023
                 (outcome,) = asked(judge_at(origin))
             assert isinstance(outcome, NoReply)
             assert "is not followed" in outcome.reason

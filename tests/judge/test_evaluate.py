@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.hostile_judge import MODEL, Request, head, honest_body, said, serving, tags
+from tests.doubles.judge_server import MODEL, Request, head, honest_body, said, serving, tags
 
 from tuneful.cli import main
 

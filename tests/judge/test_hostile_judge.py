@@ -1,8 +1,8 @@
 """A short campaign of the hostile judge server; the long one is `python benchmarks/hostile_judge.py --replies 20000`."""
 
 import pytest
-from benchmarks import hostile_judge
-from benchmarks.hostile_judge import Ledger, play_round
+from tests.doubles import hostile_judge
+from tests.doubles.hostile_judge import Ledger, play_round
 
 from tuneful.judge.backends import OllamaBackend
 

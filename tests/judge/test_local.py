@@ -11,6 +11,7 @@ import pytest
 
 from tuneful.config import JudgeConfig, load_config
 from tuneful.errors import ConfigError
+from tuneful.judge.backends import OpenAIBackend
 from tuneful.judge.client import Judge, NoReply, openai_judge
 from tuneful.judge.local import GgufJudge, open_judge, resolve_settings
 from tuneful.judge.probes import injections
@@ -42,6 +43,11 @@ def llama() -> GgufJudge:
     return judge
 
 
+def base_url(llama: GgufJudge) -> str:
+    assert isinstance(llama.client.backend, OpenAIBackend)
+    return llama.client.backend.base_url
+
+
 def judged(judge: Judge, settings: JudgeConfig, folder: Path, **changed: Any) -> list[Any]:
     with ReplyCache.open(folder / "replies.jsonl") as cache:
         return judge_items(ITEMS, judge, settings.model_copy(update=changed), cache)
@@ -49,9 +55,8 @@ def judged(judge: Judge, settings: JudgeConfig, folder: Path, **changed: Any) ->
 
 def test_a_real_judge_over_a_real_server_scores_every_item(llama: GgufJudge, tmp_path: Path) -> None:
     """The built-in model is far too small to be right; that it is understood every time is what is tested."""
-    backend = llama.client.backend
     over_http = openai_judge(
-        "openai/smollm2", backend.base_url, {}, llama.client.settings, model="smollm2", key=llama.client.key
+        "openai/smollm2", base_url(llama), {}, llama.client.settings, model="smollm2", key=llama.client.key
     )
     found = summarise(judged(over_http, llama.client.settings, tmp_path), confidence=0.95)
     assert (found.num_items, found.num_scored, found.unscored) == (3, 3, {})
@@ -60,9 +65,7 @@ def test_a_real_judge_over_a_real_server_scores_every_item(llama: GgufJudge, tmp
 
 
 def test_llama_answers_nobody_without_the_key_of_this_process(llama: GgufJudge) -> None:
-    stranger = openai_judge(
-        "openai/x", llama.client.backend.base_url, {}, llama.client.settings, model="x", key="guess"
-    )
+    stranger = openai_judge("openai/x", base_url(llama), {}, llama.client.settings, model="x", key="guess")
     heard: list[Any] = []
     stranger.ask_all([Question("s", "u", "n", None)], lambda index, outcome: heard.append(outcome))
     assert isinstance(heard[0], NoReply)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.hostile_judge import MODEL, Request, head, honest_body, serving, tags
+from tests.doubles.judge_server import MODEL, Request, head, honest_body, serving, tags
 
 import tuneful
 from tuneful.config import Config, load_config
@@ -92,7 +92,8 @@ def test_a_run_is_judged_before_and_after(double: Double, data: str, tiny_llama:
     assert double.num_asked == asked, "judged again, nothing is asked again"
     paired = judge_run(tmp_path / "run", settings(tiny_llama, "judge.protocol=pairwise"), Terminal(quiet=True))
     assert paired is not None
-    assert [b + t for b, t in zip(paired["base"], paired["tuned"], strict=True)] == [100] * len(base)
+    sides = zip(paired["base"], paired["tuned"], strict=True)
+    assert [(b or 0) + (t or 0) for b, t in sides] == [100] * len(base)
     double.gone = True
     assert judge_run(tmp_path / "run", settings(tiny_llama), Terminal(quiet=True)) is None
 

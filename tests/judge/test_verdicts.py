@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,12 @@ def test_every_item_has_one_verdict_in_order_with_its_source(tmp_path: Path) -> 
 
 
 def test_what_cannot_be_read_or_had_no_reply_is_unscored_and_counted(tmp_path: Path) -> None:
-    replies = iter([Reply("fine"), NoReply("HTTP 500 (3 tries)"), *[scoring(60)] * 4])
+    replies: Iterator[Any] = iter([Reply("fine"), NoReply("HTTP 500 (3 tries)"), *[scoring(60)] * 4])
 
     def reply(question: Question) -> AskResult:
         made = next(replies)
-        return made(question) if callable(made) else made
+        found: AskResult = made(question) if callable(made) else made
+        return found
 
     verdicts = judged(Scripted(reply), tmp_path)
     assert [verdict.score for verdict in verdicts] == [60, 60, 60, 60, None, None]
@@ -96,8 +97,12 @@ def test_the_bounds_hold_whatever_the_unscored_items_are_worth(scores, data) -> 
     ]
     found = summarise(verdicts, confidence=0.9)
     worth = [score if score is not None else data.draw(st.integers(0, 100)) for score in scores]
+    assert found.mean_if_worst is not None
+    assert found.mean_if_best is not None
     assert found.mean_if_worst - 1e-9 <= sum(worth) / len(worth) <= found.mean_if_best + 1e-9
     if found.mean is not None:
+        assert found.low is not None
+        assert found.high is not None
         assert found.low <= found.mean + 1e-9
         assert found.mean <= found.high + 1e-9
 

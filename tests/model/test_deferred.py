@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
+from tests.doubles.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
 from torch.nn import functional as F
 from transformers.models.glm.modeling_glm import apply_rotary_pos_emb as apply_to_neighbours
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.engine import FAMILIES, TRIE, random_records, run_alone, run_batches, tiny_model, train_config
+from tests.doubles.engine import FAMILIES, TRIE, random_records, run_alone, run_batches, tiny_model, train_config
 
 from tuneful.errors import ConfigError
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers

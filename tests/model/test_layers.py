@@ -2,11 +2,13 @@
 
 import copy
 import weakref
+from typing import Any
 
 import peft
 import pytest
 import torch
-from tests.engine import random_records, record, run_alone, run_batches, tiny_model
+from tests.doubles.engine import random_records, record, run_alone, run_batches, tiny_model
+from tests.machine import require
 from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
@@ -19,8 +21,14 @@ from tuneful.train import loss
 from tuneful.train.loss import micro_batch_loss
 
 CPU, BFLOAT16 = torch.device("cpu"), torch.bfloat16
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 256}
-LLAMA = {**SIZES, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "rms_norm_eps": 0.1}
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 256}
+LLAMA: dict[str, Any] = {
+    **SIZES,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "rms_norm_eps": 0.1,
+}
 FAMILIES = {
     "llama": LLAMA,
     "llama with biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},
@@ -33,10 +41,10 @@ RECORDS = [*TWINS, *random_records(7, longest=30)]
 
 
 @pytest.fixture(autouse=True)
-def library(compiled):
-    found = native.kernels(CPU, BFLOAT16)
-    if not found.has_matrix_products():
-        pytest.skip("this processor has no dot product of bfloat16, or a matrix unit besides")
+def library():
+    require("compiled-products")
+    found = native.kernels(CPU, torch.bfloat16)
+    assert found is not None, native.describe()
     return found
 
 

@@ -1,8 +1,10 @@
 """RMS norms by the compiled kernels: values and gradient of the formula, and hands off everything else."""
 
+from typing import Any
+
 import pytest
 import torch
-from tests.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
+from tests.doubles.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
@@ -91,7 +93,8 @@ def test_a_norm_is_known_by_what_it_computes():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_gives_the_same_logits_and_keeps_less(family):
-    model, wanted = tiny_model(family), []
+    model = tiny_model(family)
+    wanted: list[Any] = []
     ids = torch.arange(12)[None]
 
     def forward():
@@ -137,9 +140,11 @@ def test_without_compiled_kernels_nothing_is_hooked(monkeypatch):
     assert not any(num_hooks(module) for module in model.modules())
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("case", ["another dtype", "a deferred tensor", "one dimension"])
 def test_what_the_kernels_do_not_serve_is_the_modules_own(case, monkeypatch):
     module, library = LlamaRMSNorm(8), native.kernels(torch.device("cpu"), torch.float32)
+    assert library is not None
     leaf = torch.randn(3, 8, requires_grad=True)
     rows, wanted = {
         "another dtype": lambda: (leaf.double(), leaf.double()),

@@ -112,4 +112,4 @@ def test_parameters_are_cast_and_buffers_are_not():
     model = torch.nn.BatchNorm1d(3)
     cast_parameters(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert model.running_mean.dtype is torch.float32
+    assert model.get_buffer("running_mean").dtype is torch.float32

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from tests.engine import random_records, run_batches, tiny_model
+from tests.doubles.engine import random_records, run_batches, tiny_model
+from tests.machine import require
 from torch.nn import functional as F
 
 from tuneful.model import native
@@ -16,10 +17,10 @@ LARGE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size
 
 
 @pytest.fixture(autouse=True)
-def library(compiled):
+def library():
+    require("compiled-products")
     found = native.kernels(CPU, torch.bfloat16)
-    if not found.has_matrix_products():
-        pytest.skip("this processor has no dot product of bfloat16, or a matrix unit besides")
+    assert found is not None, native.describe()
     return found
 
 

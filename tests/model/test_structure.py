@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.engine import FAMILIES, tiny_model
+from tests.doubles.engine import FAMILIES, tiny_model
 
 from tuneful.model.structure import decoder_layers
 

@@ -161,7 +161,8 @@ class RunFolder:
         }
 
     def write_answers(self, num_items: int = 130, which: tuple[str, ...] = ("base", "tuned")) -> RunFolder:
-        records, answers = [], {name: [] for name in ("base", "tuned")}
+        records: list[Any] = []
+        answers: dict[str, list[Any]] = {name: [] for name in ("base", "tuned")}
         for index in range(num_items):
             instruction, given, wanted = TASKS[index % len(TASKS)]
             source = f"starter.json:{index + 1}"

@@ -9,12 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.doubles.processes import Process, tuneful
+
+from tuneful.config import TrainConfig
 
 SETTINGS = [
     "train.max_steps=8",
@@ -25,10 +30,12 @@ SETTINGS = [
     "model.dtype=float32",
     "data.split=random",
 ]
+NO_GENERAL = "report.general=none"
+"""Half the time of a run of the tiny model; one test of ranks leaves it in."""
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("data") / "rows.jsonl"
     file.write_text(
         "".join(
@@ -40,39 +47,28 @@ def rows(tmp_path_factory) -> Path:
     return file
 
 
-def start(size: int, rows: Path, model: Path, output: Path, *more: str) -> list[subprocess.Popen[str]]:
+def start(
+    size: int, rows: Path, model: Path, output: Path, *more: str, begin: Callable[..., Process] = tuneful
+) -> list[Process]:
+    """The ranks of a run, each begun by `begin`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "tuneful", "run", str(rows), *SETTINGS, *more, "--model", str(model)]
-    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [*command, "--output", str(output)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    command = ["run", str(rows), *SETTINGS, *more, "--model", str(model), "--output", str(output)]
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [begin(*command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
 
 
-def ended(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+def ended(ranks: Sequence[Process]) -> tuple[list[int | None], list[str]]:
     said = [rank.communicate(timeout=300)[1] for rank in ranks]
     return [rank.returncode for rank in ranks], said
 
 
-def finish(*arguments: object) -> list[str]:
-    codes, said = ended(start(*arguments))
+def finish(size: int, rows: Path, model: Path, output: Path, *more: str) -> list[str]:
+    """Run to the end; what each rank said."""
+    codes, said = ended(start(size, rows, model, output, *more))
     assert set(codes) == {0}, said
     return said
-
-
-def until(ranks: list[subprocess.Popen[str]], condition) -> None:
-    while not condition():
-        assert all(rank.poll() is None for rank in ranks), ended(ranks)
-        time.sleep(0.02)
 
 
 def num_steps(output: Path) -> int:
@@ -89,56 +85,75 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert steps == others
     for name in ("data/train.jsonl", "answers/base.jsonl"):
         assert (one / name).read_text() == (other / name).read_text()
-    weights, others = (load_file(path / "model" / "model.safetensors") for path in (one, other))
-    assert weights.keys() == others.keys()
+    weights, other_weights = (load_file(path / "model" / "model.safetensors") for path in (one, other))
+    assert weights.keys() == other_weights.keys()
     for name, tensor in weights.items():
-        torch.testing.assert_close(tensor, others[name], rtol=0, atol=2e-5, msg=name)
+        torch.testing.assert_close(tensor, other_weights[name], rtol=0, atol=2e-5, msg=name)
 
 
 @pytest.fixture(scope="module")
-def alone(rows, tiny_llama, tmp_path_factory) -> Path:
+def alone(rows: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("alone") / "run"
-    finish(1, rows, tiny_llama, output)
+    finish(1, rows, tiny_llama, output, NO_GENERAL)
     return output
 
 
-def test_two_ranks_make_the_run_of_one(rows, tiny_llama, alone, tmp_path):
-    finish(2, rows, tiny_llama, tmp_path / "run")
-    assert_same_training(alone, tmp_path / "run")
-
-
-def test_two_ranks_train_the_adapter_that_one_trains(rows, tiny_llama, tmp_path):
-    lora = ("train.method=lora", "lora.r=4", "train.max_steps=4")
+@pytest.mark.parametrize(
+    "more", [(), ("train.method=lora", "lora.r=4", "train.max_steps=4", NO_GENERAL)], ids=["full", "lora"]
+)
+def test_two_ranks_make_the_run_of_one(more: tuple[str, ...], rows: Path, tiny_llama: Path, tmp_path: Path) -> None:
     for size in (1, 2):
-        finish(size, rows, tiny_llama, tmp_path / str(size), *lora)
+        finish(size, rows, tiny_llama, tmp_path / str(size), *more)
     assert_same_training(tmp_path / "1", tmp_path / "2")
 
 
+def killed_in_step_5(*arguments: str) -> None:
+    """`tuneful ARGUMENTS`, of which rank 1 is gone by SIGKILL in the middle of step 5."""
+    from tuneful.cli import main
+    from tuneful.train import loop
+    from tuneful.train.optimizer import learning_rate
+
+    rate = learning_rate
+
+    def killed(config: TrainConfig, step: int, num_steps: int) -> float:
+        if step == 5 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rate(config, step, num_steps)
+
+    setattr(loop, "learning_rate", killed)  # noqa: B010
+    sys.argv = ["tuneful", *arguments]
+    main()
+
+
 @pytest.mark.parametrize("size", [1, 4])
-def test_two_sharded_ranks_are_killed_and_others_go_on(size, rows, tiny_llama, alone, tmp_path):
-    output = tmp_path / "run"
-    ranks = start(2, rows, tiny_llama, output, "train.strategy=fsdp")
-    until(ranks, lambda: (output / "checkpoints").exists() and num_steps(output) >= 4)
-    ranks[1].send_signal(signal.SIGKILL)
+def test_two_sharded_ranks_are_killed_and_others_go_on(
+    size: int, rows: Path, tiny_llama: Path, alone: Path, tmp_path: Path
+) -> None:
+    output, sharded = tmp_path / "run", ("train.strategy=fsdp", NO_GENERAL)
+    ranks = start(2, rows, tiny_llama, output, *sharded, begin=partial(Process, killed_in_step_5))
     codes, said = ended(ranks)
-    assert codes[1] == -signal.SIGKILL
-    assert codes[0] in (0, 1)
-    if codes[0]:  # it was not done by then
-        assert "another rank of the job is gone" in said[0]
-        said = finish(size, rows, tiny_llama, output, "train.strategy=fsdp")
-        assert "going on after step" in said[0], said  # and not from the beginning
+    assert codes == [1, -signal.SIGKILL], said
+    assert "another rank of the job is gone" in said[0]
+    assert num_steps(output) == 4
+    said = finish(size, rows, tiny_llama, output, *sharded)
+    assert "going on after step 4" in said[0], said  # and not from the beginning
     assert_same_training(alone, output)
 
 
-def test_torchrun_starts_again_after_a_rank_died_and_the_run_goes_on(rows, tiny_llama, alone, tmp_path):
+def test_torchrun_starts_again_after_a_rank_died_and_the_run_goes_on(
+    rows: Path, tiny_llama: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Real processes of `python -m tuneful`, real kills from outside."""
     output, log = tmp_path / "run", tmp_path / "log"
-    arguments = ["-m", "tuneful", "run", str(rows), *SETTINGS, "--model", str(tiny_llama), "--output", str(output)]
+    command = ["run", str(rows), *SETTINGS, NO_GENERAL, "--model", str(tiny_llama), "--output", str(output)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
     with (
         log.open("w") as said,
-        subprocess.Popen([*torchrun, *arguments], stdout=said, stderr=said) as agent,
+        subprocess.Popen([*torchrun, "-m", "tuneful", *command], stdout=said, stderr=said) as agent,
     ):
-        until([agent], lambda: (output / "checkpoints").exists() and num_steps(output) >= 3)
+        while not ((output / "checkpoints").exists() and num_steps(output) >= 3):
+            assert agent.poll() is None, log.read_text()
+            time.sleep(0.02)
         workers = psutil.Process(agent.pid).children(recursive=True)
         next(worker for worker in workers if worker.environ().get("RANK") == "1").kill()
     assert agent.returncode == 0, log.read_text()

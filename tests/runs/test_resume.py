@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.doubles import killed_runs, processes
+from tests.doubles.processes import Process
 
 from tuneful.cli import main
 from tuneful.commands import run as api
@@ -299,17 +300,11 @@ def test_where_every_checkpoint_is_damaged_the_run_says_so(
 # Processes
 
 
-def command(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tuneful.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def command(*arguments: str) -> Process:
+    return processes.tuneful(*arguments, env={"COLUMNS": "1000"})  # no path is broken at the end of a line
 
 
-def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(seen: Callable[[], bool], process: Process) -> None:
     deadline = time.monotonic() + 120
     while not seen() and process.poll() is None:
         assert time.monotonic() < deadline, "nothing happened"
@@ -484,19 +479,18 @@ def test_a_disk_that_is_full_in_the_middle_is_one_message_and_the_run_goes_on_la
     assert outcome(tmp_path / "run") == outcome(straight)
 
 
+def kill_runs() -> None:
+    """What `benchmarks/kill.py --kills 6 --modes accumulated` does; its ending says what came of it."""
+    (tally,) = killed_runs.campaign(6, ["accumulated"], signal.SIGKILL, 0, print).values()
+    assert (tally.kills.total(), tally.different) == (6, []), tally
+
+
 def test_runs_killed_at_any_moment_end_in_the_same_bits() -> None:
-    """A short one of the benchmark: real processes, SIGKILL."""
-    program = Path(__file__).parents[2] / "benchmarks" / "kill.py"
-    done = subprocess.run(
-        [sys.executable, str(program), "--kills", "6", "--modes", "accumulated"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 x SIGKILL: every run ended in the same bits" in done.stdout
+    """A short one of the benchmark: real processes, SIGKILL. They are forked, so by a process without threads."""
+    killing = Process(kill_runs)
+    out, err = killing.communicate(timeout=300)
+    assert killing.returncode == 0, out + err
+    assert "6 kills in" in out
 
 
 # Stopped in every phase

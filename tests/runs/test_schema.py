@@ -87,8 +87,9 @@ def test_what_is_written_is_read_back_strictly_and_loosely(kind: type, data: st.
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_every_field_says_what_it_holds(kind: type) -> None:
-    assert (kind.__doc__ or "").strip()
-    assert not kind.__doc__.startswith(f"{kind.__name__}("), "a docstring that dataclass made"
+    described = (kind.__doc__ or "").strip()
+    assert described
+    assert not described.startswith(f"{kind.__name__}("), "a docstring that dataclass made"
     for field in fields_of(kind):
         assert field.meaning.strip(), field.name
         assert not field.may_be_absent or (field.has_default and NoneType in get_args(field.type)), field.name

@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def service(monkeypatch):
     def stand_in(name):
         recorder = Recorder()
         module = ModuleType(name)
-        module.__getattr__ = lambda attribute: getattr(recorder, attribute)
+        setattr(module, "__getattr__", lambda attribute: getattr(recorder, attribute))  # noqa: B010
         monkeypatch.setitem(sys.modules, name, module)
         if name == "tensorboard":
             monkeypatch.setitem(
@@ -76,7 +77,8 @@ def test_one_that_cannot_start_is_named(service, tmp_path, monkeypatch):
 
 
 def test_one_that_fails_in_the_middle_is_named_once_and_the_others_go_on():
-    got = []
+    got: list[Any] = []
+    closed: list[str] = []
 
     def fail(step, figures):
         raise ConnectionError("no route")
@@ -84,11 +86,12 @@ def test_one_that_fails_in_the_middle_is_named_once_and_the_others_go_on():
     trackers = Trackers(
         [
             Tracker("away", fail, lambda: None),
-            Tracker("here", lambda step, figures: got.append((step, figures)), lambda: got.append("closed")),
+            Tracker("here", lambda step, figures: got.append((step, figures)), lambda: closed.append("here")),
         ]
     )
     [said] = trackers.log(STEP)
     assert said.startswith("away failed and gets no more figures: no route")
     assert trackers.log({"step": 4, "loss": 1.0}) == []
     assert trackers.close() == []
-    assert got == [(3, {"loss": 1.5, "epoch": 1.0}), (4, {"loss": 1.0}), "closed"]
+    assert got == [(3, {"loss": 1.5, "epoch": 1.0}), (4, {"loss": 1.0})]
+    assert closed == ["here"]

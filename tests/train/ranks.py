@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tests.doubles.engine import tiny_model, train_config
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from engine import tiny_model, train_config
+from tuneful.model.attention import use_trie_attention
 from tuneful.runs.schema import Evaluation, Layout, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, full_tensor, joined_group, shard
 from tuneful.train.loop import Training, mean_loss
-from tuneful.train.loss import use_trie_attention
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Example
 
@@ -41,7 +39,7 @@ def train(group):
     examples = records(17)
     config = train_config(batch_size=6, num_train_epochs=3, learning_rate=1e-2, eval_steps=3, keep="last")
     optimizer = AdamW(model, config, torch.float64, group)
-    first = {}
+    first: dict[str, torch.Tensor] = {}
     take = optimizer.step
 
     def step(rate):
@@ -49,7 +47,7 @@ def train(group):
             first.update({tensor.name: whole_gradient(tensor).clone() for tensor in optimizer._tensors})
         return take(rate)
 
-    optimizer.step = step
+    setattr(optimizer, "step", step)  # noqa: B010
     events = list(
         Training(
             model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=TrainingState(), group=group
@@ -80,11 +78,12 @@ def difference(one, other):
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
 
 
-def main(folder):
+def train_rank(folder):
+    """What one of the processes does; its rank stands in its environment."""
     torch.set_num_threads(1)
     alone = train(SINGLE_PROCESS)
     with joined_group(torch.device("cpu")) as group:
-        found = {"gathered": group.gather([{"rank": group.rank, "said": "é\n" * group.rank}])}
+        found: dict[str, Any] = {"gathered": group.gather([{"rank": group.rank, "said": "é\n" * group.rank}])}
         for strategy in ("ddp", "fsdp"):
             here = train(replace(group, sharded=strategy == "fsdp"))
             found[strategy] = {what: difference(here[what], alone[what]) for what in ("gradient", "weight", "loss")}
@@ -97,7 +96,3 @@ def main(folder):
             found[strategy]["ranks_differ"] = max(digests) - min(digests)
         if group.is_main:
             (folder / f"found-{group.size}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

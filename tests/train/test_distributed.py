@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.doubles.processes import Process
+from tests.train.ranks import train_rank
 
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.types import Example
-
-RANKS = Path(__file__).with_name("ranks.py")
 
 
 def examples(lengths):
@@ -61,14 +57,7 @@ def run_ranks(size, folder):
     """Start `size` ranks of ranks.py and return what rank 0 found."""
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
-        subprocess.Popen(
-            [sys.executable, RANKS, folder],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
+        Process(train_rank, folder, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)
     ]
     outputs = [rank.communicate(timeout=300) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * size, outputs

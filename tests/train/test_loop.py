@@ -2,11 +2,12 @@
 
 import random
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_model, train_config
+from tests.doubles.engine import PADDED, TRIE, UNSHARED, mean_of, random_records, tiny_model, train_config
 
 from tuneful.batch.order import all_steps
 from tuneful.errors import CheckpointError, OutOfMemoryError, TunefulError
@@ -14,6 +15,7 @@ from tuneful.runs.schema import Evaluation, Layout, Notice, Step, TrainingState
 from tuneful.train import loop
 from tuneful.train.checkpoint import check_finite
 from tuneful.train.loop import Training, mean_loss, record_nll
+from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer
 
@@ -26,6 +28,13 @@ def run(examples, validation=(), layout=TRIE, dtype=torch.float32, model=None, *
     events = list(Training(model, optimizer, examples, validation, config, layout).run())
     optimizer.masters_to_model()
     return events, model
+
+
+def validation_losses(events):
+    """Those of all evaluations, each of which has one."""
+    losses = [event.validation_loss for event in events if isinstance(event, Evaluation)]
+    assert None not in losses
+    return [loss for loss in losses if loss is not None]
 
 
 def bits_of(model):
@@ -113,7 +122,7 @@ def test_the_same_seed_is_the_same_run_bit_for_bit_and_another_is_not(dtype):
 def test_training_lowers_the_loss_of_what_it_trains_on():
     examples = random_records(8)
     events, _ = run(examples, examples, batch_size=8, max_steps=30, learning_rate=1e-2, eval_steps=30)
-    first, last = (event.validation_loss for event in events if isinstance(event, Evaluation))
+    first, last = validation_losses(events)
     assert last < first / 2
 
 
@@ -188,7 +197,7 @@ def test_the_weights_of_the_best_evaluation_are_those_that_are_left():
     validation = random_records(4, seed=1)
     for keep in ("best", "last"):
         events, model = run(random_records(4), validation, keep=keep, **OVERFITTING)
-        losses = [event.validation_loss for event in events if isinstance(event, Evaluation)]
+        losses = validation_losses(events)
         assert losses[-1] > min(losses[1:]), "this training was to overfit"
         wanted = min(losses[1:]) if keep == "best" else losses[-1]
         assert mean_loss(model, validation, TRIE) == pytest.approx(wanted, rel=1e-6)
@@ -197,7 +206,7 @@ def test_the_weights_of_the_best_evaluation_are_those_that_are_left():
 def test_a_training_ends_with_trained_weights_even_where_none_were_better_than_those_it_began_with():
     examples, validation = random_records(4), random_records(4, seed=1)
     events, model = run(examples, validation, **{**OVERFITTING, "learning_rate": 1.0, "max_steps": 3})
-    losses = [event.validation_loss for event in events if isinstance(event, Evaluation)]
+    losses = validation_losses(events)
     assert min(losses[1:]) > losses[0]
     assert mean_loss(model, validation, TRIE) == pytest.approx(min(losses[1:]), rel=1e-6)
 
@@ -210,7 +219,7 @@ def test_training_stops_after_so_many_evaluations_in_a_row_that_are_no_better(pa
         early_stopping_patience=patience,
         **{**OVERFITTING, "max_steps": 40},
     )
-    losses = [event.validation_loss for event in events if isinstance(event, Evaluation)][1:]
+    losses = validation_losses(events)[1:]
     expected = next(
         at + 1
         for at in range(patience, len(losses))
@@ -233,7 +242,8 @@ def test_a_training_interrupted_before_any_micro_batch_goes_on_to_the_same_bits(
     settings = {"batch_size": 3, "max_steps": 5, "eval_steps": 2, "learning_rate": 1e-2}
     layout, config = Layout("trie", 20), train_config(**settings)
     events, model = run(examples, validation, layout, **settings)
-    other, state, seen, calls = tiny_model(), TrainingState(), [], 0
+    other, state, calls = tiny_model(), TrainingState(), 0
+    seen: list[Any] = []
     optimizer = AdamW(other, config, torch.float32)
 
     def between():
@@ -274,7 +284,7 @@ def test_a_number_that_is_not_finite_stops_the_run_or_its_saving_and_is_named(wh
     def plant():
         planted.append(True)
         if where == "loss":
-            real = loop.micro_batch_loss
+            real = micro_batch_loss
             monkeypatch.setattr(loop, "micro_batch_loss", lambda *given: poisoned(real(*given), bad))
         elif where == "gradient":
             layer.down_proj.weight.register_hook(lambda gradient: gradient * bad)
@@ -342,7 +352,7 @@ def test_where_memory_runs_out_smaller_micro_batches_give_the_same_training(erro
     examples, validation = random_records(8, longest=20), random_records(3, seed=1)
     settings = {"batch_size": 8, "max_steps": 4, "eval_steps": 2, "learning_rate": 1e-3}
     reference, whole = run(examples, validation, **settings)
-    real, refused = loop.micro_batch_loss, []
+    real, refused = micro_batch_loss, []
 
     def small(model, batch, layout):
         if sum(map(len, batch)) > 60:

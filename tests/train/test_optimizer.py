@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.engine import TRIE, random_records, tiny_model, train_config
+from tests.doubles.engine import TRIE, random_records, tiny_model, train_config
 
 from tuneful.train.loop import Training
 from tuneful.train.optimizer import AdamW, learning_rate

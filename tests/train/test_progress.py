@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.engine import END, TRIE, random_records, record, tiny_model, train_config
+from tests.doubles.engine import END, TRIE, random_records, record, tiny_model, train_config
 
 from tuneful.batch.order import all_steps
 from tuneful.train.loop import Training, record_nll

@@ -13,10 +13,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from tuneful.files import write_text
@@ -41,9 +42,7 @@ def build_report(run_dir: Path) -> Path:
 def render_page(page: Page) -> str:
     """The HTML of a page."""
     style, script = _resource("page.css"), _resource("page.js")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_resource("page.html.j2"))
-    html = template.render(
+    html = _template().render(
         page=page,
         style=Markup(style),
         script=Markup(script),
@@ -51,6 +50,13 @@ def render_page(page: Page) -> str:
         "base-uri 'none'; form-action 'none'",
     )
     return make_visible(html)
+
+
+@cache
+def _template() -> Template:
+    """The page's template, compiled once: that takes longer than to fill it in."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_resource("page.html.j2"))
 
 
 def make_visible(html: str) -> str:

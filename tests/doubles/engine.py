@@ -6,8 +6,9 @@ The oracle is transformers itself: one record a forward, no plan, no padding, to
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
     common = {"vocab_size": VOCABULARY, "initializer_range": 0.1, **ends}
     block = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     grouped = {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1024}
-    makers = {
+    makers: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "gpt2": (GPT2LMHeadModel, GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, **NO_DROPOUT}),
         "llama": (LlamaForCausalLM, LlamaConfig, {**block, **grouped, "tie_word_embeddings": True}),
         "qwen2": (Qwen2ForCausalLM, Qwen2Config, {**block, "num_key_value_heads": 2, "tie_word_embeddings": False}),
@@ -86,9 +87,9 @@ class TrueNorm(torch.nn.Module):
 
     def __init__(self, norm: torch.nn.Module) -> None:
         super().__init__()
-        self.weight = norm.weight
+        self.weight: torch.Tensor = norm.get_parameter("weight")
         self.offset = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
-        self.eps = getattr(norm, "variance_epsilon", None) or norm.eps
+        self.eps = float(getattr(norm, "variance_epsilon", None) or getattr(norm, "eps"))  # noqa: B009
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -105,12 +106,13 @@ def _make_norms_float64(model: PreTrainedModel) -> None:
 # ------------------------------------------------------------------------------------------------------------ records
 
 
-def record(prompt: Sequence[int], response: Sequence[int], prompt_weight: float = 0.0, source: str = "") -> Example:
+def record(prompt: Iterable[int], response: Iterable[int], prompt_weight: float = 0.0, source: str = "") -> Example:
     """An Example of `prompt` and `response` (its end token, where it has one, included) as the encoder would weigh it."""
-    ids = np.array([*prompt, *response], dtype=np.int32)
-    weights = np.array([prompt_weight] * len(prompt) + [1.0] * len(response), dtype=np.float32)
+    asked, answered = list(prompt), list(response)
+    ids = np.array([*asked, *answered], dtype=np.int32)
+    weights = np.array([prompt_weight] * len(asked) + [1.0] * len(answered), dtype=np.float32)
     weights[0] = 0
-    return Example(ids, weights, len(prompt), source or "-".join(map(str, ids)))
+    return Example(ids, weights, len(asked), source or "-".join(map(str, ids)))
 
 
 def random_records(
@@ -128,7 +130,7 @@ def random_records(
 
 
 @st.composite
-def tries(draw: Callable, prompt_weights: Sequence[float] = (0.0, 1.0, 0.25)) -> list[Example]:
+def tries(draw: Callable[..., Any], prompt_weights: Sequence[float] = (0.0, 1.0, 0.25)) -> list[Example]:
     """Records that share: two preambles, four ordinary tokens, repeats, and records that another begins with."""
     token = st.integers(1, 4)
     preambles = [draw(st.lists(token, max_size=6)), draw(st.lists(token, max_size=3))]
