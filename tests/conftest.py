@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # Before torch is imported: on two cores two workers of two threads each take twice the time. A test of several threads sets
-# them itself.
+# them itself, and they sleep while they wait: on a busy machine they spin for most of a test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The same examples every time, however slow the machine: what is red here is red everywhere.
 settings.register_profile(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.doubles import killed_runs, processes
 from tests.doubles.processes import Process
 
@@ -128,6 +129,19 @@ def test_a_run_cut_off_in_its_training_ends_as_if_nothing_had_happened(
     api.run(str(data), config=config, output=tmp_path / "run", terminal=heard)
     assert outcome(tmp_path / "run") == outcome(straight)
     assert ("going on after step" in heard) == (num_events >= 3)
+
+
+def test_two_threads_go_on_to_the_bits_of_two_threads(data: Path, settings: list[str], tmp_path: Path) -> None:
+    """The other tests take one thread each."""
+    config, before = load_config(None, settings), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        api.run(str(data), config=config, output=tmp_path / "straight")
+        begin(data, config, tmp_path / "run", 7)
+        api.run(str(data), config=config, output=tmp_path / "run")
+    finally:
+        torch.set_num_threads(before)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
 
 
 def test_what_is_finished_is_not_done_again(
