@@ -200,6 +200,7 @@ def test_the_folder_is_of_the_old_kind() -> None:
     assert "marker_texts" in document("data.json")
     assert all("mend" in finding for finding in document("data.json")["findings"])
     assert "proof" in document("environment.json")["phase_seconds"]
+    assert document("run.json")["choices"]["kernels"] == "compiled (products too)"
 
 
 def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
@@ -240,6 +241,9 @@ def test_old_names_are_read_as_the_new_ones() -> None:
     ]
     environment = read_strictly(Environment, document("environment.json"), "environment.json")
     assert next(iter(environment.phase_seconds)) == "self_check"
+    begun = read_strictly(RunRecord, document("run.json"), "run.json")
+    assert begun.choices is not None
+    assert environment.kernels == begun.choices.kernels == "compiled (matrix products too)"
 
 
 def test_the_settings_that_an_old_training_is_made_of_have_the_names_of_now() -> None:

@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuneful.config.names import RENAMED_KEYS, RENAMED_VALUES
-from tuneful.runs.schema.documents import CheckpointDocument, DataDocument, Environment, FindingSummary, RunRecord
+from tuneful.runs.schema.documents import (
+    CheckpointDocument,
+    Choices,
+    DataDocument,
+    Environment,
+    FindingSummary,
+    RunRecord,
+)
 from tuneful.runs.schema.results import Comparison, GateOutcome, MetricComparison
 from tuneful.runs.schema.rows import AnswerRow, RecordLoss
 
@@ -31,6 +38,7 @@ FINDINGS = {
 METRICS = {"drift": "kl_to_base"}
 LABELS = {"Drift": "KL to base", "Ending by itself": "Stopped at end token"}
 PHASES = {"proof": "self_check"}
+KERNELS = {"compiled (products too)": "compiled (matrix products too)"}
 
 
 def _one_of(renamed: Mapping[str, str]) -> Callable[[Any], Any]:
@@ -72,7 +80,8 @@ VALUES: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
     Comparison: {"sentence": _words({"Ending by itself": LABELS["Ending by itself"]})},
     FindingSummary: {"name": _one_of(FINDINGS)},
     DataDocument: {"template": _one_of(RENAMED_VALUES["template.name"])},
-    Environment: {"phase_seconds": _keys(PHASES)},
+    Environment: {"phase_seconds": _keys(PHASES), "kernels": _one_of(KERNELS)},
+    Choices: {"kernels": _one_of(KERNELS)},
     RunRecord: {"training": _settings},
     CheckpointDocument: {"training": _settings},
 }
