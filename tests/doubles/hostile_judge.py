@@ -24,7 +24,7 @@ from tests.doubles.judge_server import MODEL, Backend, Request, head, honest_bod
 
 from tuneful.config import JudgeConfig
 from tuneful.judge.client import open_http_judge
-from tuneful.judge.questions import Item
+from tuneful.judge.protocols import Item
 from tuneful.judge.verdicts import ReplyCache, judge_items
 from tuneful.types import Verdict
 

@@ -13,7 +13,7 @@ from tuneful.data.read import read_data
 from tuneful.errors import DataError
 from tuneful.evaluation.answers import task_text
 from tuneful.judge.items import paired, read_answers
-from tuneful.judge.questions import Item
+from tuneful.judge.protocols import Item
 from tuneful.types import Conversation, Turn
 
 RECORD = {"instruction": "Add.", "input": "1 and 2", "output": "3"}

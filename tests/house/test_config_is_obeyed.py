@@ -36,6 +36,7 @@ from tuneful.judge.backends import NoReplyError, OllamaBackend
 from tuneful.judge.calibrate import num_calibration_questions
 from tuneful.judge.client import _wait_seconds, open_http_judge
 from tuneful.judge.local import resolve_settings
+from tuneful.judge.protocols import Item
 from tuneful.judge.questions import Question, load_prompt
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
@@ -221,8 +222,8 @@ Experiment = Callable[[Laboratory], tuple[Any, ...]]
 def asked(*settings: str) -> Any:
     """What Ollama is sent under `settings`."""
     judge = resolve_settings(load_config(None, ["judge.model=ollama/a", *settings]).judge)
-    texts = {"task": "t", "reference": "r", "answer": "a", "answer_a": "a", "answer_b": "b"}
-    question = load_prompt(judge.protocol, judge.prompts).question(texts, plain=judge.reply_format == "text")
+    item = Item("rows.json:1", task="t", reference="r", answer="a", rival="b")
+    question = load_prompt(judge.protocol, judge.prompts).questions(item, plain=judge.reply_format == "text")[0]
     return OllamaBackend("http://127.0.0.1:1", str(judge.model).removeprefix("ollama/"), judge).body(question)
 
 

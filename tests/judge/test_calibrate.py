@@ -18,7 +18,8 @@ from tuneful.errors import DataError
 from tuneful.judge.calibrate import calibrate
 from tuneful.judge.client import AskResult, NoReply, Reply
 from tuneful.judge.probes import injections, padded
-from tuneful.judge.questions import Item, Question
+from tuneful.judge.protocols import Item
+from tuneful.judge.questions import Question
 from tuneful.judge.verdicts import ReplyCache
 from tuneful.runs.schema import Calibration
 

@@ -15,7 +15,8 @@ from tuneful.judge.backends import OpenAIBackend
 from tuneful.judge.client import Judge, NoReply, openai_judge
 from tuneful.judge.local import GgufJudge, open_judge, resolve_settings
 from tuneful.judge.probes import injections
-from tuneful.judge.questions import Item, Question
+from tuneful.judge.protocols import Item
+from tuneful.judge.questions import Question
 from tuneful.judge.run import load_judge_model
 from tuneful.judge.verdicts import ReplyCache, judge_items, summarise
 from tuneful.model.builtin import builtin_gguf

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from filelock import FileLock
@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError
+from tuneful.judge import questions
 from tuneful.judge.client import AskResult, NoReply, OnResult, Reply
-from tuneful.judge.questions import Item, Question
+from tuneful.judge.grammar import read_score
+from tuneful.judge.protocols import PROTOCOLS, Item
+from tuneful.judge.questions import Question
 from tuneful.judge.verdicts import ReplyCache, ask_cached, judge_items, score_row, summarise
 from tuneful.runs.schema import as_row
 from tuneful.types import Verdict
@@ -63,6 +66,31 @@ def test_every_item_has_one_verdict_in_order_with_its_source(tmp_path: Path) -> 
         }
         for item, verdict in zip(ITEMS, verdicts, strict=True)
     ]
+
+
+def test_the_protocols_are_those_that_a_setting_can_name() -> None:
+    assert tuple(PROTOCOLS) == get_args(JudgeConfig.model_fields["protocol"].annotation)
+
+
+def test_a_protocol_is_an_entry_and_a_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "brevity.txt").write_text("[system]\nGrade {nonce}.\n[user]\n{answer}\n{reply}\n", encoding="utf-8")
+    brevity = replace(
+        PROTOCOLS["score"],
+        name="brevity",
+        properties={"brevity": {"type": "integer"}},
+        fields='"brevity": N',
+        read=lambda reply, nonce, item: read_score(reply.replace("brevity", "score"), nonce=nonce, answer=item.answer),
+    )
+    monkeypatch.setattr(questions, "PROTOCOLS", {"brevity": brevity})
+    judge = Scripted(lambda question: Reply(json.dumps({"id": question.nonce, "brevity": 70})))
+    settings = JudgeConfig(prompts=str(tmp_path)).model_copy(update={"protocol": "brevity"})
+    with ReplyCache.open(tmp_path / "replies.jsonl") as cache:
+        verdicts = judge_items(ITEMS, judge, settings, cache)
+    assert [(verdict.score, verdict.protocol) for verdict in verdicts] == [(70.0, "brevity")] * 6
+    assert '"brevity": N}, N being' in judge.asked[0].user
+    schema = judge.asked[0].schema
+    assert schema is not None
+    assert schema["required"] == ["id", "brevity"]
 
 
 def test_what_cannot_be_read_or_had_no_reply_is_unscored_and_counted(tmp_path: Path) -> None:

@@ -188,10 +188,11 @@ def _interval(figure: CalibrationFigure) -> str:
 
 def _ratings(file: Path | None, protocol: str) -> dict[str, float] | None:
     from tuneful.judge.agreement import read_ratings
+    from tuneful.judge.protocols import PROTOCOLS
 
     if file is None:
         return None
-    if protocol == "pairwise":
+    if PROTOCOLS[protocol].compares_two:
         raise ConfigError("--ratings are grades of single answers; a pairwise judge gives none to hold them against")
     return read_ratings(file)
 

@@ -28,8 +28,9 @@ from tuneful.evaluation.statistics import wilson_interval
 from tuneful.judge.client import Judge, NoReply
 from tuneful.judge.grammar import Rubric, Unreadable
 from tuneful.judge.probes import make_probes
-from tuneful.judge.questions import Item, load_prompt
-from tuneful.judge.verdicts import Preference, ReplyCache, ask_cached, mean_interval, read_reply
+from tuneful.judge.protocols import PROTOCOLS, Item, Preference
+from tuneful.judge.questions import load_prompt
+from tuneful.judge.verdicts import ReplyCache, ask_cached, mean_interval
 from tuneful.runs.schema import Calibration, CalibrationFigure, Standing
 
 GOOD_SCORE = 50.0
@@ -54,10 +55,10 @@ def calibrate(
 ) -> Calibration:
     """Probe `judge` with `judge.calibration_items` of `items`; DataError where they are too few or all alike.
 
-    Probes that grade use the protocol of `settings`, or `score` where that is `pairwise`.
+    Probes that grade use the protocol of `settings`, or `score` where that compares two answers.
     """
     chosen = _sample(items, settings.calibration_items, seed)
-    protocol = settings.protocol if settings.protocol != "pairwise" else "score"
+    protocol = "score" if PROTOCOLS[settings.protocol].compares_two else settings.protocol
     verdicts = _ask(chosen, protocol, judge, settings, cache, advance)
     figures = tuple(_figure(measure, verdicts, confidence, seed) for measure in _MEASURES)
     usability, sentence = _usability(judge.name, figures)
@@ -152,7 +153,7 @@ def _ask(
         if isinstance(result, NoReply):
             unread[result.reason] += 1
             continue
-        found = read_reply(probe.item, result.text, probe.question, probe.protocol, swapped=probe.swapped)
+        found = probe.protocol.reading(probe.item, result.text, probe.question.code, swapped=probe.swapped)
         if isinstance(found, Unreadable):
             unread[f"unreadable: {found.reason}"] += 1
         else:

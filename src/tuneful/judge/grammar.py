@@ -80,8 +80,8 @@ def read_score(reply: str, *, nonce: str | None, answer: str) -> float | Unreada
     return _plain_score(text, answer)
 
 
-def read_rubric(reply: str, *, nonce: str) -> Rubric | Unreadable:
-    """The four criteria and the reason of a reply; it is an object that carries `nonce`."""
+def read_rubric(reply: str, *, nonce: str | None) -> Rubric | Unreadable:
+    """The four criteria and the reason of a reply; it is an object, which carries `nonce` where there is one."""
     text = _without_wrapping(reply)
     found = text if isinstance(text, Unreadable) else _object(text, nonce)
     if isinstance(found, Unreadable):

@@ -12,7 +12,7 @@ from pathlib import Path
 from tuneful.config import DataConfig
 from tuneful.errors import DataError
 from tuneful.evaluation.answers import read_answer_rows, task_text
-from tuneful.judge.questions import Item
+from tuneful.judge.protocols import Item
 
 
 @dataclass(frozen=True, slots=True)

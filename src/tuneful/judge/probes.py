@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import cycle
 
-from tuneful.judge.questions import Item, Prompt, Question
+from tuneful.judge.protocols import Item, Protocol
+from tuneful.judge.questions import Prompt, Question
 
 _FILLER = (
     "That is what there is to say about it.",
@@ -42,7 +43,7 @@ class Probe:
     index: int
     item: Item
     question: Question
-    protocol: str
+    protocol: Protocol
     swapped: bool = False
 
 
@@ -89,20 +90,19 @@ def _graded(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> 
     }
     probes = []
     for kind, answer in answers.items():
-        texts = {"task": item.task, "reference": item.reference, "answer": answer}
-        question = prompt.question(texts, plain=plain)
-        probes.append(Probe(kind, index, replace(item, answer=answer), question, prompt.protocol))
+        graded = replace(item, answer=answer)
+        (question,) = prompt.questions(graded, plain=plain)
+        probes.append(Probe(kind, index, graded, question, prompt.protocol))
     return probes
 
 
 def _in_both_orders(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> list[Probe]:
     pair = replace(item, answer=item.reference, rival=wrong)
-    probes = []
-    for kind, first, second in (("pair", item.reference, wrong), ("pair, swapped", wrong, item.reference)):
-        texts = {"task": item.task, "reference": item.reference, "answer_a": first, "answer_b": second}
-        question = prompt.question(texts, plain=plain)
-        probes.append(Probe(kind, index, pair, question, prompt.protocol, swapped=kind == "pair, swapped"))
-    return probes
+    first, second = prompt.questions(pair, plain=plain)
+    return [
+        Probe("pair", index, pair, first, prompt.protocol),
+        Probe("pair, swapped", index, pair, second, prompt.protocol, swapped=True),
+    ]
 
 
 def _other_reference(items: Sequence[Item], index: int) -> str:

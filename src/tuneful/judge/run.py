@@ -21,8 +21,9 @@ from tuneful.files import write_json, write_rows
 from tuneful.judge.client import Judge
 from tuneful.judge.items import AnswerSet, paired, read_answers
 from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge, resolve_settings
-from tuneful.judge.questions import Item, load_prompt
-from tuneful.judge.verdicts import ReplyCache, judge_items, num_questions, score_row, summarise
+from tuneful.judge.protocols import PROTOCOLS, Item
+from tuneful.judge.questions import load_prompt
+from tuneful.judge.verdicts import ReplyCache, judge_items, score_row, summarise
 from tuneful.runs.schema import EvaluationDocument, ScoreSummary, as_row
 from tuneful.types import Answer, Conversation, Verdict
 
@@ -55,16 +56,16 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[f
     document = evaluation_document(judge, config, verdicts, terminal)
     write_json(run / "evaluation.json", as_row(document))
     scores = {name: [verdict.score for verdict in own] for name, own in verdicts.items()}
-    if settings.protocol != "pairwise":
+    if not PROTOCOLS[settings.protocol].compares_two:
         return scores
     (tuned,) = scores.values()
     return {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
 
 
 def answer_sets(answers: Path, config: Config, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
-    """What is to be judged: one set, the two of a run folder, or under `pairwise` one set of pairs."""
-    protocol, data = config.judge.protocol, config.data
-    if against is not None and protocol != "pairwise":
+    """What is to be judged: one set, the two of a run folder, or one set of pairs where two answers are compared."""
+    in_pairs, data = PROTOCOLS[config.judge.protocol].compares_two, config.data
+    if against is not None and not in_pairs:
         raise ConfigError("--against is for --protocol pairwise; each set of answers is scored on its own elsewhere")
     if answers.is_dir():
         if against is not None:
@@ -73,9 +74,9 @@ def answer_sets(answers: Path, config: Config, answer_key: str | None, against: 
         if missing := [file for file in files if not file.is_file()]:
             raise ConfigError(f"{answers}: is no run folder with answers: there is no {missing[0]}")
         base, tuned = (read_answers(file, data, answer_key) for file in files)
-        return [_pairs(tuned, base)] if protocol == "pairwise" else [base, tuned]
+        return [_pairs(tuned, base)] if in_pairs else [base, tuned]
     judged = read_answers(answers, data, answer_key)
-    if protocol != "pairwise":
+    if not in_pairs:
         return [judged]
     if against is None:
         raise ConfigError(
@@ -106,7 +107,7 @@ def judge_sets(
     """The verdicts on every set by its name, in the order of its items, written as scores/NAME.jsonl of `folder`."""
     verdicts: dict[str, list[Verdict]] = {}
     for one in sets:
-        total = len(one.items) * num_questions(config.judge.protocol)
+        total = len(one.items) * PROTOCOLS[config.judge.protocol].num_questions
         with terminal.progress(f"judging {one.name}", total, "questions") as advance:
             verdicts[one.name] = judge_items(one.items, judge, config.judge, cache, advance)
         write_scores(folder, one.name, verdicts[one.name])

@@ -13,10 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from filelock import Timeout
@@ -26,15 +25,12 @@ from tuneful.errors import ConfigError
 from tuneful.evaluation.statistics import Array, interval, resampled_counts
 from tuneful.files import AppendLog, held
 from tuneful.judge.client import AskResult, Judge, NoReply, Reply
-from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner
-from tuneful.judge.questions import Item, Prompt, Question, load_prompt
+from tuneful.judge.grammar import CRITERIA, Unreadable
+from tuneful.judge.protocols import Item, Protocol, Reading
+from tuneful.judge.questions import Question, load_prompt
 from tuneful.runs.schema import JudgeScore, ScoreSummary
 from tuneful.types import Verdict
 
-Preference = Literal["won", "lost", "tie"]
-"""Whether an item's answer won against its rival."""
-
-_SCORE_OF: Mapping[Preference, float] = {"won": 100.0, "lost": 0.0, "tie": 50.0}
 _MAX_RAW_CHARACTERS = 20_000
 _NUM_RESAMPLES = 10_000
 
@@ -99,11 +95,11 @@ def judge_items(
     Raises ConfigError where a prompt file is unusable; failures of the judge are verdicts without a score.
     """
     prompt = load_prompt(settings.protocol, settings.prompts)
-    asked = [_questions(prompt, item, settings) for item in items]
+    asked = [prompt.questions(item, plain=settings.reply_format == "text") for item in items]
     results = ask_cached([question for questions in asked for question in questions], judge, settings, cache, advance)
     verdicts, at = [], 0
     for item, questions in zip(items, asked, strict=True):
-        verdicts.append(_verdict(item, questions, results[at : at + len(questions)], judge.name, settings.protocol))
+        verdicts.append(_verdict(item, questions, results[at : at + len(questions)], judge.name, prompt.protocol))
         at += len(questions)
     assert len(verdicts) == len(items)
     return verdicts
@@ -139,11 +135,6 @@ def ask_cached(
 
     judge.ask_all([missing[key] for key in order], on_result)
     return [failures[key] if (reply := cache.get(key)) is None else Reply(reply) for key in keys]
-
-
-def num_questions(protocol: str) -> int:
-    """How many questions one item takes."""
-    return 2 if protocol == "pairwise" else 1
 
 
 def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) -> ScoreSummary:
@@ -183,62 +174,25 @@ def score_row(verdict: Verdict) -> JudgeScore:
     )
 
 
-def _questions(prompt: Prompt, item: Item, settings: JudgeConfig) -> list[Question]:
-    """The one question on an item; under `pairwise` two, with the answers in both orders."""
-    plain = settings.reply_format == "text"
-    texts = {"task": item.task, "reference": item.reference}
-    if settings.protocol != "pairwise":
-        return [prompt.question({**texts, "answer": item.answer}, plain=plain)]
-    assert item.rival is not None, f"{item.source}: nothing to compare with"
-    return [
-        prompt.question({**texts, "answer_a": first, "answer_b": second}, plain=plain)
-        for first, second in ((item.answer, item.rival), (item.rival, item.answer))
-    ]
-
-
 def _verdict(
-    item: Item, questions: Sequence[Question], results: Sequence[AskResult], judge: str, protocol: str
+    item: Item, questions: Sequence[Question], results: Sequence[AskResult], judge: str, protocol: Protocol
 ) -> Verdict:
     texts = [result.text[:_MAX_RAW_CHARACTERS] if isinstance(result, Reply) else "" for result in results]
     raw = texts[0] if len(texts) == 1 else json.dumps(texts, ensure_ascii=False)
 
     def unscored(reason: str) -> Verdict:
-        return Verdict(item.source, judge, protocol, None, reason, raw)
+        return Verdict(item.source, judge, protocol.name, None, reason, raw)
 
-    read: list[float | Rubric | Preference] = []
+    readings: list[Reading] = []
     for question, result, swapped in zip(questions, results, (False, True), strict=False):
         if isinstance(result, NoReply):
             return unscored(result.reason)
-        found = read_reply(item, result.text, question, protocol, swapped=swapped)
+        found = protocol.reading(item, result.text, question.code, swapped=swapped)
         if isinstance(found, Unreadable):
             return unscored(f"unreadable: {found.reason}")
-        read.append(found)
-    first = read[0]
-    if isinstance(first, Rubric):
-        return Verdict(item.source, judge, protocol, first.mean, None, raw, tuple(first.scores.values()))
-    if isinstance(first, float):
-        return Verdict(item.source, judge, protocol, first, None, raw)
-    return Verdict(item.source, judge, protocol, _SCORE_OF[first if first == read[1] else "tie"], None, raw)
-
-
-def read_reply(
-    item: Item, reply: str, question: Question, protocol: str, *, swapped: bool = False
-) -> float | Rubric | Preference | Unreadable:
-    """What a `reply` to a `question` on `item` says: a score, a rubric, or under `pairwise` whether the answer won.
-
-    `swapped`: the item's answer stood second.
-    """
-    nonce = None if question.schema is None else question.nonce
-    if protocol == "score":
-        return read_score(reply, nonce=nonce, answer=item.answer)
-    if protocol == "rubric":
-        return read_rubric(reply, nonce=question.nonce)
-    winner = read_winner(reply, nonce=nonce, answers=(item.answer, item.rival or ""))
-    if isinstance(winner, Unreadable):
-        return winner
-    if winner == "tie":
-        return "tie"
-    return "won" if (winner == "A") != swapped else "lost"
+        readings.append(found)
+    score, criteria = protocol.worth(readings)
+    return Verdict(item.source, judge, protocol.name, score, None, raw, criteria)
 
 
 def _criteria_means(verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from tuneful.judge.protocols import PROTOCOLS
 from tuneful.numbers import UNKNOWN, count, fixed, known, percent, plural
 from tuneful.report import charts
 from tuneful.report.folder import Run
@@ -65,7 +66,9 @@ def view_judged(run: Run) -> Judged | None:
     first = sides[0][1][0] if sides else None
     return Judged(
         judge=first.judge if first else calibration.judge if calibration else "",
-        sentence=_protocol_in_words(first.protocol) if first else "",
+        sentence=f"It was asked for {PROTOCOLS[first.protocol].in_words}."
+        if first and first.protocol in PROTOCOLS
+        else "",
         distributions=tuple(
             _distribution(name, scores, own, most) for (name, scores), own in zip(sides, counts, strict=True)
         ),
@@ -80,15 +83,6 @@ def view_judged(run: Run) -> Judged | None:
 
 def _sides(run: Run) -> tuple[str, str]:
     return ("A", "B") if run.comparison and run.comparison.names else ("Before", "After")
-
-
-def _protocol_in_words(protocol: str) -> str:
-    asked = {
-        "score": "one score from 0 to 100 for each answer, beside its reference",
-        "rubric": "correctness, relevance, completeness and clarity of each answer, here their mean",
-        "pairwise": "which of the two answers is better, in both orders: 100 where the tuned one won, 50 for a tie",
-    }.get(protocol)
-    return f"It was asked for {asked}." if asked else ""
 
 
 def _counts(scores: Sequence[JudgeScore]) -> list[int]:
