@@ -98,4 +98,7 @@ def test_its_settings_are_translated_in_their_places_and_nothing_else_is_touched
         assert {key: value for key, value in keys.items() if key not in own} == {
             key: value for key, value in new[section].items() if key not in own
         }
+    assert translated({"report": {"gate": "drift<=1, rouge_l.low>0"}}) == {
+        "report": {"gate": "kl_to_base<=1, rouge_l.low>0"}
+    }
     assert translated({"data": 3, "template": {"name": ["own"]}}) == {"data": 3, "template": {"name": ["own"]}}

@@ -29,6 +29,7 @@ def test_a_gate_is_read_as_it_is_written():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("drift<=1", "--gate: `drift` is called `kl_to_base` now"),
         ("rogue_l>=0", "--gate: unknown metric `rogue_l`: did you mean `rouge_l`?"),
         ("xyz>=0", "--gate: unknown metric `xyz`: known are judge_score, exact_match,"),
         (

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneful.report import charts
-from tuneful.report.charts import NARROW, SMALL, WIDE, Frame, Series
+from tuneful.report.charts import NARROW, SMALL, WIDE, PlotArea, Series
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMED = '<svg xmlns="http://www.w3.org/2000/svg" '
 
 
-def line(points: list[tuple[float, float]], frame: Frame = WIDE, **more: object) -> str:
+def line(points: list[tuple[float, float]], frame: PlotArea = WIDE, **more: object) -> str:
     series = (Series("loss", tuple(points), "raw"),)
     named = {"key": "k", "title": "Loss", "description": "It falls.", "x_label": "step", "y_label": "loss"} | more
     return str(charts.line_chart(series, frame=frame, **named))  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_smoothing_is_the_mean_of_the_points_around() -> None:
 @pytest.mark.parametrize(
     "points", [[(1.0, 2.0)], [(1.0, 0.0), (2.0, 0.0)], [(float(x), math.sin(x) * 1e-6) for x in range(900)]]
 )
-def test_a_chart_is_an_svg_within_its_frame(points: list[tuple[float, float]], frame: Frame) -> None:
+def test_a_chart_is_an_svg_within_its_frame(points: list[tuple[float, float]], frame: PlotArea) -> None:
     root = ElementTree.fromstring(line(points, frame).replace("<svg ", NAMED, 1))
     assert root.find(f"{SVG}title").text == "Loss"  # type: ignore[union-attr]
     assert root.find(f"{SVG}desc").text == "It falls."  # type: ignore[union-attr]

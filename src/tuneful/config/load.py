@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from tuneful.config.names import PEER_KEYS, RENAMED_KEYS, RENAMED_VALUES
+from tuneful.config.names import PEER_KEYS, RENAMED_KEYS, RENAMED_METRICS, RENAMED_VALUES
 from tuneful.config.schema import Config
 from tuneful.errors import ConfigError
 
@@ -64,8 +64,7 @@ def translated(sections: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in section.items():
             dotted = RENAMED_KEYS.get(f"{name}.{key}", f"{name}.{key}")
             new_section, _, new_key = dotted.partition(".")
-            renamed = RENAMED_VALUES.get(dotted, {})
-            values.setdefault(new_section, {})[new_key] = renamed.get(value, value) if isinstance(value, str) else value
+            values.setdefault(new_section, {})[new_key] = _value_now(dotted, value) if isinstance(value, str) else value
     return values
 
 
@@ -131,6 +130,12 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 _YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a date or a number that cannot be
+
+
+def _value_now(dotted: str, value: str) -> str:
+    if dotted == "report.gate":
+        return re.sub(r"[A-Za-z0-9_-]+", lambda name: RENAMED_METRICS.get(name[0], name[0]), value)
+    return RENAMED_VALUES.get(dotted, {}).get(value, value)
 
 
 def _check_known(dotted: str, where: str) -> None:

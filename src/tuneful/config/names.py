@@ -100,3 +100,8 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = {
     "template.name": {"own": "tokenizer"},
 }
 """Values that a key of ours took once, each with the value that holds now."""
+
+RENAMED_METRICS: Mapping[str, str] = {
+    "drift": "kl_to_base",
+}
+"""Metrics that had another name, as a condition of `report.gate` may hold it."""

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tuneful.config.names import RENAMED_METRICS
 from tuneful.errors import ConfigError, GateError
 from tuneful.evaluation.metric_specs import FORGETTING, METRICS
 from tuneful.runs.schema import Comparison, GateOutcome
@@ -101,6 +102,8 @@ def _condition(text: str, where: str) -> Condition:
             f"{where}: {text.strip()!r} is no condition: expected NAME, one of >= <= > <, a number, {_EXAMPLE}"
         )
     name, figure = found["name"].lower().replace("-", "_"), found["figure"] or "difference"
+    if name in RENAMED_METRICS:
+        raise ConfigError(f"{where}: `{name}` is called `{RENAMED_METRICS[name]}` now")
     if name not in METRIC_NAMES:
         guess = difflib.get_close_matches(name, METRIC_NAMES, n=1, cutoff=0.5)
         hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(METRIC_NAMES)}"

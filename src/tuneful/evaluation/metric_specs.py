@@ -1,4 +1,4 @@
-"""The metrics that are compared, one row each: name, label, unit, good direction, formula, and what it measures.
+"""The metrics that are compared, one row each: name, label, unit, good direction and formula.
 
 Stands under `compare.py`, `summary.py` and `gate.py`. A new metric is a field of `AnswerScores`, computed in `metrics.py`, and a
 row here. Names are keys of comparison.json and of gates; labels are for people.
@@ -15,7 +15,7 @@ Formula = Literal["mean", "share", "loss", "perplexity"]
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """What a metric is: `name` in files, `label` and `unit` on the page, its good direction (None: neither), `help`.
+    """What a metric is: `name` in files, `label` and `unit` on the page, its good direction (None: neither).
 
     `field` of `AnswerScores` holds an item's number, where it is not called `name`. `in_sentence` is the label inside a
     sentence, where that is not the label in lower case.
@@ -25,7 +25,6 @@ class MetricSpec:
     label: str
     unit: str
     higher_is_better: bool | None
-    help: str
     formula: Formula = "mean"
     field: str = ""
     in_sentence: str = ""
@@ -37,78 +36,27 @@ class MetricSpec:
 
 
 METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec(
-        "judge_score",
-        "Judge score",
-        "0 to 100",
-        True,
-        "What the judge gave, over the items that it scored for both models.",
-    ),
-    MetricSpec(
-        "exact_match",
-        "Exact match",
-        "share of items",
-        True,
-        "Answers that equal the reference but for case and outer marks.",
-        formula="share",
-    ),
-    MetricSpec("token_f1", "Token F1", "0 to 1", True, "Words shared with the reference, in any order."),
-    MetricSpec("rouge_l", "ROUGE-L", "0 to 1", True, "Words shared with the reference, in the same order."),
-    MetricSpec("chrf", "chrF", "0 to 1", True, "Runs of up to six characters shared with the reference."),
-    MetricSpec(
-        "reference_loss",
-        "Reference loss",
-        "nats per token",
-        False,
-        "The negative log likelihood that the model gives the reference answers, averaged over their tokens.",
-        formula="loss",
-        field="reference_nll",
-    ),
-    MetricSpec(
-        "perplexity",
-        "Perplexity",
-        "",
-        False,
-        "The reference loss as a number of equally likely tokens to choose from: exp(loss).",
-        formula="perplexity",
-        field="reference_nll",
-    ),
+    MetricSpec("judge_score", "Judge score", "0 to 100", True),
+    MetricSpec("exact_match", "Exact match", "share of items", True, formula="share"),
+    MetricSpec("token_f1", "Token F1", "0 to 1", True),
+    MetricSpec("rouge_l", "ROUGE-L", "0 to 1", True),
+    MetricSpec("chrf", "chrF", "0 to 1", True),
+    MetricSpec("reference_loss", "Reference loss", "nats per token", False, formula="loss", field="reference_nll"),
+    MetricSpec("perplexity", "Perplexity", "", False, formula="perplexity", field="reference_nll"),
     MetricSpec(
         "ended",
         "Stopped at end token",
         "share of items",
         True,
-        "Answers that the model ended, not the token limit.",
         formula="share",
         in_sentence="stopping at the end token",
     ),
-    MetricSpec(
-        "length",
-        "Length",
-        "words",
-        None,
-        "Mean number of words of the answers; neither longer nor shorter is better.",
-        field="num_words",
-    ),
+    MetricSpec("length", "Length", "words", None, field="num_words"),
 )
 
 FORGETTING: tuple[MetricSpec, ...] = (
-    MetricSpec(
-        "forgetting",
-        "General text",
-        "bits per byte",
-        False,
-        "Bits per byte of text that the finetuning never showed; more than before is forgetting.",
-        formula="loss",
-    ),
-    MetricSpec(
-        "kl_to_base",
-        "KL to base",
-        "bits per token",
-        None,
-        "Bits per token of the base model's own samples; the difference estimates the KL divergence from the base model.",
-        formula="loss",
-    ),
+    MetricSpec("forgetting", "General text", "bits per byte", False, formula="loss"),
+    MetricSpec("kl_to_base", "KL to base", "bits per token", None, formula="loss"),
 )
 """What `forgetting.py` measures on text that the finetuning never showed."""
 

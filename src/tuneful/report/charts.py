@@ -33,7 +33,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class PlotArea:
     """The size of a drawing and the room its axes take, in SVG units (about a pixel each)."""
 
     width: int
@@ -54,9 +54,9 @@ class Frame:
         return self.height - self.bottom
 
 
-WIDE = Frame(width=1000, height=340)
-NARROW = Frame(width=360, height=270, left=40, right=12)
-SMALL = Frame(width=340, height=180, left=40, right=14, top=26)
+WIDE = PlotArea(width=1000, height=340)
+NARROW = PlotArea(width=360, height=270, left=40, right=12)
+SMALL = PlotArea(width=340, height=180, left=40, right=14, top=26)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def line_chart(
     description: str,
     x_label: str,
     y_label: str,
-    frame: Frame,
+    frame: PlotArea,
     from_zero: bool = False,
     lowest: Point | None = None,
     marks: Sequence[tuple[float, str]] = (),
@@ -166,7 +166,7 @@ def histogram(
     description: str,
     x_label: str,
     y_label: str,
-    frame: Frame,
+    frame: PlotArea,
     most: float = 1.0,
 ) -> Markup:
     """Bars between neighbouring `edges`; there is one edge more than there are `counts`.
@@ -203,7 +203,7 @@ def interval_plot(
 
     `tone` is `better`, `worse`, `changed` or `unclear`; an unclear dot is hollow, so that the reading never depends on colour.
     """
-    frame = Frame(width=220, height=28, left=6, right=6, top=0, bottom=0)
+    frame = PlotArea(width=220, height=28, left=6, right=6, top=0, bottom=0)
     x_of = Scale(-(limit or 1.0), limit or 1.0, frame.left, frame.plot_right)
     left, right = sorted((x_of(low), x_of(high)))
     content = Markup(
@@ -229,7 +229,13 @@ def share_bar(parts: Sequence[tuple[str, float, str]], *, key: str, title: str) 
     ]
     description = "; ".join(f"{name} {count(amount)}" for name, amount, _ in parts)
     return _svg(
-        key, title, description, Frame(width=1000, height=14), Markup("").join(pieces), css_class="share", stretch=True
+        key,
+        title,
+        description,
+        PlotArea(width=1000, height=14),
+        Markup("").join(pieces),
+        css_class="share",
+        stretch=True,
     )
 
 
@@ -237,7 +243,7 @@ def share_bar(parts: Sequence[tuple[str, float, str]], *, key: str, title: str) 
 
 
 def _svg(
-    key: str, title: str, description: str, frame: Frame, content: Markup, css_class: str = "", stretch: bool = False
+    key: str, title: str, description: str, frame: PlotArea, content: Markup, css_class: str = "", stretch: bool = False
 ) -> Markup:
     return Markup(
         '<svg class="chart{css_class}" viewBox="0 0 {width} {height}"{stretch} role="img" '
@@ -255,7 +261,7 @@ def _svg(
     )
 
 
-def _y_axis(values: Sequence[float], y_of: Scale, label: str, frame: Frame) -> Markup:
+def _y_axis(values: Sequence[float], y_of: Scale, label: str, frame: PlotArea) -> Markup:
     labels, factor = _tick_labels(values)
     lines = [
         Markup(
@@ -277,7 +283,7 @@ def _y_axis(values: Sequence[float], y_of: Scale, label: str, frame: Frame) -> M
     return Markup("").join([*lines, name])
 
 
-def _x_axis(values: Sequence[float], x_of: Scale, label: str, frame: Frame) -> Markup:
+def _x_axis(values: Sequence[float], x_of: Scale, label: str, frame: PlotArea) -> Markup:
     texts = [
         Markup(
             '<line class="axis" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick {}" x="{x}" y="{}">{}</text>'
@@ -331,7 +337,7 @@ def _line(series: Series, x_of: Scale, y_of: Scale) -> Markup:
     return Markup("").join([path, *dots])
 
 
-def _lowest(lowest: Point, x_of: Scale, y_of: Scale, frame: Frame) -> Markup:
+def _lowest(lowest: Point, x_of: Scale, y_of: Scale, frame: PlotArea) -> Markup:
     x, y = x_of(lowest[0]), y_of(lowest[1])
     at_edge = "end" if x > frame.plot_right - 50 else "start" if x < frame.left + 50 else "middle"
     below = y + 22 <= frame.plot_bottom - 4
@@ -347,7 +353,7 @@ def _lowest(lowest: Point, x_of: Scale, y_of: Scale, frame: Frame) -> Markup:
     )
 
 
-def _mark(x: float, label: str, frame: Frame) -> Markup:
+def _mark(x: float, label: str, frame: PlotArea) -> Markup:
     return Markup(
         '<line class="mark" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick middle" x="{x}" y="{}">{}</text>'
     ).format(frame.top - 6, frame.plot_bottom, frame.top - 10, label, x=_at(x))

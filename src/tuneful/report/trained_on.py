@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from tuneful.numbers import count, known, percent, plain, plural, significant
 from tuneful.report import charts
-from tuneful.report.charts import Frame
+from tuneful.report.charts import PlotArea
 from tuneful.report.folder import Run
 from tuneful.runs.schema import DataDocument, Histogram, LengthSummary, ShownExample, Split, Token, read_loosely
 
@@ -210,7 +210,10 @@ def _histogram(row: Histogram) -> tuple[Markup, ...]:
             y_label="records",
             frame=frame,
         )
-        for size, frame in (("wide", Frame(width=1000, height=240)), ("narrow", Frame(width=360, height=220, left=40)))
+        for size, frame in (
+            ("wide", PlotArea(width=1000, height=240)),
+            ("narrow", PlotArea(width=360, height=220, left=40)),
+        )
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tuneful.config.names import RENAMED_KEYS, RENAMED_VALUES
+from tuneful.config.names import RENAMED_KEYS, RENAMED_METRICS, RENAMED_VALUES
 from tuneful.runs.schema.documents import (
     CheckpointDocument,
     Choices,
@@ -35,7 +35,6 @@ FINDINGS = {
     "prompts_off_training": "prompt_mismatch",
     "seam_merges": "boundary_tokenization",
 }
-METRICS = {"drift": "kl_to_base"}
 LABELS = {"Drift": "KL to base", "Ending by itself": "Stopped at end token"}
 PHASES = {"proof": "self_check"}
 KERNELS = {"compiled (products too)": "compiled (matrix products too)"}
@@ -75,8 +74,8 @@ def _settings(value: Any) -> Any:
 
 
 VALUES: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
-    MetricComparison: {"name": _one_of(METRICS), "label": _one_of(LABELS)},
-    GateOutcome: {"condition": _words(METRICS)},
+    MetricComparison: {"name": _one_of(RENAMED_METRICS), "label": _one_of(LABELS)},
+    GateOutcome: {"condition": _words(RENAMED_METRICS)},
     Comparison: {"sentence": _words({"Ending by itself": LABELS["Ending by itself"]})},
     FindingSummary: {"name": _one_of(FINDINGS)},
     DataDocument: {"template": _one_of(RENAMED_VALUES["template.name"])},
