@@ -64,7 +64,7 @@ WORDS = (
     Word(r"\bfrom tuneful import api\b|\btuneful\.api\b", "import tuneful", "from tuneful import api"),
 )
 KEPT = {
-    "src/tuneful/config/names.py": {"data.format", "tokenizer"},
+    "src/tuneful/config/names.py": {"data.format", "tokenizer", "KL to base"},
     "src/tuneful/runs/schema/names.py": {
         "finish_reason",
         "outlier score, possible label errors",

@@ -117,7 +117,7 @@ def _compare_kinds(
         own = names == name
         base, tuned = (Ratio(one.numerators[own], one.denominators[own], one.exponential) for one in pair)
         if base.denominators.any():
-            spec = MetricSpec(name, name, "", True, "")
+            spec = MetricSpec(name, name, "", True)
             (found[name],) = compare_ratios(
                 [(spec, (base, tuned))], confidence=confidence, num_resamples=num_resamples, seed=seed
             )
