@@ -49,6 +49,8 @@ def main() -> int:
 
     number = signal.SIGKILL if arguments.signal == "KILL" else signal.SIGTERM
     modes, start = arguments.modes.split(","), time.monotonic()
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        parser.error(f"--modes: unknown {unknown[0]!r}; there are {', '.join(MODES)}")
     if number is signal.SIGTERM:  # which torchrun sends to every rank
         modes = [mode for mode in modes if mode not in TWO_RANKS]
     tallies = campaign(arguments.kills, modes, number, arguments.seed, lambda line: print(line, flush=True))

@@ -63,9 +63,9 @@ class Terminal:
             self.console.width = _PIPE_WIDTH
         self.quiet = quiet
 
-    def say(self, line: str | Text = "", style: str | None = None) -> None:
-        """One line, wrapped to the terminal; never read as markup."""
-        self.console.print(escape(line) if isinstance(line, str) else line, style=style)
+    def say(self, line: str | Text = "", style: str | None = None, *, wrap: bool = True) -> None:
+        """One line, wrapped to the terminal or, for a command to be copied, whole; never read as markup."""
+        self.console.print(escape(line) if isinstance(line, str) else line, style=style, soft_wrap=not wrap)
 
     def heading(self, text: str) -> None:
         """A new part of the work begins."""

@@ -112,7 +112,7 @@ class Heard(Terminal):
         super().__init__(quiet=True)
         self.lines: list[str] = []
 
-    def say(self, line: Any = "", style: str | None = None) -> None:
+    def say(self, line: Any = "", style: str | None = None, *, wrap: bool = True) -> None:
         self.lines.append(str(line))
 
     def __contains__(self, text: str) -> bool:

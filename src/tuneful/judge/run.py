@@ -8,6 +8,7 @@ Stands at the top of this room, over `items.py`, `verdicts.py` and `local.py`.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,8 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[f
     try:
         judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
     except JudgeError as error:
-        terminal.say(f"not judged: {error}. Later: tuneful evaluate {run} --judge {settings.model}", style="yellow")
+        command = shlex.join(["tuneful", "evaluate", str(run), "--judge", str(settings.model)])
+        terminal.say(f"not judged: {error}. Later: {command}", style="yellow", wrap=False)
         return None
     with open_cache(run) as cache:
         verdicts = judge_sets(sets, judge, config, cache, run, terminal)

@@ -10,6 +10,7 @@ was saved.
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -132,4 +133,5 @@ def _report_interrupted(run: RunState) -> None:
         write_environment(run)
         if run.group.is_main:
             build_report(run.folder.path)
-    run.terminal.say(f"interrupted; go on with: tuneful {run.verb} --resume {run.folder.path}", style="yellow")
+    command = shlex.join(["tuneful", run.verb, "--resume", str(run.folder.path)])
+    run.terminal.say(f"interrupted; go on with: {command}", style="yellow", wrap=False)
