@@ -15,6 +15,7 @@ and tens of them on a disk that turns, so a log flushes each line only where a l
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -41,8 +42,10 @@ PART = ".part"
 def written(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     """A new file beside `path`; once the block is done it is flushed to disk and renamed to `path`, else removed.
 
-    Text is UTF-8 with line feeds as they are. Raises OSError where the disk refuses.
+    Text is UTF-8 with line feeds as they are. What killed writers of `path` left behind goes too. Raises OSError where the
+    disk refuses.
     """
+    _remove_abandoned(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
     try:
         with open(aside, "wb") if binary else open(aside, "w", encoding="utf-8", newline="\n") as file:
@@ -53,6 +56,16 @@ def written(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     finally:
         aside.unlink(missing_ok=True)
     flush_entry(path.parent)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that are gone left beside `path`; one that still writes there is left alone."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+        import psutil
+
+        writer = aside.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+            aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:

@@ -1,0 +1,115 @@
+"""Files are whole or not there, logs survive what cuts them short, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.doubles.processes import Process
+from tests.machine import needs
+
+from tuneful.files import AppendLog, read_lines, read_rows, write_json, write_rows, write_text, written
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def killed_while_writing(path: Path) -> None:
+    with written(path) as file:
+        file.write("half of it")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_block_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "before")
+
+    def fail() -> None:
+        with written(path) as file:
+            file.write("after")
+            raise ValueError("by hand")
+
+    with pytest.raises(ValueError, match="by hand"):
+        fail()
+    assert path.read_text() == "before"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@needs("posix")
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    path, other = tmp_path / "a[1].txt", tmp_path / "a1.txt"
+    for killed in (path, other):
+        assert Process(killed_while_writing, killed).wait(60) == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2
+    with written(path) as file:
+        file.write("slow")
+        assert len(names(tmp_path)) == 2, "the other file's, and this one's own"
+        write_text(path, "quick")
+        assert path.read_text() == "quick"
+    assert path.read_text() == "slow"
+    write_text(other, "done")
+    assert names(tmp_path) == ["a1.txt", "a[1].txt"]
+
+
+def test_text_is_utf8_with_its_own_line_ends_and_json_holds_what_no_utf8_can(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", ["é\r\n", "b\n"])
+    assert (tmp_path / "a.txt").read_bytes() == "é\r\nb\n".encode()
+    write_json(tmp_path / "a.json", {"é": "\ud800"})
+    assert b"\\ud800" in (tmp_path / "a.json").read_bytes()
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert names(tmp_path) == ["a.json", "a.txt"]
+
+
+def test_rows_come_back_and_a_line_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert read_rows(path) is None
+    rows: list[dict[str, Any]] = [{"text": "a\u2028b"}, {"number": 1}]
+    write_rows(path, rows)
+    assert read_rows(path) == rows
+    path.write_bytes(path.read_bytes() + b"\n[1]\n")
+    assert [(line.number, line.row, line.whole) for line in read_lines(path)] == [
+        (1, rows[0], True),
+        (2, rows[1], True),
+        (4, None, True),
+    ]
+    with pytest.raises(ValueError, match=r"rows\.jsonl:4: not a JSON object"):
+        read_rows(path)
+
+
+def test_a_log_cut_at_any_byte_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = AppendLog(path)
+    for number in range(3):
+        log.add({"number": number, "text": "é"})
+    log.close()
+    whole = path.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        log = AppendLog(path)
+        kept = sum(end <= cut for end in ends)
+        assert [row["number"] for row in log.rows] == list(range(kept))
+        assert log.damaged is None
+        for number in range(kept, 3):
+            log.add({"number": number, "text": "é"})
+        log.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_line_damaged_in_the_middle_is_told_and_nothing_behind_it_is_touched(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"number": 0}\n{"numb\n{"number": 2}\n')
+    log = AppendLog(path)
+    assert (log.rows, log.damaged) == ([{"number": 0}], 2)
+    with pytest.raises(AssertionError, match="2 is damaged"):
+        log.add({"number": 1})
+    log.replace([{"number": 0}])
+    log.add({"number": 1})
+    log.close()
+    assert read_rows(path) == [{"number": 0}, {"number": 1}]
