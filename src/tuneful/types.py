@@ -55,7 +55,8 @@ class Example:
     `token_ids` int32 [L]; `weights` float32 [L], where `weights[t]` says how much predicting token `t` counts in the loss.
     `weights[0]` is 0 (nothing predicts the first token) and the sum is positive. `num_prompt_tokens` tokens stand before
     the first trained response. The end token closes the record and is a target, unless the response was cut (`cut`).
-    `num_input_cut` tokens of what was asked were left out so that the response fits.
+    `num_input_cut` tokens of what was asked were left out so that the response fits. `seams_apart` are the places where a
+    response begins with another token than if prompt and response were encoded in one go.
     """
 
     token_ids: IntArray
@@ -64,6 +65,7 @@ class Example:
     source: str
     cut: bool = False
     num_input_cut: int = 0
+    seams_apart: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.token_ids.shape == self.weights.shape, self.source

@@ -10,15 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tuneful.encoding.encode import Encoder, TextEncoder
-from tuneful.encoding.template import Origin, Piece, Template
+from tuneful.encoding.encode import Encoder
+from tuneful.encoding.template import Origin, Template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.types import Conversation, Example
 
 _NUM_PROMPTS = 256
 """Records whose prompt is encoded a second time, as inference does it: it doubles the work, and one in many shows it."""
-
-_MAX_KNOWN_BOUNDARIES = 50_000
-_HEAD_CHARACTERS = 6  # of a response: as many as the token at a boundary may reach
 
 
 class Preflight:
@@ -27,8 +25,6 @@ class Preflight:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder, self._text = encoder, encoder.text
         self._writable: dict[str, bool] = {}
-        self._opening: str | None = None  # the template's text before a response, as in the first record
-        self._merges_at: dict[str, bool] = {}  # by the head of the response
         self._num_looked_at = 0
         self.num_ended = 0
 
@@ -46,11 +42,8 @@ class Preflight:
         self._num_looked_at += 1
         if lost := self._lost_characters(conversation):
             yield "unwritable_characters", " ".join(f"U+{ord(character):04X}" for character in lost)
-        if self._opening is None:
-            self._opening = _opening(self._text.template, conversation)
-        for turn in conversation.turns:
-            if turn.response and self._merges(self._opening, turn.response[:_HEAD_CHARACTERS]):
-                yield "boundary_tokenization", f"...{self._opening[-12:]}{turn.response[:40]}"
+        if example.seams_apart:
+            yield "boundary_tokenization", conversation.answered_turns[-1].response[:40]
 
     def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
         """Whether what inference sends is what training saw before the last response."""
@@ -72,23 +65,7 @@ class Preflight:
 
     def _is_written(self, character: str) -> bool:
         text = f"a{character}b"
-        return self._text.token_text(self._text.piece_ids(Piece(text, Origin.USER))) == text
-
-    def _merges(self, opening: str, head: str) -> bool:
-        """Whether `opening` and the `head` of a response would be other tokens if they were encoded in one go."""
-        if (known := self._merges_at.get(head)) is not None:
-            return known
-        joint = self._text.piece_ids(Piece(opening + head, Origin.TEMPLATE))
-        apart = self._text.piece_ids(Piece(opening, Origin.TEMPLATE)) + self._text.piece_ids(
-            Piece(head, Origin.RESPONSE)
-        )
-        merges = bool(opening) and joint != apart and self._num_control(joint) == self._num_control(apart)
-        if len(self._merges_at) < _MAX_KNOWN_BOUNDARIES:
-            self._merges_at[head] = merges
-        return merges
-
-    def _num_control(self, token_ids: list[int]) -> int:
-        return sum(token_id in self._text.control_token_ids for token_id in token_ids)
+        return self._text.token_text(self._text.continued_ids(text)) == text
 
 
 class SpecialTokenTexts:

@@ -165,9 +165,9 @@ def check_command(
 
 def find_encoder(config: Config) -> tuple[Encoder | None, str]:
     """The encoder of training under `config`, or None and why there is none."""
-    from tuneful.encoding.encode import TextEncoder
     from tuneful.encoding.prepare import load_encoder, make_encoder
     from tuneful.encoding.template import TEMPLATES, find_template
+    from tuneful.encoding.tokens import TextEncoder
     from tuneful.model.tokenizer_file import find_locally, read_tokenizer_file
 
     name = config.model.name_or_path

@@ -144,6 +144,7 @@ def _document(one: ShownRecord) -> dict[str, Any]:
         "source": one.source,
         "num_tokens": len(one.tokens),
         "num_trained": one.num_trained,
+        "seams_apart": [place for place, token in enumerate(one.tokens) if token.parts],
         "tokens": [as_row(token) for token in as_tokens(one.tokens)],
     }
 
@@ -152,7 +153,7 @@ def _print(shown: Sequence[ShownRecord]) -> None:
     from rich.console import Console
 
     from tuneful.console import to_stdout
-    from tuneful.encoding.show import bracketed, coloured, legend
+    from tuneful.encoding.show import bracketed, coloured, described, legend
 
     console = Console(highlight=False)
     if console.is_terminal:
@@ -162,8 +163,7 @@ def _print(shown: Sequence[ShownRecord]) -> None:
         if one.refused is not None:
             console.print(f"{one.source}  refused: {one.refused}", style="yellow", markup=False)
             continue
-        counts = f"{len(one.tokens)} tokens, {one.num_trained} trained"
-        console.print(f"{one.source}  {counts}", style="bold", markup=False)
+        console.print(f"{one.source}  {described(one)}", style="bold", markup=False)
         if console.is_terminal:
             console.print(coloured(one.tokens))
         else:

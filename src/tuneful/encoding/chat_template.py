@@ -15,7 +15,8 @@ that looks like structure stays text, whatever the template is. `jinja_sandbox.p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 from tuneful.config import TemplateConfig
 from tuneful.encoding.frame import Frame, Outline, Sentinels, Text, messages_of, num_texts, outline_of
 from tuneful.encoding.jinja_sandbox import SandboxedTemplate
-from tuneful.encoding.template import Origin, Piece, Template, find_template, joined
+from tuneful.encoding.template import Origin, Piece, Template, any_of, find_template, joined
 from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Turn
 
@@ -43,33 +44,36 @@ def load_template(config: TemplateConfig, tokenizer: PreTrainedTokenizerBase) ->
     if config.name != TOKENIZER_TEMPLATE:
         return find_template(config.name)
     source, where = _from_file(Path(config.file)) if config.file else _from_tokenizer(tokenizer)
-    added = tokenizer.added_tokens_decoder.values()
+    added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
     variables = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return ChatTemplate(source, where, control_tokens={token.content for token in added if token.special}, **variables)
+    return ChatTemplate(source, where, added_tokens=added, **variables)
 
 
 class ChatTemplate:
     """A Jinja chat template; `where` it is from opens every message, `special_tokens` are `bos_token`, `eos_token` ...
 
-    Raises TemplateError for a template that cannot be rendered, that ends a response with no control token, or whose prompt
-    is not the beginning of its training text.
+    `added_tokens` are the texts of the tokenizer's added tokens, each with whether it is called special: any may end a
+    response. Raises TemplateError for a template that cannot be rendered, that ends a response with none of them, or whose
+    prompt is not the beginning of its training text.
     """
 
     name = TOKENIZER_TEMPLATE
     writes_bos = True
 
-    def __init__(self, source: str, where: str, *, control_tokens: Collection[str], **special_tokens: str) -> None:
+    def __init__(self, source: str, where: str, *, added_tokens: Mapping[str, bool], **special_tokens: str) -> None:
         self.where = where
         self._source = source
         self._template = SandboxedTemplate(source, where)
         self._special_tokens = special_tokens
-        self._control_tokens = sorted(filter(None, control_tokens), key=len, reverse=True)
+        self._special = any_of(token for token, special in added_tokens.items() if special)
+        self._added = any_of(token for token in added_tokens if token.strip())
+        self._ending = re.compile(rf"\s*((?:{self._added.pattern})+)")
         self._sentinels = Sentinels()
         self._bare_frame = lru_cache(maxsize=4096)(self._make_bare_frame)
         self._frame = lru_cache(maxsize=4096)(self._make_frame)
         asked, again = Turn("a", "", "b"), Turn("c", "", "d")
         pieces = self.example(Conversation("", (asked,), where))
-        self.end = pieces[-1].text
+        self.end = self._added.findall(pieces[-1].text)[0]
         self.generation_prefix = self._without_control(
             _text([piece for piece in pieces if piece.origin is Origin.GENERATION_PREFIX])
         ).strip()
@@ -178,7 +182,7 @@ class ChatTemplate:
             )
         if not self._end_of(frame.literals[number + 1]):
             raise TemplateError(
-                f"{self.where}: no control token of this tokenizer follows a response (it goes on "
+                f"{self.where}: no token of this tokenizer's ends a response (it goes on "
                 f"{frame.literals[number + 1][:40]!r}), so no answer would ever end. Write {{{{ eos_token }}}} after it, in a "
                 "file of your own (template.file)"
             )
@@ -203,13 +207,19 @@ class ChatTemplate:
         return (following,) if following.strip() else ()
 
     def _end_of(self, literal: str) -> str:
-        """The control token that `literal` begins with, or ""."""
-        return next((token for token in self._control_tokens if literal.startswith(token)), "")
+        """What ends a response in the `literal` after it, or "": its first control token and the white space before it.
+
+        Where the end token of the tokenizer is one of several in a row, all of them up to it: an answer is not ended before.
+        """
+        if (found := self._ending.match(literal)) is None:
+            return ""
+        in_a_row = self._added.findall(found[1])
+        eos = self._special_tokens.get("eos_token")
+        num_ending = in_a_row.index(eos) + 1 if eos in in_a_row else 1
+        return literal[: found.start(1)] + "".join(in_a_row[:num_ending])
 
     def _without_control(self, text: str) -> str:
-        for token in self._control_tokens:
-            text = text.replace(token, "")
-        return text
+        return self._special.sub("", text)
 
     def _sketch(self, frame: Frame) -> str:
         """The frame with numbered blanks for the texts, clipped."""

@@ -1,211 +1,40 @@
 """Conversation and template become an Example: token ids, and how much predicting each one counts.
 
-Each piece is encoded on its own and the ids are concatenated, so which token is trained is known, not found. Text of the
-user's is encoded by a copy of the tokenizer that has no control tokens: `<|im_end|>` in a record is seven ordinary tokens.
-Ids never merge across the boundary between two pieces, in training and in generation alike.
+    pieces -> [context, reply, context, reply ...] -> stretches -> token ids and weights
 
-Text of the template's repeats from record to record and is encoded once; text of the user's goes to the tokenizer in
-batches: about 25,000 short records a second on two cores.
+A context is encoded in one go, so that the ids of a prompt are those that the tokenizer makes of the rendered prompt. The one
+seam is where generation begins: no token reaches across it, because a server has sent the prompt before the model writes its
+first token. A reply is what the model would have written: the rest of context and reply encoded in one go, or, where the two
+would melt into one token there (`seams_apart` counts these), the reply by itself.
+
+Stretches of a batch are encoded together, each distinct one once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from tuneful.encoding.template import Origin, Piece, Template
+from tuneful.encoding.template import Origin, Piece
+from tuneful.encoding.tokens import Run, TextEncoder
 from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Example
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+_REPLY = (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END)
+_MAX_TRIES = 8
+"""How often the text that was asked is cut until a record fits: each cut is of as many tokens as were too many."""
 
 
-_WORTH_THREADS = 32
-"""Texts below which a batch of them costs more than it saves: waking the tokenizer's threads takes most of a millisecond."""
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A context or a reply, as control tokens and stretches. `opens` tells the context that a record begins with."""
 
-_TEMPLATE_ORIGINS = (Origin.TEMPLATE, Origin.GENERATION_PREFIX)
-
-
-class TextEncoder:
-    """Text to token ids and back, by origin.
-
-    `end_token_id` closes a response: the template's own control token where the tokenizer has it, else the tokenizer's end
-    token. `stop_token_ids` are all tokens at which an answer ends; `special_token_texts` are the texts that a record may
-    hold and only the template may mean; `fingerprint` is over all of tokenizer and template that decides a token. Raises
-    TemplateError for a tokenizer without an end token.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise TemplateError(
-                f"{tokenizer.name_or_path}: no fast tokenizer (tokenizer.json); convert the tokenizer first"
-            )
-        description = backend.to_str()
-        document = json.loads(description)
-        self.template = template
-        self._encoders = {True: _first_and_next(document, _bare), False: _first_and_next(document, _plain)}
-        self._backend = backend
-        self.bos_token_ids = [] if template.writes_bos else _bos_token_ids(tokenizer)
-        self.control_token_ids = {
-            token["id"]: token["content"] for token in document["added_tokens"] if token["special"]
-        }
-        self._control_ids = {content: token_id for token_id, content in self.control_token_ids.items()}
-        self.end_token_id = self._find_end(tokenizer)
-        added = {token["content"] for token in document["added_tokens"] if token["content"].strip()}
-        self.special_token_texts = tuple(sorted(added | set(template.stop), key=lambda text: (-len(text), text)))
-        self._any_special = re.compile("|".join(map(re.escape, self.special_token_texts)) or r"(?!)")
-        self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
-        self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id} - {None}
-        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
-        end = self.token_text([self.end_token_id])
-        kind = [
-            template.name,
-            template.chat_template(bos_text="", end_text=end),
-            template.stop,
-            self.bos_token_ids,
-            end,
-        ]
-        self.fingerprint = hashlib.sha256((description + json.dumps(kind)).encode("utf-8", "surrogatepass")).hexdigest()
-
-    def piece_ids(self, piece: Piece, *, first: bool = False) -> list[int]:
-        """Token ids of one piece; `first` where it opens the record (some tokenizers mark the start of a text)."""
-        return list(self.all_ids([(piece, first)])[0])
-
-    def all_ids(self, pieces: Sequence[tuple[Piece, bool]]) -> list[Sequence[int]]:
-        """Token ids of many pieces, each given with whether it opens its record; in order."""
-        plain = [
-            number
-            for number, (piece, first) in enumerate(pieces)
-            if not first and piece.origin is not Origin.END and piece.origin not in _TEMPLATE_ORIGINS
-        ]
-        encoder, texts = self._encoders[False][1], [pieces[number][0].text for number in plain]
-        if len(texts) > _WORTH_THREADS:
-            encoded = encoder.encode_batch_fast(texts, add_special_tokens=False)
-        else:
-            encoded = [encoder.encode(text, add_special_tokens=False) for text in texts]
-        batched = dict(zip(plain, encoded, strict=True))
-        return [
-            batched[number].ids if number in batched else self._ids_alone(piece, first)
-            for number, (piece, first) in enumerate(pieces)
-        ]
-
-    def _ids_alone(self, piece: Piece, first: bool) -> Sequence[int]:
-        if piece.origin is Origin.END:
-            return [self._control_ids.get(piece.text, self.end_token_id)]
-        if piece.origin in _TEMPLATE_ORIGINS:
-            return self._template_ids(piece.text, first)
-        return list(self._encoders[False][0 if first else 1].encode(piece.text, add_special_tokens=False).ids)
-
-    def _encode_template(self, text: str, first: bool) -> tuple[int, ...]:
-        return tuple(self._encoders[True][0 if first else 1].encode(text, add_special_tokens=False).ids)
-
-    def count_special_tokens(self, conversation: Conversation) -> Counter[str]:
-        """How often each of `special_token_texts` stands in what the record itself says, where it is encoded as text."""
-        found: Counter[str] = Counter()
-        for text in _texts(conversation):
-            found.update(self._any_special.findall(text))
-        return found
-
-    def text_of(self, pieces: Iterable[Piece]) -> str:
-        """Pieces as text, end tokens included."""
-        end = self.token_text([self.end_token_id])
-        return "".join(piece.text or end if piece.origin is Origin.END else piece.text for piece in pieces)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of generated ids; control tokens are left out."""
-        return str(self._backend.decode(list(token_ids), skip_special_tokens=True))
-
-    def token_text(self, token_ids: Sequence[int]) -> str:
-        """The text of a few tokens, control tokens included; bytes that are no whole character come out as U+FFFD."""
-        return str(self._backend.decode(list(token_ids), skip_special_tokens=False))
-
-    def _find_end(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        if self.template.end in self._control_ids:
-            return int(self._control_ids[self.template.end])
-        if tokenizer.eos_token_id is None:
-            raise TemplateError(
-                f"{tokenizer.name_or_path}: the tokenizer has no end token, so no response could ever end; set `eos_token` "
-                "in its tokenizer_config.json"
-            )
-        return int(tokenizer.eos_token_id)
-
-
-def _bos_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer itself puts before every text: its begin token, or nothing."""
-    opening = tokenizer("", add_special_tokens=True)["input_ids"]
-    return [tokenizer.bos_token_id] if opening[:1] == [tokenizer.bos_token_id] else []
-
-
-def _first_and_next(document: dict[str, Any], make: Callable[..., dict[str, Any]]) -> tuple[Tokenizer, Tokenizer]:
-    """Encoders for the piece that opens a record and for the others: the same one where no mark tells them apart."""
-    opening, following = make(document, first=True), make(document, first=False)
-    first = Tokenizer.from_str(json.dumps(opening))
-    return first, first if following == opening else Tokenizer.from_str(json.dumps(following))
-
-
-def _bare(document: dict[str, Any], *, first: bool) -> dict[str, Any]:
-    """The tokenizer without what it adds around a text; unless `first`, without the mark at a text's start either."""
-    bare = {**document, "post_processor": None, "truncation": None, "padding": None}
-    if not first:
-        bare["pre_tokenizer"] = _without_start_mark(document["pre_tokenizer"])
-        bare["normalizer"] = _without_start_mark(document["normalizer"])
-    return bare
-
-
-def _plain(document: dict[str, Any], *, first: bool) -> dict[str, Any]:
-    """The tokenizer without control tokens: of the added tokens only runs of white space stay."""
-    kept = [token for token in document["added_tokens"] if not token["special"] and not token["content"].strip()]
-    control = {token["content"] for token in document["added_tokens"] if token["special"]}
-    return {**_bare(document, first=first), "added_tokens": kept, "model": _without(control, document["model"])}
-
-
-def _without(control: set[str], model: dict[str, Any]) -> dict[str, Any]:
-    """The model with its control tokens renamed to what no text holds: some models look whole words up in the vocabulary.
-
-    The token for the unknown keeps its name, by which the model finds it.
-    """
-    control = control - {model.get("unk_token")}
-
-    def renamed(token: str, token_id: int) -> str:
-        return f"\uffff{token_id}\uffff" if token in control else token
-
-    vocab = model["vocab"]
-    if isinstance(vocab, dict):
-        return {**model, "vocab": {renamed(token, token_id): token_id for token, token_id in vocab.items()}}
-    return {**model, "vocab": [[renamed(token, token_id), *rest] for token_id, (token, *rest) in enumerate(vocab)]}
-
-
-def _without_start_mark(step: Any) -> Any:
-    if not isinstance(step, dict):
-        return step
-    if step["type"] == "Prepend":
-        return None
-    if step["type"] == "Metaspace":
-        return {**step, "prepend_scheme": "never"}
-    if step["type"] == "ByteLevel":
-        return {**step, "add_prefix_space": False}
-    for key in ("normalizers", "pretokenizers"):
-        if key in step:
-            inner = [kept for part in step[key] if (kept := _without_start_mark(part)) is not None]
-            return {**step, key: inner}
-    return step
-
-
-def _texts(conversation: Conversation) -> list[str]:
-    said = [text for turn in conversation.turns for text in (turn.instruction, turn.input, turn.response)]
-    return [conversation.system, *said]
+    run: Run
+    is_reply: bool
+    opens: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,15 +59,23 @@ class Encoder:
     def examples(self, conversations: Sequence[Conversation]) -> list[Example | str]:
         """For each conversation its Example, or the reason why it can have none; encoded in one batch."""
         pieces = [self._pieces(conversation) for conversation in conversations]
-        encoded = iter(
-            self.text.all_ids(
-                [(piece, number == 0) for one in pieces if not isinstance(one, str) for number, piece in enumerate(one)]
-            )
-        )
+        whole = iter(self._encoded([one for one in pieces if not isinstance(one, str)]))
         return [
-            one if isinstance(one, str) else self._example(conversation, one, [next(encoded) for _ in one])
+            one if isinstance(one, str) else self._fitted(conversation, one, next(whole))
             for conversation, one in zip(conversations, pieces, strict=True)
         ]
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Token ids of the prompt of the last response: those of the tokenizer for the rendered prompt.
+
+        Raises TemplateError where the template cannot render it.
+        """
+        (ids,) = self.text.ids([self._opening_run(self.text.template.prompt(conversation))])
+        return ids
+
+    def prompt_text(self, conversation: Conversation) -> str:
+        """The prompt as text, as it is shown and stored."""
+        return self.text.text_of(self.text.template.prompt(conversation))
 
     def _pieces(self, conversation: Conversation) -> list[Piece] | str:
         try:
@@ -246,77 +83,160 @@ class Encoder:
         except TemplateError as error:  # of this record: the template itself was tried when it was loaded
             return str(error)
 
-    def _example(self, conversation: Conversation, pieces: Sequence[Piece], ids: list[Sequence[int]]) -> Example | str:
-        trained = _trained(pieces, self.last_turn)
+    def _encoded(self, records: Sequence[Sequence[Piece]]) -> list[_Encoded]:
+        """The token ids of each record, of all of them in one batch."""
+        segments = [self._segments(pieces) for pieces in records]
+        found = self.text.stretch_ids([key for one in segments for key in _keys(one)])
+        return [self._joined(one, found) for one in segments]
+
+    def _segments(self, pieces: Sequence[Piece]) -> list[_Segment]:
+        """Contexts and replies in turn. An end token closes its reply, and what follows is encoded as standing behind it."""
+        is_reply = [piece.origin in _REPLY for piece in pieces]
+        if self.last_turn:
+            last = max(number for number, reply in enumerate(is_reply) if not reply)
+            is_reply[:last] = [False] * last
+        segments: list[_Segment] = []
+        for reply, group in groupby(zip(is_reply, pieces, strict=True), key=lambda pair: pair[0]):
+            own = [piece for _, piece in group]
+            if not segments:
+                run = self._opening_run(own)
+            else:
+                run = self.text.run(own, after=[] if reply else segments[-1].run[-1:], strips=not reply)
+            segments.append(_Segment(run, reply, not segments))
+        return segments
+
+    def _opening_run(self, pieces: Sequence[Piece]) -> Run:
+        """The run that opens a record: the begin token is one of its control tokens, whoever writes it."""
         bos = self.text.bos_token_ids
-        num_tokens = len(bos) + sum(map(len, ids))
-        over = num_tokens - self.max_length
-        num_input_cut = 0
-        too_long = f"{num_tokens} tokens, over data.max_length={self.max_length}"
+        return [*bos, *self.text.run(pieces, after=bos)]
+
+    def _joined(self, segments: Sequence[_Segment], found: dict[tuple[str, bool], Sequence[int]]) -> _Encoded:
+        """The token ids of each segment, put together from those of their stretches."""
+        ids: list[list[int]] = []
+        seams_apart: list[int] = []
+        for number, segment in enumerate(segments):
+            first: Sequence[int] | None = None
+            if segment.is_reply and (seam := _seam(segments[number - 1], segment)) is not None:
+                before, joint = found[seam.before, seam.opens], found[seam.joint, seam.opens]
+                if list(joint[: len(before)]) == list(before):
+                    first = joint[len(before) :]
+                else:
+                    first = self.text.continued_ids(seam.after)
+                    seams_apart.append(sum(map(len, ids)))
+            own: list[int] = []
+            for place, part in enumerate(segment.run):
+                if isinstance(part, int):
+                    own.append(part)
+                else:
+                    opens = segment.opens and place == 0
+                    own.extend(first if first is not None and place == 0 else found[part, opens])
+            ids.append(own)
+        return _Encoded(ids, [segment.is_reply for segment in segments], tuple(seams_apart))
+
+    def _fitted(self, conversation: Conversation, pieces: list[Piece], encoded: _Encoded) -> Example | str:
+        """The Example where it fits `max_length`, as it is or cut; else the reason why not."""
+        over = encoded.num_tokens - self.max_length
+        too_long = f"{encoded.num_tokens} tokens, over data.max_length={self.max_length}"
         if over > 0 and self.on_long == "refuse":
             return f"{too_long} (data.on_long=cut_response or cut_input would cut it)"
+        num_input_cut = 0
         if over > 0 and self.on_long == "cut_input":
-            num_input_cut = self._cut_input(pieces, ids, over)
-            if not num_input_cut:
+            shorter = self._with_less_input(pieces, encoded)
+            if shorter is None:
                 return f"{too_long}, and cutting all that was asked would not make room"
-            over = 0
-        lengths = [len(bos), *map(len, ids)]
-        num_prompt_tokens = sum(lengths[: trained.index(True) + 1])
+            num_input_cut, encoded, over = encoded.num_tokens - shorter.num_tokens, shorter, 0
+        num_prompt_tokens = len(encoded.ids[0])
         if over > 0 and num_prompt_tokens >= self.max_length:
             return f"the prompt alone is {num_prompt_tokens} tokens and leaves no response in data.max_length={self.max_length}"
-        of_pieces = np.array([self.prompt_weight, *(1.0 if one else self.prompt_weight for one in trained)])
-        weights = np.repeat((of_pieces * conversation.weight).astype(np.float32), lengths)
+        return self._example(conversation, encoded, num_prompt_tokens, over > 0, num_input_cut)
+
+    def _example(
+        self, conversation: Conversation, encoded: _Encoded, num_prompt_tokens: int, cut: bool, num_input_cut: int
+    ) -> Example:
+        lengths = list(map(len, encoded.ids))
+        of_segments = np.array([1.0 if one else self.prompt_weight for one in encoded.is_reply])
+        weights = np.repeat((of_segments * conversation.weight).astype(np.float32), lengths)
         weights[0] = 0.0
-        token_ids = np.fromiter(chain(bos, *ids), dtype=np.int32, count=sum(lengths))
+        token_ids = np.array([token_id for own in encoded.ids for token_id in own], dtype=np.int32)
         return Example(
             token_ids[: self.max_length],
             weights[: self.max_length],
             num_prompt_tokens,
             conversation.source,
-            over > 0,
+            cut,
             num_input_cut,
+            encoded.seams_apart,
         )
 
-    def _cut_input(self, pieces: Sequence[Piece], ids: list[Sequence[int]], over: int) -> int:
-        """Shorten `ids` of the longest texts that were asked, from their ends, by `over` tokens in all or a few more.
+    def _with_less_input(self, pieces: list[Piece], encoded: _Encoded) -> _Encoded | None:
+        """The record with the longest of the texts that were asked shortened, from their ends, until it fits; None where it
+        never does: a token of each text stays."""
+        for _ in range(_MAX_TRIES):
+            if (over := encoded.num_tokens - self.max_length) <= 0:
+                return encoded
+            shorter = self._shortened(pieces, over)
+            if shorter == pieces:
+                return None
+            pieces = shorter
+            (encoded,) = self._encoded([pieces])
+        return encoded if encoded.num_tokens <= self.max_length else None
 
-        Returns how many went, 0 where that cannot be: a token of each text stays.
-        """
-        asked = [number for number, piece in enumerate(pieces) if piece.origin is Origin.USER]
-        num_cut = 0
-        for number in sorted(asked, key=lambda number: -len(ids[number])):
-            length = len(ids[number])
-            kept = self._whole_characters(ids[number], max(1, length - (over - num_cut)))
-            ids[number] = ids[number][:kept]
-            num_cut += length - kept
-            if num_cut >= over:
-                return num_cut
-        return 0
-
-    def _whole_characters(self, token_ids: Sequence[int], kept: int) -> int:
-        """`kept`, or as much less as leaves no character in halves."""
-        while kept > 1 and self.text.decode(token_ids[:kept]).endswith("\ufffd"):
-            kept -= 1
-        return kept
-
-    def prompt_ids(self, conversation: Conversation) -> list[int]:
-        """Token ids of the prompt of the last response: the untrained prefix of its example, id for id.
-
-        Raises TemplateError where the template cannot render it.
-        """
-        pieces = self.text.template.prompt(conversation)
-        encoded = self.text.all_ids([(piece, number == 0) for number, piece in enumerate(pieces)])
-        return [*self.text.bos_token_ids, *chain(*encoded)]
-
-    def prompt_text(self, conversation: Conversation) -> str:
-        """The prompt as text, as it is shown and stored."""
-        return self.text.text_of(self.text.template.prompt(conversation))
+    def _shortened(self, pieces: list[Piece], over: int) -> list[Piece]:
+        """`pieces` with about `over` tokens less in those that were asked, the longest first."""
+        lengths = {
+            number: len(self.text.continued_ids(piece.text))
+            for number, piece in enumerate(pieces)
+            if piece.origin is Origin.USER
+        }
+        shorter = list(pieces)
+        for number in sorted(lengths, key=lambda number: -lengths[number]):
+            if over <= 0:
+                break
+            kept = max(1, lengths[number] - over)
+            shorter[number] = replace(pieces[number], text=self.text.cut_after(pieces[number].text, kept))
+            over -= lengths[number] - kept
+        return shorter
 
 
-def _trained(pieces: Sequence[Piece], last_turn: bool) -> list[bool]:
-    """Which pieces the model learns to write: responses with what leads to them and ends them, all or the last one."""
-    trained = [piece.origin in (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END) for piece in pieces]
-    if last_turn:
-        last = max(number for number, is_trained in enumerate(trained) if not is_trained)
-        trained[:last] = [False] * last
-    return trained
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """The token ids of a record's segments, which of them are replies, and where a reply begins inside a token."""
+
+    ids: list[list[int]]
+    is_reply: list[bool]
+    seams_apart: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seam:
+    """Where generation begins between two stretches: the text `before` it, and `after`; `opens` as of a segment."""
+
+    before: str
+    after: str
+    opens: bool
+
+    @property
+    def joint(self) -> str:
+        return self.before + self.after
+
+
+def _seam(context: _Segment, reply: _Segment) -> _Seam | None:
+    """The seam of two segments, or None where a control token stands on one side of it."""
+    if not context.run or not reply.run or isinstance(context.run[-1], int) or isinstance(reply.run[0], int):
+        return None
+    return _Seam(context.run[-1], reply.run[0], context.opens and len(context.run) == 1)
+
+
+def _keys(segments: Sequence[_Segment]) -> Iterator[tuple[str, bool]]:
+    """Every stretch that has to be encoded, with whether it opens a text."""
+    for number, segment in enumerate(segments):
+        seam = _seam(segments[number - 1], segment) if segment.is_reply else None
+        if seam is not None:
+            yield seam.joint, seam.opens
+        for place, part in enumerate(segment.run):
+            if isinstance(part, str) and not (seam is not None and place == 0):
+                yield part, segment.opens and place == 0

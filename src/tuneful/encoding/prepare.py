@@ -28,9 +28,10 @@ from tuneful.data.read import DataFile, DataStream, Record, SkippedRow, stream_d
 from tuneful.data.sources import sha256_of
 from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.show import as_tokens, shown_tokens
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
 from tuneful.runs.schema import DataDocument, ShownExample, SkippedPlace, Split, TokenCounts
 from tuneful.types import Conversation, Example

@@ -2,7 +2,8 @@
 
 In a terminal trained tokens stand out, context is dim and control tokens are marked, in an HTML page likewise; in a pipe
 the same record is plain text with trained stretches in ⟦brackets⟧. Where people look, each message begins a line of its
-own, whether or not its template says so; in a pipe the text is what it is.
+own, whether or not its template says so; in a pipe the text is what it is. A ‸ stands before a response that begins inside
+what would be one token if prompt and response were encoded in one go.
 """
 
 from __future__ import annotations
@@ -14,19 +15,28 @@ from itertools import groupby
 
 from rich.text import Text
 
-from tuneful.encoding.encode import TextEncoder
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.runs.schema import Token
 from tuneful.types import Example
 
 
+SEAM = "‸"
+"""Stands before a token that `parts` from the one before it only because generation begins there."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShownToken:
-    """A token's text, its weight in the loss, whether it is a control token, and whether it ends a message."""
+    """A token's text, its weight in the loss, whether it is a control token, and its id.
+
+    `ends` says that it ends a message, `parts` that it opens a response inside what would otherwise be one token.
+    """
 
     text: str
     weight: float
     special: bool
+    token_id: int
     ends: bool = False
+    parts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,8 @@ def shown_tokens(example: Example, encoder: TextEncoder) -> list[ShownToken]:
         pending = text.endswith("\ufffd") and index - end < 3 and not special and index + 1 < len(token_ids)
         if not pending:
             start, end = end, index + 1
-        shown.append(ShownToken("" if pending else text, weight, special, token_ids[index] in encoder.stop_token_ids))
+        ends, parts = token_ids[index] in encoder.stop_token_ids, index in example.seams_apart
+        shown.append(ShownToken("" if pending else text, weight, special, token_ids[index], ends, parts))
     return shown
 
 
@@ -64,6 +75,7 @@ def coloured(tokens: Sequence[ShownToken]) -> Text:
     """For a terminal: trained tokens green, partly weighted ones yellow, context dim, control tokens reversed."""
     text = Text()
     for token, breaks in _with_breaks(tokens):
+        text.append(SEAM if token.parts else "", style="red")
         text.append(token.text, style=_style(token))
         text.append("\n" if breaks else "")
     return text
@@ -72,10 +84,10 @@ def coloured(tokens: Sequence[ShownToken]) -> Text:
 def legend() -> Text:
     """What the colours mean."""
     kinds = (
-        ("trained", ShownToken("", 1, False)),
-        ("partly trained", ShownToken("", 0.5, False)),
-        ("context", ShownToken("", 0, False)),
-        ("control token", ShownToken("", 0, True)),
+        ("trained", ShownToken("", 1, False, 0)),
+        ("partly trained", ShownToken("", 0.5, False, 0)),
+        ("context", ShownToken("", 0, False, 0)),
+        ("control token", ShownToken("", 0, True, 0)),
     )
     return Text("  ").join(Text(name, style=_style(token)) for name, token in kinds)
 
@@ -97,9 +109,17 @@ def bracketed(tokens: Sequence[ShownToken]) -> str:
     return "".join(_brackets(tokens))
 
 
+def described(record: ShownRecord) -> str:
+    """How many tokens a record has and how many of them are trained, and what a seam in it means."""
+    counts = f"{len(record.tokens):,} tokens, {record.num_trained:,} trained"
+    if any(token.parts for token in record.tokens):
+        counts += f" ({SEAM} encoded in one go with the prompt, this response would begin with another token)"
+    return counts
+
+
 def as_tokens(tokens: Sequence[ShownToken]) -> tuple[Token, ...]:
     """As data.json and `tuneful show --json` hold them."""
-    return tuple(Token(token.text, token.weight, token.special) for token in tokens)
+    return tuple(Token(token.text, token.weight, token.special, token.token_id) for token in tokens)
 
 
 def as_page(records: Sequence[ShownRecord], *, title: str) -> str:
@@ -110,7 +130,7 @@ def as_page(records: Sequence[ShownRecord], *, title: str) -> str:
 def _as_section(record: ShownRecord) -> str:
     if record.refused is not None:
         return f"<section><h2>{escape(record.source)}</h2><p>refused: {escape(record.refused)}</p></section>"
-    counts = f"{len(record.tokens):,} tokens, {record.num_trained:,} trained"
+    counts = described(record)
     tokens = "".join(_as_span(token) + ("\n" if breaks else "") for token, breaks in _with_breaks(record.tokens))
     return f"<section><h2>{escape(record.source)} <small>{counts}</small></h2><pre>{tokens}</pre></section>"
 
@@ -119,7 +139,8 @@ def _as_span(token: ShownToken) -> str:
     kind = "trained" if token.weight >= 1 else "partly" if token.weight > 0 else "context"
     weight = "" if token.weight in (0, 1) else f' title="weight {token.weight:g}"'
     text = escape(token.text).replace("\n", "⏎\n")
-    return f'<span class="{kind}{" special" if token.special else ""}"{weight}>{text}</span>'
+    seam = f'<span class="seam">{SEAM}</span>' if token.parts else ""
+    return f'{seam}<span class="{kind}{" special" if token.special else ""}"{weight} data-id="{token.token_id}">{text}</span>'
 
 
 _PAGE = """<!doctype html>
@@ -141,6 +162,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--l
 .partly {{ background: var(--partly); border-bottom: 2px dotted var(--accent); }}
 .trained {{ background: var(--trained); border-bottom: 2px solid var(--accent); }}
 .trained:nth-child(even) {{ background: var(--trained-2); }}
+.seam {{ color: var(--accent); font-weight: 700; }}
 .special {{ outline: 1px solid var(--soft); outline-offset: -1px; padding: 0 3px; margin: 0 1px; }}
 .legend span {{ margin-right: 14px; }}
 </style></head><body>
@@ -154,5 +176,5 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--l
 
 def _brackets(tokens: Sequence[ShownToken]) -> Iterator[str]:
     for weight, stretch in groupby(tokens, key=lambda token: token.weight):
-        text = "".join(token.text for token in stretch)
+        text = "".join(SEAM * token.parts + token.text for token in stretch)
         yield text if weight == 0 else f"⟦{text}⟧" if weight == 1 else f"⟦{weight:g}: {text}⟧"

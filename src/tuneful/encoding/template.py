@@ -15,6 +15,7 @@ file, has the same four verbs: `chat_template.py`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -36,14 +37,19 @@ class Origin(Enum):
         "generation_prefix"  # what the model writes before a response: control tokens are recognised; trained
     )
     RESPONSE = "response"  # plain text, whatever it says; trained
-    END = "end"  # the one end token; trained
+    END = "end"  # what ends a response: control tokens are recognised; trained
+
+
+FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.GENERATION_PREFIX, Origin.END)
+"""The origins whose text may hold control tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of text of one origin.
 
-    The text of an END piece is that of its control token; where it is empty, the tokenizer says which token ends.
+    The text of an END piece is that of its control tokens, after the white space that the template may write before them;
+    where it is empty, the tokenizer says which token ends.
     """
 
     text: str
@@ -193,6 +199,11 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
         elif piece.text or piece.origin is Origin.END:
             joined.append(piece)
     return joined
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """What finds each of `texts`, the longest that fits first, as the tokenizer does."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
 
 
 _ALPACA = PromptFormat(

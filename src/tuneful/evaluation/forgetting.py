@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuneful.config import GenerateConfig
-from tuneful.encoding.template import Origin, Piece
 from tuneful.errors import DataError
 from tuneful.evaluation.metric_comparison import compare_ratios
 from tuneful.evaluation.metric_specs import FORGETTING
@@ -40,7 +39,7 @@ from tuneful.types import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tuneful.encoding.encode import TextEncoder
+    from tuneful.encoding.tokens import TextEncoder
     from tuneful.runs.schema import Layout
 
 MAX_GENERAL_BYTES = 1 << 17
@@ -195,8 +194,8 @@ def _passage_score(text: GeneralText, example: Example, nll: float) -> GeneralSc
 
 
 def _token_ids(text: GeneralText, encoder: TextEncoder) -> list[int]:
-    """The text after the tokenizer's begin token, where it has one; text that looks like a special token is encoded as text."""
-    return [*encoder.bos_token_ids, *encoder.piece_ids(Piece(text.text, Origin.RESPONSE), first=True)]
+    """The text after the tokenizer's own begin token, where it has one; what looks like a special token is encoded as text."""
+    return [*encoder.bos_token_ids, *encoder.text_ids(text.text)]
 
 
 def _example(text: GeneralText, encoder: TextEncoder) -> Example | None:

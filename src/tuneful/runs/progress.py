@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tuneful.console import Advance, Terminal
-from tuneful.encoding.encode import TextEncoder
 from tuneful.encoding.prepare import Dataset
 from tuneful.encoding.show import bracketed, coloured, shown_tokens
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.runs.schema import DataDocument, Evaluation, Event, Step
 
 _SAMPLE_INDENT = " " * 12

@@ -160,6 +160,7 @@ class Token:
     text: Annotated[str, "its text; empty where a character ends only with a later token"]
     weight: Annotated[float, "its weight in the loss"]
     special: Annotated[bool, "whether it is a control token"]
+    id: Annotated[int | None, "its id in the vocabulary; in a run of an older version", ABSENT] = None
 
 
 @dataclass(frozen=True, slots=True)
