@@ -23,9 +23,9 @@ from tests.doubles.padded_loop import TOLERANCE, compare
 
 from tuneful.config import Config, TrainConfig
 from tuneful.data.read import STARTER, read_data
-from tuneful.encoding.encode import TextEncoder
 from tuneful.encoding.prepare import make_encoder, prepare_data
 from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
 

@@ -133,9 +133,9 @@ def prompts_of_the_starter(num_prompts: int) -> tuple[list[list[int]], list[int]
     """Token ids of the first prompts of the test set, and the ids of the end tokens."""
     from tuneful.config import Config
     from tuneful.data.read import read_data
-    from tuneful.encoding.encode import TextEncoder
     from tuneful.encoding.prepare import make_encoder, prepare_data
     from tuneful.encoding.template import find_template
+    from tuneful.encoding.tokens import TextEncoder
     from tuneful.model.load import load_tokenizer, resolve_model
 
     config = Config()
@@ -321,8 +321,8 @@ def loaded(precision: str) -> Any:
 def be_tuneful(precision: str, job: dict[str, Any]) -> Any:
     """This project, text included."""
     from tuneful.config import GenerateConfig
-    from tuneful.encoding.encode import TextEncoder
     from tuneful.encoding.template import find_template
+    from tuneful.encoding.tokens import TextEncoder
     from tuneful.infer.generate import generate
     from tuneful.infer.text import AnswerText
 

@@ -33,9 +33,9 @@ from tools.starter import make, numbers
 
 from tuneful.config import Config
 from tuneful.data.read import read_data
-from tuneful.encoding.encode import TextEncoder
 from tuneful.encoding.prepare import make_encoder
 from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
 from tuneful.runs.environment import describe_machine

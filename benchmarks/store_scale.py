@@ -103,8 +103,8 @@ def prepared(given: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, float]
     from tuneful.config import load_config
     from tuneful.data.read import stream_data
     from tuneful.encoding.chat_template import load_template
-    from tuneful.encoding.encode import TextEncoder
     from tuneful.encoding.prepare import make_encoder, prepare_data
+    from tuneful.encoding.tokens import TextEncoder
     from tuneful.model.builtin import BUILTIN
     from tuneful.model.load import load_tokenizer, resolve_model
 

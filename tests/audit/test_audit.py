@@ -15,9 +15,10 @@ from tuneful.commands import check as checking
 from tuneful.config import Config, load_config
 from tuneful.data.read import Record, SkippedRow, read_data, stream_data
 from tuneful.data.split import TEST, TRAIN, VALIDATION
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import make_encoder
 from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
 
 
 def look(path: Path, *settings: str, encoder: Encoder | None = None, **more: Any) -> Audit:

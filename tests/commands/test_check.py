@@ -171,9 +171,9 @@ def test_a_tokenizer_read_from_its_file_gives_the_tokens_of_training(
 
 
 def encoder_of(tokenizer: Any, config: Any) -> Any:
-    from tuneful.encoding.encode import TextEncoder
     from tuneful.encoding.prepare import make_encoder
     from tuneful.encoding.template import find_template
+    from tuneful.encoding.tokens import TextEncoder
 
     return make_encoder(TextEncoder(tokenizer, find_template(config.template.name)), config.data)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tests.doubles import written_weights as oracle
 
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
 

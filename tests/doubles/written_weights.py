@@ -25,7 +25,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tuneful.config import TemplateConfig
 from tuneful.encoding.chat_template import ChatTemplate, load_template
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
 TEMPLATES = ("alpaca", "alpaca-paired", "chatml", "phi-3", "tokenizer", "file")

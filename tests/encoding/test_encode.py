@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tuneful.config import TemplateConfig
 from tuneful.encoding.chat_template import ChatTemplate, load_template
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.show import shown_tokens
 from tuneful.encoding.template import TEMPLATES, Origin, Template, find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Example, Turn
 

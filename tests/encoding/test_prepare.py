@@ -8,9 +8,10 @@ import pytest
 
 from tuneful.config import load_config
 from tuneful.data.read import read_data
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset, describe, make_encoder, prepare_data
 from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
 from tuneful.runs.schema import as_row
 

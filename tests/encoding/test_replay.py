@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tuneful.batch.order import all_steps, replay_indices
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.replay import read_replay
 from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
 from tuneful.types import Conversation, Turn
 

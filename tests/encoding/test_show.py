@@ -5,8 +5,9 @@ from typing import Any
 
 from tuneful.config import TemplateConfig
 from tuneful.encoding.chat_template import ChatTemplate, load_template
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.show import ShownRecord, as_page, bracketed, coloured, legend, shown_tokens
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>&lt;\n</pre></span><b>"

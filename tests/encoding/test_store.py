@@ -16,9 +16,10 @@ from tuneful.config import load_config
 from tuneful.data.read import DataStream, Record, stream_data
 from tuneful.encoding import prepare
 from tuneful.encoding.chat_template import load_template
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset, describe, make_encoder, prepare_data
 from tuneful.encoding.store import Selected, Store, StoreWriter
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
 from tuneful.model.load import load_model
 from tuneful.runs.schema import Layout

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tuneful.encoding.encode import TextEncoder
 from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
 from tuneful.evaluation.forgetting import (
     MAX_GENERAL_BYTES,

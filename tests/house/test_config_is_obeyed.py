@@ -24,8 +24,8 @@ from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
 from tuneful.data.read import read_data
 from tuneful.encoding.chat_template import load_template
-from tuneful.encoding.encode import TextEncoder
 from tuneful.encoding.prepare import make_encoder, prepare_data
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import ConfigError, DataError, ModelError
 from tuneful.evaluation.compare import compare
 from tuneful.evaluation.forgetting import read_general

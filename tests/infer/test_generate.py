@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tuneful.config import GenerateConfig
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
 from tuneful.infer.decode import CachedDecoder, PaddedDecoder, make_decoder, why_not_cached
 from tuneful.infer.generate import answer, answer_each, generate, stop_token_ids, stream

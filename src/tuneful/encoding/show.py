@@ -19,7 +19,6 @@ from tuneful.encoding.tokens import TextEncoder
 from tuneful.runs.schema import Token
 from tuneful.types import Example
 
-
 SEAM = "‸"
 """Stands before a token that `parts` from the one before it only because generation begins there."""
 
