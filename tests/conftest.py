@@ -176,20 +176,20 @@ def vocabularies_are_read_once() -> Iterator[None]:
 
     A description is read once, so that the same one is the same object; what is made of it is made once.
     """
-    from tuneful.encoding import encode
+    from tuneful.encoding import tokens
 
-    made: dict[tuple[int, Any], Any] = {}
-    make_encoders = encode._first_and_next
+    made: dict[tuple[int, frozenset[str]], Any] = {}
+    make_encoders = tokens._encoders
 
-    def made_once(document: dict[str, Any], make: Any) -> Any:
-        key = (id(document), make)
+    def made_once(document: dict[str, Any], control: frozenset[str]) -> Any:
+        key = (id(document), control)
         if key not in made:
-            made[key] = make_encoders(document, make)
+            made[key] = make_encoders(document, control)
         return made[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "json", SimpleNamespace(loads=cache(json.loads), dumps=json.dumps))
-        patch.setattr(encode, "_first_and_next", made_once)
+        patch.setattr(tokens, "json", SimpleNamespace(loads=cache(json.loads), dumps=json.dumps))
+        patch.setattr(tokens, "_encoders", made_once)
         yield
 
 

@@ -60,7 +60,7 @@ def test_the_oracle_finds_an_example_that_is_wrong() -> None:
     bare = Encoder(text, 1000, **settings).example(posing)
     assert isinstance(good, Example)
     assert isinstance(bare, Example)
-    start = len(text.piece_ids(text.template.prompt(hostile)[0]))
+    start = len(text.ids([text.run(text.template.prompt(hostile)[:1])])[0])
     forged = replace(
         good,
         token_ids=np.insert(bare.token_ids, start, end).astype(np.int32),

@@ -1,21 +1,24 @@
 """An oracle of the loss weights, byte by byte, that knows nothing of pieces, sentinels or encoders.
 
 For every template the text that training should see is written out by hand, byte by byte with the weight that each byte
-should carry. Then the tokens of an Example are turned back into bytes, one by one, and must be that text, each token made
-of bytes of its own weight, control tokens only where the template put them. Conversations are random: several turns, turns
-without a response, system texts, weights of records, texts full of markers, control tokens, odd white space and emoji.
-Settings are random too: prompt_weight, train_turns, cut responses. Where the template is a Jinja chat template, the text is
-that of transformers' own renderer besides.
+should carry. Then the tokens of an Example are turned back into bytes, one by one, and must be that text, each token made of
+bytes of its own weight, control tokens only where the template put them. And what lies between two control tokens, or between
+one and a trained response, must be the tokens that the tokenizer makes of it in one go. Conversations are random: several
+turns, turns without a response, system texts, weights of records, texts full of markers, control tokens, odd white space and
+emoji. Settings are random too: prompt_weight, train_turns, cut responses. Where the template is a Jinja chat template, the
+text is that of transformers' own renderer besides.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +143,48 @@ def difference(
     special = np.repeat([token_id in text.control_token_ids for token_id in example.token_ids.tolist()], tokens)
     if (special & ~control[: len(found)]).any():
         return "a control token in text of the user's"
-    return None
+    return None if example.cut else unlike_the_tokenizer(example, parts, settings, tokenizer, text)
+
+
+def unlike_the_tokenizer(
+    example: Example, parts: list[Part], settings: Any, tokenizer: Any, text: TextEncoder
+) -> str | None:
+    """Where the ids are not those of a tokenizer without control tokens for each stretch of the text."""
+    plain = _without_added_tokens(tokenizer)
+    any_control = re.compile("|".join(map(re.escape, text.control_token_ids.values())))
+    expected: list[int] = []
+    stretch, num_settled = "", 0  # of its characters, those before the last seam, whose ids are settled
+    for is_reply, pair in groupby(parts, lambda part: weight_of(part, settings) == 1 and part.trained):
+        for part in pair:
+            said = re.split(f"({any_control.pattern})", part.text) if part.control else [part.text]
+            for place, one in enumerate(said):
+                if place % 2:
+                    expected += _goes_on(plain, stretch, num_settled)
+                    expected.append(tokenizer.convert_tokens_to_ids(one))
+                    stretch, num_settled = "", 0
+                else:
+                    stretch += one
+        if not is_reply:
+            expected += plain.encode(stretch[num_settled:]).ids
+            num_settled = len(stretch)
+    expected += _goes_on(plain, stretch, num_settled)
+    found = example.token_ids.tolist()
+    return None if found == expected else f"the tokenizer makes {expected} of the text, not {found}"
+
+
+@cache
+def _without_added_tokens(tokenizer: Any) -> Tokenizer:
+    plain = Tokenizer(tokenizer.backend_tokenizer.model)
+    plain.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    return plain
+
+
+def _goes_on(plain: Tokenizer, stretch: str, num_settled: int) -> list[int]:
+    """The ids of a stretch after its first characters: as in one go where no token reaches across, else by themselves."""
+    before, whole = plain.encode(stretch[:num_settled]).ids, plain.encode(stretch).ids
+    if whole[: len(before)] == before:
+        return list(whole[len(before) :])
+    return list(plain.encode(stretch[num_settled:]).ids)
 
 
 def weight_of(part: Part, settings: Any) -> float:
@@ -260,8 +304,8 @@ WRITTEN: dict[str, Any] = {
 def own_template(tokenizer: Any, name: str) -> Any:
     """What is examined."""
     if name == "file":
-        control = {added.content for added in tokenizer.added_tokens_decoder.values() if added.special}
-        return ChatTemplate(FILE, "file", control_tokens=control, eos_token=tokenizer.eos_token)
+        control = {added.content: added.special for added in tokenizer.added_tokens_decoder.values()}
+        return ChatTemplate(FILE, "file", added_tokens=control, eos_token=tokenizer.eos_token)
     return load_template(TemplateConfig(name=name), tokenizer)
 
 

@@ -19,7 +19,7 @@ CONVERSATION = Conversation("", (Turn("Add", "1 2", "3"), Turn("Again", "", "4")
 
 
 def template(source: str) -> ChatTemplate:
-    return ChatTemplate(source, "my.jinja", control_tokens={"</s>", "<s>"}, eos_token="</s>", bos_token="<s>")
+    return ChatTemplate(source, "my.jinja", added_tokens={"</s>": True, "<s>": True}, eos_token="</s>", bos_token="<s>")
 
 
 def asked(instruction: str = "Hi", response: str = "Yo", system: str = "") -> Conversation:
@@ -157,7 +157,7 @@ def test_the_date_stays_out_of_a_template_and_of_what_is_saved(byte_tokenizer: A
     source = (
         "\n{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}1999{% endif %}" + LOOP + SAID + PROMPT
     )
-    dated = ChatTemplate(source, "my.jinja", control_tokens={"<|endoftext|>"}, eos_token="<|endoftext|>")
+    dated = ChatTemplate(source, "my.jinja", added_tokens={"<|endoftext|>": True}, eos_token="<|endoftext|>")
     assert dated.prompt(asked())[0].text == "\n1999<user>"
     rendered = byte_tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}],

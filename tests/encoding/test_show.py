@@ -76,7 +76,7 @@ def test_in_a_terminal_each_message_begins_a_line_and_in_a_pipe_the_text_is_as_i
         "{% for message in messages %}<{{ message.role }}>{{ message.content ~ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}",
         "flat.jinja",
-        control_tokens={"<|endoftext|>"},
+        added_tokens={"<|endoftext|>": True},
         eos_token="<|endoftext|>",
     )
     example, text = encoded(byte_tokenizer, template=flat)

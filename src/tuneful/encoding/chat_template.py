@@ -182,7 +182,7 @@ class ChatTemplate:
             )
         if not self._end_of(frame.literals[number + 1]):
             raise TemplateError(
-                f"{self.where}: no token of this tokenizer's ends a response (it goes on "
+                f"{self.where}: no control token of this tokenizer follows a response (it goes on "
                 f"{frame.literals[number + 1][:40]!r}), so no answer would ever end. Write {{{{ eos_token }}}} after it, in a "
                 "file of your own (template.file)"
             )

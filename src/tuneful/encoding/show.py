@@ -136,10 +136,10 @@ def _as_section(record: ShownRecord) -> str:
 
 def _as_span(token: ShownToken) -> str:
     kind = "trained" if token.weight >= 1 else "partly" if token.weight > 0 else "context"
-    weight = "" if token.weight in (0, 1) else f' title="weight {token.weight:g}"'
+    title = f"id {token.token_id}" + ("" if token.weight in (0, 1) else f", weight {token.weight:g}")
     text = escape(token.text).replace("\n", "⏎\n")
     seam = f'<span class="seam">{SEAM}</span>' if token.parts else ""
-    return f'{seam}<span class="{kind}{" special" if token.special else ""}"{weight} data-id="{token.token_id}">{text}</span>'
+    return f'{seam}<span class="{kind}{" special" if token.special else ""}" title="{title}">{text}</span>'
 
 
 _PAGE = """<!doctype html>

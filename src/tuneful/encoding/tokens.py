@@ -67,12 +67,8 @@ class TextEncoder:
         document = json.loads(description)
         self.template = template
         self._backend = backend
-        control = _control_tokens(document, template)
-        plain = _without_control_tokens(document, control)
-        self._at_start = Tokenizer.from_str(json.dumps(plain))
-        self._behind_a_token = _another(plain, _never_first, self._at_start)
-        self._behind_a_text = _another(plain, _without_start_mark, self._at_start)
-        self._control = control
+        self._control = _control_tokens(document, template)
+        self._at_start, self._behind_a_token, self._behind_a_text = _encoders(document, frozenset(self._control))
         self._any_control = any_of(self._control)
         self._strips = any(token.takes_before or token.takes_behind for token in self._control.values())
         self.control_token_ids = {token.token_id: content for content, token in self._control.items()}
@@ -142,9 +138,12 @@ class TextEncoder:
         return list(self._at_start.encode(text, add_special_tokens=False).ids)
 
     def cut_after(self, text: str, num_tokens: int) -> str:
-        """The beginning of `text` that takes about `num_tokens` tokens, at least one, with no character in halves."""
+        """The beginning of `text` that takes `num_tokens` tokens or a few less: whole characters, at least one."""
         offsets = self._behind_a_text.encode(text, add_special_tokens=False).offsets
-        return text[: offsets[min(max(1, num_tokens), len(offsets)) - 1][1]] if offsets else text
+        if num_tokens >= len(offsets):
+            return text
+        (_, end), (following, _) = offsets[num_tokens - 1], offsets[num_tokens]
+        return text[: min(end, following) or offsets[0][1]]
 
     def _append_template(self, run: Run, text: str) -> None:
         """Text of the template's: its control tokens are recognised."""
@@ -187,11 +186,12 @@ class TextEncoder:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of generated ids; control tokens are left out."""
-        return str(self._backend.decode(list(token_ids), skip_special_token_texts=True))
+        said = [token_id for token_id in token_ids if token_id not in self.control_token_ids]
+        return str(self._backend.decode(said, skip_special_tokens=True))
 
     def token_text(self, token_ids: Sequence[int]) -> str:
         """The text of a few tokens, control tokens included; bytes that are no whole character come out as U+FFFD."""
-        return str(self._backend.decode(list(token_ids), skip_special_token_texts=False))
+        return str(self._backend.decode(list(token_ids), skip_special_tokens=False))
 
     def _find_end(self, tokenizer: PreTrainedTokenizerBase) -> int:
         if (end := self._control.get(self.template.end)) is not None:
@@ -253,6 +253,13 @@ def _is_tag(text: str, added: Collection[str]) -> bool:
     return text[:1] == "<" and (
         text.replace("<", "</", 1) in added or (text.replace("</", "<", 1) in added and text[1:2] == "/")
     )
+
+
+def _encoders(document: dict[str, Any], control: frozenset[str]) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
+    """What encodes a text that opens a record, that stands behind a control token, and that goes on behind other text."""
+    plain = _without_control_tokens(document, control)
+    at_start = Tokenizer.from_str(json.dumps(plain))
+    return at_start, _another(plain, _never_first, at_start), _another(plain, _without_start_mark, at_start)
 
 
 def _without_control_tokens(document: dict[str, Any], control: Collection[str]) -> dict[str, Any]:
