@@ -9,7 +9,7 @@ import pytest
 from tests.house import arrows, inside
 
 WALK, BEFORE, CHANGES = "From a row to a loss", "From a file to a row", "Where a change goes"
-CALLERS = ("runs/setup.py", "runs/training.py")
+CALLERS = ("encoding/prepare.py", "runs/setup.py", "runs/training.py")
 MAX_FILES_OF_A_CHANGE = 3
 
 

@@ -295,9 +295,10 @@ KINDS: Mapping[str, Kind] = {
         Kind(
             "boundary_tokenization",
             "note",
-            "Answers whose first token would merge with the prompt's last",
-            "Not here, because each is encoded on its own; a program that encodes both in one go trains other tokens.",
-            "Nothing.",
+            "Answers that begin inside a token",
+            "Prompt and answer in one go would have another token there. A prompt is sent without its answer, so the answer is "
+            "encoded by itself: as the model has to write it, which may be unusual for it.",
+            "Nothing, or a template whose prompt does not end in a space.",
         ),
     )
 }

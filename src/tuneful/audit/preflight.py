@@ -30,8 +30,8 @@ class Preflight:
 
     def look(self, conversation: Conversation, example: Example) -> Iterator[tuple[str, str]]:
         """(kind, text) of everything that is wrong with how `conversation` became `example`."""
-        ids, end = example.token_ids, self._text.end_token_id
-        self.num_ended += bool(ids[-1] == end and example.weights[-1] > 0)
+        ids = example.token_ids
+        self.num_ended += bool(ids[-1] in self._text.stop_token_ids and example.weights[-1] > 0)
         begin = self._text.bos_token_ids
         if begin and len(ids) > 1 and ids[0] == ids[1] == begin[0]:
             yield "double_bos", self._text.token_text(ids[:8].tolist())
@@ -46,9 +46,11 @@ class Preflight:
             yield "boundary_tokenization", conversation.answered_turns[-1].response[:40]
 
     def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
-        """Whether what inference sends is what training saw before the last response."""
+        """Whether what inference sends is what training saw before the last response, up to an earlier one that it encodes
+        otherwise (`boundary_tokenization`)."""
         prompt = self._encoder.prompt_ids(conversation)
-        return bool(prompt == example.token_ids[: len(prompt)].tolist())
+        same = min((len(prompt), *(max(0, place - 1) for place in example.seams_apart)))
+        return bool(prompt[:same] == example.token_ids[:same].tolist())
 
     def _lost_characters(self, conversation: Conversation) -> list[str]:
         characters: set[str] = set()
