@@ -23,11 +23,7 @@ from tuneful.batch.trie import TrieBatch, cut_blocks
 from tuneful.model import attention_native, attention_torch
 from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_blocks
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
-from tuneful.model.deferred import defer_elementwise
-from tuneful.model.layers import compute_layers, is_placeholder
 from tuneful.model.native import kernels
-from tuneful.model.norms import normalize_compiled
-from tuneful.model.products import multiply_compiled
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D head size of query and key, E of values
 NAME = "tuneful_trie"
@@ -49,19 +45,9 @@ class AttentionPlan:
 
 
 def use_trie_attention(model: PreTrainedModel) -> None:
-    """Make `model` attend through `trie_attention`, every later forward needing `trie_plan=`, and use what
-    else the compiled kernels have for it."""
+    """Make `model` attend through `trie_attention`, every later forward needing `trie_plan=`."""
     AttentionInterface.register(NAME, trie_attention)
     model.set_attn_implementation(NAME)
-    config = model.config
-
-    def attends() -> bool:
-        return bool(config._attn_implementation == NAME)
-
-    normalize_compiled(model, attends)
-    multiply_compiled(model, attends)
-    defer_elementwise(model, attends)
-    compute_layers(model, attends)
 
 
 def why_no_trie(model: PreTrainedModel) -> str | None:
@@ -118,8 +104,6 @@ def trie_attention(
 
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype.
     """
-    if is_placeholder(query):
-        return query, None
     assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
     assert attention_mask is None, "the plan says who sees whom; a mask is not used"
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape

@@ -1,54 +1,68 @@
-"""Decoder layers as one node of autograd, where the compiled kernels have all that a layer is made of.
+"""A decoder layer as one node of autograd, where the compiled kernels have all that it is made of.
 
-Between the kernels of a layer transformers and autograd take some sixty steps in Python, each of a few microseconds: a
-seventh of a small step. Here a hook computes the layer before it is called and hands it a placeholder, on which every operation
-returns the placeholder; the layer runs its own code on that, and another hook puts the result in its place. Residual sums are
-taken where matrix products and the gradients of norms are in registers. It is done for the decoder layers of `_FAMILIES`, whose
-source was read, as long as they consist of plain parts and hold no foreign hooks; all others go by the hooks of the parts.
+Between the kernels of a layer Python and autograd take some sixty steps, each of a few microseconds: a seventh of a small
+step. Here a layer is one call each way, and residual sums are taken while products and gradients of norms are in registers. It
+is done for the layers of `_FAMILIES` as long as they consist of plain parts; `decoder.py` computes all others part by part.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
 from tuneful.model.attention_native import NativeBlocks, lay_out_plan
-from tuneful.model.deferred import CosSin
 from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, kernels
 from tuneful.model.norms import epsilon_of, shift_of
 from tuneful.model.products import is_plain, is_served_linear, thread_workspace
-from tuneful.model.structure import decoder_layers
 
 # Legend of shapes: N nodes, D features of the stream, H query heads, K key/value heads, R size of a head
 _FAMILIES = ("Llama", "Mistral", "Qwen2")
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
-_HOOKED = "tuneful_layer"
 
 
-def compute_layers(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
-    """The decoder layers of `model` are computed as one while they are in bfloat16 and `wanted` says so.
+def compiled_layer(
+    layer: Any, hidden: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor] | None, plan: Any, *, last: bool
+) -> torch.Tensor | None:
+    """The layer's output [1, N, D] for hidden [1, N, D] over the trie of `plan`; None where the kernels do not serve it.
 
-    Does nothing where there are no compiled matrix products, to layers that are made otherwise, and the second time. To be called
-    after whatever else gives the layers hooks: a hook that comes later switches it off for its layer.
+    `angles` are cosines and sines, each [1, N, R]. Of the `last` layer the rows that nobody reads (`plan.read_rows`) are 0.
     """
-    library = kernels(model.device, model.dtype)
-    if library is None or not library.has_matrix_products():
-        return
-    if (stack := decoder_layers(model)) is None:
-        return
-    for layer in stack:
-        if not hasattr(layer, _HOOKED) and _is_served(layer) and not _has_foreign_hooks(layer):
-            setattr(layer, _HOOKED, True)
-            _LayerHooks(layer, stack, library, wanted)
+    library = kernels(hidden.device, hidden.dtype)
+    if library is None or not library.has_matrix_products() or plan.blocks is None or angles is None:
+        return None
+    if not _is_served(layer) or _has_hooks(layer):
+        return None
+    attention, (cosines, sines) = layer.self_attn, angles
+    norms = [getattr(layer, name) for name in _NORMS]
+    linears = [*(getattr(attention, name) for name in _ATTENTION), *(getattr(layer.mlp, name) for name in _MLP)]
+    parameters = [part.weight for part in (*norms, *linears)] + [part.bias for part in linears]
+    if (
+        not all(tensor is None or is_plain(tensor) for tensor in (hidden, cosines, sines, *parameters))
+        or cosines.requires_grad
+        or cosines.shape[2] != attention.head_dim
+        or (attention.training and attention.attention_dropout)
+    ):
+        return None
+    options = _LayerOptions(
+        recompute=layer.training and getattr(layer, "gradient_checkpointing", False),
+        epsilons=tuple(epsilon_of(norm) for norm in norms),
+        shifts=tuple(shift_of(norm) or 0.0 for norm in norms),
+        size=attention.head_dim,
+        scale=attention.scaling,
+        blocks=plan.blocks,
+        read_rows=plan.read_rows if last else None,
+        library=library,
+    )
+    output: torch.Tensor = DecoderLayer.apply(hidden, cosines, sines, options, *parameters)  # type: ignore[no-untyped-call]
+    return output
 
 
 def _is_served(layer: Any) -> bool:
@@ -77,142 +91,12 @@ def _class_of(part: Any) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-class _LayerHooks:
-    """The hooks before and after a layer of a `stack`."""
-
-    def __init__(
-        self, layer: Any, stack: torch.nn.ModuleList, library: ctypes.CDLL, wanted: Callable[[], bool]
-    ) -> None:
-        self.layer, self.stack, self.library, self.wanted = layer, stack, library, wanted
-        self.norms = [getattr(layer, name) for name in _NORMS]
-        self.shifts = [shift_of(norm) or 0.0 for norm in self.norms]
-        self.linears = [getattr(layer.self_attn, name) for name in _ATTENTION]
-        self.linears += [getattr(layer.mlp, name) for name in _MLP]
-        # Functions, not methods: a model that is copied would copy what a method belongs to
-        layer.register_forward_pre_hook(lambda *call: self.compute(*call), with_kwargs=True)
-        layer.register_forward_hook(lambda layer, arguments, output: output.output if is_placeholder(output) else None)
-        self.kind, self.modules = type(layer), list(layer.modules())
-        self.watched = [watched for module in self.modules for watched in (module._modules, *_hooks(module))]
-        self.as_found = [dict(watched) for watched in self.watched]
-
-    def compute(
-        self, layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """The hook before: compute the layer, and give it a placeholder that brings the output to the hook after it."""
-        attention, inputs = self.layer.self_attn, _layer_inputs(arguments, options)
-        parameters = [part.weight for part in (*self.norms, *self.linears)] + [part.bias for part in self.linears]
-        if (
-            inputs is None
-            or layer is not self.layer  # a copy of the model has copies of the layers, and the same hooks
-            or not self.wanted()
-            or not all(parameter is None or is_plain(parameter) for parameter in parameters)
-            or inputs.hidden.shape[2:] != self.norms[0].weight.shape
-            or inputs.cosines.shape[2] != attention.head_dim
-            or (attention.training and attention.attention_dropout)
-            or self._is_changed()
-        ):
-            return None
-        layer_options = _LayerOptions(
-            recompute=layer.training and getattr(layer, "gradient_checkpointing", False),
-            epsilons=tuple(epsilon_of(norm) for norm in self.norms),
-            shifts=tuple(self.shifts),
-            size=attention.head_dim,
-            scale=attention.scaling,
-            blocks=inputs.plan.blocks,
-            read_rows=inputs.plan.read_rows if self.stack[-1] is layer else None,
-            library=self.library,
-        )
-        output = DecoderLayer.apply(  # type: ignore[no-untyped-call]
-            inputs.hidden, inputs.cosines, inputs.sines, layer_options, *parameters
-        )
-        placeholder = LayerPlaceholder(output)
-        return (placeholder,), {**options, "position_embeddings": (placeholder, placeholder)}
-
-    def _is_changed(self) -> bool:
-        """Whether parts were exchanged since, or one has got a hook."""
-        return (
-            type(self.layer) is not self.kind
-            or self.watched != self.as_found
-            or any("forward" in vars(module) for module in self.modules)
-        )
-
-
-def _has_foreign_hooks(layer: torch.nn.Module) -> bool:
-    """Whether the layer holds code of others that must not be given placeholders: hooks, or a forward of a module's own."""
+def _has_hooks(layer: torch.nn.Module) -> bool:
+    """Whether the layer holds code of others: hooks, or a forward of a module's own."""
     return any(
-        "forward" in vars(module)
-        or any(
-            not str(getattr(hook, "__module__", "")).startswith("tuneful.")
-            for hooks in _hooks(module)
-            for hook in hooks.values()
-        )
+        "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks or module._backward_hooks
         for module in layer.modules()
     )
-
-
-def _hooks(module: torch.nn.Module) -> tuple[dict[int, Any], ...]:
-    return module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
-
-
-@dataclass(frozen=True, slots=True)
-class _LayerInputs:
-    """What a layer is called with, as far as its output depends on it."""
-
-    hidden: torch.Tensor  # [1, N, D]
-    cosines: torch.Tensor  # [1, N, R]
-    sines: torch.Tensor
-    plan: Any
-
-
-def _layer_inputs(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> _LayerInputs | None:
-    """What `DecoderLayer` needs of a call; None for a call that is not over a trie."""
-    plan, angles = options.get("trie_plan"), options.get("position_embeddings")
-    if (
-        len(arguments) != 1
-        or getattr(plan, "blocks", None) is None
-        or not isinstance(angles, tuple)
-        or len(angles) != 2
-    ):
-        return None
-    if any(options.get(name) is not None for name in ("attention_mask", "past_key_values", "softcap")):
-        return None
-    hidden, cosines, sines = arguments[0], *(angle.parts[0] if type(angle) is CosSin else angle for angle in angles)
-    if not all(is_plain(tensor) and tensor.ndim == 3 and len(tensor) == 1 for tensor in (hidden, cosines, sines)):
-        return None
-    alike = cosines.shape == sines.shape and cosines.shape[1] == hidden.shape[1] == plan.num_nodes  # type: ignore[union-attr]
-    trained = cosines.requires_grad or sines.requires_grad
-    return _LayerInputs(hidden, cosines, sines, plan) if alike and not trained else None
-
-
-class LayerPlaceholder:
-    """Stands for rows in a layer whose `output` is known already: every operation on it returns itself."""
-
-    def __init__(self, output: torch.Tensor) -> None:
-        self.output = output
-        self.shape, self.dtype, self.device, self.ndim = output.shape, output.dtype, output.device, output.ndim
-
-    def __getattr__(self, name: str) -> Callable[..., LayerPlaceholder]:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self.__same
-
-    def __same(self, *arguments: Any, **options: Any) -> LayerPlaceholder:
-        return self
-
-    __getitem__ = __add__ = __radd__ = __mul__ = __rmul__ = __neg__ = __same
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Sequence[type], arguments: Sequence[Any] = (), options: Any = None
-    ) -> LayerPlaceholder:
-        first, *others = arguments
-        among = (*first, *others) if isinstance(first, (tuple, list)) else arguments
-        return next(argument for argument in among if type(argument) is cls)
-
-
-def is_placeholder(rows: Any) -> bool:
-    """Whether `rows` are a placeholder: what is computed of them is not used."""
-    return type(rows) is LayerPlaceholder
 
 
 @dataclass(frozen=True, slots=True)

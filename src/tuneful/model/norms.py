@@ -1,64 +1,32 @@
 """RMS norms in one compiled pass each way, instead of transformers' eight and autograd's fifteen.
 
 A norm of transformers is eight operations on a row of a few hundred numbers; autograd keeps three copies of the row, in
-float32: with their gradients a twentieth of a small step and a fifth of what a layer keeps. Hooks compute them while the model
-attends over tries. Whether a class of norms computes what the formula says is tried out, once a class.
+float32: with their gradients a twentieth of a small step and a fifth of what a layer keeps. Whether a class of norms computes
+what the formula says is tried out, once a class.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
 
 from tuneful.model.native import KINDS, kernels
 
 _ACCUMULATORS = 16  # NORM_ACCUMULATORS of kernels.c
-_HOOKED = "tuneful_norm"
 
 
-def normalize_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
-    """Each RMS norm of `model` is computed by the compiled kernels as long as `wanted` says so.
-
-    Does nothing where there are no compiled kernels, to norms of another kind, and the second time.
-    """
-    if (library := kernels(model.device, model.dtype)) is None:
-        return
-    for module in model.modules():
-        if not hasattr(module, _HOOKED) and (shift := shift_of(module)) is not None:
-            setattr(module, _HOOKED, True)
-            _hook(module, shift, library, wanted)
-
-
-def _hook(module: torch.nn.Module, shift: float, library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
-    """Before the module is called, give it one row to work on; after it, put the norm of all rows in place of its output."""
-    inputs: list[torch.Tensor | None] = []
-
-    def hide(module: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        served = len(arguments) == 1 and _is_served(arguments[0], module.weight) and wanted()
-        inputs[:] = [arguments[0] if served else None]
-        return None if inputs[0] is None else (inputs[0].detach()[..., :1, :],)
-
-    def reveal(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        if (input := inputs.pop()) is None:
-            return None
-        found: torch.Tensor = RmsNorm.apply(  # type: ignore[no-untyped-call]
-            input, module.weight, epsilon_of(module), shift, library
-        )
-        return found
-
-    module.register_forward_pre_hook(hide)
-    module.register_forward_hook(reveal)
-
-
-def _is_served(rows: Any, weight: Any) -> bool:
-    plain = type(rows) in (torch.Tensor, torch.nn.Parameter) and rows.device.type == "cpu" and rows.ndim > 1
-    return plain and rows.dtype in KINDS and rows.dtype is weight.dtype
+def normalized(norm: Any, rows: torch.Tensor) -> torch.Tensor:
+    """What the module `norm` makes of `rows` [..., D]: an RMS norm on a CPU by the compiled kernels, where there are any."""
+    library = kernels(rows.device, rows.dtype)
+    if library is None or rows.dtype is not norm.weight.dtype or (shift := shift_of(norm)) is None or not rows.numel():
+        plain: torch.Tensor = norm(rows)
+        return plain
+    found: torch.Tensor = RmsNorm.apply(rows, norm.weight, epsilon_of(norm), shift, library)  # type: ignore[no-untyped-call]
+    return found
 
 
 class RmsNorm(torch.autograd.Function):

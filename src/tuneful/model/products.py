@@ -1,57 +1,47 @@
 """Linear layers in bfloat16 by the compiled matrix products (`products.h`), where a processor has a dot product of that type.
 
 oneDNN, torch's library for them, runs large matrix products at the processor's rate and those of a step, a few hundred rows, at
-four fifths of it. The layers stay what they are: while the model attends over tries a hook hands them, instead of rows, their
-output, and `torch.nn.functional.linear`, which they call, returns it (torch's `__torch_function__` protocol). Layers that read
-the same rows are one call, and the sum of the gradients that they give those rows is rounded once.
+four fifths of it. Layers that read the same rows are one call, and the sum of the gradients that they give those rows is
+rounded once.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
 
 from tuneful.model.native import Factor, kernels
 
 # Legend of shapes: M rows, K features that go in, N that come out
-_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers of one parent that transformers' models give the same rows; whether they do is seen each time."""
 _MIN_FEATURES = 64
 """PANEL_WIDTH of products.h: a narrower layer would leave its panels half empty."""
 _KEPT_BYTES = 1 << 26
 """Workspaces larger than this are not kept between calls."""
-_HOOKED = "tuneful_product"
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def multiply_compiled(model: PreTrainedModel, wanted: Callable[[], bool]) -> None:
-    """The linear layers of `model` multiply by the compiled kernels while they are in bfloat16 and `wanted` says so.
-
-    Does nothing where the processor is not one of those that the kernels were written for, to classes that inherit from
-    `torch.nn.Linear` (they multiply otherwise), and the second time.
-    """
-    library = kernels(model.device, model.dtype)
-    if library is None or not library.has_matrix_products():
-        return
-    for layers in (*_siblings(model), *([module] for module in model.modules())):
-        if all(is_served_linear(layer) and not hasattr(layer, _HOOKED) for layer in layers):
-            _Group(layers, library, wanted)
-
-
-def _siblings(model: torch.nn.Module) -> Iterator[list[Any]]:
-    """Groups of layers that read the same rows; of a layer with an adapter its base layer."""
-    for module in model.modules():
-        for names in _SIBLINGS:
-            children = [getattr(module, name, None) for name in names]
-            layers = [getattr(child, "base_layer", child) for child in children]
-            if all(isinstance(layer, torch.nn.Linear) for layer in layers):
-                yield layers
+def projected(layers: Sequence[Any], rows: torch.Tensor) -> Sequence[torch.Tensor]:
+    """What each of `layers`, which read the same `rows` [..., K], makes of them: together, by the compiled products, where those
+    serve all of them; else each by itself."""
+    library = kernels(rows.device, rows.dtype)
+    parameters = (
+        [parameter for layer in layers for parameter in (layer.weight, layer.bias)] if library is not None else []
+    )
+    if (
+        library is None
+        or not library.has_matrix_products()
+        or not rows.numel()
+        or not all(map(is_served_linear, layers))
+        or not all(parameter is None or is_plain(parameter) for parameter in (rows, *parameters))
+    ):
+        return [layer(rows) for layer in layers]
+    outputs: tuple[torch.Tensor, ...] = MatrixProducts.apply(library, rows, *parameters)  # type: ignore[no-untyped-call]
+    return outputs
 
 
 def is_served_linear(layer: Any) -> bool:
@@ -62,54 +52,9 @@ def is_served_linear(layer: Any) -> bool:
     return min(sizes) >= _MIN_FEATURES and not any(size % 2 for size in sizes)
 
 
-class _Group:
-    """Layers that are multiplied together: the first that is called computes the outputs of all."""
-
-    def __init__(self, layers: Sequence[Any], library: ctypes.CDLL, wanted: Callable[[], bool]) -> None:
-        self.layers, self.library, self.wanted = layers, library, wanted
-        self.key: tuple[Any, ...] = ()
-        self.ready: dict[torch.nn.Module, torch.Tensor] = {}
-        for layer in layers:
-            setattr(layer, _HOOKED, True)
-            layer.register_forward_pre_hook(lambda layer, arguments: self.compute(layer, arguments))
-
-    def compute(self, layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[_PrecomputedOutput] | None:
-        """The hook before each layer: its output for the one tensor that goes in, where the kernels serve it."""
-        rows: Any = arguments[0] if len(arguments) == 1 else None
-        known = layer in self.layers  # a copy of the model has copies of the layers, and the same hooks
-        if not known or not is_plain(rows) or rows.ndim < 2 or not rows.numel() or not self.wanted():
-            return None
-        key = (rows, None if rows.is_inference() else rows._version, torch.is_grad_enabled())
-        if layer not in self.ready or key[0] is not self.key[0] or key[1:] != self.key[1:]:
-            parameters = [parameter for each in self.layers for parameter in (each.weight, each.bias)]
-            if not all(parameter is None or is_plain(parameter) for parameter in parameters):
-                return None
-            outputs = MatrixProducts.apply(self.library, rows, *parameters)  # type: ignore[no-untyped-call]
-            self.key, self.ready = key, dict(zip(self.layers, outputs, strict=True))
-        output = self.ready.pop(layer)
-        if not self.ready:
-            self.key = ()
-        return (_PrecomputedOutput(output),)
-
-
 def is_plain(tensor: Any) -> bool:
     """Whether `tensor` is one that the kernels read: no subclass, in bfloat16, in this machine's memory."""
     return type(tensor) in _PLAIN and tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
-
-
-class _PrecomputedOutput:
-    """The output that a linear layer is about to ask for."""
-
-    def __init__(self, output: torch.Tensor) -> None:
-        self.output = output
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Sequence[type], arguments: Sequence[Any] = (), options: Any = None
-    ) -> torch.Tensor:
-        assert function is torch.nn.functional.linear, f"a linear layer called {function}"
-        precomputed: _PrecomputedOutput = arguments[0]
-        return precomputed.output
 
 
 class MatrixProducts(torch.autograd.Function):

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from tuneful.batch.collate import pad_examples
 from tuneful.batch.trie import build_trie
 from tuneful.model.attention import NAME, plan_attention, use_trie_attention
+from tuneful.model.decoder import is_served, target_logits
 from tuneful.model.native import KINDS, kernels
 from tuneful.runs.schema import LayoutName
 from tuneful.train.distributed import is_sharded
@@ -147,13 +148,12 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
     if model.config._attn_implementation != NAME:
         use_trie_attention(model)
     batch = build_trie(examples, share=share)
-    logits = model(
-        **embedded(model, _ids(batch.input_ids, model)[None]),
-        position_ids=_ids(batch.positions, model)[None],
-        trie_plan=plan_attention(batch, model, only_targets=True),
-        logits_to_keep=_ids(batch.target_rows, model),
-        use_cache=False,
-    ).logits[0]
+    inputs, positions = embedded(model, _ids(batch.input_ids, model)[None]), _ids(batch.positions, model)[None]
+    plan, rows = plan_attention(batch, model, only_targets=True), _ids(batch.target_rows, model)
+    if is_served(model) and not is_sharded(model):
+        logits = target_logits(model, inputs, positions, plan, rows)
+    else:
+        logits = model(**inputs, position_ids=positions, trie_plan=plan, logits_to_keep=rows, use_cache=False).logits[0]
     weights = torch.from_numpy(batch.target_weights).to(model.device)
     total, nll = WeightedCrossEntropy.apply(logits, _ids(batch.target_ids, model), weights)  # type: ignore[no-untyped-call]
     return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
