@@ -119,7 +119,7 @@ def test_loss_and_gradients_are_those_of_transformers_for_each_record_alone(fami
     close = 1e-6 if arithmetic == "compiled" or family == "Gemma2" else 1e-9
     assert shared.item() == pytest.approx(expected.item(), rel=close)
     for name, gradient in gradients(model):
-        torch.testing.assert_close(found[name], gradient, rtol=30 * close, atol=30 * close, msg=name)
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_other_models_are_not_served() -> None:

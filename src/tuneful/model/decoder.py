@@ -59,14 +59,23 @@ FAMILIES = {
 
 
 def is_served(model: PreTrainedModel) -> bool:
-    """Whether `model` is one whose forward stands here: its head and layers are of the classes of a family."""
+    """Whether `model` is one whose forward stands here: of a family's own classes, with no code of others in its modules."""
     name = type(model).__qualname__.removesuffix("LMHeadModel").removesuffix("ForCausalLM")
-    return (
-        name in FAMILIES
-        and type(model).__module__ == f"transformers.models.{name.lower()}.modeling_{name.lower()}"
-        and all(type(layer).__qualname__ in (f"{name}DecoderLayer", f"{name}Block") for layer in _layers(model))
-        and not getattr(model.config, "add_cross_attention", False)
-    )
+    home = f"transformers.models.{name.lower()}.modeling_{name.lower()}"
+    if name not in FAMILIES or type(model).__module__ != home or getattr(model.config, "add_cross_attention", False):
+        return False
+    kinds = {("self_attn", "Attention"), ("mlp", "MLP")} if FAMILIES[name] else {("attn", "Attention"), ("mlp", "MLP")}
+    parts = [(layer, "DecoderLayer" if FAMILIES[name] else "Block") for layer in _layers(model)]
+    parts += [(getattr(layer, part, None), kind) for layer in _layers(model) for part, kind in kinds]
+    return all(
+        f"{type(part).__module__}.{type(part).__qualname__}" == f"{home}.{name}{kind}" for part, kind in parts
+    ) and not any(map(_is_changed, model.modules()))
+
+
+def _is_changed(module: torch.nn.Module) -> bool:
+    """Whether a module holds code of others: a hook, as FSDP's, or a forward of its own."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def target_logits(

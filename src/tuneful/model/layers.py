@@ -38,7 +38,7 @@ def compiled_layer(
     library = kernels(hidden.device, hidden.dtype)
     if library is None or not library.has_matrix_products() or plan.blocks is None or angles is None:
         return None
-    if not _is_served(layer) or _has_hooks(layer):
+    if not _is_served(layer):
         return None
     attention, (cosines, sines) = layer.self_attn, angles
     norms = [getattr(layer, name) for name in _NORMS]
@@ -89,14 +89,6 @@ def _is_served(layer: Any) -> bool:
 
 def _class_of(part: Any) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
-
-
-def _has_hooks(layer: torch.nn.Module) -> bool:
-    """Whether the layer holds code of others: hooks, or a forward of a module's own."""
-    return any(
-        "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks or module._backward_hooks
-        for module in layer.modules()
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
     batch = build_trie(examples, share=share)
     inputs, positions = embedded(model, _ids(batch.input_ids, model)[None]), _ids(batch.positions, model)[None]
     plan, rows = plan_attention(batch, model, only_targets=True), _ids(batch.target_rows, model)
-    if is_served(model) and not is_sharded(model):
+    if is_served(model):
         logits = target_logits(model, inputs, positions, plan, rows)
     else:
         logits = model(**inputs, position_ids=positions, trie_plan=plan, logits_to_keep=rows, use_cache=False).logits[0]
