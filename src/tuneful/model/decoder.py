@@ -65,7 +65,7 @@ def is_served(model: PreTrainedModel) -> bool:
     if name not in FAMILIES or type(model).__module__ != home or getattr(model.config, "add_cross_attention", False):
         return False
     kinds = {("self_attn", "Attention"), ("mlp", "MLP")} if FAMILIES[name] else {("attn", "Attention"), ("mlp", "MLP")}
-    parts = [(layer, "DecoderLayer" if FAMILIES[name] else "Block") for layer in _layers(model)]
+    parts: list[tuple[Any, str]] = [(layer, "DecoderLayer" if FAMILIES[name] else "Block") for layer in _layers(model)]
     parts += [(getattr(layer, part, None), kind) for layer in _layers(model) for part, kind in kinds]
     return all(
         f"{type(part).__module__}.{type(part).__qualname__}" == f"{home}.{name}{kind}" for part, kind in parts
