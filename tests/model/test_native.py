@@ -1,6 +1,8 @@
 """The compiled kernels: made once, for this machine, and done without where they cannot be made."""
 
+import hashlib
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,12 +92,53 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(afresh, monkeypatch)
 
 
 @pytest.mark.usefixtures("compiled", "quick")
-@pytest.mark.parametrize("damage", [b"", b"\x7fELF cut short"])
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda made: made[:99], lambda made: made[:-9] + b"\1" + made[-8:]])
 def test_a_library_that_is_damaged_in_the_cache_is_compiled_again(afresh, damage):
     made = native._compiled(afresh / "native")  # and not loaded: a path that was loaded once is not read again
-    made.write_bytes(damage)
+    whole = made.read_bytes()
+    made.write_bytes(damage(whole))
     library()
-    assert made.stat().st_size > 10_000
+    assert made.read_bytes() == whole
+    assert [made] == list((afresh / "native").iterdir())
+
+
+@pytest.mark.usefixtures("compiled", "quick")
+def test_a_library_that_somebody_put_there_is_not_loaded(afresh):
+    made = native._compiled(afresh / "native")
+    whole = made.read_bytes()
+    foreign = made.with_name(made.name.replace(made.stem.rpartition("-")[2], "0" * 64))
+    foreign.write_bytes(b"\x7fELF of somebody else's")
+    assert native._compiled(afresh / "native") == made
+    assert made.read_bytes() == whole
+
+
+@needs("posix")
+@pytest.mark.usefixtures("compiled", "quick")
+def test_what_lies_where_others_may_write_is_compiled_again_and_the_folder_closed(afresh):
+    made = native._compiled(afresh / "native")
+    whole = made.read_bytes()
+    planted = made.with_name(f"{made.stem.rpartition('-')[0]}-{hashlib.sha256(b'rubbish').hexdigest()}.so")
+    planted.write_bytes(b"rubbish")
+    (afresh / "native").chmod(0o777)
+    assert native._compiled(afresh / "native") == made
+    assert [path.read_bytes() for path in (afresh / "native").iterdir()] == [whole]
+    assert stat.S_IMODE((afresh / "native").stat().st_mode) == 0o700
+
+
+@needs("posix")
+def test_the_cache_of_another_user_is_not_used(afresh, monkeypatch):
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    assert native.kernels(CPU, torch.float32) is None
+    assert "belongs to another user" in native.describe()
+
+
+@pytest.mark.usefixtures("compiled", "quick")
+def test_several_that_compile_at_once_all_get_a_library(afresh):
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(native._compiled, [afresh / "native"] * 4))
+    assert len(set(made)) == 1
+    assert [*(afresh / "native").iterdir()] == [made[0]]
+    library()
 
 
 def test_a_library_that_cannot_be_loaded_is_done_without(afresh, monkeypatch):

@@ -4,6 +4,9 @@ They serve the model, the loss and the optimizer on the CPU: fused loops that to
 on the user's machine costs 3 s once and needs a `cc` that knows OpenMP; in return there is no binary to ship, and the code
 uses all that the processor has. Where they cannot be compiled `kernels` returns None, and the torch code next to each call does
 the same, slower. `TUNEFUL_NATIVE=0` leaves the kernels out.
+
+A library is code. Its name in the cache holds the sha256 of what was compiled, and it is loaded from a folder of the user's
+alone as long as it is that: a flipped bit is compiled again, and so is all that lies where others could write.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from tuneful.files import cache_root, flush_entry
+from tuneful.files import cache_root, flush_entry, sha256_of
 
 SOURCES = ("kernels.c", "kernels.h", "products.h", "layer.h")
 FLAGS = [
@@ -156,11 +160,7 @@ def _attempt() -> ctypes.CDLL | str:
     """The library, or why there is none."""
     folder = cache_root() / "native"
     try:
-        try:
-            return _declared(ctypes.CDLL(str(_compiled(folder))))
-        except (OSError, AttributeError):  # cut short by a power loss, or not ours
-            _compiled(folder).unlink()
-            return _declared(ctypes.CDLL(str(_compiled(folder))))
+        return _declared(ctypes.CDLL(str(_compiled(folder))))
     except NotCompiledError as reason:
         return str(reason)
     except (OSError, AttributeError) as reason:
@@ -168,19 +168,40 @@ def _attempt() -> ctypes.CDLL | str:
 
 
 def _compiled(folder: Path) -> Path:
-    """The library for this source, compiler and processor in `folder`; compiled where it is not there yet."""
+    """The library for this source, compiler and processor in `folder`; compiled where it is not there, or not what it was.
+
+    Raises NotCompiledError where it cannot be compiled, or where the folder is another user's.
+    """
     sources = [Path(__file__).with_name(name) for name in SOURCES]
     command = [_compiler(), *FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
     digest = hashlib.sha256("\0".join([*command, *(path.read_text() for path in sources), _target(command)]).encode())
-    library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
-    if not library.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as workshop:
-            made = Path(workshop) / library.name
-            _run([*command, str(sources[0]), "-o", str(made), "-lm"])
-            flush_entry(made)
-            os.replace(made, library)
+    name = f"kernels-{digest.hexdigest()[:16]}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(folder)
+    for library in folder.glob(f"{name}-*.so"):
+        if library.stem == f"{name}-{sha256_of(library)}":
+            return library
+        library.unlink(missing_ok=True)
+    with TemporaryDirectory(dir=folder) as workshop:
+        made = Path(workshop) / name
+        _run([*command, str(sources[0]), "-o", str(made), "-lm"])
+        flush_entry(made)
+        library = folder / f"{name}-{sha256_of(made)}.so"
+        os.replace(made, library)
     return library
+
+
+def _make_private(folder: Path) -> None:
+    """Let nobody else write to `folder`, and remove what they could have written. NotCompiledError where it is another user's."""
+    if not hasattr(os, "getuid"):  # Windows keeps a user's folders from others by itself
+        return
+    found = folder.stat()
+    if found.st_uid != os.getuid():
+        raise NotCompiledError(f"{folder} belongs to another user; set TUNEFUL_CACHE to a folder of your own")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        folder.chmod(0o700)
+        for library in folder.glob("*.so"):
+            library.unlink()
 
 
 def _compiler() -> str:
