@@ -209,7 +209,6 @@ def test_a_fault_of_the_file_is_named_by_its_line(tmp_path: Path, what: str) -> 
 
 
 ROW_SYNTAX = {
-    "NaN": ('{"instruction": "a", "output": NaN}', "not valid JSON: NaN is no JSON number"),
     "Infinity": ('{"instruction": "a", "output": "b", "x": -Infinity}', "not valid JSON: -Infinity is no JSON number"),
     "a key twice": ('{"instruction": "a", "output": "c", "output": "b"}', "the key `output` stands twice"),
     "a key twice inside": ('{"instruction": "a", "output": "b", "x": {"y": 1, "y": 1}}', "the key `y` stands twice"),
@@ -271,16 +270,16 @@ ROWS: dict[str, tuple[Any, str]] = {
     "null": (None, "expected a record"),
     "no output": ({"instruction": "a"}, "no `output`; keys are `instruction`"),
     "an output under another name": (
-        {"instruction": "a", "answer": "b"},
-        "no `output`; found `answer`: data.columns=output=answer",
+        {"instruction": "a", "target": "b"},
+        "no `output`; found `target`: data.columns=output=target",
     ),
     "no instruction": ({"output": "a"}, "no `instruction`; keys are `output`"),
     "an empty record": ({}, "an empty record"),
-    "a number for an output": ({"instruction": "a", "output": 4}, "`output` is a number, expected text"),
+    "an object for an output": ({"instruction": "a", "output": {"b": 4}}, "`output` is an object, expected text"),
     "null for an output": ({"instruction": "a", "output": None}, "`output` is null, expected text"),
     "a list for an instruction": ({"instruction": ["a"], "output": "b"}, "`instruction` is a list, expected text"),
-    "a number for an input": ({"instruction": "a", "input": 1, "output": "b"}, "`input` is a number, expected text"),
-    "a number for a system": ({"instruction": "a", "system": 1, "output": "b"}, "`system` is a number, expected text"),
+    "a list for an input": ({"instruction": "a", "input": [1], "output": "b"}, "`input` is a list, expected text"),
+    "a list for a system": ({"instruction": "a", "system": [1], "output": "b"}, "`system` is a list, expected text"),
     "an empty output": ({"instruction": "a", "output": ""}, "`output` is empty"),
     "a blank output": ({"instruction": "a", "output": " \n\u3000"}, "`output` is empty"),
     "nothing asked": ({"instruction": " ", "input": "\n", "output": "b"}, "`instruction` and `input` are both empty"),

@@ -1,7 +1,7 @@
 """JSON becomes rows: JSONL a line at a time, an array through a window on its text, an object by the one array it holds.
 
 Nothing is held whole: a line, or a window on the text of an array, is all that is in memory, and a record may take
-MAX_RECORD_BYTES. A fault that leaves no doubt where the next row begins (a broken line, a key that stands twice, NaN) is that
+MAX_RECORD_BYTES. A fault that leaves no doubt where the next row begins (a broken line, a key that stands twice, Infinity) is that
 row's alone; one that does (a missing bracket) ends the read.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, all_blank, shown
 from tuneful.data.sources import ByteStream
+from tuneful.data.values import empty_or_fault
 from tuneful.errors import DataError
 
 _MAX_DEPTH = 64
@@ -39,10 +40,6 @@ def is_value(line: bytes, record_keys: frozenset[str]) -> bool:
 # JSON values
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"not valid JSON: {name} is no JSON number")
-
-
 def _parse_float(digits: str) -> float:
     if math.isinf(number := float(digits)):
         raise ValueError(f"the number {digits[:40]} is too large; write it as text")
@@ -58,7 +55,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_parse_float, object_pairs_hook=_unique_keys)
+_DECODER = json.JSONDecoder(parse_constant=empty_or_fault, parse_float=_parse_float, object_pairs_hook=_unique_keys)
 _LENIENT = json.JSONDecoder(parse_constant=str, parse_int=str, parse_float=str)
 """Finds where a value ends that the strict decoder will not have."""
 _TOO_DEEP = f"nested over {_MAX_DEPTH} levels deep, which is no record"

@@ -212,9 +212,10 @@ def _texts(conversation: Conversation) -> list[str]:
 class Encoder:
     """Conversations to Examples under one template and one set of limits.
 
-    A trained token weighs 1, a token of the context `prompt_weight`, and both the record's own weight; with `last_turn` only
-    the last response is trained. A record over `max_length` tokens is refused, or, by `on_long`, loses the end of its last
-    responses and with it the end token (`cut_response`), or as much of what was asked as leaves room (`cut_input`).
+    A trained token weighs what its turn does (1), a token of the context `prompt_weight`, and both the record's own weight; an
+    answer that is marked as not trained weighs nothing. With `last_turn` only the last response is trained. A record over
+    `max_length` tokens is refused, or, by `on_long`, loses the end of its last responses and with it the end token
+    (`cut_response`), or as much of what was asked as leaves room (`cut_input`).
     """
 
     text: TextEncoder
@@ -264,7 +265,7 @@ class Encoder:
         num_prompt_tokens = sum(lengths[: trained.index(True) + 1])
         if over > 0 and num_prompt_tokens >= self.max_length:
             return f"the prompt alone is {num_prompt_tokens} tokens and leaves no response in data.max_length={self.max_length}"
-        of_pieces = np.array([self.prompt_weight, *(1.0 if one else self.prompt_weight for one in trained)])
+        of_pieces = np.array([self.prompt_weight, *map(self._weight_of, pieces, trained)])
         weights = np.repeat((of_pieces * conversation.weight).astype(np.float32), lengths)
         weights[0] = 0.0
         token_ids = np.fromiter(chain(bos, *ids), dtype=np.int32, count=sum(lengths))
@@ -276,6 +277,12 @@ class Encoder:
             over > 0,
             num_input_cut,
         )
+
+    def _weight_of(self, piece: Piece, is_trained: bool) -> float:
+        """Of a token of `piece`: what the model wrote weighs as its turn says, also where that is nothing."""
+        if is_trained or (piece.is_response and not piece.weight):
+            return piece.weight
+        return self.prompt_weight
 
     def _cut_input(self, pieces: Sequence[Piece], ids: list[Sequence[int]], over: int) -> int:
         """Shorten `ids` of the longest texts that were asked, from their ends, by `over` tokens in all or a few more.
@@ -315,7 +322,7 @@ class Encoder:
 
 def _trained(pieces: Sequence[Piece], last_turn: bool) -> list[bool]:
     """Which pieces the model learns to write: responses with what leads to them and ends them, all or the last one."""
-    trained = [piece.origin in (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END) for piece in pieces]
+    trained = [piece.is_trained for piece in pieces]
     if last_turn:
         last = max(number for number, is_trained in enumerate(trained) if not is_trained)
         trained[:last] = [False] * last

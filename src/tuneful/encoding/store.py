@@ -43,7 +43,7 @@ from tuneful.types import Conversation, Example, IntArray, Turn
 Item = TypeVar("Item", covariant=True)
 Indices = npt.NDArray[np.int64]
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Raise it with every change by which the same rows under the same settings come to other tokens, weights or columns; no
 store of the version before is read then. (A test holds the tokens of some records to it.)"""
 
@@ -316,7 +316,7 @@ def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, e
 
 def _row(record: Record) -> list[Any]:
     conversation = record.conversation
-    turns = [[turn.instruction, turn.input, turn.response] for turn in conversation.turns]
+    turns = [[turn.instruction, turn.input, turn.response, turn.weight] for turn in conversation.turns]
     return [conversation.source, conversation.weight, conversation.system, turns, record.raw]
 
 

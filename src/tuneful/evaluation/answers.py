@@ -51,7 +51,8 @@ def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = No
     rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
     if rows is not None:
         return _joined(path, rows, config)
-    return [_foreign(record, answer_key) for record in read_data(str(path), config).records]
+    aside = () if answer_key is None else (answer_key,)
+    return [_foreign(record, answer_key) for record in read_data(str(path), config, aside=aside).records]
 
 
 def jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
