@@ -258,9 +258,22 @@ def test_a_fault_of_a_jsonl_line_is_named_by_its_line(tmp_path: Path, what: str,
     assert (raws(skipped), len(skipped.refused)) == ([GOOD, GOOD], 1)
 
 
-def test_records_over_several_lines_without_an_array_are_refused_not_lost(tmp_path: Path) -> None:
-    text = json.dumps(GOOD, indent=1) + "\n" + json.dumps(OTHER, indent=1)
-    assert refusal(tmp_path, text).startswith("data.json:6: something follows the first record")
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
+@pytest.mark.parametrize("between", ["\n", "\n\n", ""])
+def test_records_over_several_lines_without_an_array_are_read_one_after_the_other(
+    tmp_path: Path, name: str, between: str
+) -> None:
+    text = json.dumps(GOOD, indent=1) + between + json.dumps(OTHER, indent=1)
+    file = read(tmp_path, text, name)
+    assert raws(file) == [GOOD, OTHER]
+    assert places(file) == [f"{name}:1", f"{name}:{5 + between.count(chr(10))}"]
+
+
+@pytest.mark.parametrize("follows", [",", "]", "x", '"x"', "{", '{"instruction": '])
+def test_what_follows_such_records_and_is_none_ends_the_read_with_its_line(tmp_path: Path, follows: str) -> None:
+    text = json.dumps(GOOD, indent=1) + "\n" + follows
+    for on_error in ("stop", "skip"):
+        assert refusal(tmp_path, text, on_error=on_error).startswith("data.json:6: ")
 
 
 ROWS: dict[str, tuple[Any, str]] = {

@@ -34,6 +34,7 @@ _MEDIA = frozenset((*_IMAGES, "video", "videos", "audio", "audios"))
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tiff")
 _MEDIA_ENDINGS = (*_IMAGE_ENDINGS, ".mp4", ".avi", ".webm", ".mp3", ".wav", ".flac", ".ogg")
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>", "<|image|>", "<image_1>")
+_JSON_OPENINGS = ("[", "{", '"[', '"{')
 _TEXTS_IN_TURN = frozenset((*MESSAGES, "data", "utterances"))
 """Columns whose lists of texts are read as a conversation; elsewhere such a list may be anything."""
 
@@ -81,15 +82,18 @@ def plan_of(fields: Iterable[str], keys: Collection[str], mapped: Mapping[str, s
     return Plan({field: found for field, found in columns.items() if found}, unused, suspect)
 
 
-def fields_of(row: Fields, plan: Plan, noted: Noted) -> Fields:
-    """The fields of `row` under `plan`; UnfitError where two columns compete for one field."""
+def fields_of(row: Fields, plan: Plan, mapped: Collection[str], noted: Noted) -> Fields:
+    """The fields of `row` under `plan`; UnfitError where two columns compete for one field.
+
+    That a field stands under another name is counted, unless the column is among those that were `mapped` by the user.
+    """
     if plan.is_plain:
         return row
     fields = {}
     for field, columns in plan.columns.items():
         column = columns[0] if len(columns) == 1 else _one_that_speaks(row, field, columns)
         fields[field] = row[column]
-        if column != field and normal_name(column) != field and not is_blank(row[column]):
+        if column not in mapped and normal_name(column) != field and not is_blank(row[column]):
             noted.add("renamed", quoted(column), quoted(field))
     return fields
 
@@ -138,7 +142,7 @@ def message_columns(row: Fields) -> list[str]:
 
 
 def _holds_messages(value: Any, may_be_texts: bool) -> bool:
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+    if isinstance(value, str) and value.lstrip().startswith(_JSON_OPENINGS):
         if may_be_texts:
             return True  # what is wrong with it is told when it is read
         try:

@@ -149,7 +149,7 @@ class FormatReader:
             format, plan = found
             if plan.suspect:
                 check_plain(row, format.answer, self._columns, noted, asks=self._asks)
-            fields = fields_of(row, plan, noted)
+            fields = fields_of(row, plan, self._columns.values(), noted)
             system, turns = format.read(fields, noted, self._asks)
             weight = _weight(row.get(self._columns[WEIGHT])) if WEIGHT in self._columns else 1.0
             conversation = Conversation(system, turns, source, weight)
@@ -399,10 +399,10 @@ def _prompt_completion() -> Format:
 
     def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
         prompt, completion = (_listed(fields.get(key), key, noted) for key in ("prompt", "completion"))
-        if not isinstance(prompt, list) and not isinstance(completion, list):
-            return flat.read(fields, noted, asks)
         if asks and is_blank(completion):
-            completion = []
+            completion = [] if isinstance(prompt, list) else ""
+        if not isinstance(prompt, list) and not isinstance(completion, list):
+            return flat.read({**fields, "completion": completion}, noted, asks)
         if not isinstance(prompt, list) or not isinstance(completion, list):
             unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
         _check_no_tools(fields)

@@ -171,7 +171,7 @@ class PromptFormat:
         yield from self._opening(conversation)
         turns = conversation.answered_turns
         for number, turn in enumerate(turns, start=1):
-            if turn.instruction or turn.input:
+            if turn.instruction or turn.input or turn.weight:  # a greeting answers nothing
                 yield from self._asked(turn)
             if number == len(turns) or turn.response:
                 yield Piece(self.response_start, Origin.TEMPLATE)
