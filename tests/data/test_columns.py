@@ -208,6 +208,29 @@ def test_a_record_with_an_image_is_refused_and_its_placeholder_alone_is_said(ima
     assert noted({"instruction": "<image>\nWhat is it?", "output": SAID}) == {("placeholder", "<image>")}
 
 
+def test_a_mark_on_a_whole_record_is_not_read_and_said() -> None:
+    for mark in ({"train": False}, {"loss": "false"}, {"masked": True}):
+        assert noted({**PLAIN, **mark}) == {("mark_on_record", next(iter(mark)))}
+    assert noted({**PLAIN, "train": True}) == set()
+
+
+def test_nan_is_an_empty_cell_also_where_python_gives_it() -> None:
+    assert read({**PLAIN, "input": float("nan"), "context": GIVEN}).conversation.turns == (Turn(ASKED, GIVEN, SAID),)
+    assert refusal({"instruction": ASKED, "output": float("nan")}) == "`output` is null, expected text"
+
+
+def test_a_reason_names_the_column_that_the_user_has() -> None:
+    assert refusal({"instruction": ASKED, "answer": ["x"]}) == "`answer` (our `output`) is a list, expected text"
+    assert refusal({"talk": [CHAT[0]]}).startswith("the last message is the user's")
+
+
+def test_messages_under_prompt_and_another_name_of_the_completion_are_read_together() -> None:
+    assert read({"prompt": CHAT[:1], "response": CHAT[1:]}).conversation.turns == (Turn(ASKED, "", SAID),)
+    pair = {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}
+    assert "data.columns=completion=chosen" in refusal(pair)
+    assert read(pair, completion="chosen").conversation.turns == (Turn(ASKED, "", SAID),)
+
+
 def test_numbers_and_truth_values_are_the_texts_that_csv_gives_for_them() -> None:
     for value, text in ((1, "1"), (0, "0"), (3.5, "3.5"), (True, "true"), (-2, "-2"), (10**20, "1" + "0" * 20)):
         row = {"instruction": ASKED, "input": value, "output": value}

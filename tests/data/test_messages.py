@@ -90,10 +90,10 @@ def test_the_repr_of_a_python_object_is_refused_by_its_name(text: str) -> None:
         assert refusal({"prompt": text, "completion": "x"}).startswith("`prompt` is the text of a Python object")
 
 
-MARKED = {
+MARKED: dict[str, list[Any]] = {
     "trained": [True, 1, 1.0, "true", "True", "1", "yes"],
     "context": [False, 0, 0.0, "false", "False", "0", "no"],
-    "nothing": [None, "", " "],
+    "nothing": [None, "", " ", float("nan")],
 }
 
 
@@ -157,6 +157,11 @@ def test_what_has_no_answer_to_learn_or_no_clear_mark_is_refused_by_name(what: s
     assert refusal({"messages": messages}).startswith(reason)
 
 
+def test_columns_of_unlike_lengths_are_refused() -> None:
+    row = {"messages": {"role": ["user", "assistant"], "content": ["hi"]}}
+    assert refusal(row).startswith("the columns of the messages are of unlike lengths")
+
+
 def test_a_mark_that_may_mean_either_is_said() -> None:
     assert noted({"messages": [user(), bot(mask=1)]}) == {("mark_not_read", "mask"): 1}
 
@@ -185,6 +190,11 @@ def test_what_follows_the_last_trained_answer_is_left_out_and_counted() -> None:
     assert record_texts(row).reference == B
 
 
+def missing_answers(answer: str) -> list[dict[str, Any]]:
+    nothing: tuple[Any, ...] = (None, "", " ", [])
+    return [{}, *({answer: value} for value in nothing)]
+
+
 UNANSWERED_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     **{
         f"{ask} and no {answer}": ({ask: A, **missing}, A)
@@ -194,7 +204,7 @@ UNANSWERED_ROWS: dict[str, tuple[dict[str, Any], str]] = {
             ("prompt", "completion"),
             ("question", "answer"),
         )
-        for missing in ({}, {answer: None}, {answer: ""}, {answer: " "}, {answer: []})
+        for missing in missing_answers(answer)
     },
     "an answer that is there": ({"instruction": A, "output": B}, A),
     "Alpaca's error rows keep their answer": ({"instruction": A, "input": "", "output": None, "text": None}, A),
@@ -207,6 +217,8 @@ UNANSWERED_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "a prompt of messages": ({"prompt": [user()]}, A),
     "a prompt of messages and an empty completion": ({"prompt": [user()], "completion": []}, A),
     "texts in turn": ({"conversations": [A, B, C]}, C),
+    "an answer that is NaN": ({"question": A, "answer": float("nan")}, A),
+    "a last pair without an answer": ({"conversations": [[A, B], [C, None]]}, C),
     "a pair": ({"prompt": A, "chosen": B, "rejected": D}, A),
 }
 
@@ -222,6 +234,7 @@ def test_where_an_answer_is_wanted_none_is_needed(what: str) -> None:
 
 def test_where_nothing_is_asked_there_is_nothing_to_answer() -> None:
     assert refusal({"messages": [bot()]}, asks=True).startswith("there is no message of the user's")
+    assert "data.columns=instruction=text" in refusal({"text": A}, asks=True)
     assert refusal({"instruction": " "}, asks=True).startswith("`instruction` and `input` are both empty")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuneful.data.marks import MASKING
 from tuneful.data.messages import is_prose, looks_like_a_dialogue, looks_like_messages
 from tuneful.data.notes import UNUSED, Noted, quoted
 from tuneful.data.rows import shown
@@ -27,6 +28,8 @@ SAME = {name: names for names in (ASKS, ANSWERS, INPUTS, SYSTEMS, MESSAGES[:2]) 
 
 WEIGHT = "weight"
 """The field of any format that says how much a record counts in the loss; only a column that data.columns names is one."""
+RECORD_MARKS = frozenset(("loss", "train", "training", "trainable", *MASKING))
+"""What would be a mark on a message; of a whole record it may say as well to which side it belongs, and is not read."""
 LABELS = ("label", "kto_tag")
 _REJECTED = ("rejected", "rejected_response", "rejected_messages", "reject")
 _IMAGES = ("image", "images", "img", "image_path", "image_url", "image_file", "picture")
@@ -34,6 +37,7 @@ _MEDIA = frozenset((*_IMAGES, "video", "videos", "audio", "audios"))
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tiff")
 _MEDIA_ENDINGS = (*_IMAGE_ENDINGS, ".mp4", ".avi", ".webm", ".mp3", ".wav", ".flac", ".ogg")
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>", "<|image|>", "<image_1>")
+_SUSPECT = frozenset((*_MEDIA, *LABELS, *_REJECTED, WEIGHT, *RECORD_MARKS))
 _JSON_OPENINGS = ("[", "{", '"[', '"{')
 _TEXTS_IN_TURN = frozenset((*MESSAGES, "data", "utterances"))
 """Columns whose lists of texts are read as a conversation; elsewhere such a list may be anything."""
@@ -78,7 +82,7 @@ def plan_of(fields: Iterable[str], keys: Collection[str], mapped: Mapping[str, s
         columns[field] = [key for key in found if key not in aside] or found
     taken = {key for found in columns.values() for key in found} | set(aside)
     unused = tuple(key for key in keys if key not in taken)
-    suspect = any(name in _MEDIA or name in LABELS or name in _REJECTED or name == WEIGHT for name in free.values())
+    suspect = not _SUSPECT.isdisjoint(free.values())
     return Plan({field: found for field, found in columns.items() if found}, unused, suspect)
 
 
@@ -175,6 +179,8 @@ def check_plain(row: Fields, answer: str, mapped: Mapping[str, str], noted: Note
             unfit(f"{quoted(key)} holds an image or sound, which is not trained; leave such records out")
         elif name == WEIGHT and WEIGHT not in mapped and _is_number(value):
             noted.add("weight_not_asked", quoted(key))
+        elif name in RECORD_MARKS and str(value).strip().lower() == ("true" if name in MASKING else "false"):
+            noted.add("mark_on_record", quoted(key), str(value).strip().lower())
 
 
 def _check_label(key: str, value: Any, may_be_number: bool, noted: Noted) -> None:

@@ -42,7 +42,7 @@ from tuneful.data.messages import message_texts, plain_text, read_messages
 from tuneful.data.notes import Noted, NoteKey, quoted
 from tuneful.data.rows import shown
 from tuneful.data.turns import UNANSWERED, Conversed
-from tuneful.data.values import Fields, UnfitError, from_json_text, is_blank, kind_of, names_of, text_of, unfit
+from tuneful.data.values import Fields, UnfitError, from_json_text, is_blank, is_nan, kind_of, names_of, text_of, unfit
 from tuneful.errors import ConfigError
 from tuneful.types import Conversation, Turn
 
@@ -141,12 +141,13 @@ class FormatReader:
         """What a row means, or the reason why it cannot be used."""
         if not isinstance(row, dict):
             return f"expected a record such as {{'instruction': ..., 'output': ...}}, found {kind_of(row)}"
-        noted = Noted()
+        noted, names = Noted(), self._columns
         try:
             found = self._found(row)
             if isinstance(found, str):
                 return found
             format, plan = found
+            names = {field: columns[0] for field, columns in plan.columns.items() if columns[0] != field}
             if plan.suspect:
                 check_plain(row, format.answer, self._columns, noted, asks=self._asks)
             fields = fields_of(row, plan, self._columns.values(), noted)
@@ -157,8 +158,8 @@ class FormatReader:
                 note_unused(row, plan.unused, _texts_of(conversation), format.unused, noted)
             note_placeholders((text for turn in turns for text in (turn.instruction, turn.input)), noted)
         except UnfitError as error:
-            return self._in_their_words(str(error))
-        return ReadRow(format.name, conversation, self._noted_in_their_words(noted))
+            return _in_their_words(str(error), names)
+        return ReadRow(format.name, conversation, _noted_in_their_words(noted, names))
 
     def plan(self, row: Fields) -> tuple[Format, Plan] | None:
         """The format and the plan of a row, by the keys under which it says something, or else by all of them."""
@@ -170,6 +171,8 @@ class FormatReader:
         found = self.plan(row)
         if found is not None:
             return found
+        if not self._asks and not is_blank(row.get("chosen")) and not is_blank(row.get("rejected")):
+            return _why_pair(row)
         may_hold = any(one.answer in MESSAGES for one in self._formats) and MESSAGES[0] not in self._columns
         holding = message_columns(row) if may_hold else []
         if len(holding) > 1:
@@ -201,7 +204,7 @@ class FormatReader:
         format = _fitting(self._formats, own, asks=self._asks)
         if format is not None:
             return format, plan_of(format.fields, all_keys, self._columns, self._aside)
-        for format in self._formats:
+        for format in sorted(self._formats, key=lambda format: [need not in own for need in format.needs]):
             plan = plan_of(format.fields, keys, self._columns, self._aside)
             if all(need in plan.columns for need in (format.asking() if self._asks else format.needs)):
                 return format, plan_of(format.fields, all_keys, self._columns, self._aside)
@@ -213,29 +216,28 @@ class FormatReader:
         near = _nearest(self._formats, fields)
         missing = [need for need in near.needs if need not in fields or self._columns.get(need, need) not in row]
         if len(self._formats) > 1 and len(missing) == len(near.needs):
-            return _why_no_format(row)
+            return _why_no_format(row, asks=self._asks)
         if column := self._columns.get(missing[0]):
             return f"no {quoted(column)}, which data.columns names for `{missing[0]}`; keys are {names_of(row)}"
-        if "rejected" in row or "chosen" in row:
-            return _why_pair(row, missing[0])
         like = _like(fields, _LIKE_ANSWERS if missing[0] in ANSWERS else _LIKE_ASKS if missing[0] in ASKS else ())
         hint = f"found `{like}`: data.columns={missing[0]}={like}" if like else f"keys are {names_of(fields)}"
         return f"no `{missing[0]}`; {hint}"
 
-    def _in_their_words(self, reason: str) -> str:
-        """`reason` with the user's name beside ours, where a column was mapped."""
-        for field, column in self._columns.items():
-            if column != field:
-                reason = reason.replace(f"`{field}`", f"{quoted(column)} (our `{field}`)")
-        return reason
 
-    def _noted_in_their_words(self, noted: Noted) -> Noted:
-        """`noted` with the user's names of columns that were mapped."""
-        if self._columns and noted.counts:
-            names = {f"`{field}`": quoted(column) for field, column in self._columns.items()}
-            for key in [key for key in noted.counts if key.name in names]:
-                noted.counts[NoteKey(key.kind, names[key.name], key.hint)] += noted.counts.pop(key)
-        return noted
+def _in_their_words(reason: str, names: Mapping[str, str]) -> str:
+    """`reason` with the user's name beside ours, where a field stands under another one."""
+    for field, column in names.items():
+        reason = reason.replace(f"`{field}`", f"{quoted(column)} (our `{field}`)")
+    return reason
+
+
+def _noted_in_their_words(noted: Noted, names: Mapping[str, str]) -> Noted:
+    """`noted` with the user's names of the fields that stand under others."""
+    if names and noted.counts:
+        theirs = {f"`{field}`": quoted(column) for field, column in names.items()}
+        for key in [key for key in noted.counts if key.name in theirs]:
+            noted.counts[NoteKey(key.kind, theirs[key.name], key.hint)] += noted.counts.pop(key)
+    return noted
 
 
 def record_texts(raw: Fields) -> RecordTexts:
@@ -274,21 +276,24 @@ def _texts_of(conversation: Conversation) -> list[str]:
     ]
 
 
-def _why_no_format(fields: Fields) -> str:
+def _why_no_format(fields: Fields, *, asks: bool) -> str:
     if not fields:
         return "an empty record"
-    if "chosen" in fields and "rejected" in fields:
-        return _why_pair(fields, "output")
-    if "text" in fields:
+    if "text" in fields and not asks:
         return TEXT_REASON
-    ask, answer = _like(fields, _LIKE_ASKS), _like(fields, _LIKE_ANSWERS)
+    ask, answer = _like(fields, (*_LIKE_ASKS, "text")), _like(fields, _LIKE_ANSWERS)
+    if asks:
+        setting = f"data.columns=instruction={ask or 'COLUMN'}"
+        return f"nothing is asked under a known name; keys are {names_of(fields)}. Name yours: {setting}"
     example = f"instruction={ask or 'COLUMN'},output={answer or 'COLUMN'}"
     return f"no instruction and answer known by name; keys are {names_of(fields)}. Name yours: data.columns={example}"
 
 
-def _why_pair(fields: Fields, answer: str) -> str:
-    """Why a preference pair is refused; the setting that reads its chosen answer."""
-    field = answer if isinstance(fields.get("chosen"), str) else MESSAGES[0]
+def _why_pair(fields: Fields) -> str:
+    """Why a preference pair is refused; the setting that reads its chosen answer: beside the prompt, or a whole conversation."""
+    is_whole = isinstance(fields["chosen"], list) and not isinstance(fields.get("prompt"), list)
+    asks = {"prompt": "completion", "question": "answer"}
+    field = MESSAGES[0] if is_whole else next((answer for ask, answer in asks.items() if ask in fields), "output")
     return (
         "a preference pair (`chosen`, `rejected`), which is no instruction with its answer; "
         f"data.columns={field}=chosen trains the chosen answers as plain ones"
@@ -308,7 +313,7 @@ def _text(fields: Fields, key: str, noted: Noted) -> str:
     value = fields.get(key, "")
     if isinstance(value, str) and value.isascii():
         return value
-    return "" if value is None and key in _MAY_BE_NULL else text_of(value, f"`{key}`", noted)
+    return "" if (value is None or is_nan(value)) and key in _MAY_BE_NULL else text_of(value, f"`{key}`", noted)
 
 
 def _weight(value: Any) -> float:
@@ -341,7 +346,7 @@ def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
 
     def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
         asked, given = _text(fields, ask, noted), _text(fields, context, noted)
-        response = fields.get(answer) if asks and is_blank(fields.get(answer)) else _text(fields, answer, noted)
+        response = "" if asks and is_blank(fields.get(answer)) else _text(fields, answer, noted)
         if not response or response.isspace():
             if not asks:
                 unfit(f"`{answer}` is empty: there is nothing to learn")

@@ -69,23 +69,16 @@ def _is_cut(head: bytes) -> bool:
 
 
 def _records(value: dict[str, Any], record_keys: frozenset[str]) -> Records | None:
-    columns, rows = value.get("columns"), value.get("data")
-    if _are_texts(columns) and isinstance(rows, list) and all(map(_has_length(len(columns)), rows)):
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+    names, rows = value.get("columns"), value.get("data")
+    if isinstance(names, list) and isinstance(rows, list) and all(isinstance(name, str) for name in names):
+        is_table = all(isinstance(row, list) and len(row) == len(names) for row in rows)
+        return [dict(zip(names, row, strict=True)) for row in rows] if is_table else None
     columns = list(value.values())
     if all(isinstance(column, list) for column in columns):
         return _of_lists(value, record_keys)
     if all(isinstance(column, dict) for column in columns) and columns:
         return _of_objects(value, record_keys)
     return None
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
-
-
-def _has_length(length: int) -> Any:
-    return lambda row: isinstance(row, list) and len(row) == length
 
 
 def _of_lists(value: dict[str, Sequence[Any]], record_keys: frozenset[str]) -> Records | None:

@@ -120,6 +120,10 @@ def plain_text(value: Any) -> str:
 def _entries(messages: Any) -> Any:
     """`messages`, as a list where a table gives them as a column of roles and one of texts."""
     if isinstance(messages, dict) and all(isinstance(column, list) for column in messages.values()):
+        if len({len(column) for column in messages.values()}) > 1:
+            unfit(
+                "the columns of the messages are of unlike lengths; which role goes with which text is not to be told"
+            )
         return [dict(zip(messages, values, strict=False)) for values in zip(*messages.values(), strict=False)]
     return messages
 
@@ -131,7 +135,12 @@ def _are_texts(entries: Sequence[Any]) -> bool:
 def _are_pairs(entries: Sequence[Any]) -> bool:
     """Whether entries are what was asked and what was answered, as objects or lists of two."""
     return bool(entries) and all(
-        (isinstance(entry, list) and len(entry) == 2 and all(isinstance(text, str) for text in entry))
+        (
+            isinstance(entry, list)
+            and len(entry) == 2
+            and isinstance(entry[0], str)
+            and isinstance(entry[1], (str, type(None)))
+        )
         or (
             isinstance(entry, dict)
             and _one_of(entry, _ROLE_KEYS) is None

@@ -29,6 +29,7 @@ KINDS = {
     "marked_context": "{answers} marked by {name} as not trained: context",
     "marked_weight": "{answers} marked by {name} with a weight of their own",
     "mark_not_read": "{name} on {messages} is not read: it may mean either; call it `train` or `masked`",
+    "mark_on_record": "{name} is {hint} in {records} and is not read: marks are those of messages, and the records are trained",
     "mark_on_prompt": "{name} on {messages} of the system's or the user's is not obeyed; data.train_on=all trains what was asked",
     "greeting": "{records} begin with a message of the assistant's: context, not trained",
     "joined": "{messages} of one role in a row: joined by an empty line",

@@ -30,7 +30,7 @@ def unfit(reason: str) -> NoReturn:
 
 def kind_of(value: Any) -> str:
     """What a value is, in words."""
-    if value is None:
+    if is_nan(value) or value is None:
         return "null"
     if isinstance(value, bool):
         return "true or false"
@@ -44,9 +44,18 @@ def names_of(fields: Fields) -> str:
     return names + (", ..." if len(fields) > 6 else "") if fields else "none"
 
 
+def is_nan(value: Any) -> bool:
+    """Whether a value is NaN, as a table's empty cell is in Python."""
+    return isinstance(value, float) and math.isnan(value)
+
+
 def is_blank(value: Any) -> bool:
-    """Whether a cell says nothing: null, an empty text or white space, an empty list."""
-    return value is None or (value.isspace() or not value if isinstance(value, str) else value in ([], {}))
+    """Whether a cell says nothing: null, NaN, an empty text or white space, an empty list."""
+    return (
+        value is None
+        or is_nan(value)
+        or (value.isspace() or not value if isinstance(value, str) else value in ([], {}))
+    )
 
 
 def text_of(value: Any, where: str, noted: Noted, name: str = "") -> str:

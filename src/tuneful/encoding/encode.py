@@ -245,7 +245,9 @@ class Encoder:
         try:
             return self.text.template.example(conversation)
         except TemplateError as error:  # of this record: the template itself was tried when it was loaded
-            return str(error)
+            greets = not (conversation.turns[0].instruction or conversation.turns[0].input)
+            hint = " (the record begins with a message of the assistant's, which template.name=chatml renders)"
+            return str(error) + (hint if greets else "")
 
     def _example(self, conversation: Conversation, pieces: Sequence[Piece], ids: list[Sequence[int]]) -> Example | str:
         trained = _trained(pieces, self.last_turn)

@@ -236,7 +236,7 @@ class DataDocument:
     train_turns: Annotated[str, "`data.train_turns`"]
     train_tokens: Annotated[TokenCounts, "tokens of the training records"]
     shown: Annotated[tuple[ShownExample, ...], "the first training records, token by token"]
-    reading: Annotated[tuple[ReadingNote, ...], "what there is to know of how the rows were read", ABSENT] = ()
+    reading: Annotated[tuple[ReadingNote, ...], "what there is to know of how the rows were read"] = ()
     lengths: Annotated[Mapping[str, LengthSummary], "of `prompt`, `response` and whole `record`"] = field(
         default_factory=dict
     )
