@@ -11,6 +11,8 @@ guessed at: the message says what there is.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,20 @@ def files_of_folder(folder: Path) -> list[Path]:
         return _saved_files(folder)
     if (folder / _SPLITS).is_file():
         return _saved_files(folder / _split_of(folder))
-    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if _may_be_data(path, folder)]
     card = folder / "README.md"
     is_clone = (card.is_file() or (folder / "data").is_dir()) and not any(
         (folder / one).exists() for one in _NOT_A_DATA_SET
     )
-    if not names or not is_clone:
-        raise _no_data_set(folder, names)
+    names = _data_files(folder, folder.rglob("*")) if is_clone else []
+    if not names:
+        raise _no_data_set(folder, _data_files(folder, chain(folder.glob("*"), folder.glob("*/*"))))
     configs = hub.configs_of_card(card) if card.is_file() else []
     return [folder / name for name in hub.choose(names, configs, "train", str(folder))]
+
+
+def _data_files(folder: Path, paths: Iterable[Path]) -> list[str]:
+    """Those of `paths` that may hold records, as they are called inside `folder`."""
+    return [str(path.relative_to(folder)) for path in sorted(paths) if _may_be_data(path, folder)]
 
 
 def _may_be_data(path: Path, folder: Path) -> bool:

@@ -70,7 +70,8 @@ def task_text(conversation: Conversation) -> str:
     *before, last = conversation.turns
     parts = [conversation.system] if conversation.system else []
     for turn in before:
-        parts += [f"User: {_asked(turn.instruction, turn.input)}", f"Assistant: {turn.response}"]
+        said = {"User": _asked(turn.instruction, turn.input), "Assistant": turn.response}
+        parts += [f"{role}: {text}" for role, text in said.items() if text]
     asked = _asked(last.instruction, last.input)
     return "\n\n".join([*parts, f"User: {asked}" if before else asked])
 
