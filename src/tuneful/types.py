@@ -17,19 +17,24 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One exchange: what was asked (`instruction`, and `input`, empty where there is none) and the `response` wanted."""
+    """One exchange: what was asked (`instruction`, and `input`, empty where there is none) and the `response` wanted.
+
+    `weight` multiplies the weights of the response's tokens in the loss; one of weight 0 is context. A turn that asks nothing is
+    a greeting of the assistant's.
+    """
 
     instruction: str
     input: str
     response: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """A record as the user meant it: an optional system text and one or more turns.
 
-    At least one turn has a response; a turn without one is context. `source` names the place it was read from, for messages
-    and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
+    At least one turn has a response that is trained; a turn without one is context. `source` names the place it was
+    read from, for messages and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
     """
 
     system: str
@@ -38,14 +43,18 @@ class Conversation:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        assert any(turn.response for turn in self.turns), f"{self.source}: a conversation without a response"
+        assert any(map(_is_trained, self.turns)), f"{self.source}: a conversation without a response"
         assert self.weight > 0, f"{self.source}: a conversation of weight {self.weight}"
 
     @property
     def answered_turns(self) -> tuple[Turn, ...]:
-        """The turns up to the last one with a response: what follows it teaches nothing."""
-        last = max(index for index, turn in enumerate(self.turns) if turn.response)
+        """The turns up to the last one whose response is trained: what follows it teaches nothing."""
+        last = max(index for index, turn in enumerate(self.turns) if _is_trained(turn))
         return self.turns[: last + 1]
+
+
+def _is_trained(turn: Turn) -> bool:
+    return bool(turn.response) and turn.weight > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tuneful.console import Terminal
     from tuneful.data.read import DataStream
     from tuneful.encoding.encode import Encoder
+    from tuneful.runs.schema import ReadingNote
     from tuneful.types import Conversation
 
 _BATCH = 512
@@ -41,7 +42,8 @@ _SOURCE_WIDTH = 34
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The result of a check; `without_tokens` says why nothing was encoded, `fixes` what `--fix` wrote."""
+    """The result of a check; `reading` is what there is to know of how rows were read, `without_tokens` says why nothing was
+    encoded, `fixes` what `--fix` wrote."""
 
     name: str
     sha256: str
@@ -51,12 +53,15 @@ class Checked:
     max_length: int
     split: str
     against: tuple[str, ...]
+    reading: tuple[ReadingNote, ...]
     audit: Audit
     without_tokens: str
     fixes: Fixes | None
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
+        from tuneful.runs.schema import as_row
+
         return {
             "source": self.name,
             "sha256": self.sha256,
@@ -66,6 +71,7 @@ class Checked:
             "max_length": self.max_length,
             "split_method": self.split,
             "against": list(self.against),
+            "reading": [as_row(note) for note in self.reading],
             "without_tokens": self.without_tokens,
             **self.audit.as_dict(),
             "fix": self.fixes.as_dict() if self.fixes else None,
@@ -120,6 +126,7 @@ def check(
         max_length=config.data.max_length,
         split=config.data.split,
         against=tuple(against),
+        reading=stream.notes,
         audit=found,
         without_tokens=without_tokens,
         fixes=fixes,
@@ -228,6 +235,8 @@ def show_check(checked: Checked, terminal: Terminal) -> None:
     terminal.say()
     _show_lengths(checked, terminal)
     terminal.facts(_facts(checked))
+    for note in checked.reading:
+        terminal.say(f"  {note.text} (first: {note.source})", style="yellow" if note.kind == "unused_text" else None)
     _show_prompt(checked, terminal)
     _show_findings(checked, terminal)
     if checked.fixes:

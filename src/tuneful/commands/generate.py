@@ -54,11 +54,13 @@ def generate_file(
     from tuneful.infer.session import LoadedModel
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
-    file = read_data(data, config.data)
+    file = read_data(data, config.data, asks=True)
     if output.exists():
         raise ConfigError(f"{output}: already exists; give another --output, or remove it")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"{output}: its folder does not exist")
+    for note in file.notes:
+        terminal.say(note.text, style="dim")
     loaded = LoadedModel.load(config, terminal.say)
     conversations = [record.conversation for record in file.records]
     with terminal.progress("answers", len(conversations), "answers") as advance:

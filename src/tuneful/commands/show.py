@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.data.read import DataStream, Record
     from tuneful.encoding.show import ShownRecord
-    from tuneful.encoding.template import Piece, Template
+    from tuneful.encoding.template import Template
 
 
 def show(
@@ -45,7 +46,7 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """The exact tokens and weights of some records."""
-    from tuneful.console import to_stdout
+    from tuneful.console import Terminal, to_stdout
     from tuneful.data.read import stream_data
 
     data, overrides = data_and_settings(arguments)
@@ -54,6 +55,8 @@ def show_command(
         raise ConfigError("--html shows tokens on a page; leave out --text and --json")
     stream = stream_data(data or ["starter"], settings.data)
     chosen = _chosen(stream, start, rows)
+    for note in stream.notes:
+        Terminal().say(note.text, style="dim")
     if text:
         _show_text(chosen, settings, as_json)
         return
@@ -93,17 +96,13 @@ def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None
 
 
 def _rendered(template: Template, record: Record) -> str:
-    from tuneful.encoding.template import Origin
-
     try:
         pieces = template.example(record.conversation)
     except TemplateError as error:
         return f"refused: {error}"
 
-    def is_trained(piece: Piece) -> bool:
-        return piece.origin in (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END)
-
-    stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in groupby(pieces, is_trained))
+    marked = groupby(pieces, attrgetter("is_trained"))
+    stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in marked)
     return "".join(f"⟦{text}⟧" if trained else text for trained, text in stretches)
 
 

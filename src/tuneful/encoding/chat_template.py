@@ -118,8 +118,9 @@ class ChatTemplate:
                 continue
             at = len(literal) - length
             end = self._end_of(frame.literals[number + 1])
-            pieces += (Piece(literal[:at], Origin.TEMPLATE), Piece(literal[at:], Origin.GENERATION_PREFIX))
-            pieces += (Piece(text, Origin.RESPONSE), Piece(end, Origin.END))
+            weight = texts[slot].weight
+            pieces += (Piece(literal[:at], Origin.TEMPLATE), Piece(literal[at:], Origin.GENERATION_PREFIX, weight))
+            pieces += (Piece(text, Origin.RESPONSE, weight), Piece(end, Origin.END, weight))
             start = len(end)
         if is_prompt:
             pieces.append(Piece(frame.literals[-1][start:], Origin.TEMPLATE))
@@ -157,7 +158,8 @@ class ChatTemplate:
         marks = self._template.marks_generation
         prefixes: list[int | None] = []
         for number, slot in enumerate(frame.slots):
-            trained = slot in answers and (frame.marked[number] or not marks)
+            answers_one = slot in answers and any(role == "user" for role, _ in outline[: answers[slot]])
+            trained = answers_one and (frame.marked[number] or not marks)
             prefixes.append(self._prefix_length(frame, number, outline[: answers[slot]]) if trained else None)
         if not is_prompt and (prefixes[-1] is None or frame.slots[-1] != num_texts(outline) - 1):
             raise TemplateError(

@@ -28,10 +28,11 @@ Outline = tuple[tuple[str, tuple[int | str, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text of the record, and whose it is."""
+    """A text of the record, whose it is, and the weight of its turn in the loss."""
 
     origin: Origin
     text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def outline_of(conversation: Conversation, *, answered: bool) -> tuple[Outline, 
     for number, turn in enumerate(turns, start=1):
         add("user", Text(Origin.USER, turn.instruction), Text(Origin.USER, turn.input))
         if answered or number < len(turns):
-            add("assistant", Text(Origin.RESPONSE, turn.response))
+            add("assistant", Text(Origin.RESPONSE, turn.response, turn.weight))
     return tuple(messages), texts
 
 

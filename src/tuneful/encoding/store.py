@@ -316,7 +316,7 @@ def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, e
 
 def _row(record: Record) -> list[Any]:
     conversation = record.conversation
-    turns = [[turn.instruction, turn.input, turn.response] for turn in conversation.turns]
+    turns = [[turn.instruction, turn.input, turn.response, turn.weight] for turn in conversation.turns]
     return [conversation.source, conversation.weight, conversation.system, turns, record.raw]
 
 

@@ -51,7 +51,8 @@ def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = No
     rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
     if rows is not None:
         return _joined(path, rows, config)
-    return [_foreign(record, answer_key) for record in read_data(str(path), config).records]
+    aside = () if answer_key is None else (answer_key,)
+    return [_foreign(record, answer_key) for record in read_data(str(path), config, aside=aside).records]
 
 
 def jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
@@ -69,7 +70,8 @@ def task_text(conversation: Conversation) -> str:
     *before, last = conversation.turns
     parts = [conversation.system] if conversation.system else []
     for turn in before:
-        parts += [f"User: {_asked(turn.instruction, turn.input)}", f"Assistant: {turn.response}"]
+        said = {"User": _asked(turn.instruction, turn.input), "Assistant": turn.response}
+        parts += [f"{role}: {text}" for role, text in said.items() if text]
     asked = _asked(last.instruction, last.input)
     return "\n\n".join([*parts, f"User: {asked}" if before else asked])
 

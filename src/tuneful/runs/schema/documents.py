@@ -117,6 +117,18 @@ class SkippedPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingNote:
+    """Something to know of how the rows were read: text that is not used, marks that were obeyed, cells read as text."""
+
+    kind: Annotated[str, "what it is"]
+    name: Annotated[str, "the column, or the key of a message; empty where it is about neither"]
+    num_records: Annotated[int, "records that it is true of"]
+    count: Annotated[int, "how often in all, such as messages"]
+    source: Annotated[str, "`file:line` of the first record"]
+    text: Annotated[str, "the sentence that `check` prints"]
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """How the records were divided."""
 
@@ -225,6 +237,7 @@ class DataDocument:
     train_turns: Annotated[str, "`data.train_turns`"]
     train_tokens: Annotated[TokenCounts, "tokens of the training records"]
     shown: Annotated[tuple[ShownExample, ...], "the first training records, token by token"]
+    reading: Annotated[tuple[ReadingNote, ...], "what there is to know of how the rows were read"] = ()
     lengths: Annotated[Mapping[str, LengthSummary], "of `prompt`, `response` and whole `record`"] = field(
         default_factory=dict
     )
