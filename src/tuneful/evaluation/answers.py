@@ -18,7 +18,7 @@ from tuneful.config.load import read_yaml
 from tuneful.data.read import STARTER, Record, read_data
 from tuneful.errors import DataError
 from tuneful.files import read_lines
-from tuneful.runs.schema import AnswerRow, read_loosely
+from tuneful.runs.schema import AnswerRow, FinishReason, check_sources, load_rows, read_loosely
 from tuneful.types import Conversation
 
 ANSWER_KEYS = ("text", "model_response")
@@ -32,7 +32,7 @@ class AnsweredRecord:
     source: str
     text: str
     record: Record
-    finish_reason: str
+    finish_reason: FinishReason
     num_tokens: int | None
 
     @property
@@ -48,13 +48,15 @@ def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = No
     Raises DataError with file and line where a row has no answer, no task or no reference.
     """
     config = _of_its_run(path, config)
+    if (run := run_of(path)) is not None and answer_key is None and (given := load_rows(AnswerRow, path)) is not None:
+        return _of_run(run, path, given, config)
     rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
     if rows is not None:
         return _joined(path, rows, config)
     return [_foreign(record, answer_key) for record in read_data(str(path), config).records]
 
 
-def jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
+def _jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     """(line, row) of a JSONL file of objects; None where the file is missing, empty, or anything else."""
     try:
         lines = list(read_lines(path))
@@ -92,14 +94,24 @@ def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     """(line, row) of an answers file of Tuneful's; None where the file is anything else."""
-    rows = jsonl_rows(path)
+    rows = _jsonl_rows(path)
     is_own = all("instruction" not in row and {"source", "prompt", "text"} <= row.keys() for _, row in rows or ())
     return rows if is_own else None
 
 
+def _of_run(run: Path, path: Path, rows: Sequence[AnswerRow], config: DataConfig) -> list[AnsweredRecord]:
+    """The answers of a run beside the records of its test set, in whose order they are; DataError where they are not."""
+    records = read_data(str(run / "data" / "test.jsonl"), config).records
+    check_sources(rows, [str(record.raw.get("source")) for record in records], path)
+    return [
+        AnsweredRecord(row.source, row.text, record, row.finish_reason, row.num_tokens)
+        for row, record in zip(rows, records, strict=True)
+    ]
+
+
 def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnsweredRecord]:
     """The answers with the records that they answer."""
-    records = _records_by_source(path, [str(row["source"]) for _, row in rows], config)
+    records = _records_by_source([str(row["source"]) for _, row in rows], config)
     joined = []
     for number, row in rows:
         source = str(row["source"])
@@ -112,11 +124,8 @@ def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: Data
     return joined
 
 
-def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:
-    """The records of the run that `path` belongs to, or of the files that `sources` name."""
-    if (run := run_of(path)) is not None:
-        test = read_data(str(run / "data" / "test.jsonl"), config)
-        return {str(record.raw.get("source")): record for record in test.records}
+def _records_by_source(sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:
+    """The records of the files that `sources` name."""
     found: dict[str, Record] = {}
     for file in dict.fromkeys(source.rpartition(":")[0] for source in sources):
         name = STARTER if file == "starter.json" and not Path(file).exists() else file

@@ -3,6 +3,7 @@
     as_row          a row or document -> what stands in the file
     read_strictly   what stands in the file -> a row; DataError names the place and the field      for who needs it whole
     read_rows       the same for all rows of a file, naming file and line
+    check_sources   whether rows are those of the records that they belong to, in order
     read_loosely    what stands in the file -> a row, as far as it can be read                     for a report
 
 Loosely, a figure that cannot be read is NaN, a count is 0, a text is empty, and what may be None is None. What has no place in
@@ -29,6 +30,7 @@ from tuneful.runs.schema.rows import ABSENT
 Row = TypeVar("Row")
 
 _MAX_SHOWN = 60  # characters of a value that a message shows
+_MAX_INT = 2**62  # no count is larger, and arrays hold none that is
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,15 @@ def read_strictly(kind: type[Row], value: object, where: str) -> Row:
 def read_rows(kind: type[Row], rows: Iterable[object], path: Path) -> list[Row]:
     """The rows of the JSONL file `path`, each as a `kind`; DataError names the first line that holds none."""
     return [read_strictly(kind, row, f"{path}:{number}") for number, row in enumerate(rows, start=1)]
+
+
+def check_sources(rows: Sequence[Any], sources: Sequence[str], path: Path) -> None:
+    """DataError where the rows of the file `path` are not one of each of `sources`, in order."""
+    for number, (row, source) in enumerate(zip(rows, sources, strict=False), start=1):
+        if row.source != source:
+            raise DataError(f"{path}:{number}: damaged: is of {row.source[:_MAX_SHOWN]!r}, where {source!r} comes next")
+    if len(rows) != len(sources):
+        raise DataError(f"{path}: damaged: holds {len(rows):,} rows, where there are {len(sources):,} records")
 
 
 def read_loosely(kind: type[Row], row: Mapping[str, Any]) -> Row:
@@ -179,9 +190,9 @@ def _read_leaf(kind: Any, value: Any) -> Any:
         if value in get_args(kind):
             return value
         raise _mismatch(f"one of {', '.join(map(repr, get_args(kind)))}", value)
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value) is not None:
         return value
-    if type(value) is kind and kind is not float:
+    if type(value) is kind and kind is not float and not (kind is int and abs(value) > _MAX_INT):
         return value
     raise _mismatch({int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind], value)
 
@@ -192,7 +203,8 @@ def _read_loose_leaf(kind: Any, value: Any) -> Any:
         if value in (True, False):  # 1 and 0 are the same
             return bool(value)
     elif kind in (int, float):
-        if isinstance(value, (int, float)) and (number := _finite(value)) is not None:
+        number = _finite(value) if isinstance(value, (int, float)) else None
+        if number is not None and (kind is float or abs(number) <= _MAX_INT):
             return round(number) if kind is int else number
     elif value is not None:
         return str(value)
