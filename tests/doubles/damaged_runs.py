@@ -338,7 +338,7 @@ class Bench:
         self.work = root / "work" / "here" / "run"
         self.commands = self._commands()
         self.folders = self._make_folders()
-        self.wanted = outcome(root / "kept" / "finished")
+        self.wanted = {"": outcome(root / "kept" / "finished"), ADAPTER: outcome(root / "kept" / "adapter")}
         self.said: dict[tuple[str, str], Any] = {}
 
     def cases(self, num: int, seed: int) -> list[Case]:
@@ -362,12 +362,12 @@ class Bench:
         path = self.work / case.place
         _mutate(path, case.mutation, random.Random(case.seed))
         with _as_nobody(self.root) if case.mutation == "unreadable" else contextlib.nullcontext():
-            code, out, err = run_command(command.arguments(self.work))
+            code, out, err = run_command(self._arguments(case, command))
         names = [case.place, Path(case.place).name, f"elsewhere-{path.name}"]
         is_named = any(name in err for name in names)
         if "Traceback" in err or "defect" in err:
             return "fell over", err[-1500:]
-        if code == 2:
+        if code == 2 or (code == 1 and "cannot be written" in err):  # a checkpoint, which is no fault of the request
             return "refused", "" if is_named else f"refused without its name: {err[-600:]}"
         if code != 0:
             return f"exit code {code}", err[-600:]
@@ -377,17 +377,24 @@ class Bench:
             return "other result", traceback.format_exc()[-600:]
         if found == whole:
             return "same result, said" if is_named else "same result", ""
-        is_named = is_named or any(name in str(found) for name in names[:2])
+        if command.name in RESUMING:
+            is_named = is_named and all(found[part] == whole[part] for part in whole if part != "metrics")
+        else:
+            is_named = is_named or any(name in str(found) for name in names[:2])
         if is_named or (case.mutation == "missing" and command.name not in RESUMING):
             return "left out", ""
         if case.command in ("generate", "generate from run", "chat", "train") and case.mutation in AS_IT_STANDS:
             return "read as it stands", ""
         return "other result", f"{_difference(whole, found)} {err[-300:]}"
 
+    def _arguments(self, case: Case, command: Command) -> list[str]:
+        more = ["train.method=lora"] if case.folder == ADAPTER and command.name == "run again" else []
+        return [*command.arguments(self.work), *more]
+
     def _whole(self, case: Case, command: Command) -> Any:
         """What the command says of the folder as it is."""
         if command.name in RESUMING:
-            return self.wanted
+            return self.wanted[ADAPTER if case.folder == ADAPTER else ""]
         key = (case.folder, command.name)
         if key not in self.said:
             self._copy(case.folder)
@@ -401,13 +408,14 @@ class Bench:
             _removed(self.work.parent.parent)
         self.work.parent.mkdir(parents=True)
         shutil.copytree(self.folders[name], self.work, symlinks=True)
-        # run.json names the folder that it was begun for nowhere, but settings name the model: it lies elsewhere
 
     def _places(self, name: str) -> list[str]:
         """Every file and folder below a run or model folder, and places for leftovers of a run that was cut off."""
         folder = self.folders[name]
         found = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
         found = [place for place in found if not place.endswith(".lock")]
+        if name == "finished":
+            found = [place for place in found if not place.startswith("checkpoints/")]  # which nothing reads any more
         return [*found, *(LEFTOVERS if name.startswith("cut off") else ())]
 
     def _readers(self, name: str, place: str) -> list[str]:
@@ -486,13 +494,16 @@ class Bench:
                 code, _, err = run_command(self._begin(kept / name))
                 assert code == 1, err
                 assert "CutOffError" in err, err
-        code, _, err = run_command(self._begin(kept / "finished"))
-        assert code == 0, err
+        with cutting_off("tuneful.runs.measure.compare_models", 1):
+            run_command([*self._begin(kept / ADAPTER), "train.method=lora"])
+        for name, more in (("finished", []), ("adapter", ["train.method=lora"])):
+            code, _, err = run_command([*self._begin(kept / name), *more])
+            assert code == 0, err
         code, _, err = run_command(self.commands["evaluate"].arguments(kept / "finished"))
         assert code == 0, err
         code, _, err = run_command(self.commands["calibrate"].arguments(kept / "finished"))
         assert code == 0, err
-        return {name: kept / name for name in (*cuts, "finished")} | {"model": kept / "finished" / "model"}
+        return {name: kept / name for name in (*cuts, ADAPTER, "finished")} | {"model": kept / "finished" / "model"}
 
     def _begin(self, folder: Path) -> list[str]:
         return ["run", str(self.root / "kept" / "data.json"), *self.settings, "--output", str(folder)]
@@ -500,16 +511,19 @@ class Bench:
 
 AS_IT_STANDS = (*JSON, "a bit flipped", "NUL inside")
 """What may leave a model folder that is another one, but no damaged one: nobody noted what it was."""
+ADAPTER = "cut off with an adapter"
 RESUMING = ("run again", "resume")
 
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What a run comes to, part by part."""
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    file = folder / "metrics.jsonl"
+    metrics = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return {
         "weights": _sha256(folder / "model" / "model.safetensors"),
         "metrics": [{key: value for key, value in row.items() if key != "step_seconds"} for row in metrics],
         "answers": [(folder / "answers" / f"{name}.jsonl").read_text() for name in ("base", "tuned")],
+        "adapter": [_sha256(file) for file in sorted((folder / "adapter").glob("adapter*"))],
         "general": [(folder / "general" / f"{name}.jsonl").read_text() for name in ("base", "tuned")],
         "comparison": json.loads((folder / "comparison.json").read_text()),
     }

@@ -27,7 +27,10 @@ from tuneful.runs.schema import (
     GeneralScore,
     JudgeScore,
     ReferenceLoss,
+    check_sources,
+    check_sum,
     load_rows,
+    noted_sums,
 )
 
 Row = TypeVar("Row")
@@ -93,10 +96,11 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     rows = read_answer_rows(path, config, answer_key)
     if (run := run_of(path)) is None:
         return AnsweredSet(name, tuple(map(_answered, rows)), ())
-    likelihoods = _likelihoods(run, path.stem)
-    judged = {one.source: one.score for one in _results(JudgeScore, run / "scores" / path.name)}
+    sources = [row.source for row in rows]
+    likelihoods = _likelihoods(run, path.stem, sources)
+    judged = {one.source: one.score for one in _results(JudgeScore, run, f"scores/{path.name}", sources)}
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
-    return AnsweredSet(name, tuple(items), tuple(_results(GeneralScore, run / "general" / path.name)))
+    return AnsweredSet(name, tuple(items), tuple(_results(GeneralScore, run, f"general/{path.name}")))
 
 
 def pair(base: AnsweredSet, tuned: AnsweredSet) -> Pairing:
@@ -151,15 +155,22 @@ def _answered(
     )
 
 
-def _likelihoods(run: Path, side: str) -> dict[str, tuple[float | None, int | None]]:
+def _likelihoods(run: Path, side: str, sources: Sequence[str]) -> dict[str, tuple[float | None, int | None]]:
     """Summed nll and number of tokens of each reference under the model of this side, by source; empty where unknown."""
-    losses = _results(ReferenceLoss, run / "answers" / f"{side}-references.jsonl")
+    losses = _results(ReferenceLoss, run, f"answers/{side}-references.jsonl", sources)
     return {one.source: (one.nll, one.num_tokens) for one in losses if one.num_tokens}
 
 
-def _results(kind: type[Row], path: Path) -> list[Row]:
-    """The rows of a further result of a run; none where it has no such file. DataError where the file is damaged."""
+def _results(kind: type[Row], run: Path, name: str, sources: Sequence[str] | None = None) -> list[Row]:
+    """The rows of a further result of a run, which are of `sources`; none where it has no such file. DataError where the file
+    is damaged."""
+    path = run / name
     try:
-        return load_rows(kind, path) or []
+        if (rows := load_rows(kind, path, ("source", "score") if kind is JudgeScore else None)) is None:
+            return []
+        if sources is not None:
+            check_sources(rows, sources, path)
+        check_sum(path, noted_sums(run).get(name))
+        return rows
     except DataError as error:
         raise DataError(f"{error}. Restore it, or remove it to compare without it") from None

@@ -8,6 +8,7 @@ beside the answer, in a key of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,14 @@ from tuneful.config.load import read_yaml
 from tuneful.data.read import STARTER, Record, read_data
 from tuneful.errors import DataError
 from tuneful.files import read_lines
-from tuneful.runs.schema import AnswerRow, FinishReason, check_sources, load_rows, read_loosely
+from tuneful.runs.schema import AnswerRow, FinishReason, check_sources, check_sum, load_rows, noted_sums, read_loosely
 from tuneful.types import Conversation
 
 ANSWER_KEYS = ("text", "model_response")
 """The keys of the answer in a file that is not Tuneful's, where none is named."""
+
+
+_NEEDED = ("source", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,11 @@ def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = No
     Raises DataError with file and line where a row has no answer, no task or no reference.
     """
     config = _of_its_run(path, config)
-    if (run := run_of(path)) is not None and answer_key is None and (given := load_rows(AnswerRow, path)) is not None:
+    if (
+        (run := run_of(path)) is not None
+        and answer_key is None
+        and (given := load_rows(AnswerRow, path, _NEEDED)) is not None
+    ):
         return _of_run(run, path, given, config)
     rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
     if rows is not None:
@@ -82,8 +90,9 @@ def _asked(instruction: str, input_text: str) -> str:
 
 def run_of(path: Path) -> Path | None:
     """The run folder whose answers the file `path` holds, RUN/answers/NAME.jsonl; None where it lies elsewhere."""
-    run = path.parent.parent
-    return run if path.parent.name == "answers" and (run / "data" / "test.jsonl").is_file() else None
+    run, data = path.parent.parent, path.parent.parent / "data"
+    is_run = os.path.lexists(data / "test.jsonl") or (data.is_symlink() and not data.exists())  # damaged, but a run
+    return run if path.parent.name == "answers" and is_run else None
 
 
 def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
@@ -101,12 +110,28 @@ def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
 
 def _of_run(run: Path, path: Path, rows: Sequence[AnswerRow], config: DataConfig) -> list[AnsweredRecord]:
     """The answers of a run beside the records of its test set, in whose order they are; DataError where they are not."""
-    records = read_data(str(run / "data" / "test.jsonl"), config).records
-    check_sources(rows, [str(record.raw.get("source")) for record in records], path)
+    test, noted = run / "data" / "test.jsonl", noted_sums(run)
+    for file in (test, path):
+        check_unchanged(run, file, noted)
+    records = read_data(str(test), config).records
+    sources = [str(record.raw.get("source")) for record in records]
+    known = set(sources)
+    for number, row in enumerate(rows, start=1):
+        if row.source not in known:
+            raise _without_record(path, number, row.source)
+    check_sources(rows, sources, path, str(test))
     return [
         AnsweredRecord(row.source, row.text, record, row.finish_reason, row.num_tokens)
         for row, record in zip(rows, records, strict=True)
     ]
+
+
+def check_unchanged(run: Path, file: Path, noted: Mapping[str, str]) -> None:
+    """DataError where a file of the folder `run` is not the one whose sha256 the run `noted`."""
+    try:
+        check_sum(file, noted.get(file.relative_to(run).as_posix()))
+    except DataError as error:
+        raise DataError(f"{error}. Restore it; answers of your own are read from outside a run folder") from None
 
 
 def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnsweredRecord]:
@@ -116,12 +141,16 @@ def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: Data
     for number, row in rows:
         source = str(row["source"])
         if source not in records:
-            raise DataError(f"{path}:{number}: the record {source} that it answers is nowhere to be found")
+            raise _without_record(path, number, source)
         if not isinstance(row["text"], str):
             raise DataError(f"{path}:{number}: `text` is {type(row['text']).__name__}, expected the answer")
         answer = read_loosely(AnswerRow, row)
         joined.append(AnsweredRecord(source, answer.text, records[source], answer.finish_reason, answer.num_tokens))
     return joined
+
+
+def _without_record(path: Path, number: int, source: str) -> DataError:
+    return DataError(f"{path}:{number}: the record {source} that it answers is nowhere to be found")
 
 
 def _records_by_source(sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:

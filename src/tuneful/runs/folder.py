@@ -29,12 +29,13 @@ from tuneful.config import Config, dump_config
 from tuneful.encoding.template import TEMPLATE_FILE
 from tuneful.errors import ConfigError, DataError
 from tuneful.files import as_json, json_line, remove, write_text
-from tuneful.runs.integrity import check_places, check_sum, record_sha256, sums_of
+from tuneful.runs.integrity import check_places, record_sha256, sums_of
 from tuneful.runs.schema import (
     Process,
     RunRecord,
     TrainingSummary,
     as_row,
+    check_sum,
     load_document,
     load_rows,
     read_object,
@@ -201,7 +202,7 @@ class RunDir:
             if self.read_document(TrainingSummary, TRAINING) is None:
                 raise DataError(f"{self.path / TRAINING}: is missing")
             for name in self.begun.files:
-                if name not in (METRICS, RECORDS) and not name.startswith(MADE_AGAIN):
+                if name.startswith(("model/", "adapter/")):
                     check_sum(self.path / name, self._noted(name))
         except DataError as error:
             raise DataError(f"{error}; {again}") from None
@@ -214,7 +215,7 @@ class RunDir:
         return [f"{self.path / name} is missing: the report will lack what it said" for name in missing]
 
     def _noted(self, name: str) -> str | None:
-        return self.record.files.get(name) if self.record is not None else None
+        return self.begun.files.get(name)
 
     def forget(self, *names: str) -> None:
         """Remove files of the folder that are to be made anew."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneful.errors import ConfigError, DataError
+from tuneful.errors import ConfigError
 from tuneful.files import sha256_of
 
 FOLDERS = ("answers", "checkpoints", "data", "general", "judge", "scores", "model", "adapter")
@@ -69,15 +69,3 @@ def sums_of(path: Path, places: Iterable[str]) -> Iterator[tuple[str, str]]:
         for file in found:
             if file.is_file() and file.name != "README.md":
                 yield file.relative_to(path).as_posix(), sha256_of(file)
-
-
-def check_sum(file: Path, wanted: str | None) -> None:
-    """DataError where `file` has not the sha256 `wanted`, or is not there; None is that of a file nobody noted."""
-    if wanted is None:
-        return
-    try:
-        found = sha256_of(file)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
-    if found != wanted:
-        raise DataError(f"{file}: damaged: it is not what the run wrote there (its sha256 differs)")

@@ -258,7 +258,7 @@ def _unwritten(folder: Path, groups: Mapping[str, Tensors], error: OSError) -> s
     except OSError:
         free = ""
     return (
-        f"{folder}: a checkpoint of {checkpoint_bytes(groups) / 1e9:.2f} GB cannot be written: "
+        f"{error.filename or folder}: a checkpoint of {checkpoint_bytes(groups) / 1e9:.2f} GB cannot be written: "
         f"{error.strerror or error}{free}. The checkpoints before are whole; make room and resume"
     )
 

@@ -33,7 +33,7 @@ from tuneful.runs.schema.documents import (
     TrainingState,
     TrainingSummary,
 )
-from tuneful.runs.schema.load import load_document, load_rows, read_object
+from tuneful.runs.schema.load import check_sum, load_document, load_rows, noted_sums, read_object
 from tuneful.runs.schema.read import as_row, check_sources, read_loosely, read_rows, read_strictly
 from tuneful.runs.schema.results import (
     Agreement,
@@ -117,8 +117,10 @@ __all__ = [
     "TrainingSummary",
     "as_row",
     "check_sources",
+    "check_sum",
     "load_document",
     "load_rows",
+    "noted_sums",
     "read_loosely",
     "read_object",
     "read_rows",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,10 +65,13 @@ def as_row(row: object) -> dict[str, Any]:
     }
 
 
-def read_strictly(kind: type[Row], value: object, where: str) -> Row:
-    """The `kind` that a plain `value` holds; DataError where it holds none, naming `where` and the field."""
+def read_strictly(kind: type[Row], value: object, where: str, needed: Collection[str] | None = None) -> Row:
+    """The `kind` that a plain `value` holds; DataError where it holds none, naming `where` and the field.
+
+    Where only some fields are `needed`, another one may be missing, as in a file that was written by hand.
+    """
     try:
-        found: Row = _read(kind, value, loose=False)
+        found: Row = _read(kind, value if needed is None else _filled(kind, value, needed), loose=False)
     except _MismatchError as mismatch:
         field = f"`{mismatch.field}`: " if mismatch.field else ""
         raise DataError(f"{where}: {field}{mismatch}") from None
@@ -82,13 +85,15 @@ def read_rows(kind: type[Row], rows: Iterable[object], path: Path) -> list[Row]:
     return [read_strictly(kind, row, f"{path}:{number}") for number, row in enumerate(rows, start=1)]
 
 
-def check_sources(rows: Sequence[Any], sources: Sequence[str], path: Path) -> None:
-    """DataError where the rows of the file `path` are not one of each of `sources`, in order."""
+def check_sources(rows: Sequence[Any], sources: Sequence[str], path: Path, records: str = "the test set") -> None:
+    """DataError where the rows of the file `path` are not one of each of `sources`, which are those of `records`, in order."""
     for number, (row, source) in enumerate(zip(rows, sources, strict=False), start=1):
         if row.source != source:
-            raise DataError(f"{path}:{number}: damaged: is of {row.source[:_MAX_SHOWN]!r}, where {source!r} comes next")
+            raise DataError(
+                f"{path}:{number}: damaged: is of {row.source[:_MAX_SHOWN]!r}, where {source!r} of {records} comes next"
+            )
     if len(rows) != len(sources):
-        raise DataError(f"{path}: damaged: holds {len(rows):,} rows, where there are {len(sources):,} records")
+        raise DataError(f"{path}: damaged: holds {len(rows):,} rows, where {records} has {len(sources):,}")
 
 
 def read_loosely(kind: type[Row], row: Mapping[str, Any]) -> Row:
@@ -137,6 +142,14 @@ def _read(kind: Any, value: Any, *, loose: bool) -> Any:
     if origin is Mapping or kind is Mapping:
         return _read_mapping(arguments[1], value, loose)
     return _read_loose_leaf(kind, value) if loose else _read_leaf(kind, value)
+
+
+def _filled(kind: Any, value: object, needed: Collection[str]) -> object:
+    """`value` with what stands for nothing in the fields that are missing and not `needed`."""
+    if not isinstance(value, Mapping):
+        return value
+    row = translated(kind, value)
+    return {field.name: _unknown(field.type) for field in fields_of(kind) if field.name not in needed} | dict(row)
 
 
 def _read_fields(kind: Any, value: Any, loose: bool) -> Any:
