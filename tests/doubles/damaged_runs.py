@@ -330,6 +330,7 @@ class Bench:
         (root / "kept" / "data.json").write_text(json.dumps(ROWS))
         (root / "kept" / "general.txt").write_text(GENERAL)
         _make_model(self.model)
+        _make_model(root / "kept" / "sharded", max_shard_size="30KB")
         self.settings = [
             *COMMON,
             f"model.name_or_path={json.dumps(str(self.model))}",
@@ -343,7 +344,12 @@ class Bench:
 
     def cases(self, num: int, seed: int) -> list[Case]:
         """`num` cases, the same for the same seed: each place of each folder in turn, with a mutation and a command drawn."""
-        places = [(name, place) for name in self.folders for place in self._places(name)]
+        places = [
+            (name, place)
+            for name in self.folders
+            for place in self._places(name)
+            for _ in range(1 if name.startswith("cut off") else 2)  # of which there are several
+        ]
         rng, found = random.Random(seed), list[Case]()
         while len(found) < num:
             rng.shuffle(places)
@@ -421,7 +427,7 @@ class Bench:
     def _readers(self, name: str, place: str) -> list[str]:
         if name.startswith("cut off"):
             return list(RESUMING)
-        if name == "model":
+        if name in ("model", "sharded"):
             return ["generate", "chat", "train"]
         if place.startswith("model"):
             return ["generate from run"]
@@ -503,7 +509,10 @@ class Bench:
         assert code == 0, err
         code, _, err = run_command(self.commands["calibrate"].arguments(kept / "finished"))
         assert code == 0, err
-        return {name: kept / name for name in (*cuts, ADAPTER, "finished")} | {"model": kept / "finished" / "model"}
+        return {name: kept / name for name in (*cuts, ADAPTER, "finished")} | {
+            "model": kept / "finished" / "model",
+            "sharded": kept / "sharded",
+        }
 
     def _begin(self, folder: Path) -> list[str]:
         return ["run", str(self.root / "kept" / "data.json"), *self.settings, "--output", str(folder)]
@@ -511,6 +520,7 @@ class Bench:
 
 AS_IT_STANDS = (*JSON, "a bit flipped", "NUL inside")
 """What may leave a model folder that is another one, but no damaged one: nobody noted what it was."""
+GROUPS = {"finished": "a finished run", "model": "a model folder", "sharded": "a model folder"}
 ADAPTER = "cut off with an adapter"
 RESUMING = ("run again", "resume")
 
@@ -579,7 +589,7 @@ def campaign(num: int, seed: int, tell: Callable[[str], None] = lambda line: Non
         bench = Bench(Path(folder))
         for number, case in enumerate(bench.cases(num, seed), start=1):
             kind, problem = bench.try_case(case)
-            group = "a run cut off" if case.folder.startswith("cut off") else f"a {case.folder}"
+            group = GROUPS.get(case.folder, "a run cut off")
             tally.ended[f"{group}: {'FAILED, ' if problem else ''}{kind}"] += 1
             if problem:
                 tally.failures.append(f"{case}\n  {kind}: {problem}")
@@ -672,7 +682,7 @@ def _difference(whole: Any, found: Any) -> str:
     return "differs"
 
 
-def _make_model(folder: Path) -> None:
+def _make_model(folder: Path, **options: Any) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -695,4 +705,4 @@ def _make_model(folder: Path) -> None:
         bos_token_id=256,
         eos_token_id=256,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder, **options)

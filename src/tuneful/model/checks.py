@@ -89,8 +89,10 @@ def damaged_model(folder: Path, error: Exception) -> ModelError:
 def _document(file: Path) -> dict[str, Any]:
     try:
         return read_object(file)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _damaged(file, error) from error
+    except ValueError as error:
+        raise ModelError(f"{file} is not a JSON object: {error}; fetch it again") from error
 
 
 def _damaged(file: Path, error: Exception) -> ModelError:
