@@ -81,6 +81,10 @@ def main() -> None:
         _fail(error, error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            _fail(error, 1, debug)
+        _fail(InputError(f"{error.filename}: cannot be used: {error.strerror or error}"), InputError.exit_code, debug)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own, about an argument
             if not error.format_message():  # no argument at all: the help was shown

@@ -2,8 +2,10 @@
 
     written, write_text, write_json, write_rows      a whole file: written aside, flushed to disk, renamed
     written_aside                                    a whole folder, likewise
+    remove                                           a file, a link, or a folder with all that is in it
     AppendLog                                        JSONL that grows a line at a time
-    read_lines, read_rows                            JSONL back, line by line
+    read_lines                                       JSONL back, line by line
+    read_object                                      a JSON document back
     held                                             one process at a time
     sha256_of, free_bytes, cache_root
 
@@ -65,7 +67,7 @@ def _remove_abandoned(path: Path) -> None:
 
         writer = aside.name.removeprefix(f".{path.name}.").partition("-")[0]
         if writer.isdecimal() and not psutil.pid_exists(int(writer)):
-            aside.unlink(missing_ok=True)
+            remove(aside)
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
@@ -112,21 +114,23 @@ def written_aside(folder: Path) -> Iterator[Path]:
     folder = Path(folder).absolute()
     aside, old = folder.with_name(f"{PART}-{folder.name}"), folder.with_name(f".old-{folder.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if old.exists() and not folder.exists():
+    if old.is_dir() and not os.path.lexists(folder):
         old.rename(folder)
-    _remove(aside, old)
+    remove(aside, old)
     aside.mkdir()
     try:
         yield aside
         _flush_folder(aside)
-        if folder.exists():
+        if os.path.lexists(folder):
             folder.rename(old)
         aside.rename(folder)
     except BaseException:
-        _remove(aside)
+        with contextlib.suppress(OSError):
+            remove(aside)
         raise
     flush_entry(folder.parent)
-    _remove(old)
+    with contextlib.suppress(OSError):
+        remove(old)
 
 
 def flush_entry(path: Path) -> None:
@@ -149,9 +153,13 @@ def _flush_folder(folder: Path) -> None:
     flush_entry(folder)
 
 
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+def remove(*places: Path) -> None:
+    """Remove what lies at each of `places`, if anything: a folder with all that is in it, or a link and not what it names."""
+    for place in places:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 # JSONL
@@ -184,16 +192,15 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number, end, _object(line), line.endswith(b"\n"))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]] | None:
-    """The rows of a JSONL file that was written whole; None where there is no file. ValueError names a line that is none."""
-    if not path.exists():
-        return None
-    rows = []
-    for line in read_lines(path):
-        if line.row is None:
-            raise ValueError(f"{path}:{line.number}: not a JSON object")
-        rows.append(line.row)
-    return rows
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError, and ValueError where it holds anything else."""
+    try:
+        document = json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"expected a JSON object, found {type(document).__name__}")
+    return document
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ NAMES = [*TEMPLATES, "jinja"]
 
 def encoder(name: str, **options: Any) -> Encoder:
     if name == "jinja":
-        template: Any = ChatTemplate(JINJA, "here", control_tokens=["<|im_start|>", "<|im_end|>"])
+        template: Any = ChatTemplate(JINJA, "here", added_tokens={"<|im_start|>": True, "<|im_end|>": True})
     else:
         template = find_template(name)
     return Encoder(TextEncoder(byte_tokenizer(), template), 4096, **options)
@@ -95,7 +95,7 @@ def test_a_template_that_knows_no_greeting_refuses_it_with_a_way_out() -> None:
         "{% for message in messages %}",
         1,
     )
-    template = ChatTemplate(strict, "here", control_tokens=["<|im_start|>", "<|im_end|>"])
+    template = ChatTemplate(strict, "here", added_tokens={"<|im_start|>": True, "<|im_end|>": True})
     maker = Encoder(TextEncoder(byte_tokenizer(), template), 4096)
     reason = maker.example(Conversation("", (Turn("", "", "Welcome!", 0.0), Turn("Where?", "", "Here.")), "here:1"))
     assert isinstance(reason, str)

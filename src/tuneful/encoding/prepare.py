@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from tuneful.encoding.show import as_tokens, shown_tokens
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
+from tuneful.files import remove
 from tuneful.runs.schema import (
     DataDocument,
     ReadingNote,
@@ -211,7 +211,8 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
     folder = cache / fingerprint(sha256, file.files, config, encoder)
     with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
         return _from_store(Store(folder), file.name)
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # what cannot be removed, the writer names
+        remove(folder)
     first = _gathered(batches, MAX_IN_MEMORY)
     if len(first) <= MAX_IN_MEMORY:
         return _in_memory(file, first)

@@ -8,6 +8,7 @@ beside the answer, in a key of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,14 @@ from tuneful.config.load import read_yaml
 from tuneful.data.read import STARTER, Record, read_data
 from tuneful.errors import DataError
 from tuneful.files import read_lines
-from tuneful.runs.schema import AnswerRow, read_loosely
+from tuneful.runs.schema import AnswerRow, FinishReason, check_sources, check_sum, load_rows, noted_sums, read_loosely
 from tuneful.types import Conversation
 
 ANSWER_KEYS = ("text", "model_response")
 """The keys of the answer in a file that is not Tuneful's, where none is named."""
+
+
+_NEEDED = ("source", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class AnsweredRecord:
     source: str
     text: str
     record: Record
-    finish_reason: str
+    finish_reason: FinishReason
     num_tokens: int | None
 
     @property
@@ -48,6 +52,12 @@ def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = No
     Raises DataError with file and line where a row has no answer, no task or no reference.
     """
     config = _of_its_run(path, config)
+    if (
+        (run := run_of(path)) is not None
+        and answer_key is None
+        and (given := load_rows(AnswerRow, path, _NEEDED)) is not None
+    ):
+        return _of_run(run, path, given, config)
     rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
     if rows is not None:
         return _joined(path, rows, config)
@@ -55,7 +65,7 @@ def read_answer_rows(path: Path, config: DataConfig, answer_key: str | None = No
     return [_foreign(record, answer_key) for record in read_data(str(path), config, aside=aside).records]
 
 
-def jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
+def _jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     """(line, row) of a JSONL file of objects; None where the file is missing, empty, or anything else."""
     try:
         lines = list(read_lines(path))
@@ -82,8 +92,9 @@ def _asked(instruction: str, input_text: str) -> str:
 
 def run_of(path: Path) -> Path | None:
     """The run folder whose answers the file `path` holds, RUN/answers/NAME.jsonl; None where it lies elsewhere."""
-    run = path.parent.parent
-    return run if path.parent.name == "answers" and (run / "data" / "test.jsonl").is_file() else None
+    run, data = path.parent.parent, path.parent.parent / "data"
+    is_run = os.path.lexists(data / "test.jsonl") or (data.is_symlink() and not data.exists())  # damaged, but a run
+    return run if path.parent.name == "answers" and is_run else None
 
 
 def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
@@ -94,19 +105,45 @@ def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     """(line, row) of an answers file of Tuneful's; None where the file is anything else."""
-    rows = jsonl_rows(path)
+    rows = _jsonl_rows(path)
     is_own = all("instruction" not in row and {"source", "prompt", "text"} <= row.keys() for _, row in rows or ())
     return rows if is_own else None
 
 
+def _of_run(run: Path, path: Path, rows: Sequence[AnswerRow], config: DataConfig) -> list[AnsweredRecord]:
+    """The answers of a run beside the records of its test set, in whose order they are; DataError where they are not."""
+    test, noted = run / "data" / "test.jsonl", noted_sums(run)
+    for file in (test, path):
+        check_unchanged(run, file, noted)
+    records = read_data(str(test), config).records
+    sources = [str(record.raw.get("source")) for record in records]
+    known = set(sources)
+    for number, row in enumerate(rows, start=1):
+        if row.source not in known:
+            raise _without_record(path, number, row.source)
+    check_sources(rows, sources, path, str(test))
+    return [
+        AnsweredRecord(row.source, row.text, record, row.finish_reason, row.num_tokens)
+        for row, record in zip(rows, records, strict=True)
+    ]
+
+
+def check_unchanged(run: Path, file: Path, noted: Mapping[str, str]) -> None:
+    """DataError where a file of the folder `run` is not the one whose sha256 the run `noted`."""
+    try:
+        check_sum(file, noted.get(file.relative_to(run).as_posix()))
+    except DataError as error:
+        raise DataError(f"{error}. Restore it; answers of your own are read from outside a run folder") from None
+
+
 def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: DataConfig) -> list[AnsweredRecord]:
     """The answers with the records that they answer."""
-    records = _records_by_source(path, [str(row["source"]) for _, row in rows], config)
+    records = _records_by_source([str(row["source"]) for _, row in rows], config)
     joined = []
     for number, row in rows:
         source = str(row["source"])
         if source not in records:
-            raise DataError(f"{path}:{number}: the record {source} that it answers is nowhere to be found")
+            raise _without_record(path, number, source)
         if not isinstance(row["text"], str):
             raise DataError(f"{path}:{number}: `text` is {type(row['text']).__name__}, expected the answer")
         answer = read_loosely(AnswerRow, row)
@@ -114,11 +151,12 @@ def _joined(path: Path, rows: Sequence[tuple[int, dict[str, Any]]], config: Data
     return joined
 
 
-def _records_by_source(path: Path, sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:
-    """The records of the run that `path` belongs to, or of the files that `sources` name."""
-    if (run := run_of(path)) is not None:
-        test = read_data(str(run / "data" / "test.jsonl"), config)
-        return {str(record.raw.get("source")): record for record in test.records}
+def _without_record(path: Path, number: int, source: str) -> DataError:
+    return DataError(f"{path}:{number}: the record {source} that it answers is nowhere to be found")
+
+
+def _records_by_source(sources: Sequence[str], config: DataConfig) -> Mapping[str, Record]:
+    """The records of the files that `sources` name."""
     found: dict[str, Record] = {}
     for file in dict.fromkeys(source.rpartition(":")[0] for source in sources):
         name = STARTER if file == "starter.json" and not Path(file).exists() else file

@@ -6,7 +6,6 @@ are chosen here, so that every command asks a model in the way in which it was t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import load_encoder
 from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
 from tuneful.errors import ConfigError
-from tuneful.files import cache_root
+from tuneful.files import cache_root, read_object
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
@@ -78,10 +77,11 @@ def with_saved_template(config: Config) -> Config:
     if not file.is_file() or config.template.model_fields_set & {"name", "file"}:
         return config
     try:
-        name = json.loads(file.read_text(encoding="utf-8"))["template"]
-        name = RENAMED_VALUES["template.name"].get(name, name)  # what a folder of an earlier version says
-    except (ValueError, KeyError, TypeError):
+        name = read_object(file).get("template")
+    except (OSError, ValueError):
         name = None
+    if isinstance(name, str):
+        name = RENAMED_VALUES["template.name"].get(name, name)  # what a folder of an earlier version says
     if name not in (*TEMPLATES, TOKENIZER_TEMPLATE):
         raise ConfigError(
             f"{file}: names no known template; give template.name={'|'.join((*TEMPLATES, TOKENIZER_TEMPLATE))}"

@@ -43,11 +43,11 @@ class ReplyCache:
 
     def __init__(self, file: Path) -> None:
         self._log = AppendLog(file, flushed=True)
-        self._replies = {str(row.get("key")): str(row.get("reply")) for row in self._log.rows}
-        if self._log.damaged is not None:
-            raise ConfigError(
-                f"{file}:{self._log.damaged}: damaged; remove the line, or the file to judge everything anew"
-            )
+        whole = [isinstance(row.get("key"), str) and isinstance(row.get("reply"), str) for row in self._log.rows]
+        damaged = whole.index(False) + 1 if not all(whole) else self._log.damaged
+        if damaged is not None:
+            raise ConfigError(f"{file}:{damaged}: damaged; remove the line, or the file to judge everything anew")
+        self._replies = {row["key"]: row["reply"] for row in self._log.rows}
 
     @staticmethod
     @contextmanager

@@ -26,8 +26,11 @@ from tuneful.model.checks import (
     Notify,
     check_architecture,
     check_loading,
+    check_text_files,
     check_vocabulary,
     check_weight_files,
+    damaged_model,
+    damaged_tokenizer,
     first_line,
     ignore,
     quiet,
@@ -70,6 +73,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if folder.is_file():
         return with_end_token(gguf_tokenizer(folder), folder)
     read_config(folder)
+    check_text_files(folder)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base) there")
     from transformers import AutoTokenizer
@@ -79,8 +83,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
             )
+            tokenizer("a")  # some settings are read only now
         except Exception as error:
-            raise ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from error
+            raise damaged_tokenizer(folder, error) from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: the tokenizer has no fast form; add a tokenizer.json of the `tokenizers` library")
     return with_end_token(tokenizer, folder)
@@ -202,7 +207,7 @@ def _folder_model(folder: Path) -> PreTrainedModel:
                 output_loading_info=True,
             )
         except Exception as error:
-            raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
+            raise damaged_model(folder, error) from error
     check_loading(info, folder)
     return model.eval()
 

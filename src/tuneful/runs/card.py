@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tuneful.export.card import Card, data_name, license_of, write_card
-from tuneful.runs.schema import Comparison, TrainingSummary, read_strictly
+from tuneful.runs.schema import Comparison, TrainingSummary
 from tuneful.runs.setup import RunState
 
 SAVED_DTYPE: Final = "float32"
@@ -32,7 +32,8 @@ def rewrite_card(run: RunState, comparison: Comparison) -> None:
 
 def _facts(run: RunState) -> dict[str, str]:
     tokens, config = run.audit.train_tokens, run.config
-    training = read_strictly(TrainingSummary, run.folder.read_json("training.json"), "training.json")
+    training = run.folder.read_document(TrainingSummary, "training.json")
+    assert training is not None, "the training is not done"
     replay = {} if config.data.replay is None else {"replayed": data_name(config.data.replay)}
     return {
         "training records": f"{len(run.dataset.train):,}",

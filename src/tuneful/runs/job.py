@@ -120,6 +120,7 @@ def _finish(run: RunState, comparison: Comparison | None = None) -> JobResult:
     """Write what is left to write, build the report, and say where everything is."""
     finished = write_environment(run, finished=True)
     path, model = run.folder.path, run.folder.model
+    run.folder.note_finished("config.yaml", "environment.json", "data.json", "data", "comparison.json")
     report = Path(run.group.broadcast(str(build_report(path)) if run.group.is_main else None))
     run.folder.write_record(replace(run.folder.begun, finished=finished))
     run.terminal.heading("Written")

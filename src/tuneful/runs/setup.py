@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -320,7 +320,7 @@ def _choices(run: RunState) -> Choices:
     dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
     with run.phase("self_check"):
         layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
-    name = str(dtype).removeprefix("torch.")
+    name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
     return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 
 

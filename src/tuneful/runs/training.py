@@ -68,6 +68,7 @@ def train(run: RunState, engine: Engine) -> None:
     if records_all:
         loss_tracker.after[:] = _record_losses(run, engine, "after")
     run.folder.write_rows("records.jsonl", rank(loss_tracker, examples))
+    run.folder.note_finished("training.json", "records.jsonl", "metrics.jsonl")
 
 
 def save(run: RunState, engine: Engine) -> None:
@@ -188,7 +189,8 @@ def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> T
     )
     if "tokens" not in [one.key for one in changed]:  # what was noted of other records says nothing of these
         loss_tracker.load(checkpoint.tensors("records"))
-    run.folder.cut_metrics(document.metrics_bytes)
+    if not run.folder.cut_metrics(document.metrics_bytes, document.metrics_sha256):
+        run.warn([f"{run.folder.path}/metrics.jsonl is missing: its lines up to step {checkpoint.step} are lost"])
     run.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
     state: TrainingState = document.state
     return state
@@ -216,7 +218,7 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
             bring_shards(tensors)
         return
     with run.phase("checkpoints"):
-        document = CheckpointDocument(state, run.folder.begun.training, run.folder.flush_metrics())
+        document = CheckpointDocument(state, run.folder.begun.training, *run.folder.flush_metrics())
         keep = run.config.train.save_total_limit
         path = save_checkpoint(run.folder.checkpoints, state.step, tensors, as_row(document), keep=keep)
     run.terminal.say(f"step {state.step:>5}  saved {path}", style="dim")
@@ -257,3 +259,4 @@ def _save_model(run: RunState, model: PreTrainedModel) -> None:
     )
     verify_export(model, run.folder.model, prompts)
     save_template_name(run.folder.model, text.template.name)
+    run.folder.note_finished("model", "adapter")

@@ -43,7 +43,7 @@ class Layout:
 class Choices:
     """What the machine decided when the run began: it goes on as it began, wherever it goes on."""
 
-    dtype: Annotated[str, "number format of the matrix products, `float32` or `bfloat16`"]
+    dtype: Annotated[Literal["float32", "bfloat16"], "number format of the matrix products"]
     layout: Annotated[Layout, "how micro-batches are laid out"]
     num_threads: Annotated[int, "threads that compute"]
     kernels: Annotated[str, "who computes: compiled kernels, or torch's operations"] = TORCH_KERNELS
@@ -60,13 +60,23 @@ class RunRecord:
     allowed: Annotated[tuple[str, ...], "settings that were allowed to change (`--allow-changed`)"]
     finished: Annotated[str | None, "when the run was finished, UTC; null until then"]
     started: Annotated[str, "when the run was begun, UTC"]
-    config: Annotated[Mapping[str, Any], "every setting, by section and key"]
+    config: Annotated[Mapping[str, Mapping[str, Any]], "every setting, by section and key"]
     training: Annotated[
         Mapping[str, Any],
         "what the training is made of: each setting that changes a weight, and sha256 of model, data, tokens",
     ]
     process: Annotated[Process, "who works on it"]
     choices: Annotated[Choices | None, "what the machine decided", ABSENT] = None
+    files: Annotated[
+        Mapping[str, str],
+        "sha256 of each finished file that the run goes on with, by its place; of an older version, none",
+    ] = field(default_factory=dict)
+    sha256: Annotated[
+        str | None,
+        "over the fields that decide what the run becomes: all but `process`, and of `choices` `dtype` and `layout`; in a run "
+        "of an older version",
+        ABSENT,
+    ] = None
 
 
 # environment.json
@@ -294,3 +304,4 @@ class CheckpointDocument:
     state: Annotated[TrainingState, "where the training stands"]
     training: Annotated[Mapping[str, Any], "as in run.json"]
     metrics_bytes: Annotated[int, "length of metrics.jsonl at that moment, which it is cut back to"]
+    metrics_sha256: Annotated[str | None, "of those bytes; in a checkpoint of an older version", ABSENT] = None

@@ -103,6 +103,8 @@ class SkippedRow:
 
 # answers/*.jsonl, general/*.jsonl, scores/*.jsonl
 
+FinishReason = Literal["stop", "length", ""]
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
@@ -112,7 +114,8 @@ class AnswerRow:
     prompt: Annotated[str, "the prompt, rendered"]
     text: Annotated[str, "the answer: no stop token, no text of the template"]
     finish_reason: Annotated[
-        str, "`stop` where the model ended the answer, `length` where it was cut off; empty where nobody wrote it down"
+        FinishReason,
+        "stop where the model ended the answer, length where it was cut off; empty where nobody wrote it down",
     ]
     num_tokens: Annotated[int | None, "tokens generated, the stop token included; null where nobody wrote it down"]
 
