@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 VOCABULARY = 24
 FAMILIES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-MAX_PARAMETERS = 3_000_000
+MAX_PARAMETERS = 8_000_000
 LENGTH = 512
 
 SIZES: Mapping[str, Any] = {
@@ -84,19 +84,20 @@ SIZES: Mapping[str, Any] = {
 
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 _CONVOLUTED = {"layer_types": ["conv", "full_attention"]}
+_WIDE = {"attention_head_dim": ..., "attention_hidden_size": ...}
 _PADDED = {"vocab_size": VOCABULARY + 1, "pad_token_id": VOCABULARY}
 OWN: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp_text", "granitemoehybrid"), _HYBRID),
     **dict.fromkeys(("camembert", "data2vec-text", "emu3", "modernbert-decoder", "roberta"), _PADDED),
     **dict.fromkeys(("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "gemma4", "gemma4_unified"), _PADDED),
     **dict.fromkeys(("lfm2", "lfm3"), _CONVOLUTED),
-    **dict.fromkeys(("gpt2", "gpt-sw3"), {"n_inner": None}),
     "bailing_hybrid": {"layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1]},
-    "cohere_compass_text": {"layer_types": ["full_attention"] * 2},
     "dbrx": {"attn_config": {"kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 48}},
     "falcon_h1": {"mamba_d_ssm": 64},
-    "gemma4_text": {"num_key_value_heads": 2},
+    "gemma4_text": {**_PADDED, "vocab_size_per_layer_input": VOCABULARY + 1},
+    "gemma4_unified_text": _PADDED,
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": _HYBRID,
@@ -119,8 +120,13 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "xlm": {"causal": True},
     "xlnet": {"max_position_embeddings": ...},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX", **_PADDED},
-    "zamba": {"layers_block_type": ["hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 3},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "adapter_rank": 8, "num_key_value_heads": 4},
+    "zamba": {"layers_block_type": ["hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 3, **_WIDE},
+    "zamba2": {
+        **_WIDE,
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "adapter_rank": 8,
+        "num_key_value_heads": 4,
+    },
     "xlstm": {"qk_dim_factor": 1.0},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
@@ -136,8 +142,10 @@ def tiny_family(model_type: str, seed: int = 0, **changes: Any) -> PreTrainedMod
     torch.manual_seed(seed)
     try:
         with _silent():
-            config = tiny_config(model_type, **changes)
+            config = tiny_config(CONFIG_MAPPING[model_type], **{**OWN.get(model_type, {}), **changes})
             kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            if kind.config_class is not type(config):
+                config = config.get_text_config()  # as transformers loads the text part of a model that sees
             with torch.device("meta"):
                 num_parameters = sum(parameter.numel() for parameter in kind(config).parameters())
             if num_parameters > MAX_PARAMETERS:
@@ -150,18 +158,16 @@ def tiny_family(model_type: str, seed: int = 0, **changes: Any) -> PreTrainedMod
     return roughened(model)
 
 
-def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
-    """The family's configuration with everything small."""
-    make = CONFIG_MAPPING[model_type]
+def tiny_config(make: type[PreTrainedConfig], **own: Any) -> PreTrainedConfig:
+    """A configuration of the class with everything small, and with what is its `own`."""
     default = make()
-    own = {**OWN.get(model_type, {}), **changes}
     wanted = {**SIZES, **own}
     values = {name: value for name, value in wanted.items() if name in own or _is_given(make, default, name)}
     if "kv_lora_rank" in values:
         values["num_key_value_heads"] = values.get("num_attention_heads", 4)
-    for name in ("text_config", "decoder"):
+    for name in ("text_config", "decoder", "vision_config", "audio_config"):
         if isinstance(inner := getattr(default, name, None), PreTrainedConfig):
-            values[name] = tiny_config(inner.model_type).to_dict()
+            values[name] = tiny_config(type(inner), **OWN.get(inner.model_type, {})).to_dict()
     return make(**{name: value for name, value in values.items() if value is not ...})
 
 

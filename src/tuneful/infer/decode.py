@@ -27,8 +27,7 @@ from tuneful.infer.cached import NOT_PACKED, CachedDecoder
 from tuneful.infer.packed import packed_weights
 from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
 from tuneful.model.attention import why_no_trie
-from tuneful.model.behaviour import longest_changes_others, relative_difference
-from tuneful.model.checks import first_line
+from tuneful.model.behaviour import failure, longest_changes_others, relative_difference
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.load import UNLIMITED, context_length
 
@@ -43,7 +42,7 @@ DecoderName = Literal["shared", "padded", "held", "single", "recompute"]
 _IN_WORDS: dict[DecoderName, str] = {
     "shared": "shared prefill",
     "padded": "a padded batch",
-    "held": "a padded batch that rows leave together",
+    "held": "a padded batch that all leave together",
     "single": "one prompt at a time",
     "recompute": "one prompt at a time, without a cache",
 }
@@ -117,9 +116,11 @@ def choose_decoder(model: PreTrainedModel, packed: AbstractContextManager[Any] =
         return DecoderChoice("shared", by_length=by_length)
     names: tuple[DecoderName, ...] = ("padded", "held", "single")
     for name in names:
-        if (reason := _self_check(model, _decoder(name, model))) is None:
+        if name == "held" and "differs" in str(reasons[-1]):
+            continue  # it is not the leaving that is wrong
+        if (found := _difference(model, _decoder(name, model))) is None:
             return DecoderChoice(name, "; ".join(filter(None, reasons)), by_length and name != "single")
-        reasons.append(f"{_IN_WORDS[name]} {reason}")
+        reasons.append(f"{_IN_WORDS[name]} {found}")
     return DecoderChoice("recompute", "; ".join(filter(None, reasons)))
 
 
@@ -129,8 +130,8 @@ def why_not_cached(model: PreTrainedModel, packed: AbstractContextManager[Any] =
         return f"the model is on {model.device.type}"
     if reason := why_no_trie(model):
         return reason
-    reason = _self_check(model, CachedDecoder(model, len(_PROMPT_LENGTHS), _NUM_SHARED, packed))
-    return reason and f"our cache {reason}"
+    found = _difference(model, CachedDecoder(model, len(_PROMPT_LENGTHS), _NUM_SHARED, packed))
+    return found and f"{_IN_WORDS['shared']} {found}"
 
 
 @contextmanager
@@ -162,8 +163,8 @@ def _decoder(
     return SingleDecoder(model) if name == "single" else RecomputingDecoder(model)
 
 
-def _self_check(model: PreTrainedModel, decoder: Decoder) -> str | None:
-    """What is wrong with the logits that `decoder` gives for a few prompts and the likeliest tokens after them; None for nothing."""
+def _difference(model: PreTrainedModel, decoder: Decoder) -> str | None:
+    """What is wrong with what `decoder` gives for a few prompts and the likeliest tokens after them; None for nothing."""
     prompts, training = _prompts(model), model.training
     model.eval()
     try:
@@ -171,15 +172,13 @@ def _self_check(model: PreTrainedModel, decoder: Decoder) -> str | None:
         with attending(model, own_attention(model)):
             wanted = [_alone(model, prompt, tokens) for prompt, (tokens, _) in zip(prompts, rows, strict=True)]
     except Exception as error:  # of the code of any family, at inputs that it was not written for
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            raise
-        return f"fails ({type(error).__name__}: {first_line(error)})"
+        return f"fails ({failure(error)})"
     finally:
         model.train(training)
     difference = relative_difference(torch.cat([logits for _, logits in rows]), torch.cat(wanted))
     if difference <= SELF_CHECK_TOLERANCE[model.dtype]:
         return None
-    return f"differs: the logits of a few tokens differ by {difference:.2g} from those of each prompt alone"
+    return f"differs (the logits of a few tokens differ by {difference:.2g} from those of each prompt alone)"
 
 
 def _prompts(model: PreTrainedModel) -> list[list[int]]:

@@ -6,17 +6,32 @@ family, or a setting under a name that nobody has heard of, is seen all the same
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
 
+from tuneful.model.attention import UnsupportedAttentionError
+from tuneful.model.checks import first_line
 from tuneful.model.forward import compute_logits, own_attention, takes
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Logits whose relative difference is at most this are the same up to rounding, by dtype."""
 NUM_PROBED = 16
+
+
+def failure(error: Exception) -> str:
+    """What the code of a family raised at inputs that it was not written for, in a few words.
+
+    Memory that ran out is no model's fault: that is raised again.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        raise error
+    if isinstance(error, UnsupportedAttentionError):
+        return str(error)
+    return f"{type(error).__name__}: {textwrap.shorten(first_line(error), 100)}"
 
 
 def relative_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:

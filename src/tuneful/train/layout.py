@@ -17,8 +17,7 @@ from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
 from tuneful.errors import InputError, ModelError
 from tuneful.model.attention import use_trie_attention, why_no_trie
-from tuneful.model.behaviour import NUM_PROBED, longest_changes_others, randomness, sees_later_tokens
-from tuneful.model.checks import first_line
+from tuneful.model.behaviour import NUM_PROBED, failure, longest_changes_others, randomness, sees_later_tokens
 from tuneful.model.load import UNLIMITED, context_length
 from tuneful.runs.schema import Layout, LayoutName
 from tuneful.train.distributed import ProcessGroup
@@ -52,7 +51,7 @@ def choose_layout(
     if not_padded is not None:
         known = not_shared is None or not_shared == not_padded
         reason = not_padded if known else f"{not_shared}; {not_padded}"
-        return Layout("padded", 1, f"{reason}: one record at a time")
+        return Layout("padded", 1, f"one record at a time, because {reason}")
     if config.layout == "padded" or not_shared is not None:
         return Layout("padded", max_tokens, not_shared)
     if config.layout == "trie" and (dropout := adapter_dropout(model)):
@@ -81,11 +80,8 @@ def _why_not(
         except InputError:
             raise
         except Exception as error:  # of the code of any family, on a record alone
-            if _is_memory(error):
-                raise
             raise ModelError(
-                f"{type(model).__name__} cannot be trained on text alone ({type(error).__name__}: {first_line(error)}); "
-                "choose a model that continues text"
+                f"{type(model).__name__} cannot be trained on text alone ({failure(error)}); choose a model that continues text"
             ) from error
 
 
@@ -251,13 +247,7 @@ def _together(model: PreTrainedModel, examples: Sequence[Example], layout: Layou
             use_trie_attention(model)
         return _loss_and_gradient_norm(model, [list(examples)], layout)
     except Exception as error:  # of the code of any family, at inputs that it was not written for
-        if _is_memory(error):
-            raise
-        return f"{type(error).__name__}: {first_line(error)}"
-
-
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+        return failure(error)
 
 
 @contextmanager
@@ -287,8 +277,14 @@ def _loss_and_gradient_norm(
     total = 0.0
     for examples in micro_batches:
         loss = micro_batch_loss(model, examples, layout).total
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         total += loss.item()
     gradients = [parameter.grad.double().norm() for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients:
+        raise ModelError(
+            "no gradient reaches any of the parameters that are to be trained: name other layers in lora.target_modules, or "
+            "freeze fewer with train.freeze_layers"
+        )
     model.zero_grad(set_to_none=True)
     return total, torch.stack(gradients).norm().item()

@@ -318,20 +318,18 @@ def _not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulErr
 def _without_gradient(optimizer: AdamW, group: ProcessGroup) -> Notice | None:
     """A notice that names the parameters that are to be trained and have had no gradient on any rank; None where there are none.
 
-    A decoder that was cut out of an encoder-decoder has such, and one that can see. TunefulError where it is all of them.
+    A decoder that was cut out of an encoder-decoder has such, and one that can see.
     """
     missing = group.gather(optimizer.without_gradient())
     names = [name for name in dict.fromkeys(missing) if missing.count(name) == group.size]
     if not names:
         return None
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    sentence = f"no gradient has reached {', '.join(names[:8])}{more}"
-    if len(names) < optimizer.num_parameters:
-        sentence += ": the model does not use them on these records, and they stay as they are until it does"
-        return Notice(1, "unused", sentence)
-    raise TunefulError(
-        f"step 1: {sentence}, which is all that is to be trained. Name the layers to train in lora.target_modules, or freeze fewer "
-        "with train.freeze_layers"
+    return Notice(
+        1,
+        "unused",
+        f"no gradient has reached {', '.join(names[:8])}{more}: the model does not use them on these records, and they stay as "
+        "they are until it does",
     )
 
 

@@ -65,11 +65,6 @@ class AdamW:
                 tensor.collected = gradient.float() if tensor.collected is None else tensor.collected.add_(gradient)
                 tensor.parameter.grad = None
 
-    @property
-    def num_parameters(self) -> int:
-        """How many tensors are trained."""
-        return len(self._tensors)
-
     def without_gradient(self) -> list[str]:
         """The names of the trainable parameters that no gradient at hand belongs to."""
         return [tensor.name for tensor in self._tensors if tensor.gradient is None and tensor.parameter.grad is None]
