@@ -60,6 +60,8 @@ SIZES: Mapping[str, Any] = {
     **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
     "lru_width": 32,
+    "linear_head_dim": 8,
+    "linear_num_heads": 4,
     "attention_hidden_size": 32,
     "rotary_dim": 8,
     "index_n_heads": 16,  # with few heads, many scores are 0, and which of equals are chosen is nobody's to say

@@ -12,6 +12,7 @@ transformers' `generate` gives the same is noted. Exit code 1 where a family cra
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections import Counter
@@ -230,7 +231,7 @@ def page(rows: Sequence[Found], unbuilt: Mapping[str, str]) -> str:
     lines = [
         _HEAD,
         f"transformers {transformers.__version__}, torch {torch.__version__}: {len(trained)} families. Records: "
-        f"{_counted(layouts)}. Prompts: {_counted(answers)}. None crashes, and none answers wrongly.",
+        f"{_counted(layouts)}. Prompts: {_counted(answers)}. {_verdict(rows)}",
         "",
         "| family | records | prompts | why |",
         "|---|---|---|---|",
@@ -261,6 +262,11 @@ def page(rows: Sequence[Found], unbuilt: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def _verdict(rows: Sequence[Found]) -> str:
+    wrong = [f"`{row.family}` ({'; '.join(row.wrong)})" for row in rows if row.wrong]
+    return f"Wrong: {', '.join(wrong)}." if wrong else "None crashes, and none answers wrongly."
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
@@ -277,8 +283,8 @@ def _cell(text: str) -> str:
 
 def page_rows(text: str) -> dict[str, tuple[str, str]]:
     """The layout and the way of answering of each family that the page lists."""
-    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    return {row[0].strip("`"): (row[1], row[2]) for row in cells if len(row) == 4}
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (\w+) \|", text, re.MULTILINE)
+    return {family: (layout, answers) for family, layout, answers in rows}
 
 
 def page_version(text: str) -> str:
