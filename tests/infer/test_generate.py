@@ -12,8 +12,10 @@ from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import find_template
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
-from tuneful.infer.decode import CachedDecoder, PaddedDecoder, make_decoder, why_not_cached
+from tuneful.infer.cached import CachedDecoder
+from tuneful.infer.decode import make_decoder, why_not_cached
 from tuneful.infer.generate import answer, answer_each, generate, stop_token_ids, stream
+from tuneful.infer.plain import PaddedDecoder
 from tuneful.types import Conversation, Turn
 
 GREEDY = GenerateConfig(temperature=0, max_new_tokens=24, batch_size=16)

@@ -20,6 +20,7 @@ from tuneful.encoding.prepare import load_encoder
 from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
 from tuneful.errors import ConfigError
 from tuneful.files import cache_root, read_object
+from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
@@ -42,15 +43,21 @@ class LoadedModel:
         The template is the one that the model's folder names, unless `config` asks for another. Raises InputError.
         """
         config = with_saved_template(config)
-        return cls.of(load_model(config.model.name_or_path, notify), config)
+        return cls.of(load_model(config.model.name_or_path, notify), config, notify)
 
     @classmethod
-    def of(cls, pretrained: Pretrained, config: Config) -> LoadedModel:
-        """The same for a model that was loaded already; its weights are cast and moved in place."""
+    def of(cls, pretrained: Pretrained, config: Config, notify: Callable[[str], None] = ignore) -> LoadedModel:
+        """The same for a model that was loaded already; its weights are cast and moved in place.
+
+        `notify` is told where it answers in a slower way than others, and why.
+        """
         device = choose_device(config.model.device)
         cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
         encoder = load_encoder(pretrained.tokenizer, config)
-        return cls(pretrained.model.to(device), encoder, config)
+        model = pretrained.model.to(device)
+        if (choice := chosen_decoder(model)).reason:
+            notify(f"answers: {choice}")
+        return cls(model, encoder, config)
 
     def answer(self, conversations: Sequence[Conversation], *, seed: int | None = None) -> list[Answer]:
         """The answers to the last turns of `conversations`, in order; `seed` is that of the configuration unless given."""

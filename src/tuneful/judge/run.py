@@ -165,7 +165,7 @@ def load_judge_model(folder: str, config: Config, notify: Callable[[str], None])
     pretrained = load_model(folder, notify)
     if pretrained.tokenizer.chat_template and not (pretrained.folder / TEMPLATE_FILE).is_file():
         own = own.model_copy(update={"template": own.template.model_copy(update={"name": TOKENIZER_TEMPLATE})})
-    loaded = LoadedModel.of(pretrained, own)
+    loaded = LoadedModel.of(pretrained, own, notify)
 
     def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:
         return loaded.answer(conversations, seed=config.judge.seed or 0)

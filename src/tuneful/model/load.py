@@ -47,6 +47,9 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.m
 HUB_FILES_IGNORED = ["*/*", "consolidated*", "adapter_*"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 
+UNLIMITED = 1 << 30
+"""The context of a model that sets no limit."""
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -103,8 +106,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """How many tokens the model can attend to; 2^30 where its configuration sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    """How many tokens the model can attend to; UNLIMITED where its configuration sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
 
 
 # Names

@@ -17,6 +17,7 @@ from tuneful.evaluation.document import compare_models, with_items
 from tuneful.evaluation.forgetting import covers, score_passages, score_samples, write_samples
 from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.tables import apply_gate, show_comparison
+from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.file import Journal, answer_rows, request_sha256
 from tuneful.judge.run import judge_run
 from tuneful.model.lora import without_adapter
@@ -93,6 +94,8 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
 def _answer(run: RunState, name: str) -> list[AnswerRow]:
     """Every rank's answers to its share of the test set, together in answers/{name}.jsonl."""
     file, own = f"answers/{name}.jsonl", _own_answers(run)
+    if name == "base":
+        _show_decoder(run)
     with (
         _answering_as(run, name),
         run.phase(f"answers_{name}"),
@@ -115,6 +118,14 @@ def _answer(run: RunState, name: str) -> list[AnswerRow]:
         if journal is not None:
             journal.forget()
     return rows
+
+
+def _show_decoder(run: RunState) -> None:
+    """Where the model answers in a slower way than others, which and why."""
+    with _answering_as(run, "base"):
+        choice = chosen_decoder(run.model)
+    if choice.reason:
+        run.terminal.facts({"answers": str(choice)})
 
 
 def _read_references(run: RunState, engine: Engine, name: str) -> list[ReferenceLoss]:

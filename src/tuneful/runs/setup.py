@@ -319,7 +319,10 @@ def _choices(run: RunState) -> Choices:
     """What is chosen for the machine at hand and kept for the whole run, also where another machine resumes it."""
     dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
     with run.phase("self_check"):
-        layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
+        others = [run.dataset.validation.examples, run.dataset.test.examples]
+        if run.replay is not None:
+            others.append(run.replay.examples)
+        layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype, others)
     name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
     return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 

@@ -126,8 +126,8 @@ class Training:
 
         own, notices = self._fitted(gradients)
         yield from notices
-        if step == 1:
-            _check_gradients(self.optimizer, self.group)
+        if step == 1 and (unused := _without_gradient(self.optimizer, self.group)):
+            yield unused
         self.optimizer.sum_gradients()
         costs = own.summed(together, self.group)
         rate = learning_rate(self.config, step, self.num_steps)
@@ -315,16 +315,21 @@ def _not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulErr
     )
 
 
-def _check_gradients(optimizer: AdamW, group: ProcessGroup) -> None:
-    """TunefulError where a parameter that is to be trained has had no gradient on any rank."""
+def _without_gradient(optimizer: AdamW, group: ProcessGroup) -> Notice | None:
+    """A notice that names the parameters that are to be trained and have had no gradient on any rank; None where there are none.
+
+    A decoder that was cut out of an encoder-decoder has such, and one that can see.
+    """
     missing = group.gather(optimizer.without_gradient())
     names = [name for name in dict.fromkeys(missing) if missing.count(name) == group.size]
     if not names:
-        return
+        return None
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    raise TunefulError(
-        f"step 1: no gradient has reached {', '.join(names[:8])}{more}: training would leave them as they are and say nothing. "
-        "Name the layers to train in lora.target_modules, or freeze them with train.freeze_layers"
+    return Notice(
+        1,
+        "unused",
+        f"no gradient has reached {', '.join(names[:8])}{more}: the model does not use them on these records, and they stay as "
+        "they are until it does",
     )
 
 

@@ -66,6 +66,7 @@ def affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # where layers are of unlike width
     layer = 14 * hidden + 5 * inner
     kept = layers * hidden + layer if computed_again else layers * layer
     bytes_a_token = kept * dtype.itemsize + 10 * config.vocab_size

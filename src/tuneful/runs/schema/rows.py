@@ -59,7 +59,8 @@ class Notice:
 
     step: Annotated[int, "the optimizer step"]
     notice: Annotated[
-        Literal["spike", "memory"], "the loss jumped, or memory ran out and smaller micro-batches were taken"
+        Literal["spike", "memory", "unused"],
+        "the loss jumped; memory ran out and smaller micro-batches were taken; or parameters have had no gradient",
     ]
     sentence: Annotated[str, "the same in words"]
 
