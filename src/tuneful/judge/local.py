@@ -47,10 +47,15 @@ def resolve_settings(settings: JudgeConfig) -> JudgeConfig:
     return settings.model_copy(update={"reply_format": "text" if kind == "model:" else "json_schema"})
 
 
-def open_judge(settings: JudgeConfig, load: Callable[[str], tuple[str, AnswerAll]]) -> Judge:
+def open_judge(
+    settings: JudgeConfig,
+    load: Callable[[str], tuple[str, AnswerAll]],
+    notify: Callable[[str], None] = lambda sentence: None,
+) -> Judge:
     """The judge that `judge.model` names, ready to be asked; `settings` are resolved.
 
-    `load` loads a model folder: its fingerprint, and a function that answers conversations. Raises ConfigError or
+    `load` loads a model folder: its fingerprint, and a function that answers conversations. `notify` is told what a server
+    turns out not to take. Raises ConfigError or
     ModelError for a judge that does not exist, JudgeError for one that cannot be reached.
     """
     name = settings.model
@@ -60,7 +65,7 @@ def open_judge(settings: JudgeConfig, load: Callable[[str], tuple[str, AnswerAll
     if name.startswith("model:"):
         fingerprint, answer_all = load(name.removeprefix("model:"))
         return ModelJudge(name, {"wire": "model", "sha256": fingerprint}, answer_all)
-    return open_http_judge(name, settings)
+    return open_http_judge(name, settings, notify=notify)
 
 
 def check_judge(settings: JudgeConfig) -> None:
@@ -75,7 +80,11 @@ def check_judge(settings: JudgeConfig) -> None:
 def model_config(config: Config, folder: str) -> Config:
     """`config` for generation with a judge's model: its folder, temperature and limit of tokens, and the default template."""
     generate = config.generate.model_copy(
-        update={"max_new_tokens": config.judge.max_tokens, "temperature": config.judge.temperature or 0.0}
+        # Without a limit of its own a reply ends where the model's context does.
+        update={
+            "max_new_tokens": config.judge.max_tokens or config.judge.num_ctx,
+            "temperature": config.judge.temperature or 0.0,
+        }
     )
     model = config.model.model_copy(update={"name_or_path": folder})
     return config.model_copy(update={"generate": generate, "model": model, "template": TemplateConfig()})

@@ -157,3 +157,4 @@ class JudgeScore:
     ]
     unscored_reason: Annotated[str | None, "why there is no score; null where there is one"]
     raw: Annotated[str, "what the judge said, word for word"]
+    reason: Annotated[str | None, "the reason that the judge gave, where it was asked for one", ABSENT] = None
