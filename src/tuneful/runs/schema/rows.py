@@ -59,7 +59,8 @@ class Notice:
 
     step: Annotated[int, "the optimizer step"]
     notice: Annotated[
-        Literal["spike", "memory"], "the loss jumped, or memory ran out and smaller micro-batches were taken"
+        Literal["spike", "memory", "zero_gradient"],
+        "the loss jumped, memory ran out and smaller micro-batches were taken, or the gradient was exactly 0",
     ]
     sentence: Annotated[str, "the same in words"]
 
