@@ -28,6 +28,8 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
             or "none",
         }
     )
+    for note in text.template.notes:
+        terminal.say(f"  {note}", style="yellow")
     for refusal in audit.refused[:3]:
         terminal.say(f"  refused {refusal.source}: {refusal.reason}", style="yellow")
     terminal.say()
