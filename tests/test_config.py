@@ -268,3 +268,10 @@ def test_every_key_says_what_it_is_for() -> None:
         annotation: Any = section.annotation
         for key, field in annotation.model_fields.items():
             assert field.description, f"{name}.{key}"
+
+
+@pytest.mark.parametrize("setting", ["top_k=5", "top_p=0.9", "min_p=0.1"])
+def test_settings_of_sampling_are_refused_where_nothing_is_sampled(setting: str) -> None:
+    key = setting.partition("=")[0]
+    assert f"{key} is ignored at temperature 0" in refusal(f"generate.{setting}")
+    assert load_config(None, [f"generate.{setting}", "generate.temperature=0.7"]).generate.temperature == 0.7

@@ -340,6 +340,16 @@ class GenerateConfig(Section):
             raise ValueError("an empty text would stop every answer at once")
         return value
 
+    @model_validator(mode="after")
+    def _greedy_answers_sample_nothing(self) -> GenerateConfig:
+        sampling = {"top_k": self.top_k is not None, "top_p": self.top_p != 1, "min_p": self.min_p != 0}
+        if self.temperature == 0 and (given := [name for name, is_given in sampling.items() if is_given]):
+            raise ValueError(
+                f"{' and '.join(given)} is ignored at temperature 0, where the likeliest token is taken; set "
+                "generate.temperature, or drop it"
+            )
+        return self
+
 
 class JudgeConfig(Section):
     """Who grades the answers, and how it is asked. Judging is off until `judge.model` names a judge."""

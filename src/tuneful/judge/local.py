@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tuneful.config import Config, JudgeConfig, TemplateConfig
@@ -28,6 +29,16 @@ AnswerAll = Callable[[Sequence[Conversation]], list[Answer]]
 """Generation with one loaded model, greedy unless the configuration says otherwise."""
 
 _KINDS = "`ollama/NAME`, `openai/MODEL`, `gguf:FILE` or `model:FOLDER`"
+_OF_HTTP = ("concurrency", "timeout_seconds", "max_retries", "backoff_seconds")
+_NOT_READ: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ollama/": (),
+        "openai/": ("num_ctx", "keep_alive"),
+        "gguf:": ("keep_alive",),
+        "model:": ("keep_alive", *_OF_HTTP),
+    }
+)
+"""The settings that each kind of judge does not read."""
 _MAX_SLOTS = 16
 _BATCH = 16
 
@@ -38,6 +49,7 @@ def resolve_settings(settings: JudgeConfig) -> JudgeConfig:
     kind = next((kind for kind in ("ollama/", "openai/", "gguf:", "model:") if name.startswith(kind)), None)
     if kind is None or name == kind:
         raise ConfigError(f"judge.model: {name!r} names no judge; expected {_KINDS}")
+    check_read(kind, settings)
     if settings.reply_format != "auto":
         if kind == "model:" and settings.reply_format == "json_schema":
             raise ConfigError(
@@ -45,6 +57,15 @@ def resolve_settings(settings: JudgeConfig) -> JudgeConfig:
             )
         return settings
     return settings.model_copy(update={"reply_format": "text" if kind == "model:" else "json_schema"})
+
+
+def check_read(kind: str, settings: JudgeConfig) -> None:
+    """ConfigError where a setting was given that a judge of this kind does not read."""
+    defaults = JudgeConfig()
+    for name in _NOT_READ[kind]:
+        if getattr(settings, name) != getattr(defaults, name):
+            readers = " and ".join(f"`{one}`" for one, ignored in _NOT_READ.items() if name not in ignored)
+            raise ConfigError(f"judge.{name} is read by {readers} judges only, and this is {settings.model}; drop it")
 
 
 def open_judge(

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.audit.audit import audit_sides
-from tuneful.config import Config
+from tuneful.config import Config, JudgeConfig
 from tuneful.console import Terminal
 from tuneful.data.read import Record, stream_data
 from tuneful.encoding.encode import Encoder
@@ -245,6 +245,8 @@ def _check_request(
     check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
     if has_judge and verb == "run" and group.is_main:
         check_judge_is_there(config)
+    if verb == "run" and not has_judge and config.judge != JudgeConfig():
+        raise ConfigError("the section judge is ignored where no judge is named; set judge.model (--judge), or drop it")
     device = group.own_device(choose_device(config.model.device))
     check_installed(config.train.report_to)
     if config.train.method == "qlora":
