@@ -81,3 +81,7 @@ class GateError(TunefulError):
     """The comparison does not meet the conditions of the gate; everything was written before this was raised."""
 
     exit_code = 3
+
+
+class NotFiniteError(TunefulError, ValueError):
+    """A number that is to be written is NaN or infinite, which no JSON can hold."""

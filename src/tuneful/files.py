@@ -20,6 +20,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -29,6 +30,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from filelock import FileLock, Timeout
+
+from tuneful.errors import NotFiniteError
 
 BLOCK_BYTES = 1 << 20
 """How much of a file is read at once."""
@@ -87,13 +90,36 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def as_json(document: Mapping[str, Any], indent: int | None = None) -> str:
-    """`document` as JSON: readable text, or escapes where it holds a lone surrogate, which no file in UTF-8 can."""
-    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    """`document` as JSON: readable text, or escapes where it holds a lone surrogate, which no file in UTF-8 can.
+
+    NotFiniteError names a number that is not finite, which JSON does not know.
+    """
+    try:
+        text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError:
+        if (found := _not_finite(document)) is None:
+            raise
+        raise NotFiniteError(
+            f"Out of range for JSON: `{found[0]}` is {found[1]}. Where it was measured the model has diverged: lower "
+            "train.learning_rate; where it stands in the data leave the cell empty"
+        ) from None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(document, ensure_ascii=True, indent=indent, allow_nan=False)
     return text
+
+
+def _not_finite(value: Any, place: str = "") -> tuple[str, float] | None:
+    """Where in `value` the first number stands that is not finite, and which it is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (place, value)
+    inside: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = ((f"{place}.{key}" if place else str(key), one) for key, one in value.items())
+    elif isinstance(value, (list, tuple)):
+        inside = ((f"{place}[{index}]", one) for index, one in enumerate(value))
+    return next((found for name, one in inside if (found := _not_finite(one, name))), None)
 
 
 def json_line(row: Mapping[str, Any]) -> str:

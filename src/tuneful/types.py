@@ -108,7 +108,7 @@ class Verdict:
 
     `raw` is what the judge said, word for word; empty where it said nothing. Under `pairwise` the score is 100 where the
     answer beats its rival, 0 where it loses and 50 for a tie. `criteria` are the scores that a rubric's score is the mean
-    of, empty elsewhere.
+    of, empty elsewhere. `reason` is the judge's, where it gave one in so many words.
     """
 
     source: str
@@ -118,6 +118,7 @@ class Verdict:
     unscored_reason: str | None
     raw: str
     criteria: tuple[float, ...] = ()
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         assert (self.score is None) != (self.unscored_reason is None), self

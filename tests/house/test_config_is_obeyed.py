@@ -37,7 +37,7 @@ from tuneful.judge.calibrate import num_calibration_questions
 from tuneful.judge.client import _wait_seconds, open_http_judge
 from tuneful.judge.local import resolve_settings
 from tuneful.judge.protocols import Item
-from tuneful.judge.questions import Question, load_prompt
+from tuneful.judge.questions import Question, prompt_of
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
@@ -223,7 +223,7 @@ def asked(*settings: str) -> Any:
     """What Ollama is sent under `settings`."""
     judge = resolve_settings(load_config(None, ["judge.model=ollama/a", *settings]).judge)
     item = Item("rows.json:1", task="t", reference="r", answer="a", rival="b")
-    question = load_prompt(judge.protocol, judge.prompts).questions(item, plain=judge.reply_format == "text")[0]
+    question = prompt_of(judge).questions(item, plain=judge.reply_format == "text")[0]
     return OllamaBackend("http://127.0.0.1:1", str(judge.model).removeprefix("ollama/"), judge).body(question)
 
 
@@ -429,6 +429,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "judge.model": asking("judge.model=ollama/b"),
     "judge.protocol": asking("judge.protocol=rubric"),
     "judge.reply_format": asking("judge.reply_format=text"),
+    "judge.use_reference": asking("judge.use_reference=false"),
+    "judge.reason": asking("judge.reason=true"),
     "judge.prompts": lambda lab: (asked(), asked(own_prompt(lab))),
     "judge.concurrency": judged("judge.concurrency=2", of="most"),
     "judge.timeout_seconds": judged("judge.timeout_seconds=0.1", of="outcomes"),

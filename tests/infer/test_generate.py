@@ -218,7 +218,10 @@ def test_answers_come_in_order_with_prompt_source_and_no_stop_token_in_their_tex
         assert found.prompt == encoder.prompt_text(conversation)
         said = found.token_ids[:-1] if found.finish_reason == "stop" else found.token_ids
         assert not stop_ids & set(said)
-        assert found.text == encoder.text.template.parse(encoder.text.decode(said))
+        decoded = encoder.text.decode(said)
+        if found.finish_reason == "length":  # half a character at its end is none
+            decoded = decoded.rstrip("\ufffd")
+        assert found.text == encoder.text.template.parse(decoded)
     assert {found.finish_reason for found in answers} >= {"stop"}
 
 

@@ -1,6 +1,7 @@
 """A configuration is read: a YAML file of sections, then `section.key=value` overrides from the command line.
 
-A key that another trainer spells otherwise, or that had another name here before, is refused with the name that holds now.
+A key that another trainer spells otherwise, or that had another name here before, is refused with the name that holds now. `none`
+is no value wherever a setting may have none, in a file, in an argument and in an option, as the page of all settings writes it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from tuneful.config.names import PEER_KEYS, RENAMED_KEYS, RENAMED_METRICS, RENAMED_VALUES
-from tuneful.config.schema import Config
+from tuneful.config.schema import Config, Section
 from tuneful.errors import ConfigError
 
 
@@ -37,6 +38,8 @@ def load_config(
     for dotted in where:
         _check_known(dotted, where[dotted])
         _check_value(dotted, values, where[dotted])
+        section, key = dotted.split(".")
+        values[section][key] = _none_as_meant(section, key, values[section][key])
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -151,6 +154,25 @@ def _check_known(dotted: str, where: str) -> None:
     guess = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
     hint = f"did you mean `{guess[0]}`?" if guess else f"sections are {', '.join(Config.model_fields)}"
     raise ConfigError(f"{where}: unknown key `{dotted}`: {hint}")
+
+
+def _none_as_meant(section: str, key: str, value: Any) -> Any:
+    """`value`, but for none: `none` and `null` are no value where the setting may have none, an empty one where its default is
+    empty, and the name `none` where the setting knows it (`report.general`). Where texts are listed `none` is a text."""
+    written = isinstance(value, str) and value.strip().lower() in ("none", "null")
+    if value is not None and not written:
+        return value
+    section_type = Config.model_fields[section].annotation
+    assert isinstance(section_type, type)
+    assert issubclass(section_type, Section)
+    field = section_type.model_fields[key]
+    if type(None) in get_args(field.annotation):
+        return None
+    if f"{section}.{key}" == "report.general":
+        return "none"
+    if field.default in ("", ()) and (value is None or f"{section}.{key}" != "generate.stop"):
+        return field.default
+    return value
 
 
 def _check_value(dotted: str, values: Mapping[str, Any], where: str) -> None:

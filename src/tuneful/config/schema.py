@@ -340,6 +340,16 @@ class GenerateConfig(Section):
             raise ValueError("an empty text would stop every answer at once")
         return value
 
+    @model_validator(mode="after")
+    def _greedy_answers_sample_nothing(self) -> GenerateConfig:
+        sampling = {"top_k": self.top_k is not None, "top_p": self.top_p != 1, "min_p": self.min_p != 0}
+        if self.temperature == 0 and (given := [name for name, is_given in sampling.items() if is_given]):
+            raise ValueError(
+                f"{' and '.join(given)} is ignored at temperature 0, where the likeliest token is taken; set "
+                "generate.temperature, or drop it"
+            )
+        return self
+
 
 class JudgeConfig(Section):
     """Who grades the answers, and how it is asked. Judging is off until `judge.model` names a judge."""
@@ -359,6 +369,16 @@ class JudgeConfig(Section):
         description="what the judge is held to: a JSON object that carries the code of its item, or plain text; `auto` is "
         "`text` for `model:FOLDER` and `json_schema` elsewhere. A rubric is an object either way",
     )
+    use_reference: bool = Field(
+        True,
+        description="show the judge the reference of each task. Answers that have none are judged with `false`; an answer is "
+        "never its own reference",
+    )
+    reason: bool = Field(
+        False,
+        description="have the judge give a short reason before its score or winner, kept beside it in scores/; a rubric has "
+        "one always",
+    )
     prompts: str | None = Field(
         None, description="a folder whose score.txt, rubric.txt and pairwise.txt replace the built-in prompts"
     )
@@ -372,7 +392,9 @@ class JudgeConfig(Section):
         0.0, ge=0, description="sampling temperature of the judge; not sent where it is none"
     )
     seed: int | None = Field(123, ge=0, description="sampling seed of the judge; not sent where it is none")
-    max_tokens: int = Field(512, ge=1, description="most tokens of a reply; one that needs more is unscored")
+    max_tokens: int | None = Field(
+        512, ge=1, description="most tokens of a reply; one that needs more is unscored. Not sent where it is none"
+    )
     num_ctx: int = Field(
         4096, ge=256, description="context of an `ollama/` or `gguf:` judge; a longer prompt is an error"
     )

@@ -99,6 +99,10 @@ class Template(Protocol):
     def writes_bos(self) -> bool:
         """Whether the begin token is the template's to write, and not the tokenizer's to add."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the template before the first step, a sentence each."""
+
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response; TemplateError where it cannot be rendered."""
 
@@ -137,6 +141,7 @@ class PromptFormat:
     stop: tuple[str, ...]
     generation_prefix: str = ""
     writes_bos: bool = False
+    notes: tuple[str, ...] = ()
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response."""

@@ -179,7 +179,7 @@ class _Row:
         elif len(self.generated) >= self.max_new_tokens:
             self.finish_reason = "length"
         if self.finish_reason:
-            self._shown.append(self.text.finish())
+            self._shown.append(self.text.finish(cut=self.finish_reason == "length"))
 
     def take_shown(self) -> str:
         """The text that has become certain since the last call."""

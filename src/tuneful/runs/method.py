@@ -22,6 +22,9 @@ from tuneful.model.quantize import quantize, round_to_4_bits
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_TOO_HIGH, _TOO_LOW = 100, 1e-4
+"""Times the default of the method, beyond which a learning rate is asked about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -97,6 +100,22 @@ def rates_in_words(config: Config) -> dict[str, str]:
         source = f"the default of {method}, {METHOD_SOURCES[method]}" if value == default else "as asked for"
         said[key.replace("_", " ")] = f"{value:g}: {source}"
     return said
+
+
+def doubtful_rate(config: Config) -> str | None:
+    """A sentence where the learning rate is over a hundred times the method's default, or under a ten-thousandth of it.
+
+    AdamW moves every weight by about the rate at each step, whatever the gradient. It is asked about and not refused.
+    """
+    rate, method = config.train.learning_rate, config.train.method
+    usual = METHOD_DEFAULTS[method]["learning_rate"]
+    if _TOO_LOW * usual <= rate <= _TOO_HIGH * usual:
+        return None
+    outcome = "every weight moves by about that much at each step" if rate > usual else "next to nothing will change"
+    return (
+        f"train.learning_rate={rate:g}: is that meant? It is {rate / usual:.3g} times the default of {method} ({usual:g}), and "
+        f"{outcome}"
+    )
 
 
 def replay_in_words(replay: Replay) -> str:

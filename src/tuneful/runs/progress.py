@@ -31,6 +31,8 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
     )
     for note in audit.reading:
         terminal.say(f"  {note.text}", style="yellow" if note.kind == UNUSED else None)
+    for sentence in text.template.notes:
+        terminal.say(f"  {sentence}", style="yellow")
     for refusal in audit.refused[:3]:
         terminal.say(f"  refused {refusal.source}: {refusal.reason}", style="yellow")
     terminal.say()

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.audit.audit import audit_sides
-from tuneful.config import Config
+from tuneful.config import Config, JudgeConfig
 from tuneful.console import Terminal
 from tuneful.data.read import Record, stream_data
 from tuneful.encoding.encode import Encoder
@@ -39,7 +39,7 @@ from tuneful.model.quantize import check_4_bits, compute_in
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import describe_machine
 from tuneful.runs.folder import RunDir, new_run_path
-from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
+from tuneful.runs.method import Method, begin_method, doubtful_rate, method_in_words, rates_in_words, replay_in_words
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_resume, training_identity
 from tuneful.runs.schema import (
@@ -194,6 +194,7 @@ def prepare_engine(run: RunState) -> Engine:
     layout, dtype = choices.layout, getattr(torch, choices.dtype)
     strategy = _choose_strategy(run)
     _show_model(run, choices, strategy)
+    run.warn([sentence for sentence in (doubtful_rate(run.config),) if sentence])
     _warn_of_changed_machine(run, choices)
     if run.group.sharded:
         shard(run.model, dtype)
@@ -244,6 +245,8 @@ def _check_request(
     check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
     if has_judge and verb == "run" and group.is_main:
         check_judge_is_there(config)
+    if verb == "run" and not has_judge and config.judge != JudgeConfig():
+        raise ConfigError("the section judge is ignored where no judge is named; set judge.model (--judge), or drop it")
     device = group.own_device(choose_device(config.model.device))
     check_installed(config.train.report_to)
     if config.train.method == "qlora":

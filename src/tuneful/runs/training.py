@@ -157,7 +157,10 @@ def _tell_how_it_ended(run: RunState, training: Training) -> None:
     state, total = training.state, training.num_steps
     keeps_best = run.config.train.keep == "best" and state.best_step is not None
     kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
-    summary = TrainingSummary(state.step, total, state.best_step, state.best_loss, kept_step)
+    kept_loss = state.best_loss if kept_step == state.best_step else state.last_loss
+    summary = TrainingSummary(
+        state.step, total, state.best_step, state.best_loss, kept_step, state.base_loss, kept_loss
+    )
     run.folder.write_document("training.json", summary)
     if state.step < total:
         evaluations = "evaluation" if state.num_worse == 1 else f"{state.num_worse} evaluations in a row"
@@ -167,6 +170,13 @@ def _tell_how_it_ended(run: RunState, training: Training) -> None:
     if state.best_step not in (None, state.step):
         kept = "those weights are kept" if keeps_best else "the last weights are kept all the same (train.keep: last)"
         run.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
+    if kept_loss is not None and state.base_loss is not None and kept_loss > state.base_loss:
+        run.warn(
+            [
+                f"the weights that are kept (step {kept_step}, validation loss {kept_loss:.4f}) are worse than the model as it "
+                f"came ({state.base_loss:.4f}). Lower train.learning_rate, or look at the data with `tuneful check`"
+            ]
+        )
 
 
 # Checkpoints

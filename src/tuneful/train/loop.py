@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from tuneful.batch.order import all_steps, derived_seed, num_steps, replay_indices
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
-from tuneful.errors import TunefulError
 from tuneful.runs.schema import Evaluation, Event, Layout, Notice, Sample, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
+from tuneful.train.finite import check_losses, culprits, not_finite, validation_not_finite
 from tuneful.train.layout import cut_micro_batches, own_micro_batches
 from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
 from tuneful.train.memory import fitted, out_of_memory_says
@@ -63,6 +63,7 @@ class Training:
     state: TrainingState = field(default_factory=TrainingState)
     should_stop: Callable[[], None] = no_op
     group: ProcessGroup = SINGLE_PROCESS
+    _zero_was_said: bool = field(default=False, init=False)
 
     @property
     def num_steps(self) -> int:
@@ -74,8 +75,9 @@ class Training:
         """Every evaluation and step, until the last step or until early stopping.
 
         Validation is evaluated before the first step, every `eval_steps` and after the last. At the end the model has the
-        weights of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError, before the weights
-        change, where a loss or gradient is not finite, and OutOfMemoryError where a single record does not fit.
+        weights of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError where a loss or gradient
+        is not finite, before the step changes a weight, or where a validation loss is not, and OutOfMemoryError where a single
+        record does not fit.
         """
         config, state, total = self.config, self.state, self.num_steps
         keeps_best = config.keep == "best"
@@ -102,9 +104,15 @@ class Training:
         """The validation loss after `state.step` steps, and a sample answer."""
 
         def validation_loss(layout: Layout) -> float | None:
-            return mean_loss(self.model, self.validation, layout, should_stop=self.should_stop, group=self.group)
+            bad.clear()
+            return mean_loss(
+                self.model, self.validation, layout, should_stop=self.should_stop, group=self.group, bad=bad
+            )
 
+        bad: list[Example] = []
         loss, notices = self._fitted(validation_loss)
+        if loss is not None and not math.isfinite(loss):
+            raise validation_not_finite(self.state.step, loss, bad)
         yield from notices
         answer = self.sample(self.state.step) if self.sample else None
         sample = Sample(answer.source, answer.prompt, answer.text) if answer else None
@@ -124,8 +132,8 @@ class Training:
             self.optimizer.forget_gradients()
             return self._backward(together, layout)
 
-        own, notices = self._fitted(gradients)
-        yield from notices
+        own, memory_notices = self._fitted(gradients)
+        yield from memory_notices
         if step == 1 and (unused := _without_gradient(self.optimizer, self.group)):
             yield unused
         self.optimizer.sum_gradients()
@@ -134,10 +142,12 @@ class Training:
         loss = costs.mean(examples) if replayed else costs.loss
         norm = self.optimizer.step(rate)
         if not math.isfinite(norm):
-            raise _not_finite(step, f"the gradient's norm is {norm}", together)
+            raise not_finite(step, f"the gradient's norm is {norm}", together)
+        notices = [
+            one for one in (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm)) if one
+        ]
         if self.loss_tracker is not None:
             self.loss_tracker.see(step, indices, [costs.nll[id(example)] for example in examples])
-        notice = _spike(step, loss, self.state.recent_losses)
         self.state.step, self.state.evaluated = step, False
         self.state.recent_losses = [*self.state.recent_losses, loss][-_SPIKE_WINDOW:]
         yield Step(
@@ -152,8 +162,18 @@ class Training:
             step_seconds=time.perf_counter() - start,
             replay_loss=costs.mean(replayed) if replayed else None,
         )
-        if notice:
-            yield notice
+        yield from notices
+
+    def _gradient_is_zero(self, step: int, norm: float) -> Notice | None:
+        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more."""
+        if norm or self._zero_was_said:
+            return None
+        self._zero_was_said = True
+        return Notice(
+            step,
+            "zero_gradient",
+            "the gradient is exactly 0, so this model learns nothing any more: train.learning_rate may have been too high",
+        )
 
     def _fitted(self, attempt: Callable[[Layout], Found]) -> tuple[Found, list[Notice]]:
         """What `attempt` finds in micro-batches that fit, and a notice for each time that memory ran out on the way."""
@@ -195,7 +215,7 @@ class Training:
             costs.loss += share.item()
             if not math.isfinite(costs.loss):
                 self.optimizer.forget_gradients()
-                raise _not_finite(self.state.step + 1, f"the loss is {costs.loss}", _culprits(batch, micro_batch))
+                raise not_finite(self.state.step + 1, f"the loss is {costs.loss}", culprits(batch, micro_batch))
             if counts:
                 costs.add(batch, micro_batch)
         return costs
@@ -213,25 +233,39 @@ def mean_loss(
     *,
     should_stop: Callable[[], None] = no_op,
     group: ProcessGroup = SINGLE_PROCESS,
+    bad: list[Example] | None = None,
 ) -> float | None:
-    """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none."""
+    """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none.
+
+    The records of this rank whose loss is not finite are added to `bad`.
+    """
     if not examples:
         return None
     batches = own_micro_batches(examples, layout, group)
     losses = _without_gradients(model, (batch for batch, _ in batches), layout, should_stop)
-    total = sum(found.total.item() for (_, found), (_, counts) in zip(losses, batches, strict=True) if counts)
+    total = 0.0
+    for (batch, found), (_, counts) in zip(losses, batches, strict=True):
+        if not counts:
+            continue
+        loss = found.total.item()
+        total += loss
+        if bad is not None and not math.isfinite(loss):
+            bad += culprits(batch, found)
     return group.sum([total])[0] / total_weight(examples)
 
 
 def record_nll(
     model: PreTrainedModel, examples: Sequence[Example], layout: Layout, *, should_stop: Callable[[], None] = no_op
 ) -> list[float]:
-    """For each example, in order, the summed negative log-likelihood (nats) of its targets."""
+    """For each example, in order, the summed negative log-likelihood (nats) of its targets; TunefulError for one that is not
+    finite."""
     examples = list(examples)  # told apart by identity: a sequence on disk makes another object at each asking
     nll: dict[int, float] = {}
     batches = cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else iter(())
     for batch, found in _without_gradients(model, batches, layout, should_stop):
-        nll.update(zip(map(id, batch), found.record_nll(), strict=True))
+        own = found.record_nll()
+        check_losses(batch, own)
+        nll.update(zip(map(id, batch), own, strict=True))
     return [nll[id(example)] for example in examples]
 
 
@@ -253,7 +287,9 @@ def _without_gradients(
 
 def _remember(state: TrainingState, validation_loss: float | None) -> None:
     """The evaluation of `state.step` was made. The model as it came is no candidate: a training gives trained weights."""
-    state.evaluated = True
+    state.evaluated, state.last_loss = True, validation_loss
+    if state.step == 0:
+        state.base_loss = validation_loss
     if validation_loss is None or state.step == 0:
         return
     if state.best_loss is None or validation_loss < state.best_loss:
@@ -297,22 +333,7 @@ class _Costs:
         return sum(self.weighted[id(example)] for example in examples) / total_weight(examples)
 
 
-# Bad numbers
-
-
-def _culprits(batch: Sequence[Example], micro_batch: MicroBatchLoss) -> list[Example]:
-    """The records of a micro-batch whose own loss is not finite, or all where each is and only their sum is not."""
-    losses = micro_batch.record_nll()
-    return [example for example, nll in zip(batch, losses, strict=True) if not math.isfinite(nll)] or list(batch)
-
-
-def _not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulError:
-    named = ", ".join(example.source for example in examples[:8])
-    more = f" and {len(examples) - 8} more" if len(examples) > 8 else ""
-    return TunefulError(
-        f"step {step}: {what}: not finite, so no weight was changed by this step. Its records: {named}{more}. Lower "
-        "train.learning_rate, or look at these records"
-    )
+# What a step may show
 
 
 def _without_gradient(optimizer: AdamW, group: ProcessGroup) -> Notice | None:

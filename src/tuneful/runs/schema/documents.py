@@ -277,6 +277,8 @@ class TrainingSummary:
     ]
     best_validation_loss: Annotated[float | None, "that loss, in nats a token"]
     kept_step: Annotated[int, "the step whose weights the model has"]
+    base_validation_loss: Annotated[float | None, "validation loss before the first step", ABSENT] = None
+    kept_validation_loss: Annotated[float | None, "validation loss of the weights that were kept", ABSENT] = None
 
 
 @dataclass(slots=True)
@@ -290,6 +292,8 @@ class TrainingState:
     evaluated: Annotated[bool, "whether the evaluation due after `step` was made"] = False
     best_step: Annotated[int | None, "the evaluation with the lowest validation loss after the first step"] = None
     best_loss: Annotated[float | None, "that loss, in nats a token"] = None
+    base_loss: Annotated[float | None, "validation loss before the first step"] = None
+    last_loss: Annotated[float | None, "validation loss of the last evaluation"] = None
     num_worse: Annotated[int, "evaluations since `best_step`"] = 0
     max_tokens: Annotated[int | None, "tokens of a micro-batch that fit, where the layout's did not"] = None
     recent_losses: Annotated[list[float], "losses of the last 64 steps, to tell a spike by"] = field(

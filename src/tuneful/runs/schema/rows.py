@@ -59,8 +59,9 @@ class Notice:
 
     step: Annotated[int, "the optimizer step"]
     notice: Annotated[
-        Literal["spike", "memory", "unused"],
-        "the loss jumped; memory ran out and smaller micro-batches were taken; or parameters have had no gradient",
+        Literal["spike", "memory", "unused", "zero_gradient"],
+        "the loss jumped; memory ran out and smaller micro-batches were taken; parameters have had no gradient; or the gradient "
+        "was exactly 0",
     ]
     sentence: Annotated[str, "the same in words"]
 
@@ -161,3 +162,4 @@ class JudgeScore:
     ]
     unscored_reason: Annotated[str | None, "why there is no score; null where there is one"]
     raw: Annotated[str, "what the judge said, word for word"]
+    reason: Annotated[str | None, "the reason that the judge gave, where it was asked for one", ABSENT] = None
