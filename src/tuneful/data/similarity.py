@@ -106,4 +106,5 @@ def _num_own(ours: Field, theirs: Field, same_place: bool) -> int:
     own = ours.stretches - theirs.stretches
     if same_place:
         return len(own)
-    return len(own - ours.altered) - min(len(own & ours.shared), len(theirs.altered))
+    own -= ours.altered
+    return len(own) - min(len(own & ours.shared), len(theirs.altered))

@@ -16,8 +16,10 @@ read three times, at some million characters a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,7 @@ OWN, SHARED, ALTERED = 0, 1, 2
 _SHORT, _LONG = 24, 48
 _MIN_TEXTS = 10
 _LEAST_TEXTS = 4
+_SEEN = 3  # texts from which on windows are counted exactly
 """Texts that share a long window before it is wording; of a short one, as many as the square root of the number of texts."""
 
 _MARGIN = 4
@@ -44,11 +47,11 @@ _MIN_SHARED = 32
 _FEW = 4
 """Where under one of so many of the texts that share a window go on alike, something is filled in."""
 
-_MAX_COUNT = np.iinfo(np.uint16).max
 _SMALLEST, _LARGEST = 12, 26  # bits of the table of counts
 _WINDOWS_A_CHARACTER = 0.5
 _FACTOR = 0x9E3779B97F4A7C15
 _BATCH_CHARACTERS = 1 << 18
+_MERGED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,63 +106,62 @@ class _BatchParts:
 
 
 class _Wording:
-    """In how many distinct texts each window stands, and how most of them go on."""
+    """In how many distinct texts each frequent window and line stands, and how most of these texts go on.
+
+    A table of small counts by part of a hash says which may be frequent; these are then counted by the whole hash.
+    """
 
     def __init__(self, texts: Sequence[str], distinct: npt.NDArray[np.bool_]) -> None:
         num_texts = int(distinct.sum())
         self._least = max(_LEAST_TEXTS, min(_MIN_TEXTS, -(-3 * num_texts // 4)))
         self._fewest = {_SHORT: max(self._least, int(num_texts**0.5)), _LONG: self._least}
         num_characters = sum(len(text) for text, counts in zip(texts, distinct.tolist(), strict=True) if counts)
-        wanted = int(num_characters * _WINDOWS_A_CHARACTER).bit_length()
-        self._bits = min(max(wanted, _SMALLEST), _LARGEST)
-        self._counts = np.zeros(1 << self._bits, np.uint16)
+        bits = min(max(int(num_characters * _WINDOWS_A_CHARACTER).bit_length(), _SMALLEST), _LARGEST)
+        self._shift = np.uint64(64 - bits)
+        self._table = np.zeros(1 << bits, np.uint8)
         for batch in _batches(texts, distinct):
-            self._count(batch)
-        self._frequent = np.flatnonzero(self._counts >= self._least)
-        self._after = np.zeros(len(self._frequent), np.uint16)
-        self._before = np.zeros(len(self._frequent), np.uint16)
+            slot, count = np.unique(self._slots(batch.once_a_text()), return_counts=True)
+            self._table[slot] = np.minimum(self._table[slot] + count, np.iinfo(np.uint8).max)
+        self._hashes, self._counts = _merged(map(self._candidates, _batches(texts, distinct)))
+        seen = self._counts >= _SEEN
+        self._hashes, self._counts = self._hashes[seen], self._counts[seen]
+        self._after, self._before = np.zeros_like(self._counts), np.zeros_like(self._counts)
         for batch in _batches(texts, distinct):
             self._follow(batch)
 
-    def _count(self, texts: _Batch) -> None:
-        """Each window and each whole line counts once for a text."""
-        slots, of_texts = [self._slots(texts.line_hashes)], [texts.text_of_line]
-        for width in (_SHORT, _LONG):
-            starts = texts.windows(width)
-            slots.append(self._slots(texts.hashes(starts, width)))
-            of_texts.append(texts.text_of_line[texts.line_of[starts]])
-        once = np.unique((np.concatenate(of_texts) << self._bits) | np.concatenate(slots))
-        slot, count = np.unique(once & ((1 << self._bits) - 1), return_counts=True)
-        self._counts[slot] = np.minimum(self._counts[slot] + count, _MAX_COUNT)
-
-    def _follow(self, texts: _Batch) -> None:
-        """The most texts in which any one window follows, or stands before, each frequent window."""
-        starts = texts.windows(_SHORT)
-        slots = self._slots(texts.hashes(starts, _SHORT))
-        line = texts.line_of[starts]
-        follower = np.minimum(np.searchsorted(starts, starts + _SHORT), np.searchsorted(line, line, side="right") - 1)
-        self._note(self._after, starts, slots, follower)
-        leader = np.searchsorted(starts, starts - _SHORT, side="right") - 1
-        self._note(self._before, starts, slots, np.maximum(leader, np.searchsorted(line, line)))
-
-    def _note(
-        self, most: npt.NDArray[np.uint16], starts: Positions, slots: Positions, others: Positions
-    ) -> None:
-        """Raise `most` of each frequent window to the count of its other, where that is not the window itself."""
-        ours = np.flatnonzero((others != np.arange(len(starts))) & (self._counts[slots] >= self._least))
-        rank = np.searchsorted(self._frequent, slots[ours])
-        np.maximum.at(most, rank, self._counts[slots[others[ours]]])
-
-    def _frequent_windows(self, texts: _Batch) -> tuple[Positions, Positions, npt.NDArray[np.uint16]]:
-        """Start, slot and count of the short windows that stand in enough texts or more, from first to last."""
-        starts = texts.windows(_SHORT)
-        slots = self._slots(texts.hashes(starts, _SHORT))
-        counts = self._counts[slots]
-        frequent = counts >= self._least
-        return starts[frequent], slots[frequent], counts[frequent]
+    def _candidates(self, texts: _Batch) -> tuple[Hashes, Positions]:
+        """The hashes in a batch that may be frequent, and in how many of its texts."""
+        hashes = texts.once_a_text()
+        return np.unique(hashes[self._table[self._slots(hashes)] >= _SEEN], return_counts=True)
 
     def _slots(self, hashes: Hashes) -> Positions:
-        return (hashes >> np.uint64(64 - self._bits)).astype(np.int64)
+        return (hashes >> self._shift).astype(np.int64)
+
+    def _ranks(self, hashes: Hashes) -> Positions:
+        """The place of each hash among those that were counted, or -1."""
+        ranks = np.full(len(hashes), -1, np.int64)
+        if not len(self._hashes):
+            return ranks
+        candidates = np.flatnonzero(self._table[self._slots(hashes)] >= _SEEN)
+        at = np.minimum(np.searchsorted(self._hashes, hashes[candidates]), len(self._hashes) - 1)
+        found = self._hashes[at] == hashes[candidates]
+        ranks[candidates[found]] = at[found]
+        return ranks
+
+    def _counts_of(self, ranks: Positions) -> Positions:
+        """In how many texts each stands; 1 for what was not counted."""
+        return np.where(ranks >= 0, self._counts[ranks], 1) if len(self._counts) else np.ones(len(ranks), np.int64)
+
+    def _follow(self, texts: _Batch) -> None:
+        """The most texts in which any one text follows, or stands before, each short window."""
+        for most, starts, (first, width) in (
+            (self._after, texts.windows(_SHORT), texts.with_following()),
+            (self._before, texts.windows(_SHORT), texts.with_preceding()),
+        ):
+            ranks = self._ranks(texts.hashes(starts, _SHORT))
+            longer = self._counts_of(self._ranks(texts.hashes(first, width)))
+            ours = np.flatnonzero((width > _SHORT) & (ranks >= 0))
+            np.maximum.at(most, ranks[ours], longer[ours])
 
     def parts(self, texts: _Batch) -> _BatchParts:
         """The parts of the texts of one batch."""
@@ -178,7 +180,7 @@ class _Wording:
             (end - texts.text_start[text]).astype(np.int32),
             kind,
             np.bincount(texts.text_of_line, minlength=texts.num_texts),
-            self._counts[self._slots(texts.line_hashes)] >= self._fewest[_SHORT],
+            self._counts_of(self._ranks(texts.line_hashes)) >= self._fewest[_SHORT],
         )
 
     def _shared(self, texts: _Batch) -> npt.NDArray[np.bool_]:
@@ -186,7 +188,7 @@ class _Wording:
         edges = np.zeros(len(texts.codes) + 1, np.int32)
         for width, fewest in self._fewest.items():
             starts = texts.windows(width)
-            starts = starts[self._counts[self._slots(texts.hashes(starts, width))] >= fewest]
+            starts = starts[self._counts_of(self._ranks(texts.hashes(starts, width))) >= fewest]
             line = texts.line_of[starts]
             first = np.where(starts == texts.line_start[line], starts, starts + _MARGIN)
             ends = starts + width
@@ -210,12 +212,14 @@ class _Wording:
         gap_end = np.concatenate([start[first], np.where(last, texts.line_end[line], np.roll(start, -1))])
         filled = gap_start < gap_end
         gap_start, gap_end = gap_start[filled], gap_end[filled]
-        starts, slots, counts = self._frequent_windows(texts)
+        starts = texts.windows(_SHORT)
+        ranks = self._ranks(texts.hashes(starts, _SHORT))
+        frequent = self._counts_of(ranks) >= self._least
+        starts, ranks = starts[frequent], ranks[frequent]
         if not len(starts) or not len(gap_start):
             return gap_start[:0], gap_end[:0]
-        rank = np.searchsorted(self._frequent, slots)
-        is_open_after = self._after[rank].astype(np.int64) * _FEW < counts
-        is_open_before = self._before[rank].astype(np.int64) * _FEW < counts
+        is_open_after = self._after[ranks] * _FEW < self._counts[ranks]
+        is_open_before = self._before[ranks] * _FEW < self._counts[ranks]
         before = np.searchsorted(starts, gap_start - (_SHORT - _MARGIN), side="right") - 1
         after = np.searchsorted(starts, gap_end - _MARGIN)
         line = texts.line_of[gap_start]
@@ -261,6 +265,36 @@ class _Batch:
         sums = (self._sums[starts + width] - self._sums[starts]) * self._inverses[starts]
         return mixed(sums + np.asarray(width, dtype=np.uint64))
 
+    def with_following(self) -> tuple[Positions, Positions]:
+        """Start and width of each short window with as much of what follows, or with what is left of its line."""
+        starts = self.windows(_SHORT)
+        return starts, np.minimum(_LONG, self.line_end[self.line_of[starts]] - starts)
+
+    def with_preceding(self) -> tuple[Positions, Positions]:
+        """Start and width of each short window with what stands before it: from a word on, or from the start of its line."""
+        starts = self.windows(_SHORT)
+        at = np.searchsorted(self._words, starts - (_LONG - _SHORT), side="right") - 1
+        word = self._words[np.maximum(at, 0)] if len(self._words) else starts
+        line = self.line_start[self.line_of[starts]]
+        first = np.where((at >= 0) & (word >= line), word, line)
+        return first, starts + _SHORT - first
+
+    def once_a_text(self) -> Hashes:
+        """The hashes of all windows and lines, each once for each text that holds it."""
+        hashes, of_texts = [self.line_hashes], [self.text_of_line]
+        for starts, widths in (
+            (self.windows(_SHORT), _SHORT),
+            (self.windows(_LONG), _LONG),
+            self.with_following(),
+            self.with_preceding(),
+        ):
+            hashes.append(self.hashes(starts, widths))
+            of_texts.append(self.text_of_line[self.line_of[starts]])
+        every, of_text = np.concatenate(hashes), np.concatenate(of_texts)
+        order = np.lexsort((every, of_text))
+        every, of_text = every[order], of_text[order]
+        return every[np.concatenate([[True], (every[1:] != every[:-1]) | (of_text[1:] != of_text[:-1])])]
+
     @property
     def line_hashes(self) -> Hashes:
         """The hash of each whole line, unlike that of a window of the same text."""
@@ -294,7 +328,27 @@ def _runs(marked: npt.NDArray[np.bool_]) -> tuple[Positions, Positions]:
     return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
 
 
+def _merged(counted: Iterable[tuple[Hashes, Positions]]) -> tuple[Hashes, Positions]:
+    """Counts by hash, rising, of many such: the small ones are gathered before they are added to the large."""
+    hashes, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    waiting: list[tuple[Hashes, Positions]] = []
+    size = 0
+    for pair in chain(counted, [None]):
+        if pair is not None:
+            waiting.append(pair)
+            size += len(pair[0])
+        if pair is None or size > max(len(hashes), _MERGED_AT_ONCE):
+            every = np.concatenate([hashes, *(one for one, _ in waiting)])
+            added = np.concatenate([counts, *(one for _, one in waiting)])
+            hashes, place = np.unique(every, return_inverse=True)
+            counts = np.bincount(place, weights=added, minlength=len(hashes)).astype(np.int64)
+            waiting, size = [], 0
+    return hashes, counts
+
+
+@lru_cache(maxsize=8)
 def _powers(factor: int, num: int) -> Hashes:
+    """The powers of `factor`, 0 to `num` - 1, modulo 2**64."""
     factors = np.full(num, factor & 0xFFFFFFFFFFFFFFFF, np.uint64)
     factors[:1] = 1
     return np.cumprod(factors, dtype=np.uint64)
