@@ -1,6 +1,6 @@
 """Which texts say the same, exactly or nearly: what the split keeps together and what the audit reports.
 
-    text -> normal_text -> Sketches (hash, shared wording, 16 band keys) -> earliest_matches -> clusters
+    text -> normal_text -> Sketches (hash, shared wording, 20 band keys) -> earliest_matches -> clusters
 
 A text is a few fields, one a line (`system`, `instruction`, `input`). Two texts are the same where nothing but case, white
 space and punctuation differs, and nearly the same where they are at least `threshold` similar (`similarity.py`). Wording that
@@ -19,6 +19,7 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -34,7 +35,9 @@ THRESHOLD = 0.8
 """Similarity from which on two texts are near duplicates."""
 
 _NUM_BANDS, _ROWS_A_BAND = 16, 6
+_NUM_WHOLE_BANDS = 4  # over the whole field, what is shared included
 _MAX_LEADERS = 8
+_MAX_WHOLE_BUCKET = 64  # texts that agree in a band over the whole field: more are those of one long wording
 _BATCH_CHARACTERS = 1 << 18
 _NUM_REMEMBERED = 2_000
 
@@ -80,8 +83,8 @@ class Sketches:
             hashes.append(text_hash(" ".join(filter(None, text.split("\n")))))
         self.text_hashes = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, np.uint64)
         self._parts = shared_parts(self._texts, _earlier_same(self.text_hashes) < 0)
-        keys = [_band_keys(batch) for batch in _batches(self._candidate_text(index) for index in range(len(self)))]
-        self._band_keys = np.concatenate([np.zeros((0, _NUM_BANDS), np.uint32), *keys])
+        keys = [_band_keys(batch) for batch in _batches(map(self._looked_for, range(len(self))))]
+        self._band_keys = np.concatenate([np.zeros((0, _NUM_BANDS + _NUM_WHOLE_BANDS), np.uint32), *keys])
 
     def __len__(self) -> int:
         """Number of texts."""
@@ -118,8 +121,10 @@ class Sketches:
         keys = self._band_keys[order[distinct]]
         fields = lru_cache(maxsize=_NUM_REMEMBERED)(lambda position: self._fields(int(order[position])))
         unlike: dict[tuple[int, ...], set[int]] = {}
-        for band in range(_NUM_BANDS):
+        for band in range(_NUM_BANDS + _NUM_WHOLE_BANDS):
             for bucket in groups_of_equal(keys[:, band]):
+                if band >= _NUM_BANDS and len(bucket) > _MAX_WHOLE_BUCKET:
+                    continue
                 _match_bucket(distinct[bucket].tolist(), fields, threshold, matches, similarities, unlike)
         found = np.full(len(self), -1, dtype=np.int64)
         found[order] = np.where(matches >= 0, order[matches], -1) if len(order) else -1
@@ -130,8 +135,7 @@ class Sketches:
     def _fields(self, index: int) -> list[Field]:
         return fields_of(self.text(index), self._parts.of(index))
 
-    def _candidate_text(self, index: int) -> tuple[str, str]:
-        """The text, and what of it like texts are looked for by: what is its own in its last field that few others have."""
+    def _looked_for(self, index: int) -> _LookedFor:
         text, common = self.text(index), self._parts.common_lines(index)
         start, spans = 0, list[tuple[int, int]]()
         for line in text.split("\n"):
@@ -139,10 +143,21 @@ class Sketches:
             start += len(line) + 1
         filled = [number for number, (first, last) in enumerate(spans) if first < last]
         if not filled:
-            return text, ""
+            return _LookedFor("", "", "")
         number = next((number for number in reversed(filled) if not common[number]), filled[-1])
         first, last = spans[number]
-        return text, _own(text, first, last, self._parts.of(index)) or text[first:last]
+        whole = text[first:last]
+        numbers = " ".join(NUMBER.findall(text))
+        return _LookedFor(numbers, whole, _own(text, first, last, self._parts.of(index)) or whole)
+
+
+@dataclass(frozen=True, slots=True)
+class _LookedFor:
+    """What of a text like ones are looked for by: its numbers, its last field that few others have, and what of it is its own."""
+
+    numbers: str
+    whole: str
+    own: str
 
 
 class Texts:
@@ -194,13 +209,13 @@ def _own(text: str, start: int, end: int, parts: Sequence[Part]) -> str:
 # MinHash
 
 
-def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Lists of texts and what they are looked for by, of about _BATCH_CHARACTERS: what fits a processor's cache."""
-    batch: list[tuple[str, str]] = []
+def _batches(texts: Iterable[_LookedFor]) -> Iterator[list[_LookedFor]]:
+    """Lists of what is looked for, of about _BATCH_CHARACTERS together: what fits a processor's cache."""
+    batch: list[_LookedFor] = []
     size = 0
-    for text, key in texts:
-        batch.append((text, key))
-        size += len(key)
+    for text in texts:
+        batch.append(text)
+        size += len(text.whole)
         if size >= _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -208,9 +223,17 @@ def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]
         yield batch
 
 
-def _band_keys(texts: list[tuple[str, str]]) -> npt.NDArray[np.uint32]:
-    """The keys of each text's bands, uint32 [N, 16]: texts with an equal key in any band are candidates."""
-    fields = [padded(key) for _, key in texts]
+def _band_keys(texts: list[_LookedFor]) -> npt.NDArray[np.uint32]:
+    """The keys of each text's bands, uint32 [N, 20]: texts with an equal key in any band are candidates."""
+    numbers = np.array([text_hash(text.numbers) for text in texts], dtype=np.uint64)
+    own = _keys_of([text.own for text in texts], numbers, range(_NUM_BANDS))
+    whole = _keys_of([text.whole for text in texts], numbers, range(_NUM_BANDS, _NUM_BANDS + _NUM_WHOLE_BANDS))
+    return np.concatenate([own, whole], axis=1)
+
+
+def _keys_of(lines: list[str], numbers: npt.NDArray[np.uint64], bands: range) -> npt.NDArray[np.uint32]:
+    """The keys of the `bands` of each line, uint32 [N, bands]; none is equal where `numbers` differ."""
+    fields = [padded(line) for line in lines]
     codes = np.frombuffer("".join(fields).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     ends = np.cumsum([len(field) for field in fields])
     starts = ends - [len(field) for field in fields]
@@ -219,21 +242,21 @@ def _band_keys(texts: list[tuple[str, str]]) -> npt.NDArray[np.uint32]:
         windows = (windows ^ codes[offset : len(codes) - WIDTH + 1 + offset]) * np.uint32(0x9E3779B1)
         windows ^= windows >> np.uint32(15)
     bounds = np.stack([starts, ends - WIDTH + 1], axis=1).ravel()[:-1]  # the last stretch ends where the array does
-    numbers = np.array([text_hash(" ".join(NUMBER.findall(text))) for text, _ in texts], dtype=np.uint64)
-    keys = np.empty((len(texts), _NUM_BANDS), np.uint32)
-    for band in range(_NUM_BANDS):
+    keys = np.empty((len(lines), len(bands)), np.uint32)
+    for column, band in enumerate(bands):
         key = numbers
         for row in range(_ROWS_A_BAND):
             flip, factor = _PERMUTATIONS[band * _ROWS_A_BAND + row]
             lowest = np.minimum.reduceat((windows ^ flip) * factor, bounds)[::2]
             key = mixed(key ^ lowest)
-        keys[:, band] = key >> np.uint64(32)
+        keys[:, column] = key >> np.uint64(32)
     return keys
 
 
 def _permutations() -> tuple[tuple[np.uint32, np.uint32], ...]:
     """(flip, odd factor) of each hash function: fixed, because a split depends on them."""
-    numbers = mixed(np.arange(1, _NUM_BANDS * _ROWS_A_BAND + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    num = (_NUM_BANDS + _NUM_WHOLE_BANDS) * _ROWS_A_BAND
+    numbers = mixed(np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return tuple((np.uint32(number >> 32), np.uint32((number & 0xFFFFFFFF) | 1)) for number in numbers.tolist())
 
 

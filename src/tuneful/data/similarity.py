@@ -102,9 +102,6 @@ def _field_similarity(ours: Field, theirs: Field, threshold: float) -> float:
 
 
 def _num_own(ours: Field, theirs: Field, same_place: bool) -> int:
-    """How many stretches only ours has, but for wording that ours has altered elsewhere, and what the other has altered."""
+    """How many stretches only ours has, but for wording that many share and wording that was altered elsewhere."""
     own = ours.stretches - theirs.stretches
-    if same_place:
-        return len(own)
-    own -= ours.altered
-    return len(own) - min(len(own & ours.shared), len(theirs.altered))
+    return len(own if same_place else own - ours.altered - ours.shared)

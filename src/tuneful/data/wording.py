@@ -33,13 +33,16 @@ OWN, SHARED, ALTERED = 0, 1, 2
 """What a character of a text is part of."""
 
 _SHORT, _LONG = 24, 48
-_MIN_TEXTS = 10
+_MIN_TEXTS = 8
 _LEAST_TEXTS = 4
 _SEEN = 3  # texts from which on windows are counted exactly
 """Texts that share a long window before it is wording; of a short one, as many as the square root of the number of texts."""
 
 _MARGIN = 4
 """Characters at each end of a window that it does not vouch for: some texts may share the first letters of what is filled in."""
+
+_NEAR = 40
+"""A stretch that fewer texts share than what stands around it, within so many characters, is one value of a place."""
 
 _MIN_SHARED = 32
 """A line that shares less than this shares nothing: two fillings of a shorter wording are not taken for one anyway."""
@@ -51,6 +54,7 @@ _SMALLEST, _LARGEST = 12, 26  # bits of the table of counts
 _WINDOWS_A_CHARACTER = 0.5
 _FACTOR = 0x9E3779B97F4A7C15
 _BATCH_CHARACTERS = 1 << 18
+_TEXT_BITS = np.uint64(2 * _BATCH_CHARACTERS - 1)  # of a hash, given up for the number of a text in its batch
 _MERGED_AT_ONCE = 1 << 20
 
 
@@ -120,8 +124,9 @@ class _Wording:
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, np.uint8)
         for batch in _batches(texts, distinct):
-            slot, count = np.unique(self._slots(batch.once_a_text()), return_counts=True)
-            self._table[slot] = np.minimum(self._table[slot] + count, np.iinfo(np.uint8).max)
+            hashes, count = batch.counted()
+            slots = self._slots(hashes)
+            self._table[slots] = np.minimum(self._table[slots] + count, np.iinfo(np.uint8).max)
         self._hashes, self._counts = _merged(map(self._candidates, _batches(texts, distinct)))
         seen = self._counts >= _SEEN
         self._hashes, self._counts = self._hashes[seen], self._counts[seen]
@@ -131,8 +136,9 @@ class _Wording:
 
     def _candidates(self, texts: _Batch) -> tuple[Hashes, Positions]:
         """The hashes in a batch that may be frequent, and in how many of its texts."""
-        hashes = texts.once_a_text()
-        return np.unique(hashes[self._table[self._slots(hashes)] >= _SEEN], return_counts=True)
+        hashes, counts = texts.counted()
+        maybe = self._table[self._slots(hashes)] >= _SEEN
+        return hashes[maybe], counts[maybe]
 
     def _slots(self, hashes: Hashes) -> Positions:
         return (hashes >> self._shift).astype(np.int64)
@@ -183,12 +189,22 @@ class _Wording:
             self._counts_of(self._ranks(texts.line_hashes)) >= self._fewest[_SHORT],
         )
 
+    def _wording(self, texts: _Batch) -> Iterator[tuple[Positions, int]]:
+        """Starts and width of the windows that many texts share, without those around one of many values of a place."""
+        starts = texts.windows(_SHORT)
+        counts = self._counts_of(self._ranks(texts.hashes(starts, _SHORT)))
+        fewer = counts * _FEW <= self._around(texts, starts, counts)
+        yield starts[(counts >= self._fewest[_SHORT]) & ~fewer], _SHORT
+        values = starts[fewer]
+        starts = texts.windows(_LONG)
+        counts = self._counts_of(self._ranks(texts.hashes(starts, _LONG)))
+        holds_value = np.searchsorted(values, starts) < np.searchsorted(values, starts + (_LONG - _SHORT), side="right")
+        yield starts[(counts >= self._fewest[_LONG]) & ~holds_value], _LONG
+
     def _shared(self, texts: _Batch) -> npt.NDArray[np.bool_]:
         """Whether each character is shared wording."""
         edges = np.zeros(len(texts.codes) + 1, np.int32)
-        for width, fewest in self._fewest.items():
-            starts = texts.windows(width)
-            starts = starts[self._counts_of(self._ranks(texts.hashes(starts, width))) >= fewest]
+        for starts, width in self._wording(texts):
             line = texts.line_of[starts]
             first = np.where(starts == texts.line_start[line], starts, starts + _MARGIN)
             ends = starts + width
@@ -202,6 +218,15 @@ class _Wording:
             shared[end[gap] : start[gap + 1]] = True
         shared_of_line = np.bincount(texts.line_of, weights=shared, minlength=len(texts.line_start))
         return np.asarray(shared & (shared_of_line >= _MIN_SHARED)[texts.line_of])
+
+    def _around(self, texts: _Batch, starts: Positions, counts: Positions) -> Positions:
+        """In how many texts stands what is around each window: before it and after it, or where its line is whole, next to it."""
+        line = texts.line_of[starts]
+        before, after = _largest_near(starts, counts, line)
+        first = starts - texts.line_start[line] <= _NEAR
+        last = texts.line_end[line] - starts - _SHORT <= _NEAR
+        both, either = np.minimum(before, after), np.maximum(before, after)
+        return np.select([first & last, first, last], [either, after, before], both)
 
     def _altered(self, texts: _Batch, start: Positions, end: Positions) -> tuple[Positions, Positions]:
         """The gaps around shared stretches (`start` to `end`, rising) where many other texts go on alike."""
@@ -249,21 +274,28 @@ class _Batch:
         self.text_of_line: Positions = np.repeat(np.arange(len(texts), dtype=np.int64), num_lines)
         self.text_start = self.line_start[np.cumsum(num_lines) - num_lines]
         # The hash of a stretch is the difference of two sums, divided by the power that it begins with (modulo 2**64).
-        self._powers = _powers(_FACTOR, len(self.codes))
-        self._sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(self.codes * self._powers, dtype=np.uint64)])
+        self._sums = np.zeros(len(self.codes) + 1, np.uint64)
+        np.cumsum(self.codes * _powers(_FACTOR, len(self.codes)), out=self._sums[1:])
         self._inverses = _powers(pow(_FACTOR, -1, 1 << 64), len(self.codes))
-        self._words = np.flatnonzero(_is_word_start(self.codes))
+        self._begins_word = _begins_word(self.codes)
+        self._words: Positions = np.flatnonzero(self._begins_word)
+        self._windows = {width: self._find_windows(width) for width in (_SHORT, _LONG)}
 
     def windows(self, width: int) -> Positions:
         """Where windows of `width` characters begin: at words, and where the window ends with its line; rising."""
-        words = self._words[self._words + width <= self.line_end[self.line_of[self._words]]]
+        return self._windows[width]
+
+    def _find_windows(self, width: int) -> Positions:
         last = self.line_end - width
-        return np.union1d(words, last[last >= self.line_start])
+        begins = self._begins_word.copy()
+        begins[last[last >= self.line_start]] = True
+        starts = np.flatnonzero(begins)
+        return starts[starts + width <= self.line_end[self.line_of[starts]]]
 
     def hashes(self, starts: Positions, width: int | Positions) -> Hashes:
         """The hash of `width` characters from each start on."""
         sums = (self._sums[starts + width] - self._sums[starts]) * self._inverses[starts]
-        return mixed(sums + np.asarray(width, dtype=np.uint64))
+        return mixed(sums + np.asarray(width, dtype=np.uint64)) & ~_TEXT_BITS
 
     def with_following(self) -> tuple[Positions, Positions]:
         """Start and width of each short window with as much of what follows, or with what is left of its line."""
@@ -279,8 +311,8 @@ class _Batch:
         first = np.where((at >= 0) & (word >= line), word, line)
         return first, starts + _SHORT - first
 
-    def once_a_text(self) -> Hashes:
-        """The hashes of all windows and lines, each once for each text that holds it."""
+    def counted(self) -> tuple[Hashes, Positions]:
+        """The hashes of all windows and lines, rising, and in how many of the texts each stands."""
         hashes, of_texts = [self.line_hashes], [self.text_of_line]
         for starts, widths in (
             (self.windows(_SHORT), _SHORT),
@@ -290,15 +322,15 @@ class _Batch:
         ):
             hashes.append(self.hashes(starts, widths))
             of_texts.append(self.text_of_line[self.line_of[starts]])
-        every, of_text = np.concatenate(hashes), np.concatenate(of_texts)
-        order = np.lexsort((every, of_text))
-        every, of_text = every[order], of_text[order]
-        return every[np.concatenate([[True], (every[1:] != every[:-1]) | (of_text[1:] != of_text[:-1])])]
+        places = np.sort(np.concatenate(hashes) | np.concatenate(of_texts).astype(np.uint64))
+        every = places[_is_new(places)] & ~_TEXT_BITS
+        new = np.flatnonzero(_is_new(every))
+        return every[new], np.diff(np.append(new, len(every)))
 
     @property
     def line_hashes(self) -> Hashes:
         """The hash of each whole line, unlike that of a window of the same text."""
-        return mixed(~self.hashes(self.line_start, self.line_end - self.line_start))
+        return mixed(~self.hashes(self.line_start, self.line_end - self.line_start)) & ~_TEXT_BITS
 
 
 def _batches(texts: Sequence[str], wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[_Batch]:
@@ -307,7 +339,7 @@ def _batches(texts: Sequence[str], wanted: npt.NDArray[np.bool_] | None = None) 
     size = 0
     for index in range(len(texts)) if wanted is None else np.flatnonzero(wanted).tolist():
         batch.append(text := texts[index])
-        size += len(text)
+        size += len(text) + 1
         if size >= _BATCH_CHARACTERS:
             yield _Batch(batch)
             batch, size = [], 0
@@ -315,7 +347,7 @@ def _batches(texts: Sequence[str], wanted: npt.NDArray[np.bool_] | None = None) 
         yield _Batch(batch)
 
 
-def _is_word_start(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+def _begins_word(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     """Whether each character begins a word: after white space, and anywhere in scripts that write none between words."""
     space = (codes == 32) | (codes == 10)
     unspaced = (codes >= 0x2E80) | ((codes >= 0x0E00) & (codes < 0x1100)) | ((codes >= 0x1780) & (codes < 0x1800))
@@ -346,9 +378,30 @@ def _merged(counted: Iterable[tuple[Hashes, Positions]]) -> tuple[Hashes, Positi
     return hashes, counts
 
 
-@lru_cache(maxsize=8)
+def _largest_near(starts: Positions, counts: Positions, line: Positions) -> tuple[Positions, Positions]:
+    """The largest count of the windows up to _NEAR characters before each window, and of those after it, in its line."""
+    before, after = counts.copy(), counts.copy()
+    for step in range(1, len(starts)):
+        near = np.flatnonzero((starts[step:] - starts[:-step] <= _NEAR) & (line[step:] == line[:-step]))
+        if not len(near):
+            break
+        before[near + step] = np.maximum(before[near + step], counts[near])
+        after[near] = np.maximum(after[near], counts[near + step])
+    return before, after
+
+
+def _is_new(values: Hashes) -> npt.NDArray[np.bool_]:
+    """Whether each of rising `values` is another than the one before."""
+    return np.concatenate([np.ones(min(len(values), 1), np.bool_), values[1:] != values[:-1]])
+
+
 def _powers(factor: int, num: int) -> Hashes:
     """The powers of `factor`, 0 to `num` - 1, modulo 2**64."""
+    return _powers_up_to(factor, 1 << num.bit_length())[:num]
+
+
+@lru_cache(maxsize=4)
+def _powers_up_to(factor: int, num: int) -> Hashes:
     factors = np.full(num, factor & 0xFFFFFFFFFFFFFFFF, np.uint64)
     factors[:1] = 1
     return np.cumprod(factors, dtype=np.uint64)
