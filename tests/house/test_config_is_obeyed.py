@@ -20,6 +20,7 @@ import torch
 from tests.doubles.judge_server import serving
 
 import tuneful
+from tuneful.commands.options import data_of
 from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
 from tuneful.data.read import read_data
@@ -347,6 +348,9 @@ def micro_batches(lab: Laboratory) -> tuple[Any, Any]:
 
 
 EXPERIMENTS: dict[str, Experiment] = {
+    "data.train_file": lambda lab: tuple(
+        data_of(None, lab.config(f"data.train_file={json.dumps(name)}")) for name in ("one.json", "two.json")
+    ),
     "data.split": data("data.split=ordered"),
     "data.validation_file": lambda lab: (lab.dataset(), lab.dataset(f"data.validation_file={lab.more}")),
     "data.test_file": lambda lab: (lab.dataset(), lab.dataset(f"data.test_file={lab.more}")),

@@ -16,6 +16,7 @@ from tuneful.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.data.in_memory import Data
     from tuneful.runs.schema import AnswerRow
     from tuneful.types import Answer, Conversation
 
@@ -41,7 +42,7 @@ def generate(
 
 
 def generate_file(
-    data: str, output: Path, *, config: Config | None = None, terminal: Terminal | None = None
+    data: Data, output: Path, *, config: Config | None = None, terminal: Terminal | None = None
 ) -> list[AnswerRow]:
     """The model's answers to every record of `data`, written to `output` as JSONL; its rows.
 
@@ -49,12 +50,13 @@ def generate_file(
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.data.in_memory import as_names
     from tuneful.data.read import read_data
     from tuneful.infer.file import answer_all
     from tuneful.infer.session import LoadedModel
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
-    file = read_data(data, config.data)
+    file = read_data(as_names(data), config.data)
     if output.exists():
         raise ConfigError(f"{output}: already exists; give another --output, or remove it")
     if not output.absolute().parent.is_dir():

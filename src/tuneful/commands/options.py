@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tuneful.errors import ConfigError, InputError
+
 if TYPE_CHECKING:
     from tuneful.config import Config
+    from tuneful.data.in_memory import Data
 
 DataAndSettings = Annotated[
     list[str] | None,
@@ -58,3 +61,35 @@ def configuration(file: Path | None, settings: Sequence[str] | None, options: Ma
     from tuneful.config import load_config
 
     return load_config(file, with_options(settings, options))
+
+
+def chosen_data(
+    data: Sequence[str], config: Config, file: Path | None, *, command: str, default: str | None = None
+) -> list[str]:
+    """What a command works on: `data` as it named it, else what its configuration names, else `default`.
+
+    A configuration `file` that names no data stands for no default: it was written for data of its own. Raises InputError.
+    """
+    if data or config.data.train_file:
+        return list(data or config.data.train_file or ())
+    if file is not None:
+        raise ConfigError(
+            f"{file}: names no data (data.train_file), and neither does the command. Name a file, or `starter` for the "
+            "built-in data"
+        )
+    if default is None:
+        raise InputError(f"Missing argument 'DATA'; see tuneful {command} --help")
+    return [default]
+
+
+def data_of(data: Data | None, config: Config | None, default: str | None = None) -> str | Sequence[str]:
+    """The same for a function: the names of `data` as it was given, else what `config` names; `default` without either."""
+    from tuneful.data.in_memory import as_names
+
+    if data is not None:
+        return as_names(data)
+    if config is not None and config.data.train_file:
+        return config.data.train_file
+    if config is not None or default is None:
+        raise InputError("no data was named: pass a file, or `starter` for the built-in data")
+    return default

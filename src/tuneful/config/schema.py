@@ -29,6 +29,11 @@ class Section(BaseModel):
 class DataConfig(Section):
     """What is trained on."""
 
+    train_file: tuple[str, ...] | None = Field(
+        None,
+        description="the data, where the command names none: a file, a pattern, a Hub id, `starter`, or a list of them; a run "
+        "writes down what it was given",
+    )
     split: Literal["grouped", "random", "ordered"] = Field(
         "grouped",
         description="how records are divided: `grouped` keeps records with the same prompt on one side, `random` shuffles "
@@ -76,6 +81,11 @@ class DataConfig(Section):
     replay_ratio: float | None = Field(
         None, gt=0, le=10, description="replayed records for each training record, on top of batch_size; 0.1 by default"
     )
+
+    @field_validator("train_file", mode="before")
+    @classmethod
+    def _one_name_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or None
 
     @field_validator("format", mode="before")
     @classmethod

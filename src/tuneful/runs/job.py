@@ -94,7 +94,7 @@ def _open_run(
     allow_changed: Sequence[str],
 ) -> Iterator[RunState]:
     """A run that hears signals, lets go of its folder at the end, and says what a full disk means."""
-    config = config or Config()
+    config = _naming_its_data(config or Config(), data)
     with receiving_signals() as signals, joined_group(choose_device(config.model.device)) as group:
         terminal = terminal if terminal and group.is_main else Terminal(quiet=True)
         run = set_up(data, config, output, terminal, signals, group, verb=verb, allow_changed=allow_changed)
@@ -114,6 +114,12 @@ def _open_run(
             ) from None
         finally:
             run.folder.close()
+
+
+def _naming_its_data(config: Config, data: str | Sequence[str]) -> Config:
+    """`config`, and what it is used on: config.yaml alone begins the same run again."""
+    names = (data,) if isinstance(data, str) else tuple(data)
+    return config.model_copy(update={"data": config.data.model_copy(update={"train_file": names})})
 
 
 def _finish(run: RunState, comparison: Comparison | None = None) -> JobResult:
