@@ -181,6 +181,10 @@ class ModelConfig(Section):
         description="precision of matrix products; master weights are float32 always. `auto` takes bfloat16 where the "
         "processor multiplies it natively and a short timing agrees",
     )
+    save_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="number format of the saved model; bfloat16 takes half the disk, and is what is then measured",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dropout: float | None = Field(
         None, ge=0, lt=1, description="replaces every dropout of the model; above 0 each record is computed on its own"
@@ -223,6 +227,9 @@ class LoraConfig(Section):
     )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) (Kalajdzievski 2023)")
     use_dora: bool = Field(False, description="learn each weight's length apart from its direction (Liu et al. 2024)")
+    merge: bool = Field(
+        True, description="save the adapter merged into its base too, as a model of its own; else the adapter alone"
+    )
 
     @field_validator("target_modules", mode="before")
     @classmethod

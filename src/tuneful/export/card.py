@@ -16,7 +16,7 @@ from tuneful.data.sources import STANDARD_INPUT, dataset_id
 from tuneful.evaluation.tables import metric_cells
 from tuneful.files import write_text
 from tuneful.model.builtin import BUILTIN_HUB_ID
-from tuneful.model.load import hub_id
+from tuneful.model.names import hub_id
 from tuneful.runs.schema import Comparison, MetricComparison
 
 if TYPE_CHECKING:

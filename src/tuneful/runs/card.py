@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from tuneful.export.card import Card, data_name, license_of, write_card
 from tuneful.runs.schema import Comparison, TrainingSummary, read_strictly
 from tuneful.runs.setup import RunState
-
-SAVED_DTYPE: Final = "float32"
-"""The number format in which a run saves its model."""
 
 
 def describe_model(run: RunState, comparison: Comparison | None = None) -> Card:
@@ -27,7 +22,7 @@ def describe_model(run: RunState, comparison: Comparison | None = None) -> Card:
 def rewrite_card(run: RunState, comparison: Comparison) -> None:
     """The card of the saved model, with the comparison in it."""
     if run.group.is_main:
-        write_card(run.folder.model, run.pretrained.name, describe_model(run, comparison), SAVED_DTYPE)
+        write_card(run.folder.model, run.pretrained.name, describe_model(run, comparison), run.config.model.save_dtype)
 
 
 def _facts(run: RunState) -> dict[str, str]:

@@ -17,6 +17,7 @@ from tuneful.encoding.replay import Replay
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
 from tuneful.model.load import load_model
 from tuneful.model.lora import add_adapter, merge_adapter, save_adapter
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.quantize import quantize, round_to_4_bits
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def merged_model(
     save_adapter(adapter, folder, config.model.name_or_path)
     for parameter in model.parameters():
         parameter.data = torch.empty(0)
+    give_back_freed_memory()
     base = load_model(config.model.name_or_path).model.to(device)
     if config.train.method == "qlora":
         round_to_4_bits(base, device)

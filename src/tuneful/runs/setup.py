@@ -30,7 +30,7 @@ from tuneful.evaluation.forgetting import GeneralText, read_general
 from tuneful.evaluation.gate import Condition, check_measurable, parse_gate
 from tuneful.files import cache_root
 from tuneful.judge.run import check_judge_is_there
-from tuneful.model.load import Pretrained, context_length, fingerprint, load_model
+from tuneful.model.load import Pretrained, context_length, fingerprint, load_from, resolve_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.native import describe as describe_kernels
 from tuneful.model.native import kernels
@@ -38,6 +38,7 @@ from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.model.quantize import check_4_bits, compute_in
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import describe_machine
+from tuneful.runs.fits import check_fits
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
 from tuneful.runs.progress import show_data
@@ -145,7 +146,7 @@ def set_up(
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
     with _released_on_error(folder):
-        pretrained = on_main_first(group, lambda: load_model(config.model.name_or_path, terminal.say))
+        pretrained = _load(config, device, group, terminal)
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
         method = begin_method(pretrained.model, config, device)
@@ -288,6 +289,20 @@ def _within_context(config: Config, model: PreTrainedModel, terminal: Terminal) 
         return config
     terminal.say(f"data.max_length is lowered to {context}, the context of this model")
     return config.model_copy(update={"data": config.data.model_copy(update={"max_length": context})})
+
+
+def _load(config: Config, device: torch.device, group: ProcessGroup, terminal: Terminal) -> Pretrained:
+    """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers."""
+    name = config.model.name_or_path
+
+    def load() -> Pretrained:
+        path = resolve_model(name, terminal.say)
+        if group.size == 1:  # of several, each may hold a part
+            check_fits(path, name, config, device)
+        return load_from(path, name, terminal.say)
+
+    pretrained: Pretrained = on_main_first(group, load)
+    return pretrained
 
 
 def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:

@@ -14,8 +14,9 @@ from tuneful.encoding.template import save_template_name
 from tuneful.export.huggingface import save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.precision import cast_parameters
-from tuneful.runs.card import SAVED_DTYPE, describe_model
+from tuneful.runs.card import describe_model
 from tuneful.runs.folder import differences
 from tuneful.runs.method import merged_model
 from tuneful.runs.progress import training_progress
@@ -76,6 +77,7 @@ def save(run: RunState, engine: Engine) -> None:
     The optimizer is done after this; the model goes on in the precision that it was trained in.
     """
     engine.optimizer.masters_to_model()
+    give_back_freed_memory()
     saved_before = run.group.broadcast(run.folder.has_model)
     if not saved_before:
         with run.phase("saving"), run.signals.waiting():
@@ -86,10 +88,11 @@ def save(run: RunState, engine: Engine) -> None:
         run.group.wait()
     if run.method.adapter is not None:
         run.take_model(load_model(str(run.folder.model)).model)
-    elif saved_before:
+    elif saved_before or run.config.model.save_dtype != "float32":  # what is measured is what was saved
         load_full_state_dict(run.model, load_model(str(run.folder.model)).model.state_dict())
     if not run.group.sharded:
         cast_parameters(run.model, engine.dtype)
+    give_back_freed_memory()
 
 
 def sample(run: RunState, step: int) -> Answer:
@@ -253,7 +256,7 @@ def _save_model(run: RunState, model: PreTrainedModel) -> None:
         base_name=run.pretrained.name,
         card=describe_model(run),
         stop_token_ids=sorted(text.stop_token_ids),
-        dtype=SAVED_DTYPE,
+        dtype=run.config.model.save_dtype,
     )
     verify_export(model, run.folder.model, prompts)
     save_template_name(run.folder.model, text.template.name)
