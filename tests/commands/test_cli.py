@@ -231,7 +231,8 @@ def test_metrics_have_a_line_a_step_and_a_line_an_evaluation(finished: Run) -> N
     )
     assert [row["step"] for row in steps] == [1, 2, 3]
     assert [row["step"] for row in evaluations] == [0, 1, 2, 3]
-    assert all(list(row) == ["step", "validation_loss", "sample"] for row in evaluations)
+    assert all(list(row)[:2] == ["step", "validation_loss"] for row in evaluations)
+    assert ["sample" in row for row in evaluations] == [False] * (len(evaluations) - 1) + [True]
 
 
 def test_answers_are_in_the_order_of_the_test_set_and_base_and_tuned_were_asked_alike(finished: Run) -> None:
@@ -251,7 +252,9 @@ def test_the_environment_names_the_model_by_its_hash_and_the_time_of_every_phase
     assert len(environment["model"]["sha256"]) == 64
     assert environment["finished"] >= environment["started"]
     both = {f"{name}_{side}" for name in ("answers", "references", "general") for side in ("base", "tuned")}
-    assert set(environment["phase_seconds"]) == {"self_check", "training", "saving", *both}
+    assert set(environment["phase_seconds"]) == {"setup", "self_check", "training", "saving", *both}
+    tuned = {f"{name}_tuned" for name in ("answers", "references", "general")}
+    assert set(environment["estimated_seconds"]) == {"training", "saving", *tuned}
 
 
 def test_what_a_run_says_in_a_pipe_has_no_control_codes_and_no_broken_paths(finished: Run) -> None:

@@ -159,9 +159,13 @@ def _work(
     terminal = Terminal(quiet=quiet)
     try:
         if is_dry:
+            from tuneful.runs.estimate import show_estimate
+
             estimate = dry_run(verb, data, config=config, output=output, terminal=terminal)
             if as_json:
                 to_stdout(json.dumps(asdict(estimate), indent=1))
+            elif quiet:  # the estimate is what was asked for, not a word on the way to it
+                show_estimate(estimate, Terminal(stderr=False))
             return
         work = run if verb == "run" else train
         result = work(data, config=config, output=output, terminal=terminal, allow_changed=allow_changed or ())

@@ -275,7 +275,23 @@ class TrainConfig(Section):
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0 turns clipping off")
     eval_steps: int | None = Field(
-        None, ge=1, description="steps between validations; by default a tenth of the run, at least 1"
+        None,
+        ge=1,
+        description="steps between validations; by default a tenth of the run, or more by `train.eval_share`",
+    )
+    eval_share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="share of the training's time that validations may take where train.eval_steps does not say how often; one "
+        "before the first step and one after the last there are always",
+    )
+    sample_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of the training's time that sample answers at validations may take; one at the last there is always, "
+        "unless this is 0",
     )
     keep: Literal["best", "last"] = Field(
         "best",

@@ -54,6 +54,12 @@ def cached_gguf_model(file: Path, load: Callable[[Path], PreTrainedModel], notif
         return model
 
 
+def unpacked_folder(file: Path) -> Path | None:
+    """The folder of the cache that holds the model of `file`; None where there is none."""
+    folder = _folder_of(file) / f"model-{CONVERSION}"
+    return folder if (folder / "config.json").is_file() else None
+
+
 def cached_gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of `file`, from the cache, or made and put there. ModelError where it cannot be read."""
     from transformers import AutoTokenizer

@@ -9,6 +9,7 @@ needed here. The `gguf` package reads every element of them, which takes seconds
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _FIXED = {kind: struct.Struct(f"<{code}") for kind, code in _FORMATS.items()}
+_SOURCES = ("general.source.repo_url", "general.source.url", "general.repo_url", "general.url")
+_ON_THE_HUB = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?$")
 _COUNT = struct.Struct("<Q")
 _KIND = struct.Struct("<I")
 
@@ -48,6 +51,15 @@ def read_gguf_header(file: Path) -> GgufHeader:
         raise ModelError(f"{file} cannot be read as a GGUF model: its header is damaged; fetch it again") from error
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def gguf_hub_id(file: Path) -> str | None:
+    """The Hub id of the model that `file` was made from, where its header tells it."""
+    header = read_gguf_header(file)
+    for key in _SOURCES:
+        if found := _ON_THE_HUB.match(header.text(key) or ""):
+            return found[1]
+    return None
 
 
 class _Reader:

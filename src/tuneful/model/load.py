@@ -33,8 +33,9 @@ from tuneful.model.checks import (
     read_config,
     with_end_token,
 )
-from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer
-from tuneful.model.names import ADAPTER, adapter_base, is_adapter, trained_folder
+from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
+from tuneful.model.gguf_header import gguf_hub_id
+from tuneful.model.names import ADAPTER, adapter_base, hub_id, is_adapter, trained_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -201,6 +202,13 @@ def _unreachable(name: str) -> str:
 
 
 # Adapters
+
+
+def base_for_peft(pretrained: Pretrained) -> str:
+    """What peft can load the base of an adapter by: its Hub id, else its folder, of a `.gguf` the one that it was unpacked to."""
+    if pretrained.folder.is_file():
+        return gguf_hub_id(pretrained.folder) or str(unpacked_folder(pretrained.folder) or pretrained.name)
+    return hub_id(pretrained.name) or str(pretrained.folder)
 
 
 def _adapter_model(folder: Path, notify: Notify) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.errors import ModelError
+from tuneful.files import write_json
 from tuneful.model.builtin import BUILTIN, BUILTIN_HUB_ID
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -52,6 +53,11 @@ def adapter_base(folder: Path) -> Base:
             f"{folder / ADAPTER} names no base model (base_model_name_or_path); write its name or folder there"
         )
     return Base(_found_from(folder, name))
+
+
+def save_trained_with(folder: Path, template: str, base: Base) -> None:
+    """Write down in an adapter's folder the template that it was trained with, and the base."""
+    write_json(folder / TRAINED_WITH, {"template": template, "base": {"name": base.name, "sha256": base.sha256}})
 
 
 def _found_from(folder: Path, name: str) -> str:

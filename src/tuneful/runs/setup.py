@@ -68,7 +68,8 @@ class RunState:
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
     `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`. `audit` is what data.json holds;
-    `phase_seconds` what each phase has taken so far, earlier processes of the run included.
+    `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
+    take; `loading_seconds` is how long the model took.
     """
 
     verb: str
@@ -89,6 +90,8 @@ class RunState:
     general_texts: list[GeneralText]
     started: datetime
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    loading_seconds: float = 0.0
+    estimated_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -140,13 +143,16 @@ def set_up(
     `verb` is the command, `run` or `train`; `allow_changed` names settings that may differ from those the run was begun with.
     Raises InputError, and leaves no folder, where the request or its input is wrong.
     """
+    start = time.perf_counter()
     keep_freed_memory()
     conditions, general_texts, device = _check_request(verb, config, group)
     stream = stream_data(data, config.data)
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
     with _released_on_error(folder):
+        begun_loading = time.perf_counter()
         pretrained = _load(config, device, group, terminal)
+        loading_seconds = time.perf_counter() - begun_loading
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
         method = begin_method(pretrained.model, config, device)
@@ -160,6 +166,7 @@ def set_up(
         started, phase_seconds = begin_or_resume(folder, data, verb, config, identity, allow_changed, terminal)
         folder.write_config(config)
         audit = _write_data(folder, dataset, encoder, config)
+    phase_seconds["setup"] = phase_seconds.get("setup", 0.0) + time.perf_counter() - start
     return RunState(
         verb=verb,
         config=config,
@@ -179,6 +186,7 @@ def set_up(
         general_texts=general_texts,
         started=started,
         phase_seconds=phase_seconds,
+        loading_seconds=loading_seconds,
     )
 
 
@@ -201,7 +209,7 @@ def prepare_engine(run: RunState) -> Engine:
     compute_in(run.model, dtype)
     engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.group))
     if run.group.is_main and not run.folder.has_model:
-        make_sure_of_room(run.folder, run.config.train, run.model, engine.optimizer, run.dataset, run.terminal)
+        make_sure_of_room(run.folder, run.config, run.model, engine.optimizer, run.dataset, run.terminal)
     write_environment(run)
     return engine
 
@@ -224,6 +232,7 @@ def write_environment(run: RunState, *, finished: bool = False) -> str | None:
             started=run.started.isoformat(timespec="seconds"),
             finished=now,
             phase_seconds={name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
+            estimated_seconds={name: round(seconds, 2) for name, seconds in run.estimated_seconds.items()} or None,
         ),
     )
     return now
