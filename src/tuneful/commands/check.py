@@ -65,6 +65,9 @@ class Checked:
     without_tokens: str
     fixes: Fixes | None
 
+    def __repr__(self) -> str:
+        return f"Checked({self.name!r}, {self.format}, {plural(self.audit.num_findings, 'finding')})"
+
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
         return {

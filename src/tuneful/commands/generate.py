@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration
+from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration, with_model
 from tuneful.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 def generate(
     prompts: str | Conversation | Sequence[str | Conversation],
     *,
+    model: Any = None,
     config: Config | None = None,
     terminal: Terminal | None = None,
 ) -> list[Answer]:
     """The answers of the model of `config` to `prompts`: instructions, or conversations whose last response is wanted.
 
-    One answer a prompt, in order. Raises InputError where the model cannot be loaded or a prompt does not fit its context.
+    One answer a prompt, in order. `model` is a name, a folder or a run, or (model, tokenizer) of transformers, in place of
+    `config`'s. Raises InputError where the model cannot be loaded or a prompt does not fit its context.
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
@@ -37,7 +39,7 @@ def generate(
     from tuneful.types import Conversation
 
     asked = [prompts] if isinstance(prompts, (str, Conversation)) else list(prompts)
-    loaded = LoadedModel.load(config or Config(), (terminal or Terminal(quiet=True)).say)
+    loaded = LoadedModel.load(with_model(config, model) or Config(), (terminal or Terminal(quiet=True)).say)
     return loaded.answer([question("", (), one) if isinstance(one, str) else one for one in asked])
 
 
@@ -88,7 +90,8 @@ def generate_command(
     prompt: Annotated[str | None, typer.Option(help="one instruction to answer (default: standard input)")] = None,
     input_text: Annotated[str, typer.Option("--input", help="the input that goes with --prompt")] = "",
     output: Annotated[
-        Path | None, typer.Option(help="where the answers of --data go, one JSON row each; a killed one goes on")
+        Path | None,
+        typer.Option("--output", "-o", help="where the answers of --data go, one JSON row each; a killed one goes on"),
     ] = None,
     config: ConfigFile = None,
     as_json: Json = False,

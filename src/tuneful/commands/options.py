@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,13 +26,18 @@ DataAndSettings = Annotated[
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="a folder, a run, an adapter, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct",
+    ),
 ]
 AnswerKey = Annotated[
     str | None,
     typer.Option(help="the key of the answer in a file that is not ours (default: text or model_response)"),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="a YAML file of settings")]
 Gate = Annotated[str | None, typer.Option(help='exit with 3 unless these hold, such as "rouge_l>=0, forgetting<=0.05"')]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
@@ -93,3 +98,14 @@ def data_of(data: Data | None, config: Config | None, default: str | None = None
     if config is not None or default is None:
         raise InputError("no data was named: pass a file, or `starter` for the built-in data")
     return default
+
+
+def with_model(config: Config | None, model: Any) -> Config | None:
+    """`config` with `model` in place of its own: a name, a folder, or (model, tokenizer) of transformers; None for neither."""
+    if model is None:
+        return config
+    from tuneful.config import Config
+    from tuneful.model.given import as_name
+
+    config = config or Config()
+    return config.model_copy(update={"model": config.model.model_copy(update={"name_or_path": as_name(model)})})

@@ -21,6 +21,7 @@ from tuneful.commands.options import (
     configuration,
     data_and_settings,
     data_of,
+    with_model,
     with_options,
 )
 from tuneful.errors import ConfigError
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 
 Output = Annotated[
     Path | None,
-    typer.Option(help="the run folder to make (default: a new one under runs/); an unfinished one goes on"),
+    typer.Option(
+        "--output", "-o", help="the run folder to make (default: a new one under runs/); an unfinished one goes on"
+    ),
 ]
 Resume = Annotated[
     bool,
@@ -55,6 +58,7 @@ DryRun = Annotated[
 def run(
     data: Data | None = None,
     *,
+    model: Any = None,
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
@@ -64,18 +68,20 @@ def run(
 
     `data` is a file, a pattern, a Hub id, `starter`, or several of them; or the records: a list of dicts, a data frame, a
     data set of `datasets`. Where it is not given it is what `config` names (`data.train_file`), or without either `starter`.
+    `model` is a name, a folder, or (model, tokenizer) of transformers, and stands in place of the one that `config` names.
     `output` is a folder that does not exist yet (default: a new one under runs/), or that of an unfinished run, which then goes
     on where it stopped; settings named in `allow_changed` may differ from those it was begun with. Raises InputError, before
     anything is trained, where the request or its input is wrong; Interrupted on SIGINT and SIGTERM.
     """
     from tuneful.runs.job import run_job
 
-    return run_job("run", data_of(data, config, "starter"), config, output, terminal, allow_changed)
+    return run_job("run", data_of(data, config, "starter"), with_model(config, model), output, terminal, allow_changed)
 
 
 def train(
     data: Data | None = None,
     *,
+    model: Any = None,
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
@@ -84,13 +90,14 @@ def train(
     """Finetune and save; the test records are set aside and not answered. Arguments and errors as for `run`."""
     from tuneful.runs.job import run_job
 
-    return run_job("train", data_of(data, config), config, output, terminal, allow_changed)
+    return run_job("train", data_of(data, config), with_model(config, model), output, terminal, allow_changed)
 
 
 def dry_run(
     verb: str,
     data: Data | None = None,
     *,
+    model: Any = None,
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
@@ -101,7 +108,7 @@ def dry_run(
     """
     from tuneful.runs.job import estimate_job
 
-    return estimate_job(verb, data_of(data, config, "starter"), config, output, terminal)
+    return estimate_job(verb, data_of(data, config, "starter"), with_model(config, model), output, terminal)
 
 
 def run_command(

@@ -37,6 +37,9 @@ class Record:
     raw: dict[str, Any]
     conversation: Conversation
 
+    def __repr__(self) -> str:
+        return f"Record({self.source!r}, {', '.join(map(repr, self.raw))})"
+
     @property
     def source(self) -> str:
         """`file:line` of the row."""
@@ -56,6 +59,9 @@ class DataFile:
     records: tuple[Record, ...]
     refused: tuple[SkippedRow, ...]
     format: str = ""
+
+    def __repr__(self) -> str:
+        return f"DataFile({self.name!r}, {self.format}, records={len(self.records):,}, refused={len(self.refused):,})"
 
 
 def read_data(data: str | Sequence[str], config: DataConfig | None = None, *, on_error: str | None = None) -> DataFile:

@@ -45,7 +45,7 @@ HUB_FILES_IGNORED = ["*/*", "consolidated*", "adapter_*"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pretrained:
     """A model in float32 and eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`)."""
 
@@ -53,6 +53,9 @@ class Pretrained:
     tokenizer: PreTrainedTokenizerBase
     name: str
     folder: Path
+
+    def __repr__(self) -> str:
+        return f"Pretrained({self.name!r}, {type(self.model).__name__}, {self.model.num_parameters() / 1e6:,.1f} M parameters)"
 
 
 def load_model(name: str, notify: Notify = ignore) -> Pretrained:

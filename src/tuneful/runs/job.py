@@ -44,6 +44,10 @@ class JobResult:
     model: Path
     comparison: Comparison | None
 
+    def __repr__(self) -> str:
+        said = f", {self.comparison.sentence!r}" if self.comparison else ""
+        return f"JobResult(path={str(self.path)!r}, report={str(self.report)!r}, model={str(self.model)!r}{said})"
+
     @property
     def gate(self) -> tuple[GateOutcome, ...]:
         """The result of each condition of `report.gate`; `evaluation.gate.check_met` raises where one is not met."""

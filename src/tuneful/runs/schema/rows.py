@@ -110,7 +110,10 @@ class AnswerRow:
     """A model's answer to one record, in the order of the test set."""
 
     source: Annotated[str, "`file:line` of the record that it answers"]
-    prompt: Annotated[str, "the prompt, rendered"]
+    prompt: Annotated[
+        str,
+        "the prompt, rendered; without the token that begins every text where there is one (`<bos>`), which servers add",
+    ]
     text: Annotated[str, "the answer: no stop token, no text of the template"]
     finish_reason: Annotated[
         str, "`stop` where the model ended the answer, `length` where it was cut off; empty where nobody wrote it down"
