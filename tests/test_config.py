@@ -275,3 +275,31 @@ def test_settings_of_sampling_are_refused_where_nothing_is_sampled(setting: str)
     key = setting.partition("=")[0]
     assert f"{key} is ignored at temperature 0" in refusal(f"generate.{setting}")
     assert load_config(None, [f"generate.{setting}", "generate.temperature=0.7"]).generate.temperature == 0.7
+
+
+def test_all_unknown_keys_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("train:\n  learning_rat: 1\n  batch_sise: 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load_config(tmp_path / "two.yaml", ["train.seed=1", "data.shap=x"])
+    said = str(refused.value).splitlines()
+    assert len(said) == 3
+    assert "did you mean `train.learning_rate`?" in said[0]
+    assert "did you mean `train.batch_size`?" in said[1]
+    assert said[2].startswith("argument 'data.shap=x'")
+
+
+def test_python_says_what_is_wrong_as_the_command_line_does() -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config(train={"learning_rat": 1, "batch_size": 0}, modle={})
+    said = str(refused.value)
+    assert "unknown key `train.learning_rat`: did you mean `train.learning_rate`?" in said
+    assert "`train.batch_size`: Input should be greater than or equal to 1 (found 0)" in said
+    assert "unknown key `modle`" in said
+    assert "pydantic" not in said
+
+
+def test_a_configuration_shows_what_was_changed() -> None:
+    assert repr(Config()) == "Config()"
+    changed = load_config(overrides=["train.learning_rate=1e-4", "data.split=random"])
+    assert repr(changed) == str(changed) == "Config(data.split='random', train.learning_rate=0.0001)"
+    assert changed == Config(train={"learning_rate": 1e-4}, data={"split": "random"})

@@ -18,7 +18,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration, data_and_settings
+from tuneful.commands.options import (
+    ConfigFile,
+    Json,
+    Model,
+    Quiet,
+    chosen_data,
+    configuration,
+    data_and_settings,
+    data_of,
+)
 from tuneful.errors import ConfigError, DataError
 from tuneful.numbers import plural, rough_percent
 
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from tuneful.audit.fix import Fixes
     from tuneful.config import Config, DataConfig
     from tuneful.console import Terminal
+    from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream
     from tuneful.encoding.encode import Encoder
     from tuneful.runs.schema import ReadingNote
@@ -58,6 +68,9 @@ class Checked:
     without_tokens: str
     fixes: Fixes | None
 
+    def __repr__(self) -> str:
+        return f"Checked({self.name!r}, {self.format}, {plural(self.audit.num_findings, 'finding')})"
+
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
         from tuneful.runs.schema import as_row
@@ -79,7 +92,7 @@ class Checked:
 
 
 def check(
-    data: str | Sequence[str] = "starter",
+    data: Data | None = None,
     *,
     config: Config | None = None,
     against: Sequence[str] = (),
@@ -97,6 +110,7 @@ def check(
     from tuneful.console import Terminal
     from tuneful.data.read import stream_data
 
+    data = data_of(data, config, "starter")
     data = [data] if isinstance(data, str) else list(data)
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
     if fix is not None and "-" in data:
@@ -158,8 +172,8 @@ def check_command(
     from tuneful.console import Terminal, to_stdout
 
     data, overrides = data_and_settings(arguments)
-    data = data or ["starter"]
     settings = configuration(config, overrides, {"model.name_or_path": model})
+    data = chosen_data(data, settings, config, command="check", default="starter")
     terminal = Terminal(quiet=quiet or as_json)
     result = check(data, config=settings, against=against or (), fix=fix, terminal=terminal)
     if as_json:

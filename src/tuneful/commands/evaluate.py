@@ -41,6 +41,10 @@ class EvaluationResult:
     summary: EvaluationDocument
     calibration: Calibration | None = None
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}={len(verdicts):,}" for name, verdicts in self.verdicts.items())
+        return f"EvaluationResult({str(self.folder)!r}, {counts})"
+
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
         from tuneful.runs.schema import as_row

@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import ConfigFile, DataAndSettings, Json, Model, configuration, data_and_settings
+from tuneful.commands.options import (
+    ConfigFile,
+    DataAndSettings,
+    Json,
+    Model,
+    chosen_data,
+    configuration,
+    data_and_settings,
+    data_of,
+)
 from tuneful.errors import ConfigError, DataError, TemplateError
 
 if TYPE_CHECKING:
     from tuneful.config import Config
+    from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream, Record
     from tuneful.encoding.show import ShownRecord
     from tuneful.encoding.template import Template
 
 
-def show(
-    data: str | Sequence[str] = "starter", *, config: Config | None = None, start: int = 1, rows: int = 3
-) -> list[ShownRecord]:
+def show(data: Data | None = None, *, config: Config | None = None, start: int = 1, rows: int = 3) -> list[ShownRecord]:
     """Records `start` (from 1) to `start + rows - 1` of `data`, token by token with weights, as a run would train them.
 
     No more of `data` is read than that takes. Raises DataError where there is no record at `start`.
@@ -31,7 +39,7 @@ def show(
     from tuneful.config import Config
     from tuneful.data.read import stream_data
 
-    config = config or Config()
+    data, config = data_of(data, config, "starter"), config or Config()
     return _encoded(_chosen(stream_data(data, config.data), start, rows), config)
 
 
@@ -53,7 +61,7 @@ def show_command(
     settings = configuration(config, overrides, {"model.name_or_path": model})
     if html is not None and (text or as_json):
         raise ConfigError("--html shows tokens on a page; leave out --text and --json")
-    stream = stream_data(data or ["starter"], settings.data)
+    stream = stream_data(chosen_data(data, settings, config, command="show", default="starter"), settings.data)
     chosen = _chosen(stream, start, rows)
     for note in stream.notes:
         Terminal().say(note.text, style="dim")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args, get_origin
 
-from tuneful.config.schema import Config
+from tuneful.config.whole import Config
 
 
 def reference() -> str:

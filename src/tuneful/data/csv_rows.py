@@ -10,7 +10,7 @@ import csv
 from collections.abc import Iterator
 
 from tuneful.data.columns import normal_name
-from tuneful.data.rows import BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, escaped, shown
+from tuneful.data.rows import BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, escaped, how_to_convert, shown
 from tuneful.data.sources import ByteStream
 from tuneful.errors import DataError
 
@@ -119,8 +119,7 @@ class _CsvLines:
                 text = (line.removeprefix(BYTE_ORDER_MARK) if self.number == 1 else line).decode()
             except UnicodeDecodeError as error:
                 self.fault = (
-                    f"byte {offset + error.start} is not UTF-8 ({error.reason}). "
-                    "Convert the file: iconv -f ENCODING -t UTF-8"
+                    f"byte {offset + error.start} is not UTF-8 ({error.reason}). {how_to_convert(self._name, line)}"
                 )
                 text = line.decode("utf-8", "backslashreplace")
             if "\0" in text:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tuneful.data.messages import looks_like_messages
-from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, all_blank, shown
+from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, all_blank, how_to_convert, shown
 from tuneful.data.sources import ByteStream
 from tuneful.data.values import empty_or_fault
 from tuneful.errors import DataError
@@ -117,7 +117,7 @@ def jsonl_rows(stream: ByteStream) -> Iterator[Row]:
         except (ValueError, RecursionError):
             whole = False
         if not whole:
-            fault = _line_fault(line, start + lines.num_dropped)
+            fault = _line_fault(line, start + lines.num_dropped, name)
             yield f"{name}:{number}", bare[:_MAX_KEPT].decode("utf-8", "backslashreplace"), fault
         elif (text.find("{", 1) > 0 or "[" in text) and _is_deep(value, text):
             yield f"{name}:{number}", text[:_MAX_KEPT], _TOO_DEEP
@@ -125,7 +125,7 @@ def jsonl_rows(stream: ByteStream) -> Iterator[Row]:
             yield f"{name}:{number}", value, None
 
 
-def _line_fault(line: bytes, offset: int) -> str:
+def _line_fault(line: bytes, offset: int, name: str) -> str:
     """What is wrong with a line that begins at byte `offset` and is not one JSON value."""
     if len(line) > MAX_RECORD_BYTES:
         return f"a line of over {MAX_RECORD_BYTES:,} bytes, which is no record"
@@ -133,9 +133,7 @@ def _line_fault(line: bytes, offset: int) -> str:
         text = line.decode("utf-8-sig")
         _, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(BLANK)))
     except UnicodeDecodeError as error:
-        return (
-            f"byte {offset + error.start} is not UTF-8 ({error.reason}). Convert the file: iconv -f ENCODING -t UTF-8"
-        )
+        return f"byte {offset + error.start} is not UTF-8 ({error.reason}). {how_to_convert(name, line)}"
     except json.JSONDecodeError as error:
         return _syntax(error, error.pos + 1)
     except RecursionError:
@@ -172,7 +170,7 @@ class _Window:
         except UnicodeDecodeError as error:
             where = self._num_bytes - pending + error.start
             raise DataError(
-                f"{self.name}: byte {where} is not UTF-8 ({error.reason}). Convert it: iconv -f ENCODING -t UTF-8"
+                f"{self.name}: byte {where} is not UTF-8 ({error.reason}). {how_to_convert(self.name, block or b'')}"
             ) from None
         if block is None:
             return False

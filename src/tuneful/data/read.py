@@ -38,6 +38,9 @@ class Record:
     raw: dict[str, Any]
     conversation: Conversation
 
+    def __repr__(self) -> str:
+        return f"Record({self.source!r}, {', '.join(map(repr, self.raw))})"
+
     @property
     def source(self) -> str:
         """`file:line` of the row."""
@@ -58,6 +61,9 @@ class DataFile:
     refused: tuple[SkippedRow, ...]
     format: str = ""
     notes: tuple[ReadingNote, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"DataFile({self.name!r}, {self.format}, records={len(self.records):,}, refused={len(self.refused):,})"
 
 
 def read_data(

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from tuneful.data import hub
 from tuneful.data.compression import compression_of, unpacked
+from tuneful.data.encodings import as_utf8
 from tuneful.data.folders import files_of_folder
 from tuneful.errors import DataError
 from tuneful.files import BLOCK_BYTES, hash_into
@@ -156,7 +157,7 @@ class ByteStream:
         stored = self._stored()
         first = next(stored, b"")
         self.compression = compression_of(first)
-        yield from unpacked(self.compression, first, stored, self.name)
+        yield from as_utf8(unpacked(self.compression, first, stored, self.name), self.name)
 
     def _stored(self) -> Iterator[bytes]:
         while True:

@@ -15,8 +15,6 @@ from tuneful.errors import DataError
 _FOREIGN = {
     b"\xff\xfe\x00\x00": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
     b"\x00\x00\xfe\xff": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
-    b"\xff\xfe": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
-    b"\xfe\xff": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
     b"PK\x03\x04": "a ZIP archive or a spreadsheet; unpack it, or save the sheet as CSV",
     b"BZh": "bzip2 data; unpack it: bunzip2",
     b"\xfd7zXZ\x00": "xz data; unpack it: unxz",

@@ -69,6 +69,9 @@ class Subset:
     conversations: Sequence[Conversation]
     sizes: Sizes
 
+    def __repr__(self) -> str:
+        return f"Subset({len(self):,} records)"
+
     def __len__(self) -> int:
         """Number of records."""
         return len(self.examples)
@@ -97,6 +100,10 @@ class Dataset:
     test: Subset
     refused: Sequence[SkippedRow]
     special_token_texts: Counter[str]
+
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{name}={len(getattr(self, name)):,}" for name in ("train", "validation", "test"))
+        return f"Dataset({self.file.name!r}, {sides}, refused={len(self.refused):,})"
 
     @property
     def num_used(self) -> int:

@@ -24,6 +24,7 @@ from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
+from tuneful.model.names import trained_folder
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.types import Answer, Conversation, Turn
 
@@ -80,7 +81,7 @@ def with_saved_template(config: Config) -> Config:
 
     A template that was asked for by name stays; ConfigError where the folder's file is damaged.
     """
-    file = Path(config.model.name_or_path) / TEMPLATE_FILE
+    file = trained_folder(Path(config.model.name_or_path).expanduser()) / TEMPLATE_FILE
     if not file.is_file() or config.template.model_fields_set & {"name", "file"}:
         return config
     try:

@@ -76,6 +76,30 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[f
     return {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
 
 
+def time_judging(config: Config, asked: Sequence[Conversation], folder: Path, terminal: Terminal) -> tuple[int, float]:
+    """How many questions a judge would be asked about two answers to each of `asked`, and how many seconds that would take.
+
+    A few are really asked, as many as are in flight at once, with stand-ins for the answers. Raises JudgeError where the judge
+    cannot be reached.
+    """
+    settings = resolve_settings(config.judge)
+    protocol = PROTOCOLS[settings.protocol]
+    total = len(asked) * protocol.num_questions * (1 if protocol.compares_two else 2)
+    items = [_example_item(one) for one in asked[: -(-settings.concurrency // protocol.num_questions)]]
+    config = config.model_copy(update={"judge": settings})
+    judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
+    with open_cache(folder / "timed") as cache:
+        start = time.perf_counter()
+        judge_items(items, judge, settings, cache, lambda _: None)
+        seconds = time.perf_counter() - start
+    return total, seconds * total / (len(items) * protocol.num_questions)
+
+
+def _example_item(asked: Conversation) -> Item:
+    turn = asked.answered_turns[-1]
+    return Item(asked.source, turn.instruction, turn.response, answer=turn.instruction, rival=turn.response)
+
+
 def answer_sets(
     answers: Path, config: Config, answer_keys: Sequence[str] = (), against: Path | None = None
 ) -> list[AnswerSet]:

@@ -236,9 +236,16 @@ class RunDir:
         return self.path / "adapter"
 
     @property
+    def trained(self) -> Path:
+        """Where the result of the training goes: `model`, or `adapter` where that alone is kept (`lora.merge: false`)."""
+        config = self.record.config if self.record else {}
+        is_adapter = config.get("train", {}).get("method", "full") != "full"
+        return self.model if not is_adapter or config.get("lora", {}).get("merge", True) else self.adapter
+
+    @property
     def has_model(self) -> bool:
-        """Whether the trained model is there, whole and compared: its template is named last."""
-        return (self.model / TEMPLATE_FILE).is_file()
+        """Whether the result of the training is there, whole and compared: its template is named last."""
+        return (self.trained / TEMPLATE_FILE).is_file()
 
     def write_config(self, config: Config) -> None:
         """config.yaml, every key resolved."""

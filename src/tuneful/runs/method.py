@@ -15,8 +15,9 @@ import torch
 from tuneful.config import METHOD_DEFAULTS, METHOD_SOURCES, Config
 from tuneful.encoding.replay import Replay
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
-from tuneful.model.load import load_model
+from tuneful.model.load import Pretrained, base_for_peft, load_model
 from tuneful.model.lora import add_adapter, merge_adapter, save_adapter
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.quantize import quantize, round_to_4_bits
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def merged_model(
     adapter: Any,
     folder: Path,
     config: Config,
+    pretrained: Pretrained,
     device: torch.device,
     prompts: Sequence[Sequence[int]],
 ) -> tuple[PreTrainedModel, float]:
@@ -70,9 +72,10 @@ def merged_model(
 
     `model` is emptied: there may be no room for both.
     """
-    save_adapter(adapter, folder, config.model.name_or_path)
+    save_adapter(adapter, folder, base_for_peft(pretrained))
     for parameter in model.parameters():
         parameter.data = torch.empty(0)
+    give_back_freed_memory()
     base = load_model(config.model.name_or_path).model.to(device)
     if config.train.method == "qlora":
         round_to_4_bits(base, device)

@@ -33,6 +33,7 @@ from tuneful.types import Example
 
 FREE_SECTIONS = ("report", "judge")
 FREE_KEYS = {
+    "data.train_file",  # its content is compared, wherever it lies
     "model.device",
     "model.name_or_path",  # the weights are compared, wherever they lie
     "train.save_steps",

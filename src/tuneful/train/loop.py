@@ -29,6 +29,7 @@ from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
 from tuneful.train.memory import fitted, out_of_memory_says
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.train.progress import LossTracker
+from tuneful.train.schedule import Schedule, schedule_of
 from tuneful.types import Answer, Example
 
 _SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
@@ -45,10 +46,10 @@ def no_op() -> None:
 class Training:
     """A training from `state` on: `run` hands out its events, and `model` is finetuned in place while it does.
 
-    `sample(step)` gives an answer to show with each evaluation. `replay` joins the steps at its ratio; `loss_tracker` is told
-    what each training record cost. At each event `state`, `loss_tracker` and `optimizer` are what a checkpoint has to hold.
-    `should_stop` is called before every micro-batch and may raise: the step or evaluation at hand is then abandoned, and `state`
-    is that of the event before. Every rank of `group` makes the same one and gets the same events.
+    `sample(step)` gives an answer to show with an evaluation, of at most `sample_tokens` tokens. `replay` joins the steps at its
+    ratio; `loss_tracker` is told what each training record cost. At each event `state`, `loss_tracker` and `optimizer` are what a
+    checkpoint has to hold. `should_stop` is called before every micro-batch and may raise: the step or evaluation at hand is then
+    abandoned, and `state` is that of the event before. Every rank of `group` makes the same one and gets the same events.
     """
 
     model: PreTrainedModel
@@ -58,6 +59,7 @@ class Training:
     config: TrainConfig
     layout: Layout
     sample: Callable[[int], Answer] | None = None
+    sample_tokens: int = 1
     replay: Replay | None = None
     loss_tracker: LossTracker | None = None
     state: TrainingState = field(default_factory=TrainingState)
@@ -71,15 +73,21 @@ class Training:
         config = self.config
         return num_steps(len(self.train), config.batch_size, config.num_train_epochs, config.max_steps)
 
+    @property
+    def schedule(self) -> Schedule:
+        """When it is evaluated, and with which evaluations a sample is shown."""
+        return schedule_of(self.config, self.num_steps, self.train, self.validation, self.sample_tokens)
+
     def run(self) -> Iterator[Event]:
         """Every evaluation and step, until the last step or until early stopping.
 
-        Validation is evaluated before the first step, every `eval_steps` and after the last. At the end the model has the
-        weights of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError where a loss or gradient
-        is not finite, before the step changes a weight, or where a validation loss is not, and OutOfMemoryError where a single
-        record does not fit.
+        Validation is evaluated before the first step, every so many steps (`schedule`) and after the last. At the end the model
+        has the weights of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError where a loss or
+        gradient is not finite, before the step changes a weight, or where a validation loss is not, and OutOfMemoryError where a
+        single record does not fit.
         """
         config, state, total = self.config, self.state, self.num_steps
+        interval = self.schedule.interval
         keeps_best = config.keep == "best"
         steps = all_steps(
             len(self.train),
@@ -90,7 +98,7 @@ class Training:
             first_step=state.step + 1,
         )
         while True:
-            if evaluation_is_due(state.step, total, config) and not state.evaluated:
+            if (state.step % interval == 0 or state.step == total) and not state.evaluated:
                 yield from self.evaluate()
             if state.step >= total or (config.early_stopping_patience or math.inf) <= state.num_worse:
                 break
@@ -114,7 +122,8 @@ class Training:
         if loss is not None and not math.isfinite(loss):
             raise validation_not_finite(self.state.step, loss, bad)
         yield from notices
-        answer = self.sample(self.state.step) if self.sample else None
+        shown = self.sample if self.schedule.has_sample(self.state.step) else None
+        answer = shown(self.state.step) if shown else None
         sample = Sample(answer.source, answer.prompt, answer.text) if answer else None
         _remember(self.state, loss)
         yield Evaluation(self.state.step, loss, sample)
@@ -219,11 +228,6 @@ class Training:
             if counts:
                 costs.add(batch, micro_batch)
         return costs
-
-
-def evaluation_is_due(step: int, total: int, config: TrainConfig) -> bool:
-    """Whether the validation loss is computed after `step` of `total` steps."""
-    return step % (config.eval_steps or max(1, total // 10)) == 0 or step == total
 
 
 def mean_loss(

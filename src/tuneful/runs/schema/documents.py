@@ -113,6 +113,9 @@ class Environment:
     started: Annotated[str, "when the run was begun, UTC"]
     finished: Annotated[str | None, "when it was finished, UTC; null until then"]
     phase_seconds: Annotated[Mapping[str, float], "wall time of each phase, all processes of the run together"]
+    estimated_seconds: Annotated[
+        Mapping[str, float] | None, "what each phase was to take, estimated after the first steps", ABSENT
+    ] = None
 
 
 # data.json

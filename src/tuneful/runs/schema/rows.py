@@ -87,7 +87,8 @@ class RecordLoss:
     loss_after: Annotated[float | None, "after the last step; null but under `report.record_losses: all`"]
     outlier_score: Annotated[
         float | None,
-        "how far its loss lies above that of the records that begin like it, in spreads of those: a possible label error",
+        "how far its loss lies above that of the records that begin like it, in spreads of those: a possible label error; "
+        "null where training was not over it before its loss was last computed",
     ]
     memorised: Annotated[
         bool, "whether the whole answer has a probability of 0.5 or more now, and once had less than 0.01"
@@ -113,7 +114,10 @@ class AnswerRow:
     """A model's answer to one record, in the order of the test set."""
 
     source: Annotated[str, "`file:line` of the record that it answers"]
-    prompt: Annotated[str, "the prompt, rendered"]
+    prompt: Annotated[
+        str,
+        "the prompt, rendered; without the token that begins every text where there is one (`<bos>`), which servers add",
+    ]
     text: Annotated[str, "the answer: no stop token, no text of the template"]
     finish_reason: Annotated[
         FinishReason,
