@@ -38,6 +38,50 @@ def test_a_file_sets_and_an_argument_sets_over_it(tmp_path: Path) -> None:
     assert (config.template.name, config.generate.top_k) == ("chatml", None)
 
 
+def may_be_none() -> list[str]:
+    """Every setting whose default docs/configuration.md writes as `none`."""
+    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    return [line.split("`")[1] for line in page.splitlines() if "| `none` |" in line]
+
+
+def test_the_page_of_settings_knows_settings_without_a_value() -> None:
+    assert {"train.max_steps", "judge.model", "data.columns", "report.gate"} <= set(may_be_none())
+
+
+@pytest.mark.parametrize("key", may_be_none())
+@pytest.mark.parametrize("written_as", ["none", "null", "None", "NONE", "Null", "~", "", "'none'"])
+def test_none_as_the_page_of_settings_writes_it_is_no_value(tmp_path: Path, key: str, written_as: str) -> None:
+    section, name = key.split(".")
+    default = getattr(getattr(Config(), section), name)
+    assert getattr(getattr(load_config(None, [f"{key}={written_as}"]), section), name) == default
+    file = written(tmp_path, f"{section}:\n  {name}: {written_as}\n")
+    assert load_config(file) == Config()
+
+
+def test_none_turns_off_what_is_on_by_default() -> None:
+    config = load_config(None, ["train.save_minutes=none", "judge.seed=none", "judge.temperature=None"])
+    assert (config.train.save_minutes, config.judge.seed, config.judge.temperature) == (None, None, None)
+    assert load_config(None, ["judge.max_tokens=none"]).judge.max_tokens is None
+
+
+def test_none_is_a_name_or_a_text_where_a_setting_knows_it() -> None:
+    for text in ("none", "null", "None", "~"):
+        assert load_config(None, [f"report.general={text}"]).report.general == "none"
+        assert load_config(None, [f"train.report_to={text}"]).train.report_to == ()
+    assert load_config(None, ["generate.stop=none"]).generate.stop == ("none",)
+    assert load_config(None, ["generate.stop=null"]).generate.stop == ()
+
+
+def test_a_file_that_is_not_given_takes_no_share_of_the_data() -> None:
+    data = load_config(None, ["data.test_file=none"]).data
+    assert (data.test_file, data.test_share) == (None, 0.10)
+
+
+def test_where_a_setting_needs_a_value_none_is_refused_by_its_key() -> None:
+    for key in ("train.learning_rate", "train.batch_size", "data.split"):
+        assert f"`{key}`" in refusal(f"{key}=none")
+
+
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1e-4", "1.0e-4", "0.0001", ".1e-3", "'1e-4'"])
 def test_a_number_may_be_written_as_people_do(tmp_path: Path, text: str) -> None:
     assert load_config(None, [f"train.learning_rate={text}"]).train.learning_rate == 1e-4
@@ -224,3 +268,38 @@ def test_every_key_says_what_it_is_for() -> None:
         annotation: Any = section.annotation
         for key, field in annotation.model_fields.items():
             assert field.description, f"{name}.{key}"
+
+
+@pytest.mark.parametrize("setting", ["top_k=5", "top_p=0.9", "min_p=0.1"])
+def test_settings_of_sampling_are_refused_where_nothing_is_sampled(setting: str) -> None:
+    key = setting.partition("=")[0]
+    assert f"{key} is ignored at temperature 0" in refusal(f"generate.{setting}")
+    assert load_config(None, [f"generate.{setting}", "generate.temperature=0.7"]).generate.temperature == 0.7
+
+
+def test_all_unknown_keys_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("train:\n  learning_rat: 1\n  batch_sise: 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load_config(tmp_path / "two.yaml", ["train.seed=1", "data.shap=x"])
+    said = str(refused.value).splitlines()
+    assert len(said) == 3
+    assert "did you mean `train.learning_rate`?" in said[0]
+    assert "did you mean `train.batch_size`?" in said[1]
+    assert said[2].startswith("argument 'data.shap=x'")
+
+
+def test_python_says_what_is_wrong_as_the_command_line_does() -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config(train={"learning_rat": 1, "batch_size": 0}, modle={})
+    said = str(refused.value)
+    assert "unknown key `train.learning_rat`: did you mean `train.learning_rate`?" in said
+    assert "`train.batch_size`: Input should be greater than or equal to 1 (found 0)" in said
+    assert "unknown key `modle`" in said
+    assert "pydantic" not in said
+
+
+def test_a_configuration_shows_what_was_changed() -> None:
+    assert repr(Config()) == "Config()"
+    changed = load_config(overrides=["train.learning_rate=1e-4", "data.split=random"])
+    assert repr(changed) == str(changed) == "Config(data.split='random', train.learning_rate=0.0001)"
+    assert changed == Config(train={"learning_rate": 1e-4}, data={"split": "random"})

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from tests.doubles.processes import Process
 from tests.machine import needs
 
-from tuneful.files import AppendLog, read_lines, read_rows, write_json, write_rows, write_text, written
+from tuneful.errors import DataError
+from tuneful.files import AppendLog, read_lines, write_json, write_rows, write_text, written
+from tuneful.runs.schema import load_rows
+
+
+@dataclass(frozen=True)
+class Anything:
+    """A row that any object is."""
+
+    text: Annotated[str, "a text"] = ""
 
 
 def names(folder: Path) -> list[str]:
@@ -68,18 +78,17 @@ def test_text_is_utf8_with_its_own_line_ends_and_json_holds_what_no_utf8_can(tmp
 
 def test_rows_come_back_and_a_line_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    assert read_rows(path) is None
     rows: list[dict[str, Any]] = [{"text": "a\u2028b"}, {"number": 1}]
     write_rows(path, rows)
-    assert read_rows(path) == rows
+    assert [line.row for line in read_lines(path)] == rows
     path.write_bytes(path.read_bytes() + b"\n[1]\n")
     assert [(line.number, line.row, line.whole) for line in read_lines(path)] == [
         (1, rows[0], True),
         (2, rows[1], True),
         (4, None, True),
     ]
-    with pytest.raises(ValueError, match=r"rows\.jsonl:4: not a JSON object"):
-        read_rows(path)
+    with pytest.raises(DataError, match=r"rows\.jsonl:4: damaged: not a JSON object"):
+        load_rows(Anything, path)
 
 
 def test_a_log_cut_at_any_byte_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
@@ -112,4 +121,4 @@ def test_a_line_damaged_in_the_middle_is_told_and_nothing_behind_it_is_touched(t
     log.replace([{"number": 0}])
     log.add({"number": 1})
     log.close()
-    assert read_rows(path) == [{"number": 0}, {"number": 1}]
+    assert [line.row for line in read_lines(path)] == [{"number": 0}, {"number": 1}]

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import tuneful
+from tuneful.commands.examples import EXAMPLES
 from tuneful.errors import InputError, TunefulError
 
 COMMANDS = {
@@ -52,7 +53,6 @@ app = typer.Typer(
     help="Instruction finetuning that shows its work.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -81,6 +81,10 @@ def main() -> None:
         _fail(error, error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            _fail(error, 1, debug)
+        _fail(InputError(f"{error.filename}: cannot be used: {error.strerror or error}"), InputError.exit_code, debug)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own, about an argument
             if not error.format_message():  # no argument at all: the help was shown
@@ -94,8 +98,13 @@ def _loaded(name: str) -> Any:
     file, group = COMMANDS[name]
     function = getattr(importlib.import_module(f"tuneful.commands.{file}"), f"{name}_command")
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name, rich_help_panel=group)(function)
+    alone.command(name, rich_help_panel=group, epilog=_epilog(name))(function)
     return typer.main.get_command(alone)
+
+
+def _epilog(name: str) -> str:
+    """The examples that stand at the end of a command's help, a line each."""
+    return "Examples:\n\n" + "\n\n".join(EXAMPLES[name])
 
 
 def _usage_error(error: Any) -> InputError:

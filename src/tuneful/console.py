@@ -7,10 +7,13 @@ errors; a pipe gets plain lines and no bars; `NO_COLOR` is respected (rich does 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -118,17 +121,58 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The rate of `task`, or nothing before it is known."""
-        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "", style="dim")
+        return Text(_rate(task.speed, self._unit) if task.speed else "", style="dim")
+
+
+def _rate(speed: float, unit: str) -> str:
+    """So many a second; of what takes longer than a second, how long one takes."""
+    return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s a {unit.removesuffix('s')}"
 
 
 def pieces_to_stdout(pieces: Iterable[str]) -> None:
-    """A result that comes piece by piece, on stdout as it comes, and a line end; a reader that went away ends it."""
+    """A result that comes piece by piece, on stdout as it comes, and a line end; a reader that went away ends it.
+
+    At a terminal no word is cut at the margin. (What is copied from there has the line ends.)
+    """
     try:
-        for piece in pieces:
+        for piece in wrapped(pieces, shutil.get_terminal_size().columns) if sys.stdout.isatty() else pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
     finally:
         to_stdout("\n")
+
+
+def wrapped(pieces: Iterable[str], width: int) -> Iterator[str]:
+    """`pieces`, where the blank before a word that would run over `width` is a line end; a word comes once it is whole.
+
+    What is longer than a line, or has no blanks, is left to the terminal.
+    """
+    column, blank, word = 0, "", ""
+
+    def placed() -> str:
+        nonlocal column, blank, word
+        needed = cell_len(blank) + cell_len(word)
+        if blank and word and column and column + needed > width:
+            given, column = "\n" + word, cell_len(word)
+        else:
+            given, column = blank + word, column + needed
+        column = column if column <= width else column % width
+        blank = word = ""
+        return given
+
+    for sign in chain.from_iterable(pieces):
+        if sign == "\n":
+            yield placed() + "\n"
+            column = 0
+        elif sign.isspace():
+            if word:
+                yield placed()
+            blank += sign
+        else:
+            word += sign
+            if cell_len(word) >= width:
+                yield placed()
+    yield placed()
 
 
 def to_stdout(text: str) -> None:

@@ -6,7 +6,8 @@
     │   ├── DataError               a file or a row of it
     │   ├── ModelError              a model, its tokenizer or its download
     │   └── TemplateError           a prompt template, or a template that does not suit the tokenizer
-    ├── CheckpointError             a checkpoint cannot be written, or none of them is whole
+    ├── CheckpointError             a checkpoint cannot be written
+    │   └── CorruptCheckpointError  exit code 2: there are checkpoints, and none of them is whole
     ├── OutOfMemoryError            a micro-batch does not fit the memory
     ├── JudgeError                  a judge that cannot be reached, or that scored nothing
     ├── ExportError                 what was written is not what was trained
@@ -54,7 +55,13 @@ class ExportError(TunefulError):
 
 
 class CheckpointError(TunefulError):
-    """A checkpoint cannot be written, or none of those that are there is whole."""
+    """A checkpoint cannot be written."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """There are checkpoints, and none of them is whole; nothing was done."""
+
+    exit_code = 2
 
 
 class OutOfMemoryError(TunefulError):
@@ -74,3 +81,7 @@ class GateError(TunefulError):
     """The comparison does not meet the conditions of the gate; everything was written before this was raised."""
 
     exit_code = 3
+
+
+class NotFiniteError(TunefulError, ValueError):
+    """A number that is to be written is NaN or infinite, which no JSON can hold."""

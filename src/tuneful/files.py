@@ -2,8 +2,10 @@
 
     written, write_text, write_json, write_rows      a whole file: written aside, flushed to disk, renamed
     written_aside                                    a whole folder, likewise
+    remove                                           a file, a link, or a folder with all that is in it
     AppendLog                                        JSONL that grows a line at a time
-    read_lines, read_rows                            JSONL back, line by line
+    read_lines                                       JSONL back, line by line
+    read_object                                      a JSON document back
     held                                             one process at a time
     sha256_of, free_bytes, cache_root
 
@@ -18,6 +20,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -27,6 +30,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from filelock import FileLock, Timeout
+
+from tuneful.errors import NotFiniteError
 
 BLOCK_BYTES = 1 << 20
 """How much of a file is read at once."""
@@ -65,7 +70,7 @@ def _remove_abandoned(path: Path) -> None:
 
         writer = aside.name.removeprefix(f".{path.name}.").partition("-")[0]
         if writer.isdecimal() and not psutil.pid_exists(int(writer)):
-            aside.unlink(missing_ok=True)
+            remove(aside)
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
@@ -85,13 +90,36 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def as_json(document: Mapping[str, Any], indent: int | None = None) -> str:
-    """`document` as JSON: readable text, or escapes where it holds a lone surrogate, which no file in UTF-8 can."""
-    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    """`document` as JSON: readable text, or escapes where it holds a lone surrogate, which no file in UTF-8 can.
+
+    NotFiniteError names a number that is not finite, which JSON does not know.
+    """
+    try:
+        text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError:
+        if (found := _not_finite(document)) is None:
+            raise
+        raise NotFiniteError(
+            f"Out of range for JSON: `{found[0]}` is {found[1]}. Where it was measured the model has diverged: lower "
+            "train.learning_rate; where it stands in the data leave the cell empty"
+        ) from None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(document, ensure_ascii=True, indent=indent, allow_nan=False)
     return text
+
+
+def _not_finite(value: Any, place: str = "") -> tuple[str, float] | None:
+    """Where in `value` the first number stands that is not finite, and which it is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (place, value)
+    inside: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = ((f"{place}.{key}" if place else str(key), one) for key, one in value.items())
+    elif isinstance(value, (list, tuple)):
+        inside = ((f"{place}[{index}]", one) for index, one in enumerate(value))
+    return next((found for name, one in inside if (found := _not_finite(one, name))), None)
 
 
 def json_line(row: Mapping[str, Any]) -> str:
@@ -112,21 +140,23 @@ def written_aside(folder: Path) -> Iterator[Path]:
     folder = Path(folder).absolute()
     aside, old = folder.with_name(f"{PART}-{folder.name}"), folder.with_name(f".old-{folder.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if old.exists() and not folder.exists():
+    if old.is_dir() and not os.path.lexists(folder):
         old.rename(folder)
-    _remove(aside, old)
+    remove(aside, old)
     aside.mkdir()
     try:
         yield aside
         _flush_folder(aside)
-        if folder.exists():
+        if os.path.lexists(folder):
             folder.rename(old)
         aside.rename(folder)
     except BaseException:
-        _remove(aside)
+        with contextlib.suppress(OSError):
+            remove(aside)
         raise
     flush_entry(folder.parent)
-    _remove(old)
+    with contextlib.suppress(OSError):
+        remove(old)
 
 
 def flush_entry(path: Path) -> None:
@@ -149,9 +179,13 @@ def _flush_folder(folder: Path) -> None:
     flush_entry(folder)
 
 
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+def remove(*places: Path) -> None:
+    """Remove what lies at each of `places`, if anything: a folder with all that is in it, or a link and not what it names."""
+    for place in places:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 # JSONL
@@ -184,16 +218,15 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number, end, _object(line), line.endswith(b"\n"))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]] | None:
-    """The rows of a JSONL file that was written whole; None where there is no file. ValueError names a line that is none."""
-    if not path.exists():
-        return None
-    rows = []
-    for line in read_lines(path):
-        if line.row is None:
-            raise ValueError(f"{path}:{line.number}: not a JSON object")
-        rows.append(line.row)
-    return rows
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError, and ValueError where it holds anything else."""
+    try:
+        document = json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"expected a JSON object, found {type(document).__name__}")
+    return document
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

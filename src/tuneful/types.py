@@ -17,19 +17,24 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One exchange: what was asked (`instruction`, and `input`, empty where there is none) and the `response` wanted."""
+    """One exchange: what was asked (`instruction`, and `input`, empty where there is none) and the `response` wanted.
+
+    `weight` multiplies the weights of the response's tokens in the loss; one of weight 0 is context. A turn that asks nothing is
+    a greeting of the assistant's.
+    """
 
     instruction: str
     input: str
     response: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """A record as the user meant it: an optional system text and one or more turns.
 
-    At least one turn has a response; a turn without one is context. `source` names the place it was read from, for messages
-    and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
+    At least one turn has a response that is trained; a turn without one is context. `source` names the place it was
+    read from, for messages and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
     """
 
     system: str
@@ -38,14 +43,18 @@ class Conversation:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        assert any(turn.response for turn in self.turns), f"{self.source}: a conversation without a response"
+        assert any(map(_is_trained, self.turns)), f"{self.source}: a conversation without a response"
         assert self.weight > 0, f"{self.source}: a conversation of weight {self.weight}"
 
     @property
     def answered_turns(self) -> tuple[Turn, ...]:
-        """The turns up to the last one with a response: what follows it teaches nothing."""
-        last = max(index for index, turn in enumerate(self.turns) if turn.response)
+        """The turns up to the last one whose response is trained: what follows it teaches nothing."""
+        last = max(index for index, turn in enumerate(self.turns) if _is_trained(turn))
         return self.turns[: last + 1]
+
+
+def _is_trained(turn: Turn) -> bool:
+    return bool(turn.response) and turn.weight > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +108,7 @@ class Verdict:
 
     `raw` is what the judge said, word for word; empty where it said nothing. Under `pairwise` the score is 100 where the
     answer beats its rival, 0 where it loses and 50 for a tie. `criteria` are the scores that a rubric's score is the mean
-    of, empty elsewhere.
+    of, empty elsewhere. `reason` is the judge's, where it gave one in so many words.
     """
 
     source: str
@@ -109,6 +118,7 @@ class Verdict:
     unscored_reason: str | None
     raw: str
     criteria: tuple[float, ...] = ()
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         assert (self.score is None) != (self.unscored_reason is None), self

@@ -59,6 +59,24 @@ def planted(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_how_rows_were_read_is_on_the_page_and_in_the_document(check: Check, tmp_path: Path) -> None:
+    notes = [{"instruction": "Translate.", "input": f"Note {n} here.", "response": f"Zettel {n}.", "remark": f"see page {n}"}
+             for n in range(48)]  # fmt: skip
+    write_rows(tmp_path / "notes.jsonl", notes)
+    page = " ".join(check("notes.jsonl", "data.test_share=0", "data.validation_share=0").out.split())
+    remark = "`remark` holds text in 48 records and is not used; data.columns=context=remark puts it into the prompt"
+    renamed = "`input` is read as `context` in 48 records"
+    assert f"{remark} (first: notes.jsonl:1)" in page
+    assert f"{renamed} (first: notes.jsonl:1)" in page
+    assert "contradict" not in page.partition("Looked for")[0]
+    document = json.loads(check("notes.jsonl", "--json").out)
+    assert [(note["kind"], note["name"], note["num_records"]) for note in document["reading"]] == [
+        ("unused_text", "remark", 48),
+        ("renamed", "input", 48),
+    ]
+    assert document["reading"][0]["text"] == remark
+
+
 def test_the_page_fits_a_terminal_and_ends_with_0_or_under_strict_with_3(
     planted: Path, tiny_llama: Path, check: Check
 ) -> None:

@@ -184,9 +184,11 @@ def test_the_card_of_the_model_tells_the_comparison_and_no_path_of_this_machine(
     assert not re.search(r"(?<![\w<])[/~][\w.-]+/", str(card)), "an absolute path"
 
 
-def test_the_configuration_written_is_the_one_that_ran(finished: Run, tiny_llama: Path) -> None:
-    expected = load_config(None, [*QUICK, f"model.name_or_path={tiny_llama}", "data.max_length=512"])
-    assert load_config(finished.folder / "config.yaml") == expected  # 512: the model's context
+def test_the_configuration_written_is_the_one_that_ran(finished: Run, data: Path, tiny_llama: Path) -> None:
+    named = [f"model.name_or_path={tiny_llama}", f"data.train_file={data}"]
+    expected = load_config(None, [*QUICK, *named, "data.max_length=512"])
+    written = load_config(finished.folder / "config.yaml")
+    assert written == expected  # 512: the model's context
     assert "data.max_length is lowered to 512" in finished.ended.err
 
 
@@ -229,7 +231,8 @@ def test_metrics_have_a_line_a_step_and_a_line_an_evaluation(finished: Run) -> N
     )
     assert [row["step"] for row in steps] == [1, 2, 3]
     assert [row["step"] for row in evaluations] == [0, 1, 2, 3]
-    assert all(list(row) == ["step", "validation_loss", "sample"] for row in evaluations)
+    assert all(list(row)[:2] == ["step", "validation_loss"] for row in evaluations)
+    assert ["sample" in row for row in evaluations] == [False] * (len(evaluations) - 1) + [True]
 
 
 def test_answers_are_in_the_order_of_the_test_set_and_base_and_tuned_were_asked_alike(finished: Run) -> None:
@@ -249,7 +252,9 @@ def test_the_environment_names_the_model_by_its_hash_and_the_time_of_every_phase
     assert len(environment["model"]["sha256"]) == 64
     assert environment["finished"] >= environment["started"]
     both = {f"{name}_{side}" for name in ("answers", "references", "general") for side in ("base", "tuned")}
-    assert set(environment["phase_seconds"]) == {"self_check", "training", "saving", *both}
+    assert set(environment["phase_seconds"]) == {"setup", "self_check", "training", "saving", *both}
+    tuned = {f"{name}_tuned" for name in ("answers", "references", "general")}
+    assert set(environment["estimated_seconds"]) == {"training", "saving", *tuned}
 
 
 def test_what_a_run_says_in_a_pipe_has_no_control_codes_and_no_broken_paths(finished: Run) -> None:
@@ -539,3 +544,32 @@ def test_asking_for_help_is_no_error(tuneful: Tuneful, arguments: tuple[str, ...
 
 def test_the_configuration_given_to_python_is_the_same_as_on_the_command_line() -> None:
     assert Config() == load_config()
+
+
+@pytest.mark.parametrize("command", ["run", "train", "check", "show"])
+def test_a_configuration_names_its_data_or_the_command_does(
+    command: str, data: Path, tiny_llama: Path, tuneful: Tuneful, tmp_path: Path
+) -> None:
+    (tmp_path / "bare.yaml").write_text(f"model:\n  name_or_path: {tiny_llama}\n", encoding="utf-8")
+    assert_refused(tuneful(command, "--config", "bare.yaml"), "bare.yaml: names no data (data.train_file)", "starter")
+
+
+def test_the_configuration_of_a_run_begins_the_same_run_again(finished: Run, tuneful: Tuneful, tmp_path: Path) -> None:
+    ended = tuneful("run", "--config", str(finished.folder / "config.yaml"), "--output", "again", "--quiet")
+    assert ended.code == 0, ended.err
+    for name in ("data/train.jsonl", "data/test.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished.folder / name).read_bytes()
+    shown = tuneful("show", "--config", "again/config.yaml", "--text", "--rows", "1")
+    assert "colours.json:2" in shown.out
+    assert "starter" not in shown.out
+
+
+def test_a_function_without_data_takes_that_of_its_configuration_and_never_the_built_in_one(
+    data: Path, tiny_llama: Path
+) -> None:
+    import tuneful as package
+
+    named = load_config(overrides=[f"data.train_file={data}", f"model.name_or_path={tiny_llama}"])
+    assert package.show(config=named, rows=1)[0].source.startswith(str(data))
+    with pytest.raises(ValueError, match="no data was named: pass a file, or `starter`"):
+        package.run(config=Config())

@@ -16,6 +16,7 @@ from tuneful.config import DataConfig, load_config
 from tuneful.errors import DataError, GateError
 from tuneful.evaluation.answered import kind_of, pair, read_answered
 from tuneful.runs import measure as measuring
+from tuneful.runs.schema import GeneralScore
 
 MEASURE = measuring._measure_general
 WORDS = ["red", "green", "blue", "pink", "grey", "gold", "teal", "white", "black", "brown"]
@@ -311,9 +312,10 @@ def test_what_a_run_measured_before_it_was_cut_off_is_taken_as_it_is_unless_the_
     measured: list[str] = []
 
     def measure(run: Any, engine: Any, name: str) -> Any:
-        had = run.folder.read_rows(f"general/{name}.jsonl")
+        had = run.folder.read_rows(GeneralScore, f"general/{name}.jsonl")
         found = MEASURE(run, engine, name)
-        measured.append(f"{name}: {'again' if had == run.folder.read_rows(f'general/{name}.jsonl') else 'anew'}")
+        is_same = had == run.folder.read_rows(GeneralScore, f"general/{name}.jsonl")
+        measured.append(f"{name}: {'again' if is_same else 'anew'}")
         if len(measured) in (1, 2):
             raise KeyboardInterrupt
         return found

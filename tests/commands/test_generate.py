@@ -10,6 +10,7 @@ from tests.doubles import killed_answering
 from tests.doubles.processes import Process
 
 from tuneful.commands.chat import ChatSession, converse
+from tuneful.commands.generate import generate_file
 from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.encoding.encode import Encoder
@@ -53,6 +54,20 @@ def whole_journal(speaker, output):
 
     answered(speaker, output, advance=look)
     return seen[-1], output.read_bytes()
+
+
+def test_records_without_an_answer_are_answered(tiny_llama, tmp_path):
+    asked = [
+        {"instruction": "Say red."},
+        {"messages": [{"role": "user", "content": "Say red."}]},
+        {"question": "Say red.", "answer": None},
+        {"instruction": "Say red.", "output": "red"},
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    config = load_config(None, [f"model.name_or_path={tiny_llama}", "generate.max_new_tokens=4"])
+    rows = generate_file(str(tmp_path / "asked.jsonl"), tmp_path / "answers.jsonl", config=config)
+    assert len({row.prompt for row in rows}) == len({row.text for row in rows}) == 1
+    assert [row.source.rpartition(":")[2] for row in rows] == ["1", "2", "3", "4"]
 
 
 def test_answers_are_written_in_order_and_the_journal_is_gone(speaker, tmp_path):

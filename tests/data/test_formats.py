@@ -23,7 +23,16 @@ def said(role: str, value: Any) -> dict[str, Any]:
 
 def read(row: Any, format: str = "auto", columns: dict[str, str] | None = None) -> Any:
     found = FormatReader(format, columns).read(row, "a.jsonl:1")
-    return found if isinstance(found, str) else (found[0], found[1].system, found[1].turns)
+    if isinstance(found, str):
+        return found
+    return found.format, found.conversation.system, found.conversation.turns
+
+
+def notes(row: Any, columns: dict[str, str] | None = None) -> dict[tuple[str, str], int]:
+    """How often each kind of note was taken of what, by its kind and name."""
+    found = FormatReader("auto", columns).read(row, "a.jsonl:1")
+    assert not isinstance(found, str), found
+    return {(key.kind, key.name.strip("`")): count for key, count in found.noted.counts.items()}
 
 
 ONE = Turn("Ask.", "", "Answer.")
@@ -161,7 +170,8 @@ def test_of_a_record_that_cannot_be_used_what_is_there_is_shown(row: dict[str, A
 
 def test_rows_of_different_formats_are_told_one_by_one() -> None:
     reader = FormatReader("auto", None)
-    assert [reader.read(row, "x")[0] for row, *_ in SAME.values()] == [format for _, format, *_ in SAME.values()]
+    found = [reader.read(row, "x") for row, *_ in SAME.values()]
+    assert [one.format for one in found if not isinstance(one, str)] == [format for _, format, *_ in SAME.values()]
 
 
 def with_message(entry: Any) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def with_message(entry: Any) -> dict[str, Any]:
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "a finished text": ({"text": "a"}, TEXT_REASON),
-    "a preference pair": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "no `completion`; keys are"),
+    "a preference pair": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "a preference pair (`chosen`, `rejected`)"),
     "a bare preference pair": ({"chosen": "b", "rejected": "c"}, "a preference pair (`chosen`, `rejected`)"),
     "other names": (
         {"Query": "a", "target": "b"},
@@ -178,8 +188,8 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
         "data.columns=instruction=Query,output=target",
     ),
     "half of other names": (
-        {"question": "a", "response": "b"},
-        "no `instruction`; found `question`: data.columns=instruction=question",
+        {"query": "a", "response": "b"},
+        "no `instruction`; found `query`: data.columns=instruction=query",
     ),
     "a tool call": (
         with_message(message("assistant", "", tool_calls=[{}])),
@@ -197,7 +207,6 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
         with_message(message("assistant", "a", reasoning_content="b")),
         "message 2 has `reasoning_content`, which is not trained",
     ),
-    "a weight of 0": (with_message(message("assistant", "a", weight=0)), "message 2 has `weight` 0"),
     "an empty message": (with_message(message("assistant", " ")), "message 2, the assistant's, is empty"),
     "no content": (with_message({"role": "assistant"}), "message 2 has no `content`; keys are `role`"),
     "no role": (with_message({"content": "a"}), "message 2 has no `role`; keys are `content`"),
@@ -207,27 +216,29 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "a lone surrogate": (with_message(message("assistant", "\ud800")), "`content` of message 2 holds a lone surrogate"),
     "a late system": ({"messages": [*CHAT, message("system", "x")]}, "message 3 is a `system` message"),
     "two systems": ({"system": "a", "messages": [message("system", "b"), *CHAT]}, "`system` and the first message"),
-    "two questions": ({"messages": [CHAT[0], *CHAT]}, "messages 1 and 2 are both the user's; join them"),
-    "an answer first": ({"messages": CHAT[1:]}, "message 1 is the assistant's and answers nothing"),
-    "no answer": ({"messages": [*CHAT, CHAT[0]]}, "the last message is the user's: there is no answer to learn"),
+    "a greeting alone": (
+        {"messages": CHAT[1:]},
+        "there is no message of the assistant's that answers one of the user's",
+    ),
+    "no answer": ({"messages": [CHAT[0], CHAT[0]]}, "the last message is the user's: there is no answer to learn"),
     "a system alone": ({"messages": [message("system", "a")]}, "there is no message of the assistant's"),
     "no messages": ({"messages": []}, "there is no message of the assistant's"),
-    "messages as text": ({"messages": "[]"}, "`messages` is text, expected a list of messages"),
+    "messages as text": ({"messages": "Hi."}, "`messages` is text, expected a list of messages"),
     "a history of texts": ({"instruction": "a", "output": "b", "history": ["c"]}, "`history` 1 is no pair"),
     "a half empty history": (
         {"instruction": "a", "output": "b", "history": [["c", ""]]},
         "`history` 1 has an empty half",
     ),
     "a history of numbers": (
-        {"instruction": "a", "output": "b", "history": [["c", 1]]},
-        "`history` 1 is a number, expected text",
+        {"instruction": "a", "output": "b", "history": [["c", {}]]},
+        "`history` 1 is an object, expected text",
     ),
     "a history that is text": (
         {"instruction": "a", "output": "b", "history": "c"},
         "`history` is text, expected a list",
     ),
     "a prompt of two kinds": ({"prompt": "a", "completion": CHAT}, "`prompt` and `completion` are a text and a list"),
-    "an empty prompt": ({"prompt": " ", "completion": "a"}, "`prompt` is empty"),
+    "an empty prompt": ({"prompt": " ", "completion": "a"}, "`prompt` and `input` are both empty: nothing is asked"),
 }
 
 
@@ -242,8 +253,8 @@ def test_a_format_that_is_named_is_the_only_one() -> None:
     assert read(row)[0] == "messages"
     assert read(row, "alpaca")[0] == "alpaca"
     assert (
-        read({"prompt": "a", "completion": "b"}, "alpaca")
-        == "no `instruction`; found `prompt`: data.columns=instruction=prompt"
+        read({"query": "a", "completion": "b"}, "alpaca")
+        == "no `instruction`; found `query`: data.columns=instruction=query"
     )
 
 
@@ -265,7 +276,7 @@ def test_reasons_speak_of_the_columns_that_were_mapped() -> None:
         read({"q": "x", "b": "y"}, columns=columns)
         == "no `a`, which data.columns names for `output`; keys are `q`, `b`"
     )
-    assert read({"q": "x", "a": 5}, columns=columns) == "`a` (our `output`) is a number, expected text"
+    assert read({"q": "x", "a": ["y"]}, columns=columns) == "`a` (our `output`) is a list, expected text"
 
 
 @pytest.mark.parametrize(
@@ -291,14 +302,21 @@ def test_columns_of_no_format_and_the_format_text_are_refused() -> None:
 @pytest.mark.parametrize(("given", "weight"), [(2, 2.0), (0.5, 0.5), ("0.25", 0.25), (None, 1.0), ("", 1.0)])
 def test_a_record_of_any_format_may_have_a_weight(given: Any, weight: float) -> None:
     for fields in ({"instruction": "Ask.", "output": "Answer."}, {"messages": CHAT}):
-        found = FormatReader("auto", None).read({**fields, "weight": given}, "a.jsonl:1")
-        assert not isinstance(found, str)
-        assert found[1].weight == weight
-    found = FormatReader("auto", {"weight": "times"}).read(
-        {"instruction": "Ask.", "output": "Answer.", "times": given, "weight": 7}, "a.jsonl:1"
-    )
+        for column in ("weight", "times"):
+            row = {**fields, "weight": 7, column: given}
+            found = FormatReader("auto", {"weight": column}).read(row, "a.jsonl:1")
+            assert not isinstance(found, str)
+            assert found.conversation.weight == weight
+
+
+def test_a_column_called_weight_does_not_weigh_the_loss_unless_it_is_asked_for() -> None:
+    row = {"instruction": "Describe the anchor.", "output": "It weighs 12 kg.", "weight": "12"}
+    found = FormatReader("auto", None).read(row, "a.csv:2")
     assert not isinstance(found, str)
-    assert found[1].weight == weight
+    assert found.conversation.weight == 1
+    assert notes(row) == {("weight_not_asked", "weight"): 1}
+    assert notes(row, {"weight": "weight"}) == {}
+    assert notes({**row, "weight": "heavy"}) == notes({**row, "weight": ""}) == {}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +332,7 @@ def test_a_record_of_any_format_may_have_a_weight(given: Any, weight: float) -> 
     ],
 )
 def test_a_weight_that_is_none_is_refused(given: Any, said: str) -> None:
-    found = FormatReader("auto", None).read({"instruction": "Ask.", "output": "Answer.", "weight": given}, "a.jsonl:1")
+    row = {"instruction": "Ask.", "output": "Answer.", "weight": given}
+    found = FormatReader("auto", {"weight": "weight"}).read(row, "a.jsonl:1")
     assert isinstance(found, str)
     assert said in found

@@ -209,7 +209,6 @@ def test_a_fault_of_the_file_is_named_by_its_line(tmp_path: Path, what: str) -> 
 
 
 ROW_SYNTAX = {
-    "NaN": ('{"instruction": "a", "output": NaN}', "not valid JSON: NaN is no JSON number"),
     "Infinity": ('{"instruction": "a", "output": "b", "x": -Infinity}', "not valid JSON: -Infinity is no JSON number"),
     "a key twice": ('{"instruction": "a", "output": "c", "output": "b"}', "the key `output` stands twice"),
     "a key twice inside": ('{"instruction": "a", "output": "b", "x": {"y": 1, "y": 1}}', "the key `y` stands twice"),
@@ -259,9 +258,22 @@ def test_a_fault_of_a_jsonl_line_is_named_by_its_line(tmp_path: Path, what: str,
     assert (raws(skipped), len(skipped.refused)) == ([GOOD, GOOD], 1)
 
 
-def test_records_over_several_lines_without_an_array_are_refused_not_lost(tmp_path: Path) -> None:
-    text = json.dumps(GOOD, indent=1) + "\n" + json.dumps(OTHER, indent=1)
-    assert refusal(tmp_path, text).startswith("data.json:6: something follows the first record")
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
+@pytest.mark.parametrize("between", ["\n", "\n\n", ""])
+def test_records_over_several_lines_without_an_array_are_read_one_after_the_other(
+    tmp_path: Path, name: str, between: str
+) -> None:
+    text = json.dumps(GOOD, indent=1) + between + json.dumps(OTHER, indent=1)
+    file = read(tmp_path, text, name)
+    assert raws(file) == [GOOD, OTHER]
+    assert places(file) == [f"{name}:1", f"{name}:{5 + between.count(chr(10))}"]
+
+
+@pytest.mark.parametrize("follows", [",", "]", "x", '"x"', "{", '{"instruction": '])
+def test_what_follows_such_records_and_is_none_ends_the_read_with_its_line(tmp_path: Path, follows: str) -> None:
+    text = json.dumps(GOOD, indent=1) + "\n" + follows
+    for on_error in ("stop", "skip"):
+        assert refusal(tmp_path, text, on_error=on_error).startswith("data.json:6: ")
 
 
 ROWS: dict[str, tuple[Any, str]] = {
@@ -271,16 +283,16 @@ ROWS: dict[str, tuple[Any, str]] = {
     "null": (None, "expected a record"),
     "no output": ({"instruction": "a"}, "no `output`; keys are `instruction`"),
     "an output under another name": (
-        {"instruction": "a", "answer": "b"},
-        "no `output`; found `answer`: data.columns=output=answer",
+        {"instruction": "a", "target": "b"},
+        "no `output`; found `target`: data.columns=output=target",
     ),
     "no instruction": ({"output": "a"}, "no `instruction`; keys are `output`"),
     "an empty record": ({}, "an empty record"),
-    "a number for an output": ({"instruction": "a", "output": 4}, "`output` is a number, expected text"),
+    "an object for an output": ({"instruction": "a", "output": {"b": 4}}, "`output` is an object, expected text"),
     "null for an output": ({"instruction": "a", "output": None}, "`output` is null, expected text"),
     "a list for an instruction": ({"instruction": ["a"], "output": "b"}, "`instruction` is a list, expected text"),
-    "a number for an input": ({"instruction": "a", "input": 1, "output": "b"}, "`input` is a number, expected text"),
-    "a number for a system": ({"instruction": "a", "system": 1, "output": "b"}, "`system` is a number, expected text"),
+    "a list for an input": ({"instruction": "a", "input": [1], "output": "b"}, "`input` is a list, expected text"),
+    "a list for a system": ({"instruction": "a", "system": [1], "output": "b"}, "`system` is a list, expected text"),
     "an empty output": ({"instruction": "a", "output": ""}, "`output` is empty"),
     "a blank output": ({"instruction": "a", "output": " \n\u3000"}, "`output` is empty"),
     "nothing asked": ({"instruction": " ", "input": "\n", "output": "b"}, "`instruction` and `input` are both empty"),

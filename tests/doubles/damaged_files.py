@@ -158,7 +158,7 @@ def _spliced(row: dict[str, str], more: bytes) -> bytes:
 
 ROW_MUTATIONS: dict[str, Callable[[dict[str, str], random.Random], tuple[bytes, str]]] = {
     "a wrong type": lambda row, rng: (
-        _with(row, **{rng.choice(["instruction", "output"]): rng.choice([5, 1.5, True, [], {}])}),
+        _with(row, **{rng.choice(["instruction", "output"]): rng.choice([["x"], [5], [], {}, {"a": "b"}])}),
         "bad",
     ),
     "a missing key": lambda row, rng: (json.dumps({k: v for k, v in row.items() if k != "output"}).encode(), "bad"),
@@ -167,7 +167,9 @@ ROW_MUTATIONS: dict[str, Callable[[dict[str, str], random.Random], tuple[bytes, 
     "null for an output": lambda row, rng: (_with(row, output=None), "bad"),
     "null for an input": lambda row, rng: (_with(row, input=None), "good"),
     "an empty output": lambda row, rng: (_with(row, output=rng.choice(["", " ", "\n"])), "bad"),
-    "NaN": lambda row, rng: (_spliced(row, b', "x": ' + rng.choice([b"NaN", b"Infinity", b"-Infinity"]) + b"}"), "bad"),
+    "a number or a truth value": lambda row, rng: (_with(row, output=rng.choice([5, 1.5, True, 0, False])), "good"),
+    "NaN": lambda row, rng: (_spliced(row, b', "x": NaN}'), "good"),
+    "Infinity": lambda row, rng: (_spliced(row, b', "x": ' + rng.choice([b"Infinity", b"-Infinity"]) + b"}"), "bad"),
     "a number out of range": lambda row, rng: (_spliced(row, b', "x": -1e999}'), "bad"),
     "a number of 5,000 digits": lambda row, rng: (_spliced(row, b', "x": ' + b"7" * 5000 + b"}"), "bad"),
     "a key twice": lambda row, rng: (_spliced(row, b', "output": "again"}'), "bad"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -237,3 +238,17 @@ def test_a_run_from_disk_is_the_run_from_memory(
         )
         assert (cache / "tokens").is_dir() is (in_memory == 4)
     assert found[0] == found[1]
+
+
+def test_a_store_in_which_anything_changed_is_made_again(laboratory: Laboratory) -> None:
+    wanted, (name,) = values(laboratory.stored().train.examples), laboratory.folders()
+    files = sorted(path for path in (laboratory.cache / name).iterdir() if path.stat().st_size)
+    assert len(files) > 10
+    for number, file in enumerate(files):
+        content = bytearray(file.read_bytes())
+        content[number * 7 % len(content)] ^= 16
+        file.write_bytes(content if number % 3 else content[: len(content) // 2])
+        assert values(laboratory.stored().train.examples) == wanted, file.name
+    shutil.rmtree(laboratory.cache / name)
+    (laboratory.cache / name).symlink_to("nowhere")
+    assert values(laboratory.stored().train.examples) == wanted

@@ -169,7 +169,7 @@ def test_the_license_is_what_the_card_of_the_base_says(
     assert license_of(tmp_path, str(tmp_path)) == expected
 
 
-def test_the_license_of_the_builtin_model_is_known_and_that_of_a_gguf_file_is_not(tmp_path: Path) -> None:
+def test_the_license_of_the_builtin_model_is_known_and_that_of_a_damaged_gguf_file_is_not(tmp_path: Path) -> None:
     assert license_of(tmp_path, BUILTIN) == license_of(tmp_path, BUILTIN_HUB_ID) == "apache-2.0"
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     assert license_of(tmp_path / "model.gguf", str(tmp_path / "model.gguf")) is None

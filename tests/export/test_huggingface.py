@@ -27,7 +27,7 @@ from transformers import (
 
 from tuneful.errors import ExportError
 from tuneful.export.card import Card
-from tuneful.export.huggingface import save_model, verify_export
+from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.files import written_aside
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import load_model
@@ -61,8 +61,10 @@ def gpt2() -> GPT2LMHeadModel:
 
 
 def save(model: PreTrainedModel, folder: Path, **options: Any) -> None:
-    settings = {"chat_template": TEMPLATE, "base_name": BUILTIN, "card": CARD, "stop_token_ids": [256]}
-    save_model(model, byte_tokenizer(eos_token=END), folder, **{**settings, **options})
+    stop = tuple(options.pop("stop_token_ids", (256,)))
+    names = {"chat_template": options.pop("chat_template", TEMPLATE), "base_name": options.pop("base_name", BUILTIN)}
+    shipped = Shipped(byte_tokenizer(eos_token=END), stop_token_ids=stop, **names)
+    save_model(model, folder, shipped, options.pop("card", CARD), **options)
 
 
 @pytest.mark.parametrize("make", [llama, gpt2, lambda: llama(tie_word_embeddings=True)], ids=["llama", "gpt2", "tied"])
@@ -114,7 +116,7 @@ def test_the_model_in_memory_is_left_as_it_was(tmp_path: Path) -> None:
     model.config.use_cache = False
     config, generation = model.config.to_dict(), model.generation_config.to_dict()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    save_model(model, tokenizer, tmp_path / "m", chat_template=TEMPLATE, base_name="x", card=CARD, stop_token_ids=[257])
+    save_model(model, tmp_path / "m", Shipped(tokenizer, TEMPLATE, (257,), "x"), CARD)
     verify_export(model, tmp_path / "m", PROMPTS)
     assert model.training
     assert (model.config.to_dict(), model.generation_config.to_dict()) == (config, generation)

@@ -20,6 +20,7 @@ import torch
 from tests.doubles.judge_server import serving
 
 import tuneful
+from tuneful.commands.options import data_of
 from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
 from tuneful.data.read import read_data
@@ -37,7 +38,7 @@ from tuneful.judge.calibrate import num_calibration_questions
 from tuneful.judge.client import _wait_seconds, open_http_judge
 from tuneful.judge.local import resolve_settings
 from tuneful.judge.protocols import Item
-from tuneful.judge.questions import Question, load_prompt
+from tuneful.judge.questions import Question, prompt_of
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
@@ -165,6 +166,19 @@ class Laboratory:
             "records": (output / "records.jsonl").read_text(),
         }
 
+    def samples(self, *settings: str) -> int:
+        """How many sample answers a whole training writes down."""
+        output = Path(tempfile.mkdtemp(dir=self.folder))
+        tuneful.train(str(self.file), config=self.config("data.on_error=skip", *settings), output=output)
+        return (output / "metrics.jsonl").read_text().count('"sample"')
+
+    def kept(self, *settings: str) -> list[str]:
+        """The folders of trained weights that a run with an adapter leaves."""
+        output = Path(tempfile.mkdtemp(dir=self.folder))
+        config = self.config("data.on_error=skip", "train.method=lora", *settings)
+        tuneful.train(str(self.file), config=config, output=output)
+        return sorted(file.parent.name for file in output.glob("*/*.safetensors"))
+
     def layers_computed(self, *settings: str) -> int:
         """How often one layer's inner part is computed for a forward and its backward."""
         model = copy.deepcopy(self.pretrained.model)
@@ -223,7 +237,7 @@ def asked(*settings: str) -> Any:
     """What Ollama is sent under `settings`."""
     judge = resolve_settings(load_config(None, ["judge.model=ollama/a", *settings]).judge)
     item = Item("rows.json:1", task="t", reference="r", answer="a", rival="b")
-    question = load_prompt(judge.protocol, judge.prompts).questions(item, plain=judge.reply_format == "text")[0]
+    question = prompt_of(judge).questions(item, plain=judge.reply_format == "text")[0]
     return OllamaBackend("http://127.0.0.1:1", str(judge.model).removeprefix("ollama/"), judge).body(question)
 
 
@@ -347,6 +361,9 @@ def micro_batches(lab: Laboratory) -> tuple[Any, Any]:
 
 
 EXPERIMENTS: dict[str, Experiment] = {
+    "data.train_file": lambda lab: tuple(
+        data_of(None, lab.config(f"data.train_file={json.dumps(name)}")) for name in ("one.json", "two.json")
+    ),
     "data.split": data("data.split=ordered"),
     "data.validation_file": lambda lab: (lab.dataset(), lab.dataset(f"data.validation_file={lab.more}")),
     "data.test_file": lambda lab: (lab.dataset(), lab.dataset(f"data.test_file={lab.more}")),
@@ -372,6 +389,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "template.file": lambda lab: (lab.dataset(), lab.dataset(f"template.file={lab.jinja}")),
     "model.name_or_path": lambda lab: (refused(lab, "train.seed=0"), refused(lab, "model.name_or_path=./nowhere")),
     "model.dtype": training("model.dtype=bfloat16"),
+    "model.save_dtype": whole("model.save_dtype=bfloat16"),
     "model.device": lambda lab: (
         choose_device(lab.config("model.device=cpu").model.device),
         _outcome(lambda: choose_device(lab.config("model.device=cuda").model.device)),
@@ -383,6 +401,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "lora.target_modules": lora("lora.target_modules=q_proj,v_proj"),
     "lora.use_rslora": lora("lora.use_rslora=true"),
     "lora.use_dora": lora("lora.use_dora=true"),
+    "lora.merge": lambda lab: (lab.kept("lora.merge=true"), lab.kept("lora.merge=false")),
     "train.method": whole("train.method=lora"),
     "train.freeze_layers": whole("train.freeze_layers=1"),
     "train.activation_checkpointing": lambda lab: (
@@ -403,6 +422,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "train.adam_epsilon": training("train.adam_epsilon=1e-2"),
     "train.max_grad_norm": training("train.max_grad_norm=1e-6"),
     "train.eval_steps": training("train.eval_steps=4", of="evaluations"),
+    "train.eval_share": training("train.eval_share=0.01", of="evaluations"),
+    "train.sample_share": lambda lab: (lab.samples(), lab.samples("train.sample_share=0")),
     "train.keep": training("train.keep=last", given=OVERFITTING),
     "train.early_stopping_patience": training("train.early_stopping_patience=1", given=OVERFITTING, of="evaluations"),
     "train.save_steps": lambda lab: (lab.checkpoints(), lab.checkpoints("train.save_steps=4")),
@@ -429,6 +450,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "judge.model": asking("judge.model=ollama/b"),
     "judge.protocol": asking("judge.protocol=rubric"),
     "judge.reply_format": asking("judge.reply_format=text"),
+    "judge.use_reference": asking("judge.use_reference=false"),
+    "judge.reason": asking("judge.reason=true"),
     "judge.prompts": lambda lab: (asked(), asked(own_prompt(lab))),
     "judge.concurrency": judged("judge.concurrency=2", of="most"),
     "judge.timeout_seconds": judged("judge.timeout_seconds=0.1", of="outcomes"),

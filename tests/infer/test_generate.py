@@ -12,8 +12,10 @@ from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import find_template
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
-from tuneful.infer.decode import CachedDecoder, PaddedDecoder, make_decoder, why_not_cached
+from tuneful.infer.cached import CachedDecoder
+from tuneful.infer.decode import make_decoder, why_not_cached
 from tuneful.infer.generate import answer, answer_each, generate, stop_token_ids, stream
+from tuneful.infer.plain import PaddedDecoder
 from tuneful.types import Conversation, Turn
 
 GREEDY = GenerateConfig(temperature=0, max_new_tokens=24, batch_size=16)
@@ -216,7 +218,10 @@ def test_answers_come_in_order_with_prompt_source_and_no_stop_token_in_their_tex
         assert found.prompt == encoder.prompt_text(conversation)
         said = found.token_ids[:-1] if found.finish_reason == "stop" else found.token_ids
         assert not stop_ids & set(said)
-        assert found.text == encoder.text.template.parse(encoder.text.decode(said))
+        decoded = encoder.text.decode(said)
+        if found.finish_reason == "length":  # half a character at its end is none
+            decoded = decoded.rstrip("\ufffd")
+        assert found.text == encoder.text.template.parse(decoded)
     assert {found.finish_reason for found in answers} >= {"stop"}
 
 

@@ -50,6 +50,29 @@ def split_into(data, num_pieces, seed):
     return [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]
 
 
+@given(st.text(max_size=12), st.integers(0, 40))
+def test_an_answer_that_is_cut_ends_in_a_whole_character(text, length):
+    encoded = text.encode("utf-8", errors="ignore")[:length]
+    answer = AnswerText(decode_bytes)
+    pieces = [answer.push(byte) for byte in encoded]
+    pieces.append(answer.finish(cut=True))
+    assert "".join(pieces) == answer.text == encoded.decode("utf-8", errors="ignore").strip().rstrip("\ufffd")
+
+
+def test_what_a_model_ended_with_by_itself_stays_as_it_is():
+    for ending in ("�".encode(), "🌊".encode()[:2]):
+        answer = AnswerText(decode_bytes)
+        for byte in b"sea " + ending:
+            answer.push(byte)
+        answer.finish()
+        assert answer.text == "sea �"
+    answer = AnswerText(decode_bytes)
+    for byte in b"sea " + "🌊".encode()[:3]:
+        answer.push(byte)
+    answer.finish(cut=True)
+    assert answer.text == "sea"
+
+
 @given(st.text(max_size=40), st.data())
 def test_pieces_put_together_are_the_answer_however_its_bytes_are_cut_into_tokens(text, data):
     encoded = text.encode("utf-8", errors="ignore")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner
+from tuneful.judge.grammar import CRITERIA, Rubric, Unreadable, read_rubric, read_score, read_winner, reason_in
 from tuneful.judge.probes import injections
 
 NONCE = "3f9a0c1d5e7b2468"
@@ -104,6 +104,36 @@ def test_an_object_carries_the_code_of_its_item():
     assert read_score(f'```json\n{{"score": 85, "id": "{NONCE}"}}\n```', nonce=NONCE, answer="") == 85
     for reply in ("85", '{"score": 85}', '{"id": "0000000000000000", "score": 85}', f'[{{"id": "{NONCE}"}}]', NONCE):
         assert isinstance(read_score(reply, nonce=NONCE, answer=""), Unreadable), reply
+
+
+def test_a_plain_reply_where_an_object_was_asked_for_names_the_setting_that_reads_it():
+    for reply in ("85", "Score: 85", "```\n85\n```"):
+        found = read_score(reply, nonce=NONCE, answer=ANSWER)
+        assert isinstance(found, Unreadable)
+        assert "a plain score" in found.reason
+        assert "judge.reply_format=text" in found.reason
+    assert read_score("88", nonce=NONCE, answer=ANSWER) == Unreadable("not the JSON object that was asked for")
+    winner = read_winner("B", nonce=NONCE, answers=("x", "y"))
+    assert isinstance(winner, Unreadable)
+    assert "a plain winner" in winner.reason
+
+
+def test_a_plain_winner_may_follow_its_reason():
+    answers = ("Answer one.\nWinner: A", "two")
+    assert read_winner("It names the year.\nWinner: B", nonce=None, answers=answers) == "B"
+    assert read_winner("**Winner:** tie", nonce=None, answers=answers) == "tie"
+    assert read_winner("Both are right.\nWinner: A", nonce=None, answers=answers) == Unreadable(
+        "the reply stands word for word in an answer"
+    )
+    for reply in ("It names the year.\nB", "Winner: A\nWinner: B", "Winner: C"):
+        assert isinstance(read_winner(reply, nonce=None, answers=("x", "y")), Unreadable), reply
+
+
+def test_the_reason_of_a_reply_is_its_field_or_the_lines_before_the_score():
+    assert reason_in(json.dumps({"id": NONCE, "reason": " no year ", "score": 5})) == "no year"
+    assert reason_in("There is no year.\nScore: 5") == "There is no year."
+    for reply in ("85", "", json.dumps({"score": 5}), json.dumps({"reason": 5}), "{", "<think>85"):
+        assert reason_in(reply) is None, reply
 
 
 def test_a_rubric_is_four_numbers_and_a_reason():

@@ -111,3 +111,14 @@ def test_a_prompt_too_long_for_a_model_leaves_its_item_unscored_and_the_others_a
 def test_a_name_that_means_no_judge_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="names no judge; expected `ollama/NAME`"):
         resolve_settings(JudgeConfig(model=name))
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [("openai/x", {"num_ctx": 512}), ("gguf:x", {"keep_alive": "1h"}), ("model:x", {"max_retries": 1})],
+)
+def test_a_setting_that_this_kind_of_judge_does_not_read_is_refused(model: str, setting: dict[str, Any]) -> None:
+    (name,) = setting
+    with pytest.raises(ConfigError, match=f"judge.{name} is read by `ollama/`.* judges only"):
+        resolve_settings(JudgeConfig(model=model, **setting))
+    resolve_settings(JudgeConfig(model="ollama/x", **setting))

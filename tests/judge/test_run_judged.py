@@ -112,3 +112,20 @@ def test_a_gate_on_the_judge_needs_a_judge(data: str, tiny_llama: Path, tmp_path
     with pytest.raises(ConfigError, match=r"needs a judge, and judge\.model names none"):
         tuneful.run(data, config=config, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("protocol", ["score", "pairwise"])
+def test_a_dry_run_asks_a_few_questions_and_says_how_many_there_will_be(
+    protocol: str, data: str, tiny_llama: Path, double: Double, tmp_path: Path
+) -> None:
+    config = settings(tiny_llama, f"judge.protocol={protocol}", "judge.concurrency=2")
+    estimate = tuneful.dry_run("run", data, config=config)
+    asked, double.num_asked = double.num_asked, 0
+    assert asked == 2
+    assert estimate.phase_seconds["judging"] > 0
+    result = tuneful.run(data, config=config, output=tmp_path / "run")
+    assert 0 < double.num_asked <= estimate.num_judge_questions  # of equal answers one is asked about
+    taken = json.loads((result.path / "environment.json").read_text())["phase_seconds"]
+    assert "judging" in taken
+    double.gone = True
+    assert tuneful.dry_run("train", data, config=config).num_judge_questions == 0

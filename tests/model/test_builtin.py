@@ -31,8 +31,11 @@ TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] 
 TEXTS = ["Hello group", " a  42\n\n3", "x = 1999;\n    2", "naïve café 日本 🙂", "it's 3½", "\t\n ", "١٢"]
 
 
-def tiny_gguf(file: Path, splitter: str = "smollm", drop: str = "") -> None:
-    """A llama of two layers over a byte vocabulary, with the metadata keys of the real file."""
+def tiny_gguf(file: Path, splitter: str = "smollm", drop: str = "", head: str = "", **texts: str) -> None:
+    """A llama of two layers over a byte vocabulary, with the metadata keys of the real file.
+
+    Its output `head` is left out, `equal` to the embedding, or a matrix of its `own`; `texts` are more keys, `_` for `.`.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens, merges = [*SPECIAL, *alphabet, "ĠĠ"], ["Ġ Ġ"]
     random = np.random.default_rng(0)
@@ -64,9 +67,13 @@ def tiny_gguf(file: Path, splitter: str = "smollm", drop: str = "") -> None:
         block = {"attn_norm": (16,), "ffn_norm": (16,), "attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16)}
         block |= {"attn_output": (16, 16), "ffn_gate": (32, 16), "ffn_up": (32, 16), "ffn_down": (16, 32)}
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
-    for name, shape in shapes.items():
-        if name != drop:
-            writer.add_tensor(f"{name}.weight", random.standard_normal(shape).astype(np.float32))
+    for key, text in texts.items():
+        writer.add_string(key.replace("_", "."), text)
+    weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items() if name != drop}
+    if head:
+        weights["output"] = weights["token_embd"] if head == "equal" else weights["token_embd"] + 1
+    for name, weight in weights.items():
+        writer.add_tensor(f"{name}.weight", weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -97,6 +97,16 @@ def test_a_whole_run_shows_its_numbers(run_folder: Any) -> None:
     assert [entry.name for entry in run_folder.path.iterdir() if entry.name.startswith(".")] == []
 
 
+def test_how_rows_were_read_stands_beside_what_became_of_them(run_folder: Any) -> None:
+    sentence = "`passage` holds text in 40 records and is not used"
+    note = {"kind": "unused_text", "name": "passage", "num_records": 40, "count": 40, "source": "a:1", "text": sentence}
+    split = {"method": "grouped", "train": 30, "validation": 4, "test": 6}
+    document = {"rows_read": 40, "rows_used": 40, "split": split, "reading": [note]}
+    (run_folder.path / "data.json").write_text(json.dumps(document))
+    _, text = read_page(build_report(run_folder.path))
+    assert f"{sentence}." in text
+
+
 def test_the_lowest_validation_loss_is_named(run_folder: Any) -> None:
     losses = [(0, 2.3), (10, 1.4), (20, 1.6)]
     run_folder.write_lines("metrics.jsonl", [{"step": step, "validation_loss": loss} for step, loss in losses])

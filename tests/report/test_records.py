@@ -76,3 +76,17 @@ def test_the_loss_of_what_was_replayed_is_a_curve_of_its_own(run_folder: Any) ->
     assert 'class="line replay"' in html
     html = build_report(run_folder.write_lines("metrics.jsonl", [{"step": 1, "loss": 2.0}]).path).read_text("utf-8")
     assert "replayed records</li>" not in html
+
+
+def test_records_seen_once_are_not_listed_and_the_page_says_what_cannot_be_told(run_folder: Any) -> None:
+    once = {"first_step": 1, "last_step": 1, "outlier_score": 230.7}  # as runs of earlier versions have it
+    view = view_records(read_run(written(run_folder, [row(number, **once) for number in range(1, 5)]).path))
+    assert view.outliers == ()
+    assert "cannot be told: none was seen twice" in view.sentence
+    assert "train.num_train_epochs=2" in view.sentence
+    rows = [row(1, **once), row(2, outlier_score=9.0), row(3)]
+    view = view_records(read_run(written(run_folder, rows).path))
+    assert [one.source for one in view.outliers] == ["a.json:2"]
+    assert view.sentence.startswith("Of 2 of 3 training records, those seen twice, 1 stayed far harder")
+    after = [row(number, **{**once, "loss_after": 1.0}) for number in (1, 2)]
+    assert len(view_records(read_run(written(run_folder, after).path)).outliers) == 2

@@ -39,6 +39,7 @@ SETTINGS = [
     "train.batch_size=3",
     "train.max_steps=12",
     "train.eval_steps=4",
+    "train.sample_share=1",
     "train.save_steps=2",
     "train.learning_rate=1e-2",
     "train.micro_batch_tokens=60",
@@ -459,9 +460,15 @@ def test_a_dry_run_foretells_what_the_run_then_takes_and_leaves_nothing(
     assert foretold["checkpoint_bytes"] in (pytest.approx(written, rel=0.15), pytest.approx(written * 4 / 3, rel=0.15))
     assert foretold["peak_memory_bytes"] > 1e8
     assert min(foretold["training_seconds"], foretold["evaluation_seconds"], foretold["answer_seconds"]) > 0
+    taken = json.loads((straight / "environment.json").read_text())["phase_seconds"]
+    assert set(foretold["phase_seconds"]) == set(taken) - {"checkpoints"}
+    assert sum(foretold["phase_seconds"].values()) > foretold["training_seconds"] + foretold["answer_seconds"]
     code, out, err = tuneful("train", str(data), *settings, "--dry-run")
     assert (code, out) == (0, "")
     assert "12 and 4 evaluations" in err
+    code, out, err = tuneful("train", str(data), *settings, "--dry-run", "--quiet")
+    assert (code, err) == (0, "")
+    assert "12 and 4 evaluations" in out
 
 
 def test_a_disk_without_room_for_what_is_asked_is_refused_before_the_first_step(

@@ -16,6 +16,7 @@ from tests.doubles.engine import (
     tiny_model,
     train_config,
 )
+from tests.doubles.families import tiny_family
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
@@ -37,9 +38,14 @@ from transformers import (
     RecurrentGemmaForCausalLM,
 )
 
+from tuneful.batch.collate import pad_examples
+from tuneful.errors import ModelError
 from tuneful.model.attention import plan_attention
+from tuneful.runs.schema import Notice
 from tuneful.train import loss
-from tuneful.train.layout import choose_layout, self_check, why_not_shared
+from tuneful.train.layout import choose_layout, self_check, set_dropout, why_not_shared, why_random
+from tuneful.train.loop import Training
+from tuneful.train.optimizer import AdamW
 
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -195,3 +201,118 @@ def test_the_self_check_leaves_no_gradients_behind():
     model = tiny_model()
     self_check(model, random_records(4))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Noisy(torch.nn.Module):
+    """A part that shakes what it is given in training, under a name that nobody has heard of."""
+
+    def __init__(self, inner, strength):
+        super().__init__()
+        self.inner, self.wobble = inner, strength
+
+    def forward(self, hidden):
+        shaken = self.inner(hidden)
+        return shaken + self.wobble * torch.randn_like(shaken) if self.training else shaken
+
+
+@pytest.mark.parametrize("strength", [1e-3, 0.1])
+def test_random_numbers_are_seen_whatever_they_are_called(strength):
+    model, examples = tiny_model().eval(), random_records(4)
+    state = torch.get_rng_state()
+    assert why_random(model, examples) is None
+    model.model.layers[0].mlp = Noisy(model.model.layers[0].mlp, strength)
+    layout = choose_layout(model, examples, train_config(), torch.float32)
+    assert layout.name == "padded"
+    assert "draws random numbers in training" in str(layout.reason)
+    assert not model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "said"),
+    [
+        ("phimoe", {"router_jitter_noise": 0.1}, "router_jitter_noise 0.1 in its config.json"),
+        ("seed_oss", {"residual_dropout": 0.1}, "dropout 0.1"),
+        ("opt", {"layerdrop": 0.3}, "dropout 0.3"),
+    ],
+)
+def test_jitter_and_dropouts_of_other_names_are_named(family, changes, said):
+    layout = choose_layout(tiny_family(family, **changes), random_records(4), train_config(), torch.float32)
+    assert layout.name == "padded"
+    assert said in str(layout.reason)
+
+
+def test_dropout_of_any_name_can_be_set_to_nothing():
+    model = tiny_family("seed_oss", residual_dropout=0.1)
+    set_dropout(model, 0.0)
+    assert choose_layout(model, random_records(4), train_config(), torch.float32).name == "trie"
+
+
+def test_records_that_switch_rotary_positions_of_those_beside_them_are_computed_alone():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [40.0, 30.0, 20.0, 10.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 24, **factors}
+
+    def make():
+        return tiny_family(
+            "phi3", sliding_window=None, rope_parameters=rope, original_max_position_embeddings=24
+        ).train()
+
+    short, long = random_records(5, longest=6), random_records(1, longest=60, seed=3)
+    assert max(map(len, short)) < 24 < len(long[0])
+    assert choose_layout(make(), short, train_config(), torch.float32).name == "trie"
+    for examples, others in (([*short, *long], []), (short, [long])):
+        layout = choose_layout(make(), examples, train_config(), torch.float32, others)
+        assert (layout.name, layout.max_tokens) == ("padded", 1)
+        assert f"a record of {len(long[0]) - 1} tokens changes" in str(layout.reason)
+    alone = run_alone(make(), [*short, *long], attention=None)
+    assert_close(run_batches(make(), [[example] for example in [*short, *long]], "padded"), alone, 1e-5)
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_close(run_batches(make(), [[*short, *long]], "padded"), alone, 1e-5)
+
+
+def test_a_padded_batch_that_gives_another_loss_is_found_out_too(monkeypatch):
+    def shifted(examples, pad_token_id):
+        inputs, targets, weights = pad_examples(examples, pad_token_id)
+        return (inputs.roll(1, 0) if len(examples) > 1 else inputs), targets, weights
+
+    monkeypatch.setattr(loss, "pad_examples", shifted)
+    model, examples = loaded("mistral"), random_records(5)
+    for wanted in ("trie", "padded"):
+        layout = choose_layout(model, examples, train_config(layout=wanted), torch.float32)
+        assert (layout.name, layout.max_tokens) == ("padded", 1)
+        assert "as a padded batch" in str(layout.reason)
+    assert ("sliding-window" in str(layout.reason)) == (wanted == "trie")
+
+
+def test_a_model_that_sees_later_tokens_is_refused():
+    with pytest.raises(ModelError, match="sees tokens that come later"):
+        choose_layout(tiny_family("bert", is_decoder=False), random_records(4), train_config(), torch.float32)
+    assert choose_layout(tiny_family("bert", is_decoder=True), random_records(4), train_config(), torch.float32)
+
+
+def events_of(model, config):
+    examples = random_records(4)
+    layout = choose_layout(model, examples, config, torch.float32)
+    return list(Training(model, AdamW(model, config, torch.float32), examples, [], config, layout).run())
+
+
+def test_parameters_that_no_gradient_reaches_are_named_and_left_as_they_are():
+    model = tiny_family("bart")
+    set_dropout(model, 0.0)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    events = events_of(model, train_config(max_steps=2, batch_size=4))
+    [notice] = [event for event in events if isinstance(event, Notice)]
+    assert (notice.step, notice.notice) == (1, "unused")
+    assert "no gradient has reached model.decoder.layers.0.encoder_attn" in notice.sentence
+    unused = [name for name in before if "encoder_attn" in name]
+    assert unused
+    assert {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])} == set(unused)
+
+
+def test_a_training_in_which_no_gradient_reaches_anything_is_refused():
+    model = tiny_family("bart")
+    set_dropout(model, 0.0)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("encoder_attn" in name)
+    with pytest.raises(ModelError, match=r"no gradient reaches any of .* lora\.target_modules"):
+        events_of(model, train_config(max_steps=1, batch_size=4))

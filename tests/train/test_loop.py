@@ -48,12 +48,17 @@ def bits_of(model):
         (6, 3, "E0 S1 S2 S3 E3 S4 S5 S6 E6"),
         (2, 5, "E0 S1 S2 E2"),
         (1, 1, "E0 S1 E1"),
-        (3, None, "E0 S1 E1 S2 E2 S3 E3"),  # a tenth of the run, at least 1
+        (3, None, "E0 S1 E1 S2 E2 S3 E3"),  # a tenth of the run, at least 1, where their share of the time allows
     ],
 )
 def test_evaluations_come_first_at_intervals_and_once_at_the_end(max_steps, eval_steps, expected):
     events, _ = run(
-        random_records(4), random_records(2, seed=1), batch_size=2, max_steps=max_steps, eval_steps=eval_steps
+        random_records(4),
+        random_records(2, seed=1),
+        batch_size=2,
+        max_steps=max_steps,
+        eval_steps=eval_steps,
+        eval_share=1,
     )
     assert " ".join(f"{type(event).__name__[0]}{event.step}" for event in events) == expected
 
@@ -126,20 +131,21 @@ def test_training_lowers_the_loss_of_what_it_trains_on():
     assert last < first / 2
 
 
-def test_a_sample_is_asked_for_at_each_evaluation():
+def test_a_sample_is_asked_for_where_its_share_allows_and_at_the_last_evaluation():
     asked = []
 
     def sample(step):
         asked.append(step)
         return Answer("p", "t", (1,), "stop", "a.json:1")
 
-    model, config = tiny_model(), train_config(batch_size=2, max_steps=4, eval_steps=2)
+    model, config = tiny_model(), train_config(batch_size=2, max_steps=4, eval_steps=2, sample_share=1)
     events = list(
         Training(model, AdamW(model, config, torch.float32), random_records(4), [], config, TRIE, sample).run()
     )
     evaluations = [event for event in events if isinstance(event, Evaluation)]
-    assert asked == [0, 2, 4]
-    assert all(event.sample is not None and event.validation_loss is None for event in evaluations)
+    assert asked == [2, 4]
+    assert [event.sample is not None for event in evaluations] == [False, True, True]
+    assert all(event.validation_loss is None for event in evaluations)
 
 
 @pytest.mark.parametrize("layout", [TRIE, PADDED, Layout("trie", 1)], ids=repr)

@@ -43,6 +43,26 @@ def test_a_record_that_was_never_seen_is_known_for_nothing():
     assert all(row.loss_after is None and row.loss_before is None for row in rows)
 
 
+def test_a_record_that_was_seen_once_is_no_outlier_however_early_that_was():
+    examples = random_records(12)
+    tracker, _ = tracker_of(examples, num_train_epochs=1)
+    assert all(row.outlier_score is None for row in rank(tracker, examples))
+    tracker.after[:] = tracker.last  # with a pass after the last step all are at the same weights
+    assert all(row.outlier_score is not None for row in rank(tracker, examples))
+    twice, _ = tracker_of(examples, num_train_epochs=2)
+    assert all(row.outlier_score is not None for row in rank(twice, examples))
+
+
+def test_those_that_were_seen_again_are_measured_against_each_other_alone():
+    examples = random_records(8)
+    tracker = LossTracker(8)
+    tracker.see(1, range(8), [90.0] * 8)
+    tracker.see(2, range(4), [1.0, 1.1, 0.9, 5.0])
+    scores = [row.outlier_score for row in rank(tracker, examples)]
+    assert scores[4:] == [None] * 4
+    assert None not in scores[:4]
+
+
 def test_a_tracker_goes_on_from_its_state():
     tracker, other = LossTracker(3), LossTracker(3)
     tracker.see(1, [0, 2], [1.5, 0.0])

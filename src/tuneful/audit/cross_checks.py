@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from tuneful.audit.scan import Scan
 from tuneful.config import Config
-from tuneful.data.duplicates import Rows, Sketches, clusters_of, groups_of_equal
+from tuneful.data.duplicates import Rows, Sketches, clusters_of
+from tuneful.data.hashes import groups_of_equal
 from tuneful.data.split import SIDE_NAMES, TRAIN, Sides, grouped_sides, split_sides
 from tuneful.errors import DataError
 from tuneful.runs.schema import Cluster

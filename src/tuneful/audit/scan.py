@@ -20,7 +20,8 @@ from tuneful.audit.findings import FindingCollector
 from tuneful.audit.preflight import Preflight, SpecialTokenTexts
 from tuneful.audit.traits import conversation_text, language_of, script_of, task_of
 from tuneful.config import Config
-from tuneful.data.duplicates import Texts, normal_text, text_hash
+from tuneful.data.duplicates import Texts, normal_text
+from tuneful.data.hashes import text_hash
 from tuneful.data.read import Record, SkippedRow
 from tuneful.data.split import normal_prompt
 from tuneful.encoding.encode import Encoder

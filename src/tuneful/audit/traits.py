@@ -109,7 +109,7 @@ def language_of(text: str, script: str) -> str:
 
 def task_of(conversation: Conversation) -> str:
     """The kind of task that the first instruction sets, by the word that it opens with; `other` where that says nothing."""
-    instruction = conversation.turns[0].instruction[:200]
+    instruction = next((turn.instruction for turn in conversation.turns if turn.instruction), "")[:200]
     if polite := _POLITE.match(instruction):
         instruction = instruction[polite.end() :]
     if _CODE.search(instruction):

@@ -10,11 +10,11 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import ConfigFile, Model, configuration
+from tuneful.commands.options import ConfigFile, Model, configuration, with_model
 from tuneful.errors import InputError
 from tuneful.types import Turn
 
@@ -23,25 +23,31 @@ if TYPE_CHECKING:
     from tuneful.console import Terminal
     from tuneful.infer.session import LoadedModel
 
+QUOTES = '"""'
+"""Stand before and behind a message of several lines."""
 HELP = """/reset         forget the conversation, keep the system text
 /system TEXT   set the system text (no TEXT: none) and begin anew
-/save FILE     add the conversation to FILE, as a record to train on
+/save FILE     add the conversation to FILE, as a record to train on; answers that were stopped are left out
 /help          this list
 /quit          the end, as is Ctrl-D; Ctrl-C stops an answer
-//TEXT         a message that begins with a slash"""
+//TEXT         a message that begins with a slash
+\"\"\"            begins a message of several lines, and ends it"""
 
 
-def chat(*, config: Config | None = None, system: str = "", terminal: Terminal | None = None) -> ChatSession:
+def chat(
+    *, model: Any = None, config: Config | None = None, system: str = "", terminal: Terminal | None = None
+) -> ChatSession:
     """Begin a conversation with the model of `config`; `ChatSession.stream` and `.answer` take messages.
 
-    `system` is the system text. Raises InputError where the model cannot be loaded.
+    `model` is a name, a folder or a run, or (model, tokenizer) of transformers, in place of `config`'s; `system` is the system
+    text. Raises InputError where the model cannot be loaded.
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.infer.session import LoadedModel
 
     terminal = terminal or Terminal(quiet=True)
-    return ChatSession(LoadedModel.load(config or Config(), terminal.say), terminal, system)
+    return ChatSession(LoadedModel.load(with_model(config, model) or Config(), terminal.say), terminal, system)
 
 
 def chat_command(
@@ -68,7 +74,7 @@ def converse(session: ChatSession, terminal: Terminal) -> None:
         with contextlib.suppress(ImportError):  # where there is none, lines are plain
             import readline  # noqa: F401, which gives `input` its history and its arrow keys
         terminal.say("a line is a message; /help lists what else there is", style="dim")
-    for line in _lines(at_terminal):
+    for line in _messages(_lines(at_terminal)):
         if not line.strip():
             continue
         if line.startswith("/") and not line.startswith("//"):
@@ -76,6 +82,24 @@ def converse(session: ChatSession, terminal: Terminal) -> None:
                 return
         else:
             session.say(line[1:] if line.startswith("//") else line)
+
+
+def _messages(lines: Iterator[str]) -> Iterator[str]:
+    """Lines, and what stands between a line that begins with three quotes and the next three quotes as one of several lines."""
+    for line in lines:
+        if not line.lstrip().startswith(QUOTES):
+            yield line
+            continue
+        parts = [line.lstrip().removeprefix(QUOTES)]
+        while QUOTES not in parts[-1] and (more := next(lines, None)) is not None:
+            parts.append(more)
+        parts[-1] = parts[-1].partition(QUOTES)[0]
+        yield _as_message("\n".join(parts).strip("\n"))
+
+
+def _as_message(text: str) -> str:
+    """A text that is no command, whatever it begins with."""
+    return f"/{text}" if text.startswith("/") else text
 
 
 def _lines(at_terminal: bool) -> Iterator[str]:
@@ -99,6 +123,7 @@ class ChatSession:
     def __init__(self, model: LoadedModel, terminal: Terminal, system: str = "") -> None:
         self._model, self._terminal, self._system = model, terminal, system
         self._turns: list[Turn] = []
+        self._stopped: set[int] = set()
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -117,12 +142,16 @@ class ChatSession:
         from tuneful.infer.session import question
 
         said: list[str] = []
+        is_whole = False
         try:
             for piece in self._model.stream(question(self._system, self._fitting(message), message)):
                 said.append(piece)
                 yield piece
+            is_whole = True
         finally:
             if text := "".join(said).strip():
+                if not is_whole:
+                    self._stopped.add(len(self._turns))
                 self._turns.append(Turn(message, "", text))
 
     def say(self, message: str) -> None:
@@ -147,17 +176,21 @@ class ChatSession:
         if verb == "/help":
             self._terminal.say(HELP)
         elif verb == "/reset":
-            self._turns.clear()
+            self._forget()
             self._terminal.say("forgotten")
         elif verb == "/system":
             self._system = rest
-            self._turns.clear()
+            self._forget()
             self._terminal.say(f"system text: {rest}" if rest else "no system text")
         elif verb == "/save":
             self._save(rest)
         else:
             self._terminal.say(f"no command {verb}; there are /reset, /system, /save, /help and /quit", style="yellow")
         return True
+
+    def _forget(self) -> None:
+        self._turns.clear()
+        self._stopped.clear()
 
     def _save(self, name: str) -> None:
         from tuneful.files import json_line
@@ -169,7 +202,14 @@ class ChatSession:
             self._terminal.say("nothing was said yet", style="yellow")
             return
         messages = [{"role": "system", "content": self._system}] if self._system else []
-        for turn in self._turns:
+        whole = [turn for number, turn in enumerate(self._turns) if number not in self._stopped]
+        left_out = f"; {len(self._stopped)} left out, whose answer was stopped" if self._stopped else ""
+        if not whole:
+            self._terminal.say(
+                "nothing to save: the answer was stopped, and half of one is nothing to train on", style="yellow"
+            )
+            return
+        for turn in whole:
             messages.append({"role": "user", "content": turn.instruction})
             messages.append({"role": "assistant", "content": turn.response})
         try:
@@ -178,7 +218,7 @@ class ChatSession:
         except OSError as error:
             self._terminal.say(f"error: {name}: {error.strerror or error}", style="red")
             return
-        self._terminal.say(f"{len(self._turns)} {'turns' if len(self._turns) > 1 else 'turn'} added to {name}")
+        self._terminal.say(f"{len(whole)} {'turns' if len(whole) > 1 else 'turn'} added to {name}{left_out}")
 
     def _fitting(self, message: str) -> list[Turn]:
         """The latest turns that leave room for an answer to `message`."""

@@ -18,7 +18,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration, data_and_settings
+from tuneful.commands.options import (
+    ConfigFile,
+    Json,
+    Model,
+    Quiet,
+    chosen_data,
+    configuration,
+    data_and_settings,
+    data_of,
+)
 from tuneful.errors import ConfigError, DataError
 from tuneful.numbers import plural, rough_percent
 
@@ -28,8 +37,10 @@ if TYPE_CHECKING:
     from tuneful.audit.fix import Fixes
     from tuneful.config import Config, DataConfig
     from tuneful.console import Terminal
+    from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream
     from tuneful.encoding.encode import Encoder
+    from tuneful.runs.schema import ReadingNote
     from tuneful.types import Conversation
 
 _BATCH = 512
@@ -41,7 +52,8 @@ _SOURCE_WIDTH = 34
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The result of a check; `without_tokens` says why nothing was encoded, `fixes` what `--fix` wrote."""
+    """The result of a check; `reading` is what there is to know of how rows were read, `without_tokens` says why nothing was
+    encoded, `fixes` what `--fix` wrote."""
 
     name: str
     sha256: str
@@ -51,12 +63,18 @@ class Checked:
     max_length: int
     split: str
     against: tuple[str, ...]
+    reading: tuple[ReadingNote, ...]
     audit: Audit
     without_tokens: str
     fixes: Fixes | None
 
+    def __repr__(self) -> str:
+        return f"Checked({self.name!r}, {self.format}, {plural(self.audit.num_findings, 'finding')})"
+
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
+        from tuneful.runs.schema import as_row
+
         return {
             "source": self.name,
             "sha256": self.sha256,
@@ -66,6 +84,7 @@ class Checked:
             "max_length": self.max_length,
             "split_method": self.split,
             "against": list(self.against),
+            "reading": [as_row(note) for note in self.reading],
             "without_tokens": self.without_tokens,
             **self.audit.as_dict(),
             "fix": self.fixes.as_dict() if self.fixes else None,
@@ -73,7 +92,7 @@ class Checked:
 
 
 def check(
-    data: str | Sequence[str] = "starter",
+    data: Data | None = None,
     *,
     config: Config | None = None,
     against: Sequence[str] = (),
@@ -91,6 +110,7 @@ def check(
     from tuneful.console import Terminal
     from tuneful.data.read import stream_data
 
+    data = data_of(data, config, "starter")
     data = [data] if isinstance(data, str) else list(data)
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
     if fix is not None and "-" in data:
@@ -120,6 +140,7 @@ def check(
         max_length=config.data.max_length,
         split=config.data.split,
         against=tuple(against),
+        reading=stream.notes,
         audit=found,
         without_tokens=without_tokens,
         fixes=fixes,
@@ -151,8 +172,8 @@ def check_command(
     from tuneful.console import Terminal, to_stdout
 
     data, overrides = data_and_settings(arguments)
-    data = data or ["starter"]
     settings = configuration(config, overrides, {"model.name_or_path": model})
+    data = chosen_data(data, settings, config, command="check", default="starter")
     terminal = Terminal(quiet=quiet or as_json)
     result = check(data, config=settings, against=against or (), fix=fix, terminal=terminal)
     if as_json:
@@ -228,6 +249,8 @@ def show_check(checked: Checked, terminal: Terminal) -> None:
     terminal.say()
     _show_lengths(checked, terminal)
     terminal.facts(_facts(checked))
+    for note in checked.reading:
+        terminal.say(f"  {note.text} (first: {note.source})", style="yellow" if note.kind == "unused_text" else None)
     _show_prompt(checked, terminal)
     _show_findings(checked, terminal)
     if checked.fixes:

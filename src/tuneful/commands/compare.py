@@ -31,6 +31,9 @@ class ComparisonResult:
     comparison: Comparison
     report: Path | None = None
 
+    def __repr__(self) -> str:
+        return f"ComparisonResult({self.comparison.sentence!r})"
+
     @property
     def gate(self) -> tuple[GateOutcome, ...]:
         """The result of each condition of the gate."""

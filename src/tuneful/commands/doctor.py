@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,21 @@ ENVIRONMENT = (
 )
 
 
+EXTRAS = {
+    "judge": ("xllamacpp",),
+    "qlora": ("bitsandbytes",),
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+}
+"""What is installed on demand, and the modules that it brings."""
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def doctor() -> dict[str, Any]:
     """Machine, versions, the device and precision that `auto` would choose, room in the cache, and settings that count."""
     import torch
@@ -39,7 +55,9 @@ def doctor() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
         "kernels": describe(),
+        "extras": {extra: all(map(_is_installed, modules)) for extra, modules in EXTRAS.items()},
         "cache": str(cache),
+        "cache_bytes": sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()),
         "cache_free_bytes": free_bytes(cache),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
@@ -68,7 +86,12 @@ def show_findings(findings: dict[str, Any], terminal: Terminal) -> None:
             f"(bfloat16 is {'' if findings['native_bfloat16'] else 'not '}native here)",
             "kernels": findings["kernels"],
             "packages": ", ".join(f"{name} {version}" for name, version in findings["packages"].items()),
-            "cache": f"{findings['cache']}, {findings['cache_free_bytes'] / gib:.1f} GiB free",
+            "extras": ", ".join(
+                f"{extra} {'installed' if is_there else 'not installed'}"
+                for extra, is_there in findings["extras"].items()
+            ),
+            "cache": f"{findings['cache']}, {findings['cache_bytes'] / gib:.1f} GiB, which may be deleted; "
+            f"{findings['cache_free_bytes'] / gib:.1f} GiB free",
             "settings": ", ".join(f"{name}={value}" for name, value in findings["environment"].items()) or "none",
         }
     )

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import AnswerKey, ConfigFile, Json, Quiet, configuration
+from tuneful.commands.options import ConfigFile, Json, Quiet, configuration
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.files import write_json
 
@@ -41,6 +41,10 @@ class EvaluationResult:
     summary: EvaluationDocument
     calibration: Calibration | None = None
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}={len(verdicts):,}" for name, verdicts in self.verdicts.items())
+        return f"EvaluationResult({str(self.folder)!r}, {counts})"
+
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
         from tuneful.runs.schema import as_row
@@ -54,38 +58,55 @@ def evaluate(
     *,
     config: Config | None = None,
     output: Path | None = None,
-    answer_key: str | None = None,
+    answer_key: str | Sequence[str] | None = None,
     against: Path | None = None,
     ratings: Path | None = None,
     calibrate: bool = False,
+    limit: int | None = None,
     terminal: Terminal | None = None,
 ) -> EvaluationResult:
     """Let the judge of `config` (`judge.model`) grade the answers file or run folder `answers` into the folder `output`.
 
-    `against` is the answers file that a pairwise judge compares with; a run folder brings its own. `ratings` are people's
-    grades of the answers; `calibrate` probes the judge first. Raises InputError where the request is wrong, JudgeError
-    where nothing could be scored.
+    `answer_key` names the key of the answer, or the keys of several answers to each task. `against` is the answers file that a
+    pairwise judge compares with; a run folder brings its own. `ratings` are people's grades of the answers; `calibrate` probes
+    the judge first; only the first `limit` answers are judged. Raises InputError where the request is wrong, JudgeError where
+    nothing could be scored.
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.judge.agreement import agree
     from tuneful.judge.local import open_judge, resolve_settings
-    from tuneful.judge.questions import load_prompt
-    from tuneful.judge.run import answer_sets, evaluation_document, judge_sets, load_judge_model, open_cache
+    from tuneful.judge.questions import prompt_of
+    from tuneful.judge.run import (
+        answer_sets,
+        evaluation_document,
+        judge_sets,
+        limited,
+        load_judge_model,
+        open_cache,
+        warn_of_copies,
+        warning,
+    )
     from tuneful.runs.schema import as_row
 
     answers, config, terminal = Path(answers), config or Config(), terminal or Terminal(quiet=True)
     settings = resolve_settings(config.judge)
-    load_prompt(settings.protocol, settings.prompts)
-    sets = answer_sets(answers, config, answer_key, against)
-    config = config.model_copy(update={"judge": settings})
+    prompt_of(settings)
     people = _ratings(ratings, settings.protocol)
+    keys = [answer_key] if isinstance(answer_key, str) else answer_key or ()
+    every = answer_sets(answers, config, keys, against)
+    sets = limited(every, limit)
+    warn_of_copies(sets, terminal)
+    config = config.model_copy(update={"judge": settings})
     folder = _output_folder(answers, output)
-    judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
+    judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say), warning(terminal))
     with open_cache(folder) as cache:
         calibration = _calibrated(sets[-1], judge, config, cache, folder, terminal) if calibrate else None
         verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
     summary = evaluation_document(judge, config, verdicts, terminal)
+    if num_left_out := sum(len(one.items) for one in every) - sum(len(one.items) for one in sets):
+        summary = replace(summary, num_left_out=num_left_out)
+        terminal.say(f"  {num_left_out:,} answers were not put to the judge (--limit {limit})", style="yellow")
     if people is not None:
         agreement = agree(verdicts[sets[-1].name], people, config.report.confidence)
         summary = replace(summary, agreement=agreement)
@@ -110,12 +131,19 @@ def evaluate_command(
         typer.Option(help="the folder for scores and replies (default: the run that the answers belong to)"),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="score, rubric or pairwise (judge.protocol)")] = None,
-    answer_key: AnswerKey = None,
+    answer_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="the key of the answer in a file that is not ours (default: text or model_response); repeated for several "
+            "answers in each row"
+        ),
+    ] = None,
     against: Annotated[Path | None, typer.Option(help="the other answers of a pairwise comparison")] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="first find out whether this judge can judge")] = False,
     ratings: Annotated[
         Path | None, typer.Option(help="JSONL of `source` and `rating` by people, to hold the judge against")
     ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="judge the first N answers only")] = None,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -132,6 +160,7 @@ def evaluate_command(
         against=against,
         ratings=ratings,
         calibrate=calibrate,
+        limit=limit,
         terminal=Terminal(quiet=quiet),
     )
     if as_json:

@@ -6,16 +6,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration
+from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration, with_model
 from tuneful.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.data.in_memory import Data
     from tuneful.runs.schema import AnswerRow
     from tuneful.types import Answer, Conversation
 
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 def generate(
     prompts: str | Conversation | Sequence[str | Conversation],
     *,
+    model: Any = None,
     config: Config | None = None,
     terminal: Terminal | None = None,
 ) -> list[Answer]:
     """The answers of the model of `config` to `prompts`: instructions, or conversations whose last response is wanted.
 
-    One answer a prompt, in order. Raises InputError where the model cannot be loaded or a prompt does not fit its context.
+    One answer a prompt, in order. `model` is a name, a folder or a run, or (model, tokenizer) of transformers, in place of
+    `config`'s. Raises InputError where the model cannot be loaded or a prompt does not fit its context.
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
@@ -36,12 +39,12 @@ def generate(
     from tuneful.types import Conversation
 
     asked = [prompts] if isinstance(prompts, (str, Conversation)) else list(prompts)
-    loaded = LoadedModel.load(config or Config(), (terminal or Terminal(quiet=True)).say)
+    loaded = LoadedModel.load(with_model(config, model) or Config(), (terminal or Terminal(quiet=True)).say)
     return loaded.answer([question("", (), one) if isinstance(one, str) else one for one in asked])
 
 
 def generate_file(
-    data: str, output: Path, *, config: Config | None = None, terminal: Terminal | None = None
+    data: Data, output: Path, *, config: Config | None = None, terminal: Terminal | None = None
 ) -> list[AnswerRow]:
     """The model's answers to every record of `data`, written to `output` as JSONL; its rows.
 
@@ -49,16 +52,19 @@ def generate_file(
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.data.in_memory import as_names
     from tuneful.data.read import read_data
     from tuneful.infer.file import answer_all
     from tuneful.infer.session import LoadedModel
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
-    file = read_data(data, config.data)
+    file = read_data(as_names(data), config.data, asks=True)
     if output.exists():
         raise ConfigError(f"{output}: already exists; give another --output, or remove it")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"{output}: its folder does not exist")
+    for note in file.notes:
+        terminal.say(note.text, style="dim")
     loaded = LoadedModel.load(config, terminal.say)
     conversations = [record.conversation for record in file.records]
     with terminal.progress("answers", len(conversations), "answers") as advance:
@@ -86,7 +92,8 @@ def generate_command(
     prompt: Annotated[str | None, typer.Option(help="one instruction to answer (default: standard input)")] = None,
     input_text: Annotated[str, typer.Option("--input", help="the input that goes with --prompt")] = "",
     output: Annotated[
-        Path | None, typer.Option(help="where the answers of --data go, one JSON row each; a killed one goes on")
+        Path | None,
+        typer.Option("--output", "-o", help="where the answers of --data go, one JSON row each; a killed one goes on"),
     ] = None,
     config: ConfigFile = None,
     as_json: Json = False,

@@ -7,12 +7,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuneful.errors import ConfigError, InputError
+
 if TYPE_CHECKING:
     from tuneful.config import Config
+    from tuneful.data.in_memory import Data
 
 DataAndSettings = Annotated[
     list[str] | None,
@@ -23,13 +26,18 @@ DataAndSettings = Annotated[
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="a folder, a run, an adapter, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct",
+    ),
 ]
 AnswerKey = Annotated[
     str | None,
     typer.Option(help="the key of the answer in a file that is not ours (default: text or model_response)"),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="a YAML file of settings")]
 Gate = Annotated[str | None, typer.Option(help='exit with 3 unless these hold, such as "rouge_l>=0, forgetting<=0.05"')]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
@@ -58,3 +66,46 @@ def configuration(file: Path | None, settings: Sequence[str] | None, options: Ma
     from tuneful.config import load_config
 
     return load_config(file, with_options(settings, options))
+
+
+def chosen_data(
+    data: Sequence[str], config: Config, file: Path | None, *, command: str, default: str | None = None
+) -> list[str]:
+    """What a command works on: `data` as it named it, else what its configuration names, else `default`.
+
+    A configuration `file` that names no data stands for no default: it was written for data of its own. Raises InputError.
+    """
+    if data or config.data.train_file:
+        return list(data or config.data.train_file or ())
+    if file is not None:
+        raise ConfigError(
+            f"{file}: names no data (data.train_file), and neither does the command. Name a file, or `starter` for the "
+            "built-in data"
+        )
+    if default is None:
+        raise InputError(f"Missing argument 'DATA'; see tuneful {command} --help")
+    return [default]
+
+
+def data_of(data: Data | None, config: Config | None, default: str | None = None) -> str | Sequence[str]:
+    """The same for a function: the names of `data` as it was given, else what `config` names; `default` without either."""
+    from tuneful.data.in_memory import as_names
+
+    if data is not None:
+        return as_names(data)
+    if config is not None and config.data.train_file:
+        return config.data.train_file
+    if config is not None or default is None:
+        raise InputError("no data was named: pass a file, or `starter` for the built-in data")
+    return default
+
+
+def with_model(config: Config | None, model: Any) -> Config | None:
+    """`config` with `model` in place of its own: a name, a folder, or (model, tokenizer) of transformers; None for neither."""
+    if model is None:
+        return config
+    from tuneful.config import Config
+    from tuneful.model.given import as_name
+
+    config = config or Config()
+    return config.model_copy(update={"model": config.model.model_copy(update={"name_or_path": as_name(model)})})

@@ -17,21 +17,27 @@ from tuneful.commands.options import (
     Json,
     Model,
     Quiet,
+    chosen_data,
     configuration,
     data_and_settings,
+    data_of,
+    with_model,
     with_options,
 )
-from tuneful.errors import ConfigError, InputError
+from tuneful.errors import ConfigError
 
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.data.in_memory import Data
     from tuneful.runs.estimate import Estimate
     from tuneful.runs.job import JobResult
 
 Output = Annotated[
     Path | None,
-    typer.Option(help="the run folder to make (default: a new one under runs/); an unfinished one goes on"),
+    typer.Option(
+        "--output", "-o", help="the run folder to make (default: a new one under runs/); an unfinished one goes on"
+    ),
 ]
 Resume = Annotated[
     bool,
@@ -50,8 +56,9 @@ DryRun = Annotated[
 
 
 def run(
-    data: str | Sequence[str] = "starter",
+    data: Data | None = None,
     *,
+    model: Any = None,
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
@@ -59,19 +66,22 @@ def run(
 ) -> JobResult:
     """The whole job: read, split, answers before, finetune, answers after, compare, report.
 
-    `data` is a file, a pattern, a Hub id, `starter`, or several of them; `output` a folder that does not exist yet
-    (default: a new one under runs/), or that of an unfinished run, which then goes on where it stopped; settings named in
-    `allow_changed` may differ from those it was begun with. Raises InputError, before anything is trained, where the
-    request or its input is wrong; Interrupted on SIGINT and SIGTERM.
+    `data` is a file, a pattern, a Hub id, `starter`, or several of them; or the records: a list of dicts, a data frame, a
+    data set of `datasets`. Where it is not given it is what `config` names (`data.train_file`), or without either `starter`.
+    `model` is a name, a folder, or (model, tokenizer) of transformers, and stands in place of the one that `config` names.
+    `output` is a folder that does not exist yet (default: a new one under runs/), or that of an unfinished run, which then goes
+    on where it stopped; settings named in `allow_changed` may differ from those it was begun with. Raises InputError, before
+    anything is trained, where the request or its input is wrong; Interrupted on SIGINT and SIGTERM.
     """
     from tuneful.runs.job import run_job
 
-    return run_job("run", data, config, output, terminal, allow_changed)
+    return run_job("run", data_of(data, config, "starter"), with_model(config, model), output, terminal, allow_changed)
 
 
 def train(
-    data: str | Sequence[str],
+    data: Data | None = None,
     *,
+    model: Any = None,
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
@@ -80,13 +90,14 @@ def train(
     """Finetune and save; the test records are set aside and not answered. Arguments and errors as for `run`."""
     from tuneful.runs.job import run_job
 
-    return run_job("train", data, config, output, terminal, allow_changed)
+    return run_job("train", data_of(data, config), with_model(config, model), output, terminal, allow_changed)
 
 
 def dry_run(
     verb: str,
-    data: str | Sequence[str] = "starter",
+    data: Data | None = None,
     *,
+    model: Any = None,
     config: Config | None = None,
     output: Path | None = None,
     terminal: Terminal | None = None,
@@ -97,7 +108,7 @@ def dry_run(
     """
     from tuneful.runs.job import estimate_job
 
-    return estimate_job(verb, data, config, output, terminal)
+    return estimate_job(verb, data_of(data, config, "starter"), with_model(config, model), output, terminal)
 
 
 def run_command(
@@ -155,9 +166,13 @@ def _work(
     terminal = Terminal(quiet=quiet)
     try:
         if is_dry:
+            from tuneful.runs.estimate import show_estimate
+
             estimate = dry_run(verb, data, config=config, output=output, terminal=terminal)
             if as_json:
                 to_stdout(json.dumps(asdict(estimate), indent=1))
+            elif quiet:  # the estimate is what was asked for, not a word on the way to it
+                show_estimate(estimate, Terminal(stderr=False))
             return
         work = run if verb == "run" else train
         result = work(data, config=config, output=output, terminal=terminal, allow_changed=allow_changed or ())
@@ -199,10 +214,7 @@ def _request(
                 "--resume brings its own configuration; give single settings, such as train.save_steps=100"
             )
         return unfinished_request(data, with_options(overrides, {"model.name_or_path": model}))
-    if not data:
-        if default is None:
-            raise InputError("Missing argument 'DATA'; see tuneful train --help")
-        data = [default]
     if resume and output is not None and not output.exists():
         raise ConfigError(f"{output}: there is no run to resume; drop --resume to begin one")
-    return data, configuration(config, overrides, {"model.name_or_path": model}), output
+    settings = configuration(config, overrides, {"model.name_or_path": model})
+    return chosen_data(data, settings, config, command="train", default=default), settings, output

@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import ConfigFile, DataAndSettings, Json, Model, configuration, data_and_settings
+from tuneful.commands.options import (
+    ConfigFile,
+    DataAndSettings,
+    Json,
+    Model,
+    chosen_data,
+    configuration,
+    data_and_settings,
+    data_of,
+)
 from tuneful.errors import ConfigError, DataError, TemplateError
 
 if TYPE_CHECKING:
     from tuneful.config import Config
+    from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream, Record
     from tuneful.encoding.show import ShownRecord
-    from tuneful.encoding.template import Piece, Template
+    from tuneful.encoding.template import Template
 
 
-def show(
-    data: str | Sequence[str] = "starter", *, config: Config | None = None, start: int = 1, rows: int = 3
-) -> list[ShownRecord]:
+def show(data: Data | None = None, *, config: Config | None = None, start: int = 1, rows: int = 3) -> list[ShownRecord]:
     """Records `start` (from 1) to `start + rows - 1` of `data`, token by token with weights, as a run would train them.
 
     No more of `data` is read than that takes. Raises DataError where there is no record at `start`.
@@ -30,7 +39,7 @@ def show(
     from tuneful.config import Config
     from tuneful.data.read import stream_data
 
-    config = config or Config()
+    data, config = data_of(data, config, "starter"), config or Config()
     return _encoded(_chosen(stream_data(data, config.data), start, rows), config)
 
 
@@ -45,15 +54,17 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """The exact tokens and weights of some records."""
-    from tuneful.console import to_stdout
+    from tuneful.console import Terminal, to_stdout
     from tuneful.data.read import stream_data
 
     data, overrides = data_and_settings(arguments)
     settings = configuration(config, overrides, {"model.name_or_path": model})
     if html is not None and (text or as_json):
         raise ConfigError("--html shows tokens on a page; leave out --text and --json")
-    stream = stream_data(data or ["starter"], settings.data)
+    stream = stream_data(chosen_data(data, settings, config, command="show", default="starter"), settings.data)
     chosen = _chosen(stream, start, rows)
+    for note in stream.notes:
+        Terminal().say(note.text, style="dim")
     if text:
         _show_text(chosen, settings, as_json)
         return
@@ -93,17 +104,13 @@ def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None
 
 
 def _rendered(template: Template, record: Record) -> str:
-    from tuneful.encoding.template import Origin
-
     try:
         pieces = template.example(record.conversation)
     except TemplateError as error:
         return f"refused: {error}"
 
-    def is_trained(piece: Piece) -> bool:
-        return piece.origin in (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END)
-
-    stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in groupby(pieces, is_trained))
+    marked = groupby(pieces, attrgetter("is_trained"))
+    stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in marked)
     return "".join(f"⟦{text}⟧" if trained else text for trained, text in stretches)
 
 

@@ -2,19 +2,16 @@
 
 from tuneful.config.load import all_keys, dump_config, load_config
 from tuneful.config.schema import (
-    METHOD_DEFAULTS,
-    METHOD_SOURCES,
-    Config,
     DataConfig,
     GenerateConfig,
     JudgeConfig,
-    LoraConfig,
     ModelConfig,
     ReportConfig,
     Section,
     TemplateConfig,
-    TrainConfig,
 )
+from tuneful.config.training import METHOD_DEFAULTS, METHOD_SOURCES, LoraConfig, TrainConfig
+from tuneful.config.whole import Config
 
 __all__ = [
     "METHOD_DEFAULTS",

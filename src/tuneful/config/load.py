@@ -1,21 +1,23 @@
 """A configuration is read: a YAML file of sections, then `section.key=value` overrides from the command line.
 
-A key that another trainer spells otherwise, or that had another name here before, is refused with the name that holds now.
+A key that another trainer spells otherwise, or that had another name here before, is refused with the name that holds now. `none`
+is no value wherever a setting may have none, in a file, in an argument and in an option, as the page of all settings writes it.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from tuneful.config.names import PEER_KEYS, RENAMED_KEYS, RENAMED_METRICS, RENAMED_VALUES
-from tuneful.config.schema import Config
+from tuneful.config.explain import explained, unknown_key
+from tuneful.config.names import RENAMED_KEYS, RENAMED_METRICS, RENAMED_VALUES
+from tuneful.config.schema import Section
+from tuneful.config.whole import Config
 from tuneful.errors import ConfigError
 
 
@@ -34,13 +36,15 @@ def load_config(
         section, key = dotted.split(".")
         values.setdefault(section, {})[key] = value
         where[dotted] = f"argument {override!r}"
+    _raise_together(_check_known(dotted, where[dotted]) for dotted in where)
     for dotted in where:
-        _check_known(dotted, where[dotted])
         _check_value(dotted, values, where[dotted])
+        section, key = dotted.split(".")
+        values[section][key] = _none_as_meant(section, key, values[section][key])
     try:
-        return Config.model_validate(values)
+        return Config.validated(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from None
+        raise ConfigError(explained(error, where, all_keys(), list(Config.model_fields))) from None
 
 
 def dump_config(config: Config) -> str:
@@ -86,7 +90,7 @@ def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{file}: expected sections such as `train:`, found {type(values).__name__}")
     for name, section in values.items():
         if not isinstance(section, dict) or not section:
-            _check_known(str(name), str(file))
+            _raise_together([_check_known(str(name), str(file))])
             if section:
                 raise ConfigError(f"{file}: `{name}` is a section and holds keys, found {section!r}")
     return {name: section or {} for name, section in values.items()}
@@ -101,7 +105,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
     if not equals or not dotted:
         raise ConfigError(f"argument {override!r}: expected section.key=value, such as train.learning_rate=1e-4")
     if dotted.count(".") != 1:
-        _check_known(dotted, f"argument {override!r}")
+        _raise_together([_check_known(dotted, f"argument {override!r}")])
         raise ConfigError(
             f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8"
         )
@@ -138,19 +142,37 @@ def _value_now(dotted: str, value: str) -> str:
     return RENAMED_VALUES.get(dotted, {}).get(value, value)
 
 
-def _check_known(dotted: str, where: str) -> None:
+def _raise_together(messages: Iterable[str | None]) -> None:
+    """ConfigError that tells all that is wrong at once, a line each."""
+    if found := [message for message in messages if message]:
+        raise ConfigError("\n".join(found))
+
+
+def _check_known(dotted: str, where: str) -> str | None:
+    """What is wrong with the key `dotted`, None where it is known."""
     known = all_keys()
     if dotted in known or dotted in Config.model_fields:
-        return
-    if dotted in RENAMED_KEYS:
-        raise ConfigError(f"{where}: `{dotted}` is called `{RENAMED_KEYS[dotted]}` now")
-    key = dotted.rpartition(".")[2]
-    if key in PEER_KEYS:
-        raise ConfigError(f"{where}: unknown key `{dotted}`: here it is called `{PEER_KEYS[key]}`")
-    same_name = [name for name in known if name.endswith(f".{key}")]
-    guess = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
-    hint = f"did you mean `{guess[0]}`?" if guess else f"sections are {', '.join(Config.model_fields)}"
-    raise ConfigError(f"{where}: unknown key `{dotted}`: {hint}")
+        return None
+    return f"{where}: {unknown_key(dotted, known, list(Config.model_fields))}"
+
+
+def _none_as_meant(section: str, key: str, value: Any) -> Any:
+    """`value`, but for none: `none` and `null` are no value where the setting may have none, an empty one where its default is
+    empty, and the name `none` where the setting knows it (`report.general`). Where texts are listed `none` is a text."""
+    written = isinstance(value, str) and value.strip().lower() in ("none", "null")
+    if value is not None and not written:
+        return value
+    section_type = Config.model_fields[section].annotation
+    assert isinstance(section_type, type)
+    assert issubclass(section_type, Section)
+    field = section_type.model_fields[key]
+    if type(None) in get_args(field.annotation):
+        return None
+    if f"{section}.{key}" == "report.general":
+        return "none"
+    if field.default in ("", ()) and (value is None or f"{section}.{key}" != "generate.stop"):
+        return field.default
+    return value
 
 
 def _check_value(dotted: str, values: Mapping[str, Any], where: str) -> None:
@@ -158,13 +180,3 @@ def _check_value(dotted: str, values: Mapping[str, Any], where: str) -> None:
     value, renamed = values[section][key], RENAMED_VALUES.get(dotted, {})
     if isinstance(value, str) and value in renamed:
         raise ConfigError(f"{where}: `{dotted}`: {value!r} is called {renamed[value]!r} now")
-
-
-def _explain(error: ValidationError, where: Mapping[str, str]) -> str:
-    lines = []
-    for problem in error.errors():
-        dotted = ".".join(str(part) for part in problem["loc"])
-        place = where.get(dotted) or next((where[key] for key in where if key.startswith(dotted)), "configuration")
-        found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-        lines.append(f"{place}: `{dotted}`: {problem['msg'].removeprefix('Value error, ')}{found}")
-    return "\n".join(lines)

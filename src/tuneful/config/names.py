@@ -30,6 +30,7 @@ PEER_KEYS: Mapping[str, str] = {
     "excess_length_strategy": "data.on_long",
     "roles_to_train": "data.train_on",
     "test_datasets": "data.validation_file",
+    "datasets": "data.train_file",
     "adapter": "train.method",
     "lora_r": "lora.r",
     "lora_alpha": "lora.alpha",
@@ -42,6 +43,7 @@ PEER_KEYS: Mapping[str, str] = {
     "use_wandb": "train.report_to",
     # LLaMA-Factory
     "formatting": "data.format",
+    "dataset": "data.train_file",
     "cutoff_len": "data.max_length",
     "train_on_prompt": "data.train_on",
     "val_size": "data.validation_share",
@@ -54,6 +56,8 @@ PEER_KEYS: Mapping[str, str] = {
     "disable_gradient_checkpointing": "train.activation_checkpointing",
     # TRL and transformers
     "model_name_or_path": "model.name_or_path",
+    "dataset_name": "data.train_file",
+    "data_files": "data.train_file",
     "max_seq_length": "data.max_length",
     "per_device_train_batch_size": "train.batch_size",
     "gradient_accumulation_steps": "train.batch_size",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args, get_origin
 
-from tuneful.config.schema import Config
+from tuneful.config.whole import Config
 
 
 def reference() -> str:
@@ -12,8 +12,8 @@ def reference() -> str:
     lines = [
         "# Configuration",
         "",
-        "Settings come from a YAML file (`--config`) and from `section.key=value` arguments, which win. This page is made from",
-        "the code: `python -m tuneful.config.reference > docs/configuration.md`.",
+        "Settings come from a YAML file (`--config`) and from `section.key=value` arguments, which win. `none` and `null` are no",
+        "value, in both. This page is made from the code: `python -m tuneful.config.reference > docs/configuration.md`.",
     ]
     for name, section in Config.model_fields.items():
         assert isinstance(section.annotation, type)
@@ -36,8 +36,8 @@ def reference() -> str:
 
 def _written(default: Any) -> str:
     """A default as YAML writes it."""
-    if default is None or isinstance(default, bool):
-        return "none" if default is None else str(default).lower()
+    if default in (None, "") or isinstance(default, bool):
+        return str(default).lower() if isinstance(default, bool) else "none"
     return "[]" if default == () else str(default)
 
 

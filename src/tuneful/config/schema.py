@@ -6,7 +6,6 @@ Keys carry the names that the field uses (`learning_rate`, `num_train_epochs`, `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -26,9 +25,19 @@ class Section(BaseModel):
         return value
 
 
+def names_of(value: Any) -> Any:
+    """A list of names as YAML gives it, or as it is typed: `a,b`."""
+    return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
+
+
 class DataConfig(Section):
     """What is trained on."""
 
+    train_file: tuple[str, ...] | None = Field(
+        None,
+        description="the data, where the command names none: a file, a pattern, a Hub id, `starter`, or a list of them; a run "
+        "writes down what it was given",
+    )
     split: Literal["grouped", "random", "ordered"] = Field(
         "grouped",
         description="how records are divided: `grouped` keeps records with the same prompt on one side, `random` shuffles "
@@ -76,6 +85,11 @@ class DataConfig(Section):
     replay_ratio: float | None = Field(
         None, gt=0, le=10, description="replayed records for each training record, on top of batch_size; 0.1 by default"
     )
+
+    @field_validator("train_file", mode="before")
+    @classmethod
+    def _one_name_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or None
 
     @field_validator("format", mode="before")
     @classmethod
@@ -171,145 +185,14 @@ class ModelConfig(Section):
         description="precision of matrix products; master weights are float32 always. `auto` takes bfloat16 where the "
         "processor multiplies it natively and a short timing agrees",
     )
+    save_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="number format of the saved model; bfloat16 takes half the disk, and is what is then measured",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dropout: float | None = Field(
         None, ge=0, lt=1, description="replaces every dropout of the model; above 0 each record is computed on its own"
     )
-
-
-def _names_of(value: Any) -> Any:
-    """A list of names as YAML gives it, or as it is typed: `a,b`."""
-    return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
-
-
-METHOD_DEFAULTS: Mapping[str, Mapping[str, float]] = {
-    "full": {"learning_rate": 5e-5, "weight_decay": 0.1},
-    "lora": {"learning_rate": 2e-4, "weight_decay": 0.0},
-    "qlora": {"learning_rate": 2e-4, "weight_decay": 0.0},
-}
-"""What suits each method. full: those of Raschka, Build a Large Language Model (From Scratch), chapter 7. lora and qlora: QLoRA's
-for models up to 13B (Dettmers et al. 2023, table 9); the adapter starts at no change, and decay would pull it back there."""
-
-
-METHOD_SOURCES: Mapping[str, str] = {
-    "full": "the book's",
-    "lora": "QLoRA's, for models up to 13B",
-    "qlora": "QLoRA's, for models up to 13B",
-}
-"""Where the defaults of a method come from, in words for the terminal."""
-
-
-class LoraConfig(Section):
-    """The adapter of `train.method: lora` and `qlora`."""
-
-    r: int = Field(16, ge=1, description="rank: width of the pair of matrices beside each layer")
-    alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / r")
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="dropout on the adapter's input; above 0 each record is computed on its own"
-    )
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
-        "all-linear",
-        description="which layers get an adapter: `all-linear` (all but the output head), or names such as `[q_proj, v_proj]`",
-    )
-    use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) (Kalajdzievski 2023)")
-    use_dora: bool = Field(False, description="learn each weight's length apart from its direction (Liu et al. 2024)")
-
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        return _names_of(value) if value != "all-linear" else value
-
-
-class TrainConfig(Section):
-    """How the weights change."""
-
-    method: Literal["full", "lora", "qlora"] = Field(
-        "full",
-        description="all weights, an adapter beside them (section `lora`), or an adapter beside weights in 4 bits (CUDA)",
-    )
-    freeze_layers: int = Field(
-        0,
-        ge=0,
-        description="the lowest layers, and the embedding with them, stay as they are; an adapter is put above them",
-    )
-    activation_checkpointing: bool = Field(
-        False,
-        description="compute each layer again in the backward instead of keeping it: less memory, a third more time",
-    )
-    batch_size: int = Field(8, ge=1, description="records in one optimizer step")
-    num_train_epochs: float = Field(2, gt=0, description="passes over the training records")
-    max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
-    learning_rate: float = Field(
-        5e-5, gt=0, description="peak learning rate of AdamW; where none is given 2e-4 for lora and qlora"
-    )
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
-        "cosine", description="shape of the learning rate after the warmup"
-    )
-    warmup_steps: float = Field(
-        0.03, ge=0, description="steps of linear warmup; a value below 1 is a share of all steps"
-    )
-    weight_decay: float = Field(
-        0.1,
-        ge=0,
-        description="decoupled weight decay, norms and biases exempt; where none is given 0 for lora and qlora",
-    )
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's second moment")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0 turns clipping off")
-    eval_steps: int | None = Field(
-        None, ge=1, description="steps between validations; by default a tenth of the run, at least 1"
-    )
-    keep: Literal["best", "last"] = Field(
-        "best",
-        description="which weights the run ends with: those of the lowest validation loss, or those of the last step",
-    )
-    early_stopping_patience: int | None = Field(
-        None, ge=1, description="evaluations in a row without a lower validation loss after which training stops"
-    )
-    save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; by default only time counts")
-    save_minutes: float | None = Field(
-        10.0,
-        gt=0,
-        description="minutes of training between checkpoints; a shorter run writes none unless it is stopped",
-    )
-    save_total_limit: int = Field(2, ge=2, description="checkpoints that are kept, the newest ones")
-    seed: int = Field(0, ge=0, lt=1 << 31, description="seed of the split, the data order and sampling")
-    micro_batch_tokens: int | None = Field(
-        None, ge=1, description="most trie nodes computed at once; by default chosen from the device. Changes no result"
-    )
-    strategy: Literal["auto", "ddp", "fsdp"] = Field(
-        "auto",
-        description="under torchrun, what each rank holds: the whole model (`ddp`), or a slice of every tensor (`fsdp`); "
-        "`auto` goes by memory. Changes no result",
-    )
-    layout: Literal["trie", "unshared", "padded"] = Field(
-        "trie",
-        description="how a micro-batch is laid out: shared prefixes computed once, each record a branch of its own, or the "
-        "classical padded batch. Changes no result",
-    )
-    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
-        (), description="trackers that get the lines of metrics.jsonl too, such as `[tensorboard, wandb]`"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _what_suits_the_method(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**METHOD_DEFAULTS.get(str(values.get("method", "full")), {}), **values}
-
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        return _names_of(value)
-
-    @field_validator("warmup_steps")
-    @classmethod
-    def _warmup_is_a_share_or_a_count(cls, value: float) -> float:
-        if value >= 1 and value != int(value):
-            raise ValueError("neither a share below 1 nor a whole number of steps")
-        return value
 
 
 class GenerateConfig(Section):
@@ -340,6 +223,16 @@ class GenerateConfig(Section):
             raise ValueError("an empty text would stop every answer at once")
         return value
 
+    @model_validator(mode="after")
+    def _greedy_answers_sample_nothing(self) -> GenerateConfig:
+        sampling = {"top_k": self.top_k is not None, "top_p": self.top_p != 1, "min_p": self.min_p != 0}
+        if self.temperature == 0 and (given := [name for name, is_given in sampling.items() if is_given]):
+            raise ValueError(
+                f"{' and '.join(given)} is ignored at temperature 0, where the likeliest token is taken; set "
+                "generate.temperature, or drop it"
+            )
+        return self
+
 
 class JudgeConfig(Section):
     """Who grades the answers, and how it is asked. Judging is off until `judge.model` names a judge."""
@@ -359,6 +252,16 @@ class JudgeConfig(Section):
         description="what the judge is held to: a JSON object that carries the code of its item, or plain text; `auto` is "
         "`text` for `model:FOLDER` and `json_schema` elsewhere. A rubric is an object either way",
     )
+    use_reference: bool = Field(
+        True,
+        description="show the judge the reference of each task. Answers that have none are judged with `false`; an answer is "
+        "never its own reference",
+    )
+    reason: bool = Field(
+        False,
+        description="have the judge give a short reason before its score or winner, kept beside it in scores/; a rubric has "
+        "one always",
+    )
     prompts: str | None = Field(
         None, description="a folder whose score.txt, rubric.txt and pairwise.txt replace the built-in prompts"
     )
@@ -372,7 +275,9 @@ class JudgeConfig(Section):
         0.0, ge=0, description="sampling temperature of the judge; not sent where it is none"
     )
     seed: int | None = Field(123, ge=0, description="sampling seed of the judge; not sent where it is none")
-    max_tokens: int = Field(512, ge=1, description="most tokens of a reply; one that needs more is unscored")
+    max_tokens: int | None = Field(
+        512, ge=1, description="most tokens of a reply; one that needs more is unscored. Not sent where it is none"
+    )
     num_ctx: int = Field(
         4096, ge=256, description="context of an `ollama/` or `gguf:` judge; a longer prompt is an error"
     )
@@ -402,22 +307,3 @@ class ReportConfig(Section):
         description="loss of each training record in records.jsonl: when training `seen` it, or `all`, with a pass over the "
         "training set before the first step and after the last",
     )
-
-
-class Config(Section):
-    """The whole configuration; `config.yaml` of a run folder is this, resolved."""
-
-    data: DataConfig = Field(default_factory=DataConfig)
-    template: TemplateConfig = Field(default_factory=TemplateConfig)
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    lora: LoraConfig = Field(default_factory=LoraConfig)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    generate: GenerateConfig = Field(default_factory=GenerateConfig)
-    judge: JudgeConfig = Field(default_factory=JudgeConfig)
-    report: ReportConfig = Field(default_factory=ReportConfig)
-
-    @model_validator(mode="after")
-    def _the_section_of_another_method_is_refused(self) -> Config:
-        if self.train.method == "full" and self.lora != LoraConfig():
-            raise ValueError("the section lora is ignored under train.method: full; set train.method=lora, or drop it")
-        return self

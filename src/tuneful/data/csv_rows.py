@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
-from tuneful.data.rows import BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, escaped, shown
+from tuneful.data.columns import normal_name
+from tuneful.data.rows import BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, escaped, how_to_convert, shown
 from tuneful.data.sources import ByteStream
 from tuneful.errors import DataError
 
@@ -34,11 +35,15 @@ def delimiter_of(header: bytes) -> str:
 
 def is_header(line: bytes, known: frozenset[str]) -> bool:
     """Whether a first line names at least two columns that we know."""
-    return sum(cell.strip() in known for cell in _csv_cells(line, delimiter_of(line))) >= 2
+    cells = [cell.strip() for cell in _csv_cells(line, delimiter_of(line))]
+    return sum(cell in known or normal_name(cell) in known for cell in cells) >= 2
 
 
-def csv_rows(stream: ByteStream, delimiter: str) -> Iterator[Row]:
-    """The rows of a file of cells under a header; a source is `file:line` of the row's first line."""
+def csv_rows(stream: ByteStream, delimiter: str, *, is_named: bool = False) -> Iterator[Row]:
+    """The rows of a file of cells under a header; a source is `file:line` of the row's first line.
+
+    With `is_named` a first line, `sep=;`, names the delimiter.
+    """
     if csv.field_size_limit() < MAX_RECORD_BYTES:
         csv.field_size_limit(MAX_RECORD_BYTES)
     lines = _CsvLines(stream)
@@ -53,6 +58,9 @@ def csv_rows(stream: ByteStream, delimiter: str) -> Iterator[Row]:
         if cells is None:
             return
         if not cells and not lines.fault:  # a line of NUL alone is no blank one
+            continue
+        if is_named:
+            is_named = False
             continue
         if header:
             fault = lines.fault
@@ -111,8 +119,7 @@ class _CsvLines:
                 text = (line.removeprefix(BYTE_ORDER_MARK) if self.number == 1 else line).decode()
             except UnicodeDecodeError as error:
                 self.fault = (
-                    f"byte {offset + error.start} is not UTF-8 ({error.reason}). "
-                    "Convert the file: iconv -f ENCODING -t UTF-8"
+                    f"byte {offset + error.start} is not UTF-8 ({error.reason}). {how_to_convert(self._name, line)}"
                 )
                 text = line.decode("utf-8", "backslashreplace")
             if "\0" in text:

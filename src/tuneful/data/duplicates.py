@@ -1,40 +1,43 @@
 """Which texts say the same, exactly or nearly: what the split keeps together and what the audit reports.
 
-    text -> normal_text -> Sketches (hash, 16 band keys) -> earliest_matches -> clusters
+    text -> normal_text -> Sketches (hash, shared wording, 20 band keys) -> earliest_matches -> clusters
 
 A text is a few fields, one a line (`system`, `instruction`, `input`). Two texts are the same where nothing but case, white
-space and punctuation differs, and nearly the same where every field is at least `threshold` similar to its counterpart, by
-the share of common stretches of five characters (Jaccard), and all numbers are equal: "Convert 45 km" is no copy of
-"Convert 46 km". An empty field is similar to an empty one only.
+space and punctuation differs, and nearly the same where they are at least `threshold` similar (`similarity.py`). Wording that
+many of the texts share (`wording.py`) is taken off first, so which texts are nearly the same is a matter of the whole
+file; the order of its rows plays no part in it, but in which of them leads a cluster.
 
-Candidates come from MinHash bands over the last field that is not empty (the one that tells the records of one task
-apart) and each is verified on the texts, so nothing is reported that is not so; the price is paid in misses: 1 of 100
-pairs at exactly 0.8, 1 of 2,000 at 0.85, and, where over eight texts share a band without being similar, what stands
-behind the first eight. `tuneful check` of a million records, all of it, took 6.4 minutes and 876 MB on a busy machine.
+Candidates come from MinHash bands over what is a text's own in its last field that few others have (the one that tells the
+records of one task apart), and each is verified on the texts, so nothing is reported that is not so; the price is paid
+in misses: 1 of 100 pairs at exactly 0.8, 1 of 2,000 at 0.85, and, where over eight texts share a band without being similar,
+what stands behind the first eight.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tuneful.data.hashes import groups_of_equal, mixed, text_hash
+from tuneful.data.similarity import NUMBER, WIDTH, Field, Part, fields_of, padded, similarity
+from tuneful.data.wording import shared_parts
+
 Rows = npt.NDArray[np.int64]
-Fields = list[tuple[str, frozenset[str]]]
 
 THRESHOLD = 0.8
 """Similarity from which on two texts are near duplicates."""
 
-_WIDTH = 5
 _NUM_BANDS, _ROWS_A_BAND = 16, 6
+_NUM_WHOLE_BANDS = 4  # over the whole field, what is shared included
 _MAX_LEADERS = 8
+_MAX_WHOLE_BUCKET = 64  # texts that agree in a band over the whole field: more are those of one long wording
 _BATCH_CHARACTERS = 1 << 18
 _NUM_REMEMBERED = 2_000
 
@@ -47,7 +50,6 @@ _NOISE = re.compile(
     "\u2e00-\u2e7f\u3000-\u3003\u3008-\u3011\u3014-\u301f\u30fb\u060c\u061b\u061f\u066b-\u066d\u0964\u0965\u055a-\u055f\ufeff\ufffd]+"
 )
 _HYPHEN = re.compile(r"-(?!\s*\d)")
-_NUMBER = re.compile(r"\d+")
 
 
 def normal_text(text: str) -> str:
@@ -67,22 +69,22 @@ def normal_text(text: str) -> str:
 
 
 class Sketches:
-    """Texts in a form in which like ones are found: a hash of the whole, band keys of the last field, and the text.
+    """Texts in a form in which like ones are found: a hash of the whole, its parts, band keys of what is its own, and the text.
 
     `texts` are fields of `normal_text`, one a line. `text_hashes`, uint64 [N], is equal where the texts are the same,
-    however they are divided into fields. 72 bytes a text and the text itself are kept.
+    however they are divided into fields. About 100 bytes a text and the text itself are kept.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = Texts()
-        hashes, band_keys = array("Q"), []
-        for batch in _batches(texts):
-            for text in batch:
-                self._texts.append(text)
-                hashes.append(text_hash(" ".join(filter(None, text.split("\n")))))
-            band_keys.append(_band_keys(batch))
+        hashes = array("Q")
+        for text in texts:
+            self._texts.append(text)
+            hashes.append(text_hash(" ".join(filter(None, text.split("\n")))))
         self.text_hashes = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, np.uint64)
-        self._band_keys = np.concatenate(band_keys) if band_keys else np.zeros((0, _NUM_BANDS), np.uint32)
+        self._parts = shared_parts(self._texts, _earlier_same(self.text_hashes) < 0)
+        keys = [_band_keys(batch) for batch in _batches(map(self._looked_for, range(len(self))))]
+        self._band_keys = np.concatenate([np.zeros((0, _NUM_BANDS + _NUM_WHOLE_BANDS), np.uint32), *keys])
 
     def __len__(self) -> int:
         """Number of texts."""
@@ -94,7 +96,7 @@ class Sketches:
 
     def similarity(self, one: int, other: int) -> float:
         """How similar two of the texts are, 0 to 1: that of their least similar fields; 0 where numbers differ."""
-        return _similarity(_fields(self.text(one)), _fields(self.text(other)))
+        return similarity(self._fields(one), self._fields(other))
 
     def clusters(self, threshold: float = THRESHOLD) -> Rows:
         """The cluster of each text, named by the index of its earliest member; int64 [N].
@@ -117,15 +119,45 @@ class Sketches:
         similarities = (matches >= 0).astype(np.float32)
         distinct = np.flatnonzero(matches < 0)
         keys = self._band_keys[order[distinct]]
-        fields = lru_cache(maxsize=_NUM_REMEMBERED)(lambda position: _fields(self.text(int(order[position]))))
-        for band in range(_NUM_BANDS):
+        fields = lru_cache(maxsize=_NUM_REMEMBERED)(lambda position: self._fields(int(order[position])))
+        unlike: dict[tuple[int, ...], set[int]] = {}
+        for band in range(_NUM_BANDS + _NUM_WHOLE_BANDS):
             for bucket in groups_of_equal(keys[:, band]):
-                _match_bucket(distinct[bucket].tolist(), fields, threshold, matches, similarities)
+                if band >= _NUM_BANDS and len(bucket) > _MAX_WHOLE_BUCKET:
+                    continue
+                _match_bucket(distinct[bucket].tolist(), fields, threshold, matches, similarities, unlike)
         found = np.full(len(self), -1, dtype=np.int64)
         found[order] = np.where(matches >= 0, order[matches], -1) if len(order) else -1
         similar = np.zeros(len(self), dtype=np.float32)
         similar[order] = similarities
         return found, similar
+
+    def _fields(self, index: int) -> list[Field]:
+        return fields_of(self.text(index), self._parts.of(index))
+
+    def _looked_for(self, index: int) -> _LookedFor:
+        text, common = self.text(index), self._parts.common_lines(index)
+        start, spans = 0, list[tuple[int, int]]()
+        for line in text.split("\n"):
+            spans.append((start, start + len(line)))
+            start += len(line) + 1
+        filled = [number for number, (first, last) in enumerate(spans) if first < last]
+        if not filled:
+            return _LookedFor("", "", "")
+        number = next((number for number in reversed(filled) if not common[number]), filled[-1])
+        first, last = spans[number]
+        whole = text[first:last]
+        numbers = " ".join(NUMBER.findall(text))
+        return _LookedFor(numbers, whole, _own(text, first, last, self._parts.of(index)) or whole)
+
+
+@dataclass(frozen=True, slots=True)
+class _LookedFor:
+    """What of a text like ones are looked for by: its numbers, its last field that few others have, and what of it is its own."""
+
+    numbers: str
+    whole: str
+    own: str
 
 
 class Texts:
@@ -163,29 +195,27 @@ def _earlier_same(hashes: npt.NDArray[np.uint64]) -> Rows:
     return np.where(first_of_same < np.arange(len(hashes)), first_of_same, -1)
 
 
-def groups_of_equal(keys: npt.NDArray[Any]) -> Iterator[Rows]:
-    """The indices, rising, of each group of equal `keys` with two members or more; groups in the order of their key."""
-    by_key = np.argsort(keys, kind="stable")
-    sorted_keys = keys[by_key]
-    same_as_before = np.concatenate([[False], sorted_keys[1:] == sorted_keys[:-1], [False]])
-    borders = np.flatnonzero(same_as_before[1:] != same_as_before[:-1])
-    for start, end in zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True):
-        yield by_key[start : end + 1]
+def _own(text: str, start: int, end: int, parts: Sequence[Part]) -> str:
+    """What of a stretch of `text` is its own."""
+    own, at = [], start
+    for first, last, _ in parts:
+        if start <= first < end:
+            own.append(text[at:first])
+            at = last
+    own.append(text[at:end])
+    return " ".join(filter(None, (one.strip() for one in own)))
 
 
-def text_hash(text: str) -> int:
-    """64 bits of BLAKE2b of `text`: the same on every machine."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+# MinHash
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of texts of about _BATCH_CHARACTERS together: what fits a processor's cache."""
-    batch: list[str] = []
+def _batches(texts: Iterable[_LookedFor]) -> Iterator[list[_LookedFor]]:
+    """Lists of what is looked for, of about _BATCH_CHARACTERS together: what fits a processor's cache."""
+    batch: list[_LookedFor] = []
     size = 0
     for text in texts:
         batch.append(text)
-        size += len(text)
+        size += len(text.whole)
         if size >= _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -193,73 +223,40 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-# Similarity of two texts
+def _band_keys(texts: list[_LookedFor]) -> npt.NDArray[np.uint32]:
+    """The keys of each text's bands, uint32 [N, 20]: texts with an equal key in any band are candidates."""
+    numbers = np.array([text_hash(text.numbers) for text in texts], dtype=np.uint64)
+    own = _keys_of([text.own for text in texts], numbers, range(_NUM_BANDS))
+    whole = _keys_of([text.whole for text in texts], numbers, range(_NUM_BANDS, _NUM_BANDS + _NUM_WHOLE_BANDS))
+    return np.concatenate([own, whole], axis=1)
 
 
-def _fields(text: str) -> Fields:
-    return [(line, _shingles(line)) for line in text.split("\n")]
-
-
-def _padded(line: str) -> str:
-    """A line as it is shingled: words at its ends count as whole words, and there is one shingle at least."""
-    return f" {line} ".ljust(_WIDTH)
-
-
-def _shingles(line: str) -> frozenset[str]:
-    padded = _padded(line)
-    return frozenset(padded[at : at + _WIDTH] for at in range(len(padded) - _WIDTH + 1))
-
-
-def _similarity(ours: Fields, theirs: Fields) -> float:
-    if len(ours) != len(theirs):
-        return 0.0
-    least = 1.0
-    for (our_line, our_shingles), (their_line, their_shingles) in zip(ours, theirs, strict=True):
-        if our_line == their_line:
-            continue
-        if not our_line or not their_line or _NUMBER.findall(our_line) != _NUMBER.findall(their_line):
-            return 0.0
-        common = len(our_shingles & their_shingles)
-        least = min(least, common / (len(our_shingles) + len(their_shingles) - common))
-    return least
-
-
-# MinHash
-
-
-def _band_keys(texts: list[str]) -> npt.NDArray[np.uint32]:
-    """The keys of each text's bands, uint32 [N, 16]: texts with an equal key in any band are candidates."""
-    fields = [_padded(next((line for line in reversed(text.split("\n")) if line), "")) for text in texts]
+def _keys_of(lines: list[str], numbers: npt.NDArray[np.uint64], bands: range) -> npt.NDArray[np.uint32]:
+    """The keys of the `bands` of each line, uint32 [N, bands]; none is equal where `numbers` differ."""
+    fields = [padded(line) for line in lines]
     codes = np.frombuffer("".join(fields).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     ends = np.cumsum([len(field) for field in fields])
     starts = ends - [len(field) for field in fields]
-    windows = np.zeros(len(codes) - _WIDTH + 1, np.uint32)
-    for offset in range(_WIDTH):
-        windows = (windows ^ codes[offset : len(codes) - _WIDTH + 1 + offset]) * np.uint32(0x9E3779B1)
+    windows = np.zeros(len(codes) - WIDTH + 1, np.uint32)
+    for offset in range(WIDTH):
+        windows = (windows ^ codes[offset : len(codes) - WIDTH + 1 + offset]) * np.uint32(0x9E3779B1)
         windows ^= windows >> np.uint32(15)
-    bounds = np.stack([starts, ends - _WIDTH + 1], axis=1).ravel()[:-1]  # the last stretch ends where the array does
-    numbers = np.array([text_hash(" ".join(_NUMBER.findall(text))) for text in texts], dtype=np.uint64)
-    keys = np.empty((len(texts), _NUM_BANDS), np.uint32)
-    for band in range(_NUM_BANDS):
+    bounds = np.stack([starts, ends - WIDTH + 1], axis=1).ravel()[:-1]  # the last stretch ends where the array does
+    keys = np.empty((len(lines), len(bands)), np.uint32)
+    for column, band in enumerate(bands):
         key = numbers
         for row in range(_ROWS_A_BAND):
             flip, factor = _PERMUTATIONS[band * _ROWS_A_BAND + row]
             lowest = np.minimum.reduceat((windows ^ flip) * factor, bounds)[::2]
             key = mixed(key ^ lowest)
-        keys[:, band] = key >> np.uint64(32)
+        keys[:, column] = key >> np.uint64(32)
     return keys
-
-
-def mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """`values` scattered over all 64-bit numbers, one to one (the finalizer of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ (values >> np.uint64(31)))
 
 
 def _permutations() -> tuple[tuple[np.uint32, np.uint32], ...]:
     """(flip, odd factor) of each hash function: fixed, because a split depends on them."""
-    numbers = mixed(np.arange(1, _NUM_BANDS * _ROWS_A_BAND + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    num = (_NUM_BANDS + _NUM_WHOLE_BANDS) * _ROWS_A_BAND
+    numbers = mixed(np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return tuple((np.uint32(number >> 32), np.uint32((number & 0xFFFFFFFF) | 1)) for number in numbers.tolist())
 
 
@@ -268,19 +265,27 @@ _PERMUTATIONS = _permutations()
 
 def _match_bucket(
     positions: list[int],
-    fields: Callable[[int], Fields],
+    fields: Callable[[int], list[Field]],
     threshold: float,
     matches: Rows,
     similarities: npt.NDArray[np.float32],
+    unlike: dict[tuple[int, ...], set[int]],
 ) -> None:
-    """Compare each text of a bucket (rising positions) with the first few of it; what has an earlier match keeps it."""
-    leaders = positions[:_MAX_LEADERS]
+    """Compare each text of a bucket (rising positions) with the first few of it; what has an earlier match keeps it.
+
+    `unlike` remembers which texts of large buckets are like none of the first few: many bands may bring the same bucket.
+    """
+    leaders = tuple(positions[:_MAX_LEADERS])
+    known = unlike.setdefault(leaders, set()) if len(positions) > _MAX_LEADERS else set()
     for position in positions[1:]:
+        if position in known:
+            continue
         earliest = matches[position]
         for leader in leaders:
             if leader >= position or 0 <= earliest <= leader:
                 break
-            similarity = _similarity(fields(position), fields(leader))
-            if similarity >= threshold:
-                matches[position], similarities[position] = leader, similarity
+            found = similarity(fields(position), fields(leader), threshold)
+            if found >= threshold:
+                matches[position], similarities[position] = leader, found
                 break
+        known.add(position)

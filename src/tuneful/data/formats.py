@@ -3,13 +3,14 @@
     alpaca             instruction, output           input, system, history
     messages           messages: [{role, content}]   (OpenAI)
     sharegpt           conversations: [{from, value}]
-    prompt-completion  prompt, completion            texts, or lists of messages
+    prompt-completion  prompt, completion            input; texts, or lists of messages
     question-answer    question, answer              context
     dolly              instruction, response         context
 
 Each row is told by itself, so that files of several formats can be put together; `data.format` names one for all, and
 `data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
-a finished `text`) is refused by its name, never read in part. A record of any format may have a `weight` in the loss.
+pairs, a finished `text`) is refused by its name, never read in part. Stands on `columns.py` (which column is which field) and
+`messages.py` (conversations).
 
 A new format is an entry of FORMATS, and its name one of `data.format` in the configuration: keys, readers, the columns by
 which CSV is told, what makes a JSON object a record, and what a report shows of a record all follow from it.
@@ -18,43 +19,44 @@ which CSV is told, what makes a JSON object a record, and what a report shows of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
+from tuneful.data.columns import (
+    ANSWERS,
+    ASKS,
+    MESSAGES,
+    SAME,
+    WEIGHT,
+    Plan,
+    check_plain,
+    fields_of,
+    message_columns,
+    note_placeholders,
+    note_unused,
+    plan_of,
+)
+from tuneful.data.messages import message_texts, plain_text, read_messages
+from tuneful.data.notes import Noted, NoteKey, quoted
 from tuneful.data.rows import shown
+from tuneful.data.turns import UNANSWERED, Conversed
+from tuneful.data.values import Fields, UnfitError, from_json_text, is_blank, is_nan, kind_of, names_of, text_of, unfit
 from tuneful.errors import ConfigError
 from tuneful.types import Conversation, Turn
 
-Fields = Mapping[str, Any]
 _MAX_KEY_SETS = 1000
-_ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-}
-_UNTRAINED = ("tool_calls", "function_call", "tool_call_id", "audio", "images", "reasoning_content", "thinking")
-"""Parts of a message that are neither trained nor shown to the model, so that a message with one is refused."""
 _MAY_BE_NULL = ("input", "context", "system")
-_ASKS = ("instruction", "prompt", "question", "query", "user", "human", "source")
-_ANSWERS = ("output", "response", "answer", "completion", "target", "reply", "assistant", "gpt")
-WEIGHT = "weight"
-"""The field of any format that says how much a record counts in the loss: 2 is a record that stands in the file twice."""
+_LIKE_ASKS = (*ASKS, "query", "user", "human", "source", "input")
+_LIKE_ANSWERS = (*ANSWERS, "target", "reply", "assistant", "gpt")
+_MESSAGES_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]""")
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-3, 1e3
 TEXT_REASON = (
     "`text` is a finished text: which part of it is the response, the part to learn, is not written in it. Give "
     "instruction and response fields of their own"
 )
 """Why a row of `text` alone is refused."""
-
-
-Conversed = tuple[str, tuple[Turn, ...]]
-"""(system, turns) of a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,99 +77,190 @@ class RecordTexts:
 class Format:
     """A way to write a record: the fields that it needs, those that it may have, and how they are read.
 
-    `read` is strict and raises _UnfitError with the reason; `texts` takes what is there, for a record that is only shown.
+    `read(fields, noted, asks)` is strict and raises UnfitError with the reason; with `asks` an answer is wanted and none is
+    needed. `texts` takes what is there, for a record that is only shown. `answer` is the field of the answer, and `unused` how
+    a column that is not used gets into the prompt.
     """
 
     name: str
     needs: tuple[str, ...]
     may_have: tuple[str, ...]
-    read: Callable[[Fields], Conversed]
+    read: Callable[[Fields, Noted, bool], Conversed]
     texts: Callable[[Fields], RecordTexts]
+    answer: str
+    unused: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field."""
+        return (*self.needs, *self.may_have)
+
+    def asking(self) -> tuple[str, ...]:
+        """The fields that a record needs whose answer is wanted."""
+        return tuple(need for need in self.needs if need not in ANSWERS)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """A row that can be used: the name of its format, what it means, and what there is to say of how it was read."""
+
+    format: str
+    conversation: Conversation
+    noted: Noted
 
 
 class FormatReader:
-    """Reads rows under `data.format` and `data.columns`; ConfigError where the columns suit no format."""
+    """Reads rows under `data.format` and `data.columns`; ConfigError where the columns suit no format.
 
-    def __init__(self, format: str, columns: Mapping[str, str] | None) -> None:
+    With `asks` rows are questions, and need no answer. The columns that are set `aside` hold no answer of the record's own.
+    """
+
+    def __init__(
+        self, format: str, columns: Mapping[str, str] | None, *, asks: bool = False, aside: Collection[str] = ()
+    ) -> None:
         self._columns = dict(columns or {})
-        self._mapped = frozenset(self._columns.values())
+        self._asks, self._aside = asks, frozenset(aside)
         named = [one for one in FORMATS if format in ("auto", one.name)]
-        fitting = [one for one in named if self._columns.keys() <= {*one.needs, *one.may_have, WEIGHT}]
+        fitting = [one for one in named if self._columns.keys() <= {*one.fields, WEIGHT}]
         if not fitting:
-            fields = "; ".join(f"{one.name}: {', '.join((*one.needs, *one.may_have))}" for one in named)
+            fields = "; ".join(f"{one.name}: {', '.join(one.fields)}" for one in named)
             raise ConfigError(
-                f"data.columns: {', '.join(f'`{shown(field)}`' for field in self._columns)} are not fields of one format. "
+                f"data.columns: {', '.join(quoted(field) for field in self._columns)} are not fields of one format. "
                 f"It maps fields to column names, as in instruction=question,output=answer. Fields are {fields}"
             )
         self._formats = fitting
-        self._by_keys: dict[tuple[str, ...], Format | None] = {}
+        self._plans: dict[tuple[str, ...], tuple[Format, Plan] | None] = {}
 
     @property
     def columns(self) -> frozenset[str]:
         """Every name of a column that means something here."""
-        own = {field for format in self._formats for field in (*format.needs, *format.may_have, WEIGHT)}
-        return frozenset(own - self._columns.keys()) | self._mapped
+        own = {name for format in self._formats for field in format.fields for name in SAME.get(field, (field,))}
+        return frozenset(own - self._columns.keys()) | frozenset(self._columns.values())
 
-    def read(self, row: Any, source: str) -> tuple[str, Conversation] | str:
-        """(the format's name, the conversation) of a row, or the reason why there is none."""
+    def read(self, row: Any, source: str) -> ReadRow | str:
+        """What a row means, or the reason why it cannot be used."""
         if not isinstance(row, dict):
-            return f"expected a record such as {{'instruction': ..., 'output': ...}}, found {_kind(row)}"
+            return f"expected a record such as {{'instruction': ..., 'output': ...}}, found {kind_of(row)}"
+        noted, names = Noted(), self._columns
         try:
-            fields = self._renamed(row) if self._columns else row
-            format = self._format_of(tuple(fields))
-            if format is None:
-                return self._why_unknown(fields, row)
-            system, turns = format.read(fields)
-            weight = _weight(fields)
-        except _UnfitError as error:
-            return self._in_their_words(str(error))
-        return format.name, Conversation(system, turns, source, weight)
+            found = self._found(row)
+            if isinstance(found, str):
+                return found
+            format, plan = found
+            names = {field: columns[0] for field, columns in plan.columns.items() if columns[0] != field}
+            if plan.suspect:
+                check_plain(row, format.answer, self._columns, noted, asks=self._asks)
+            fields = fields_of(row, plan, self._columns.values(), noted)
+            system, turns = format.read(fields, noted, self._asks)
+            weight = _weight(row.get(self._columns[WEIGHT])) if WEIGHT in self._columns else 1.0
+            conversation = Conversation(system, turns, source, weight)
+            if plan.unused:
+                note_unused(row, plan.unused, _texts_of(conversation), format.unused, noted)
+            note_placeholders((text for turn in turns for text in (turn.instruction, turn.input)), noted)
+        except UnfitError as error:
+            return _in_their_words(str(error), names)
+        return ReadRow(format.name, conversation, _noted_in_their_words(noted, names))
 
-    def _renamed(self, row: Fields) -> Fields:
-        fields = {key: value for key, value in row.items() if key not in self._mapped}
-        for field, column in self._columns.items():
-            if column in row:
-                fields[field] = row[column]
-            else:
-                fields.pop(field, None)
-        return fields
+    def plan(self, row: Fields) -> tuple[Format, Plan] | None:
+        """The format and the plan of a row, by the keys under which it says something, or else by all of them."""
+        speaking = tuple(key for key, value in row.items() if value is not None and value != "")
+        return self._plan(speaking, tuple(row)) or self._plan(tuple(row), tuple(row))
 
-    def _format_of(self, keys: tuple[str, ...]) -> Format | None:
+    def _found(self, row: Fields) -> tuple[Format, Plan] | str:
+        """The format and the plan of a row, or why there is none."""
+        found = self.plan(row)
+        if found is not None:
+            return found
+        if not self._asks and not is_blank(row.get("chosen")) and not is_blank(row.get("rejected")):
+            return _why_pair(row)
+        may_hold = any(one.answer in MESSAGES for one in self._formats) and MESSAGES[0] not in self._columns
+        holding = message_columns(row) if may_hold else []
+        if len(holding) > 1:
+            names = " and ".join(map(quoted, holding))
+            return f"{names} both hold messages; name those that are meant: data.columns=messages={shown(holding[0])}"
+        if not holding:
+            return self._why_unknown(row)
+        columns = {**self._columns, MESSAGES[0]: holding[0]}
+        format = next(one for one in FORMATS if one.name == "messages")
+        return format, plan_of(format.fields, tuple(row), columns, self._aside)
+
+    def _plan(self, keys: tuple[str, ...], all_keys: tuple[str, ...]) -> tuple[Format, Plan] | None:
+        """The format that suits rows that say something under `keys`, and the plan of all their keys."""
+        known = (*keys, "\0", *all_keys) if len(keys) < len(all_keys) else keys
         try:
-            return self._by_keys[keys]
+            return self._plans[known]
         except KeyError:
-            if len(self._by_keys) >= _MAX_KEY_SETS:
-                self._by_keys.clear()
-            found = _fitting(self._formats, keys)
-            self._by_keys[keys] = found
+            if len(self._plans) >= _MAX_KEY_SETS:
+                self._plans.clear()
+            found = self._made_plan(keys, all_keys)
+            self._plans[known] = found
             return found
 
-    def _why_unknown(self, fields: Fields, row: Fields) -> str:
+    def _made_plan(self, keys: tuple[str, ...], all_keys: tuple[str, ...]) -> tuple[Format, Plan] | None:
+        """By the names of the fields themselves, or else by those that mean the same."""
+        own = [key for key in keys if key not in self._columns.values()]
+        own += [field for field, column in self._columns.items() if column in keys and field not in own]
+        own = [key for key in own if key not in self._columns or self._columns[key] in keys]
+        format = _fitting(self._formats, own, asks=self._asks)
+        if format is not None:
+            return format, plan_of(format.fields, all_keys, self._columns, self._aside)
+        for format in sorted(self._formats, key=lambda format: [need not in own for need in format.needs]):
+            plan = plan_of(format.fields, keys, self._columns, self._aside)
+            if all(need in plan.columns for need in (format.asking() if self._asks else format.needs)):
+                return format, plan_of(format.fields, all_keys, self._columns, self._aside)
+        return None
+
+    def _why_unknown(self, row: Fields) -> str:
+        fields = {key: None for key in row if key not in self._columns.values()}
+        fields |= {field: None for field, column in self._columns.items() if column in row}
         near = _nearest(self._formats, fields)
-        missing = [need for need in near.needs if need not in fields]
+        missing = [need for need in near.needs if need not in fields or self._columns.get(need, need) not in row]
         if len(self._formats) > 1 and len(missing) == len(near.needs):
-            return _why_no_format(fields)
+            return _why_no_format(row, asks=self._asks)
         if column := self._columns.get(missing[0]):
-            return f"no `{shown(column)}`, which data.columns names for `{missing[0]}`; keys are {_names(row)}"
-        like = _like(fields, _ANSWERS if missing[0] in _ANSWERS else _ASKS if missing[0] in _ASKS else ())
-        hint = f"found `{like}`: data.columns={missing[0]}={like}" if like else f"keys are {_names(fields)}"
+            return f"no {quoted(column)}, which data.columns names for `{missing[0]}`; keys are {names_of(row)}"
+        like = _like(fields, _LIKE_ANSWERS if missing[0] in ANSWERS else _LIKE_ASKS if missing[0] in ASKS else ())
+        hint = f"found `{like}`: data.columns={missing[0]}={like}" if like else f"keys are {names_of(fields)}"
         return f"no `{missing[0]}`; {hint}"
 
-    def _in_their_words(self, reason: str) -> str:
-        """`reason` with the user's name beside ours, where a column was mapped."""
-        for field, column in self._columns.items():
-            reason = reason.replace(f"`{field}`", f"`{shown(column)}` (our `{field}`)")
-        return reason
+
+def _in_their_words(reason: str, names: Mapping[str, str]) -> str:
+    """`reason` with the user's name beside ours, where a field stands under another one."""
+    for field, column in names.items():
+        reason = reason.replace(f"`{field}`", f"{quoted(column)} (our `{field}`)")
+    return reason
+
+
+def _noted_in_their_words(noted: Noted, names: Mapping[str, str]) -> Noted:
+    """`noted` with the user's names of the fields that stand under others."""
+    if names and noted.counts:
+        theirs = {f"`{field}`": quoted(column) for field, column in names.items()}
+        for key in [key for key in noted.counts if key.name in theirs]:
+            noted.counts[NoteKey(key.kind, theirs[key.name], key.hint)] += noted.counts.pop(key)
+    return noted
 
 
 def record_texts(raw: Fields) -> RecordTexts:
     """What a raw record says, whatever its format and however much of it is missing; for people, and never raises."""
-    return (_fitting(FORMATS, raw) or _nearest(FORMATS, raw)).texts(raw)
+    found = FormatReader("auto", None).plan(raw)
+    if found is None:
+        holding = message_columns(raw)
+        return _message_texts(raw[holding[0]]) if holding else _nearest(FORMATS, raw).texts(raw)
+    format, plan = found
+    speaking = {field: _speaking(raw, columns) for field, columns in plan.columns.items()}
+    return format.texts(speaking)
 
 
-def _fitting(formats: Sequence[Format], keys: Collection[str]) -> Format | None:
-    """The first format all of whose needs are among `keys`."""
-    return next((format for format in formats if all(need in keys for need in format.needs)), None)
+def _speaking(raw: Fields, columns: Sequence[str]) -> Any:
+    return next((raw[column] for column in columns if not is_blank(raw[column])), raw[columns[0]])
+
+
+def _fitting(formats: Sequence[Format], keys: Collection[str], *, asks: bool = False) -> Format | None:
+    """The first format all of whose needs are among `keys`; with `asks` the first of which what is asked is."""
+    whole = next((format for format in formats if all(need in keys for need in format.needs)), None)
+    if whole is not None or not asks:
+        return whole
+    return next((format for format in formats if all(need in keys for need in format.asking())), None)
 
 
 def _nearest(formats: Sequence[Format], keys: Collection[str]) -> Format:
@@ -175,24 +268,36 @@ def _nearest(formats: Sequence[Format], keys: Collection[str]) -> Format:
     return max(formats, key=lambda format: sum(need in keys for need in format.needs))
 
 
-class _UnfitError(ValueError):
-    """A row of a known format that cannot be used; its text is the reason."""
+def _texts_of(conversation: Conversation) -> list[str]:
+    """Every text of a record."""
+    turns = conversation.turns
+    return [conversation.system] * bool(conversation.system) + [
+        text for turn in turns for text in (turn.instruction, turn.input, turn.response) if text
+    ]
 
 
-def _unfit(reason: str) -> NoReturn:
-    raise _UnfitError(reason)
-
-
-def _why_no_format(fields: Fields) -> str:
+def _why_no_format(fields: Fields, *, asks: bool) -> str:
     if not fields:
         return "an empty record"
-    if "chosen" in fields and "rejected" in fields:
-        return "a preference pair (`chosen`, `rejected`), which is no instruction with its answer"
-    if "text" in fields:
+    if "text" in fields and not asks:
         return TEXT_REASON
-    ask, answer = _like(fields, _ASKS), _like(fields, _ANSWERS)
+    ask, answer = _like(fields, (*_LIKE_ASKS, "text")), _like(fields, _LIKE_ANSWERS)
+    if asks:
+        setting = f"data.columns=instruction={ask or 'COLUMN'}"
+        return f"nothing is asked under a known name; keys are {names_of(fields)}. Name yours: {setting}"
     example = f"instruction={ask or 'COLUMN'},output={answer or 'COLUMN'}"
-    return f"no instruction and answer known by name; keys are {_names(fields)}. Name yours: data.columns={example}"
+    return f"no instruction and answer known by name; keys are {names_of(fields)}. Name yours: data.columns={example}"
+
+
+def _why_pair(fields: Fields) -> str:
+    """Why a preference pair is refused; the setting that reads its chosen answer: beside the prompt, or a whole conversation."""
+    is_whole = isinstance(fields["chosen"], list) and not isinstance(fields.get("prompt"), list)
+    asks = {"prompt": "completion", "question": "answer"}
+    field = MESSAGES[0] if is_whole else next((answer for ask, answer in asks.items() if ask in fields), "output")
+    return (
+        "a preference pair (`chosen`, `rejected`), which is no instruction with its answer; "
+        f"data.columns={field}=chosen trains the chosen answers as plain ones"
+    )
 
 
 def _like(fields: Fields, synonyms: tuple[str, ...]) -> str | None:
@@ -200,34 +305,19 @@ def _like(fields: Fields, synonyms: tuple[str, ...]) -> str | None:
     return next((shown(key) for word in synonyms for key in fields if key.lower() == word), None)
 
 
-def _names(fields: Fields) -> str:
-    names = ", ".join(f"`{shown(key)}`" for key in list(fields)[:6])
-    return names + (", ..." if len(fields) > 6 else "") if fields else "none"
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
-
-
 # Fields
 
 
-def _text(fields: Fields, key: str) -> str:
+def _text(fields: Fields, key: str, noted: Noted) -> str:
     """The text under `key`, "" where there is none or null; every text of a flat record comes through here."""
     value = fields.get(key, "")
     if isinstance(value, str) and value.isascii():
         return value
-    return "" if value is None and key in _MAY_BE_NULL else _checked(value, f"`{key}`")
+    return "" if (value is None or is_nan(value)) and key in _MAY_BE_NULL else text_of(value, f"`{key}`", noted)
 
 
-def _weight(fields: Fields) -> float:
+def _weight(value: Any) -> float:
     """What the record counts beside others: its `weight`, as a number or as a table writes it; 1 where it has none."""
-    value = fields.get(WEIGHT)
     if value is None or value == "":
         return 1.0
     try:
@@ -235,73 +325,58 @@ def _weight(fields: Fields) -> float:
     except (ValueError, OverflowError):
         weight = math.nan
     if weight == 0:
-        _unfit("`weight` is 0: nothing of the record would count")
+        unfit("`weight` is 0: nothing of the record would count")
     if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
-        _unfit(f"`weight` is {_shown_value(value)}, expected a number from {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
+        unfit(f"`weight` is {_shown_value(value)}, expected a number from {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
     return weight
 
 
 def _shown_value(value: Any) -> str:
-    return shown(str(value)) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else _kind(value)
-
-
-def _checked(value: Any, where: str) -> str:
-    """`value`, which is text that can be written as UTF-8."""
-    if not isinstance(value, str):
-        _unfit(f"{where} is {_kind(value)}, expected text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        _unfit(f"{where} holds a lone surrogate (\\u{ord(value[error.start]):04x}), which is no character")
-    return value
+    return shown(str(value)) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else kind_of(value)
 
 
 def _check_no_tools(fields: Fields) -> None:
     for key in ("tools", "functions"):
         if fields.get(key) not in (None, "", "[]", [], {}):
-            _unfit(f"`{key}`: tool calls are not trained; leave such records out, or the key where no call is made")
+            unfit(f"`{key}`: tool calls are not trained; leave such records out, or the key where no call is made")
 
 
-def _flat(name: str, ask: str, context: str | None, answer: str, *more: str) -> Format:
+def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
     """A format of single texts; it may have `more` fields than its `context` and a system text."""
 
-    def read(fields: Fields) -> Conversed:
-        asked, response = _text(fields, ask), _text(fields, answer)
-        given = _text(fields, context) if context else ""
+    def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
+        asked, given = _text(fields, ask, noted), _text(fields, context, noted)
+        response = "" if asks and is_blank(fields.get(answer)) else _text(fields, answer, noted)
         if not response or response.isspace():
-            _unfit(f"`{answer}` is empty: there is nothing to learn")
+            if not asks:
+                unfit(f"`{answer}` is empty: there is nothing to learn")
+            response = UNANSWERED
         if not asked.strip() and not given.strip():
-            _unfit(f"`{ask}` and `{context}` are both empty: nothing is asked" if context else f"`{ask}` is empty")
+            unfit(f"`{ask}` and `{context}` are both empty: nothing is asked")
         turn = Turn(asked, given, response)
-        earlier = _history(fields["history"]) if fields.get("history") else ()
-        return _text(fields, "system"), (*earlier, turn)
+        earlier = _history(fields["history"], noted) if fields.get("history") else ()
+        return _text(fields, "system", noted), (*earlier, turn)
 
     def texts(fields: Fields) -> RecordTexts:
-        given = _as_text(fields.get(context)) if context else ""
-        return RecordTexts(_as_text(fields.get(ask)), given, _as_text(fields.get(answer)))
+        asked, given, reference = (plain_text(fields.get(key)) for key in (ask, context, answer))
+        return RecordTexts(asked, given, reference)
 
-    may_have = (context, "system", *more) if context else ("system", *more)
-    return Format(name, (ask, answer), may_have, read, texts)
-
-
-def _as_text(value: Any) -> str:
-    """`value` for a reader: "" for none, and the text of a single part of text."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and "text" in value[0]:
-        value = value[0]["text"]
-    return "" if value is None else str(value)
+    unused = f"; data.columns={context}={{column}} puts it into the prompt"
+    return Format(name, (ask, answer), (context, "system", *more), read, texts, answer, unused)
 
 
-def _history(history: Any) -> list[Turn]:
+def _history(history: Any, noted: Noted) -> list[Turn]:
     """The earlier turns of an Alpaca record: pairs of what was asked and what was answered."""
+    history = from_json_text(history, "`history`", noted)
     if not isinstance(history, list):
-        _unfit(f"`history` is {_kind(history)}, expected a list of pairs")
+        unfit(f"`history` is {kind_of(history)}, expected a list of pairs")
     turns = []
     for number, pair in enumerate(history, start=1):
         if not isinstance(pair, list) or len(pair) != 2:
-            _unfit(f"`history` {number} is no pair of an instruction and its answer")
-        asked, response = (_checked(part, f"`history` {number}") for part in pair)
+            unfit(f"`history` {number} is no pair of an instruction and its answer")
+        asked, response = (text_of(part, f"`history` {number}", noted, "`history`") for part in pair)
         if not asked.strip() or not response.strip():
-            _unfit(f"`history` {number} has an empty half")
+            unfit(f"`history` {number} has an empty half")
         turns.append(Turn(asked, "", response))
     return turns
 
@@ -312,36 +387,31 @@ def _history(history: Any) -> list[Turn]:
 def _chat(name: str, key: str) -> Format:
     """A format of messages under `key`."""
 
-    def read(fields: Fields) -> Conversed:
-        entries = _entries(fields[key])
-        if not isinstance(entries, list):
-            _unfit(f"`{key}` is {_kind(entries)}, expected a list of messages")
-        return _conversation(fields, entries)
+    def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
+        _check_no_tools(fields)
+        return read_messages(fields[key], key, _text(fields, "system", noted), noted, asks=asks)
 
     def texts(fields: Fields) -> RecordTexts:
-        return _message_texts(_entries(fields.get(key)))
+        return _message_texts(fields.get(key))
 
-    return Format(name, (key,), ("system", "tools"), read, texts)
-
-
-def _entries(messages: Any) -> Any:
-    """`messages`, as a list where a table gives them as a column of roles and one of texts."""
-    if isinstance(messages, dict) and all(isinstance(column, list) for column in messages.values()):
-        return [dict(zip(messages, values, strict=False)) for values in zip(*messages.values(), strict=False)]
-    return messages
+    unused = "; data.columns=system={column} makes it the system text"
+    return Format(name, (key,), ("system", "tools"), read, texts, key, unused)
 
 
 def _prompt_completion() -> Format:
     """A prompt and a completion: single texts, or lists of messages."""
-    flat = _flat("prompt-completion", "prompt", None, "completion")
+    flat = _flat("prompt-completion", "prompt", "input", "completion")
 
-    def read(fields: Fields) -> Conversed:
-        prompt, completion = fields["prompt"], fields["completion"]
+    def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
+        prompt, completion = (_listed(fields.get(key), key, noted) for key in ("prompt", "completion"))
+        if asks and is_blank(completion):
+            completion = [] if isinstance(prompt, list) else ""
         if not isinstance(prompt, list) and not isinstance(completion, list):
-            return flat.read(fields)
+            return flat.read({**fields, "completion": completion}, noted, asks)
         if not isinstance(prompt, list) or not isinstance(completion, list):
-            _unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
-        return _conversation(fields, [*prompt, *completion])
+            unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
+        _check_no_tools(fields)
+        return read_messages([*prompt, *completion], "prompt", _text(fields, "system", noted), noted, asks=asks)
 
     def texts(fields: Fields) -> RecordTexts:
         prompt, completion = fields.get("prompt"), fields.get("completion")
@@ -352,78 +422,14 @@ def _prompt_completion() -> Format:
     return replace(flat, read=read, texts=texts)
 
 
-def _conversation(fields: Fields, entries: list[Any]) -> Conversed:
-    """A system text first or none, then the user's and the assistant's messages in turn, the assistant's last."""
-    _check_no_tools(fields)
-    system = _text(fields, "system")
-    turns: list[Turn] = []
-    asked: str | None = None
-    for number, entry in enumerate(entries, start=1):
-        role, text = _message(entry, number)
-        if role == "system":
-            if number > 1:
-                _unfit(f"message {number} is a `system` message; only the first may be")
-            if system and system != text:
-                _unfit("`system` and the first message are two different system texts")
-            system = text
-        elif not text.strip():
-            _unfit(f"message {number}, the {role}'s, is empty")
-        elif role == "user":
-            if asked is not None:
-                _unfit(f"messages {number - 1} and {number} are both the user's; join them")
-            asked = text
-        elif asked is None:
-            _unfit(f"message {number} is the assistant's and answers nothing; a user's message goes before it")
-        else:
-            turns.append(Turn(asked, "", text))
-            asked = None
-    if asked is not None:
-        _unfit("the last message is the user's: there is no answer to learn")
-    if not turns:
-        _unfit("there is no message of the assistant's: nothing to learn")
-    return system, tuple(turns)
+def _listed(value: Any, key: str, noted: Noted) -> Any:
+    """`value`, or the messages whose JSON text it is; any other text that begins with a bracket is a prompt like others."""
+    return from_json_text(value, f"`{key}`", noted) if isinstance(value, str) and _MESSAGES_TEXT.match(value) else value
 
 
-def _message(entry: Any, number: int) -> tuple[str, str]:
-    """(role, text) of a message: `role` and `content`, or ShareGPT's `from` and `value`."""
-    if not isinstance(entry, dict):
-        _unfit(f"message {number} is {_kind(entry)}, expected {{'role': ..., 'content': ...}}")
-    role_key = "role" if "role" in entry else "from"
-    text_key = "content" if "content" in entry else "value"
-    for key in (role_key, text_key):
-        if key not in entry:
-            _unfit(f"message {number} has no `{'role' if key == 'from' else 'content'}`; keys are {_names(entry)}")
-    if untrained := next((key for key in _UNTRAINED if entry.get(key)), None):
-        _unfit(f"message {number} has `{untrained}`, which is not trained; leave such records out")
-    if entry.get("weight") == 0 and "weight" in entry:
-        _unfit(f"message {number} has `weight` 0: which answers count is not chosen message by message")
-    role = entry[role_key]
-    meant = _ROLES.get(role.lower()) if isinstance(role, str) else None
-    if meant is None:
-        name = f"`{shown(role)}`" if isinstance(role, str) else _kind(role)
-        _unfit(f"message {number} is by {name}; messages of system, user and assistant are known, tools' are not")
-    return meant, _checked(_only_text(entry[text_key], number), f"`{text_key}` of message {number}")
-
-
-def _only_text(content: Any, number: int) -> Any:
-    """The text of a content that is one part of text; anything else in parts is refused by its type."""
-    if not isinstance(content, list):
-        return content
-    kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
-    if kinds == ["text"] and "text" in content[0]:
-        return content[0]["text"]
-    other = next((kind for kind in kinds if isinstance(kind, str) and kind != "text"), None)
-    what = f"a part of type `{shown(other)}`" if other else f"{len(content)} parts"
-    return _unfit(f"message {number} has {what}; only one text is trained")
-
-
-def _message_texts(entries: Any) -> RecordTexts:
+def _message_texts(messages: Any) -> RecordTexts:
     """The texts of messages, those that are none left out."""
-    turns = []
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict):
-            role = _as_text(entry.get("role") or entry.get("from"))
-            turns.append((_ROLES.get(role.lower(), role), _as_text(entry.get("content") or entry.get("value"))))
+    turns = message_texts(messages)
     reference = turns.pop()[1] if turns and turns[-1][0] == "assistant" else ""
     return RecordTexts(turns[-1][1] if turns else "", "", reference, tuple(turns))
 

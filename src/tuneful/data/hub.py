@@ -59,7 +59,7 @@ def fetch(name: str) -> list[tuple[str, Path]]:
             )
             return Path(path)
 
-        configs = _configs(fetched("README.md")) if "README.md" in files else []
+        configs = configs_of_card(fetched("README.md")) if "README.md" in files else []
         return [(f"{repository}/{file}", fetched(file)) for file in choose(files, configs, split, repository)]
     except DataError:
         raise
@@ -138,7 +138,7 @@ def _splits_by_name(data: list[str]) -> dict[str, list[str]]:
     return splits
 
 
-def _configs(card: Path) -> list[Any]:
+def configs_of_card(card: Path) -> list[Any]:
     """The `configs` of a repository's README.md; none where its front matter has none, or cannot be read."""
     import yaml
 

@@ -1,8 +1,8 @@
 """JSON becomes rows: JSONL a line at a time, an array through a window on its text, an object by the one array it holds.
 
 Nothing is held whole: a line, or a window on the text of an array, is all that is in memory, and a record may take
-MAX_RECORD_BYTES. A fault that leaves no doubt where the next row begins (a broken line, a key that stands twice, NaN) is that
-row's alone; one that does (a missing bracket) ends the read.
+MAX_RECORD_BYTES. A fault that leaves no doubt where the next row begins (a broken line, a key that stands twice, Infinity) is
+that row's alone; one that does (a missing bracket) ends the read.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, all_blank, shown
+from tuneful.data.messages import looks_like_messages
+from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Lines, Row, all_blank, how_to_convert, shown
 from tuneful.data.sources import ByteStream
+from tuneful.data.values import empty_or_fault
 from tuneful.errors import DataError
 
 _MAX_DEPTH = 64
@@ -39,17 +41,14 @@ def is_value(line: bytes, record_keys: frozenset[str]) -> bool:
 # JSON values
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"not valid JSON: {name} is no JSON number")
-
-
 def _parse_float(digits: str) -> float:
     if math.isinf(number := float(digits)):
         raise ValueError(f"the number {digits[:40]} is too large; write it as text")
     return number
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of `pairs`; ValueError where a key stands twice."""
     record = dict(pairs)
     if len(record) != len(pairs):
         seen: set[str] = set()
@@ -58,7 +57,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_parse_float, object_pairs_hook=_unique_keys)
+_DECODER = json.JSONDecoder(parse_constant=empty_or_fault, parse_float=_parse_float, object_pairs_hook=unique_keys)
 _LENIENT = json.JSONDecoder(parse_constant=str, parse_int=str, parse_float=str)
 """Finds where a value ends that the strict decoder will not have."""
 _TOO_DEEP = f"nested over {_MAX_DEPTH} levels deep, which is no record"
@@ -118,7 +117,7 @@ def jsonl_rows(stream: ByteStream) -> Iterator[Row]:
         except (ValueError, RecursionError):
             whole = False
         if not whole:
-            fault = _line_fault(line, start + lines.num_dropped)
+            fault = _line_fault(line, start + lines.num_dropped, name)
             yield f"{name}:{number}", bare[:_MAX_KEPT].decode("utf-8", "backslashreplace"), fault
         elif (text.find("{", 1) > 0 or "[" in text) and _is_deep(value, text):
             yield f"{name}:{number}", text[:_MAX_KEPT], _TOO_DEEP
@@ -126,7 +125,7 @@ def jsonl_rows(stream: ByteStream) -> Iterator[Row]:
             yield f"{name}:{number}", value, None
 
 
-def _line_fault(line: bytes, offset: int) -> str:
+def _line_fault(line: bytes, offset: int, name: str) -> str:
     """What is wrong with a line that begins at byte `offset` and is not one JSON value."""
     if len(line) > MAX_RECORD_BYTES:
         return f"a line of over {MAX_RECORD_BYTES:,} bytes, which is no record"
@@ -134,9 +133,7 @@ def _line_fault(line: bytes, offset: int) -> str:
         text = line.decode("utf-8-sig")
         _, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(BLANK)))
     except UnicodeDecodeError as error:
-        return (
-            f"byte {offset + error.start} is not UTF-8 ({error.reason}). Convert the file: iconv -f ENCODING -t UTF-8"
-        )
+        return f"byte {offset + error.start} is not UTF-8 ({error.reason}). {how_to_convert(name, line)}"
     except json.JSONDecodeError as error:
         return _syntax(error, error.pos + 1)
     except RecursionError:
@@ -173,7 +170,7 @@ class _Window:
         except UnicodeDecodeError as error:
             where = self._num_bytes - pending + error.start
             raise DataError(
-                f"{self.name}: byte {where} is not UTF-8 ({error.reason}). Convert it: iconv -f ENCODING -t UTF-8"
+                f"{self.name}: byte {where} is not UTF-8 ({error.reason}). {how_to_convert(self.name, block or b'')}"
             ) from None
         if block is None:
             return False
@@ -318,8 +315,20 @@ def _rows_of_array(window: _Window) -> Iterator[Row]:
         window.peek()
 
 
+def is_spread(line: bytes, stream: ByteStream) -> bool:
+    """Whether the first `line` of a file is the beginning of an object that ends on another line."""
+    if line[-1:] not in (b"{", b"[", b","):
+        return False
+    text = stream.peek(MAX_RECORD_BYTES + 1).decode("utf-8-sig", "replace").lstrip(BLANK)
+    try:
+        _, end = _LENIENT.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return "\n" in text[:end]
+
+
 def object_rows(stream: ByteStream, record_keys: frozenset[str]) -> Iterator[Row]:
-    """The rows of the one array of records in an object; the object itself where it is a record, by `record_keys`."""
+    """The rows of the one array of records in an object; the objects themselves where they are records, by `record_keys`."""
     head = stream.peek(MAX_RECORD_BYTES + 1)
     arrays = _arrays_in(head, record_keys)
     if len(arrays) > 1:
@@ -329,10 +338,20 @@ def object_rows(stream: ByteStream, record_keys: frozenset[str]) -> Iterator[Row
     if arrays or len(head) > MAX_RECORD_BYTES:
         yield from _held_rows(window, arrays[0] if arrays else None)
     else:
-        place = window.place()
-        yield place, *window.take()
+        yield from _rows_one_by_one(window)
     if window.peek():
-        raise DataError(f"{window.place()}: something follows the first record; JSONL holds one record a line")
+        raise DataError(f"{window.place()}: something follows a record that is none; JSONL holds one record a line")
+
+
+def _rows_one_by_one(window: _Window) -> Iterator[Row]:
+    """The rows of objects that follow one another, over as many lines as they like."""
+    line = count = 0
+    while True:
+        here = window.line
+        line, count = (here, count + 1) if here == line else (here, 1)
+        yield (f"{window.name}:{line}#{count}" if count > 1 else f"{window.name}:{line}"), *window.take()
+        if window.peek() != "{":
+            return
 
 
 def _arrays_in(head: bytes, record_keys: frozenset[str]) -> list[str]:
@@ -350,7 +369,11 @@ def _arrays_of_records(value: Any, record_keys: frozenset[str]) -> list[str]:
     """The keys of an object under which arrays of records stand; none where it looks like a record itself."""
     if not isinstance(value, dict) or not record_keys.isdisjoint(value):
         return []
-    return [key for key, rows in value.items() if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)]
+    return [
+        key
+        for key, rows in value.items()
+        if isinstance(rows, list) and any(isinstance(row, dict) for row in rows) and not looks_like_messages(rows)
+    ]
 
 
 def _held_rows(window: _Window, wanted: str | None) -> Iterator[Row]:

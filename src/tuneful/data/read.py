@@ -9,19 +9,20 @@ request, is skipped: read = used + refused, always.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from tuneful.config import DataConfig
 from tuneful.data.formats import RECORD_KEYS, FormatReader
+from tuneful.data.notes import ReadingNotes
 from tuneful.data.rows import Row
 from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
 from tuneful.data.text_files import text_rows
 from tuneful.errors import DataError
-from tuneful.runs.schema import SkippedRow
+from tuneful.runs.schema import ReadingNote, SkippedRow
 from tuneful.types import Conversation
 
 _FIRST_ROWS = 10_000
@@ -37,6 +38,9 @@ class Record:
     raw: dict[str, Any]
     conversation: Conversation
 
+    def __repr__(self) -> str:
+        return f"Record({self.source!r}, {', '.join(map(repr, self.raw))})"
+
     @property
     def source(self) -> str:
         """`file:line` of the row."""
@@ -48,7 +52,7 @@ class DataFile:
     """All that was read: `len(records) + len(refused)` is the number of rows.
 
     `sha256` is that of a file's bytes, or of those of several, one after the other; `format` names what was found,
-    for people.
+    for people, and `notes` say what there is to know of how rows were read.
     """
 
     name: str
@@ -56,14 +60,28 @@ class DataFile:
     records: tuple[Record, ...]
     refused: tuple[SkippedRow, ...]
     format: str = ""
+    notes: tuple[ReadingNote, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"DataFile({self.name!r}, {self.format}, records={len(self.records):,}, refused={len(self.refused):,})"
 
 
-def read_data(data: str | Sequence[str], config: DataConfig | None = None, *, on_error: str | None = None) -> DataFile:
-    """Read all of `data`, as `stream_data` does, into memory. `on_error` goes before that of `config`."""
+def read_data(
+    data: str | Sequence[str],
+    config: DataConfig | None = None,
+    *,
+    on_error: str | None = None,
+    asks: bool = False,
+    aside: Collection[str] = (),
+) -> DataFile:
+    """Read all of `data`, as `stream_data` does, into memory. `on_error` goes before that of `config`.
+
+    With `asks` the answers to the records are wanted, and none is needed. The columns set `aside` hold answers of others.
+    """
     config = config or DataConfig()
     if on_error is not None:
         config = config.model_copy(update={"on_error": on_error})
-    stream = stream_data(data, config)
+    stream = DataStream(data, config, asks=asks, aside=aside)
     records: list[Record] = []
     refused: list[SkippedRow] = []
     for row in stream:
@@ -72,7 +90,7 @@ def read_data(data: str | Sequence[str], config: DataConfig | None = None, *, on
         else:
             refused.append(row)
     assert len(records) + len(refused) == stream.num_read, "a row was lost while reading"
-    return DataFile(stream.name, stream.sha256, tuple(records), tuple(refused), stream.format)
+    return DataFile(stream.name, stream.sha256, tuple(records), tuple(refused), stream.format, stream.notes)
 
 
 def stream_data(data: str | Sequence[str], config: DataConfig) -> DataStream:
@@ -88,17 +106,20 @@ class DataStream:
 
     With `data.on_error` "stop" the first row that cannot be used raises DataError; with "skip" it comes as a SkippedRow. A
     file that is missing, cut off, or so damaged that its rows cannot be told apart raises DataError either way, and so
-    does data without one usable record. `sha256`, `num_read` and `format` are whole once the iteration is over.
+    does data without one usable record. `sha256`, `num_read`, `format` and `notes` are whole once the iteration is over.
     """
 
-    def __init__(self, data: str | Sequence[str], config: DataConfig) -> None:
+    def __init__(
+        self, data: str | Sequence[str], config: DataConfig, *, asks: bool = False, aside: Collection[str] = ()
+    ) -> None:
         self.files = find_files(data)
-        self._reader = FormatReader(config.format, config.columns)
+        self._reader = FormatReader(config.format, config.columns, asks=asks, aside=aside)
         self._skips = config.on_error == "skip"
         names = [data] if isinstance(data, str) else list(data)
         self.name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         self.num_read = 0
         self._formats: Counter[str] = Counter()
+        self._notes = ReadingNotes()
         self._digests: list[str] = []
 
     @property
@@ -113,6 +134,11 @@ class DataStream:
             return next(iter(self._formats))
         return ", ".join(f"{name} ({count:,})" for name, count in self._formats.most_common())
 
+    @property
+    def notes(self) -> tuple[ReadingNote, ...]:
+        """What there is to know of how the rows were read."""
+        return self._notes.notes(self._formats.total())
+
     def begin(self) -> None:
         """Read the first rows, so that what is wrong with them is told before a model is loaded.
 
@@ -124,6 +150,7 @@ class DataStream:
     def __iter__(self) -> Iterator[Record | SkippedRow]:
         self.num_read = 0
         self._formats.clear()
+        self._notes.clear()
         self._digests.clear()
         first: SkippedRow | None = None
         for place in self.files:
@@ -131,9 +158,10 @@ class DataStream:
                 for source, value, fault in self._rows(stream):
                     self.num_read += 1
                     found = fault or self._reader.read(value, source)
-                    if isinstance(found, tuple):
-                        self._formats[found[0]] += 1
-                        yield Record(value, found[1])
+                    if not isinstance(found, str):
+                        self._formats[found.format] += 1
+                        self._notes.add(found.noted, source)
+                        yield Record(value, found.conversation)
                         continue
                     if not self._skips:
                         raise DataError(f"{source}: {found}. Fix the row, or pass data.on_error=skip to leave it out")

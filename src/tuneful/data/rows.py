@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tuneful.errors import DataError
+from tuneful.files import BLOCK_BYTES
 
 Row = tuple[str, Any, str | None]
 """Where a row stands, its value, and what is wrong with it, None for nothing; a faulty row's value may be its text."""
@@ -17,6 +20,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK = " \t\r\n"
 
 _MAX_DROPPED = 1 << 28
+_IN_RUNS, _ALONE = re.compile(rb"[\x80-\xff]{2,}"), re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x40-\xff])")
+"""Text that is not UTF-8 is mostly what Excel writes: in the west an accent now and then, in China two bytes a character."""
 
 
 def escaped(text: str) -> str:
@@ -35,6 +40,28 @@ def shown(key: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, fit for a message."""
     return escaped((str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip("."))
+
+
+def how_to_convert(name: str, line: bytes) -> str:
+    """The advice for a line of text that is not UTF-8: the command, with the encoding that it most likely has."""
+    in_pairs = len(_IN_RUNS.sub(b"", line)) < len(line) and _decodes(_cut(line), "GB18030")
+    encoding = "GB18030" if in_pairs and not _ALONE.search(line) else "WINDOWS-1252"
+    stem, dot, ending = name.rpartition(".")
+    target = f"{stem}-utf8.{ending}" if dot else f"{name}-utf8"
+    return f"Convert the file: {shlex.join(['iconv', '-f', encoding, '-t', 'UTF-8', name])} > {shlex.quote(target)}"
+
+
+def _cut(line: bytes) -> bytes:
+    """`line` without an end that may be half a character."""
+    return line.rstrip(bytes(range(128, 256))) if len(line) > BLOCK_BYTES // 2 else line
+
+
+def _decodes(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def all_blank(name: str) -> DataError:

@@ -1,8 +1,8 @@
 """Names become files, and files become bytes: the door at which everything that is no file of records is turned away.
 
-A name is a path, a pattern (`more/*.jsonl`), `starter`, `-` for standard input, or a Hub id. Bytes come in blocks of 1 MiB,
-unpacked where they are gzip or zstd (told by their first bytes, not by the name), hashed as they are stored and counted, so
-that a file that changes while it is read is noticed and no file is ever held whole.
+A name is a path, a folder that holds a data set, a pattern (`more/*.jsonl`), `starter`, `-` for standard input, or a Hub id.
+Bytes come in blocks of 1 MiB, unpacked where they are gzip or zstd (told by their first bytes, not by the name), hashed as they
+are stored and counted, so that a file that changes while it is read is noticed and no file is ever held whole.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import BinaryIO
 
 from tuneful.data import hub
 from tuneful.data.compression import compression_of, unpacked
+from tuneful.data.encodings import as_utf8
+from tuneful.data.folders import files_of_folder
 from tuneful.errors import DataError
 from tuneful.files import BLOCK_BYTES, hash_into
 
@@ -58,19 +60,25 @@ def _find(name: str) -> list[Place]:
     if name == STANDARD_INPUT:
         return [Place("stdin", None)]
     path = Path(name).expanduser()
+    if path.is_dir():
+        return [Place(str(file), file) for file in files_of_folder(path)]
     if os.path.lexists(path):
         return [Place(str(path), path)]
     if glob.has_magic(name):
         matches = sorted(glob.glob(str(path), recursive=True))
         if not matches:
             raise DataError(f"{name}: no file matches this pattern")
-        return [Place(match, Path(match)) for match in matches]
+        return [place for match in matches for place in (_find(match) if Path(match).is_dir() else [_place(match)])]
     if dataset_id(name) is not None:
         return [Place(shown, path) for shown, path in hub.fetch(name)]
     raise DataError(
         f"{path}: no such file. Give a file of records (JSON, JSONL, CSV, Parquet, Arrow), a pattern, `-` for standard "
         "input, a Hub id (owner/name), or `starter` for the built-in data"
     )
+
+
+def _place(name: str) -> Place:
+    return Place(name, Path(name))
 
 
 def dataset_id(name: str) -> str | None:
@@ -149,7 +157,7 @@ class ByteStream:
         stored = self._stored()
         first = next(stored, b"")
         self.compression = compression_of(first)
-        yield from unpacked(self.compression, first, stored, self.name)
+        yield from as_utf8(unpacked(self.compression, first, stored, self.name), self.name)
 
     def _stored(self) -> Iterator[bytes]:
         while True:
@@ -186,11 +194,6 @@ def _open(place: Place) -> BinaryIO:
         return sys.stdin.buffer
     try:
         mode = place.path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise DataError(
-                f"{place.name}: is a folder; name a file of instructions and answers in it, or several: "
-                f"'{place.name.rstrip('/')}/*.jsonl'"
-            )
         if not stat.S_ISREG(mode):
             raise DataError(f"{place.name}: is a pipe or a device, not a file; feed it to standard input and name `-`")
         return place.path.open("rb", buffering=0)

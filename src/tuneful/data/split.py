@@ -21,7 +21,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tuneful.data.duplicates import Sketches, mixed, normal_text
+from tuneful.data.duplicates import Sketches, normal_text
+from tuneful.data.hashes import mixed
 from tuneful.errors import DataError
 from tuneful.types import Conversation
 

@@ -1,14 +1,16 @@
 """Parquet and Arrow files become rows.
 
 Rows leave in small batches, so memory is that of one page of each column, not of a row group. Cells become what JSON
-knows: a date is its ISO text, a number that is none is null, bytes are named by their length. What pyarrow finds wrong
-with a file is one DataError that names the row group or batch; a row with a cell that is no text is refused alone.
+knows: a date is its ISO text, a number that is none is null, a class label of `datasets` the name of its class, bytes are named
+by their length. What pyarrow finds wrong with a file is one DataError that names the row group or batch; a row with a cell that
+is no text is refused alone.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from tuneful.errors import DataError
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _BATCH_ROWS = 32
+Labels = Mapping[str, Sequence[str]]
+"""The names of the classes, by the column that holds their numbers."""
 _BUFFER_BYTES = 1 << 20
 
 
@@ -36,7 +40,7 @@ def table_rows(head: bytes, path: Path, name: str) -> Iterator[Row]:
             batch = next(batches, None)
             if batch is None:
                 return
-            rows = _rows(batch)
+            rows = _rows(*batch)
         except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
             if isinstance(error, DataError):
                 raise
@@ -48,7 +52,24 @@ def table_rows(head: bytes, path: Path, name: str) -> Iterator[Row]:
             yield f"{name}:row {number}", value, fault
 
 
-def _parquet_batches(path: Path, name: str) -> Iterator[Any]:
+def _label_names(schema: Any) -> Labels:
+    """The names of the classes of each column of class labels, as `datasets` writes them into a file's schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        of_classes = {column: one for column, one in features.items() if one.get("_type") == "ClassLabel"}
+        return {column: [str(name) for name in one["names"]] for column, one in of_classes.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _named(value: Any, names: Sequence[str] | None) -> Any:
+    """A class label as the name of its class; none of -1, which is `datasets`' for no label."""
+    if names is None or not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
+
+
+def _parquet_batches(path: Path, name: str) -> Iterator[tuple[Any, Labels]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -58,9 +79,11 @@ def _parquet_batches(path: Path, name: str) -> Iterator[Any]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{name}: not a whole Parquet file: {first_line(error)}; fetch or write it again") from None
     _check_columns(file.schema_arrow.names, name)
+    labels = _label_names(file.schema_arrow)
     for group in range(file.metadata.num_row_groups):
         _check_cells(file.metadata.row_group(group), group, name)
-        yield from file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], use_threads=False)
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], use_threads=False):
+            yield batch, labels
 
 
 def _check_cells(group: Any, number: int, name: str) -> None:
@@ -74,7 +97,7 @@ def _check_cells(group: Any, number: int, name: str) -> None:
             )
 
 
-def _arrow_batches(head: bytes, path: Path, name: str) -> Iterator[Any]:
+def _arrow_batches(head: bytes, path: Path, name: str) -> Iterator[tuple[Any, Labels]]:
     import pyarrow as pa
 
     try:
@@ -85,10 +108,11 @@ def _arrow_batches(head: bytes, path: Path, name: str) -> Iterator[Any]:
             else:
                 reader = whole = pa.ipc.open_stream(file)
             _check_columns(reader.schema.names, name)
+            labels = _label_names(reader.schema)
             for batch in whole:
                 batch.validate(full=True)  # offsets of a damaged file would be followed anywhere
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
-                    yield batch.slice(start, _BATCH_ROWS)
+                    yield batch.slice(start, _BATCH_ROWS), labels
     except EOFError:
         raise DataError(f"{name}: the Arrow file is cut off; fetch or write it again") from None
 
@@ -98,19 +122,22 @@ def _check_columns(names: list[str], name: str) -> None:
         raise DataError(f"{name}: the column `{shown(twice)}` stands twice; rename one of them")
 
 
-def _rows(batch: Any) -> list[tuple[Any, str | None]]:
+def _rows(batch: Any, labels: Labels) -> list[tuple[Any, str | None]]:
     """(row, what is wrong with it) of a batch, whole where that goes, row by row where a cell cannot be read."""
     try:
-        return [(_plain(row), None) for row in batch.to_pylist()]
+        rows = [_plain(row) for row in batch.to_pylist()]
+        for row in rows if labels else ():
+            row.update({column: _named(row[column], names) for column, names in labels.items() if column in row})
+        return [(row, None) for row in rows]
     except (UnicodeDecodeError, ValueError, OverflowError):
-        return [_row(batch, index) for index in range(batch.num_rows)]
+        return [_row(batch, labels, index) for index in range(batch.num_rows)]
 
 
-def _row(batch: Any, index: int) -> tuple[Any, str | None]:
+def _row(batch: Any, labels: Labels, index: int) -> tuple[Any, str | None]:
     row = {}
     for column in batch.schema.names:
         try:
-            row[column] = _plain(batch.column(column)[index].as_py())
+            row[column] = _named(_plain(batch.column(column)[index].as_py()), labels.get(column))
         except (UnicodeDecodeError, ValueError, OverflowError) as error:
             return row, f"`{shown(column)}` cannot be read: {first_line(error)}"
     return row, None

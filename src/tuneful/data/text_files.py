@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tuneful.data.csv_rows import csv_rows, delimiter_of, is_header
-from tuneful.data.json_rows import array_rows, is_value, jsonl_rows, object_rows
+from tuneful.data.json_columns import column_rows, records_in_columns
+from tuneful.data.json_rows import array_rows, is_spread, is_value, jsonl_rows, object_rows
 from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Row, all_blank
 from tuneful.data.sources import ByteStream
 from tuneful.errors import DataError
@@ -13,8 +15,6 @@ from tuneful.errors import DataError
 _FOREIGN = {
     b"\xff\xfe\x00\x00": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
     b"\x00\x00\xfe\xff": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
-    b"\xff\xfe": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
-    b"\xfe\xff": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
     b"PK\x03\x04": "a ZIP archive or a spreadsheet; unpack it, or save the sheet as CSV",
     b"BZh": "bzip2 data; unpack it: bunzip2",
     b"\xfd7zXZ\x00": "xz data; unpack it: unxz",
@@ -23,7 +23,10 @@ _FOREIGN = {
     b"\x1f\x8b": "packed twice; unpack it once",
     b"\x28\xb5\x2f\xfd": "packed twice; unpack it once",
     b"%PDF": "a PDF; take the text out of it first",
+    b"version https://git-lfs": "a pointer of Git LFS and not the file itself; fetch it: git lfs pull",
 }
+_NAMED_DELIMITER = re.compile(rb'"?sep=(.?)"?', re.S)
+"""The first line of Excel's CSV, which says what stands between cells; a tab is gone from its end."""
 
 
 def text_rows(stream: ByteStream, columns: frozenset[str], record_keys: frozenset[str]) -> Iterator[Row]:
@@ -37,9 +40,13 @@ def text_rows(stream: ByteStream, columns: frozenset[str], record_keys: frozense
     suffix = _suffix(stream.name)
     if first == b"[":
         yield from array_rows(stream)
+    elif named := _NAMED_DELIMITER.fullmatch(head):
+        yield from csv_rows(stream, named[1].decode() or "\t", is_named=True)
     elif first != b"{" and (suffix in (".csv", ".tsv") or is_header(head, columns)):
         yield from csv_rows(stream, "\t" if suffix == ".tsv" else delimiter_of(head))
-    elif suffix in (".jsonl", ".ndjson") or is_value(head, record_keys):
+    elif first == b"{" and (records := records_in_columns(stream, record_keys)) is not None:
+        yield from column_rows(stream, records)
+    elif is_value(head, record_keys) or (suffix in (".jsonl", ".ndjson") and not is_spread(head, stream)):
         yield from jsonl_rows(stream)
     else:
         yield from object_rows(stream, record_keys)

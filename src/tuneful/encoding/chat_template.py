@@ -23,7 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuneful.config import TemplateConfig
-from tuneful.encoding.frame import Frame, Outline, Sentinels, Text, messages_of, num_texts, outline_of
+from tuneful.encoding.fixed_date import DATE, fixed_dates, with_fixed_date
+from tuneful.encoding.frame import (
+    Frame,
+    Outline,
+    Sentinels,
+    Text,
+    closing_of,
+    messages_of,
+    num_texts,
+    opened_thought,
+    outline_of,
+)
 from tuneful.encoding.jinja_sandbox import SandboxedTemplate
 from tuneful.encoding.template import Origin, Piece, Template, any_of, find_template, joined
 from tuneful.errors import TemplateError
@@ -36,7 +47,6 @@ TOKENIZER_TEMPLATE = "tokenizer"
 """`template.name` of a Jinja chat template."""
 
 _SHOWN_CHARACTERS = 300
-_NO_DATE = "{% set strftime_now = there_is_no_date_in_training %}{{ '' }}"
 
 
 def load_template(config: TemplateConfig, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -79,6 +89,23 @@ class ChatTemplate:
         ).strip()
         self.stop = self._next_turn(Conversation("", (asked, again), where))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is fixed, closed or left untrained here that a person may not expect, a sentence each."""
+        outline, _ = outline_of(Conversation("", (Turn("a", "", "b"),), self.where), answered=True)
+        frame = self._frame(outline, False)
+        notes = (
+            [f"the template asks for today's date, which is {DATE} in every prompt"]
+            if fixed_dates(self._source)
+            else []
+        )
+        if frame.thought:
+            notes.append(
+                f"the prompt opens a thought ({frame.thought.strip()}), and records have none: the model is trained to close it "
+                "at once. Of a record with several turns the last response is trained, the others are context"
+            )
+        return tuple(notes)
+
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response; TemplateError where text of it is changed or lost."""
         pieces = self._pieces(*outline_of(conversation, answered=True), is_prompt=False)
@@ -100,7 +127,7 @@ class ChatTemplate:
 
     def chat_template(self, *, bos_text: str, end_text: str) -> str:
         """The source as it is, the date aside: a template that knows today's would render another prompt tomorrow."""
-        return _NO_DATE + self._source if "strftime_now" in self._source else self._source
+        return with_fixed_date(self._source)
 
     # A record's pieces
 
@@ -118,8 +145,12 @@ class ChatTemplate:
                 continue
             at = len(literal) - length
             end = self._end_of(frame.literals[number + 1])
-            pieces += (Piece(literal[:at], Origin.TEMPLATE), Piece(literal[at:], Origin.GENERATION_PREFIX))
-            pieces += (Piece(text, Origin.RESPONSE), Piece(end, Origin.END))
+            weight = texts[slot].weight
+            pieces += (Piece(literal[:at], Origin.TEMPLATE), Piece(literal[at:], Origin.GENERATION_PREFIX, weight))
+            if frame.thought and number == len(frame.slots) - 1:
+                closing = closing_of(frame.thought)
+                pieces += (Piece(frame.thought, Origin.TEMPLATE), Piece(closing, Origin.GENERATION_PREFIX, weight))
+            pieces += (Piece(text, Origin.RESPONSE, weight), Piece(end, Origin.END, weight))
             start = len(end)
         if is_prompt:
             pieces.append(Piece(frame.literals[-1][start:], Origin.TEMPLATE))
@@ -152,28 +183,43 @@ class ChatTemplate:
             role = next(role for role, parts in outline if min(missing) in parts)
             raise TemplateError(
                 f"{self.where}: the template leaves out or changes the {role} text of a conversation with the roles "
-                f"{', '.join(role for role, _ in outline)}: it renders {self._sketch(frame)!r}"
+                f"{', '.join(role for role, _ in outline)}: it renders {self._sketch(frame)!r}. Leave that text out of the "
+                "record, or give a template that has it (template.file)"
             )
         marks = self._template.marks_generation
         prefixes: list[int | None] = []
+        thought, last = "", len(frame.slots) - 1
         for number, slot in enumerate(frame.slots):
-            trained = slot in answers and (frame.marked[number] or not marks)
-            prefixes.append(self._prefix_length(frame, number, outline[: answers[slot]]) if trained else None)
+            answers_one = slot in answers and any(role == "user" for role, _ in outline[: answers[slot]])
+            trained = answers_one and (frame.marked[number] or not marks)
+            opened = self._opened_thought(frame, number, outline[: answers[slot]]) if trained else ""
+            if opened and number < last:  # as a server will ask for it, it cannot stand inside a longer conversation
+                trained = False
+            elif opened:
+                thought = opened
+            prefixes.append(self._prefix_length(frame, number, outline[: answers[slot]], opened) if trained else None)
         if not is_prompt and (prefixes[-1] is None or frame.slots[-1] != num_texts(outline) - 1):
             raise TemplateError(
                 f"{self.where}: the last thing that the template lets the model say is not its last response, in "
                 f"{self._sketch(frame)!r}" + (": {% generation %} has to stand around it" if marks else "")
             )
-        return replace(frame, prefixes=tuple(prefixes))
+        return replace(frame, prefixes=tuple(prefixes), thought=thought)
 
-    def _prefix_length(self, frame: Frame, number: int, before: Outline) -> int:
-        """How many characters before the response in slot `number` come after its prompt, that of the messages `before`."""
-        prompt = self._bare_frame(before, True)
-        literal = frame.literals[number]
+    def _opened_thought(self, frame: Frame, number: int, before: Outline) -> str:
+        """The opening of a thought in which the prompt of the response in slot `number` ends, where a rendering has none."""
+        prompt, literal = self._bare_frame(before, True), frame.literals[number]
         same = prompt.slots == frame.slots[:number] and prompt.literals[:-1] == frame.literals[:number]
-        if not (same and literal.startswith(prompt.literals[-1])):
+        return opened_thought(literal, prompt.literals[-1]) if same else ""
+
+    def _prefix_length(self, frame: Frame, number: int, before: Outline, thought: str) -> int:
+        """How many characters before the response in slot `number` come after its prompt, that of the messages `before`, which
+        may open a `thought`."""
+        prompt = self._bare_frame(before, True)
+        literal, asked = frame.literals[number], prompt.literals[-1].removesuffix(thought)
+        same = prompt.slots == frame.slots[:number] and prompt.literals[:-1] == frame.literals[:number]
+        if not (same and literal.startswith(asked)):
             raise self._prompt_mismatch(self._sketch(prompt), self._sketch(frame))
-        length = len(literal) - len(prompt.literals[-1])
+        length = len(literal) - len(asked)
         if self._template.marks_generation and length > frame.marked_tails[number]:
             raise TemplateError(
                 f"{self.where}: the template writes {literal[-length:]!r} between the prompt and the response and keeps it out "

@@ -23,17 +23,17 @@ from tuneful.encoding.tokens import Run, TextEncoder
 from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Example
 
-_REPLY = (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END)
 _MAX_TRIES = 8
 """How often the text that was asked is cut until a record fits: each cut is of as many tokens as were too many."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """A context or a reply, as control tokens and stretches. `opens` tells the context that a record begins with."""
+    """A context or a reply, as control tokens and stretches, and the weight of its tokens; `opens` where a record begins."""
 
     run: Run
     is_reply: bool
+    weight: float
     opens: bool
 
 
@@ -41,9 +41,10 @@ class _Segment:
 class Encoder:
     """Conversations to Examples under one template and one set of limits.
 
-    A trained token weighs 1, a token of the context `prompt_weight`, and both the record's own weight; with `last_turn` only
-    the last response is trained. A record over `max_length` tokens is refused, or, by `on_long`, loses the end of its last
-    responses and with it the end token (`cut_response`), or as much of what was asked as leaves room (`cut_input`).
+    A trained token weighs what its turn does (1), a token of the context `prompt_weight`, and both the record's own weight; an
+    answer that is marked as not trained weighs nothing. With `last_turn` only the last response is trained. A record over
+    `max_length` tokens is refused, or, by `on_long`, loses the end of its last responses and with it the end token
+    (`cut_response`), or as much of what was asked as leaves room (`cut_input`).
     """
 
     text: TextEncoder
@@ -81,7 +82,9 @@ class Encoder:
         try:
             return self.text.template.example(conversation)
         except TemplateError as error:  # of this record: the template itself was tried when it was loaded
-            return str(error)
+            greets = not (conversation.turns[0].instruction or conversation.turns[0].input)
+            hint = " (the record begins with a message of the assistant's, which template.name=chatml renders)"
+            return str(error) + (hint if greets else "")
 
     def _encoded(self, records: Sequence[Sequence[Piece]]) -> list[_Encoded]:
         """The token ids of each record, of all of them in one batch."""
@@ -91,19 +94,30 @@ class Encoder:
 
     def _segments(self, pieces: Sequence[Piece]) -> list[_Segment]:
         """Contexts and replies in turn. An end token closes its reply, and what follows is encoded as standing behind it."""
-        is_reply = [piece.origin in _REPLY for piece in pieces]
+        trained = [piece.is_trained for piece in pieces]
         if self.last_turn:
-            last = max(number for number, reply in enumerate(is_reply) if not reply)
-            is_reply[:last] = [False] * last
+            last = max(number for number, is_trained in enumerate(trained) if not is_trained)
+            trained[:last] = [False] * last
+        kinds = [self._kind(piece, is_trained) for piece, is_trained in zip(pieces, trained, strict=True)]
         segments: list[_Segment] = []
-        for reply, group in groupby(zip(is_reply, pieces, strict=True), key=lambda pair: pair[0]):
+        for (reply, weight), group in groupby(zip(kinds, pieces, strict=True), key=lambda pair: pair[0]):
             own = [piece for _, piece in group]
             if not segments:
                 run = self._opening_run(own)
             else:
                 run = self.text.run(own, after=[] if reply else segments[-1].run[-1:], strips=not reply)
-            segments.append(_Segment(run, reply, not segments))
+            segments.append(_Segment(run, reply, weight, not segments))
         return segments
+
+    def _kind(self, piece: Piece, is_trained: bool) -> tuple[bool, float]:
+        """Whether `piece` is encoded as a reply, and the weight of its tokens.
+
+        An answer that is marked as not trained is context, whose tokens count for nothing even where those of a prompt do.
+        """
+        if is_trained:
+            return True, piece.weight
+        apart = piece.is_response and not piece.weight and self.prompt_weight > 0
+        return apart, 0.0 if apart else self.prompt_weight
 
     def _opening_run(self, pieces: Sequence[Piece]) -> Run:
         """The run that opens a record: the begin token is one of its control tokens, whoever writes it."""
@@ -131,7 +145,8 @@ class Encoder:
                     opens = segment.opens and place == 0
                     own.extend(first if first is not None and place == 0 else found[part, opens])
             ids.append(own)
-        return _Encoded(ids, [segment.is_reply for segment in segments], tuple(seams_apart))
+        trained = next(number for number, segment in enumerate(segments) if segment.is_reply and segment.weight)
+        return _Encoded(ids, [segment.weight for segment in segments], trained, tuple(seams_apart))
 
     def _fitted(self, conversation: Conversation, pieces: list[Piece], encoded: _Encoded) -> Example | str:
         """The Example where it fits `max_length`, as it is or cut; else the reason why not."""
@@ -145,7 +160,7 @@ class Encoder:
             if shorter is None:
                 return f"{too_long}, and cutting all that was asked would not make room"
             num_input_cut, encoded, over = encoded.num_tokens - shorter.num_tokens, shorter, 0
-        num_prompt_tokens = len(encoded.ids[0])
+        num_prompt_tokens = sum(map(len, encoded.ids[: encoded.first_trained]))
         if over > 0 and num_prompt_tokens >= self.max_length:
             return f"the prompt alone is {num_prompt_tokens} tokens and leaves no response in data.max_length={self.max_length}"
         return self._example(conversation, encoded, num_prompt_tokens, over > 0, num_input_cut)
@@ -154,8 +169,7 @@ class Encoder:
         self, conversation: Conversation, encoded: _Encoded, num_prompt_tokens: int, cut: bool, num_input_cut: int
     ) -> Example:
         lengths = list(map(len, encoded.ids))
-        of_segments = np.array([1.0 if one else self.prompt_weight for one in encoded.is_reply])
-        weights = np.repeat((of_segments * conversation.weight).astype(np.float32), lengths)
+        weights = np.repeat((np.array(encoded.weights) * conversation.weight).astype(np.float32), lengths)
         weights[0] = 0.0
         token_ids = np.array([token_id for own in encoded.ids for token_id in own], dtype=np.int32)
         return Example(
@@ -200,10 +214,11 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The token ids of a record's segments, which of them are replies, and where a reply begins inside a token."""
+    """The token ids of a record's segments, their weights, which is trained first, and where a reply begins inside a token."""
 
     ids: list[list[int]]
-    is_reply: list[bool]
+    weights: list[float]
+    first_trained: int
     seams_apart: tuple[int, ...]
 
     @property

@@ -22,16 +22,19 @@ from tuneful.types import Conversation
 INPUT_START = "\n\n"
 """What stands between the instruction and the input of a user message."""
 
+_OPENING = re.compile(r"\s*<(think|thinking|thought|reasoning)>(\n?)")
+
 Outline = tuple[tuple[str, tuple[int | str, ...]], ...]
 """Messages without their texts: (role, parts), where a part is the number of a text, or INPUT_START."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text of the record, and whose it is."""
+    """A text of the record, whose it is, and the weight of its turn in the loss."""
 
     origin: Origin
     text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Frame:
     Where the template marks what the assistant says ({% generation %}), `marked[k]` says that slot k is, and
     `marked_tails[k]` how many characters at the end of literals[k] are. `prefixes[k]` is None where slot k is not trained,
     else the length of its generation prefix: the characters at the end of literals[k] that come after the prompt, which the
-    model has to write.
+    model has to write. `thought` is what the prompt of the last response has after literals[-2] beyond that: the opening of a
+    thought, which the model has to close; "" where it has none.
     """
 
     literals: tuple[str, ...]
@@ -49,6 +53,7 @@ class Frame:
     marked: tuple[bool, ...]
     marked_tails: tuple[int, ...]
     prefixes: tuple[int | None, ...] = ()
+    thought: str = ""
 
     def filled(self, texts: Sequence[str]) -> str:
         """The frame with text `slots[k]` of `texts` in each slot."""
@@ -100,8 +105,22 @@ def outline_of(conversation: Conversation, *, answered: bool) -> tuple[Outline, 
     for number, turn in enumerate(turns, start=1):
         add("user", Text(Origin.USER, turn.instruction), Text(Origin.USER, turn.input))
         if answered or number < len(turns):
-            add("assistant", Text(Origin.RESPONSE, turn.response))
+            add("assistant", Text(Origin.RESPONSE, turn.response, turn.weight))
     return tuple(messages), texts
+
+
+def opened_thought(literal: str, prompt: str) -> str:
+    """What `prompt` has after `literal`, where that is the opening of a thought (`<think>`, `<thinking>` ...); else ""."""
+    opening = prompt.removeprefix(literal)
+    return opening if opening != prompt and _OPENING.fullmatch(opening) else ""
+
+
+def closing_of(opening: str) -> str:
+    """What closes a thought that was opened and has nothing in it, in the form that reasoning models write: an empty line inside
+    and one after it."""
+    found = _OPENING.fullmatch(opening)
+    assert found is not None, opening
+    return f"{'' if found[2] else chr(10)}\n</{found[1]}>\n\n"
 
 
 def messages_of(outline: Outline, texts: Sequence[str]) -> list[dict[str, str]]:

@@ -12,10 +12,9 @@ import contextlib
 import hashlib
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneful.config import Config, DataConfig
+from tuneful.data.notes import merged
 from tuneful.data.read import DataFile, DataStream, Record, SkippedRow, stream_data
 from tuneful.data.sources import sha256_of
 from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
@@ -33,7 +33,17 @@ from tuneful.encoding.show import as_tokens, shown_tokens
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
-from tuneful.runs.schema import DataDocument, ShownExample, SkippedPlace, Split, TokenCounts
+from tuneful.files import remove
+from tuneful.runs.schema import (
+    DataDocument,
+    ReadingNote,
+    ShownExample,
+    SkippedPlace,
+    Split,
+    TokenCounts,
+    as_row,
+    read_strictly,
+)
 from tuneful.types import Conversation, Example
 
 if TYPE_CHECKING:
@@ -59,6 +69,9 @@ class Subset:
     conversations: Sequence[Conversation]
     sizes: Sizes
 
+    def __repr__(self) -> str:
+        return f"Subset({len(self):,} records)"
+
     def __len__(self) -> int:
         """Number of records."""
         return len(self.examples)
@@ -66,11 +79,12 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """What was read: the names as they were given, the sha256 of the bytes, and the formats found, for people."""
+    """What was read: the names as they were given, the sha256 of the bytes, the formats found, and how rows were read."""
 
     name: str
     sha256: str
     format: str
+    notes: tuple[ReadingNote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +100,10 @@ class Dataset:
     test: Subset
     refused: Sequence[SkippedRow]
     special_token_texts: Counter[str]
+
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{name}={len(getattr(self, name)):,}" for name in ("train", "validation", "test"))
+        return f"Dataset({self.file.name!r}, {sides}, refused={len(self.refused):,})"
 
     @property
     def num_used(self) -> int:
@@ -129,8 +147,9 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
             given = _encoded(stream_data(name, config.data), encoder, config.data, cache)
             subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)))
             parts.append(given)
+    notes = merged(*(part.file.notes for part in parts))
     dataset = Dataset(
-        whole.file,
+        replace(whole.file, notes=notes),
         subsets[TRAIN],
         subsets[VALIDATION],
         subsets[TEST],
@@ -199,7 +218,8 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
     folder = cache / fingerprint(sha256, file.files, config, encoder)
     with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
         return _from_store(Store(folder), file.name)
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # what cannot be removed, the writer names
+        remove(folder)
     first = _gathered(batches, MAX_IN_MEMORY)
     if len(first) <= MAX_IN_MEMORY:
         return _in_memory(file, first)
@@ -213,7 +233,7 @@ def _in_memory(file: DataFile | DataStream, batch: _Batch) -> _Encoded:
     _check_any_record(file, len(batch.records), batch.skipped)
     assert len(batch.records) == len(batch.examples)
     return _Encoded(
-        DataSource(file.name, file.sha256, file.format),
+        DataSource(file.name, file.sha256, file.format, file.notes),
         len(batch),
         batch.records,
         batch.examples,
@@ -236,14 +256,19 @@ def _stored(file: DataStream, sha256: str, batches: Iterable[_Batch], writer: St
     _check_any_record(file, num_records, skipped)
     if file.sha256 != sha256:
         raise DataError(f"{file.name}: changed before it was read; wait until it is written, or read a copy")
-    about = {"sha256": file.sha256, "format": file.format, "special_token_texts": special_token_texts}
+    about = {
+        "sha256": file.sha256,
+        "format": file.format,
+        "notes": [as_row(note) for note in file.notes],
+        "special_token_texts": special_token_texts,
+    }
     return writer.finish(about)
 
 
 def _from_store(store: Store, name: str) -> _Encoded:
     everything, skipped = np.arange(len(store)), np.arange(store.num_skipped)
     return _Encoded(
-        DataSource(name, store.about["sha256"], store.about["format"]),
+        DataSource(name, store.about["sha256"], store.about["format"], _stored_notes(store)),
         len(store) + store.num_skipped,
         Selected(store.record, everything),
         Selected(store.example, everything),
@@ -252,6 +277,10 @@ def _from_store(store: Store, name: str) -> _Encoded:
         Counter(store.about["special_token_texts"]),
         store,
     )
+
+
+def _stored_notes(store: Store) -> tuple[ReadingNote, ...]:
+    return tuple(read_strictly(ReadingNote, row, str(store.folder)) for row in store.about["notes"])
 
 
 @dataclass(slots=True, eq=False)
@@ -329,6 +358,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         special_token_texts=dict(dataset.special_token_texts.most_common()),
         train_turns=config.data.train_turns,
         train_tokens=TokenCounts(record=int(sizes.num_tokens.sum()), trained=int(sizes.num_trained.sum())),
+        reading=dataset.file.notes,
         shown=tuple(
             ShownExample(example.source, as_tokens(shown_tokens(example, encoder.text)))
             for example in train[:NUM_SHOWN]

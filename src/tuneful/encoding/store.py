@@ -8,7 +8,8 @@ each. Weights come in runs (context, response), 12 bytes or so where a float a t
 The fingerprint is over everything that decides what stands in the columns: the bytes and names of the files, how they are
 read, template, tokenizer, limits, and ENCODING_VERSION, which stands for the code. So a store is written once and never
 changed: whole columns are written aside, flushed and renamed, two writers of the same store make the same one and the second
-is thrown away, and what a killed one left behind goes with the next. Stores that were not opened for a month go too.
+is thrown away, and what a killed one left behind goes with the next. Stores that were not opened for a month go too. A store is
+hashed when it is opened, a second a gigabyte, so that damage is never trained on: it is made again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -37,7 +39,7 @@ from tuneful.data.read import Record, SkippedRow
 from tuneful.data.sources import Place
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
-from tuneful.files import flush_entry, write_text, written
+from tuneful.files import flush_entry, read_object, sha256_of, write_text, written
 from tuneful.types import Conversation, Example, IntArray, Turn
 
 Item = TypeVar("Item", covariant=True)
@@ -66,6 +68,7 @@ _COLUMNS = {
     "skipped_ends": "int64",
 }
 _READ_WHEN_ASKED = ("rows", "skipped")  # large and seldom wanted: never mapped
+_DIGEST_BYTES = 32
 _DAY = 86_400.0
 _UNUSED_DAYS = 30
 
@@ -127,19 +130,16 @@ class Selected(Sequence[Item]):
 class Store:
     """The columns of a folder that a StoreWriter wrote; `about` is what it was finished with.
 
-    Raises DataError where a file of it is missing or has another length than was written.
+    Raises DataError where a file of it is missing or is not what was written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            document = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            document = read_object(folder / ABOUT)
+            damaged = [ABOUT] if document.pop("sha256") != _digest(document) else []
             self.about: Mapping[str, Any] = document["about"]
-            damaged = [
-                name
-                for name, (_, num_bytes) in document["columns"].items()
-                if (folder / name).stat().st_size != num_bytes
-            ]
+            damaged += [name for name, sha256 in document["sums"].items() if sha256_of(folder / name) != sha256]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder}: damaged ({error}); remove it, it will be made again") from None
         if damaged:
@@ -197,15 +197,18 @@ class Store:
 
     def array(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The array kept under `name` beside the columns; made, and kept, where it is not there yet."""
-        path = self.folder / f"{name}.npy"
-        with contextlib.suppress(OSError, ValueError):
-            return np.asarray(np.load(path, allow_pickle=False))
-        made = make()
+        path = self.folder / name
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            kept = path.read_bytes()
+            if hashlib.sha256(kept[_DIGEST_BYTES:]).digest() == kept[:_DIGEST_BYTES]:
+                return np.asarray(np.load(io.BytesIO(kept[_DIGEST_BYTES:]), allow_pickle=False))
+        made, content = make(), io.BytesIO()
+        np.save(content, made)
         with (
             contextlib.suppress(OSError),
             written(path, binary=True) as file,
         ):  # kept to save time; it can be made again
-            np.save(file, made)
+            file.write(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
         return made
 
     def _span(self, ends: str, index: int) -> slice:
@@ -270,7 +273,9 @@ class StoreWriter:
             for file in self._files.values():
                 file.close()
             columns = {name: (dtype, (self._aside / name).stat().st_size) for name, dtype in self._types.items()}
-            write_text(self._aside / ABOUT, json.dumps({"about": about, "columns": columns}))
+            sums = {name: sha256_of(self._aside / name) for name in self._types}
+            document = {"about": about, "columns": columns, "sums": sums}
+            write_text(self._aside / ABOUT, json.dumps({**document, "sha256": _digest(document)}))
             for path in (*(self._aside / name for name in self._types), self._aside):
                 flush_entry(path)
             try:
@@ -316,12 +321,16 @@ def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, e
 
 def _row(record: Record) -> list[Any]:
     conversation = record.conversation
-    turns = [[turn.instruction, turn.input, turn.response] for turn in conversation.turns]
+    turns = [[turn.instruction, turn.input, turn.response, turn.weight] for turn in conversation.turns]
     return [conversation.source, conversation.weight, conversation.system, turns, record.raw]
 
 
 def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:

@@ -44,16 +44,31 @@ FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.GENERATION_PREFIX, Origin.END)
 """The origins whose text may hold control tokens."""
 
 
+_TRAINED = (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of text of one origin.
 
     The text of an END piece is that of its control tokens, after the white space that the template may write before them;
-    where it is empty, the tokenizer says which token ends.
+    where it is empty, the tokenizer says which token ends. `weight` is that of its turn in the loss, where its origin is one
+    that is trained.
     """
 
     text: str
     origin: Origin
+    weight: float = 1.0
+
+    @property
+    def is_response(self) -> bool:
+        """Whether the assistant wrote it."""
+        return self.origin in _TRAINED
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model learns to write it."""
+        return self.is_response and self.weight > 0
 
 
 class Template(Protocol):
@@ -83,6 +98,10 @@ class Template(Protocol):
     @property
     def writes_bos(self) -> bool:
         """Whether the begin token is the template's to write, and not the tokenizer's to add."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the template before the first step, a sentence each."""
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response; TemplateError where it cannot be rendered."""
@@ -122,6 +141,7 @@ class PromptFormat:
     stop: tuple[str, ...]
     generation_prefix: str = ""
     writes_bos: bool = False
+    notes: tuple[str, ...] = ()
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response."""
@@ -162,12 +182,13 @@ class PromptFormat:
         yield from self._opening(conversation)
         turns = conversation.answered_turns
         for number, turn in enumerate(turns, start=1):
-            yield from self._asked(turn)
+            if turn.instruction or turn.input or turn.weight:  # a greeting answers nothing
+                yield from self._asked(turn)
             if number == len(turns) or turn.response:
                 yield Piece(self.response_start, Origin.TEMPLATE)
             if turn.response and (answered or number < len(turns)):
-                yield Piece(turn.response, Origin.RESPONSE)
-                yield Piece("", Origin.END)
+                yield Piece(turn.response, Origin.RESPONSE, turn.weight)
+                yield Piece("", Origin.END, turn.weight)
                 if number < len(turns):
                     yield Piece(self.turn_end, Origin.TEMPLATE)
 

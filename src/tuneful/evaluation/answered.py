@@ -11,18 +11,29 @@ scores (scores/), the loss on general text (general/).
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tuneful.config import DataConfig
 from tuneful.errors import DataError
-from tuneful.evaluation.answers import AnsweredRecord, jsonl_rows, read_answer_rows, run_of, task_text
+from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows, run_of, task_text
 from tuneful.evaluation.metrics import score_answer
-from tuneful.runs.schema import AnswerScores, GeneralScore, JudgeScore, ReferenceLoss, read_loosely, read_strictly
+from tuneful.runs.schema import (
+    AnswerScores,
+    FinishReason,
+    GeneralScore,
+    JudgeScore,
+    ReferenceLoss,
+    check_sources,
+    check_sum,
+    load_rows,
+    noted_sums,
+)
+
+Row = TypeVar("Row")
 
 KIND_KEYS = ("kind", "category", "task_type", "task", "type")
 """The keys under which a record may name its kind of task; the first that holds a short text counts."""
@@ -37,7 +48,7 @@ class Answered:
     prompt: str
     reference: str
     text: str
-    finish_reason: str
+    finish_reason: FinishReason
     num_tokens: int | None
     kind: str | None
     scores: AnswerScores
@@ -85,11 +96,11 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     rows = read_answer_rows(path, config, answer_key)
     if (run := run_of(path)) is None:
         return AnsweredSet(name, tuple(map(_answered, rows)), ())
-    likelihoods = _likelihoods(run, path.stem)
-    scores = (read_loosely(JudgeScore, row) for _, row in jsonl_rows(run / "scores" / path.name) or ())
-    judged = {one.source: one.score for one in scores}
+    sources = [row.source for row in rows]
+    likelihoods = _likelihoods(run, path.stem, sources)
+    judged = {one.source: one.score for one in _results(JudgeScore, run, f"scores/{path.name}", sources)}
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
-    return AnsweredSet(name, tuple(items), tuple(_general(run / "general" / path.name)))
+    return AnsweredSet(name, tuple(items), tuple(_results(GeneralScore, run, f"general/{path.name}")))
 
 
 def pair(base: AnsweredSet, tuned: AnsweredSet) -> Pairing:
@@ -144,18 +155,22 @@ def _answered(
     )
 
 
-def _likelihoods(run: Path, side: str) -> dict[str, tuple[float | None, int | None]]:
+def _likelihoods(run: Path, side: str, sources: Sequence[str]) -> dict[str, tuple[float | None, int | None]]:
     """Summed nll and number of tokens of each reference under the model of this side, by source; empty where unknown."""
-    rows = jsonl_rows(run / "answers" / f"{side}-references.jsonl") or ()
-    losses = (read_loosely(ReferenceLoss, row) for _, row in rows)
-    return {one.source: (one.nll, one.num_tokens) for one in losses if math.isfinite(one.nll) and one.num_tokens}
+    losses = _results(ReferenceLoss, run, f"answers/{side}-references.jsonl", sources)
+    return {one.source: (one.nll, one.num_tokens) for one in losses if one.num_tokens}
 
 
-def _general(path: Path) -> Iterable[GeneralScore]:
-    for line, row in jsonl_rows(path) or ():
-        try:
-            yield read_strictly(GeneralScore, row, f"{path}:{line}")
-        except DataError:
-            raise DataError(
-                f"{path}:{line}: is not what a run writes there; remove the file to compare without it"
-            ) from None
+def _results(kind: type[Row], run: Path, name: str, sources: Sequence[str] | None = None) -> list[Row]:
+    """The rows of a further result of a run, which are of `sources`; none where it has no such file. DataError where the file
+    is damaged."""
+    path = run / name
+    try:
+        if (rows := load_rows(kind, path, ("source", "score") if kind is JudgeScore else None)) is None:
+            return []
+        if sources is not None:
+            check_sources(rows, sources, path)
+        check_sum(path, noted_sums(run).get(name))
+        return rows
+    except DataError as error:
+        raise DataError(f"{error}. Restore it, or remove it to compare without it") from None

@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 POWER = 0.8
 
 _MAX_CELLS = 1 << 20  # resamples x items held at once: three arrays of 8 MiB
-_MAX_EXPONENT = 700.0  # exp() of more is not a float64
+_MAX_EXPONENT = 100.0  # a larger mean loss is that of a model which has diverged; more, and what follows is no float64
 _MAX_COUNTED = 32  # changed items whose 2**32 swaps are counted, two halves of 2**16
 _NORMAL = NormalDist()
 
@@ -134,10 +134,13 @@ def interval(
 def _shape(values: Array) -> tuple[float, float, float]:
     """Skewness, kurtosis (3 for a normal shape) and standard error of the mean; (0, 3, 0) where nothing varies."""
     centred = values - values.mean()
+    # By a power of two, which rounds nothing: fourth powers of what a diverged model costs are no float64.
+    scale = 2.0 ** math.frexp(float(np.abs(centred).max()))[1]
+    centred = centred / scale
     variance = float((centred**2).mean())
-    if variance <= 1e-24:
+    if variance * scale * scale <= 1e-24:
         return 0.0, 3.0, 0.0
-    error = math.sqrt(variance / max(len(values) - 1, 1))
+    error = math.sqrt(variance / max(len(values) - 1, 1)) * scale
     return float((centred**3).mean()) / variance**1.5, float((centred**4).mean()) / variance**2, error
 
 

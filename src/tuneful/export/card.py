@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuneful.data.sources import STANDARD_INPUT, dataset_id
+from tuneful.errors import ModelError
 from tuneful.evaluation.tables import metric_cells
 from tuneful.files import write_text
 from tuneful.model.builtin import BUILTIN_HUB_ID
-from tuneful.model.load import hub_id
+from tuneful.model.gguf_header import read_gguf_header
+from tuneful.model.names import hub_id
 from tuneful.runs.schema import Comparison, MetricComparison
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class Card:
 
     `data` are the names of the data as they were given; whoever reads the card sees no more of a path than its last part.
     `license` is the base model's, None where it is not known. `general` names the general text of the `comparison`.
+    `base_id` is the Hub id that the base's file gives, `base_title` what it calls itself, in place of its file's name. An adapter
+    is loaded otherwise, and the card says how.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -44,6 +48,9 @@ class Card:
     license: str | None = None
     comparison: Comparison | None = None
     general: str = "builtin"
+    base_id: str | None = None
+    base_title: str | None = None
+    is_adapter: bool = False
 
 
 def write_card(folder: Path, base_name: str, card: Card, dtype: str) -> None:
@@ -55,19 +62,20 @@ def card_text(base_name: str, card: Card, dtype: str) -> str:
     """The card of a model that was made from `base_name`, its weights in `dtype`: front matter and Markdown."""
     from huggingface_hub import ModelCardData
 
-    name = model_name(base_name)
+    name = card.base_title or model_name(base_name)
     results = list(_eval_results(card))
     data = ModelCardData(
-        base_model=hub_id(base_name),
+        base_model=hub_id(base_name) or card.base_id,
         datasets=[found for one in card.data if (found := dataset_id(one))] or None,
         eval_results=results or None,
-        library_name="transformers",
+        library_name="peft" if card.is_adapter else "transformers",
         license=card.license,
         model_name=f"{name}, finetuned" if results else None,
         pipeline_tag="text-generation",
         tags=["tuneful", "instruction-tuning", "sft"],
     )
-    parts = [_BODY.format(name=name, dtype=dtype), _comparison_part(card.comparison), _run_part(card)]
+    body = _ADAPTER_BODY if card.is_adapter else _BODY
+    parts = [body.format(name=name, dtype=dtype), _comparison_part(card.comparison), _run_part(card)]
     return f"---\n{data.to_yaml()}\n---\n\n{''.join(parts)}"
 
 
@@ -87,6 +95,8 @@ def license_of(folder: Path, name: str) -> str | None:
     """The license of the base model `name` in `folder`: the built-in one's, or what its card says; None where none is known."""
     if hub_id(name) == BUILTIN_HUB_ID:
         return BUILTIN_LICENSE
+    if folder.is_file():
+        return (_header_text(folder, "general.license") or "").lower() or None
     import yaml
     from huggingface_hub.repocard import metadata_load
 
@@ -95,6 +105,18 @@ def license_of(folder: Path, name: str) -> str | None:
     except (OSError, ValueError, yaml.YAMLError):  # there is no card, or none that can be read
         return None
     return said if isinstance(said, str) and said else None
+
+
+def title_of(folder: Path) -> str | None:
+    """What the model of a `.gguf` file calls itself; None for a folder, which is known by its name."""
+    return _header_text(folder, "general.name") if folder.is_file() else None
+
+
+def _header_text(file: Path, key: str) -> str | None:
+    try:
+        return read_gguf_header(file).text(key)
+    except ModelError:  # of a file that cannot be read nothing is known
+        return None
 
 
 def _eval_results(card: Card) -> Iterator[EvalResult]:
@@ -158,6 +180,22 @@ are in `generation_config.json`.
 from transformers import pipeline
 
 generate = pipeline("text-generation", "path/to/this/folder")
+print(generate([{{"role": "user", "content": "..."}}], max_new_tokens=256)[0]["generated_text"][-1]["content"])
+```
+"""
+
+_ADAPTER_BODY = """# {name}, finetuned on instructions: the adapter
+
+Made with Tuneful from {name}, which it is used with: the weights here are a LoRA adapter. The prompt format is in
+`chat_template.jinja`; `tuneful.json` names the base as it was given, with the sha256 of its weights.
+
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, pipeline
+
+folder = "path/to/this/folder"
+model, tokenizer = AutoPeftModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+generate = pipeline("text-generation", model, tokenizer=tokenizer)
 print(generate([{{"role": "user", "content": "..."}}], max_new_tokens=256)[0]["generated_text"][-1]["content"])
 ```
 """

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,28 +35,39 @@ SAME_WEIGHTS_TOLERANCE = 1e-5  # of the largest logit: what another order of sum
 BFLOAT16_TOLERANCE = 0.1  # of the largest logit; the weights themselves are compared bit for bit
 
 
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What goes with the weights of a model: its tokenizer, prompt format and stop tokens, and what its base was called."""
+
+    tokenizer: PreTrainedTokenizerBase
+    chat_template: str
+    stop_token_ids: tuple[int, ...]
+    base_name: str
+
+    def __post_init__(self) -> None:
+        assert self.stop_token_ids, "a model that never stops"
+
+
 def save_model(
-    pretrained_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    chat_template: str,
-    base_name: str,
-    card: Card,
-    stop_token_ids: Sequence[int],
-    dtype: DType = "float32",
+    pretrained_model: PreTrainedModel, folder: Path, shipped: Shipped, card: Card, *, dtype: DType = "float32"
 ) -> None:
     """Write a Hugging Face folder; an existing model folder is replaced only once the new one is whole.
 
     Model and tokenizer in memory are left as they were. Raises ExportError where `folder` holds something else than a
     model, and OSError where the disk refuses.
     """
-    assert stop_token_ids, "a model that never stops"
     _check_target(folder)
     with written_aside(folder) as aside, quiet():
-        _save_tokenizer(tokenizer, aside, chat_template, stop_token_ids)
-        _save_weights(pretrained_model, aside, list(stop_token_ids), _pad_token_id(tokenizer, stop_token_ids), dtype)
-        write_card(aside, base_name, card, dtype)
+        _save_tokenizer(shipped, aside)
+        _save_weights(pretrained_model, aside, shipped, dtype)
+        write_card(aside, shipped.base_name, card, dtype)
+
+
+def complete_adapter(folder: Path, shipped: Shipped, card: Card) -> None:
+    """Give peft's folder of an adapter what it needs to be used: the tokenizer with its chat template, and a card of ours."""
+    with quiet():
+        _save_tokenizer(shipped, folder)
+    write_card(folder, shipped.base_name, card, "float32")
 
 
 def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequence[int]]) -> float:
@@ -95,33 +107,26 @@ def _check_target(folder: Path) -> None:
 # Parts of the folder
 
 
-def _save_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, folder: Path, chat_template: str, stop_token_ids: Sequence[int]
-) -> None:
+def _save_tokenizer(shipped: Shipped, folder: Path) -> None:
     """Runtimes that read no generation_config.json stop at the tokenizer's end token: let it be one we trained."""
-    shipped = copy.deepcopy(tokenizer)
-    shipped.chat_template = chat_template
-    if shipped.eos_token_id not in stop_token_ids:
-        shipped.eos_token = shipped.convert_ids_to_tokens(stop_token_ids[0])
+    tokenizer = copy.deepcopy(shipped.tokenizer)
+    tokenizer.chat_template = shipped.chat_template
+    if tokenizer.eos_token_id not in shipped.stop_token_ids:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(shipped.stop_token_ids[0])
     for leftover in ("is_local", "local_files_only", "gguf_file"):
-        shipped.init_kwargs.pop(leftover, None)
-    shipped.save_pretrained(str(folder))
+        tokenizer.init_kwargs.pop(leftover, None)
+    tokenizer.save_pretrained(str(folder))
 
 
-def _pad_token_id(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]) -> int:
-    return int(stop_token_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-
-
-def _save_weights(
-    model: PreTrainedModel, folder: Path, stop_token_ids: list[int], pad_token_id: int, dtype: DType
-) -> None:
+def _save_weights(model: PreTrainedModel, folder: Path, shipped: Shipped, dtype: DType) -> None:
     target = getattr(torch, dtype)
     state = {
         name: tensor.detach().to(target).contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    eos_token_id = stop_token_ids[0] if len(stop_token_ids) == 1 else stop_token_ids
-    with _shipped_configs(model, eos_token_id, pad_token_id) as config:
+    stop, pad = shipped.stop_token_ids, shipped.tokenizer.pad_token_id
+    eos_token_id = stop[0] if len(stop) == 1 else list(stop)
+    with _shipped_configs(model, eos_token_id, int(stop[0] if pad is None else pad)) as config:
         model.save_pretrained(str(folder), state_dict=state)
         config.dtype = dtype  # save_pretrained wrote the dtype in memory
         config.save_pretrained(str(folder))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from tuneful.model.attention import AttentionPlan, trie_attention
+from tuneful.model.attention import AttentionPlan, check_plain, trie_attention
 
 # Legend of shapes: N tokens of a step, B rows in flight, S slots, T tokens that a slot has room for, P tokens of the prefix,
 #                   H query heads, K key/value heads, R = H / K query heads a key head, D head size
@@ -163,15 +163,14 @@ def cached_attention(
 
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the query's dtype.
     """
-    assert step is not None, "a model prepared for generation was called without step="
+    check_plain(step, "step", attention_mask, dropout, kwargs)
+    assert step is not None
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if step.plan is not None:
         step.key_values.write_prefix(layer, key, value)
         kept = (tensor.index_select(2, step.written) for tensor in (key, value))
         step.key_values.write(layer, step.slots, step.places, *kept)
         return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, **kwargs)
-    assert attention_mask is None, "the step says who sees whom; a mask is not used"
-    assert kwargs.get("softcap") is None, "soft-capped scores are not part of a step"
     assert step.hidden is not None
     step.key_values.write(layer, step.slots, step.places, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

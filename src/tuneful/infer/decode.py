@@ -1,39 +1,62 @@
-"""Calls of the model: prompts in, logits out, then a token a row in and logits out, until rows leave.
+"""Calls of the model: prompts in, logits out, then a token a row in and logits out, until rows leave. Which decoder makes them.
 
-`CachedDecoder` is ours: prompts share their prefill as a trie, rows enter and leave at any time, nothing is padded but the
-slots. `PaddedDecoder` is transformers' own cache over prompts padded to the left, for models whose attention is not the
-plain one, and for GPUs; its rows enter together. `make_decoder` chooses: it computes a few tokens both ways first.
+There are five, each right for more families and slower than the one before:
+
+    shared     `cached.py`  our cache; prompts share their prefill as a trie, rows enter and leave at any time
+    padded     `plain.py`   transformers' cache over prompts padded to the left; rows enter together and leave one by one,
+    held                    or, where a cache lets no row go, stay in it until all have left
+    single     `plain.py`   one row at a time, with whatever the family keeps between two tokens
+    recompute  `plain.py`   one row at a time, all of its tokens anew for each that is generated
+
+`choose_decoder` takes the first that proves itself: a few prompts of unlike length, a few tokens each, a row that leaves early,
+and the logits are those of each row alone in one plain forward. That costs some fifty tokens, once a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from tuneful.batch.trie import TrieBatch, build_trie
-from tuneful.infer.cache import DecodeStep, KeyValues, register_cached_attention
+from tuneful.infer.cached import NOT_PACKED, CachedDecoder
 from tuneful.infer.packed import packed_weights
-from tuneful.model.attention import plan_attention, why_no_trie
-from tuneful.types import Example
+from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
+from tuneful.model.attention import why_no_trie
+from tuneful.model.behaviour import failure, longest_changes_others, relative_difference
+from tuneful.model.forward import compute_logits, own_attention
+from tuneful.model.load import UNLIMITED, context_length
 
 SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
-"""Largest relative difference of the logits of a few tokens, ours against transformers' own attention."""
-_CHECK_PROMPT, _CHECK_SHARED = 7, 3
-_NOT_PACKED: AbstractContextManager[Any] = nullcontext()
+"""Largest relative difference of the logits of a few tokens from those of each row alone."""
+_PROMPT_LENGTHS, _SHORTEST, _NUM_SHARED, _NUM_STEPS = (9, 4, 7), 4, 3, 3
+"""The self-check's prompts, what all of them begin with, and how many tokens each is given."""
+_REACHING, _LONGEST_REACH = ("window", "chunk", "compress", "topk", "block_size", "local_attention"), 256
+"""What settings are called that show only after as many tokens as they say: all prompts but the shortest are that much longer."""
+
+DecoderName = Literal["shared", "padded", "held", "single", "recompute"]
+_IN_WORDS: dict[DecoderName, str] = {
+    "shared": "shared prefill",
+    "padded": "a padded batch",
+    "held": "a padded batch that all leave together",
+    "single": "one prompt at a time",
+    "recompute": "one prompt at a time, without a cache",
+}
 
 
 class Decoder(Protocol):
     """What the order of work needs of a model. Rows are numbered from 0 in the order in which they entered.
 
-    `attention` is the name of the attention that the model must use while `admit` and `step` run.
+    `attention` is the name of the attention that the model must use while `admit` and `step` run, `max_rows` how many rows may be
+    in flight.
     """
 
     attention: str
+    max_rows: int
 
     def admits(self) -> bool:
         """Whether rows may enter now."""
@@ -48,19 +71,67 @@ class Decoder(Protocol):
         """Rows leave; the old numbers of those that stay, in their new order."""
 
 
-def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int) -> Decoder:
-    """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens."""
+@dataclass(frozen=True, slots=True)
+class DecoderChoice:
+    """Which decoder a model answers with, and why none before it; None where nothing speaks against the first.
+
+    `by_length`: whether a long row might change what others beside it are given, so that each request looks at its longest.
+    """
+
+    name: DecoderName
+    reason: str | None = None
+    by_length: bool = False
+
+    def __str__(self) -> str:
+        return _IN_WORDS[self.name] + (f", because {self.reason}" if self.reason else "")
+
+
+def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0) -> Decoder:
+    """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens, none of
+    them to become longer than `longest` tokens."""
     packed = packed_weights(model)
-    if why_not_cached(model, packed) is None:
-        return CachedDecoder(model, num_rows, num_shared, packed)
-    return PaddedDecoder(model)
+    choice = chosen_decoder(model, packed)
+    apart = choice.by_length and longest_changes_others(model, _prompts(model)[0], longest)
+    return _decoder("single" if apart else choice.name, model, num_rows, num_shared, packed)
 
 
-def why_not_cached(model: PreTrainedModel, packed: AbstractContextManager[Any] = _NOT_PACKED) -> str | None:
-    """Why `model` must generate with transformers' own cache; None where ours gives the same logits inside `packed`."""
+def chosen_decoder(model: PreTrainedModel, packed: AbstractContextManager[Any] = NOT_PACKED) -> DecoderChoice:
+    """What `choose_decoder` found when it was first asked about `model` on its device, in its dtype, and packed or not.
+
+    It stays with the model, whose weights may change meanwhile: an answer is asked for after every evaluation of a training.
+    """
+    place = (model.device.type, model.dtype, type(packed))
+    proved: dict[Any, DecoderChoice] = vars(model).setdefault("_tuneful_decoders", {})
+    if place not in proved:
+        proved[place] = choose_decoder(model, packed)
+    return proved[place]
+
+
+def choose_decoder(model: PreTrainedModel, packed: AbstractContextManager[Any] = NOT_PACKED) -> DecoderChoice:
+    """The first decoder that gives the logits of each row alone, ours inside `packed`; and why those before it do not."""
+    context = context_length(model)
+    by_length = context == UNLIMITED or longest_changes_others(model, _prompts(model)[0], context)
+    reasons = [why_not_cached(model, packed)]
+    if reasons[0] is None:
+        return DecoderChoice("shared", by_length=by_length)
+    names: tuple[DecoderName, ...] = ("padded", "held", "single")
+    for name in names:
+        if name == "held" and "differs" in str(reasons[-1]):
+            continue  # it is not the leaving that is wrong
+        if (found := _difference(model, _decoder(name, model))) is None:
+            return DecoderChoice(name, "; ".join(filter(None, reasons)), by_length and name != "single")
+        reasons.append(f"{_IN_WORDS[name]} {found}")
+    return DecoderChoice("recompute", "; ".join(filter(None, reasons)))
+
+
+def why_not_cached(model: PreTrainedModel, packed: AbstractContextManager[Any] = NOT_PACKED) -> str | None:
+    """Why `model` must generate through transformers' own forward; None where ours gives the same logits inside `packed`."""
     if model.device.type != "cpu":
         return f"the model is on {model.device.type}"
-    return why_no_trie(model) or _self_check(model, packed)
+    if reason := why_no_trie(model):
+        return reason
+    found = _difference(model, CachedDecoder(model, len(_PROMPT_LENGTHS), _NUM_SHARED, packed))
+    return found and f"{_IN_WORDS['shared']} {found}"
 
 
 @contextmanager
@@ -78,180 +149,90 @@ def attending(model: PreTrainedModel, attention: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-class CachedDecoder:
-    """Rows in slots of our own key/value cache; the model is called inside `packed`, which may hold its weights packed."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        num_slots: int,
-        num_shared: int,
-        packed: AbstractContextManager[Any] = _NOT_PACKED,
-    ) -> None:
-        self.attention = register_cached_attention()
-        self._model, self._packed = model, packed
-        self._key_values = KeyValues(num_slots, num_shared)
-        self._num_held: list[int] = []  # tokens of each row in its slot
-
-    def admits(self) -> bool:
-        """Always: a row's slot is its own."""
-        return True
-
-    def admit(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """New rows, numbered after those in flight: the logits [prompts, vocabulary] of their next tokens."""
-        # A token to come makes a prompt an example: the trie holds what stands before it.
-        batch = build_trie(
-            [
-                Example(
-                    np.array([*prompt, 0], np.int32),
-                    np.array([0] * len(prompt) + [1], np.float32),
-                    len(prompt),
-                    "prompt",
-                )
-                for prompt in prompts
-            ]
-        )
-        last = [int(batch.target_rows[own[0]]) for own in batch.record_targets]
-        own_nodes = [_path(batch, node)[self._key_values.num_shared :] for node in last]
-        first_slot = len(self._num_held)
-        held, self._num_held = self._num_held, [*self._num_held, *map(len, own_nodes)]
-        self._key_values.make_room(max(self._num_held), len(held))
-        slots = np.repeat(np.arange(first_slot, len(self._num_held)), [len(nodes) for nodes in own_nodes])
-        return self._call(
-            DecodeStep(
-                key_values=self._key_values,
-                token_ids=_ids(batch.input_ids)[None],
-                positions=_ids(batch.positions)[None],
-                predictors=_ids(last),
-                written=_ids(np.concatenate(own_nodes)),
-                slots=_ids(slots),
-                places=_ids(np.concatenate([np.arange(len(nodes)) for nodes in own_nodes])),
-                plan=plan_attention(batch, self._model),
-            )
-        )
-
-    def step(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """One more token for each row in flight: the logits [rows, vocabulary] of the ones after."""
-        assert len(token_ids) == len(self._num_held) > 0
-        places = _ids(self._num_held)
-        self._num_held = [held + 1 for held in self._num_held]
-        self._key_values.make_room(max(self._num_held), len(self._num_held))
-        config = self._model.config.get_text_config()
-        num_key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        beyond = torch.arange(max(self._num_held)) > places[:, None]
-        hidden = torch.zeros(beyond.shape, dtype=self._model.dtype).masked_fill_(beyond, -torch.inf)
-        rows = torch.arange(len(token_ids))
-        return self._call(
-            DecodeStep(
-                key_values=self._key_values,
-                token_ids=_ids(token_ids)[None],
-                positions=(places + self._key_values.num_shared)[None],
-                predictors=rows,
-                written=rows,
-                slots=rows,
-                places=places,
-                hidden=hidden.repeat_interleave(num_key_heads, 0)[:, None],
-            )
-        )
-
-    def release(self, gone: Collection[int]) -> list[int]:
-        """Rows leave; the last ones move into the slots that become free. The old numbers in the new order."""
-        stay = [row for row in range(len(self._num_held)) if row not in gone]
-        holes = [row for row in sorted(gone) if row < len(stay)]
-        movers = [row for row in stay if row >= len(stay)]
-        order = list(range(len(stay)))
-        for hole, mover in zip(holes, movers, strict=True):
-            order[hole] = mover
-        self._num_held = [self._num_held[row] for row in order]
-        if movers:
-            self._key_values.move(movers, holes, max(self._num_held))
-        return order
-
-    def _call(self, step: DecodeStep) -> torch.Tensor:
-        with self._packed:
-            logits: torch.Tensor = self._model(
-                input_ids=step.token_ids,
-                position_ids=step.positions,
-                use_cache=False,
-                logits_to_keep=step.predictors,
-                step=step,
-            ).logits[0]
-        return logits
+def _decoder(
+    name: DecoderName,
+    model: PreTrainedModel,
+    num_rows: int = 1,
+    num_shared: int = 0,
+    packed: AbstractContextManager[Any] = NOT_PACKED,
+) -> Decoder:
+    if name == "shared":
+        return CachedDecoder(model, num_rows, num_shared, packed)
+    if name in ("padded", "held"):
+        return PaddedDecoder(model, holding=name == "held")
+    return SingleDecoder(model) if name == "single" else RecomputingDecoder(model)
 
 
-class PaddedDecoder:
-    """Rows of a batch in transformers' cache, padded to the left so that every row's next token is its last column."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.attention = "sdpa" if model._supports_sdpa else "eager"
-        self._model = model
-        self._cache: Any = None
-        self._seen = torch.zeros(0, 0, dtype=torch.bool)  # [rows, columns]: which are no padding
-
-    def admits(self) -> bool:
-        """Only while no row is in flight: all rows of a batch enter together."""
-        return not len(self._seen)
-
-    def admit(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """A new batch: the logits [prompts, vocabulary] of the next tokens."""
-        assert self.admits()
-        self._cache = DynamicCache(config=self._model.config)
-        longest, device = max(map(len, prompts)), self._model.device
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        self._seen = torch.arange(longest, device=device) >= longest - lengths[:, None]
-        return self._call(ids)
-
-    def step(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """One more token for each row in flight: the logits [rows, vocabulary] of the ones after."""
-        ids = torch.tensor(token_ids, device=self._model.device)[:, None]
-        self._seen = torch.cat([self._seen, self._seen.new_ones(len(ids), 1)], 1)
-        return self._call(ids)
-
-    def release(self, gone: Collection[int]) -> list[int]:
-        """Rows leave, cache and all; the old numbers of those that stay."""
-        stay = [row for row in range(len(self._seen)) if row not in gone]
-        if stay:
-            self._cache.batch_select_indices(torch.tensor(stay, device=self._model.device))
-        self._seen = self._seen[stay]
-        return stay
-
-    def _call(self, ids: torch.Tensor) -> torch.Tensor:
-        columns = torch.arange(self._seen.shape[1] - ids.shape[1], self._seen.shape[1], device=ids.device)
-        num_padding = self._seen.logical_not().sum(1, keepdim=True)
-        logits: torch.Tensor = self._model(
-            input_ids=ids,
-            attention_mask=self._seen.long(),
-            position_ids=(columns - num_padding).clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits
-
-
-def _self_check(model: PreTrainedModel, packed: AbstractContextManager[Any]) -> str | None:
-    """Two short prompts and a token each, through our cache and in one plain forward: how the logits differ, if they do."""
-    num_tokens = model.get_input_embeddings().weight.shape[0]
-    ids = np.random.default_rng(0).integers(0, num_tokens, (2, _CHECK_PROMPT + 1))
-    ids[:, :_CHECK_SHARED] = ids[0, :_CHECK_SHARED]
-    decoder = CachedDecoder(model, len(ids), _CHECK_SHARED, packed)
-    with attending(model, decoder.attention):
-        decoder.admit(ids[:, :-1].tolist())
-        ours = decoder.step(ids[:, -1].tolist())
-    with attending(model, PaddedDecoder(model).attention):
-        plain = model(input_ids=torch.from_numpy(ids), use_cache=False, logits_to_keep=1).logits[:, -1]
-    difference = ((ours.double() - plain.double()).norm() / plain.double().norm()).item()
+def _difference(model: PreTrainedModel, decoder: Decoder) -> str | None:
+    """What is wrong with what `decoder` gives for a few prompts and the likeliest tokens after them; None for nothing."""
+    prompts, training = _prompts(model), model.training
+    model.eval()
+    try:
+        rows = _continued(model, decoder, prompts)
+        with attending(model, own_attention(model)):
+            wanted = [_alone(model, prompt, tokens) for prompt, (tokens, _) in zip(prompts, rows, strict=True)]
+    except Exception as error:  # of the code of any family, at inputs that it was not written for
+        return f"fails ({failure(error)})"
+    finally:
+        model.train(training)
+    difference = relative_difference(torch.cat([logits for _, logits in rows]), torch.cat(wanted))
     if difference <= SELF_CHECK_TOLERANCE[model.dtype]:
         return None
-    return f"the logits of a few tokens differ by {difference:.2g} from those of transformers' own attention"
+    return f"differs (the logits of a few tokens differ by {difference:.2g} from those of each prompt alone)"
 
 
-def _path(batch: TrieBatch, node: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The nodes from the root to `node`: those whose subtree it is in, which depth-first order sorts by depth."""
-    nodes = np.arange(node + 1)
-    return nodes[batch.subtree_end[: node + 1] > node]
+def _prompts(model: PreTrainedModel) -> list[list[int]]:
+    """The self-check's prompts, as far as they fit the model's context. No text has a padding token in it, nor have they: some
+    families number positions by what is none."""
+    num_tokens, room = model.get_input_embeddings().weight.shape[0], max(1, context_length(model) - _NUM_STEPS)
+    config = model.config.get_text_config()
+    lengths = [min(length + (length > _SHORTEST) * _reach(config.to_dict()), room) for length in _PROMPT_LENGTHS]
+    padding = getattr(config, "pad_token_id", None)
+    ids = np.random.default_rng(0).integers(0, num_tokens, (len(lengths), max(lengths)))
+    ids[ids == padding] = 0 if padding else 1
+    ids[:, :_NUM_SHARED] = ids[0, :_NUM_SHARED]
+    return [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
 
 
-def _ids(values: Any) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(values), dtype=torch.int64)
+def _reach(config: Mapping[str, Any]) -> int:
+    """After how many tokens the windows, chunks and compressed stretches of a family begin to show; 0 where none does soon."""
+    found = [0]
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            inner = {f"{name}.{key}": each for key, each in value.items()}
+            found.append(_reach(inner))
+        elif isinstance(value, int) and value <= _LONGEST_REACH and any(word in name for word in _REACHING):
+            found.append(value)
+    return max(found)
+
+
+def _continued(
+    model: PreTrainedModel, decoder: Decoder, prompts: Sequence[Sequence[int]]
+) -> list[tuple[list[int], torch.Tensor]]:
+    """The tokens that each prompt is given, and the logits [tokens, vocabulary] of which each is the likeliest.
+
+    All prompts enter together where the decoder lets them; the first row leaves before the others.
+    """
+    tokens: list[list[int]] = [[] for _ in prompts]
+    logits: list[list[torch.Tensor]] = [[] for _ in prompts]
+    with attending(model, decoder.attention):
+        together = min(decoder.max_rows, len(prompts))
+        for start in range(0, len(prompts), together):
+            rows = list(range(start, start + together))
+            given = decoder.admit([prompts[row] for row in rows])
+            while True:
+                for row, own in zip(rows, given, strict=True):
+                    logits[row].append(own)
+                    tokens[row].append(int(own.argmax()))
+                gone = {at for at, row in enumerate(rows) if len(tokens[row]) == _NUM_STEPS - (row == 0)}
+                rows = [rows[at] for at in decoder.release(gone)] if gone else rows
+                if not rows:
+                    break
+                given = decoder.step([tokens[row][-1] for row in rows])
+    return [(own, torch.stack(found)) for own, found in zip(tokens, logits, strict=True)]
+
+
+def _alone(model: PreTrainedModel, prompt: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+    """The logits [tokens, vocabulary] of `tokens` after `prompt` in one plain forward."""
+    ids = torch.tensor([[*prompt, *tokens[:-1]]], device=model.device)
+    return compute_logits(model, len(tokens), input_ids=ids, use_cache=False)[0]

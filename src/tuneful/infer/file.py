@@ -1,10 +1,11 @@
 """A model answers every record of a file: rows are on disk as soon as they are known, and become the whole file at the end.
 
     answers.jsonl.partial     {"request": "9f2c..."}        what was asked for: the same request goes on, another is refused
-                              {"index": 7, "row": {...}}    in the order in which they were finished
+                              {"index": 7, "row": {...}, "sha256": "41ab..."}    in the order in which they were finished
     answers.jsonl             the rows in their own order, written aside and renamed when the last one is known
 
-A process that is killed leaves whole lines and perhaps half a line, which is dropped. One process at a time may write.
+A process that is killed leaves whole lines and perhaps half a line, which is dropped; so is a line that is not as it was written,
+and its record is answered again. One process at a time may write.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -114,7 +116,7 @@ class Journal:
                 f"{output}: another process is writing it; wait for it, or give another --output"
             ) from None
         except OSError as error:
-            raise ConfigError(f"{output}: cannot be written: {error.strerror or error}") from None
+            raise ConfigError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from None
         try:
             self.rows = self._begin(request, replace)
         except BaseException:
@@ -131,7 +133,8 @@ class Journal:
         """Row `index` of the file is known; it survives the end of this process when this returns."""
         assert index not in self.rows, f"row {index} was known already"
         self.rows[index] = row
-        self._log.add({"index": index, "row": as_row(row)})
+        entry = {"index": index, "row": as_row(row)}
+        self._log.add({**entry, "sha256": _entry_sha256(entry)})
 
     def finish(self, num_rows: int) -> list[AnswerRow]:
         """Write the whole file, all of whose `num_rows` rows are known, and remove the journal; the rows."""
@@ -167,7 +170,17 @@ class Journal:
                 f"{self._path}: holds answers to another request (its model, data or settings differ); "
                 "give another --output, or remove it"
             )
-        whole = [entry for entry in known if "index" in entry and "row" in entry] if is_same else []
+        whole = [entry for entry in known if _is_whole(entry)] if is_same else []
         if not is_same or self._log.damaged is not None or len(whole) < len(known):
             self._log.replace([{"request": request}, *whole])
         return {entry["index"]: read_strictly(AnswerRow, entry["row"], str(self._path)) for entry in whole}
+
+
+def _entry_sha256(entry: Mapping[str, Any]) -> str:
+    """The first 16 digits of the sha256 of an entry's index and row."""
+    return hashlib.sha256(json.dumps([entry["index"], entry["row"]], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is as it was written; one of an earlier version says nothing of it."""
+    return {"index", "row"} <= entry.keys() and entry.get("sha256") in (None, _entry_sha256(entry))

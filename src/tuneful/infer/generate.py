@@ -106,7 +106,7 @@ def stream(
     _check_room(prompt, model, conversation.source)
     row = _Row(0, prompt, _num_allowed(model, prompt, config), derived_seed(seed, 0), new_text(encoder, config))
     stops = stop_token_ids(model, encoder)
-    decoder = make_decoder(model, 1, 0)
+    decoder = make_decoder(model, 1, 0, len(row.prompt) + row.max_new_tokens)
     for _ in _each_aside(model, decoder, _run(decoder, deque([row]), config, stops)):
         if piece := row.take_shown():
             yield piece
@@ -136,7 +136,8 @@ def generate(
     if not rows:
         return
     rows.sort(key=lambda row: len(row.prompt), reverse=True)
-    decoder = make_decoder(model, min(config.batch_size, len(rows)), _num_shared(prompts))
+    longest = max(len(row.prompt) + row.max_new_tokens for row in rows)
+    decoder = make_decoder(model, min(config.batch_size, len(rows)), _num_shared(prompts), longest)
     finished = (row for row in _run(decoder, deque(rows), config, stop_token_ids) if row.finish_reason)
     for row in _each_aside(model, decoder, finished):
         assert row.finish_reason
@@ -178,7 +179,7 @@ class _Row:
         elif len(self.generated) >= self.max_new_tokens:
             self.finish_reason = "length"
         if self.finish_reason:
-            self._shown.append(self.text.finish())
+            self._shown.append(self.text.finish(cut=self.finish_reason == "length"))
 
     def take_shown(self) -> str:
         """The text that has become certain since the last call."""
@@ -191,8 +192,9 @@ def _run(
 ) -> Iterator[_Row]:
     """Every row, once for each of its tokens, as soon as it has it; the order of work."""
     rows: list[_Row] = []
+    max_rows = min(config.batch_size, decoder.max_rows)
     while rows or waiting:
-        entering = _entering(decoder, len(rows), waiting, config.batch_size)
+        entering = _entering(decoder, len(rows), waiting, max_rows)
         rows += entering
         stepped = entering or rows
         if entering:
@@ -208,10 +210,10 @@ def _run(
             rows = [rows[at] for at in decoder.release(gone)]
 
 
-def _entering(decoder: Decoder, num_rows: int, waiting: deque[_Row], batch_size: int) -> list[_Row]:
+def _entering(decoder: Decoder, num_rows: int, waiting: deque[_Row], max_rows: int) -> list[_Row]:
     """The rows that enter now, taken from those that wait: none before a quarter of the places is free."""
-    room = min(batch_size - num_rows, len(waiting))
-    if not room or not decoder.admits() or (num_rows and room < min(len(waiting), -(-batch_size // 4))):
+    room = min(max_rows - num_rows, len(waiting))
+    if not room or not decoder.admits() or (num_rows and room < min(len(waiting), -(-max_rows // 4))):
         return []
     entering = [waiting.popleft()]
     num_tokens = len(entering[0].prompt)

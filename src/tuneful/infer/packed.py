@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
+
+from tuneful.model.memory import available_bytes
 
 _MEMORY_SHARE = 0.5
 """The second copy of the weights may take this share of the memory that is free."""
@@ -27,7 +28,7 @@ def packed_weights(model: PreTrainedModel) -> AbstractContextManager[Any]:
     """
     weights = _packable(model)
     num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-    if not weights or num_bytes > _MEMORY_SHARE * psutil.virtual_memory().available:
+    if not weights or num_bytes > _MEMORY_SHARE * available_bytes():
         return nullcontext()
     with torch.no_grad():
         return _PackedLinears({id(weight): torch.ops.mkldnn._reorder_linear_weight(weight) for weight in weights})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from tuneful.config import GenerateConfig
+from tuneful.errors import TunefulError
 
 
 def next_tokens(
@@ -20,12 +21,18 @@ def next_tokens(
     `contexts` are the ids that each row has so far, prompt included; only `repetition_penalty` looks at them. Sampling cuts
     to `top_k`, then to the likeliest tokens that hold `top_p` of the probability (Holtzman et al. 2020), then to those at
     least `min_p` times as likely as the likeliest (Nguyen et al. 2024). Each row draws from its own generator, so an answer
-    does not depend on which prompts share its batch.
+    does not depend on which prompts share its batch. TunefulError where a row's logits are not finite: there is no likeliest.
     """
     if config.repetition_penalty != 1:
         logits = _penalized(logits.float(), config.repetition_penalty, contexts)
+    chosen = logits.argmax(-1)
+    if not logits.gather(-1, chosen[:, None]).isfinite().all():  # a NaN is the largest of its row
+        raise TunefulError(
+            "the model's logits are not finite, so it can answer nothing. Its weights may be damaged or have diverged, or need "
+            "another precision (model.dtype=float32)"
+        )
     if config.temperature == 0:
-        return logits.argmax(-1)
+        return chosen
     probabilities = _cut(logits.float() / config.temperature, config).softmax(-1).cpu()
     drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, generators, strict=True)]
     return torch.cat(drawn).to(logits.device)

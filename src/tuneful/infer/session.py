@@ -6,7 +6,6 @@ are chosen here, so that every command asks a model in the way in which it was t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import load_encoder
 from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
 from tuneful.errors import ConfigError
-from tuneful.files import cache_root
+from tuneful.files import cache_root, read_object
+from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
+from tuneful.model.names import trained_folder
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 from tuneful.types import Answer, Conversation, Turn
 
@@ -43,15 +44,21 @@ class LoadedModel:
         The template is the one that the model's folder names, unless `config` asks for another. Raises InputError.
         """
         config = with_saved_template(config)
-        return cls.of(load_model(config.model.name_or_path, notify), config)
+        return cls.of(load_model(config.model.name_or_path, notify), config, notify)
 
     @classmethod
-    def of(cls, pretrained: Pretrained, config: Config) -> LoadedModel:
-        """The same for a model that was loaded already; its weights are cast and moved in place."""
+    def of(cls, pretrained: Pretrained, config: Config, notify: Callable[[str], None] = ignore) -> LoadedModel:
+        """The same for a model that was loaded already; its weights are cast and moved in place.
+
+        `notify` is told where it answers in a slower way than others, and why.
+        """
         device = choose_device(config.model.device)
         cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
         encoder = load_encoder(pretrained.tokenizer, config)
-        return cls(pretrained.model.to(device), encoder, config)
+        model = pretrained.model.to(device)
+        if (choice := chosen_decoder(model)).reason:
+            notify(f"answers: {choice}")
+        return cls(model, encoder, config)
 
     def answer(self, conversations: Sequence[Conversation], *, seed: int | None = None) -> list[Answer]:
         """The answers to the last turns of `conversations`, in order; `seed` is that of the configuration unless given."""
@@ -74,14 +81,15 @@ def with_saved_template(config: Config) -> Config:
 
     A template that was asked for by name stays; ConfigError where the folder's file is damaged.
     """
-    file = Path(config.model.name_or_path) / TEMPLATE_FILE
+    file = trained_folder(Path(config.model.name_or_path).expanduser()) / TEMPLATE_FILE
     if not file.is_file() or config.template.model_fields_set & {"name", "file"}:
         return config
     try:
-        name = json.loads(file.read_text(encoding="utf-8"))["template"]
-        name = RENAMED_VALUES["template.name"].get(name, name)  # what a folder of an earlier version says
-    except (ValueError, KeyError, TypeError):
+        name = read_object(file).get("template")
+    except (OSError, ValueError):
         name = None
+    if isinstance(name, str):
+        name = RENAMED_VALUES["template.name"].get(name, name)  # what a folder of an earlier version says
     if name not in (*TEMPLATES, TOKENIZER_TEMPLATE):
         raise ConfigError(
             f"{file}: names no known template; give template.name={'|'.join((*TEMPLATES, TOKENIZER_TEMPLATE))}"

@@ -43,10 +43,11 @@ class AnswerText:
         self._read(finished=False)
         return self._release(self._settled())
 
-    def finish(self) -> str:
-        """No more tokens come: the rest of the text."""
+    def finish(self, *, cut: bool = False) -> str:
+        """No more tokens come: the rest of the text. Of an answer that was `cut` by its length an unfinished character is left
+        off, since the model was not done with it."""
         if not self.stopped:
-            self._read(finished=True)
+            self._read(finished=not cut)
         return self._release(len(self._text.rstrip()), finished=True)
 
     @property

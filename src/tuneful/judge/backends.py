@@ -5,29 +5,55 @@
 
 Stands under `client.py`, which sends and receives; nothing here opens a connection, so a protocol is tested on bytes alone. A
 reply that is not whole raises `NoReplyError` with the reason; a piece of a reply is never returned.
+
+Servers of OpenAI's protocol differ in what they take: `body` makes a request without the parameters that one has refused, and
+`refused_parameter` reads from an error which that is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from tuneful.config import JudgeConfig
 from tuneful.judge.questions import Question
 
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_WITHOUT: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(_LIMITS, "replies have no limit of tokens of ours"),
+        "temperature": "judge.temperature is not sent, and the model samples at a temperature of its own",
+        "seed": "judge.seed is not sent, so the same question may get another reply",
+        "response_format": "replies are not held to a schema, only asked for in that form",
+    }
+)
+"""What a request can do without, each with what that means."""
+_NOT_TAKEN = re.compile(
+    r"unsupported|not? support|unknown|unrecogni|unexpected|not (?:be )?(?:permitted|allowed|available|accepted)|invalid param"
+    r"|extra (?:inputs|fields)|deprecated",
+    re.I,
+)
+
 _MIN_WINDOW_TOKENS = 256
 _MAX_BYTES_PER_TOKEN = 8.0  # of any tokenizer, over a whole prompt
 
 
 class NoReplyError(Exception):
-    """A request without a whole reply: the `reason`, whether a `retry` may help, and how long the server asked to wait."""
+    """A request without a whole reply: the `reason`, whether a `retry` may help, and how long the server asked to wait.
 
-    def __init__(self, reason: str, *, retry: bool, wait_seconds: float | None = None) -> None:
+    `refused` is the parameter of the request that the server does not take, where it says so.
+    """
+
+    def __init__(
+        self, reason: str, *, retry: bool, wait_seconds: float | None = None, refused: str | None = None
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.retry, self.wait_seconds = reason, retry, wait_seconds
+        self.reason, self.retry, self.wait_seconds, self.refused = reason, retry, wait_seconds, refused
 
 
 class Backend(Protocol):
@@ -37,8 +63,8 @@ class Backend(Protocol):
     def url(self) -> str:
         """Where questions are posted."""
 
-    def body(self, question: Question) -> dict[str, Any]:
-        """The request that asks `question`."""
+    def body(self, question: Question, without: Collection[str] = ()) -> dict[str, Any]:
+        """The request that asks `question`, without the parameters that the server has refused."""
 
     def read(self, content: bytes, question: Question) -> str:
         """The whole reply in the bytes of a 200; raises NoReplyError where it is not whole."""
@@ -57,10 +83,12 @@ class OllamaBackend:
         """Where questions are posted."""
         return f"{self.origin}/api/chat"
 
-    def body(self, question: Question) -> dict[str, Any]:
-        """The request that asks `question`."""
+    def body(self, question: Question, without: Collection[str] = ()) -> dict[str, Any]:
+        """The request that asks `question`; Ollama takes every parameter, or ignores it."""
         settings = self.settings
-        options: dict[str, Any] = {"num_ctx": settings.num_ctx, "num_predict": settings.max_tokens}
+        options: dict[str, Any] = {"num_ctx": settings.num_ctx}
+        if settings.max_tokens is not None:
+            options["num_predict"] = settings.max_tokens
         if settings.seed is not None:
             options["seed"] = settings.seed
         if settings.temperature is not None:
@@ -93,7 +121,7 @@ class OllamaBackend:
         if not last.get("done"):
             raise NoReplyError("the stream was cut before its end", retry=True)
         _check_ending(last.get("done_reason", "stop"), self.settings.max_tokens)
-        if last.get("eval_count") == self.settings.max_tokens and "done_reason" not in last:
+        if "done_reason" not in last and last.get("eval_count", -1) == self.settings.max_tokens:
             raise NoReplyError(f"the reply was cut at judge.max_tokens={self.settings.max_tokens}", retry=False)
         _check_read_whole(last.get("prompt_eval_count"), question)
         return "".join(pieces)
@@ -112,24 +140,24 @@ class OpenAIBackend:
         """Where questions are posted."""
         return f"{self.base_url}/chat/completions"
 
-    def body(self, question: Question) -> dict[str, Any]:
-        """The request that asks `question`."""
-        settings = self.settings
-        at_openai = urlsplit(self.base_url).hostname == "api.openai.com"
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": _messages(question),
-            # Newer models of OpenAI's know the longer name only, other servers the shorter one.
-            "max_completion_tokens" if at_openai else "max_tokens": settings.max_tokens,
-        }
+    def body(self, question: Question, without: Collection[str] = ()) -> dict[str, Any]:
+        """The request that asks `question`, without the parameters that the server has refused."""
+        settings, parameters = self.settings, dict[str, Any]()
+        # Newer models of OpenAI's know the longer name only, other servers the shorter one.
+        names = list(_LIMITS)
+        if urlsplit(self.base_url).hostname == "api.openai.com":
+            names.reverse()
+        if settings.max_tokens is not None and (left := [name for name in names if name not in without]):
+            parameters[left[0]] = settings.max_tokens
         if settings.seed is not None:
-            body["seed"] = settings.seed
+            parameters["seed"] = settings.seed
         if settings.temperature is not None:
-            body["temperature"] = settings.temperature
+            parameters["temperature"] = settings.temperature
         if question.schema is not None:
             schema = {"name": "verdict", "strict": True, "schema": question.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+            parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+        sent = {name: value for name, value in parameters.items() if name not in without}
+        return {"model": self.model, "messages": _messages(question), **sent}
 
     def read(self, content: bytes, question: Question) -> str:
         """The reply in one JSON object: the content of its one choice, if that stopped at its end token."""
@@ -144,6 +172,29 @@ class OpenAIBackend:
         usage = reply.get("usage")
         _check_read_whole(usage.get("prompt_tokens") if isinstance(usage, dict) else None, question)
         return text
+
+
+def refused_parameter(content: bytes, sent: Collection[str]) -> str | None:
+    """The one among the `sent` parameters that the error in `content` says is not taken; None where it says so of none.
+
+    OpenAI names it as `param` of the error; other servers in the message. A value that is too large is another matter.
+    """
+    try:
+        error = json_object(content).get("error")
+    except NoReplyError:
+        return None
+    param = error.get("param") if isinstance(error, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    if not isinstance(message, str) or not _NOT_TAKEN.search(message):
+        return None
+    named = [*re.findall(r"\w+", param if isinstance(param, str) else "")[:1], *re.findall(r"\w+", message)]
+    return next((name for name in named if name in sent and name in _WITHOUT), None)
+
+
+def without_parameter(name: str, refused: Collection[str]) -> str:
+    """What it means that a server does not take the parameter `name`, which is among those that it has `refused`."""
+    other = next((one for one in _LIMITS if name in _LIMITS and one not in refused), None)
+    return _WITHOUT[name] if other is None else f"judge.max_tokens is sent as {other}"
 
 
 def _messages(question: Question) -> list[dict[str, str]]:
@@ -179,9 +230,10 @@ def _content(message: Any) -> str:
     return content
 
 
-def _check_ending(reason: Any, max_tokens: int) -> None:
+def _check_ending(reason: Any, max_tokens: int | None) -> None:
     if reason == "length":
-        raise NoReplyError(f"the reply was cut at judge.max_tokens={max_tokens}", retry=False)
+        limit = "the server's own limit" if max_tokens is None else f"judge.max_tokens={max_tokens}"
+        raise NoReplyError(f"the reply was cut at {limit}", retry=False)
     if reason != "stop":
         raise NoReplyError(f"the reply ended by {shortened(reason)}", retry=True)
 

@@ -29,7 +29,7 @@ from tuneful.judge.client import Judge, NoReply
 from tuneful.judge.grammar import Rubric, Unreadable
 from tuneful.judge.probes import make_probes
 from tuneful.judge.protocols import PROTOCOLS, Item, Preference
-from tuneful.judge.questions import load_prompt
+from tuneful.judge.questions import prompt_of
 from tuneful.judge.verdicts import ReplyCache, ask_cached, mean_interval
 from tuneful.runs.schema import Calibration, CalibrationFigure, Standing
 
@@ -93,8 +93,9 @@ def in_words(figure: CalibrationFigure) -> str:
 
 def _sample(items: Sequence[Item], num_items: int, seed: int) -> list[Item]:
     """Items drawn from the whole file, whatever its order."""
-    chosen = random.Random(seed).sample(list(items), min(num_items, len(items)))
-    if len({item.reference.strip() for item in chosen}) < 2:
+    usable = [item for item in items if item.reference is not None]
+    chosen = random.Random(seed).sample(usable, min(num_items, len(usable)))
+    if len({(item.reference or "").strip() for item in chosen}) < 2:
         raise DataError(f"--calibrate needs at least two items with different references, found {len(chosen)} item(s)")
     return chosen
 
@@ -142,7 +143,7 @@ def _ask(
     advance: Callable[[int], None],
 ) -> _ProbeVerdicts:
     """Put every probe of `items` to the judge, and the models' own answers a second time, as kind `again`."""
-    prompts = {name: load_prompt(name, settings.prompts) for name in (protocol, "pairwise")}
+    prompts = {name: prompt_of(settings, name) for name in (protocol, "pairwise")}
     probes = make_probes(items, protocol, prompts, plain=settings.reply_format == "text")
     again = [probe for probe in probes if probe.kind == "answer"]
     results = ask_cached([probe.question for probe in probes], judge, settings, cache, advance)

@@ -4,8 +4,9 @@
 
 Stands over `backends.py`, which holds the two protocols; the only file that opens a connection for judging. Transient errors
 are retried, after jittered and doubling waits or the server's own Retry-After; the circuit opens when the first questions all
-fail. Redirects are not followed, proxies of the environment are not used, compression is not accepted, and the key goes to the
-configured address only and is redacted from everything that a server says. The trade: at most `judge.timeout_seconds` and 1 MiB
+fail. A parameter that a server refuses by its name is learnt once, said, and left out from then on. Redirects are not followed,
+proxies of the environment are not used, compression is not accepted, and the key goes to the configured address only and is
+redacted from everything that a server says. The trade: at most `judge.timeout_seconds` and 1 MiB
 a try, so a slow or very talkative judge leaves items unscored.
 """
 
@@ -15,7 +16,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -32,8 +33,10 @@ from tuneful.judge.backends import (
     OllamaBackend,
     OpenAIBackend,
     json_object,
+    refused_parameter,
     same_model,
     shortened,
+    without_parameter,
 )
 from tuneful.judge.questions import Question
 
@@ -44,6 +47,7 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses of errors that another try may not meet."""
 
+_OF_THE_REQUEST = (400, 422)
 _MAX_REPLY_BYTES = 1 << 20
 _MAX_WAIT_SECONDS = 60.0
 _GIVE_UP_AFTER = 8  # questions without a reply, before there was any
@@ -86,7 +90,10 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpJudge:
-    """A judge on a server that speaks the protocol `backend`. `key` is sent there as a bearer token, and shown nowhere."""
+    """A judge on a server that speaks the protocol `backend`. `key` is sent there as a bearer token, and shown nowhere.
+
+    `refused` are the parameters that the server turned out not to take; `notify` is told each once.
+    """
 
     name: str
     identity: Mapping[str, Any]
@@ -94,6 +101,8 @@ class HttpJudge:
     settings: JudgeConfig
     key: str | None = field(default=None, repr=False)
     give_up_after: int = _GIVE_UP_AFTER
+    notify: Callable[[str], None] = field(default=lambda sentence: None, repr=False)
+    refused: set[str] = field(default_factory=set, repr=False)
 
     def ask_all(self, questions: Sequence[Question], on_result: OnResult) -> None:
         """Ask everything, `judge.concurrency` at a time; `on_result` is called with each result as it comes.
@@ -126,24 +135,37 @@ class HttpJudge:
         settings, tries = self.settings, 0
         while True:
             tries += 1
+            body = self.backend.body(question, self.refused)
             try:
-                text = await asyncio.wait_for(self._try(client, question), settings.timeout_seconds)
+                text = await asyncio.wait_for(self._try(client, question, body), settings.timeout_seconds)
                 return Reply(self._redacted(text))
             except asyncio.TimeoutError:
                 error = NoReplyError(f"no whole reply within {settings.timeout_seconds:g} s", retry=True)
             except NoReplyError as raised:
                 error = raised
+            if error.refused in body:  # at most once for each parameter
+                self._learn(error)
+                tries -= 1
+                continue
             wait = _wait_seconds(error, tries, settings)
             if not error.retry or tries > settings.max_retries or wait is None:
                 tried = f" ({tries} tries)" if tries > 1 else ""
                 return NoReply(self._redacted(error.reason) + tried)
             await asyncio.sleep(wait)
 
-    async def _try(self, client: httpx2.AsyncClient, question: Question) -> str:
+    def _learn(self, error: NoReplyError) -> None:
+        """From here on the parameter that the server refused is not sent."""
+        assert error.refused is not None
+        if error.refused not in self.refused:
+            self.refused.add(error.refused)
+            meaning = without_parameter(error.refused, self.refused)
+            self.notify(f"{self.name} does not take {error.refused} ({self._redacted(error.reason)}): {meaning}")
+
+    async def _try(self, client: httpx2.AsyncClient, question: Question, body: Mapping[str, Any]) -> str:
         try:
-            async with client.stream("POST", self.backend.url, json=self.backend.body(question)) as response:
+            async with client.stream("POST", self.backend.url, json=body) as response:
                 content = await _read_body(response)
-                _check_status(response, content)
+                _check_status(response, content, sent=body)
         except httpx2.TransportError as error:
             raise NoReplyError(
                 f"the connection failed: {type(error).__name__}: {shortened(str(error))}", retry=True
@@ -177,11 +199,18 @@ class _CircuitBreaker:
         return NoReply(f"not asked: the first {self._max_failures} questions got no reply; {self._first_reason}")
 
 
-def open_http_judge(name: str, settings: JudgeConfig, environment: Mapping[str, str] = os.environ) -> HttpJudge:
+def open_http_judge(
+    name: str,
+    settings: JudgeConfig,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    notify: Callable[[str], None] = lambda sentence: None,
+) -> HttpJudge:
     """The judge that `name` means, `ollama/MODEL` or `openai/MODEL`, at the address that `environment` gives.
 
-    Reads OLLAMA_HOST, or OPENAI_BASE_URL and OPENAI_API_KEY. Ollama is asked which build of the model it holds. Raises
-    ConfigError for an invalid address, JudgeError where Ollama cannot be reached or does not have the model.
+    Reads OLLAMA_HOST, or OPENAI_BASE_URL and OPENAI_API_KEY. Ollama is asked which build of the model it holds; `notify` is told
+    which parameters a server turns out not to take. Raises ConfigError for an invalid address, JudgeError where Ollama cannot be
+    reached or does not have the model.
     """
     # The keys of an identity are hashed into the cache of replies: another name would ask every judge anew.
     kind, _, model = name.partition("/")
@@ -198,14 +227,22 @@ def open_http_judge(name: str, settings: JudgeConfig, environment: Mapping[str, 
         )
     if key is not None and not (key.isascii() and key.isprintable()):
         raise ConfigError("OPENAI_API_KEY: holds characters that no key has, such as a line end")
-    return openai_judge(name, base_url, {"wire": kind, "model": model, "at": base_url}, settings, model=model, key=key)
+    identity = {"wire": kind, "model": model, "at": base_url}
+    return openai_judge(name, base_url, identity, settings, model=model, key=key, notify=notify)
 
 
 def openai_judge(
-    name: str, base_url: str, identity: Mapping[str, Any], settings: JudgeConfig, *, model: str, key: str | None = None
+    name: str,
+    base_url: str,
+    identity: Mapping[str, Any],
+    settings: JudgeConfig,
+    *,
+    model: str,
+    key: str | None = None,
+    notify: Callable[[str], None] = lambda sentence: None,
 ) -> HttpJudge:
     """The judge `model` of a server at `base_url` that speaks OpenAI's protocol."""
-    return HttpJudge(name, identity, OpenAIBackend(base_url, model, settings), settings, key)
+    return HttpJudge(name, identity, OpenAIBackend(base_url, model, settings), settings, key, notify=notify)
 
 
 def ollama_origin(host: str) -> str:
@@ -304,7 +341,7 @@ async def _read_body(response: httpx2.Response) -> bytes:
     return bytes(content)
 
 
-def _check_status(response: httpx2.Response, content: bytes) -> None:
+def _check_status(response: httpx2.Response, content: bytes, *, sent: Collection[str] = ()) -> None:
     status = response.status_code
     if status == 200:
         return
@@ -318,6 +355,7 @@ def _check_status(response: httpx2.Response, content: bytes) -> None:
         f"HTTP {status}" + (f": {message}" if message else ""),
         retry=status in RETRYABLE_STATUS,
         wait_seconds=_retry_after(response.headers.get("retry-after")),
+        refused=refused_parameter(content, sent) if status in _OF_THE_REQUEST else None,
     )
 
 

@@ -32,7 +32,11 @@ _SCORE_LINE = re.compile(
     rf"(?:\s*(?:/\s*100|out\s+of\s+100|%|percent|points?))?{_MARKS}[.!]?{_MARKS}",
     re.I,
 )
-_WINNER = re.compile(rf"{_MARKS}(?:answer\s+)?(?P<winner>[AB]|tie){_MARKS}[.!]?{_MARKS}", re.I)
+_WINNER = re.compile(
+    rf"{_MARKS}(?P<label>(?:(?:final\s+)?(?:winner|verdict){_MARKS}\s*[:=]\s*{_MARKS}\s*)?)(?:answer\s+)?"
+    rf"(?P<winner>[AB]|tie){_MARKS}[.!]?{_MARKS}",
+    re.I,
+)
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 
 
@@ -71,7 +75,7 @@ def read_score(reply: str, *, nonce: str | None, answer: str) -> float | Unreada
     if nonce is not None or text.startswith("{"):
         found = _object(text, nonce)
         if isinstance(found, Unreadable):
-            return found
+            return found if isinstance(_plain_score(text, answer), Unreadable) else _said_plainly("score")
         if nonce is None and text in answer:
             return _COPIED
         return _number(found, "score")
@@ -104,18 +108,28 @@ def read_winner(reply: str, *, nonce: str | None, answers: tuple[str, str]) -> W
     if nonce is not None or text.startswith("{"):
         found = _object(text, nonce)
         if isinstance(found, Unreadable):
-            return found
+            return found if isinstance(_plain_winner(text, answers), Unreadable) else _said_plainly("winner")
         if nonce is None and any(text in answer for answer in answers):
             return _COPIED
         winner = found.get("winner")
         if winner in ("A", "B", "tie"):
             return winner  # type: ignore[no-any-return]
         return Unreadable(f"`winner` is {_shown(winner)}, none of A, B and tie" if "winner" in found else "no `winner`")
-    if (match := _WINNER.fullmatch(text)) is None:
-        return Unreadable("neither A nor B nor tie")
-    if any(_is_a_line_of(text, answer) or (_has_thinking(reply) and reply.strip() in answer) for answer in answers):
+    if any(_has_thinking(reply) and reply.strip() in answer for answer in answers):
         return _COPIED
-    return {"A": "A", "B": "B", "TIE": "tie"}[match["winner"].upper()]  # type: ignore[return-value]
+    return _plain_winner(text, answers)
+
+
+def reason_in(reply: str) -> str | None:
+    """The reason that a reply gives beside its verdict: an object's `reason`, or the lines before the last of a plain reply."""
+    text = _without_wrapping(reply)
+    if isinstance(text, Unreadable):
+        return None
+    if not text.startswith("{"):
+        return text.rpartition("\n")[0].strip() or None
+    found = _object(text, None)
+    reason = None if isinstance(found, Unreadable) else found.get("reason")
+    return reason.strip() or None if isinstance(reason, str) else None
 
 
 def _without_wrapping(reply: str) -> str | Unreadable:
@@ -189,6 +203,26 @@ def _plain_score(text: str, answer: str) -> float | Unreadable:
     if lines[-1] in answer if last["label"] else _is_a_line_of(lines[-1], answer):
         return _COPIED
     return _in_range(float(last["number"].replace("−", "-")), last["number"])
+
+
+def _plain_winner(text: str, answers: tuple[str, str]) -> Winner | Unreadable:
+    """The winner on the one line of `text`, or on the last one where that is the only labelled one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [_WINNER.fullmatch(line) for line in lines]
+    last = found[-1]
+    if last is None or (len(lines) > 1 and (not last["label"] or sum(match is not None for match in found) > 1)):
+        return Unreadable("neither A nor B nor tie")
+    if any(lines[-1] in answer if last["label"] else _is_a_line_of(lines[-1], answer) for answer in answers):
+        return _COPIED
+    return {"A": "A", "B": "B", "TIE": "tie"}[last["winner"].upper()]  # type: ignore[return-value]
+
+
+def _said_plainly(what: str) -> Unreadable:
+    """A reply that would be read if plain ones were asked for. It has no code, so as it stands it does not count."""
+    return Unreadable(
+        f"a plain {what} and not the JSON object that was asked for, to which the server has not held its model: with "
+        "judge.reply_format=text plain replies are asked for and read"
+    )
 
 
 def _is_a_line_of(text: str, answer: str) -> bool:

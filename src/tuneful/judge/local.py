@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tuneful.config import Config, JudgeConfig, TemplateConfig
@@ -28,6 +29,16 @@ AnswerAll = Callable[[Sequence[Conversation]], list[Answer]]
 """Generation with one loaded model, greedy unless the configuration says otherwise."""
 
 _KINDS = "`ollama/NAME`, `openai/MODEL`, `gguf:FILE` or `model:FOLDER`"
+_OF_HTTP = ("concurrency", "timeout_seconds", "max_retries", "backoff_seconds")
+_NOT_READ: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ollama/": (),
+        "openai/": ("num_ctx", "keep_alive"),
+        "gguf:": ("keep_alive",),
+        "model:": ("keep_alive", *_OF_HTTP),
+    }
+)
+"""The settings that each kind of judge does not read."""
 _MAX_SLOTS = 16
 _BATCH = 16
 
@@ -38,6 +49,7 @@ def resolve_settings(settings: JudgeConfig) -> JudgeConfig:
     kind = next((kind for kind in ("ollama/", "openai/", "gguf:", "model:") if name.startswith(kind)), None)
     if kind is None or name == kind:
         raise ConfigError(f"judge.model: {name!r} names no judge; expected {_KINDS}")
+    check_read(kind, settings)
     if settings.reply_format != "auto":
         if kind == "model:" and settings.reply_format == "json_schema":
             raise ConfigError(
@@ -47,10 +59,24 @@ def resolve_settings(settings: JudgeConfig) -> JudgeConfig:
     return settings.model_copy(update={"reply_format": "text" if kind == "model:" else "json_schema"})
 
 
-def open_judge(settings: JudgeConfig, load: Callable[[str], tuple[str, AnswerAll]]) -> Judge:
+def check_read(kind: str, settings: JudgeConfig) -> None:
+    """ConfigError where a setting was given that a judge of this kind does not read."""
+    defaults = JudgeConfig()
+    for name in _NOT_READ[kind]:
+        if getattr(settings, name) != getattr(defaults, name):
+            readers = " and ".join(f"`{one}`" for one, ignored in _NOT_READ.items() if name not in ignored)
+            raise ConfigError(f"judge.{name} is read by {readers} judges only, and this is {settings.model}; drop it")
+
+
+def open_judge(
+    settings: JudgeConfig,
+    load: Callable[[str], tuple[str, AnswerAll]],
+    notify: Callable[[str], None] = lambda sentence: None,
+) -> Judge:
     """The judge that `judge.model` names, ready to be asked; `settings` are resolved.
 
-    `load` loads a model folder: its fingerprint, and a function that answers conversations. Raises ConfigError or
+    `load` loads a model folder: its fingerprint, and a function that answers conversations. `notify` is told what a server
+    turns out not to take. Raises ConfigError or
     ModelError for a judge that does not exist, JudgeError for one that cannot be reached.
     """
     name = settings.model
@@ -60,7 +86,7 @@ def open_judge(settings: JudgeConfig, load: Callable[[str], tuple[str, AnswerAll
     if name.startswith("model:"):
         fingerprint, answer_all = load(name.removeprefix("model:"))
         return ModelJudge(name, {"wire": "model", "sha256": fingerprint}, answer_all)
-    return open_http_judge(name, settings)
+    return open_http_judge(name, settings, notify=notify)
 
 
 def check_judge(settings: JudgeConfig) -> None:
@@ -75,7 +101,11 @@ def check_judge(settings: JudgeConfig) -> None:
 def model_config(config: Config, folder: str) -> Config:
     """`config` for generation with a judge's model: its folder, temperature and limit of tokens, and the default template."""
     generate = config.generate.model_copy(
-        update={"max_new_tokens": config.judge.max_tokens, "temperature": config.judge.temperature or 0.0}
+        # Without a limit of its own a reply ends where the model's context does.
+        update={
+            "max_new_tokens": config.judge.max_tokens or config.judge.num_ctx,
+            "temperature": config.judge.temperature or 0.0,
+        }
     )
     model = config.model.model_copy(update={"name_or_path": folder})
     return config.model_copy(update={"generate": generate, "model": model, "template": TemplateConfig()})

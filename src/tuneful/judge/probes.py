@@ -50,8 +50,8 @@ class Probe:
 def make_probes(items: Sequence[Item], protocol: str, prompts: Mapping[str, Prompt], *, plain: bool) -> list[Probe]:
     """Nine probes of each item: seven answers graded under `protocol`, and one pair in both orders.
 
-    `prompts` holds those of `protocol` and of `pairwise`; a `plain` reply is asked for as text. At least two of the `items`
-    have different references.
+    `prompts` holds those of `protocol` and of `pairwise`; a `plain` reply is asked for as text. Every item has a reference, and
+    at least two have different ones.
     """
     probes = []
     for index, item in enumerate(items):
@@ -80,7 +80,7 @@ def padded(answer: str) -> str:
 def _graded(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> list[Probe]:
     injected = injections()
     answers = {
-        "reference": item.reference,
+        "reference": item.reference or "",
         "shuffled": wrong,
         "empty": "",
         "copied": item.task,
@@ -97,7 +97,7 @@ def _graded(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> 
 
 
 def _in_both_orders(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> list[Probe]:
-    pair = replace(item, answer=item.reference, rival=wrong)
+    pair = replace(item, answer=item.reference or "", rival=wrong)
     first, second = prompt.questions(pair, plain=plain)
     return [
         Probe("pair", index, pair, first, prompt.protocol),
@@ -107,6 +107,6 @@ def _in_both_orders(index: int, item: Item, wrong: str, prompt: Prompt, plain: b
 
 def _other_reference(items: Sequence[Item], index: int) -> str:
     """The reference of the next item that has another one."""
-    own = items[index].reference.strip()
-    others = (items[(index + step) % len(items)].reference for step in range(1, len(items)))
+    own = (items[index].reference or "").strip()
+    others = (items[(index + step) % len(items)].reference or "" for step in range(1, len(items)))
     return next(reference for reference in others if reference.strip() != own)

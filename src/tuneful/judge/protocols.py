@@ -30,12 +30,13 @@ _NUMBER = MappingProxyType({"type": "integer", "minimum": 0, "maximum": 100})
 class Item:
     """An `answer` to be judged: the `task` it was given (instruction and input), the `reference`, and its `source`.
 
-    `rival` is the answer it is held against where two are compared, None elsewhere.
+    `reference` is None where there is none of its own. `rival` is the answer it is held against where two are compared, None
+    elsewhere.
     """
 
     source: str
     task: str
-    reference: str
+    reference: str | None
     answer: str
     rival: str | None = None
 
@@ -45,9 +46,9 @@ class Protocol:
     """One way to judge.
 
     `compares_two`: a question shows the answer and its rival. A reply is an object of `properties` (JSON schema; `id` goes
-    without saying), told to the judge as `fields` and what they are (`meaning`); `plain_reply` asks for the same as plain text,
-    None where it needs an object. `read` is given the reply, the code it has to carry (None: a plain reply) and its item.
-    `in_words` says in the report what was asked for.
+    without saying), told to the judge as `fields` and what they are (`meaning`). `plain_reply` asks for the same as plain text,
+    and `plain_reasoned` with a reason before it; both are None where it needs an object. `read` is given the reply, the code
+    it has to carry (None: a plain reply) and its item. `in_words` says in the report what was asked for.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Protocol:
     fields: str
     meaning: str
     plain_reply: str | None
+    plain_reasoned: str | None
     read: Callable[[str, str | None, Item], float | Rubric | Winner | Unreadable]
     in_words: str
 
@@ -69,9 +71,12 @@ class Protocol:
         """How many questions one item takes."""
         return 2 if self.compares_two else 1
 
-    def texts(self, item: Item) -> list[dict[str, str]]:
+    def texts(self, item: Item, *, use_reference: bool = True) -> list[dict[str, str]]:
         """The text of each placeholder, for every question on `item`."""
-        shown = {"task": item.task, "reference": item.reference}
+        shown = {"task": item.task}
+        if use_reference:
+            assert item.reference is not None, f"{item.source}: no reference to judge by"
+            shown["reference"] = item.reference
         if not self.compares_two:
             return [{**shown, "answer": item.answer}]
         assert item.rival is not None, f"{item.source}: nothing to compare with"
@@ -80,13 +85,17 @@ class Protocol:
             for first, second in ((item.answer, item.rival), (item.rival, item.answer))
         ]
 
-    def object_reply(self, nonce: str) -> str:
-        """How the judge is told to reply with an object that carries `nonce`."""
-        return f'Reply with one JSON object and nothing else: {{"id": "{nonce}", {self.fields}}}, {self.meaning}.'
+    def object_reply(self, nonce: str, *, reason: bool = False) -> str:
+        """How the judge is told to reply with an object that carries `nonce`, with its `reason` before the verdict."""
+        fields, meaning = self.fields, self.meaning
+        if reason and "reason" not in self.properties:
+            fields, meaning = f'"reason": "...", {fields}', f"the reason being one short sentence, {meaning}"
+        return f'Reply with one JSON object and nothing else: {{"id": "{nonce}", {fields}}}, {meaning}.'
 
-    def schema(self, nonce: str) -> dict[str, Any]:
+    def schema(self, nonce: str, *, reason: bool = False) -> dict[str, Any]:
         """The JSON schema of a reply. The code is the only text allowed as `id`: a judge held to it cannot miscopy it."""
-        properties = {"id": {"type": "string", "enum": [nonce]}, **self.properties}
+        first = {"reason": {"type": "string"}} if reason else {}
+        properties = {"id": {"type": "string", "enum": [nonce]}, **first, **self.properties}
         return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
     def reading(self, item: Item, reply: str, nonce: str | None, *, swapped: bool = False) -> Reading | Unreadable:
@@ -118,6 +127,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 fields='"score": N',
                 meaning="N being a whole number from 0 to 100",
                 plain_reply="Reply with the whole number alone.",
+                plain_reasoned="Give the reason in one short sentence, and then a last line: Score: N, a whole number.",
                 read=lambda reply, nonce, item: read_score(reply, nonce=nonce, answer=item.answer),
                 in_words="one score from 0 to 100 for each answer, beside its reference",
             ),
@@ -128,6 +138,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 fields='"reason": "...", ' + ", ".join(f'"{name}": N' for name in CRITERIA),
                 meaning="each N a whole number from 0 to 100",
                 plain_reply=None,
+                plain_reasoned=None,
                 read=lambda reply, nonce, item: read_rubric(reply, nonce=nonce),
                 in_words="correctness, relevance, completeness and clarity of each answer, here their mean",
             ),
@@ -138,6 +149,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 fields='"winner": W',
                 meaning='W being "A", "B" or "tie"',
                 plain_reply="Reply with A, B or tie alone.",
+                plain_reasoned="Give the reason in one short sentence, and then a last line: Winner: W, W being A, B or tie.",
                 read=lambda reply, nonce, item: read_winner(
                     reply, nonce=nonce, answers=(item.answer, item.rival or "")
                 ),

@@ -22,6 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError
 from tuneful.judge.protocols import PROTOCOLS, Item, Protocol
 
@@ -58,29 +59,43 @@ class Prompt:
     protocol: Protocol
     system: str
     user: str
+    use_reference: bool = True
+    reason: bool = False
 
     def questions(self, item: Item, *, plain: bool) -> list[Question]:
         """The questions on `item`; a `plain` reply is asked for as text where the protocol knows one, else as an object."""
-        return [self._question(texts, plain=plain) for texts in self.protocol.texts(item)]
+        every = self.protocol.texts(item, use_reference=self.use_reference)
+        return [self._question(texts, plain=plain) for texts in every]
 
     def _question(self, texts: Mapping[str, str], *, plain: bool) -> Question:
         nonce = _nonce(texts)
-        in_plain = self.protocol.plain_reply if plain else None
-        wanted = self.protocol.object_reply(nonce) if in_plain is None else in_plain
+        protocol, reason = self.protocol, self.reason
+        in_plain = (protocol.plain_reasoned if reason else protocol.plain_reply) if plain else None
+        wanted = protocol.object_reply(nonce, reason=reason) if in_plain is None else in_plain
         values = {name: _fenced(name, text, nonce) for name, text in texts.items()} | {"nonce": nonce, "reply": wanted}
 
         def filled(text: str) -> str:
             # In one pass: braces inside an answer are text.
             return _PLACEHOLDER.sub(lambda placeholder: values.get(placeholder[1], placeholder[0]), text)
 
-        return Question(
-            filled(self.system), filled(self.user), nonce, self.protocol.schema(nonce) if in_plain is None else None
-        )
+        schema = protocol.schema(nonce, reason=reason) if in_plain is None else None
+        return Question(filled(self.system), filled(self.user), nonce, schema)
 
 
-def load_prompt(name: str, folder: str | None) -> Prompt:
-    """The prompt of the protocol `name`, from `folder` or built in; ConfigError where it is unreadable or incomplete."""
+def prompt_of(settings: JudgeConfig, protocol: str | None = None) -> Prompt:
+    """The prompt that `settings` ask with, or that of another `protocol`; errors as for `load_prompt`."""
+    name = protocol or settings.protocol
+    return load_prompt(name, settings.prompts, use_reference=settings.use_reference, reason=settings.reason)
+
+
+def load_prompt(name: str, folder: str | None, *, use_reference: bool = True, reason: bool = False) -> Prompt:
+    """The prompt of the protocol `name`, from `folder` or built in; ConfigError where it is unreadable or incomplete.
+
+    Without `use_reference` it shows the judge no reference; with `reason` it asks for one before the verdict.
+    """
     protocol, file = PROTOCOLS[name], f"{name}.txt"
+    if folder is None and not use_reference:
+        file = f"{name}-without-reference.txt"
     shown = str(Path(folder) / file) if folder is not None else file
     try:
         found = Path(folder) / file if folder is not None else files("tuneful.judge") / "prompts" / file
@@ -96,11 +111,13 @@ def load_prompt(name: str, folder: str | None) -> Prompt:
     for needed in ("nonce", *protocol.judged, "reply"):
         if needed not in placeholders:
             raise ConfigError(f"{shown}: has no placeholder {{{needed}}}, without which nothing can be judged")
+    if not use_reference and "reference" in placeholders:
+        raise ConfigError(f"{shown}: asks for the {{reference}}, which judge.use_reference=false leaves out")
     known = {"task", "reference", *protocol.judged, "nonce", "reply"}
     if unknown := sorted(placeholders - known):
         there_are = ", ".join(f"{{{name}}}" for name in sorted(known))
         raise ConfigError(f"{shown}: the placeholder {{{unknown[0]}}} is unknown; there are {there_are}")
-    return Prompt(protocol, parts["system"].strip(), parts["user"].strip())
+    return Prompt(protocol, parts["system"].strip(), parts["user"].strip(), use_reference, reason)
 
 
 def _nonce(texts: Mapping[str, str]) -> str:

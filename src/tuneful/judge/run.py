@@ -9,32 +9,44 @@ Stands at the top of this room, over `items.py`, `verdicts.py` and `local.py`.
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tuneful.config import Config
-from tuneful.console import Terminal
+from tuneful.console import Advance, Terminal
 from tuneful.encoding.chat_template import TOKENIZER_TEMPLATE
 from tuneful.encoding.template import TEMPLATE_FILE
 from tuneful.errors import ConfigError, JudgeError
+from tuneful.evaluation.answers import answer_keys_of
 from tuneful.files import write_json, write_rows
 from tuneful.judge.client import Judge
-from tuneful.judge.items import AnswerSet, paired, read_answers
+from tuneful.judge.items import AnswerSet, named_by_key, paired, read_answers
 from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge, resolve_settings
 from tuneful.judge.protocols import PROTOCOLS, Item
-from tuneful.judge.questions import load_prompt
-from tuneful.judge.verdicts import ReplyCache, judge_items, score_row, summarise
+from tuneful.judge.questions import prompt_of
+from tuneful.judge.verdicts import ReplyCache, judge_items, num_missing, score_row, summarise
+from tuneful.numbers import plural, rough_duration
 from tuneful.runs.schema import EvaluationDocument, ScoreSummary, as_row
 from tuneful.types import Answer, Conversation, Verdict
 
 REPLIES = Path("judge") / "replies.jsonl"
+_SECONDS_WORTH_SAYING = 5.0
+_MANY = 3
+"""Items from which on a pattern that all of them show is no chance."""
+
+
+def warning(terminal: Terminal) -> Callable[[str], None]:
+    """Where the judge, or its figures, give cause for doubt: a line in yellow."""
+    return lambda sentence: terminal.say(sentence, style="yellow")
 
 
 def check_judge_is_there(config: Config) -> None:
     """Raise, before any work is done, where the judge of a run is named wrongly or cannot be reached."""
     settings = resolve_settings(config.judge)
-    load_prompt(settings.protocol, settings.prompts)
+    prompt_of(settings)
     check_judge(settings)
 
 
@@ -46,9 +58,9 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[f
     """
     settings = resolve_settings(config.judge)
     config = config.model_copy(update={"judge": settings})
-    sets = answer_sets(run, config, None, None)
+    sets = answer_sets(run, config)
     try:
-        judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
+        judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say), warning(terminal))
     except JudgeError as error:
         command = shlex.join(["tuneful", "evaluate", str(run), "--judge", str(settings.model)])
         terminal.say(f"not judged: {error}. Later: {command}", style="yellow", wrap=False)
@@ -64,27 +76,91 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[f
     return {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
 
 
-def answer_sets(answers: Path, config: Config, answer_key: str | None, against: Path | None) -> list[AnswerSet]:
-    """What is to be judged: one set, the two of a run folder, or one set of pairs where two answers are compared."""
-    in_pairs, data = PROTOCOLS[config.judge.protocol].compares_two, config.data
+def time_judging(config: Config, asked: Sequence[Conversation], folder: Path, terminal: Terminal) -> tuple[int, float]:
+    """How many questions a judge would be asked about two answers to each of `asked`, and how many seconds that would take.
+
+    A few are really asked, as many as are in flight at once, with stand-ins for the answers. Raises JudgeError where the judge
+    cannot be reached.
+    """
+    settings = resolve_settings(config.judge)
+    protocol = PROTOCOLS[settings.protocol]
+    total = len(asked) * protocol.num_questions * (1 if protocol.compares_two else 2)
+    items = [_example_item(one) for one in asked[: -(-settings.concurrency // protocol.num_questions)]]
+    config = config.model_copy(update={"judge": settings})
+    judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
+    with open_cache(folder / "timed") as cache:
+        start = time.perf_counter()
+        judge_items(items, judge, settings, cache, lambda _: None)
+        seconds = time.perf_counter() - start
+    return total, seconds * total / (len(items) * protocol.num_questions)
+
+
+def _example_item(asked: Conversation) -> Item:
+    turn = asked.answered_turns[-1]
+    return Item(asked.source, turn.instruction, turn.response, answer=turn.instruction, rival=turn.response)
+
+
+def answer_sets(
+    answers: Path, config: Config, answer_keys: Sequence[str] = (), against: Path | None = None
+) -> list[AnswerSet]:
+    """What is to be judged: the answers of a file under each key, or the two sets of a run folder; where two answers are
+    compared one set of pairs, those under two keys, of a run folder, or of a file and of `against`.
+
+    Rows that hold the answers of several models, such as `model 1 response` and `model 2 response`, are told by their keys.
+    """
+    in_pairs, judge = PROTOCOLS[config.judge.protocol].compares_two, config.judge
+
+    def read(file: Path, key: str | None = None) -> AnswerSet:
+        return read_answers(file, config.data, key, use_reference=judge.use_reference)
+
     if against is not None and not in_pairs:
         raise ConfigError("--against is for --protocol pairwise; each set of answers is scored on its own elsewhere")
     if answers.is_dir():
-        if against is not None:
-            raise ConfigError(f"{answers}: a run folder brings its own base answers; leave --against out")
+        if against is not None or answer_keys:
+            option = "--against" if against is not None else "--answer-key"
+            raise ConfigError(f"{answers}: a run folder brings its own base and tuned answers; leave {option} out")
         files = [answers / "answers" / f"{name}.jsonl" for name in ("base", "tuned")]
         if missing := [file for file in files if not file.is_file()]:
             raise ConfigError(f"{answers}: is no run folder with answers: there is no {missing[0]}")
-        base, tuned = (read_answers(file, data, answer_key) for file in files)
+        base, tuned = map(read, files)
         return [_pairs(tuned, base)] if in_pairs else [base, tuned]
-    judged = read_answers(answers, data, answer_key)
-    if not in_pairs:
-        return [judged]
-    if against is None:
+    keys = tuple(answer_keys) or (answer_keys_of(answers, config.data) if against is None else ())
+    if len(keys) < 2:
+        judged = read(answers, *keys)
+        if not in_pairs:
+            return [judged]
+        if against is None:
+            raise ConfigError(
+                "a pairwise judge compares two sets: give a run folder, --against FILE with the other answers, or the keys of "
+                "the two answers of each row: --answer-key A --answer-key B"
+            )
+        return [_pairs(judged, read(against, *keys))]
+    if against is not None or len(set(keys)) < len(keys) or (in_pairs and len(keys) > 2):
         raise ConfigError(
-            "a pairwise judge compares two sets: give a run folder, or --against FILE with the other answers"
+            f"--answer-key {', '.join(keys)}: each key names other answers of the same row; a pairwise judge compares two of "
+            "them, or one of them with --against FILE"
         )
-    return [_pairs(judged, read_answers(against, data, answer_key))]
+    sets = [named_by_key(read(answers, key), key) for key in keys]
+    return [_pairs(*sets)] if in_pairs else sets
+
+
+def limited(sets: Sequence[AnswerSet], limit: int | None) -> list[AnswerSet]:
+    """The first `limit` items of each set, or all of them; ConfigError for a limit below 1."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: {limit} leaves nothing to judge")
+    return [replace(one, items=one.items[:limit]) for one in sets]
+
+
+def warn_of_copies(sets: Sequence[AnswerSet], terminal: Terminal) -> None:
+    """Warn where all answers of a set are, word for word, what they are held against: their references, or their rivals."""
+    for one in sets:
+        if all(item.answer == item.rival for item in one.items):
+            warning(terminal)(f"{one.name}: both sides hold the same answers, so there is nothing to prefer")
+        if len(one.items) >= _MANY and all(item.answer == item.reference for item in one.items):
+            warning(terminal)(
+                f"{one.name}: all {len(one.items)} answers are, word for word, their references. Is the answer under another "
+                "key (--answer-key), or the reference in another column (data.columns)?"
+            )
 
 
 def _pairs(answers: AnswerSet, rivals: AnswerSet) -> AnswerSet:
@@ -108,12 +184,53 @@ def judge_sets(
 ) -> dict[str, list[Verdict]]:
     """The verdicts on every set by its name, in the order of its items, written as scores/NAME.jsonl of `folder`."""
     verdicts: dict[str, list[Verdict]] = {}
+    missing = _say_how_much(sets, judge, config, cache, terminal)
+    pace = _Pace(len(cache), missing, config.judge.concurrency, terminal)
     for one in sets:
         total = len(one.items) * PROTOCOLS[config.judge.protocol].num_questions
         with terminal.progress(f"judging {one.name}", total, "questions") as advance:
-            verdicts[one.name] = judge_items(one.items, judge, config.judge, cache, advance)
+
+            def on_done(num_questions: int, advance: Advance = advance) -> None:
+                advance(num_questions)
+                pace.see(len(cache))
+
+            verdicts[one.name] = judge_items(one.items, judge, config.judge, cache, on_done)
         write_scores(folder, one.name, verdicts[one.name])
     return verdicts
+
+
+def _say_how_much(
+    sets: Sequence[AnswerSet], judge: Judge, config: Config, cache: ReplyCache, terminal: Terminal
+) -> int:
+    """Before anything is asked: how many questions there are; how many of them have no reply yet is returned."""
+    num_questions, missing = num_missing([item for one in sets for item in one.items], judge, config.judge, cache)
+    items = ", ".join(f"{one.name}: {len(one.items):,}" for one in sets)
+    known = num_questions - missing
+    terminal.say(
+        f"{plural(num_questions, 'question')} to {judge.name} on the answers of {items}"
+        + (f", of which {known:,} were answered before" if known else "")
+    )
+    return missing
+
+
+class _Pace:
+    """Says once, after the first `after` replies beyond the `num_known`, how long the `num_missing` questions will take."""
+
+    def __init__(self, num_known: int, num_missing: int, after: int, terminal: Terminal) -> None:
+        self._num_known, self._num_missing, self._after, self._terminal = num_known, num_missing, after, terminal
+        self._start, self._said = time.monotonic(), False
+
+    def see(self, num_replies: int) -> None:
+        """There are `num_replies` now."""
+        num_replies -= self._num_known
+        if self._said or num_replies < self._after:
+            return
+        self._said = True
+        left = (time.monotonic() - self._start) / num_replies * (self._num_missing - num_replies)
+        if left >= _SECONDS_WORTH_SAYING:
+            self._terminal.say(
+                f"about {rough_duration(left)} for the {self._num_missing - num_replies:,} questions left"
+            )
 
 
 def write_scores(folder: Path, name: str, verdicts: Sequence[Verdict]) -> None:
@@ -131,6 +248,7 @@ def evaluation_document(
         for name, own in verdicts.items()
     }
     show_summaries(summaries, terminal)
+    warn_of_scale(verdicts, terminal)
     return EvaluationDocument(judge.name, config.judge.protocol, summaries)
 
 
@@ -153,6 +271,19 @@ def show_summaries(summaries: Mapping[str, ScoreSummary], terminal: Terminal) ->
             terminal.say(f"  {name}: {count} unscored: {reason}", style="yellow")
 
 
+def warn_of_scale(verdicts: Mapping[str, Sequence[Verdict]], terminal: Terminal) -> None:
+    """Warn where the scores look as if the judge took the scale for one that ends at 1, 5 or 10."""
+    scores = [verdict.score for own in verdicts.values() for verdict in own if verdict.score is not None]
+    compares_two = any(PROTOCOLS[verdict.protocol].compares_two for own in verdicts.values() for verdict in own)
+    if compares_two or len(scores) < _MANY or len(set(scores)) < 2:
+        return
+    if (end := next((end for end in (1, 5, 10) if max(scores) <= end), None)) is not None:
+        warning(terminal)(
+            f"no score is above {max(scores):g} of 100: are the answers as bad as that, or does this judge grade up to {end}? "
+            "Look at `raw` in scores/; judge.prompts names prompts of your own, --calibrate says whether it can judge"
+        )
+
+
 def load_judge_model(folder: str, config: Config, notify: Callable[[str], None]) -> tuple[str, AnswerAll]:
     """The fingerprint of a model folder, and generation with it.
 
@@ -165,7 +296,7 @@ def load_judge_model(folder: str, config: Config, notify: Callable[[str], None])
     pretrained = load_model(folder, notify)
     if pretrained.tokenizer.chat_template and not (pretrained.folder / TEMPLATE_FILE).is_file():
         own = own.model_copy(update={"template": own.template.model_copy(update={"name": TOKENIZER_TEMPLATE})})
-    loaded = LoadedModel.of(pretrained, own)
+    loaded = LoadedModel.of(pretrained, own, notify)
 
     def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:
         return loaded.answer(conversations, seed=config.judge.seed or 0)

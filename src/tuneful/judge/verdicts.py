@@ -25,9 +25,9 @@ from tuneful.errors import ConfigError
 from tuneful.evaluation.statistics import Array, interval, resampled_counts
 from tuneful.files import AppendLog, held
 from tuneful.judge.client import AskResult, Judge, NoReply, Reply
-from tuneful.judge.grammar import CRITERIA, Unreadable
+from tuneful.judge.grammar import CRITERIA, Unreadable, reason_in
 from tuneful.judge.protocols import Item, Protocol, Reading
-from tuneful.judge.questions import Question, load_prompt
+from tuneful.judge.questions import Question, prompt_of
 from tuneful.runs.schema import JudgeScore, ScoreSummary
 from tuneful.types import Verdict
 
@@ -43,11 +43,11 @@ class ReplyCache:
 
     def __init__(self, file: Path) -> None:
         self._log = AppendLog(file, flushed=True)
-        self._replies = {str(row.get("key")): str(row.get("reply")) for row in self._log.rows}
-        if self._log.damaged is not None:
-            raise ConfigError(
-                f"{file}:{self._log.damaged}: damaged; remove the line, or the file to judge everything anew"
-            )
+        whole = [isinstance(row.get("key"), str) and isinstance(row.get("reply"), str) for row in self._log.rows]
+        damaged = whole.index(False) + 1 if not all(whole) else self._log.damaged
+        if damaged is not None:
+            raise ConfigError(f"{file}:{damaged}: damaged; remove the line, or the file to judge everything anew")
+        self._replies = {row["key"]: row["reply"] for row in self._log.rows}
 
     @staticmethod
     @contextmanager
@@ -94,7 +94,7 @@ def judge_items(
 
     Raises ConfigError where a prompt file is unusable; failures of the judge are verdicts without a score.
     """
-    prompt = load_prompt(settings.protocol, settings.prompts)
+    prompt = prompt_of(settings)
     asked = [prompt.questions(item, plain=settings.reply_format == "text") for item in items]
     results = ask_cached([question for questions in asked for question in questions], judge, settings, cache, advance)
     verdicts, at = [], 0
@@ -103,6 +103,14 @@ def judge_items(
         at += len(questions)
     assert len(verdicts) == len(items)
     return verdicts
+
+
+def num_missing(items: Sequence[Item], judge: Judge, settings: JudgeConfig, cache: ReplyCache) -> tuple[int, int]:
+    """How many questions `judge_items` has on `items`, and how many different ones of them have no reply yet."""
+    prompt = prompt_of(settings)
+    plain = settings.reply_format == "text"
+    keys = [_key(question, judge, settings, 0) for item in items for question in prompt.questions(item, plain=plain)]
+    return len(keys), sum(cache.get(key) is None for key in set(keys))
 
 
 def ask_cached(
@@ -170,7 +178,13 @@ def mean_interval(values: Array, confidence: float, seed: int) -> tuple[float, f
 def score_row(verdict: Verdict) -> JudgeScore:
     """The row of a verdict in scores/*.jsonl."""
     return JudgeScore(
-        verdict.source, verdict.judge, verdict.protocol, verdict.score, verdict.unscored_reason, verdict.raw
+        verdict.source,
+        verdict.judge,
+        verdict.protocol,
+        verdict.score,
+        verdict.unscored_reason,
+        verdict.raw,
+        verdict.reason,
     )
 
 
@@ -192,7 +206,8 @@ def _verdict(
             return unscored(f"unreadable: {found.reason}")
         readings.append(found)
     score, criteria = protocol.worth(readings)
-    return Verdict(item.source, judge, protocol.name, score, None, raw, criteria)
+    # Under `pairwise` the reason of the first question, in which the item's answer is A.
+    return Verdict(item.source, judge, protocol.name, score, None, raw, criteria, reason_in(texts[0]))
 
 
 def _criteria_means(verdicts: Sequence[Verdict]) -> dict[str, float]:

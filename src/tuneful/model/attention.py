@@ -12,6 +12,7 @@ same rule as a mask: `k <= q < subtree_end[k]`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +105,9 @@ def trie_attention(
 
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype.
     """
-    assert trie_plan is not None, "a model prepared by use_trie_attention was called without trie_plan="
-    assert attention_mask is None, "the plan says who sees whom; a mask is not used"
+    check_plain(trie_plan, "trie_plan", attention_mask, dropout, kwargs)
+    assert trie_plan is not None
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape
-    assert dropout == 0.0, f"sharing is not exact under attention dropout {dropout}"
-    assert kwargs.get("softcap") is None, "soft-capped scores are not part of the plan"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if trie_plan.block_mask is not None:
         return _flex_attention(query, key, value, trie_plan.block_mask, scale), None
@@ -120,6 +119,24 @@ def trie_attention(
     else:
         output = GroupedAttention.apply(query, key, own_value, trie_plan.groups, scale)  # type: ignore[no-untyped-call]
     return output.to(value.dtype), None
+
+
+class UnsupportedAttentionError(AssertionError):
+    """The layers of a family ask for attention that a plan does not describe; the message says how, in words for a reason."""
+
+
+def check_plain(
+    given: object, name: str, attention_mask: torch.Tensor | None, dropout: float, others: Mapping[str, Any]
+) -> None:
+    """UnsupportedAttentionError unless a layer hands on what it was `given` under `name` and wants softmax(scale Q K^T) V."""
+    if given is None:
+        raise UnsupportedAttentionError(f"its layers call attention without {name}=, which they were given")
+    if attention_mask is not None:
+        raise UnsupportedAttentionError("its layers bring a mask of their own")
+    if dropout:
+        raise UnsupportedAttentionError(f"its layers have attention dropout {dropout:g}")
+    if others.get("softcap") is not None:
+        raise UnsupportedAttentionError("its layers cap their attention scores")
 
 
 def _flex_mask(batch: TrieBatch, device: torch.device) -> Any:

@@ -7,7 +7,7 @@ unexpected or of another shape; here each is an error that names it.
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
+from tuneful.files import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +26,8 @@ Notify = Callable[[str], None]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LEGACY_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias)$")
 MAX_NAMED = 5
+_DOCUMENTS = ("config", "generation_config", "tokenizer_config", "special_tokens_map", "added_tokens")
+_TEMPLATES = "chat_template.jinja"
 
 
 def ignore(_: str) -> None:
@@ -38,12 +41,63 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} holds a LoRA adapter, not a model: merge it into its base model first")
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json: a model folder holds one, *.safetensors and a tokenizer")
+    return _document(file)
+
+
+def check_text_files(folder: Path) -> None:
+    """ModelError that names the first small file of a model folder that is damaged; transformers passes over some of them."""
+    for file in (folder / f"{name}.json" for name in _DOCUMENTS):
+        if os.path.lexists(file):
+            _document(file)
+    if os.path.lexists(template := folder / _TEMPLATES):
+        try:
+            template.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise _damaged(template, error) from error
+
+
+def damaged_tokenizer(folder: Path, error: Exception) -> ModelError:
+    """What to say of a folder whose tokenizer transformers cannot read, naming the file that is at fault."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not os.path.lexists(file):
+        return ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-    except (ValueError, AssertionError) as error:
+        Tokenizer.from_file(str(file))
+    except Exception as own:  # the library raises no narrower one
+        return _damaged(file, own)
+    return ModelError(
+        f"{folder}: the tokenizer cannot be read, though tokenizer.json can: {first_line(error)}; "
+        "fetch tokenizer_config.json again"
+    )
+
+
+def damaged_model(folder: Path, error: Exception) -> ModelError:
+    """What to say of a folder whose model transformers cannot load, though its weights were checked: which file is at fault."""
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    if file.is_file():
+        try:
+            GenerationConfig.from_pretrained(str(folder))
+        except Exception as own:  # whatever a value of another type brings about
+            return _damaged(file, own)
+    return ModelError(f"{folder} cannot be loaded as config.json describes it: {first_line(error)}; fetch it again")
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        return read_object(file)
+    except OSError as error:
+        raise _damaged(file, error) from error
+    except ValueError as error:
         raise ModelError(f"{file} is not a JSON object: {error}; fetch it again") from error
-    return config
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+    return ModelError(f"{file} cannot be read: {reason}; fetch it again")
 
 
 def check_architecture(config: Mapping[str, Any], folder: Path) -> None:
@@ -102,22 +156,26 @@ def _weight_files(folder: Path) -> list[Path]:
         return [single]
     if not index.is_file():
         return []
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{index} is not an index of weights: {first_line(error)}; fetch it again") from error
+    places = _document(index).get("weight_map")
+    if not isinstance(places, dict) or not all(_is_name(shard) for shard in places.values()) or not places:
+        raise ModelError(f"{index} is no index of weights: `weight_map` names no files; fetch it again")
+    shards = sorted(set(places.values()))
     if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         raise ModelError(f"{folder} lacks {named(missing)}, which {index.name} lists: fetch the folder again")
     return [folder / shard for shard in shards]
 
 
+def _is_name(shard: Any) -> bool:
+    return isinstance(shard, str) and shard == Path(shard).name != ""
+
+
 def _check_safetensors(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
-    with file.open("rb") as stream:
-        if stream.read(24).startswith(b"version https://git-lfs"):
-            raise ModelError(f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
     try:
+        with file.open("rb") as stream:
+            if stream.read(24).startswith(b"version https://git-lfs"):
+                raise ModelError(f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
         with safe_open(file, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
@@ -149,7 +207,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     if top[1] >= num_rows:
         raise ModelError(
             f"{path}: the tokenizer's {top[0]!r} has id {top[1]}, but the embedding table has {num_rows} rows; "
-            f"tokenizer and weights belong to different models"
+            f"the tokenizer (tokenizer.json, tokenizer_config.json) and the weights belong to different models"
         )
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import mmap
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
 from tuneful.model.checks import check_loading, first_line, quiet
+from tuneful.model.gguf_header import read_gguf_header
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +23,10 @@ GPT2_SPLITTERS = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-
 
 
 def gguf_model(file: Path) -> PreTrainedModel:
-    """Read a `.gguf` file into a plain float32 model: weights dequantized, no trace of quantization left on it."""
+    """Read a `.gguf` file into a plain float32 model: weights dequantized, no trace of quantization left on it.
+
+    An output head that is a copy of the embedding becomes the embedding: they are one matrix, counted and trained once.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -40,6 +42,7 @@ def gguf_model(file: Path) -> PreTrainedModel:
             raise ModelError(f"{file} cannot be read as a GGUF model: {first_line(error)}") from error
     check_loading(info, file)
     _forget_quantization(model)
+    _tie_equal_head(model)
     return model.eval()
 
 
@@ -52,7 +55,7 @@ def gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
         except Exception as error:
             raise ModelError(f"{file}: its tokenizer cannot be read: {first_line(error)}") from error
-    _set_splitter(tokenizer, _gguf_splitter(file), file)
+    _set_splitter(tokenizer, read_gguf_header(file).text("tokenizer.ggml.pre"), file)
     return tokenizer
 
 
@@ -70,19 +73,6 @@ def _set_splitter(tokenizer: PreTrainedTokenizerBase, splitter: str | None, file
     )
 
 
-def _gguf_splitter(file: Path) -> str | None:
-    """Value of the key `tokenizer.ggml.pre`. A GGUF key is its length, its bytes, a type (8 is a string), its value."""
-    key = b"tokenizer.ggml.pre"
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        entry = struct.pack("<Q", len(key)) + key + struct.pack("<I", 8)
-        start = data.find(entry)
-        if start < 0:
-            return None
-        start += len(entry)
-        (length,) = struct.unpack_from("<Q", data, start)
-        return bytes(data[start + 8 : start + 8 + length]).decode()
-
-
 def _forget_quantization(model: PreTrainedModel) -> None:
     model.hf_quantizer = None
     model.is_quantized, model.quantization_method = False, None
@@ -90,3 +80,20 @@ def _forget_quantization(model: PreTrainedModel) -> None:
     for owner, name in ((model.config, "quantization_config"), (model.config, "_model_name_or_path")):
         if hasattr(owner, name):
             delattr(owner, name)
+
+
+def _tie_equal_head(model: PreTrainedModel) -> None:
+    """Tie the output head to the embedding where the file holds the same matrix twice, and the architecture can tie them."""
+    import torch
+
+    head, embedding, config = (
+        model.get_output_embeddings(),
+        model.get_input_embeddings(),
+        model.config.get_text_config(),
+    )
+    if head is None or head.weight is embedding.weight or not torch.equal(head.weight, embedding.weight):
+        return
+    tied, config.tie_word_embeddings = config.tie_word_embeddings, True
+    model.tie_weights()
+    if head.weight is not embedding.weight:
+        config.tie_word_embeddings = tied

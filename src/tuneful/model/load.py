@@ -12,40 +12,46 @@ random numbers.
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuneful.errors import ModelError
+from tuneful.errors import ExportError, ModelError
 from tuneful.files import hash_into
-from tuneful.model.builtin import BUILTIN, BUILTIN_HUB_ID, builtin_folder
+from tuneful.model.builtin import BUILTIN, builtin_folder
 from tuneful.model.checks import (
     Notify,
     check_architecture,
     check_loading,
+    check_text_files,
     check_vocabulary,
     check_weight_files,
+    damaged_model,
+    damaged_tokenizer,
     first_line,
     ignore,
     quiet,
     read_config,
     with_end_token,
 )
-from tuneful.model.gguf import gguf_model, gguf_tokenizer
+from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
+from tuneful.model.gguf_header import gguf_hub_id
+from tuneful.model.names import ADAPTER, adapter_base, hub_id, is_adapter, trained_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"]
 HUB_FILES_IGNORED = ["*/*", "consolidated*", "adapter_*"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 
+UNLIMITED = 1 << 30
+"""The context of a model that sets no limit."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Pretrained:
     """A model in float32 and eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`)."""
 
@@ -54,23 +60,40 @@ class Pretrained:
     name: str
     folder: Path
 
+    def __repr__(self) -> str:
+        return f"Pretrained({self.name!r}, {type(self.model).__name__}, {self.model.num_parameters() / 1e6:,.1f} M parameters)"
+
 
 def load_model(name: str, notify: Notify = ignore) -> Pretrained:
     """Load the model and tokenizer behind `name`, complete and consistent, or raise ModelError."""
-    path = resolve_model(name, notify)
+    return load_from(resolve_model(name, notify), name, notify)
+
+
+def load_from(path: Path, name: str, notify: Notify = ignore) -> Pretrained:
+    """The same for a model that was found already: `path` is what `resolve_model` made of `name`."""
     tokenizer = load_tokenizer(path)
+    if is_adapter(path):
+        return Pretrained(_adapter_model(path, notify), tokenizer, name, path)
     notify(f"loading {name}")
-    model = gguf_model(path) if path.is_file() else _folder_model(path)
+    model = cached_gguf_model(path, folder_model, notify) if path.is_file() else folder_model(path)
     check_vocabulary(model, tokenizer, path)
     return Pretrained(model, tokenizer, name, path)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the fast tokenizer of a model folder (or `.gguf` file); it has an end token. Raises ModelError."""
+    """Load the fast tokenizer of a model folder (or `.gguf` file); it has an end token. Raises ModelError.
+
+    That of an adapter is the one that was saved with it, else that of its base.
+    """
     if folder.is_file():
-        return with_end_token(gguf_tokenizer(folder), folder)
-    read_config(folder)
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return with_end_token(cached_gguf_tokenizer(folder), folder)
+    has_tokenizer = any((folder / file).is_file() for file in TOKENIZER_FILES)
+    if not is_adapter(folder):
+        read_config(folder)
+        check_text_files(folder)
+    elif not has_tokenizer:
+        return load_tokenizer(resolve_model(adapter_base(folder).name))
+    if not has_tokenizer:
         raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base) there")
     from transformers import AutoTokenizer
 
@@ -79,17 +102,24 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
             )
+            tokenizer("a")  # some settings are read only now
         except Exception as error:
-            raise ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from error
+            raise damaged_tokenizer(folder, error) from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: the tokenizer has no fast form; add a tokenizer.json of the `tokenizers` library")
     return with_end_token(tokenizer, folder)
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over names and bytes of config.json and all *.safetensors of `folder` (or of the one `.gguf` file)."""
-    files = [folder] if folder.is_file() else [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    """sha256 over names and bytes of config.json and all *.safetensors of `folder` (or of the one `.gguf` file).
+
+    That of an adapter is over its own files and its base's fingerprint.
+    """
     digest = hashlib.sha256()
+    if is_adapter(folder):
+        digest.update(fingerprint(resolve_model(adapter_base(folder).name)).encode())
+    config = folder / (ADAPTER if is_adapter(folder) else "config.json")
+    files = [folder] if folder.is_file() else [config, *sorted(folder.glob("*.safetensors"))]
     for file in files:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
@@ -98,8 +128,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """How many tokens the model can attend to; 2^30 where its configuration sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    """How many tokens the model can attend to; UNLIMITED where its configuration sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
 
 
 # Names
@@ -110,7 +140,9 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
     if name == BUILTIN:
         return builtin_folder(notify)
     path = Path(name).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if path.is_dir():
+        return trained_folder(path)
+    if path.is_file() and path.suffix == ".gguf":
         return path
     if path.is_file():
         raise ModelError(f"{name} is a file: --model takes the folder that holds it, a Hub id or a .gguf file")
@@ -180,10 +212,38 @@ def _unreachable(name: str) -> str:
     )
 
 
+# Adapters
+
+
+def base_for_peft(pretrained: Pretrained) -> str:
+    """What peft can load the base of an adapter by: its Hub id, else its folder, of a `.gguf` the one that it was unpacked to."""
+    if pretrained.folder.is_file():
+        return gguf_hub_id(pretrained.folder) or str(unpacked_folder(pretrained.folder) or pretrained.name)
+    return hub_id(pretrained.name) or str(pretrained.folder)
+
+
+def _adapter_model(folder: Path, notify: Notify) -> PreTrainedModel:
+    """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together."""
+    from tuneful.model.lora import merge_adapter
+
+    base = adapter_base(folder)
+    pretrained = load_model(base.name, notify)
+    if base.sha256 and fingerprint(pretrained.folder) != base.sha256:
+        raise ModelError(
+            f"{folder}: its base {base.name} is not the model that it was trained on; give that one's place"
+        )
+    notify(f"merging {folder} into {base.name}")
+    try:
+        return merge_adapter(pretrained.model, folder, ())[0]
+    except ExportError as error:
+        raise ModelError(str(error)) from error
+
+
 # Folders
 
 
-def _folder_model(folder: Path) -> PreTrainedModel:
+def folder_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder, in float32, every weight accounted for; ModelError where it is not whole."""
     config = read_config(folder)
     check_architecture(config, folder)
     check_weight_files(folder)
@@ -202,13 +262,6 @@ def _folder_model(folder: Path) -> PreTrainedModel:
                 output_loading_info=True,
             )
         except Exception as error:
-            raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
+            raise damaged_model(folder, error) from error
     check_loading(info, folder)
     return model.eval()
-
-
-def hub_id(base_name: str) -> str | None:
-    """The Hub id by which others find the model that is called `base_name` here; None where there is none."""
-    if base_name == BUILTIN:
-        return BUILTIN_HUB_ID
-    return base_name if HUB_ID.fullmatch(base_name) and not Path(base_name).exists() else None

@@ -21,8 +21,8 @@ from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
-from tuneful.model.load import hub_id
 from tuneful.model.logits import largest_difference, prompt_logits
+from tuneful.model.names import hub_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,7 +103,7 @@ def merge_adapter(
         largest_difference(prompt_logits(merged, prompt), logits)
         for prompt, logits in zip(prompts, unmerged, strict=True)
     ]
-    largest = max(difference / scale for difference, scale in differences)
+    largest = max((difference / scale for difference, scale in differences), default=0.0)
     if not largest <= MERGE_TOLERANCE:
         raise ExportError(
             f"{folder}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest one"

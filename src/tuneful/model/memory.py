@@ -1,18 +1,112 @@
-"""Freed memory is kept for the next step instead of being given back and fetched anew.
+"""Memory: how much there is for this process, and what becomes of what is freed.
+
+Freed memory is kept for the next step instead of being given back and fetched anew, until `give_back_freed_memory`.
 
 glibc maps every large buffer afresh and unmaps it when it is freed, so each step of training pays a page fault for every
 4 KiB of its activations and gradients. Kept on the heap (in huge pages, where `THP_MEM_ALLOC_ENABLE=1` was set before torch
 was loaded), the same buffers serve every step: a tenth of a small CPU step while each operation of a layer
 had buffers of its own, nothing that could be measured where a layer has one (LOG.md). Elsewhere than on glibc this does nothing.
+
+What is available is what the machine has free, and no more than the limits of a container or of the shell leave.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 _TOP_PAD_BYTES = 64 << 20
+
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def available_bytes(device: torch.device | None = None) -> int:
+    """Bytes that this process can still take: of `device` where that is a GPU, else of the machine, within its limits."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return max(0, min([psutil.virtual_memory().available, *_left_by_cgroups(), *_left_by_limits()]))
+
+
+def total_bytes(device: torch.device | None = None) -> int:
+    """Bytes that there are for this process in all, what it holds included."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _cgroup_limits())])
+
+
+def _left_by_cgroups() -> list[int]:
+    return [limit - used for limit, used in _cgroup_limits()]
+
+
+def _cgroup_limits() -> list[tuple[int, int]]:
+    """(limit, bytes in use) of every control group above this process that has a limit; nothing elsewhere than on Linux."""
+    found = []
+    for folder in _cgroup_folders():
+        for limit_file, used_file, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or a limit of `max`
+                limit = int((folder / limit_file).read_text())
+                used = int((folder / used_file).read_text()) - _statistic(folder / "memory.stat", cache)
+                found.append((limit, max(0, used)))
+    return found
+
+
+def _cgroup_folders() -> list[Path]:
+    """The control groups of this process, its own and those above it."""
+    try:
+        lines = _OWN_CGROUP.read_text().splitlines()
+    except OSError:
+        return []
+    folders: list[Path] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory") or "memory" in controllers.split(","):
+            root = _CGROUPS / "memory" if controllers else _CGROUPS
+            own = root / path.lstrip("/")
+            folders += [own, *(above for above in own.parents if above == root or root in above.parents)]
+    return folders
+
+
+def _statistic(file: Path, name: str) -> int:
+    for line in file.read_text().splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _left_by_limits() -> list[int]:
+    """What the shell's limit on address space (`ulimit -v`) leaves."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return []
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return [] if limit == resource.RLIM_INFINITY else [limit - psutil.Process().memory_info().vms]
+
+
+def give_back_freed_memory() -> None:
+    """Give the system what was freed and kept; to be called where a phase that needs much of it is over."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tuneful.model.builtin import BUILTIN, cached_folder
+from tuneful.model.names import trained_folder
 
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -39,7 +40,7 @@ def find_locally(name: str) -> Path | None:
         return cached_folder()
     folder = Path(name).expanduser()
     if folder.exists():
-        return folder
+        return trained_folder(folder)
     return _in_hub_cache(name)
 
 

@@ -30,7 +30,10 @@ from tuneful.runs.schema import (
     RecordLoss,
     Step,
     TrainingSummary,
+    check_sum,
+    noted_sums,
     read_loosely,
+    read_object,
 )
 
 Json = Mapping[str, Any]
@@ -69,6 +72,7 @@ def read_run(path: Path) -> Run:
     """Read the run folder at `path`; `DataError` where it is none."""
     config = _read_config(path)
     reader = _Reader(path, [])
+    reader.check_sums()
     metrics = [row for row in reader.lines("metrics.jsonl") if isinstance(row.get("step"), int)]
     comparison = reader.document(Comparison, "comparison.json")
     return Run(
@@ -112,6 +116,19 @@ class _Reader:
 
     path: Path
     remarks: list[str]
+
+    def check_sums(self) -> None:
+        """Remark on every finished file, but those of the model, that is not the one whose sha256 run.json names."""
+        try:
+            read_object(self.path / "run.json")
+        except DataError as error:
+            self.remarks.append(f"{error}. So nothing is known of what the run wrote into its other files.")
+        for name, noted in noted_sums(self.path).items():
+            if not name.startswith(("model/", "adapter/")):
+                try:
+                    check_sum(self.path / name, noted)
+                except DataError as error:
+                    self.remarks.append(f"{error}.")
 
     def document(self, kind: type[Row], name: str) -> Row | None:
         """The document in the file `name`; None where there is no file, or nothing in it that can be read."""

@@ -42,12 +42,10 @@ class RecordsView:
 
 def view_records(run: Run) -> RecordsView:
     """Pick the records to list, and put their texts beside their figures."""
-    outliers = [row for row in run.records if row.outlier_score is not None and row.outlier_score >= MIN_OUTLIER_SCORE]
+    known = [row for row in run.records if row.outlier_score is not None and _was_seen_again(row)]
+    outliers = [row for row in known if (row.outlier_score or 0.0) >= MIN_OUTLIER_SCORE]
     memorised = [row for row in run.records if row.memorised and row.loss_first is not None]
-    sentence = (
-        f"Of {plural(len(run.records), 'training record')}, {count(len(outliers))} stayed far harder than the records "
-        f"that begin like them, and {count(len(memorised))} are memorised."
-    )
+    sentence = f"{_outliers_in_words(run, known, len(outliers))} {count(len(memorised))} are memorised."
     outliers = heapq.nlargest(MAX_LISTED, outliers, key=lambda row: row.outlier_score or 0.0)
     memorised = heapq.nlargest(MAX_LISTED, memorised, key=lambda row: (row.loss_first or 0.0) * row.num_targets)
     texts = _texts(run.trained(), [row.source for row in (*outliers, *memorised)])
@@ -56,6 +54,23 @@ def view_records(run: Run) -> RecordsView:
         outliers=tuple(_view(row, texts, f"outlier score {fixed(row.outlier_score, 1)}") for row in outliers),
         memorised=tuple(_view(row, texts, "") for row in memorised),
     )
+
+
+def _was_seen_again(row: RecordLoss) -> bool:
+    """Whether training was over the record before its loss was last computed; earlier versions scored others, too."""
+    return row.loss_after is not None or row.last_step > row.first_step
+
+
+def _outliers_in_words(run: Run, known: list[RecordLoss], num_outliers: int) -> str:
+    records = plural(len(run.records), "training record")
+    if not known:
+        return (
+            f"Which of {records} stayed harder than the records that begin like them cannot be told: none was seen twice. A "
+            "second pass (train.num_train_epochs=2) or report.record_losses=all tells it."
+        )
+    num_seen = sum(map(_was_seen_again, run.records))
+    some = f"Of {records}" if num_seen == len(run.records) else f"Of {count(num_seen)} of {records}, those seen twice"
+    return f"{some}, {count(num_outliers)} stayed far harder than the records that begin like them."
 
 
 def _texts(trained: Iterable[Json], wanted: list[str]) -> dict[str, Json]:

@@ -312,7 +312,7 @@ def _setup(run: Run) -> tuple[tuple[str, Cells], ...]:
     tables = [
         ("Machine and command", _machine(environment) if environment else ()),
         ("Hashes", _hashes(run)),
-        ("Time by phase", _phases(environment.phase_seconds) if environment else ()),
+        ("Time by phase", _phases(environment) if environment else ()),
         ("Packages", tuple(environment.packages.items()) if environment else ()),
         *((f"config.yaml: {name}", _flat(value)) for name, value in run.config.items()),
     ]
@@ -349,8 +349,19 @@ def _hashes(run: Run) -> Cells:
     return tuple((name, value) for name, value in cells if value)
 
 
-def _phases(phases: Mapping[str, float]) -> Cells:
-    return tuple((name.replace("_", " ").capitalize(), duration(seconds)) for name, seconds in phases.items())
+def _phases(environment: Environment) -> Cells:
+    """How long each phase took, and how long it was to take where that was estimated."""
+    estimated = environment.estimated_seconds or {}
+
+    def time_of(name: str, seconds: float) -> str:
+        return (
+            f"{duration(seconds)} (estimated {duration(estimated[name])})" if name in estimated else duration(seconds)
+        )
+
+    return tuple(
+        (name.replace("_", " ").capitalize(), time_of(name, seconds))
+        for name, seconds in environment.phase_seconds.items()
+    )
 
 
 def _flat(value: object, prefix: str = "") -> Cells:

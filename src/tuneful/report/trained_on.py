@@ -45,6 +45,7 @@ class DataView:
 
     facts: Cells
     rows_sentence: str
+    reading: tuple[str, ...]
     rows_bar: Markup
     rows_parts: tuple[tuple[str, str, str], ...]
     share_bar: Markup
@@ -72,6 +73,7 @@ def view_data(run: Run) -> DataView:
     return DataView(
         facts=_data_facts(data),
         rows_sentence=_rows_sentence(data),
+        reading=tuple(note.text for note in data.reading),
         rows_bar=charts.share_bar(split_parts, key="rows", title="Where the rows went"),
         rows_parts=_parts(split_parts),
         share_bar=charts.share_bar(share_parts, key="share", title="Share of the tokens that is trained")

@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import replace
 
-from tuneful.export.card import Card, data_name, license_of, write_card
-from tuneful.runs.schema import Comparison, TrainingSummary, read_strictly
+from tuneful.export.card import Card, data_name, license_of, title_of, write_card
+from tuneful.model.gguf_header import gguf_hub_id
+from tuneful.runs.schema import Comparison, TrainingSummary
 from tuneful.runs.setup import RunState
-
-SAVED_DTYPE: Final = "float32"
-"""The number format in which a run saves its model."""
 
 
 def describe_model(run: RunState, comparison: Comparison | None = None) -> Card:
     """What the card tells of the trained model of a run; the training is done."""
+    folder = run.pretrained.folder
     return Card(
         facts=_facts(run),
         data=run.folder.begun.data,
         data_sha256=run.dataset.file.sha256,
-        license=license_of(run.pretrained.folder, run.pretrained.name),
+        license=license_of(folder, run.pretrained.name),
         comparison=comparison,
         general=run.config.report.general,
+        base_id=gguf_hub_id(folder) if folder.is_file() else None,
+        base_title=title_of(folder),
     )
 
 
 def rewrite_card(run: RunState, comparison: Comparison) -> None:
-    """The card of the saved model, with the comparison in it."""
-    if run.group.is_main:
-        write_card(run.folder.model, run.pretrained.name, describe_model(run, comparison), SAVED_DTYPE)
+    """The card of what was saved, model and adapter, with the comparison in it."""
+    if not run.group.is_main:
+        return
+    card, name = describe_model(run, comparison), run.pretrained.name
+    if run.folder.model.is_dir():
+        write_card(run.folder.model, name, card, run.config.model.save_dtype)
+    if run.folder.adapter.is_dir():
+        write_card(run.folder.adapter, name, replace(card, is_adapter=True), "float32")
 
 
 def _facts(run: RunState) -> dict[str, str]:
     tokens, config = run.audit.train_tokens, run.config
-    training = read_strictly(TrainingSummary, run.folder.read_json("training.json"), "training.json")
+    training = run.folder.read_document(TrainingSummary, "training.json")
+    assert training is not None, "the training is not done"
     replay = {} if config.data.replay is None else {"replayed": data_name(config.data.replay)}
+    lora = config.lora
+    adapter = {} if config.train.method == "full" else {"adapter": f"rank {lora.r}, alpha {lora.alpha:g}"}
     return {
         "training records": f"{len(run.dataset.train):,}",
         "template": config.template.name,
         "trained tokens": f"{tokens.trained:,} of {tokens.record:,}",
         "method": config.train.method,
+        **adapter,
         **replay,
-        "epochs": f"{config.train.num_train_epochs:g}",
+        "steps": f"{training.steps:,} of {config.train.batch_size} records",
+        "epochs": f"{_epochs(run, training):.3g}",
         "weights of step": str(training.kept_step),
         "learning rate": f"{config.train.learning_rate:g}",
-        "records a step": str(config.train.batch_size),
         "seed": str(config.train.seed),
     }
+
+
+def _epochs(run: RunState, training: TrainingSummary) -> float:
+    """Passes over the training records that were made: fewer than were asked for where the training was short."""
+    taken = training.steps * run.config.train.batch_size / len(run.dataset.train)
+    return taken if run.config.train.max_steps else min(taken, run.config.train.num_train_epochs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from tuneful.batch.order import num_steps
-from tuneful.config import TrainConfig
+from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.encoding.prepare import Dataset
 from tuneful.errors import ConfigError
@@ -15,24 +15,29 @@ from tuneful.train.checkpoint import checkpoint_bytes
 from tuneful.train.optimizer import AdamW
 
 
-def disk_bytes(model: PreTrainedModel, optimizer: AdamW, config: TrainConfig, dataset: Dataset) -> tuple[int, int]:
+def disk_bytes(model: PreTrainedModel, optimizer: AdamW, settings: Config, dataset: Dataset) -> tuple[int, int]:
     """What the run folder will take: (model, one checkpoint), in bytes, about."""
     weights = optimizer.weights()
-    best = weights if config.keep == "best" and len(dataset.validation) else {}
-    model_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
+    best = weights if settings.train.keep == "best" and len(dataset.validation) else {}
+    is_adapter, bytes_a_weight = settings.train.method != "full", 2 if settings.model.save_dtype == "bfloat16" else 4
+    adapter_bytes = 4 * sum(weight.numel() for weight in weights.values()) if is_adapter else 0
+    is_merged = not is_adapter or settings.lora.merge
+    merged_bytes = bytes_a_weight * sum(parameter.numel() for parameter in model.parameters()) if is_merged else 0
+    model_bytes = adapter_bytes + merged_bytes
     return model_bytes, checkpoint_bytes({"weights": weights, "optimizer": optimizer.moments(), "best": best})
 
 
 def make_sure_of_room(
     folder: RunDir,
-    config: TrainConfig,
+    settings: Config,
     model: PreTrainedModel,
     optimizer: AdamW,
     dataset: Dataset,
     terminal: Terminal,
 ) -> None:
     """ConfigError where the disk cannot hold the model and the checkpoints that `save_steps` asks for."""
-    model_bytes, checkpoint = disk_bytes(model, optimizer, config, dataset)
+    config = settings.train
+    model_bytes, checkpoint = disk_bytes(model, optimizer, settings, dataset)
     total = num_steps(len(dataset.train), config.batch_size, config.num_train_epochs, config.max_steps)
     asked_for = min(total // config.save_steps, config.save_total_limit + 1) if config.save_steps else 0
     there = len(list(folder.checkpoints.glob("step-*")))

@@ -1,14 +1,14 @@
 """What a run will take, estimated before it is begun: what `--dry-run` does.
 
 Steps and tokens are counted exactly. Time and memory come from two steps that are really taken, on records of the run
-itself: the longest step, which is the peak, and one of middling length, which sets the pace; one answer and a part of the
-validation set are timed too. Nothing is written: the two steps change weights in memory only.
+itself: the longest step, which is the peak, and one of middling length, which sets the pace. Of every other phase a small part is
+timed: a batch of answers, some losses, some general text, a file on the disk, a few questions to the judge. Nothing is left
+behind: the two steps change weights in memory only.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,22 +19,30 @@ import torch
 from tuneful.batch.order import epoch_order, num_steps
 from tuneful.config import TrainConfig
 from tuneful.console import Terminal
+from tuneful.errors import JudgeError
+from tuneful.evaluation.forgetting import score_passages, write_samples
 from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
+from tuneful.judge.run import time_judging
+from tuneful.model.memory import total_bytes
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
+from tuneful.runs.phases import after_training, in_words, saving_seconds, seconds_of
 from tuneful.runs.schema import Step
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.training import sample
-from tuneful.train.loop import Training, evaluation_is_due, mean_loss
+from tuneful.train.loop import Training, mean_loss
 from tuneful.types import Example
 
-_TIMED_RECORDS = 32
+_TIMED_RECORDS, _TIMED_PASSAGES = 32, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is estimated. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now."""
+    """What is estimated. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now.
+
+    `phase_seconds` are all phases by their names in environment.json, where `training` holds its evaluations.
+    """
 
     num_steps: int
     num_evaluations: int
@@ -45,6 +53,8 @@ class Estimate:
     training_seconds: float
     evaluation_seconds: float
     answer_seconds: float
+    phase_seconds: Mapping[str, float]
+    num_judge_questions: int
     peak_memory_bytes: int
     memory_bytes: int
     model_bytes: int
@@ -54,8 +64,8 @@ class Estimate:
 
     @property
     def total_seconds(self) -> float:
-        """Training, its evaluations, and the answers before and after."""
-        return self.training_seconds + self.evaluation_seconds + self.answer_seconds
+        """All phases together."""
+        return sum(self.phase_seconds.values())
 
     @property
     def disk_bytes(self) -> int:
@@ -75,12 +85,19 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
         _take(run, engine, [train[index] for index in visits[at * config.batch_size : (at + 1) * config.batch_size]])
         for at in (longest, middling)
     ]
-    num_evaluations = sum(evaluation_is_due(step, len(steps), config) for step in range(len(steps) + 1))
-    evaluation, answering = _seconds_of_an_evaluation(run, engine), 0.0
-    if run.verb == "run" and len(run.dataset.test):
-        answering = 2 * _seconds_of_answers(run)
+    training = _training(run, engine, train)
+    schedule = training.schedule
+    num_evaluations, num_samples = len(schedule.steps()), sum(map(schedule.has_sample, schedule.steps()))
+    evaluation, a_sample = _seconds_of_an_evaluation(run, engine), seconds_of(lambda: sample(run, 0))
     training_seconds = taken[1].step_seconds * int(steps.sum()) / taken[1].record_tokens
-    model_bytes, checkpoint_bytes = disk_bytes(run.model, engine.optimizer, config, run.dataset)
+    evaluation_seconds = num_evaluations * evaluation + num_samples * a_sample
+    model_bytes, checkpoint_bytes = disk_bytes(run.model, engine.optimizer, run.config, run.dataset)
+    before = _phases_before(run, engine)
+    saving = saving_seconds(run.config, model_bytes, run.loading_seconds, run.folder.path)
+    num_questions, judging = _judging(run)
+    in_training = training_seconds + evaluation_seconds
+    phases = {**before, "training": in_training, **after_training(before, saving)}
+    phases |= {"judging": judging} if num_questions else {}
     return Estimate(
         num_steps=len(steps),
         num_evaluations=num_evaluations,
@@ -89,10 +106,12 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
         measured_tokens=(taken[0].record_tokens, taken[1].record_tokens),
         measured_seconds=(taken[0].step_seconds, taken[1].step_seconds),
         training_seconds=training_seconds,
-        evaluation_seconds=num_evaluations * evaluation,
-        answer_seconds=answering,
+        evaluation_seconds=evaluation_seconds,
+        answer_seconds=2 * before.get("answers_base", 0.0),
+        phase_seconds={name: round(seconds, 2) for name, seconds in phases.items()},
+        num_judge_questions=num_questions,
         peak_memory_bytes=_peak_memory(run, engine),
-        memory_bytes=_memory(run),
+        memory_bytes=total_bytes(run.device),
         model_bytes=model_bytes,
         checkpoint_bytes=checkpoint_bytes,
         num_checkpoints=_num_checkpoints(config, len(steps), training_seconds),
@@ -109,8 +128,7 @@ def show_estimate(estimate: Estimate, terminal: Terminal) -> None:
             "steps": f"{estimate.num_steps:,} and {estimate.num_evaluations:,} evaluations",
             "tokens": f"{estimate.record_tokens:,}, of which {estimate.trained_tokens:,} carry loss",
             "measured": f"a step of {tokens:,} tokens in {seconds:.2f} s, the longest ({long_tokens:,}) in {long_seconds:.2f} s",
-            "time": f"{rough_duration(estimate.total_seconds)}: training {rough_duration(estimate.training_seconds)}, "
-            f"evaluations {rough_duration(estimate.evaluation_seconds)}, answers {rough_duration(estimate.answer_seconds)}",
+            "time": f"{rough_duration(estimate.total_seconds)}: {in_words(estimate.phase_seconds)}",
             "memory": f"{estimate.peak_memory_bytes / 1e9:,.1f} GB at the longest step, of "
             f"{estimate.memory_bytes / 1e9:,.1f} GB",
             "disk": f"{estimate.disk_bytes / 1e9:,.1f} GB (model {estimate.model_bytes / 1e9:,.1f}, "
@@ -137,20 +155,66 @@ def _take(run: RunState, engine: Engine, examples: Sequence[Example]) -> Step:
     return next(event for event in training.run() if isinstance(event, Step))
 
 
+def _training(run: RunState, engine: Engine, train: Sequence[Example]) -> Training:
+    """The training of the run, for its schedule; it is not begun."""
+    validation, tokens = run.dataset.validation.examples, run.config.generate.max_new_tokens
+    return Training(
+        run.model, engine.optimizer, train, validation, run.config.train, engine.layout, sample_tokens=tokens
+    )
+
+
+def _phases_before(run: RunState, engine: Engine) -> dict[str, float]:
+    """Seconds of every phase before the training: those that were over before this, and parts of the others, counted up."""
+    phases = {name: run.phase_seconds.get(name, 0.0) for name in ("setup", "self_check")}
+    if run.config.report.record_losses == "all":
+        phases["record_losses_before"] = _seconds_of_losses(run, engine, run.dataset.train.examples)
+    if run.verb == "run" and len(run.dataset.test):
+        phases["answers_base"] = _seconds_of_answers(run)
+        phases["references_base"] = _seconds_of_losses(run, engine, run.dataset.test.examples)
+        phases["general_base"] = _seconds_of_general(run, engine)
+    return {name: seconds for name, seconds in phases.items() if seconds}
+
+
 def _seconds_of_an_evaluation(run: RunState, engine: Engine) -> float:
-    """A part of the validation set, counted up to the whole of it, and the sample answer."""
-    examples = run.dataset.validation.examples
+    return _seconds_of_losses(run, engine, run.dataset.validation.examples)
+
+
+def _seconds_of_losses(run: RunState, engine: Engine, examples: Sequence[Example]) -> float:
+    """A forward over some of `examples`, counted up to all of them."""
     part = examples[:_TIMED_RECORDS]
-    share = sum(map(len, part)) / max(1, sum(map(len, examples)))
-    loss = _seconds(lambda: mean_loss(run.model, part, engine.layout)) / share if part else 0.0
-    return loss + _seconds(lambda: sample(run, 0))
+    if not part:
+        return 0.0
+    share = sum(map(len, part)) / sum(map(len, examples))
+    return seconds_of(lambda: mean_loss(run.model, part, engine.layout)) / share
+
+
+def _seconds_of_general(run: RunState, engine: Engine) -> float:
+    """A few passages, counted up to all of them, and the samples that are written from their beginnings."""
+    part = run.general_texts[:_TIMED_PASSAGES]
+    if not part:
+        return 0.0
+    text, layout = run.encoder.text, engine.layout
+    share = sum(len(one.text) for one in part) / sum(len(one.text) for one in run.general_texts)
+    passages = seconds_of(lambda: score_passages(run.model, text, part, layout)) / share
+    return passages + seconds_of(lambda: write_samples(run.model, text, run.general_texts, layout, seed=0))
 
 
 def _seconds_of_answers(run: RunState) -> float:
     """One batch of test answers, counted up to the whole set."""
     batch = run.dataset.test.conversations[: run.config.generate.batch_size]
-    seconds = _seconds(lambda: answer(run.model, run.encoder, batch, run.config.generate))
+    seconds = seconds_of(lambda: answer(run.model, run.encoder, batch, run.config.generate))
     return seconds * len(run.dataset.test) / len(batch)
+
+
+def _judging(run: RunState) -> tuple[int, float]:
+    """How many questions the judge of the run is asked, and how long they take by the first few; the run has no judge: none."""
+    if run.config.judge.model is None or run.verb != "run" or not len(run.dataset.test):
+        return 0, 0.0
+    try:
+        return time_judging(run.config, run.dataset.test.conversations, run.folder.path, run.terminal)
+    except JudgeError as error:
+        run.warn([f"the judge's time is not known: {error}"])
+        return 0, 0.0
 
 
 def _num_checkpoints(config: TrainConfig, num_steps: int, training_seconds: float) -> int:
@@ -170,15 +234,3 @@ def _peak_memory(run: RunState, engine: Engine) -> int:
     if run.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(run.device))
     return int(psutil.Process().memory_info().rss) + kept
-
-
-def _memory(run: RunState) -> int:
-    if run.device.type == "cuda":
-        return int(torch.cuda.get_device_properties(run.device).total_memory)
-    return int(psutil.virtual_memory().total)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -13,7 +13,7 @@ holds the folder, by a lock that the system lets go of when the process ends, ho
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
 import platform
 import re
@@ -21,17 +21,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from tuneful.config import Config, dump_config
 from tuneful.encoding.template import TEMPLATE_FILE
 from tuneful.errors import ConfigError, DataError
-from tuneful.files import as_json, json_line, read_rows, write_text
-from tuneful.runs.schema import Process, RunRecord, as_row, read_strictly
+from tuneful.files import as_json, json_line, remove, write_text
+from tuneful.runs.integrity import check_places, record_sha256, sums_of
+from tuneful.runs.schema import (
+    Process,
+    RunRecord,
+    TrainingSummary,
+    as_row,
+    check_sum,
+    load_document,
+    load_rows,
+    read_object,
+    read_strictly,
+)
 
-RECORD = "run.json"
+Row = TypeVar("Row")
+
+RECORD, METRICS, RECORDS, TRAINING = "run.json", "metrics.jsonl", "records.jsonl", "training.json"
+MADE_AGAIN = ("answers/", "general/")
+"""Files that a run makes again where they are damaged."""
+
 LOCK = ".lock"
 
 
@@ -52,15 +68,19 @@ class RunDir:
                 raise ConfigError(f"{path}: is a file; give another --output")
             if path.exists() and not {LOCK, RECORD} & set(os.listdir(path)) and any(path.iterdir()):
                 raise ConfigError(f"{path}: already exists and is not empty; give another --output, or remove it")
+            check_places(path)
             path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path / LOCK, blocking=False)
             self._lock.acquire()
         except Timeout:
             raise ConfigError(f"{path}: is in use{_by_whom(path)}; wait for it, or give another --output") from None
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+            raise _unusable(path, error) from None
         try:
             self.record = self._unfinished()
+        except OSError as error:
+            self.close()
+            raise _unusable(path, error) from None
         except BaseException:
             self.close()
             raise
@@ -93,13 +113,18 @@ class RunDir:
 
     def write_record(self, record: RunRecord) -> None:
         """run.json: what was asked for, what is being trained, and which process is at it."""
-        self.record = replace(record, process=this_process())
+        record = replace(record, process=this_process(), sha256=None)
+        self.record = replace(record, sha256=record_sha256(as_row(record)))
         self.write_document(RECORD, self.record)
+
+    def note_finished(self, *places: str) -> None:
+        """The files at `places`, and in those that are folders, are finished: run.json names their sha256 from here on."""
+        if self._writes:
+            self.write_record(replace(self.begun, files={**self.begun.files, **dict(sums_of(self.path, places))}))
 
     def _unfinished(self) -> RunRecord | None:
         """run.json of the run that is to go on; None where there is none yet."""
-        for leftover in self.path.rglob(".*.part"):
-            leftover.unlink()
+        remove(*self.path.rglob(".*.part"))
         record = read_record(self.path)
         if record is None:
             if others := sorted(set(os.listdir(self.path)) - {LOCK}):
@@ -121,38 +146,84 @@ class RunDir:
     @property
     def metrics_bytes(self) -> int:
         """How long metrics.jsonl is; 0 where there is none."""
-        metrics = self.path / "metrics.jsonl"
+        metrics = self.path / METRICS
         return metrics.stat().st_size if metrics.exists() else 0
 
-    def flush_metrics(self) -> int:
-        """Put metrics.jsonl on the disk; its length in bytes."""
-        if self._writes and (self.path / "metrics.jsonl").exists():
-            with (self.path / "metrics.jsonl").open("ab") as file:
-                os.fsync(file.fileno())
-        return self.metrics_bytes
+    def flush_metrics(self) -> tuple[int, str | None]:
+        """Put metrics.jsonl on the disk; its length in bytes, and their sha256."""
+        if not self._writes or not (self.path / METRICS).exists():
+            return self.metrics_bytes, None
+        with (self.path / METRICS).open("rb+") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256")
+        return self.metrics_bytes, digest.hexdigest()
 
-    def cut_metrics(self, num_bytes: int) -> None:
-        """Drop the lines of metrics.jsonl that were written after its first `num_bytes` bytes."""
-        if self._writes and self.metrics_bytes > num_bytes:
-            os.truncate(self.path / "metrics.jsonl", num_bytes)
+    def cut_metrics(self, num_bytes: int, sha256: str | None = None) -> bool:
+        """Drop the lines of metrics.jsonl that were written after its first `num_bytes` bytes, which have this `sha256`.
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """What a JSON document of the folder holds; None where it was not written yet."""
-        file = self.path / name
-        document: dict[str, Any] | None = json.loads(file.read_bytes()) if file.exists() else None
+        False where there is no such file though lines were written: they are lost. DataError where the bytes are others.
+        """
+        metrics = self.path / METRICS
+        if not self._writes:
+            return True
+        if not metrics.exists():
+            return num_bytes == 0
+        with metrics.open("rb") as file:
+            begin = file.read(num_bytes)
+        if len(begin) < num_bytes or (sha256 is not None and hashlib.sha256(begin).hexdigest() != sha256):
+            raise DataError(
+                f"{metrics}: damaged: its first {num_bytes:,} bytes are not what the run wrote before its newest checkpoint; "
+                "restore it, or remove it to go on without those lines"
+            )
+        os.truncate(metrics, num_bytes)
+        return True
+
+    def read_document(self, kind: type[Row], name: str) -> Row | None:
+        """The document in the JSON file `name`, None where it was not written yet; DataError where it is damaged."""
+        document = load_document(kind, self.path / name)
+        if document is not None:
+            check_sum(self.path / name, self._noted(name))
         return document
 
-    def read_rows(self, name: str) -> list[dict[str, Any]] | None:
-        """What the lines of a JSONL file of the folder hold; None where it was not written yet. DataError for half a line."""
+    def read_rows(self, kind: type[Row], name: str) -> list[Row] | None:
+        """The rows of the JSONL file `name`, None where it was not written yet; DataError where it is damaged."""
+        rows = load_rows(kind, self.path / name)
+        if rows is not None:
+            check_sum(self.path / name, self._noted(name))
+        return rows
+
+    def check_trained(self) -> list[str]:
+        """What is left of a training that was done and saved: DataError where it is damaged, sentences of what is missing.
+
+        Not of what is made again.
+        """
+        again = f"remove {self.model}: the training goes on from its newest checkpoint, and the model is saved again"
         try:
-            return read_rows(self.path / name)
-        except ValueError as error:
-            raise DataError(str(error)) from None
+            if self.read_document(TrainingSummary, TRAINING) is None:
+                raise DataError(f"{self.path / TRAINING}: is missing")
+            for name in self.begun.files:
+                if name.startswith(("model/", "adapter/")):
+                    check_sum(self.path / name, self._noted(name))
+        except DataError as error:
+            raise DataError(f"{error}; {again}") from None
+        missing = [name for name in (METRICS, RECORDS) if self._noted(name) and not (self.path / name).exists()]
+        for name in {METRICS, RECORDS} - {*missing}:
+            try:
+                check_sum(self.path / name, self._noted(name))
+            except DataError as error:
+                raise DataError(f"{error}; restore it, or remove it to go on without it") from None
+        return [f"{self.path / name} is missing: the report will lack what it said" for name in missing]
+
+    def _noted(self, name: str) -> str | None:
+        return self.begun.files.get(name)
 
     def forget(self, *names: str) -> None:
         """Remove files of the folder that are to be made anew."""
         for name in names if self._writes else ():
             (self.path / name).unlink(missing_ok=True)
+        if self.record is not None:
+            kept = {name: digest for name, digest in self.record.files.items() if name not in names}
+            self.record = replace(self.record, files=kept)
 
     @property
     def model(self) -> Path:
@@ -165,9 +236,16 @@ class RunDir:
         return self.path / "adapter"
 
     @property
+    def trained(self) -> Path:
+        """Where the result of the training goes: `model`, or `adapter` where that alone is kept (`lora.merge: false`)."""
+        config = self.record.config if self.record else {}
+        is_adapter = config.get("train", {}).get("method", "full") != "full"
+        return self.model if not is_adapter or config.get("lora", {}).get("merge", True) else self.adapter
+
+    @property
     def has_model(self) -> bool:
-        """Whether the trained model is there, whole and compared: its template is named last."""
-        return (self.model / TEMPLATE_FILE).is_file()
+        """Whether the result of the training is there, whole and compared: its template is named last."""
+        return (self.trained / TEMPLATE_FILE).is_file()
 
     def write_config(self, config: Config) -> None:
         """config.yaml, every key resolved."""
@@ -181,6 +259,11 @@ class RunDir:
         """A JSONL file of the folder, such as `answers/base.jsonl`."""
         self.write_records(name, map(as_row, rows))
 
+    def write_finished(self, name: str, rows: Iterable[object]) -> None:
+        """The same, of what the run does not make again where it finds it as it was."""
+        self.write_rows(name, rows)
+        self.note_finished(name)
+
     def write_records(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         """A JSONL file whose lines are records of the data, as they were read, such as `data/train.jsonl`."""
         self._write(name, map(json_line, records))
@@ -188,7 +271,7 @@ class RunDir:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl."""
         if self._writes:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with (self.path / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json_line(row))
 
     def _write(self, name: str, text: str | Iterable[str]) -> None:
@@ -221,20 +304,30 @@ def this_process() -> Process:
 
 
 def read_record(path: Path) -> RunRecord | None:
-    """run.json of the folder `path`, None where there is none; ConfigError where it cannot be read."""
+    """run.json of the folder `path`, None where there is none; ConfigError where it is damaged."""
     file = path / RECORD
     try:
-        record = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}; give another --output, or remove the folder") from None
-    if not isinstance(record, dict):
-        raise ConfigError(f"{file}: holds no run; give another --output, or remove the folder")
-    try:
-        return read_strictly(RunRecord, record, str(file))
+        row = read_object(file)
+        if row is None:
+            return None
+        record = read_strictly(RunRecord, row, f"{file}: damaged")
+        if record.sha256 is not None and record.sha256 != record_sha256(row):
+            raise DataError(f"{file}: damaged: it is not what the run wrote there (its sha256 differs)")
+        _check_time(record.started, file)
     except DataError as error:
-        raise ConfigError(f"{error}; give another --output, or remove the folder") from None
+        raise ConfigError(f"{error}. Restore it, or begin anew: give another --output, or remove the folder") from None
+    return record
+
+
+def _check_time(text: str, file: Path) -> None:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise DataError(f"{file}: damaged: `started`: expected a time, found {text!r}") from None
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{error.filename or path}: cannot be used: {error.strerror or error}; give another --output")
 
 
 def newest_unfinished(runs: Path) -> Path:

@@ -21,10 +21,12 @@ from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import TunefulError
 from tuneful.model.precision import choose_device
+from tuneful.numbers import rough_duration
 from tuneful.report.build import build_report
 from tuneful.runs.card import rewrite_card
 from tuneful.runs.estimate import Estimate, estimate_run, show_estimate
 from tuneful.runs.measure import compare, measure
+from tuneful.runs.phases import in_words
 from tuneful.runs.schema import Comparison, GateOutcome
 from tuneful.runs.setup import RunState, prepare_engine, set_up, write_environment
 from tuneful.runs.training import save, train
@@ -34,12 +36,17 @@ from tuneful.train.distributed import joined_group
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Where the run is, its report, its trained model, and the comparison where there was a test set to compare on."""
+    """Where the run is, its report, its trained model (or adapter, where that alone is kept), and the comparison where there was
+    a test set to compare on."""
 
     path: Path
     report: Path
     model: Path
     comparison: Comparison | None
+
+    def __repr__(self) -> str:
+        said = f", {self.comparison.sentence!r}" if self.comparison else ""
+        return f"JobResult(path={str(self.path)!r}, report={str(self.report)!r}, model={str(self.model)!r}{said})"
 
     @property
     def gate(self) -> tuple[GateOutcome, ...]:
@@ -94,7 +101,7 @@ def _open_run(
     allow_changed: Sequence[str],
 ) -> Iterator[RunState]:
     """A run that hears signals, lets go of its folder at the end, and says what a full disk means."""
-    config = config or Config()
+    config = _naming_its_data(config or Config(), data)
     with receiving_signals() as signals, joined_group(choose_device(config.model.device)) as group:
         terminal = terminal if terminal and group.is_main else Terminal(quiet=True)
         run = set_up(data, config, output, terminal, signals, group, verb=verb, allow_changed=allow_changed)
@@ -116,15 +123,44 @@ def _open_run(
             run.folder.close()
 
 
+def _naming_its_data(config: Config, data: str | Sequence[str]) -> Config:
+    """`config`, and what it is used on: config.yaml alone begins the same run again."""
+    names = (data,) if isinstance(data, str) else tuple(data)
+    return config.model_copy(update={"data": config.data.model_copy(update={"train_file": names})})
+
+
 def _finish(run: RunState, comparison: Comparison | None = None) -> JobResult:
     """Write what is left to write, build the report, and say where everything is."""
     finished = write_environment(run, finished=True)
-    path, model = run.folder.path, run.folder.model
+    path, model = run.folder.path, run.folder.trained
+    run.folder.note_finished("config.yaml", "environment.json", "data.json", "data", "comparison.json")
     report = Path(run.group.broadcast(str(build_report(path)) if run.group.is_main else None))
     run.folder.write_record(replace(run.folder.begun, finished=finished))
     run.terminal.heading("Written")
-    run.terminal.facts({"report": str(report), "model": str(model), "run": str(path)})
+    run.terminal.facts({"report": str(report), "model": str(model), "run": str(path), "time": _time_in_words(run)})
+    run.terminal.say()
+    for command in _next_commands(run):
+        run.terminal.say(f"  {command}", wrap=False)
     return JobResult(path, report, model, comparison)
+
+
+def _time_in_words(run: RunState) -> str:
+    """How long the phases took, and how long those were to take that could be estimated."""
+    taken = {name: seconds for name, seconds in run.phase_seconds.items() if name != "checkpoints"}
+    said = f"{rough_duration(sum(taken.values()))}: {in_words(taken)}"
+    if not run.estimated_seconds:
+        return said
+    real, estimated = sum(taken.get(name, 0.0) for name in run.estimated_seconds), sum(run.estimated_seconds.values())
+    return f"{said}. Training and what follows: {rough_duration(real)}, estimated {rough_duration(estimated)}"
+
+
+def _next_commands(run: RunState) -> list[str]:
+    """What is done next with a finished run: each line is to be copied."""
+    path = str(run.folder.path)
+    commands = [["chat", "--model", path], ["generate", "--model", path, "--prompt", "..."]]
+    if run.verb == "run" and run.config.judge.model is None and len(run.dataset.test):
+        commands.append(["evaluate", path, "--judge", "ollama/NAME"])
+    return [shlex.join(["tuneful", *command]) for command in commands]
 
 
 def _report_interrupted(run: RunState) -> None:

@@ -11,15 +11,26 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from tuneful.errors import DataError
 from tuneful.evaluation.answered import kind_of
 from tuneful.evaluation.document import compare_models, with_items
 from tuneful.evaluation.forgetting import covers, score_passages, score_samples, write_samples
 from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.tables import apply_gate, show_comparison
+from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.file import Journal, answer_rows, request_sha256
 from tuneful.judge.run import judge_run
 from tuneful.model.lora import without_adapter
-from tuneful.runs.schema import AnswerRow, AnswerScores, Comparison, GeneralScore, ReferenceLoss, as_row, read_rows
+from tuneful.runs.schema import (
+    AnswerRow,
+    AnswerScores,
+    Comparison,
+    GeneralScore,
+    ReferenceLoss,
+    as_row,
+    check_sources,
+    read_rows,
+)
 from tuneful.runs.setup import Engine, RunState
 from tuneful.train.loop import record_nll
 from tuneful.types import Example
@@ -63,9 +74,10 @@ def compare(run: RunState, base: Measured, tuned: Measured) -> Comparison:
 def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerScores]:
     """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
     test = run.dataset.test
-    if (answers := _written(run, AnswerRow, f"answers/{name}.jsonl")) is None:
+    sources = [conversation.source for conversation in test.conversations]
+    if (answers := _written(run, AnswerRow, f"answers/{name}.jsonl", sources)) is None:
         answers = _answer(run, name)
-    if (losses := _written(run, ReferenceLoss, f"answers/{name}-references.jsonl")) is None:
+    if (losses := _written(run, ReferenceLoss, f"answers/{name}-references.jsonl", sources)) is None:
         losses = _read_references(run, engine, name)
     return [
         score_answer(
@@ -82,6 +94,8 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
 def _answer(run: RunState, name: str) -> list[AnswerRow]:
     """Every rank's answers to its share of the test set, together in answers/{name}.jsonl."""
     file, own = f"answers/{name}.jsonl", _own_answers(run)
+    if name == "base":
+        _show_decoder(run)
     with (
         _answering_as(run, name),
         run.phase(f"answers_{name}"),
@@ -100,10 +114,18 @@ def _answer(run: RunState, name: str) -> list[AnswerRow]:
         )
         gathered = dict(run.group.gather([[number, as_row(row)] for number, row in given.items()]))
         rows = read_rows(AnswerRow, [gathered[number] for number in sorted(gathered)], run.folder.path / file)
-        run.folder.write_rows(file, rows)
+        run.folder.write_finished(file, rows)
         if journal is not None:
             journal.forget()
     return rows
+
+
+def _show_decoder(run: RunState) -> None:
+    """Where the model answers in a slower way than others, which and why."""
+    with _answering_as(run, "base"):
+        choice = chosen_decoder(run.model)
+    if choice.reason:
+        run.terminal.facts({"answers": str(choice)})
 
 
 def _read_references(run: RunState, engine: Engine, name: str) -> list[ReferenceLoss]:
@@ -115,15 +137,27 @@ def _read_references(run: RunState, engine: Engine, name: str) -> list[Reference
         ReferenceLoss(reference.source, own, int((reference.weights > 0).sum()))
         for reference, own in zip(references, nll, strict=True)
     ]
-    run.folder.write_rows(f"answers/{name}-references.jsonl", losses)
+    run.folder.write_finished(f"answers/{name}-references.jsonl", losses)
     return losses
 
 
-def _written(run: RunState, kind: type[Row], name: str) -> list[Row] | None:
-    """The rows of a file of the folder, the same on every rank; None where it was not written yet. DataError where it is not
-    whole."""
-    rows = run.group.broadcast(run.folder.read_rows(name) if run.group.is_main else None)
+def _written(run: RunState, kind: type[Row], name: str, sources: Sequence[str] | None = None) -> list[Row] | None:
+    """The rows of a file of the folder, the same on every rank; None where it was not written yet, or is damaged and has to be
+    made again. `sources` are those that its rows speak of, in order."""
+    own = _whole_rows(run, kind, name, sources) if run.group.is_main else None
+    rows = run.group.broadcast(None if own is None else list(map(as_row, own)))
     return None if rows is None else read_rows(kind, rows, run.folder.path / name)
+
+
+def _whole_rows(run: RunState, kind: type[Row], name: str, sources: Sequence[str] | None) -> list[Row] | None:
+    try:
+        rows = run.folder.read_rows(kind, name)
+        if rows is not None and sources is not None:
+            check_sources(rows, sources, run.folder.path / name)
+    except DataError as error:
+        run.warn([f"{error}. It is made again"])
+        return None
+    return rows
 
 
 def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralScore]:
@@ -141,7 +175,7 @@ def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralSc
             scores += write_samples(run.model, text, texts, engine.layout, seed=run.config.train.seed)
         else:
             scores += score_samples(run.model, text, samples, engine.layout)
-    run.folder.write_rows(f"general/{name}.jsonl", scores)
+    run.folder.write_finished(f"general/{name}.jsonl", scores)
     return scores
 
 

@@ -15,12 +15,16 @@ import torch
 from tuneful.config import METHOD_DEFAULTS, METHOD_SOURCES, Config
 from tuneful.encoding.replay import Replay
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
-from tuneful.model.load import load_model
+from tuneful.model.load import Pretrained, base_for_peft, load_model
 from tuneful.model.lora import add_adapter, merge_adapter, save_adapter
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.quantize import quantize, round_to_4_bits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_TOO_HIGH, _TOO_LOW = 100, 1e-4
+"""Times the default of the method, beyond which a learning rate is asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ def merged_model(
     adapter: Any,
     folder: Path,
     config: Config,
+    pretrained: Pretrained,
     device: torch.device,
     prompts: Sequence[Sequence[int]],
 ) -> tuple[PreTrainedModel, float]:
@@ -67,9 +72,10 @@ def merged_model(
 
     `model` is emptied: there may be no room for both.
     """
-    save_adapter(adapter, folder, config.model.name_or_path)
+    save_adapter(adapter, folder, base_for_peft(pretrained))
     for parameter in model.parameters():
         parameter.data = torch.empty(0)
+    give_back_freed_memory()
     base = load_model(config.model.name_or_path).model.to(device)
     if config.train.method == "qlora":
         round_to_4_bits(base, device)
@@ -97,6 +103,22 @@ def rates_in_words(config: Config) -> dict[str, str]:
         source = f"the default of {method}, {METHOD_SOURCES[method]}" if value == default else "as asked for"
         said[key.replace("_", " ")] = f"{value:g}: {source}"
     return said
+
+
+def doubtful_rate(config: Config) -> str | None:
+    """A sentence where the learning rate is over a hundred times the method's default, or under a ten-thousandth of it.
+
+    AdamW moves every weight by about the rate at each step, whatever the gradient. It is asked about and not refused.
+    """
+    rate, method = config.train.learning_rate, config.train.method
+    usual = METHOD_DEFAULTS[method]["learning_rate"]
+    if _TOO_LOW * usual <= rate <= _TOO_HIGH * usual:
+        return None
+    outcome = "every weight moves by about that much at each step" if rate > usual else "next to nothing will change"
+    return (
+        f"train.learning_rate={rate:g}: is that meant? It is {rate / usual:.3g} times the default of {method} ({usual:g}), and "
+        f"{outcome}"
+    )
 
 
 def replay_in_words(replay: Replay) -> str:

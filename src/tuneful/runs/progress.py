@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tuneful.console import Advance, Terminal
+from tuneful.data.notes import UNUSED
 from tuneful.encoding.prepare import Dataset
 from tuneful.encoding.show import bracketed, coloured, shown_tokens
 from tuneful.encoding.tokens import TextEncoder
@@ -28,6 +29,16 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
             or "none",
         }
     )
+    for note in audit.reading:
+        terminal.say(f"  {note.text}", style="yellow" if note.kind == UNUSED else None)
+    for sentence in text.template.notes:
+        terminal.say(f"  {sentence}", style="yellow")
+    if split.validation == 1:
+        terminal.say(
+            "  one record is the whole validation set: validation loss, and which weights are kept, hang on it alone; raise "
+            "data.validation_share, or give data.validation_file",
+            style="yellow",
+        )
     for refusal in audit.refused[:3]:
         terminal.say(f"  refused {refusal.source}: {refusal.reason}", style="yellow")
     terminal.say()

@@ -18,13 +18,22 @@ from tuneful.config import Config, load_config
 from tuneful.console import Terminal
 from tuneful.encoding.prepare import Dataset
 from tuneful.encoding.replay import Replay
-from tuneful.errors import ConfigError
-from tuneful.runs.folder import Difference, RunDir, differences, newest_unfinished, read_record, this_process
-from tuneful.runs.schema import Environment, RunRecord, read_loosely
+from tuneful.errors import ConfigError, DataError
+from tuneful.runs.folder import (
+    MADE_AGAIN,
+    Difference,
+    RunDir,
+    differences,
+    newest_unfinished,
+    read_record,
+    this_process,
+)
+from tuneful.runs.schema import Environment, RunRecord, read_loosely, read_object
 from tuneful.types import Example
 
 FREE_SECTIONS = ("report", "judge")
 FREE_KEYS = {
+    "data.train_file",  # its content is compared, wherever it lies
     "model.device",
     "model.name_or_path",  # the weights are compared, wherever they lie
     "train.save_steps",
@@ -66,7 +75,7 @@ def unfinished_request(runs: Sequence[str], overrides: Sequence[str]) -> tuple[l
     record = read_record(path)
     if record is None:
         raise ConfigError(f"{path}: there is no run to resume")
-    if Path(record.folder).is_dir():
+    if os.path.isdir(record.folder):
         os.chdir(record.folder)
     return list(record.data), load_config(None, overrides, begun_with=record.config), path
 
@@ -100,10 +109,11 @@ def begin_or_resume(
         )
     else:
         started = datetime.fromisoformat(record.started)
-        phase_seconds |= read_loosely(Environment, folder.read_json("environment.json") or {}).phase_seconds
+        phase_seconds |= _phase_seconds(folder, terminal)
         _check_resumption(folder, record, verb, differences(record.training, identity), allow_changed, terminal)
         allowed = tuple(sorted({*record.allowed, *allow_changed}))
-        record = replace(record, allowed=allowed, config=settings, training=identity)
+        kept = {name: sha256 for name, sha256 in folder.begun.files.items() if _is_still_finished(folder, name)}
+        record = replace(record, allowed=allowed, config=settings, training=identity, files=kept)
     folder.write_record(record)
     return started, phase_seconds
 
@@ -126,7 +136,10 @@ def _check_resumption(
         raise ConfigError(
             f"{folder.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
         )
+    missing = folder.check_trained() if folder.has_model else []
     terminal.say(f"going on with the run in {folder.path}, begun {record.started}")
+    for sentence in missing:
+        terminal.say(sentence, style="yellow")
     for one in changed:
         terminal.say(f"  changed: {one.key} was {one.before}, is {one.now}", style="yellow")
     if any(not one.key.startswith("train.") for one in changed):
@@ -134,6 +147,21 @@ def _check_resumption(
             *(f"answers/{name}{what}.jsonl" for name in ("base", "tuned") for what in ("", "-references")),
             *(f"general/{name}.jsonl" for name in ("base", "tuned")),
         )
+
+
+def _phase_seconds(folder: RunDir, terminal: Terminal) -> Mapping[str, float]:
+    """How long each phase took, as environment.json says: the time alone is lost where it is damaged."""
+    try:
+        found = read_object(folder.path / "environment.json") or {}
+    except DataError as error:
+        terminal.say(f"{error}; it is written again, and the time of earlier processes is not counted", style="yellow")
+        return {}
+    return read_loosely(Environment, found).phase_seconds
+
+
+def _is_still_finished(folder: RunDir, name: str) -> bool:
+    """Whether a file that was finished stays so: what the training made goes where its model is gone."""
+    return folder.has_model or name.startswith(MADE_AGAIN)
 
 
 def check_changes(where: Path, changed: Sequence[Difference], allowed: Sequence[str]) -> None:

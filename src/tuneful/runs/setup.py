@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.audit.audit import audit_sides
-from tuneful.config import Config
+from tuneful.config import Config, JudgeConfig
 from tuneful.console import Terminal
 from tuneful.data.read import Record, stream_data
 from tuneful.encoding.encode import Encoder
@@ -30,7 +30,7 @@ from tuneful.evaluation.forgetting import GeneralText, read_general
 from tuneful.evaluation.gate import Condition, check_measurable, parse_gate
 from tuneful.files import cache_root
 from tuneful.judge.run import check_judge_is_there
-from tuneful.model.load import Pretrained, context_length, fingerprint, load_model
+from tuneful.model.load import Pretrained, context_length, fingerprint, load_from, resolve_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.native import describe as describe_kernels
 from tuneful.model.native import kernels
@@ -38,8 +38,9 @@ from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.model.quantize import check_4_bits, compute_in
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import describe_machine
+from tuneful.runs.fits import check_fits
 from tuneful.runs.folder import RunDir, new_run_path
-from tuneful.runs.method import Method, begin_method, method_in_words, rates_in_words, replay_in_words
+from tuneful.runs.method import Method, begin_method, doubtful_rate, method_in_words, rates_in_words, replay_in_words
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_resume, training_identity
 from tuneful.runs.schema import (
@@ -67,7 +68,8 @@ class RunState:
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
     `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`. `audit` is what data.json holds;
-    `phase_seconds` what each phase has taken so far, earlier processes of the run included.
+    `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
+    take; `loading_seconds` is how long the model took.
     """
 
     verb: str
@@ -88,6 +90,8 @@ class RunState:
     general_texts: list[GeneralText]
     started: datetime
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    loading_seconds: float = 0.0
+    estimated_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -139,13 +143,16 @@ def set_up(
     `verb` is the command, `run` or `train`; `allow_changed` names settings that may differ from those the run was begun with.
     Raises InputError, and leaves no folder, where the request or its input is wrong.
     """
+    start = time.perf_counter()
     keep_freed_memory()
     conditions, general_texts, device = _check_request(verb, config, group)
     stream = stream_data(data, config.data)
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
     with _released_on_error(folder):
-        pretrained = on_main_first(group, lambda: load_model(config.model.name_or_path, terminal.say))
+        begun_loading = time.perf_counter()
+        pretrained = _load(config, device, group, terminal)
+        loading_seconds = time.perf_counter() - begun_loading
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
         method = begin_method(pretrained.model, config, device)
@@ -159,6 +166,7 @@ def set_up(
         started, phase_seconds = begin_or_resume(folder, data, verb, config, identity, allow_changed, terminal)
         folder.write_config(config)
         audit = _write_data(folder, dataset, encoder, config)
+    phase_seconds["setup"] = phase_seconds.get("setup", 0.0) + time.perf_counter() - start
     return RunState(
         verb=verb,
         config=config,
@@ -178,6 +186,7 @@ def set_up(
         general_texts=general_texts,
         started=started,
         phase_seconds=phase_seconds,
+        loading_seconds=loading_seconds,
     )
 
 
@@ -194,13 +203,14 @@ def prepare_engine(run: RunState) -> Engine:
     layout, dtype = choices.layout, getattr(torch, choices.dtype)
     strategy = _choose_strategy(run)
     _show_model(run, choices, strategy)
+    run.warn([sentence for sentence in (doubtful_rate(run.config),) if sentence])
     _warn_of_changed_machine(run, choices)
     if run.group.sharded:
         shard(run.model, dtype)
     compute_in(run.model, dtype)
     engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.group))
     if run.group.is_main and not run.folder.has_model:
-        make_sure_of_room(run.folder, run.config.train, run.model, engine.optimizer, run.dataset, run.terminal)
+        make_sure_of_room(run.folder, run.config, run.model, engine.optimizer, run.dataset, run.terminal)
     write_environment(run)
     return engine
 
@@ -223,6 +233,7 @@ def write_environment(run: RunState, *, finished: bool = False) -> str | None:
             started=run.started.isoformat(timespec="seconds"),
             finished=now,
             phase_seconds={name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
+            estimated_seconds={name: round(seconds, 2) for name, seconds in run.estimated_seconds.items()} or None,
         ),
     )
     return now
@@ -244,6 +255,8 @@ def _check_request(
     check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
     if has_judge and verb == "run" and group.is_main:
         check_judge_is_there(config)
+    if verb == "run" and not has_judge and config.judge != JudgeConfig():
+        raise ConfigError("the section judge is ignored where no judge is named; set judge.model (--judge), or drop it")
     device = group.own_device(choose_device(config.model.device))
     check_installed(config.train.report_to)
     if config.train.method == "qlora":
@@ -290,6 +303,20 @@ def _within_context(config: Config, model: PreTrainedModel, terminal: Terminal) 
     return config.model_copy(update={"data": config.data.model_copy(update={"max_length": context})})
 
 
+def _load(config: Config, device: torch.device, group: ProcessGroup, terminal: Terminal) -> Pretrained:
+    """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers."""
+    name = config.model.name_or_path
+
+    def load() -> Pretrained:
+        path = resolve_model(name, terminal.say)
+        if group.size == 1:  # of several, each may hold a part
+            check_fits(path, name, config, device)
+        return load_from(path, name, terminal.say)
+
+    pretrained: Pretrained = on_main_first(group, load)
+    return pretrained
+
+
 def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:
     if config.data.replay is None:
         return None
@@ -319,8 +346,11 @@ def _choices(run: RunState) -> Choices:
     """What is chosen for the machine at hand and kept for the whole run, also where another machine resumes it."""
     dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
     with run.phase("self_check"):
-        layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype)
-    name = str(dtype).removeprefix("torch.")
+        others = [run.dataset.validation.examples, run.dataset.test.examples]
+        if run.replay is not None:
+            others.append(run.replay.examples)
+        layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype, others)
+    name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
     return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 
 

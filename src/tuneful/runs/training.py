@@ -7,20 +7,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
 from tuneful.encoding.template import save_template_name
-from tuneful.export.huggingface import save_model, verify_export
+from tuneful.export.huggingface import Shipped, complete_adapter, save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
+from tuneful.model.memory import give_back_freed_memory
+from tuneful.model.names import Base, save_trained_with
 from tuneful.model.precision import cast_parameters
-from tuneful.runs.card import SAVED_DTYPE, describe_model
+from tuneful.numbers import rough_duration
+from tuneful.runs.card import describe_model
+from tuneful.runs.disk import disk_bytes
 from tuneful.runs.folder import differences
 from tuneful.runs.method import merged_model
+from tuneful.runs.phases import Pace, after_training, in_words, saving_seconds
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
-from tuneful.runs.schema import CheckpointDocument, Step, TrainingState, TrainingSummary, as_row, read_strictly
+from tuneful.runs.schema import (
+    CheckpointDocument,
+    Event,
+    Step,
+    TrainingState,
+    TrainingSummary,
+    as_row,
+    read_strictly,
+)
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
@@ -57,6 +71,7 @@ def train(run: RunState, engine: Engine) -> None:
         config,
         engine.layout,
         lambda step: sample(run, step),
+        sample_tokens=run.config.generate.max_new_tokens,
         replay=run.replay,
         loss_tracker=loss_tracker,
         state=state,
@@ -68,6 +83,7 @@ def train(run: RunState, engine: Engine) -> None:
     if records_all:
         loss_tracker.after[:] = _record_losses(run, engine, "after")
     run.folder.write_rows("records.jsonl", rank(loss_tracker, examples))
+    run.folder.note_finished("training.json", "records.jsonl", "metrics.jsonl")
 
 
 def save(run: RunState, engine: Engine) -> None:
@@ -76,6 +92,7 @@ def save(run: RunState, engine: Engine) -> None:
     The optimizer is done after this; the model goes on in the precision that it was trained in.
     """
     engine.optimizer.masters_to_model()
+    give_back_freed_memory()
     saved_before = run.group.broadcast(run.folder.has_model)
     if not saved_before:
         with run.phase("saving"), run.signals.waiting():
@@ -85,11 +102,12 @@ def save(run: RunState, engine: Engine) -> None:
         check_signals(run)
         run.group.wait()
     if run.method.adapter is not None:
-        run.take_model(load_model(str(run.folder.model)).model)
-    elif saved_before:
-        load_full_state_dict(run.model, load_model(str(run.folder.model)).model.state_dict())
+        run.take_model(load_model(str(run.folder.trained)).model)
+    elif saved_before or run.config.model.save_dtype != "float32":  # what is measured is what was saved
+        load_full_state_dict(run.model, load_model(str(run.folder.trained)).model.state_dict())
     if not run.group.sharded:
         cast_parameters(run.model, engine.dtype)
+    give_back_freed_memory()
 
 
 def sample(run: RunState, step: int) -> Answer:
@@ -113,7 +131,7 @@ def check_signals(run: RunState) -> None:
 def _take_steps(run: RunState, training: Training) -> None:
     """Run the training: write, track and show each event; save checkpoints where they are due, and on a signal."""
     state, train = training.state, run.config.train
-    saved_step, saved_at = state.step, time.monotonic()
+    saved_step, saved_at, pace = state.step, time.monotonic(), Pace()
     trackers = open_trackers(train.report_to if run.group.is_main else (), run.folder.path, run.config.model_dump())
     with (
         run.phase("training"),
@@ -122,6 +140,7 @@ def _take_steps(run: RunState, training: Training) -> None:
     ):
         try:
             for event in training.run():
+                _estimate_rest(run, training, pace, event)
                 row = as_row(event)
                 run.folder.append_metrics(row)
                 run.warn(trackers.log(row))
@@ -137,6 +156,17 @@ def _take_steps(run: RunState, training: Training) -> None:
             raise
         finally:
             run.warn(trackers.close())
+
+
+def _estimate_rest(run: RunState, training: Training, pace: Pace, event: Event) -> None:
+    """Where `event` makes the pace known: say how long the rest will take, and keep that to be compared."""
+    if (seconds := pace.training_seconds(event, training.schedule)) is None or not run.group.is_main:
+        return
+    num_bytes, _ = disk_bytes(run.model, training.optimizer, run.config, run.dataset)
+    saving = saving_seconds(run.config, num_bytes, run.loading_seconds, run.folder.path)
+    run.estimated_seconds = {"training": seconds, **after_training(run.phase_seconds, saving)}
+    total = sum(run.estimated_seconds.values())
+    run.terminal.say(f"about {rough_duration(total)} in all: {in_words(run.estimated_seconds)}", style="dim")
 
 
 def _should_stop(run: RunState) -> Callable[[], None]:
@@ -156,7 +186,10 @@ def _tell_how_it_ended(run: RunState, training: Training) -> None:
     state, total = training.state, training.num_steps
     keeps_best = run.config.train.keep == "best" and state.best_step is not None
     kept_step = state.best_step if keeps_best and state.best_step is not None else state.step
-    summary = TrainingSummary(state.step, total, state.best_step, state.best_loss, kept_step)
+    kept_loss = state.best_loss if kept_step == state.best_step else state.last_loss
+    summary = TrainingSummary(
+        state.step, total, state.best_step, state.best_loss, kept_step, state.base_loss, kept_loss
+    )
     run.folder.write_document("training.json", summary)
     if state.step < total:
         evaluations = "evaluation" if state.num_worse == 1 else f"{state.num_worse} evaluations in a row"
@@ -166,6 +199,13 @@ def _tell_how_it_ended(run: RunState, training: Training) -> None:
     if state.best_step not in (None, state.step):
         kept = "those weights are kept" if keeps_best else "the last weights are kept all the same (train.keep: last)"
         run.terminal.say(f"validation loss was lowest at step {state.best_step} ({state.best_loss:.4f}): {kept}")
+    if kept_loss is not None and state.base_loss is not None and kept_loss > state.base_loss:
+        run.warn(
+            [
+                f"the weights that are kept (step {kept_step}, validation loss {kept_loss:.4f}) are worse than the model as it "
+                f"came ({state.base_loss:.4f}). Lower train.learning_rate, or look at the data with `tuneful check`"
+            ]
+        )
 
 
 # Checkpoints
@@ -188,7 +228,8 @@ def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> T
     )
     if "tokens" not in [one.key for one in changed]:  # what was noted of other records says nothing of these
         loss_tracker.load(checkpoint.tensors("records"))
-    run.folder.cut_metrics(document.metrics_bytes)
+    if not run.folder.cut_metrics(document.metrics_bytes, document.metrics_sha256):
+        run.warn([f"{run.folder.path}/metrics.jsonl is missing: its lines up to step {checkpoint.step} are lost"])
     run.terminal.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
     state: TrainingState = document.state
     return state
@@ -216,7 +257,7 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
             bring_shards(tensors)
         return
     with run.phase("checkpoints"):
-        document = CheckpointDocument(state, run.folder.begun.training, run.folder.flush_metrics())
+        document = CheckpointDocument(state, run.folder.begun.training, *run.folder.flush_metrics())
         keep = run.config.train.save_total_limit
         path = save_checkpoint(run.folder.checkpoints, state.step, tensors, as_row(document), keep=keep)
     run.terminal.say(f"step {state.step:>5}  saved {path}", style="dim")
@@ -238,22 +279,26 @@ def _whole_model(run: RunState) -> PreTrainedModel:
 def _save_model(run: RunState, model: PreTrainedModel) -> None:
     check_finite(dict(model.named_parameters()))
     prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
+    text, folder = run.encoder.text, run.folder
     if run.method.adapter is not None:
-        model, difference = merged_model(model, run.method.adapter, run.folder.adapter, run.config, run.device, prompts)
+        model, difference = merged_model(
+            model, run.method.adapter, folder.adapter, run.config, run.pretrained, run.device, prompts
+        )
         run.take_model(model)
         run.terminal.say(f"the adapter and its base, merged: the same logits to {difference:.0e} of the largest")
+        complete_adapter(folder.adapter, _shipped(run), replace(describe_model(run), is_adapter=True))
+        save_trained_with(folder.adapter, text.template.name, Base(run.pretrained.name, run.model_sha256))
+    if folder.trained == folder.model:
+        save_model(model, folder.model, _shipped(run), describe_model(run), dtype=run.config.model.save_dtype)
+        verify_export(model, folder.model, prompts)
+        save_template_name(folder.model, text.template.name)
+    folder.note_finished("model", "adapter")
+
+
+def _shipped(run: RunState) -> Shipped:
+    """What goes with the weights: the tokenizer, and the template as a chat template."""
     text, tokenizer = run.encoder.text, run.pretrained.tokenizer
     bos = tokenizer.bos_token if text.bos_token_ids else ""
     end = tokenizer.convert_ids_to_tokens(text.end_token_id)
-    save_model(
-        model,
-        tokenizer,
-        run.folder.model,
-        chat_template=text.template.chat_template(bos_text=bos, end_text=end),
-        base_name=run.pretrained.name,
-        card=describe_model(run),
-        stop_token_ids=sorted(text.stop_token_ids),
-        dtype=SAVED_DTYPE,
-    )
-    verify_export(model, run.folder.model, prompts)
-    save_template_name(run.folder.model, text.template.name)
+    chat_template = text.template.chat_template(bos_text=bos, end_text=end)
+    return Shipped(tokenizer, chat_template, tuple(sorted(text.stop_token_ids)), run.pretrained.name)

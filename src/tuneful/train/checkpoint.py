@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tuneful.errors import CheckpointError
+from tuneful.errors import CheckpointError, CorruptCheckpointError
 from tuneful.files import flush_entry, free_bytes, sha256_of, write_json, written
 from tuneful.train.distributed import full_tensor
 
@@ -115,7 +115,7 @@ def bring_shards(groups: Mapping[str, Tensors]) -> None:
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[CorruptCheckpoint]]:
     """The newest whole checkpoint of `folder`, and the damaged ones that are newer.
 
-    CheckpointError where there are checkpoints and all of them are damaged.
+    CorruptCheckpointError where there are checkpoints and all of them are damaged.
     """
     damaged: list[CorruptCheckpoint] = []
     steps = _steps(folder)
@@ -126,7 +126,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[CorruptChec
         damaged.append(found)
     if damaged:
         listed = "; ".join(f"{one.path}: {one.reason}" for one in damaged)
-        raise CheckpointError(f"no checkpoint is whole: {listed}. Remove {folder} to train from the beginning")
+        raise CorruptCheckpointError(f"no checkpoint is whole: {listed}. Remove {folder} to train from the beginning")
     return None, []
 
 
@@ -242,10 +242,14 @@ def _remove(folder: Path, name: str) -> None:
 
 
 def _delete(path: Path) -> None:
+    """Remove whatever lies at `path`, if anything: of a link the link alone."""
+    if not os.path.isdir(path) or os.path.islink(path):
+        if os.path.lexists(path):
+            os.unlink(path)
+        return
     for entry in _entries(path):
-        os.unlink(path / entry)
-    if os.path.lexists(path):
-        os.rmdir(path)
+        _delete(path / entry)
+    os.rmdir(path)
 
 
 def _unwritten(folder: Path, groups: Mapping[str, Tensors], error: OSError) -> str:
@@ -254,7 +258,7 @@ def _unwritten(folder: Path, groups: Mapping[str, Tensors], error: OSError) -> s
     except OSError:
         free = ""
     return (
-        f"{folder}: a checkpoint of {checkpoint_bytes(groups) / 1e9:.2f} GB cannot be written: "
+        f"{error.filename or folder}: a checkpoint of {checkpoint_bytes(groups) / 1e9:.2f} GB cannot be written: "
         f"{error.strerror or error}{free}. The checkpoints before are whole; make room and resume"
     )
 

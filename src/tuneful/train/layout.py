@@ -1,20 +1,24 @@
 """How the records of a step are laid out: which layout, how many tokens at once, and the self-check that it computes the same.
 
 Three layouts give the same sum (`loss.py`). The trie is chosen wherever the model allows it and a few records, computed both
-ways before the first step, agree; else the padded batch, with the reason. A step is then cut into micro-batches of at most
-`max_tokens` computed tokens, which changes no result.
+ways before the first step, agree with each record alone; else the padded batch, where that agrees; else one record at a time,
+each with the reason. A step is then cut into micro-batches of at most `max_tokens` computed tokens, which changes no result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
+from tuneful.errors import InputError, ModelError
 from tuneful.model.attention import use_trie_attention, why_no_trie
+from tuneful.model.behaviour import NUM_PROBED, failure, longest_changes_others, randomness, sees_later_tokens
+from tuneful.model.load import UNLIMITED, context_length
 from tuneful.runs.schema import Layout, LayoutName
 from tuneful.train.distributed import ProcessGroup
 from tuneful.train.loss import micro_batch_loss
@@ -29,23 +33,56 @@ _CHECK_RECORDS, _CHECK_TOKENS = 4, 1024
 
 
 def choose_layout(
-    model: PreTrainedModel, examples: Sequence[Example], config: TrainConfig, dtype: torch.dtype
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    dtype: torch.dtype,
+    others: Iterable[Sequence[Example]] = (),
 ) -> Layout:
-    """The layout that `config` asks for where the model allows it and passes the self-check, else the padded one.
+    """The layout that `config` asks for where the model allows it and passes the self-check, else the next slower one that does.
 
     To be called while `model` is still in float32, where the self-check is sharp; `dtype` is the compute dtype of the training.
+    `others` are the sets besides `examples` that will be computed in this layout. Raises ModelError where the model cannot be
+    computed at all, or sees tokens that come later.
     """
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
-    if config.layout == "padded":
-        return Layout("padded", max_tokens)
-    reason = why_not_shared(model)
-    if reason is None:
-        reason = self_check(model, next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout)))
-    if reason is not None:
-        return Layout("padded", max_tokens, reason)
+    few = next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout))
+    not_shared, not_padded = _why_not(model, few, (examples, *others), config.layout)
+    if not_padded is not None:
+        known = not_shared is None or not_shared == not_padded
+        reason = not_padded if known else f"{not_shared}; {not_padded}"
+        return Layout("padded", 1, f"one record at a time, because {reason}")
+    if config.layout == "padded" or not_shared is not None:
+        return Layout("padded", max_tokens, not_shared)
     if config.layout == "trie" and (dropout := adapter_dropout(model)):
         return Layout("unshared", max_tokens, f"lora.dropout {dropout:g} falls anew on every record")
     return Layout(config.layout, max_tokens)
+
+
+def _why_not(
+    model: PreTrainedModel, few: Sequence[Example], sets: Iterable[Sequence[Example]], wanted: LayoutName
+) -> tuple[str | None, str | None]:
+    """Why records must not share prefixes, where they are `wanted` to; and where they must not, or are not, why they must not be
+    computed as a padded batch. None where they may.
+
+    Raises ModelError where not even a record alone can be computed.
+    """
+    with _without_adapter_dropout(model):
+        try:
+            _check_causal(model, few)
+            random, mixed = why_random(model, few), _why_not_mixed(model, few, sets)
+            not_shared = None
+            if wanted != "padded":
+                not_shared = random or mixed or why_not_shared(model) or self_check(model, few)
+                if not_shared is None:
+                    return None, None
+            return not_shared, mixed or self_check(model, few, "padded", training=not random)
+        except InputError:
+            raise
+        except Exception as error:  # of the code of any family, on a record alone
+            raise ModelError(
+                f"{type(model).__name__} cannot be trained on text alone ({failure(error)}); choose a model that continues text"
+            ) from error
 
 
 def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: LayoutName) -> Iterator[list[Example]]:
@@ -87,15 +124,58 @@ def own_micro_batches(
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
-    """Why records of this model must not share prefixes; None where they may. (An adapter's dropout: `adapter_dropout`.)"""
-    config = model.config.get_text_config()
+    """What the configuration of `model` has that forbids sharing prefixes; None for nothing."""
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        return "the model's router loss counts tokens"
+    return why_no_trie(model)
+
+
+def why_random(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
+    """Why nothing that is computed for one record may be taken for another: random numbers that fall in training, under whatever
+    name; None where there are none. (An adapter's dropout: `adapter_dropout`.)"""
     if dropout := largest_dropout(model):
         return (
             f"the model has dropout {dropout:g}, which falls anew on every record; model.dropout=0 would allow sharing"
         )
-    if getattr(config, "output_router_logits", False):
-        return "the model's router loss counts tokens"
-    return why_no_trie(model)
+    if not (difference := randomness(model, _probe(examples))):
+        return None
+    values = {name: value for name, value in model.config.get_text_config().to_dict().items() if _is_noise(name, value)}
+    named = (
+        f" ({', '.join(f'{name} {value:g}' for name, value in values.items())} in its config.json)" if values else ""
+    )
+    return f"the model draws random numbers in training{named}: two forwards of one record differ by {difference:.1g}"
+
+
+def _is_noise(name: str, value: object) -> bool:
+    return isinstance(value, float) and value > 0 and any(word in name for word in ("drop", "jitter", "noise"))
+
+
+def _why_not_mixed(
+    model: PreTrainedModel, examples: Sequence[Example], sets: Iterable[Sequence[Example]]
+) -> str | None:
+    """Why records of unlike length must not be computed together; None where they may."""
+    probe, context = _probe(examples), context_length(model)
+    if context < UNLIMITED and not longest_changes_others(model, probe, context):
+        return None  # without reading how long the records are
+    longest = max(len(example) - 1 for examples in sets for example in examples)
+    if not longest_changes_others(model, probe, longest):
+        return None
+    return f"a record of {longest} tokens changes what the model computes for shorter ones beside it"
+
+
+def _check_causal(model: PreTrainedModel, examples: Sequence[Example]) -> None:
+    """ModelError where the model looks at tokens that come later."""
+    if sees_later_tokens(model, _probe(examples)):
+        raise ModelError(
+            f"{type(model).__name__} sees tokens that come later, so it cannot learn to continue text; choose a causal model, or "
+            'set "is_decoder": true in its config.json where its architecture has that'
+        )
+
+
+def _probe(examples: Sequence[Example]) -> list[int]:
+    """The first tokens of the longest record."""
+    ids: list[int] = max(examples, key=len).token_ids[:-1][:NUM_PROBED].tolist()
+    return ids
 
 
 def largest_dropout(model: torch.nn.Module) -> float:
@@ -125,8 +205,8 @@ def _dropouts(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str]]:
             continue
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             yield module, "p"
-        for name in ("attention_dropout", "attn_dropout", "dropout", "dropout_p", "hidden_dropout"):
-            if isinstance(getattr(module, name, None), float):
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
                 yield module, name
 
 
@@ -136,16 +216,51 @@ def _adapter_dropouts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.mo
             yield name, module
 
 
-def self_check(model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
-    """Compute `examples` as a trie and one record at a time; None where loss and gradient agree, else the difference."""
-    use_trie_attention(model)
-    shared = _loss_and_gradient_norm(model, [list(examples)], "trie")
-    alone = _loss_and_gradient_norm(model, [[example] for example in examples], "padded")
+def self_check(
+    model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName = "trie", *, training: bool = True
+) -> str | None:
+    """Compute `examples` together and one record at a time; None where loss and gradient agree, else what is different.
+
+    In training mode, as they will be trained; where random numbers fall in it, only evaluation mode (`training=False`) can tell.
+    """
+    name, was_training = {"trie": "as a trie", "padded": "as a padded batch"}[layout], model.training
+    model.train(training)
+    try:
+        alone = _loss_and_gradient_norm(model, [[example] for example in examples], "padded")
+        together = _together(model, examples, layout)
+    finally:
+        model.train(was_training)
+        model.zero_grad(set_to_none=True)
+    if isinstance(together, str):
+        return f"the model cannot be computed {name} ({together})"
     tolerance = SELF_CHECK_TOLERANCE[model.dtype]
-    for what, one, other in zip(("loss", "gradient norm"), shared, alone, strict=True):
+    for what, one, other in zip(("loss", "gradient norm"), together, alone, strict=True):
         if not abs(one - other) <= tolerance * abs(other):
-            return f"the {what} is {one:.8g} as a trie and {other:.8g} one record at a time"
+            return f"the {what} is {one:.8g} {name} and {other:.8g} one record at a time"
     return None
+
+
+def _together(model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName) -> tuple[float, float] | str:
+    """Loss and gradient norm of `examples` in one micro-batch; or what the family's code raised at it."""
+    try:
+        if layout == "trie":
+            use_trie_attention(model)
+        return _loss_and_gradient_norm(model, [list(examples)], layout)
+    except Exception as error:  # of the code of any family, at inputs that it was not written for
+        return failure(error)
+
+
+@contextmanager
+def _without_adapter_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """No value that an adapter gets is dropped inside: what falls at random cannot be compared."""
+    kept = [(module, module.p) for _, module in _adapter_dropouts(model)]
+    try:
+        for module, _ in kept:
+            module.p = 0.0
+        yield
+    finally:
+        for module, probability in kept:
+            module.p = probability
 
 
 def _grown(num_computed: int, batch: Sequence[Example], example: Example, layout: LayoutName) -> int:
@@ -162,8 +277,14 @@ def _loss_and_gradient_norm(
     total = 0.0
     for examples in micro_batches:
         loss = micro_batch_loss(model, examples, layout).total
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         total += loss.item()
     gradients = [parameter.grad.double().norm() for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients:
+        raise ModelError(
+            "no gradient reaches any of the parameters that are to be trained: name other layers in lora.target_modules, or "
+            "freeze fewer with train.freeze_layers"
+        )
     model.zero_grad(set_to_none=True)
     return total, torch.stack(gradients).norm().item()

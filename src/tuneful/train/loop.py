@@ -21,14 +21,15 @@ from transformers import PreTrainedModel
 from tuneful.batch.order import all_steps, derived_seed, num_steps, replay_indices
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
-from tuneful.errors import TunefulError
 from tuneful.runs.schema import Evaluation, Event, Layout, Notice, Sample, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
+from tuneful.train.finite import check_losses, culprits, not_finite, validation_not_finite
 from tuneful.train.layout import cut_micro_batches, own_micro_batches
 from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
 from tuneful.train.memory import fitted, out_of_memory_says
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.train.progress import LossTracker
+from tuneful.train.schedule import Schedule, schedule_of
 from tuneful.types import Answer, Example
 
 _SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
@@ -45,10 +46,10 @@ def no_op() -> None:
 class Training:
     """A training from `state` on: `run` hands out its events, and `model` is finetuned in place while it does.
 
-    `sample(step)` gives an answer to show with each evaluation. `replay` joins the steps at its ratio; `loss_tracker` is told
-    what each training record cost. At each event `state`, `loss_tracker` and `optimizer` are what a checkpoint has to hold.
-    `should_stop` is called before every micro-batch and may raise: the step or evaluation at hand is then abandoned, and `state`
-    is that of the event before. Every rank of `group` makes the same one and gets the same events.
+    `sample(step)` gives an answer to show with an evaluation, of at most `sample_tokens` tokens. `replay` joins the steps at its
+    ratio; `loss_tracker` is told what each training record cost. At each event `state`, `loss_tracker` and `optimizer` are what a
+    checkpoint has to hold. `should_stop` is called before every micro-batch and may raise: the step or evaluation at hand is then
+    abandoned, and `state` is that of the event before. Every rank of `group` makes the same one and gets the same events.
     """
 
     model: PreTrainedModel
@@ -58,11 +59,13 @@ class Training:
     config: TrainConfig
     layout: Layout
     sample: Callable[[int], Answer] | None = None
+    sample_tokens: int = 1
     replay: Replay | None = None
     loss_tracker: LossTracker | None = None
     state: TrainingState = field(default_factory=TrainingState)
     should_stop: Callable[[], None] = no_op
     group: ProcessGroup = SINGLE_PROCESS
+    _zero_was_said: bool = field(default=False, init=False)
 
     @property
     def num_steps(self) -> int:
@@ -70,14 +73,21 @@ class Training:
         config = self.config
         return num_steps(len(self.train), config.batch_size, config.num_train_epochs, config.max_steps)
 
+    @property
+    def schedule(self) -> Schedule:
+        """When it is evaluated, and with which evaluations a sample is shown."""
+        return schedule_of(self.config, self.num_steps, self.train, self.validation, self.sample_tokens)
+
     def run(self) -> Iterator[Event]:
         """Every evaluation and step, until the last step or until early stopping.
 
-        Validation is evaluated before the first step, every `eval_steps` and after the last. At the end the model has the
-        weights of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError, before the weights
-        change, where a loss or gradient is not finite, and OutOfMemoryError where a single record does not fit.
+        Validation is evaluated before the first step, every so many steps (`schedule`) and after the last. At the end the model
+        has the weights of the best evaluation, or with `keep: last` those of the last step. Raises TunefulError where a loss or
+        gradient is not finite, before the step changes a weight, or where a validation loss is not, and OutOfMemoryError where a
+        single record does not fit.
         """
         config, state, total = self.config, self.state, self.num_steps
+        interval = self.schedule.interval
         keeps_best = config.keep == "best"
         steps = all_steps(
             len(self.train),
@@ -88,7 +98,7 @@ class Training:
             first_step=state.step + 1,
         )
         while True:
-            if evaluation_is_due(state.step, total, config) and not state.evaluated:
+            if (state.step % interval == 0 or state.step == total) and not state.evaluated:
                 yield from self.evaluate()
             if state.step >= total or (config.early_stopping_patience or math.inf) <= state.num_worse:
                 break
@@ -102,11 +112,18 @@ class Training:
         """The validation loss after `state.step` steps, and a sample answer."""
 
         def validation_loss(layout: Layout) -> float | None:
-            return mean_loss(self.model, self.validation, layout, should_stop=self.should_stop, group=self.group)
+            bad.clear()
+            return mean_loss(
+                self.model, self.validation, layout, should_stop=self.should_stop, group=self.group, bad=bad
+            )
 
+        bad: list[Example] = []
         loss, notices = self._fitted(validation_loss)
+        if loss is not None and not math.isfinite(loss):
+            raise validation_not_finite(self.state.step, loss, bad)
         yield from notices
-        answer = self.sample(self.state.step) if self.sample else None
+        shown = self.sample if self.schedule.has_sample(self.state.step) else None
+        answer = shown(self.state.step) if shown else None
         sample = Sample(answer.source, answer.prompt, answer.text) if answer else None
         _remember(self.state, loss)
         yield Evaluation(self.state.step, loss, sample)
@@ -124,20 +141,22 @@ class Training:
             self.optimizer.forget_gradients()
             return self._backward(together, layout)
 
-        own, notices = self._fitted(gradients)
-        yield from notices
-        if step == 1:
-            _check_gradients(self.optimizer, self.group)
+        own, memory_notices = self._fitted(gradients)
+        yield from memory_notices
+        if step == 1 and (unused := _without_gradient(self.optimizer, self.group)):
+            yield unused
         self.optimizer.sum_gradients()
         costs = own.summed(together, self.group)
         rate = learning_rate(self.config, step, self.num_steps)
         loss = costs.mean(examples) if replayed else costs.loss
         norm = self.optimizer.step(rate)
         if not math.isfinite(norm):
-            raise _not_finite(step, f"the gradient's norm is {norm}", together)
+            raise not_finite(step, f"the gradient's norm is {norm}", together)
+        notices = [
+            one for one in (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm)) if one
+        ]
         if self.loss_tracker is not None:
             self.loss_tracker.see(step, indices, [costs.nll[id(example)] for example in examples])
-        notice = _spike(step, loss, self.state.recent_losses)
         self.state.step, self.state.evaluated = step, False
         self.state.recent_losses = [*self.state.recent_losses, loss][-_SPIKE_WINDOW:]
         yield Step(
@@ -152,8 +171,18 @@ class Training:
             step_seconds=time.perf_counter() - start,
             replay_loss=costs.mean(replayed) if replayed else None,
         )
-        if notice:
-            yield notice
+        yield from notices
+
+    def _gradient_is_zero(self, step: int, norm: float) -> Notice | None:
+        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more."""
+        if norm or self._zero_was_said:
+            return None
+        self._zero_was_said = True
+        return Notice(
+            step,
+            "zero_gradient",
+            "the gradient is exactly 0, so this model learns nothing any more: train.learning_rate may have been too high",
+        )
 
     def _fitted(self, attempt: Callable[[Layout], Found]) -> tuple[Found, list[Notice]]:
         """What `attempt` finds in micro-batches that fit, and a notice for each time that memory ran out on the way."""
@@ -195,15 +224,10 @@ class Training:
             costs.loss += share.item()
             if not math.isfinite(costs.loss):
                 self.optimizer.forget_gradients()
-                raise _not_finite(self.state.step + 1, f"the loss is {costs.loss}", _culprits(batch, micro_batch))
+                raise not_finite(self.state.step + 1, f"the loss is {costs.loss}", culprits(batch, micro_batch))
             if counts:
                 costs.add(batch, micro_batch)
         return costs
-
-
-def evaluation_is_due(step: int, total: int, config: TrainConfig) -> bool:
-    """Whether the validation loss is computed after `step` of `total` steps."""
-    return step % (config.eval_steps or max(1, total // 10)) == 0 or step == total
 
 
 def mean_loss(
@@ -213,25 +237,39 @@ def mean_loss(
     *,
     should_stop: Callable[[], None] = no_op,
     group: ProcessGroup = SINGLE_PROCESS,
+    bad: list[Example] | None = None,
 ) -> float | None:
-    """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none."""
+    """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none.
+
+    The records of this rank whose loss is not finite are added to `bad`.
+    """
     if not examples:
         return None
     batches = own_micro_batches(examples, layout, group)
     losses = _without_gradients(model, (batch for batch, _ in batches), layout, should_stop)
-    total = sum(found.total.item() for (_, found), (_, counts) in zip(losses, batches, strict=True) if counts)
+    total = 0.0
+    for (batch, found), (_, counts) in zip(losses, batches, strict=True):
+        if not counts:
+            continue
+        loss = found.total.item()
+        total += loss
+        if bad is not None and not math.isfinite(loss):
+            bad += culprits(batch, found)
     return group.sum([total])[0] / total_weight(examples)
 
 
 def record_nll(
     model: PreTrainedModel, examples: Sequence[Example], layout: Layout, *, should_stop: Callable[[], None] = no_op
 ) -> list[float]:
-    """For each example, in order, the summed negative log-likelihood (nats) of its targets."""
+    """For each example, in order, the summed negative log-likelihood (nats) of its targets; TunefulError for one that is not
+    finite."""
     examples = list(examples)  # told apart by identity: a sequence on disk makes another object at each asking
     nll: dict[int, float] = {}
     batches = cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else iter(())
     for batch, found in _without_gradients(model, batches, layout, should_stop):
-        nll.update(zip(map(id, batch), found.record_nll(), strict=True))
+        own = found.record_nll()
+        check_losses(batch, own)
+        nll.update(zip(map(id, batch), own, strict=True))
     return [nll[id(example)] for example in examples]
 
 
@@ -253,7 +291,9 @@ def _without_gradients(
 
 def _remember(state: TrainingState, validation_loss: float | None) -> None:
     """The evaluation of `state.step` was made. The model as it came is no candidate: a training gives trained weights."""
-    state.evaluated = True
+    state.evaluated, state.last_loss = True, validation_loss
+    if state.step == 0:
+        state.base_loss = validation_loss
     if validation_loss is None or state.step == 0:
         return
     if state.best_loss is None or validation_loss < state.best_loss:
@@ -297,34 +337,24 @@ class _Costs:
         return sum(self.weighted[id(example)] for example in examples) / total_weight(examples)
 
 
-# Bad numbers
+# What a step may show
 
 
-def _culprits(batch: Sequence[Example], micro_batch: MicroBatchLoss) -> list[Example]:
-    """The records of a micro-batch whose own loss is not finite, or all where each is and only their sum is not."""
-    losses = micro_batch.record_nll()
-    return [example for example, nll in zip(batch, losses, strict=True) if not math.isfinite(nll)] or list(batch)
+def _without_gradient(optimizer: AdamW, group: ProcessGroup) -> Notice | None:
+    """A notice that names the parameters that are to be trained and have had no gradient on any rank; None where there are none.
 
-
-def _not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulError:
-    named = ", ".join(example.source for example in examples[:8])
-    more = f" and {len(examples) - 8} more" if len(examples) > 8 else ""
-    return TunefulError(
-        f"step {step}: {what}: not finite, so no weight was changed by this step. Its records: {named}{more}. Lower "
-        "train.learning_rate, or look at these records"
-    )
-
-
-def _check_gradients(optimizer: AdamW, group: ProcessGroup) -> None:
-    """TunefulError where a parameter that is to be trained has had no gradient on any rank."""
+    A decoder that was cut out of an encoder-decoder has such, and one that can see.
+    """
     missing = group.gather(optimizer.without_gradient())
     names = [name for name in dict.fromkeys(missing) if missing.count(name) == group.size]
     if not names:
-        return
+        return None
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    raise TunefulError(
-        f"step 1: no gradient has reached {', '.join(names[:8])}{more}: training would leave them as they are and say nothing. "
-        "Name the layers to train in lora.target_modules, or freeze them with train.freeze_layers"
+    return Notice(
+        1,
+        "unused",
+        f"no gradient has reached {', '.join(names[:8])}{more}: the model does not use them on these records, and they stay as "
+        "they are until it does",
     )
 
 

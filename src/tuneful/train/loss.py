@@ -1,8 +1,8 @@
 """Examples become one number to descend: the weighted sum of their targets' negative log-likelihoods.
 
 A loss is a sum; the caller divides it once, by the total target weight of the whole optimizer step. Only rows with a
-target reach the output head (`logits_to_keep`, which every causal model in transformers takes): on instruction data that is
-a quarter of the rows, and the head is a fifth to a third of a small model. Three layouts give the same sum:
+target reach the output head (`logits_to_keep`, which almost every family in transformers takes): on instruction data that is a
+quarter of the rows, and the head is a fifth to a third of a small model. Three layouts give the same sum:
 
     trie       each distinct prefix computed once (batch/trie.py, model/attention.py)
     unshared   the same engine, each record a branch of its own
@@ -26,6 +26,7 @@ from tuneful.batch.collate import pad_examples
 from tuneful.batch.trie import build_trie
 from tuneful.model.attention import NAME, plan_attention, use_trie_attention
 from tuneful.model.decoder import is_served, target_logits
+from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.native import KINDS, kernels
 from tuneful.runs.schema import LayoutName
 from tuneful.train.distributed import is_sharded
@@ -153,7 +154,7 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
     if is_served(model):
         logits = target_logits(model, inputs, positions, plan, rows)
     else:
-        logits = model(**inputs, position_ids=positions, trie_plan=plan, logits_to_keep=rows, use_cache=False).logits[0]
+        logits = compute_logits(model, rows, **inputs, position_ids=positions, trie_plan=plan, use_cache=False)[0]
     weights = torch.from_numpy(batch.target_weights).to(model.device)
     total, nll = WeightedCrossEntropy.apply(logits, _ids(batch.target_ids, model), weights)  # type: ignore[no-untyped-call]
     return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
@@ -200,12 +201,12 @@ class TiedLookup(torch.autograd.Function):
 
 def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBatchLoss:
     if model.config._attn_implementation == NAME:
-        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+        model.set_attn_implementation(own_attention(model))
     # Padding stands to the right, in the future of every real token: causal attention needs no mask for it.
     inputs, targets, weights = (tensor.to(model.device) for tensor in pad_examples(examples, pad_token_id=0))
     trained = weights > 0
     columns = trained.any(0).nonzero()[:, 0]
-    logits = model(input_ids=inputs, logits_to_keep=columns, use_cache=False).logits[trained[:, columns]]
+    logits = compute_logits(model, columns, input_ids=inputs, use_cache=False)[trained[:, columns]]
     total, nll = WeightedCrossEntropy.apply(logits, targets[trained], weights[trained])  # type: ignore[no-untyped-call]
     last = torch.cumsum(trained.sum(1), 0).tolist()
     own = tuple(np.arange(start, stop) for start, stop in zip([0, *last[:-1]], last, strict=True))

@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-import psutil
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.errors import OutOfMemoryError
+from tuneful.model.memory import available_bytes
 from tuneful.types import Example
 
 Found = TypeVar("Found")
+
+MIN_TOKENS = 256
+"""What a micro-batch may compute, however little memory is free; a single longer record is computed all the same."""
 
 
 def fitted(attempt: Callable[[int], Found], max_tokens: int) -> tuple[Found, int, list[str]]:
@@ -57,19 +60,24 @@ def out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
 
 
 def affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again: bool) -> int:
-    """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory.
+    """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory."""
+    config = model.config.get_text_config()
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # where layers are of unlike width
+    a_token = bytes_a_token(hidden, inner, layers, config.vocab_size, dtype, computed_again=computed_again)
+    return int(min(max(available_bytes(model.device) / 3 / a_token, MIN_TOKENS), 16_384))
+
+
+def bytes_a_token(
+    hidden: int, inner: int, layers: int, vocab_size: int, dtype: torch.dtype, *, computed_again: bool
+) -> int:
+    """Bytes that each computed token of a micro-batch takes until its backward is done.
 
     Counted for a Llama-like block: about 14 hidden-size and 5 inner-size vectors a token and layer are kept for the
     backward, and 10 bytes a vocabulary entry for each target; attention over long records keeps up to half as much again. Of
     layers that are `computed_again` all that is kept is their input, and one at a time the rest.
     """
-    config = model.config.get_text_config()
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
     layer = 14 * hidden + 5 * inner
     kept = layers * hidden + layer if computed_again else layers * layer
-    bytes_a_token = kept * dtype.itemsize + 10 * config.vocab_size
-    free = (
-        torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
-    )
-    return int(min(max(free / 3 / bytes_a_token, 256), 16_384))
+    return kept * dtype.itemsize + 10 * vocab_size

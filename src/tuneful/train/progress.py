@@ -6,7 +6,9 @@ Two passes over the whole training set, before the first step and after the last
 (`report.record_losses: all`): exact at one set of weights, for a sixth more time at two epochs.
 
 `rank` evaluates the tracker. A wrong answer stays improbable where the answers to similar instructions do not, so a record is
-measured against its peers: those next to it when the training set is sorted by its tokens, who open with the same words.
+measured against its peers: those next to it when the training set is sorted by its tokens, who open with the same words. What a
+record cost when it was seen for the first time says when that was, not whether it is wrong: it is measured once training has been
+over it, at a later visit or after the last step.
 """
 
 from __future__ import annotations
@@ -64,6 +66,11 @@ class LossTracker:
         """The latest loss that there is of each record: after training, else at last sight."""
         return np.where(np.isnan(self.after), self.last, self.after)
 
+    def trained_on(self) -> _Losses:
+        """The latest loss of each record that training had been over by then; NaN where it was seen once, and not since."""
+        seen_again = np.where(self.last_step > self.first_step, self.last, np.nan)
+        return np.where(np.isnan(self.after), seen_again, self.after)
+
     def earliest_known(self) -> _Losses:
         """The loss of each record before it was trained on: before training, else at first sight."""
         return np.where(np.isnan(self.before), self.first, self.before)
@@ -77,7 +84,7 @@ def rank(tracker: LossTracker, examples: Sequence[Example]) -> list[RecordLoss]:
         num_targets[index] = (example.weights > 0).sum()
         keys.append(token_order(example)[:_KEY_BYTES])
     early, late = tracker.earliest_known(), tracker.best_known()
-    outlier_score = outlier_scores(late / num_targets, keys)
+    outlier_score = outlier_scores(tracker.trained_on() / num_targets, keys)
     with np.errstate(invalid="ignore"):
         memorised = (late <= -np.log(MEMORISED_NOW)) & (early >= -np.log(MEMORISED_BEFORE))
 

@@ -2,7 +2,8 @@
 
     rows.py       lines of metrics.jsonl, answers/*.jsonl ...           documents.py   run.json, environment.json, data.json ...
     results.py    comparison.json, evaluation.json, calibration.json    read.py        to plain JSON and back
-    names.py      names of earlier versions                             reference.py   docs/run-folder.md
+    names.py      names of earlier versions                             load.py        whole files, or what is wrong with them
+    reference.py  docs/run-folder.md
 
 Stands on the ground: it imports nothing but that, and every room may import it. A name here is a name in a file that others
 read: to change one is a breaking change, and its old name goes into `names.py`.
@@ -22,6 +23,7 @@ from tuneful.runs.schema.documents import (
     LayoutName,
     LengthSummary,
     Process,
+    ReadingNote,
     RunRecord,
     ShownExample,
     SkippedPlace,
@@ -32,7 +34,8 @@ from tuneful.runs.schema.documents import (
     TrainingState,
     TrainingSummary,
 )
-from tuneful.runs.schema.read import as_row, read_loosely, read_rows, read_strictly
+from tuneful.runs.schema.load import check_sum, load_document, load_rows, noted_sums, read_object
+from tuneful.runs.schema.read import as_row, check_sources, read_loosely, read_rows, read_strictly
 from tuneful.runs.schema.results import (
     Agreement,
     AnswerScores,
@@ -53,6 +56,7 @@ from tuneful.runs.schema.rows import (
     AnswerRow,
     Evaluation,
     Event,
+    FinishReason,
     GeneralScore,
     JudgeScore,
     Notice,
@@ -83,6 +87,7 @@ __all__ = [
     "EvaluationDocument",
     "Event",
     "FindingSummary",
+    "FinishReason",
     "GateOutcome",
     "GeneralScore",
     "Histogram",
@@ -95,6 +100,7 @@ __all__ = [
     "MetricVerdict",
     "Notice",
     "Process",
+    "ReadingNote",
     "RecordLoss",
     "ReferenceLoss",
     "RunRecord",
@@ -112,7 +118,13 @@ __all__ = [
     "TrainingState",
     "TrainingSummary",
     "as_row",
+    "check_sources",
+    "check_sum",
+    "load_document",
+    "load_rows",
+    "noted_sums",
     "read_loosely",
+    "read_object",
     "read_rows",
     "read_strictly",
 ]

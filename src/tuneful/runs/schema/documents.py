@@ -43,7 +43,7 @@ class Layout:
 class Choices:
     """What the machine decided when the run began: it goes on as it began, wherever it goes on."""
 
-    dtype: Annotated[str, "number format of the matrix products, `float32` or `bfloat16`"]
+    dtype: Annotated[Literal["float32", "bfloat16"], "number format of the matrix products"]
     layout: Annotated[Layout, "how micro-batches are laid out"]
     num_threads: Annotated[int, "threads that compute"]
     kernels: Annotated[str, "who computes: compiled kernels, or torch's operations"] = TORCH_KERNELS
@@ -60,13 +60,23 @@ class RunRecord:
     allowed: Annotated[tuple[str, ...], "settings that were allowed to change (`--allow-changed`)"]
     finished: Annotated[str | None, "when the run was finished, UTC; null until then"]
     started: Annotated[str, "when the run was begun, UTC"]
-    config: Annotated[Mapping[str, Any], "every setting, by section and key"]
+    config: Annotated[Mapping[str, Mapping[str, Any]], "every setting, by section and key"]
     training: Annotated[
         Mapping[str, Any],
         "what the training is made of: each setting that changes a weight, and sha256 of model, data, tokens",
     ]
     process: Annotated[Process, "who works on it"]
     choices: Annotated[Choices | None, "what the machine decided", ABSENT] = None
+    files: Annotated[
+        Mapping[str, str],
+        "sha256 of each finished file that the run goes on with, by its place; of an older version, none",
+    ] = field(default_factory=dict)
+    sha256: Annotated[
+        str | None,
+        "over the fields that decide what the run becomes: all but `process`, and of `choices` `dtype` and `layout`; in a run "
+        "of an older version",
+        ABSENT,
+    ] = None
 
 
 # environment.json
@@ -103,6 +113,9 @@ class Environment:
     started: Annotated[str, "when the run was begun, UTC"]
     finished: Annotated[str | None, "when it was finished, UTC; null until then"]
     phase_seconds: Annotated[Mapping[str, float], "wall time of each phase, all processes of the run together"]
+    estimated_seconds: Annotated[
+        Mapping[str, float] | None, "what each phase was to take, estimated after the first steps", ABSENT
+    ] = None
 
 
 # data.json
@@ -114,6 +127,18 @@ class SkippedPlace:
 
     source: Annotated[str, "`file:line` of the row"]
     reason: Annotated[str, "why it cannot be used"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingNote:
+    """Something to know of how the rows were read: text that is not used, marks that were obeyed, cells read as text."""
+
+    kind: Annotated[str, "what it is"]
+    name: Annotated[str, "the column, or the key of a message; empty where it is about neither"]
+    num_records: Annotated[int, "records that it is true of"]
+    count: Annotated[int, "how often in all, such as messages"]
+    source: Annotated[str, "`file:line` of the first record"]
+    text: Annotated[str, "the sentence that `check` prints"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +250,7 @@ class DataDocument:
     train_turns: Annotated[str, "`data.train_turns`"]
     train_tokens: Annotated[TokenCounts, "tokens of the training records"]
     shown: Annotated[tuple[ShownExample, ...], "the first training records, token by token"]
+    reading: Annotated[tuple[ReadingNote, ...], "what there is to know of how the rows were read"] = ()
     lengths: Annotated[Mapping[str, LengthSummary], "of `prompt`, `response` and whole `record`"] = field(
         default_factory=dict
     )
@@ -254,6 +280,8 @@ class TrainingSummary:
     ]
     best_validation_loss: Annotated[float | None, "that loss, in nats a token"]
     kept_step: Annotated[int, "the step whose weights the model has"]
+    base_validation_loss: Annotated[float | None, "validation loss before the first step", ABSENT] = None
+    kept_validation_loss: Annotated[float | None, "validation loss of the weights that were kept", ABSENT] = None
 
 
 @dataclass(slots=True)
@@ -267,6 +295,8 @@ class TrainingState:
     evaluated: Annotated[bool, "whether the evaluation due after `step` was made"] = False
     best_step: Annotated[int | None, "the evaluation with the lowest validation loss after the first step"] = None
     best_loss: Annotated[float | None, "that loss, in nats a token"] = None
+    base_loss: Annotated[float | None, "validation loss before the first step"] = None
+    last_loss: Annotated[float | None, "validation loss of the last evaluation"] = None
     num_worse: Annotated[int, "evaluations since `best_step`"] = 0
     max_tokens: Annotated[int | None, "tokens of a micro-batch that fit, where the layout's did not"] = None
     recent_losses: Annotated[list[float], "losses of the last 64 steps, to tell a spike by"] = field(
@@ -281,3 +311,4 @@ class CheckpointDocument:
     state: Annotated[TrainingState, "where the training stands"]
     training: Annotated[Mapping[str, Any], "as in run.json"]
     metrics_bytes: Annotated[int, "length of metrics.jsonl at that moment, which it is cut back to"]
+    metrics_sha256: Annotated[str | None, "of those bytes; in a checkpoint of an older version", ABSENT] = None

@@ -3,6 +3,7 @@
     as_row          a row or document -> what stands in the file
     read_strictly   what stands in the file -> a row; DataError names the place and the field      for who needs it whole
     read_rows       the same for all rows of a file, naming file and line
+    check_sources   whether rows are those of the records that they belong to, in order
     read_loosely    what stands in the file -> a row, as far as it can be read                     for a report
 
 Loosely, a figure that cannot be read is NaN, a count is 0, a text is empty, and what may be None is None. What has no place in
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from tuneful.runs.schema.rows import ABSENT
 Row = TypeVar("Row")
 
 _MAX_SHOWN = 60  # characters of a value that a message shows
+_MAX_INT = 2**62  # no count is larger, and arrays hold none that is
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,13 @@ def as_row(row: object) -> dict[str, Any]:
     }
 
 
-def read_strictly(kind: type[Row], value: object, where: str) -> Row:
-    """The `kind` that a plain `value` holds; DataError where it holds none, naming `where` and the field."""
+def read_strictly(kind: type[Row], value: object, where: str, needed: Collection[str] | None = None) -> Row:
+    """The `kind` that a plain `value` holds; DataError where it holds none, naming `where` and the field.
+
+    Where only some fields are `needed`, another one may be missing, as in a file that was written by hand.
+    """
     try:
-        found: Row = _read(kind, value, loose=False)
+        found: Row = _read(kind, value if needed is None else _filled(kind, value, needed), loose=False)
     except _MismatchError as mismatch:
         field = f"`{mismatch.field}`: " if mismatch.field else ""
         raise DataError(f"{where}: {field}{mismatch}") from None
@@ -78,6 +83,17 @@ def read_strictly(kind: type[Row], value: object, where: str) -> Row:
 def read_rows(kind: type[Row], rows: Iterable[object], path: Path) -> list[Row]:
     """The rows of the JSONL file `path`, each as a `kind`; DataError names the first line that holds none."""
     return [read_strictly(kind, row, f"{path}:{number}") for number, row in enumerate(rows, start=1)]
+
+
+def check_sources(rows: Sequence[Any], sources: Sequence[str], path: Path, records: str = "the test set") -> None:
+    """DataError where the rows of the file `path` are not one of each of `sources`, which are those of `records`, in order."""
+    for number, (row, source) in enumerate(zip(rows, sources, strict=False), start=1):
+        if row.source != source:
+            raise DataError(
+                f"{path}:{number}: damaged: is of {row.source[:_MAX_SHOWN]!r}, where {source!r} of {records} comes next"
+            )
+    if len(rows) != len(sources):
+        raise DataError(f"{path}: damaged: holds {len(rows):,} rows, where {records} has {len(sources):,}")
 
 
 def read_loosely(kind: type[Row], row: Mapping[str, Any]) -> Row:
@@ -126,6 +142,14 @@ def _read(kind: Any, value: Any, *, loose: bool) -> Any:
     if origin is Mapping or kind is Mapping:
         return _read_mapping(arguments[1], value, loose)
     return _read_loose_leaf(kind, value) if loose else _read_leaf(kind, value)
+
+
+def _filled(kind: Any, value: object, needed: Collection[str]) -> object:
+    """`value` with what stands for nothing in the fields that are missing and not `needed`."""
+    if not isinstance(value, Mapping):
+        return value
+    row = translated(kind, value)
+    return {field.name: _unknown(field.type) for field in fields_of(kind) if field.name not in needed} | dict(row)
 
 
 def _read_fields(kind: Any, value: Any, loose: bool) -> Any:
@@ -179,9 +203,9 @@ def _read_leaf(kind: Any, value: Any) -> Any:
         if value in get_args(kind):
             return value
         raise _mismatch(f"one of {', '.join(map(repr, get_args(kind)))}", value)
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value) is not None:
         return value
-    if type(value) is kind and kind is not float:
+    if type(value) is kind and kind is not float and not (kind is int and abs(value) > _MAX_INT):
         return value
     raise _mismatch({int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind], value)
 
@@ -192,7 +216,8 @@ def _read_loose_leaf(kind: Any, value: Any) -> Any:
         if value in (True, False):  # 1 and 0 are the same
             return bool(value)
     elif kind in (int, float):
-        if isinstance(value, (int, float)) and (number := _finite(value)) is not None:
+        number = _finite(value) if isinstance(value, (int, float)) else None
+        if number is not None and (kind is float or abs(number) <= _MAX_INT):
             return round(number) if kind is int else number
     elif value is not None:
         return str(value)

@@ -190,6 +190,7 @@ class EvaluationDocument:
     protocol: Annotated[str, "what it was asked for: `score`, `rubric` or `pairwise`"]
     answers: Annotated[Mapping[str, ScoreSummary], "each set of answers, by its name"]
     agreement: Annotated[Agreement | None, "the judge against people, where ratings were given", ABSENT] = None
+    num_left_out: Annotated[int | None, "answers of all sets that `--limit` left out", ABSENT] = None
 
 
 # calibration.json

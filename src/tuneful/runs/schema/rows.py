@@ -59,7 +59,9 @@ class Notice:
 
     step: Annotated[int, "the optimizer step"]
     notice: Annotated[
-        Literal["spike", "memory"], "the loss jumped, or memory ran out and smaller micro-batches were taken"
+        Literal["spike", "memory", "unused", "zero_gradient"],
+        "the loss jumped; memory ran out and smaller micro-batches were taken; parameters have had no gradient; or the gradient "
+        "was exactly 0",
     ]
     sentence: Annotated[str, "the same in words"]
 
@@ -85,7 +87,8 @@ class RecordLoss:
     loss_after: Annotated[float | None, "after the last step; null but under `report.record_losses: all`"]
     outlier_score: Annotated[
         float | None,
-        "how far its loss lies above that of the records that begin like it, in spreads of those: a possible label error",
+        "how far its loss lies above that of the records that begin like it, in spreads of those: a possible label error; "
+        "null where training was not over it before its loss was last computed",
     ]
     memorised: Annotated[
         bool, "whether the whole answer has a probability of 0.5 or more now, and once had less than 0.01"
@@ -103,16 +106,22 @@ class SkippedRow:
 
 # answers/*.jsonl, general/*.jsonl, scores/*.jsonl
 
+FinishReason = Literal["stop", "length", ""]
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
     """A model's answer to one record, in the order of the test set."""
 
     source: Annotated[str, "`file:line` of the record that it answers"]
-    prompt: Annotated[str, "the prompt, rendered"]
+    prompt: Annotated[
+        str,
+        "the prompt, rendered; without the token that begins every text where there is one (`<bos>`), which servers add",
+    ]
     text: Annotated[str, "the answer: no stop token, no text of the template"]
     finish_reason: Annotated[
-        str, "`stop` where the model ended the answer, `length` where it was cut off; empty where nobody wrote it down"
+        FinishReason,
+        "stop where the model ended the answer, length where it was cut off; empty where nobody wrote it down",
     ]
     num_tokens: Annotated[int | None, "tokens generated, the stop token included; null where nobody wrote it down"]
 
@@ -157,3 +166,4 @@ class JudgeScore:
     ]
     unscored_reason: Annotated[str | None, "why there is no score; null where there is one"]
     raw: Annotated[str, "what the judge said, word for word"]
+    reason: Annotated[str | None, "the reason that the judge gave, where it was asked for one", ABSENT] = None

@@ -1,0 +1,34 @@
+"""Examples of every command, as its `--help` shows them: each is a line to be copied, with names of one's own in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "run": (
+        "tuneful run my.json",
+        "tuneful run my.json train.method=lora -o runs/first",
+        "tuneful run my.json --dry-run",
+        "tuneful run --config runs/first/config.yaml train.learning_rate=1e-4",
+        "tuneful run --resume",
+    ),
+    "check": (
+        "tuneful check my.json",
+        "tuneful check my.json --fix clean.jsonl",
+        "tuneful check my.json --against test.jsonl",
+    ),
+    "show": ("tuneful show my.json --rows 5", "tuneful show my.json --html my.html", "tuneful show my.json --text"),
+    "train": ("tuneful train my.json", "tuneful train my.json -m model.gguf train.method=lora lora.merge=false"),
+    "generate": (
+        'tuneful generate -m runs/first --prompt "Name three rivers."',
+        "tuneful generate -m runs/first --data questions.jsonl -o answers.jsonl",
+    ),
+    "chat": ("tuneful chat -m runs/first", 'tuneful chat -m runs/first --system "Be brief." generate.temperature=0.7'),
+    "evaluate": (
+        "tuneful evaluate runs/first --judge ollama/llama3",
+        "tuneful evaluate --calibrate --judge ollama/llama3",
+    ),
+    "compare": ("tuneful compare runs/first runs/second", 'tuneful compare runs/first runs/second --gate "rouge_l>=0"'),
+    "report": ("tuneful report runs/first",),
+    "doctor": ("tuneful doctor", "tuneful doctor --json"),
+}

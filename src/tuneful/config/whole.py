@@ -1,0 +1,73 @@
+"""The whole configuration: every section, and what its functions say to who writes one in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from tuneful.config.explain import explained
+from tuneful.config.schema import (
+    DataConfig,
+    GenerateConfig,
+    JudgeConfig,
+    ModelConfig,
+    ReportConfig,
+    Section,
+    TemplateConfig,
+)
+from tuneful.config.training import LoraConfig, TrainConfig
+from tuneful.errors import ConfigError
+
+
+class Config(Section):
+    """The whole configuration; `config.yaml` of a run folder is this, resolved."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    template: TemplateConfig = Field(default_factory=TemplateConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    generate: GenerateConfig = Field(default_factory=GenerateConfig)
+    judge: JudgeConfig = Field(default_factory=JudgeConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+
+    def __init__(self, **sections: Any) -> None:
+        """The configuration of `sections`, such as `train={"learning_rate": 1e-4}`; ConfigError says what is wrong in them."""
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            known = [f"{name}.{key}" for name, section in _sections().items() for key in section.model_fields]
+            raise ConfigError(explained(error, {}, known, list(_sections()))) from None
+
+    @classmethod
+    def validated(cls, sections: Mapping[str, Any]) -> Config:
+        """The same, with pydantic's own ValidationError, for who knows where each key came from."""
+        made = cls.__new__(cls)
+        BaseModel.__init__(made, **sections)
+        return made
+
+    def __repr__(self) -> str:
+        """The settings that are not at their defaults."""
+        changed = [
+            f"{name}.{key}={value!r}"
+            for name, section in _sections().items()
+            for key, value in getattr(self, name)
+            if value != getattr(section(), key)
+        ]
+        return f"Config({', '.join(changed)})"
+
+    __str__ = __repr__
+
+    @model_validator(mode="after")
+    def _the_section_of_another_method_is_refused(self) -> Config:
+        if self.train.method == "full" and self.lora != LoraConfig():
+            raise ValueError("the section lora is ignored under train.method: full; set train.method=lora, or drop it")
+        return self
+
+
+def _sections() -> dict[str, type[Section]]:
+    """Every section by its name."""
+    found: dict[str, Any] = {name: one.annotation for name, one in Config.model_fields.items()}
+    return found

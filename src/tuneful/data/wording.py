@@ -1,0 +1,407 @@
+"""What many prompts of a file share word for word, so that likeness can be counted on what differs.
+
+    texts -> windows (24 and 48 characters, from each word on) -> in how many texts each stands -> parts of each line
+
+Under one long instruction all prompts look alike. A stretch of text is *shared wording* where a window of it stands in many
+texts: the longer the window, the fewer it takes, because what people write by themselves seldom agrees over 48 characters.
+Beginnings, ends, middles and several wordings in one file are all found the same way, and the order of the texts plays no part.
+
+A gap between two stretches is *altered* where nearly all texts that share what stands before it, and what stands after it, go
+on alike: somebody has changed the wording. Where they go on in many ways the gap is a place to fill in, and what stands there,
+like all text that nobody shares, is the text's *own*.
+
+Counts are kept by hash, in 2 bytes for each window: under one of a hundred windows is ever counted a text too often. Texts are
+read three times, at some million characters a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneful.data.hashes import mixed
+
+Positions = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+OWN, SHARED, ALTERED = 0, 1, 2
+"""What a character of a text is part of."""
+
+_SHORT, _LONG = 24, 48
+_MIN_TEXTS = 8
+_LEAST_TEXTS = 4
+_SEEN = 3  # texts from which on windows are counted exactly
+"""Texts that share a long window before it is wording; of a short one, as many as the square root of the number of texts."""
+
+_MARGIN = 4
+"""Characters at each end of a window that it does not vouch for: some texts may share the first letters of what is filled in."""
+
+_NEAR = 40
+"""A stretch that fewer texts share than what stands around it, within so many characters, is one value of a place."""
+
+_MIN_SHARED = 32
+"""A line that shares less than this shares nothing: two fillings of a shorter wording are not taken for one anyway."""
+
+_FEW = 4
+"""Where under one of so many of the texts that share a window go on alike, something is filled in."""
+
+_SMALLEST, _LARGEST = 12, 26  # bits of the table of counts
+_WINDOWS_A_CHARACTER = 0.5
+_FACTOR = 0x9E3779B97F4A7C15
+_BATCH_CHARACTERS = 1 << 18
+_TEXT_BITS = np.uint64(2 * _BATCH_CHARACTERS - 1)  # of a hash, given up for the number of a text in its batch
+_MERGED_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """The stretches of texts that are not their own: those of text `i` are `first[i]` to `first[i + 1]` of the others.
+
+    `start` and `end` count characters of the text, `kind` is SHARED or ALTERED; they rise, and none holds a line feed.
+    `common` says of each line, counted through all texts (`first_line`), whether many texts have the whole line.
+    """
+
+    first: Positions
+    start: npt.NDArray[np.int32]
+    end: npt.NDArray[np.int32]
+    kind: npt.NDArray[np.int8]
+    first_line: Positions
+    common: npt.NDArray[np.bool_]
+
+    def of(self, text: int) -> list[tuple[int, int, int]]:
+        """(start, end, kind) of each stretch of a text, in order."""
+        here = slice(int(self.first[text]), int(self.first[text + 1]))
+        return list(zip(self.start[here].tolist(), self.end[here].tolist(), self.kind[here].tolist(), strict=True))
+
+    def common_lines(self, text: int) -> list[bool]:
+        """Whether many texts have it, of each line of a text."""
+        return list(self.common[int(self.first_line[text]) : int(self.first_line[text + 1])].tolist())
+
+
+def shared_parts(texts: Sequence[str], distinct: npt.NDArray[np.bool_]) -> Parts:
+    """The parts of all `texts`, which are lines; only those that are `distinct`, bool [N], count as texts that share."""
+    wording = _Wording(texts, distinct)
+    found = [wording.parts(batch) for batch in _batches(texts)]
+    num_parts = np.concatenate([np.zeros(1, np.int64), *(one.num_parts for one in found)])
+    num_lines = np.concatenate([np.zeros(1, np.int64), *(one.num_lines for one in found)])
+    return Parts(
+        np.cumsum(num_parts),
+        np.concatenate([np.zeros(0, np.int32), *(one.start for one in found)]),
+        np.concatenate([np.zeros(0, np.int32), *(one.end for one in found)]),
+        np.concatenate([np.zeros(0, np.int8), *(one.kind for one in found)]),
+        np.cumsum(num_lines),
+        np.concatenate([np.zeros(0, np.bool_), *(one.common for one in found)]),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BatchParts:
+    num_parts: Positions
+    start: npt.NDArray[np.int32]
+    end: npt.NDArray[np.int32]
+    kind: npt.NDArray[np.int8]
+    num_lines: Positions
+    common: npt.NDArray[np.bool_]
+
+
+class _Wording:
+    """In how many distinct texts each frequent window and line stands, and how most of these texts go on.
+
+    A table of small counts by part of a hash says which may be frequent; these are then counted by the whole hash.
+    """
+
+    def __init__(self, texts: Sequence[str], distinct: npt.NDArray[np.bool_]) -> None:
+        num_texts = int(distinct.sum())
+        self._least = max(_LEAST_TEXTS, min(_MIN_TEXTS, -(-3 * num_texts // 4)))
+        self._fewest = {_SHORT: max(self._least, int(num_texts**0.5)), _LONG: self._least}
+        num_characters = sum(len(text) for text, counts in zip(texts, distinct.tolist(), strict=True) if counts)
+        bits = min(max(int(num_characters * _WINDOWS_A_CHARACTER).bit_length(), _SMALLEST), _LARGEST)
+        self._shift = np.uint64(64 - bits)
+        self._table = np.zeros(1 << bits, np.uint8)
+        for batch in _batches(texts, distinct):
+            hashes, count = batch.counted()
+            slots = self._slots(hashes)
+            self._table[slots] = np.minimum(self._table[slots] + count, np.iinfo(np.uint8).max)
+        self._hashes, self._counts = _merged(map(self._candidates, _batches(texts, distinct)))
+        seen = self._counts >= _SEEN
+        self._hashes, self._counts = self._hashes[seen], self._counts[seen]
+        self._after, self._before = np.zeros_like(self._counts), np.zeros_like(self._counts)
+        for batch in _batches(texts, distinct):
+            self._follow(batch)
+
+    def _candidates(self, texts: _Batch) -> tuple[Hashes, Positions]:
+        """The hashes in a batch that may be frequent, and in how many of its texts."""
+        hashes, counts = texts.counted()
+        maybe = self._table[self._slots(hashes)] >= _SEEN
+        return hashes[maybe], counts[maybe]
+
+    def _slots(self, hashes: Hashes) -> Positions:
+        return (hashes >> self._shift).astype(np.int64)
+
+    def _ranks(self, hashes: Hashes) -> Positions:
+        """The place of each hash among those that were counted, or -1."""
+        ranks = np.full(len(hashes), -1, np.int64)
+        if not len(self._hashes):
+            return ranks
+        candidates = np.flatnonzero(self._table[self._slots(hashes)] >= _SEEN)
+        at = np.minimum(np.searchsorted(self._hashes, hashes[candidates]), len(self._hashes) - 1)
+        found = self._hashes[at] == hashes[candidates]
+        ranks[candidates[found]] = at[found]
+        return ranks
+
+    def _counts_of(self, ranks: Positions) -> Positions:
+        """In how many texts each stands; 1 for what was not counted."""
+        return np.where(ranks >= 0, self._counts[ranks], 1) if len(self._counts) else np.ones(len(ranks), np.int64)
+
+    def _follow(self, texts: _Batch) -> None:
+        """The most texts in which any one text follows, or stands before, each short window."""
+        for most, starts, (first, width) in (
+            (self._after, texts.windows(_SHORT), texts.with_following()),
+            (self._before, texts.windows(_SHORT), texts.with_preceding()),
+        ):
+            ranks = self._ranks(texts.hashes(starts, _SHORT))
+            longer = self._counts_of(self._ranks(texts.hashes(first, width)))
+            ours = np.flatnonzero((width > _SHORT) & (ranks >= 0))
+            np.maximum.at(most, ranks[ours], longer[ours])
+
+    def parts(self, texts: _Batch) -> _BatchParts:
+        """The parts of the texts of one batch."""
+        shared = self._shared(texts)
+        start, end = _runs(shared)
+        kind = np.full(len(start), SHARED, np.int8)
+        gap_start, gap_end = self._altered(texts, start, end)
+        start, end = np.concatenate([start, gap_start]), np.concatenate([end, gap_end])
+        kind = np.concatenate([kind, np.full(len(gap_start), ALTERED, np.int8)])
+        order = np.argsort(start, kind="stable")
+        start, end, kind = start[order], end[order], kind[order]
+        text = texts.text_of_line[texts.line_of[start]]
+        return _BatchParts(
+            np.bincount(text, minlength=texts.num_texts),
+            (start - texts.text_start[text]).astype(np.int32),
+            (end - texts.text_start[text]).astype(np.int32),
+            kind,
+            np.bincount(texts.text_of_line, minlength=texts.num_texts),
+            self._counts_of(self._ranks(texts.line_hashes)) >= self._fewest[_SHORT],
+        )
+
+    def _wording(self, texts: _Batch) -> Iterator[tuple[Positions, int]]:
+        """Starts and width of the windows that many texts share, without those around one of many values of a place."""
+        starts = texts.windows(_SHORT)
+        counts = self._counts_of(self._ranks(texts.hashes(starts, _SHORT)))
+        fewer = counts * _FEW <= self._around(texts, starts, counts)
+        yield starts[(counts >= self._fewest[_SHORT]) & ~fewer], _SHORT
+        values = starts[fewer]
+        starts = texts.windows(_LONG)
+        counts = self._counts_of(self._ranks(texts.hashes(starts, _LONG)))
+        holds_value = np.searchsorted(values, starts) < np.searchsorted(values, starts + (_LONG - _SHORT), side="right")
+        yield starts[(counts >= self._fewest[_LONG]) & ~holds_value], _LONG
+
+    def _shared(self, texts: _Batch) -> npt.NDArray[np.bool_]:
+        """Whether each character is shared wording."""
+        edges = np.zeros(len(texts.codes) + 1, np.int32)
+        for starts, width in self._wording(texts):
+            line = texts.line_of[starts]
+            first = np.where(starts == texts.line_start[line], starts, starts + _MARGIN)
+            ends = starts + width
+            last = np.where(ends == texts.line_end[line], ends, ends - _MARGIN)
+            np.add.at(edges, first, 1)
+            np.add.at(edges, last, -1)
+        shared = np.cumsum(edges[:-1]) > 0
+        start, end = _runs(shared)
+        gaps = (start[1:] - end[:-1] < 2 * _MARGIN) & (texts.line_of[start[1:]] == texts.line_of[end[:-1] - 1])
+        for gap in np.flatnonzero(gaps).tolist():  # inside a word longer than a window reaches
+            shared[end[gap] : start[gap + 1]] = True
+        shared_of_line = np.bincount(texts.line_of, weights=shared, minlength=len(texts.line_start))
+        return np.asarray(shared & (shared_of_line >= _MIN_SHARED)[texts.line_of])
+
+    def _around(self, texts: _Batch, starts: Positions, counts: Positions) -> Positions:
+        """In how many texts stands what is around each window: before it and after it, or where its line is whole, next to it."""
+        line = texts.line_of[starts]
+        before, after = _largest_near(starts, counts, line)
+        first = starts - texts.line_start[line] <= _NEAR
+        last = texts.line_end[line] - starts - _SHORT <= _NEAR
+        both, either = np.minimum(before, after), np.maximum(before, after)
+        return np.select([first & last, first, last], [either, after, before], both)
+
+    def _altered(self, texts: _Batch, start: Positions, end: Positions) -> tuple[Positions, Positions]:
+        """The gaps around shared stretches (`start` to `end`, rising) where many other texts go on alike."""
+        line = texts.line_of[start]
+        first = np.concatenate([[True], line[1:] != line[:-1]]) if len(line) else np.zeros(0, np.bool_)
+        last = np.concatenate([first[1:], [True]]) if len(line) else first
+        gap_start = np.concatenate([texts.line_start[line[first]], end])
+        gap_end = np.concatenate([start[first], np.where(last, texts.line_end[line], np.roll(start, -1))])
+        filled = gap_start < gap_end
+        gap_start, gap_end = gap_start[filled], gap_end[filled]
+        starts = texts.windows(_SHORT)
+        ranks = self._ranks(texts.hashes(starts, _SHORT))
+        frequent = self._counts_of(ranks) >= self._least
+        starts, ranks = starts[frequent], ranks[frequent]
+        if not len(starts) or not len(gap_start):
+            return gap_start[:0], gap_end[:0]
+        is_open_after = self._after[ranks] * _FEW < self._counts[ranks]
+        is_open_before = self._before[ranks] * _FEW < self._counts[ranks]
+        before = np.searchsorted(starts, gap_start - (_SHORT - _MARGIN), side="right") - 1
+        after = np.searchsorted(starts, gap_end - _MARGIN)
+        line = texts.line_of[gap_start]
+        known = (before >= 0) & (texts.line_of[starts[before]] == line)
+        is_place = known & is_open_after[before]
+        after_or_last = np.minimum(after, len(starts) - 1)
+        known = (after < len(starts)) & (texts.line_of[starts[after_or_last]] == line)
+        is_place |= known & is_open_before[after_or_last]
+        return gap_start[~is_place], gap_end[~is_place]
+
+
+# Texts as arrays
+
+
+class _Batch:
+    """A few texts in one array of character codes, each followed by a line feed."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.num_texts = len(texts)
+        whole = "".join(f"{text}\n" for text in texts)
+        self.codes = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        feeds = self.codes == 10
+        self.line_end: Positions = np.flatnonzero(feeds)
+        self.line_start: Positions = np.concatenate([np.zeros(1, np.int64), self.line_end[:-1] + 1])
+        self.line_of: Positions = np.cumsum(feeds) - feeds
+        num_lines = np.array([text.count("\n") + 1 for text in texts], dtype=np.int64)
+        self.text_of_line: Positions = np.repeat(np.arange(len(texts), dtype=np.int64), num_lines)
+        self.text_start = self.line_start[np.cumsum(num_lines) - num_lines]
+        # The hash of a stretch is the difference of two sums, divided by the power that it begins with (modulo 2**64).
+        self._sums = np.zeros(len(self.codes) + 1, np.uint64)
+        np.cumsum(self.codes * _powers(_FACTOR, len(self.codes)), out=self._sums[1:])
+        self._inverses = _powers(pow(_FACTOR, -1, 1 << 64), len(self.codes))
+        self._begins_word = _begins_word(self.codes)
+        self._words: Positions = np.flatnonzero(self._begins_word)
+        self._windows = {width: self._find_windows(width) for width in (_SHORT, _LONG)}
+
+    def windows(self, width: int) -> Positions:
+        """Where windows of `width` characters begin: at words, and where the window ends with its line; rising."""
+        return self._windows[width]
+
+    def _find_windows(self, width: int) -> Positions:
+        last = self.line_end - width
+        begins = self._begins_word.copy()
+        begins[last[last >= self.line_start]] = True
+        starts = np.flatnonzero(begins)
+        return starts[starts + width <= self.line_end[self.line_of[starts]]]
+
+    def hashes(self, starts: Positions, width: int | Positions) -> Hashes:
+        """The hash of `width` characters from each start on."""
+        sums = (self._sums[starts + width] - self._sums[starts]) * self._inverses[starts]
+        return mixed(sums + np.asarray(width, dtype=np.uint64)) & ~_TEXT_BITS
+
+    def with_following(self) -> tuple[Positions, Positions]:
+        """Start and width of each short window with as much of what follows, or with what is left of its line."""
+        starts = self.windows(_SHORT)
+        return starts, np.minimum(_LONG, self.line_end[self.line_of[starts]] - starts)
+
+    def with_preceding(self) -> tuple[Positions, Positions]:
+        """Start and width of each short window with what stands before it: from a word on, or from the start of its line."""
+        starts = self.windows(_SHORT)
+        at = np.searchsorted(self._words, starts - (_LONG - _SHORT), side="right") - 1
+        word = self._words[np.maximum(at, 0)] if len(self._words) else starts
+        line = self.line_start[self.line_of[starts]]
+        first = np.where((at >= 0) & (word >= line), word, line)
+        return first, starts + _SHORT - first
+
+    def counted(self) -> tuple[Hashes, Positions]:
+        """The hashes of all windows and lines, rising, and in how many of the texts each stands."""
+        hashes, of_texts = [self.line_hashes], [self.text_of_line]
+        for starts, widths in (
+            (self.windows(_SHORT), _SHORT),
+            (self.windows(_LONG), _LONG),
+            self.with_following(),
+            self.with_preceding(),
+        ):
+            hashes.append(self.hashes(starts, widths))
+            of_texts.append(self.text_of_line[self.line_of[starts]])
+        places = np.sort(np.concatenate(hashes) | np.concatenate(of_texts).astype(np.uint64))
+        every = places[_is_new(places)] & ~_TEXT_BITS
+        new = np.flatnonzero(_is_new(every))
+        return every[new], np.diff(np.append(new, len(every)))
+
+    @property
+    def line_hashes(self) -> Hashes:
+        """The hash of each whole line, unlike that of a window of the same text."""
+        return mixed(~self.hashes(self.line_start, self.line_end - self.line_start)) & ~_TEXT_BITS
+
+
+def _batches(texts: Sequence[str], wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[_Batch]:
+    """The texts that are `wanted` (all, where it is None) in batches of about _BATCH_CHARACTERS."""
+    batch: list[str] = []
+    size = 0
+    for index in range(len(texts)) if wanted is None else np.flatnonzero(wanted).tolist():
+        batch.append(text := texts[index])
+        size += len(text) + 1
+        if size >= _BATCH_CHARACTERS:
+            yield _Batch(batch)
+            batch, size = [], 0
+    if batch:
+        yield _Batch(batch)
+
+
+def _begins_word(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    """Whether each character begins a word: after white space, and anywhere in scripts that write none between words."""
+    space = (codes == 32) | (codes == 10)
+    unspaced = (codes >= 0x2E80) | ((codes >= 0x0E00) & (codes < 0x1100)) | ((codes >= 0x1780) & (codes < 0x1800))
+    return np.asarray(~space & (unspaced | np.concatenate([[True], space[:-1]])))
+
+
+def _runs(marked: npt.NDArray[np.bool_]) -> tuple[Positions, Positions]:
+    """Start and end of each unbroken stretch of marked characters."""
+    edges = np.diff(np.concatenate([[False], marked, [False]]).astype(np.int8))
+    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+
+
+def _merged(counted: Iterable[tuple[Hashes, Positions]]) -> tuple[Hashes, Positions]:
+    """Counts by hash, rising, of many such: the small ones are gathered before they are added to the large."""
+    hashes, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    waiting: list[tuple[Hashes, Positions]] = []
+    size = 0
+    for pair in chain(counted, [None]):
+        if pair is not None:
+            waiting.append(pair)
+            size += len(pair[0])
+        if pair is None or size > max(len(hashes), _MERGED_AT_ONCE):
+            every = np.concatenate([hashes, *(one for one, _ in waiting)])
+            added = np.concatenate([counts, *(one for _, one in waiting)])
+            hashes, place = np.unique(every, return_inverse=True)
+            counts = np.bincount(place, weights=added, minlength=len(hashes)).astype(np.int64)
+            waiting, size = [], 0
+    return hashes, counts
+
+
+def _largest_near(starts: Positions, counts: Positions, line: Positions) -> tuple[Positions, Positions]:
+    """The largest count of the windows up to _NEAR characters before each window, and of those after it, in its line."""
+    before, after = counts.copy(), counts.copy()
+    for step in range(1, len(starts)):
+        near = np.flatnonzero((starts[step:] - starts[:-step] <= _NEAR) & (line[step:] == line[:-step]))
+        if not len(near):
+            break
+        before[near + step] = np.maximum(before[near + step], counts[near])
+        after[near] = np.maximum(after[near], counts[near + step])
+    return before, after
+
+
+def _is_new(values: Hashes) -> npt.NDArray[np.bool_]:
+    """Whether each of rising `values` is another than the one before."""
+    return np.concatenate([np.ones(min(len(values), 1), np.bool_), values[1:] != values[:-1]])
+
+
+def _powers(factor: int, num: int) -> Hashes:
+    """The powers of `factor`, 0 to `num` - 1, modulo 2**64."""
+    return _powers_up_to(factor, 1 << num.bit_length())[:num]
+
+
+@lru_cache(maxsize=4)
+def _powers_up_to(factor: int, num: int) -> Hashes:
+    factors = np.full(num, factor & 0xFFFFFFFFFFFFFFFF, np.uint64)
+    factors[:1] = 1
+    return np.cumprod(factors, dtype=np.uint64)

@@ -1,0 +1,86 @@
+"""What a model is called: here, on the Hub, and in the folder of the run that trained it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneful.errors import ModelError
+from tuneful.files import write_json
+from tuneful.model.builtin import BUILTIN, BUILTIN_HUB_ID
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+ADAPTER = "adapter_config.json"
+"""What tells the folder of an adapter from that of a model."""
+
+TRAINED_WITH = "tuneful.json"
+"""What a folder that Tuneful trained says of its training: the template, and of an adapter the base."""
+
+_RUN, _TRAINED = "run.json", ("model", "adapter")
+
+
+def hub_id(base_name: str) -> str | None:
+    """The Hub id by which others find the model that is called `base_name` here; None where there is none."""
+    if base_name == BUILTIN:
+        return BUILTIN_HUB_ID
+    return base_name if HUB_ID.fullmatch(base_name) and not Path(base_name).exists() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What an adapter stands on: the name of a model, and its fingerprint where that was written down."""
+
+    name: str
+    sha256: str | None = None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter and no model."""
+    return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def adapter_base(folder: Path) -> Base:
+    """The base of the adapter in `folder`: what Tuneful wrote down with it, else what peft did. ModelError for none."""
+    written = _document(folder / TRAINED_WITH).get("base")
+    if isinstance(written, dict) and isinstance(written.get("name"), str):
+        return Base(_found_from(folder, written["name"]), written.get("sha256"))
+    name = _document(folder / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ModelError(
+            f"{folder / ADAPTER} names no base model (base_model_name_or_path); write its name or folder there"
+        )
+    return Base(_found_from(folder, name))
+
+
+def save_trained_with(folder: Path, template: str, base: Base) -> None:
+    """Write down in an adapter's folder the template that it was trained with, and the base."""
+    write_json(folder / TRAINED_WITH, {"template": template, "base": {"name": base.name, "sha256": base.sha256}})
+
+
+def _found_from(folder: Path, name: str) -> str:
+    """A relative path is meant from here, else from the adapter's own folder."""
+    beside = folder / name
+    return str(beside) if not Path(name).expanduser().exists() and beside.exists() else name
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}; fetch or save the adapter again") from None
+    return document if isinstance(document, dict) else {}
+
+
+def trained_folder(folder: Path) -> Path:
+    """The model, or else the adapter, of the run in `folder`; `folder` itself where it holds no run. ModelError for none."""
+    if not (folder / _RUN).is_file() or (folder / "config.json").is_file():
+        return folder
+    for name in _TRAINED:
+        if any((folder / name / file).is_file() for file in ("config.json", ADAPTER)):
+            return folder / name
+    raise ModelError(f"{folder}: this run has saved no model yet; go on with it: tuneful run --resume {folder}")

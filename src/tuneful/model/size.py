@@ -1,0 +1,107 @@
+"""How large a model is, from the headers of its files: what is needed to say whether it fits before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneful.errors import ModelError
+from tuneful.model.gguf_header import read_gguf_header
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blk|blocks|block)\.(\d+)\.")
+_EMBEDDINGS = re.compile(r"embed|wte|wpe|lm_head|token_embd|position_embd|^output\.weight$")
+_INPUT_EMBEDDINGS = re.compile(r"embed|wte|wpe|token_embd|position_embd")
+_HEADS = ("lm_head.weight", "output.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """The shape of every tensor of a model by name, and the sizes that its activations follow from."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    hidden_size: int
+    inner_size: int
+    num_layers: int
+
+    @property
+    def num_parameters(self) -> int:
+        """All weights."""
+        return sum(map(math.prod, self.shapes.values()))
+
+    def num_trainable(self, freeze_layers: int) -> int:
+        """The weights that full finetuning changes where the lowest layers, and the embedding with them, are frozen."""
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if not _is_frozen(name, freeze_layers))
+
+    def num_adapter_parameters(self, rank: int, freeze_layers: int) -> int:
+        """The weights of an adapter of `rank` beside every matrix of the layers above the frozen ones."""
+        matrices = [
+            shape
+            for name, shape in self.shapes.items()
+            if len(shape) == 2 and not _EMBEDDINGS.search(name) and not _is_frozen(name, freeze_layers)
+        ]
+        return sum(rank * sum(shape) for shape in matrices)
+
+
+def size_of(path: Path) -> ModelSize | None:
+    """The size of the model in a folder or `.gguf` file; None where its headers do not tell it. Reads no weight."""
+    try:
+        return _size_of_gguf(path) if path.is_file() else _size_of_folder(path)
+    except (OSError, ValueError, KeyError, TypeError, ModelError):
+        return None  # whoever loads it says what is wrong
+
+
+def _size_of_gguf(file: Path) -> ModelSize:
+    header = read_gguf_header(file)
+    kind = header.metadata["general.architecture"]
+
+    def figure(name: str) -> int:
+        return int(header.metadata[f"{kind}.{name}"])
+
+    hidden = figure("embedding_length")
+    inner = int(header.metadata.get(f"{kind}.feed_forward_length", 4 * hidden))
+    return ModelSize(header.shapes, hidden, inner, figure("block_count"))
+
+
+def _size_of_folder(folder: Path) -> ModelSize:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = {**config, **config.get("text_config", {})}
+    shapes = dict(_tensors(folder))
+    if config.get("tie_word_embeddings", True):
+        shapes = {name: shape for name, shape in shapes.items() if name not in _HEADS}
+    if not shapes:
+        raise ValueError(f"{folder}: no weights")
+    hidden = _first(config, "hidden_size", "n_embd", "d_model")
+    return ModelSize(
+        shapes,
+        hidden,
+        _first({**config, "default": 4 * hidden}, "intermediate_size", "n_inner", "ffn_dim", "default"),
+        _first(config, "num_hidden_layers", "n_layer", "num_layers"),
+    )
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all tensors of the safetensors files, from their headers: a length, then JSON."""
+    single = folder / "model.safetensors"
+    for file in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                yield name, tuple(tensor["shape"])
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    return int(next(value for name in names if isinstance(value := config.get(name), int)))
+
+
+def _is_frozen(name: str, freeze_layers: int) -> bool:
+    if not freeze_layers:
+        return False
+    if layer := _LAYER.search(name):
+        return int(layer[1]) < freeze_layers
+    return bool(_INPUT_EMBEDDINGS.search(name))

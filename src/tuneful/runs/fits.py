@@ -1,0 +1,131 @@
+"""Whether a run fits the memory at all: arithmetic over the headers of the model's files, before a weight is read.
+
+What is counted is certain: weights, gradients, the moments of AdamW, copies that are kept, and the activations of the smallest
+micro-batch. So what is refused here could not have ended well; what passes may still need more, which `--dry-run` measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tuneful.config import Config
+from tuneful.errors import ConfigError
+from tuneful.files import cache_root
+from tuneful.model.memory import available_bytes
+from tuneful.model.precision import choose_dtype
+from tuneful.model.size import ModelSize, size_of
+from tuneful.train.memory import MIN_TOKENS, bytes_a_token
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that a phase of a run needs at least, by what they are for."""
+
+    phase: str
+    parts: Mapping[str, int]
+
+    @property
+    def num_bytes(self) -> int:
+        """All of them."""
+        return sum(self.parts.values())
+
+
+def check_fits(path: Path, name: str, config: Config, device: torch.device) -> None:
+    """ConfigError where the model in `path`, called `name`, cannot be trained as `config` says in the memory there is."""
+    size = size_of(path)
+    if size is None or config.train.method == "qlora":
+        return
+    dtype = choose_dtype(config.model.dtype, device, cache_root())
+    need, available = needed(size, config, dtype), available_bytes(device)
+    if need.num_bytes <= available:
+        return
+    parts = ", ".join(f"{part} {_gb(num_bytes)}" for part, num_bytes in need.parts.items() if num_bytes)
+    ways = [
+        f"{setting} (at least {_gb(found.num_bytes)} GB)"
+        for setting, other in _other_ways(config)
+        if (found := needed(size, other, choose_dtype(other.model.dtype, device, cache_root()))).num_bytes <= available
+    ]
+    out = f"What fits: {', '.join(ways)}, or a smaller model" if ways else "A smaller model is needed, or more memory"
+    raise ConfigError(
+        f"{name}: {need.phase} needs at least {_gb(need.num_bytes)} GB of memory, and {_gb(available)} GB are available. "
+        f"Of {size.num_parameters / 1e6:,.1f} M parameters, in GB: {parts}. {out}"
+    )
+
+
+def needed(size: ModelSize, config: Config, dtype: torch.dtype) -> Need:
+    """What the phase of a run that needs most needs at least, beyond what the process holds already."""
+    return max(_phases(size, config, dtype), key=lambda need: need.num_bytes)
+
+
+def _phases(size: ModelSize, config: Config, dtype: torch.dtype) -> Iterator[Need]:
+    train, all_weights = config.train, size.num_parameters
+    is_full, is_low = train.method == "full", dtype is torch.bfloat16
+    trained = (
+        size.num_trainable(train.freeze_layers)
+        if is_full
+        else size.num_adapter_parameters(config.lora.r, train.freeze_layers)
+    )
+    frozen = all_weights - trained if is_full else all_weights
+    keeps_best = train.keep == "best" and bool(config.data.validation_share or config.data.validation_file)
+    frozen_bytes = frozen * (dtype.itemsize + (_FLOAT32 if is_full and is_low else 0))
+    yield Need(
+        "finetuning all weights" if is_full else f"{train.method} finetuning",
+        {
+            "weights": trained * _FLOAT32 + frozen_bytes,
+            "their copies for bfloat16 products": trained * dtype.itemsize if is_low else 0,
+            "gradients": trained * dtype.itemsize,
+            "AdamW's moments": 2 * trained * _FLOAT32,
+            "the best weights so far": trained * _FLOAT32 if keeps_best else 0,
+            "activations": _activations(size, train.activation_checkpointing, dtype),
+        },
+    )
+    yield Need("loading the model", {"weights in float32": all_weights * _FLOAT32})
+    if not is_full:
+        saved = all_weights * torch.empty(0, dtype=dtype_of(config)).itemsize
+        yield Need("saving the merged model", {"weights": all_weights * _FLOAT32, "the copy loaded again": saved})
+
+
+def _activations(size: ModelSize, computed_again: bool, dtype: torch.dtype) -> int:
+    """Of the smallest micro-batch, without its logits: few of its tokens may have a target."""
+    return MIN_TOKENS * bytes_a_token(
+        size.hidden_size, size.inner_size, size.num_layers, 0, dtype, computed_again=computed_again
+    )
+
+
+def dtype_of(config: Config) -> torch.dtype:
+    """The number format in which the run saves its model."""
+    found: torch.dtype = getattr(torch, config.model.save_dtype)
+    return found
+
+
+def _other_ways(config: Config) -> Iterator[tuple[str, Config]]:
+    """Settings that need less memory, each with the configuration that it makes of `config`."""
+    train = config.train
+    if train.keep == "best":
+        yield "train.keep=last", _with(config, train={"keep": "last"})
+    if config.model.dtype == "float32":
+        yield "model.dtype=bfloat16", _with(config, model={"dtype": "bfloat16"})
+    if config.model.save_dtype == "float32" and train.method != "full":
+        yield "model.save_dtype=bfloat16", _with(config, model={"save_dtype": "bfloat16"})
+    if train.method == "full":
+        yield "train.method=lora", _with(config, train={"method": "lora"})
+        bfloat16 = {"dtype": "bfloat16", "save_dtype": "bfloat16"}
+        yield (
+            "train.method=lora model.dtype=bfloat16 model.save_dtype=bfloat16",
+            _with(config, train={"method": "lora"}, model=bfloat16),
+        )
+
+
+def _with(config: Config, **sections: Mapping[str, object]) -> Config:
+    changed = {name: getattr(config, name).model_copy(update=dict(keys)) for name, keys in sections.items()}
+    return config.model_copy(update=changed)
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f}"

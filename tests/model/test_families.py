@@ -1,0 +1,48 @@
+"""A dozen families, one for each outcome, train and answer as docs/families.md says and as the forward of each row alone."""
+
+import pytest
+import transformers
+from tests.doubles.families import FAMILIES
+from tests.model.families import PAGE, examine, page_rows, page_version
+
+SUBSET = {
+    "llama": ("trie", "shared"),
+    "jetmoe": ("trie", "padded"),  # experts that attend: more heads than the configuration says
+    "gemma3n_text": ("padded", "padded"),  # windows; layers of unlike width
+    "nemotron": ("padded", "padded"),  # layers that do not hand on what attention is given
+    "phimoe": ("padded", "padded"),  # a router that jitters in training
+    "qwen3_next": ("padded", "held"),  # a cache from which no row can be taken
+    "mamba": ("padded", "single"),  # a state that padding would enter
+    "rwkv": ("padded", "single"),  # a state under another name
+    "bart": ("padded", "single"),  # positions counted from the first column; parameters that text does not reach
+    "roberta": ("padded", "single"),  # positions that begin behind the padding token
+    "deepseek_v4": ("padded", "single"),  # stretches compressed from the first column on
+    "minimax": ("padded", "single"),  # a cache of its own
+    "openai-gpt": ("padded", "single"),  # no cache, no `logits_to_keep`
+    "prophetnet": ("one record at a time", "recompute"),  # padding that changes what stands before it
+}
+
+
+@pytest.mark.parametrize("family", SUBSET)
+def test_a_family_is_trained_and_answers_as_it_does_alone(family):
+    found = examine(family)
+    assert found.wrong == ()
+    assert not found.refused
+    assert (found.layout, found.answers) == SUBSET[family]
+    assert bool(found.answers_reason) == (found.answers != "shared")
+    assert bool(found.layout_reason) == (found.layout != "trie")
+
+
+@pytest.mark.parametrize("family", ["xlnet", "reformer"])
+def test_a_family_that_cannot_be_trained_on_text_is_refused_in_a_sentence(family):
+    found = examine(family)
+    assert "choose a" in found.refused
+    assert not found.wrong
+
+
+def test_the_page_says_the_same_of_them():
+    text = PAGE.read_text(encoding="utf-8")
+    if page_version(text) == transformers.__version__:
+        assert {family: page_rows(text)[family] for family in SUBSET} == SUBSET
+        assert [family for family in FAMILIES if f"`{family}`" not in text] == []
+    assert "None crashes, and none answers wrongly." in text

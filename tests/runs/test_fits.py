@@ -1,0 +1,174 @@
+"""What cannot fit is refused by arithmetic over the headers, before a weight is read, with what would fit."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tests.doubles.engine import tiny_model
+
+import tuneful
+from tuneful.config import load_config
+from tuneful.errors import ConfigError
+from tuneful.model import memory
+from tuneful.model.gguf_header import read_gguf_header
+from tuneful.model.size import ModelSize, size_of
+from tuneful.runs import fits
+
+SIZE = ModelSize(
+    {
+        "model.embed_tokens.weight": (1000, 10),
+        **{f"model.layers.{number}.mlp.up_proj.weight": (10, 100) for number in range(2)},
+        "model.norm.weight": (10,),
+    },
+    hidden_size=10,
+    inner_size=100,
+    num_layers=2,
+)
+WEIGHTS = 12_010
+
+
+def parts(*settings: str, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    return dict(fits.needed(SIZE, load_config(overrides=settings), dtype).parts)
+
+
+def test_full_finetuning_needs_masters_gradients_two_moments_and_the_best_weights() -> None:
+    found = parts()
+    assert found["weights"] == found["gradients"] == found["the best weights so far"] == 4 * WEIGHTS
+    assert found["AdamW's moments"] == 8 * WEIGHTS
+    assert found["their copies for bfloat16 products"] == 0
+    assert parts("train.keep=last")["the best weights so far"] == 0
+    assert parts("data.validation_share=0")["the best weights so far"] == 0
+
+
+def test_bfloat16_keeps_a_copy_of_the_weights_and_gradients_of_half_the_size() -> None:
+    found = parts(dtype=torch.bfloat16)
+    assert found["their copies for bfloat16 products"] == found["gradients"] == 2 * WEIGHTS
+    assert found["weights"] == 4 * WEIGHTS
+
+
+def test_frozen_layers_have_no_gradients_and_no_moments() -> None:
+    assert parts("train.freeze_layers=1")["AdamW's moments"] == 8 * (1000 + 10)
+
+
+def test_an_adapter_needs_its_base_and_little_more_and_saving_needs_two_of_them() -> None:
+    adapter = 2 * 2 * (10 + 100)
+    needs = {
+        one.phase: one.parts
+        for one in fits._phases(SIZE, load_config(overrides=["train.method=lora", "lora.r=2"]), torch.bfloat16)
+    }
+    assert needs["lora finetuning"]["weights"] == 2 * WEIGHTS + 4 * adapter
+    assert needs["lora finetuning"]["AdamW's moments"] == 8 * adapter
+    assert sum(needs["saving the merged model"].values()) == 8 * WEIGHTS
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_the_headers_of_a_folder_tell_what_loading_it_would(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    size = size_of(tmp_path)
+    assert size is not None
+    assert size.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    config = model.config.get_text_config()
+    assert (size.hidden_size, size.num_layers) == (config.hidden_size, config.num_hidden_layers)
+
+
+def test_a_gguf_header_is_read_without_the_gguf_package_and_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_name("Tiny Tune")
+    writer.add_license("apache-2.0")
+    writer.add_embedding_length(8)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(16)
+    writer.add_token_list(["a", "b", "c"])
+    writer.add_tensor("token_embd.weight", np.zeros((3, 8), np.float32))
+    writer.add_tensor("blk.0.ffn_up.weight", np.zeros((16, 8), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    header, reader = read_gguf_header(file), gguf.GGUFReader(file)
+    assert {name: list(shape) for name, shape in header.shapes.items()} == {
+        one.name: one.shape.tolist() for one in reader.tensors
+    }
+    assert header.text("general.name") == "Tiny Tune"
+    assert header.text("general.license") == "apache-2.0"
+    size = size_of(file)
+    assert size is not None
+    assert (size.num_parameters, size.hidden_size, size.inner_size, size.num_layers) == (24 + 128, 8, 16, 1)
+    for length in range(4, 200, 7):
+        (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:length])
+        assert size_of(tmp_path / "cut.gguf") is None
+
+
+def test_a_folder_whose_headers_say_nothing_is_left_to_whoever_loads_it(tmp_path: Path) -> None:
+    assert size_of(tmp_path) is None
+    (tmp_path / "config.json").write_text("{}")
+    assert size_of(tmp_path) is None
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps([{"instruction": f"Say {n}.", "output": f"It is {n}."} for n in range(20)]))
+    return file
+
+
+@pytest.mark.parametrize("work", ["run", "dry_run"])
+def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read_and_says_what_fits(
+    work: str, data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    config = load_config(overrides=[f"model.name_or_path={tiny_llama}", "model.dtype=float32"])
+    size = size_of(tiny_llama)
+    assert size is not None
+    need = fits.needed(size, config, torch.float32).num_bytes
+    monkeypatch.setattr(fits, "available_bytes", lambda _: need - 1)
+    monkeypatch.setattr("tuneful.runs.setup.load_from", never)
+    arguments: Any = {"output": tmp_path / "run"} if work == "run" else {}
+    call: Any = tuneful.run if work == "run" else partial(tuneful.dry_run, "train")
+    with pytest.raises(ConfigError) as refused:
+        call(data, config=config, **arguments)
+    said = str(refused.value)
+    for part in (
+        "finetuning all weights needs at least",
+        "gradients",
+        "AdamW's moments",
+        "train.keep=last (at least",
+        "train.method=lora",
+    ):
+        assert part in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_would_fit_is_tried_by_the_same_arithmetic(monkeypatch: pytest.MonkeyPatch, tiny_llama: Path) -> None:
+    monkeypatch.setattr(fits, "available_bytes", lambda _: 10)
+    with pytest.raises(ConfigError, match=r"A smaller model is needed, or more memory$"):
+        fits.check_fits(tiny_llama, "tiny", load_config(), torch.device("cpu"))
+
+
+def test_the_limit_of_a_container_counts_and_its_file_cache_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "groups" / "a" / "b"
+    own.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/a/b\n")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "own")
+    (own / "memory.max").write_text("max\n")
+    (own / "memory.current").write_text("1\n")
+    (own / "memory.stat").write_text("anon 1\n")
+    (own.parent / "memory.max").write_text("5000000\n")
+    (own.parent / "memory.current").write_text("3000000\n")
+    (own.parent / "memory.stat").write_text("anon 5\ninactive_file 1000000\n")
+    assert memory.available_bytes() == 3_000_000
+    assert memory.total_bytes() == 5_000_000
