@@ -96,7 +96,7 @@ def _tried(norm: type[torch.nn.Module]) -> float | None:
             module: Any = norm(size, eps=epsilon)
             module.weight.copy_(weight)
             found = module(rows)
-    except (TypeError, RuntimeError, AttributeError):
+    except (TypeError, RuntimeError):
         return None
     if epsilon_of(module) != epsilon:
         return None
