@@ -38,7 +38,7 @@ def projected(layers: Sequence[Any], rows: torch.Tensor) -> Sequence[torch.Tenso
         or not rows.numel()
         or not all(parameter is None or is_plain(parameter) for parameter in (rows, *parameters))
     ):
-        return [layer(rows) for layer in layers]
+        return [layer(rows) for layer in layers] if len(layers) == 1 else [projected([one], rows)[0] for one in layers]
     outputs: tuple[torch.Tensor, ...] = MatrixProducts.apply(library, rows, *parameters)  # type: ignore[no-untyped-call]
     return outputs
 
