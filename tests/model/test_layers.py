@@ -1,4 +1,4 @@
-"""Decoder layers in one node: the values of transformers' own, for the layers and calls that they are made for."""
+"""Decoder layers in one node: the values of the parts', for the layers and calls that they are made for."""
 
 import copy
 import weakref
@@ -13,10 +13,12 @@ from transformers import MistralConfig, MistralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
 from tuneful.batch.trie import build_trie
-from tuneful.model import layers, native
-from tuneful.model.attention import plan_attention, use_trie_attention
+from tuneful.model import decoder, layers, native
+from tuneful.model.attention import AttentionPlan, plan_attention
+from tuneful.model.decoder import FAMILIES as SERVED
+from tuneful.model.decoder import decoder_layer
 from tuneful.model.freeze import checkpoint_activations
-from tuneful.model.layers import DecoderLayer, LayerPlaceholder, compute_layers
+from tuneful.model.layers import DecoderLayer, compiled_layer
 from tuneful.train import loss
 from tuneful.train.loss import micro_batch_loss
 
@@ -82,12 +84,23 @@ def same(one, other):
 
 def by_parts(model, monkeypatch, run):
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "_layer_inputs", lambda *_: None)
+        patch.setattr(decoder, "compiled_layer", lambda *_, last: None)
         return run(model)
 
 
 def run(model):
     return run_batches(model, [RECORDS], "trie")
+
+
+def through(model, batch, *, only_targets=False, last=False):
+    """What the layers make of the embeddings of a batch, one after the other; of the `last` one only what `only_targets` says."""
+    positions = torch.from_numpy(batch.positions).long()[None]
+    hidden = model.model.embed_tokens(torch.from_numpy(batch.input_ids).long()[None])
+    plan, angles = plan_attention(batch, model, only_targets=only_targets), model.model.rotary_emb(hidden, positions)
+    for layer in model.model.layers:
+        hidden = compiled_layer(layer, hidden, angles, plan, last=last and layer is model.model.layers[-1])
+        assert hidden is not None
+    return hidden
 
 
 # -------------------------------------------------------------------------------------------------------------- values
@@ -137,41 +150,29 @@ def test_of_the_last_layer_only_targets_are_computed_and_nothing_else_changes(fa
     assert max(errors(few, all_of_them).values()) < 3e-3  # sums over rows, in another order
 
 
-def test_what_nobody_reads_is_zero():
-    model, batch, seen = make(), build_trie(RECORDS), []
-    use_trie_attention(model)
-    model.model.norm.register_forward_pre_hook(lambda norm, arguments: seen.append(arguments[0]), prepend=True)
-    for only_targets in (False, True):
-        model.model(
-            input_ids=torch.from_numpy(batch.input_ids).long()[None],
-            position_ids=torch.from_numpy(batch.positions).long()[None],
-            trie_plan=plan_attention(batch, model, only_targets=only_targets),
-            use_cache=False,
-        )
-    (whole,), (few,) = seen
+def test_what_nobody_reads_is_zero(count):
+    model, batch = make(), build_trie(RECORDS)
+    whole, above, few = (
+        through(model, batch, only_targets=only_targets, last=last)[0]
+        for only_targets, last in ((False, True), (True, False), (True, True))
+    )
+    assert count() == 6
     read = torch.zeros(batch.num_nodes, dtype=torch.bool)
     read[torch.from_numpy(batch.target_rows).long()] = True
     assert 0 < read.sum() < batch.num_nodes
     assert torch.equal(few[read], whole[read])
     assert not few[~read].any()
     assert whole[~read].any()
+    assert torch.equal(above, whole)  # another layer reads every row
 
 
 def test_a_record_that_changes_leaves_the_others_as_they_are(count):
     model = make()
-    use_trie_attention(model)
 
     def outputs(records):
         batch = build_trie(records)
-        rows = torch.from_numpy(batch.target_rows).long()
-        model_input = torch.from_numpy(batch.input_ids).long()[None]
         with torch.no_grad():
-            hidden = model.model(
-                input_ids=model_input,
-                position_ids=torch.from_numpy(batch.positions).long()[None],
-                trie_plan=plan_attention(batch, model),
-                use_cache=False,
-            ).last_hidden_state[0, rows]
+            hidden = through(model, batch)[0, torch.from_numpy(batch.target_rows).long()]
         return [hidden[own] for own in batch.record_targets]
 
     before, after = outputs(RECORDS), outputs([*RECORDS[:-1], random_records(1, seed=5)[0]])
@@ -182,15 +183,8 @@ def test_a_record_that_changes_leaves_the_others_as_they_are(count):
 def test_what_is_kept_is_only_read():
     """A backward that is run twice finds all as it was."""
     model = make()
-    use_trie_attention(model)
-    batch = build_trie(RECORDS)
-    hidden = model.model(
-        input_ids=torch.from_numpy(batch.input_ids).long()[None],
-        position_ids=torch.from_numpy(batch.positions).long()[None],
-        trie_plan=plan_attention(batch, model),
-        use_cache=False,
-    ).last_hidden_state
-    parameters, total = list(model.model.parameters()), hidden.square().sum()
+    hidden = through(model, build_trie(RECORDS))
+    parameters, total = list(model.model.layers.parameters()), hidden.square().sum()
     first = torch.autograd.grad(total, parameters, retain_graph=True)
     assert all(map(torch.equal, first, torch.autograd.grad(total, parameters)))
 
@@ -256,31 +250,39 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same_one(frozen):
     ],
 )
 @pytest.mark.parametrize("early", [True, False])
-def test_whoever_listens_inside_hears_the_parts(where, register, early, count):
+def test_whoever_listens_inside_hears_transformers_own_layers(where, register, early, count):
     model, heard = make(), []
     if not early:
-        use_trie_attention(model)
+        run(model)
+        assert count() == 2
     listened = model.model.layers[0].get_submodule(where)
-    getattr(listened, register)(lambda module, first, *others: heard.append(first))
+    handle = getattr(listened, register)(lambda module, first, *others: heard.append(first))
+    before = count()
     found = run(model)
-    assert count() == 1  # the other layer
+    assert count() == before
     assert len(heard) == 1
-    assert not any(isinstance(tensor, LayerPlaceholder) for tensor in heard[0])
+    assert all(type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in heard[0])
     assert max(errors(found, run(make())).values()) < 0.03
+    handle.remove()
+    before = count()
+    assert same(run(model), run(make()))
+    assert count() == before + 4
 
 
-def test_a_layer_of_another_class_is_computed_by_its_parts(count):
+def test_a_layer_of_another_class_is_computed_by_its_parts_or_called(count):
     class OwnLayer(LlamaDecoderLayer):
         def forward(self, hidden_states, **options):
+            called.append(1)
             return super().forward(hidden_states, **options) * 2
 
+    called: list[int] = []
     for family, sizes in (("qwen3", LLAMA), ("gemma", {**LLAMA, "head_dim": 32})):
         run(tiny_model(family, BFLOAT16, **sizes))
     model = make()
     for layer in model.model.layers:
         layer.__class__ = OwnLayer
     run(model)
-    assert count() == 0
+    assert (len(called), count()) == (2, 0)
 
 
 @pytest.mark.parametrize("part", ["self_attn", "mlp", "self_attn.v_proj", "input_layernorm"])
@@ -288,17 +290,19 @@ def test_a_layer_of_another_class_is_computed_by_its_parts(count):
 def test_a_forward_put_in_place_is_called(part, early, count):
     model, called = make(), []
     if not early:
-        use_trie_attention(model)
+        run(model)
     module = model.model.layers[1].get_submodule(part)
-    forward = module.forward
+    forward, before = module.forward, count()
     module.forward = lambda *arguments, **options: called.append(1) or forward(*arguments, **options)
     run(model)
-    assert (len(called), count()) == (1, 1)
+    assert (len(called), count()) == (1, before)
 
 
 def test_an_attention_or_mlp_of_another_class_is_used(count):
     class OwnAttention(LlamaAttention):
-        pass
+        def forward(self, *arguments, **options):
+            called.append("attention")
+            return super().forward(*arguments, **options)
 
     class Doubled(torch.nn.Module):
         def __init__(self, mlp):
@@ -306,32 +310,52 @@ def test_an_attention_or_mlp_of_another_class_is_used(count):
             self.mlp = mlp
 
         def forward(self, rows):
+            called.append("mlp")
             return 2 * self.mlp(rows)
 
-    model = make(num_hidden_layers=3)
-    model.model.layers[0].self_attn.__class__ = OwnAttention
-    model.model.layers[1].mlp = Doubled(model.model.layers[1].mlp)
-    run(model)
-    assert count() == 1
+    called: list[str] = []
+    for what in ("attention", "mlp"):
+        model = make(num_hidden_layers=3)
+        if what == "attention":
+            model.model.layers[0].self_attn.__class__ = OwnAttention
+        else:
+            model.model.layers[1].mlp = Doubled(model.model.layers[1].mlp)
+        run(model)
+        assert called.pop() == what
+        assert (called, count()) == ([], 0)
 
 
 def test_a_plan_or_rows_that_do_not_fit_are_refused():
     model = make()
-    use_trie_attention(model)
-    options, hidden = _options(model), torch.ones(1, 6, 64, dtype=BFLOAT16)
-    angles = (torch.ones(1, 6, 16, dtype=BFLOAT16),) * 2
+    plan, angles = _given(model)
+    layer, longer = model.model.layers[0], (torch.ones(1, 6, 16, dtype=BFLOAT16),) * 2
+
+    def called(hidden, angles):
+        assert compiled_layer(layer, hidden, angles, plan, last=False) is None
+        return decoder_layer(layer, SERVED["Llama"], hidden, angles, plan)
+
     with pytest.raises(AssertionError):
-        model.model.layers[0](hidden, **{**options, "position_embeddings": angles})
+        called(torch.ones(1, 6, 64, dtype=BFLOAT16), longer)
+    with pytest.raises(AssertionError):
+        called(torch.ones(2, 5, 64, dtype=BFLOAT16), angles)
     with pytest.raises(RuntimeError):
-        model.model.layers[0](torch.ones(1, 5, 66, dtype=BFLOAT16), **options)
+        called(torch.ones(1, 5, 64, dtype=BFLOAT16), longer)
+    with pytest.raises(RuntimeError):
+        called(torch.ones(1, 5, 66, dtype=BFLOAT16), angles)
 
 
-def test_a_projection_with_an_adapter_is_computed_by_its_parts(count):
+@pytest.mark.parametrize("adapted", [["v_proj"], ["down_proj", "o_proj"]])
+def test_a_projection_with_an_adapter_is_computed_by_its_parts(adapted, count):
     model = make()
-    use_trie_attention(model)
-    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["v_proj"], layers_to_transform=[1]), model)
-    run(model)
+    lora = peft.LoraConfig(r=2, target_modules=adapted, layers_to_transform=[1], init_lora_weights=False)
+    peft.inject_adapter_in_model(lora, model)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(BFLOAT16)
+        parameter.requires_grad_("lora" in name)
+    found = run(model)
     assert count() == 1
+    assert len(found.gradients) == 2 * len(adapted)
+    assert max(errors(found, run_alone(model, RECORDS)).values()) < 0.03
 
 
 @pytest.mark.parametrize(
@@ -340,20 +364,30 @@ def test_a_projection_with_an_adapter_is_computed_by_its_parts(count):
         lambda layer: layer.self_attn.register_parameter("sinks", torch.nn.Parameter(torch.zeros(4))),
         lambda layer: setattr(layer.mlp, "act_fn", torch.nn.GELU()),
         lambda layer: setattr(layer.mlp, "up_proj", torch.nn.Linear(64, 96, dtype=BFLOAT16, device="meta")),
+        lambda layer: setattr(layer.mlp, "up_proj", torch.nn.Linear(64, 98, dtype=BFLOAT16)),
+        lambda layer: setattr(layer.self_attn, "v_proj", torch.nn.Linear(66, 64, dtype=BFLOAT16)),
+        lambda layer: setattr(layer.self_attn, "o_proj", torch.nn.Linear(64, 64, dtype=BFLOAT16)),
         lambda layer: setattr(layer, "input_layernorm", torch.nn.LayerNorm(64, dtype=BFLOAT16)),
         lambda layer: layer.float(),
+        lambda layer: setattr(layer.self_attn, "attention_dropout", 0.5),
     ],
-    ids=["a parameter more", "another activation", "another device", "another norm", "another precision"],
+    ids=[
+        "a parameter more",
+        "another activation",
+        "another device",
+        "an MLP that does not fit together",
+        "values that do not fit",
+        "an output that does not fit",
+        "another norm",
+        "another precision",
+        "dropout",
+    ],
 )
 def test_a_layer_that_is_made_otherwise_is_computed_by_its_parts(change, count):
     model = make()
     change(model.model.layers[0])
-    compute_layers(model, lambda: True)
-    hidden = torch.randn(1, 5, 64).to(BFLOAT16)
-    served = []
-    for layer in model.model.layers:
-        hooks = [hook for hook in layer._forward_pre_hooks.values() if hook.__module__ == layers.__name__]
-        served.append(bool(hooks) and hooks[0](layer, (hidden,), _options(model)) is not None)
+    hidden, (plan, angles) = torch.randn(1, 5, 64).to(BFLOAT16), _given(model)
+    served = [compiled_layer(layer, hidden, angles, plan, last=False) is not None for layer in model.model.layers]
     assert served == [False, True]
     assert count() == 1
 
@@ -362,28 +396,35 @@ def test_a_layer_that_is_made_otherwise_is_computed_by_its_parts(change, count):
     "change",
     [
         {},
-        {"attention_mask": torch.zeros(1, 1, 5, 5)},
-        {"past_key_values": object()},
-        {"softcap": 30.0},
-        {"trie_plan": None},
-        {"position_embeddings": None},
-        {"position_embeddings": (torch.ones(1, 4, 16, dtype=BFLOAT16),) * 2},
-        {"position_embeddings": (torch.ones(1, 5, 8, dtype=BFLOAT16),) * 2},
-        {"position_embeddings": (torch.ones(1, 5, 16, dtype=BFLOAT16, requires_grad=True),) * 2},
+        {"plan": AttentionPlan(5)},
+        {"angles": None},
+        {"angles": (torch.ones(1, 4, 16, dtype=BFLOAT16),) * 2},
+        {"angles": (torch.ones(1, 5, 8, dtype=BFLOAT16),) * 2},
+        {"angles": (torch.ones(1, 5, 16, dtype=BFLOAT16), torch.ones(1, 5, 8, dtype=BFLOAT16))},
+        {"angles": (torch.ones(1, 5, 16),) * 2},
+        {"angles": (torch.ones(1, 5, 16, dtype=BFLOAT16, requires_grad=True),) * 2},
+        {"angles": (torch.ones(1, 5, 16, dtype=BFLOAT16), torch.ones(1, 5, 16, dtype=BFLOAT16, requires_grad=True))},
         {"hidden": torch.ones(1, 5, 64)},
         {"hidden": torch.ones(2, 5, 64, dtype=BFLOAT16)},
+        {"hidden": torch.ones(1, 6, 64, dtype=BFLOAT16)},
+        {"hidden": torch.ones(1, 5, 66, dtype=BFLOAT16)},
     ],
     ids=lambda change: "-".join(change) or "nothing",
 )
 def test_a_call_with_anything_else_is_computed_by_the_parts(change, count):
     model = make()
-    compute_layers(model, lambda: True)
-    compute_layers(model, lambda: True)
-    options = {"hidden": torch.ones(1, 5, 64, dtype=BFLOAT16), **_options(model), **change}
-    layer, hidden = model.model.layers[0], options.pop("hidden")
-    (hook,) = layer._forward_pre_hooks.values()
-    assert (hook(layer, (hidden,), options) is None) == bool(change)
+    plan, angles = _given(model)
+    call = {"hidden": torch.ones(1, 5, 64, dtype=BFLOAT16), "angles": angles, "plan": plan, **change}
+    assert (compiled_layer(model.model.layers[0], **call, last=False) is None) == bool(change)
     assert count() == (not change)
+
+
+def test_without_compiled_kernels_the_parts_compute_the_same(count, monkeypatch):
+    model = make()
+    found = run(model)
+    monkeypatch.setenv("TUNEFUL_NATIVE", "0")
+    assert max(errors(run(model), found).values()) < 0.03
+    assert count() == 2
 
 
 def test_dropout_is_not_overlooked():
@@ -404,9 +445,8 @@ def test_a_copy_of_a_model_computes_with_its_own_weights():
     assert max(errors(run(copied), wanted).values()) < 0.03
 
 
-def _options(model):
-    """What the model gives a layer for five nodes."""
+def _given(model):
+    """A plan of five nodes, and angles for them."""
     batches = (build_trie(random_records(1, longest=8, preamble=0, seed=seed)) for seed in range(100))
     plan = plan_attention(next(batch for batch in batches if batch.num_nodes == 5), model)
-    angles = torch.randn(1, 5, 16).to(BFLOAT16)
-    return {"trie_plan": plan, "position_embeddings": (angles, angles)}
+    return plan, tuple(torch.randn(1, 5, 16).to(BFLOAT16) for _ in range(2))

@@ -1,19 +1,21 @@
 """RMS norms by the compiled kernels: values and gradient of the formula, and hands off everything else."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from tests.doubles.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from tuneful.model import native, norms
-from tuneful.model.attention import use_trie_attention
-from tuneful.model.deferred import SiluOutput
-from tuneful.model.norms import RmsNorm, normalize_compiled
+from tuneful.model.norms import RmsNorm, normalized
+from tuneful.train.loss import micro_batch_loss
 
 pytestmark = pytest.mark.usefixtures("compiled")
 EPSILON = 0.01
@@ -21,10 +23,6 @@ EPSILON = 0.01
 
 def formula(rows, weight, shift):
     return (weight + shift) * rows * (rows.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
-
-
-def num_hooks(module):
-    return len(module._forward_hooks) + len(module._forward_pre_hooks)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
@@ -71,6 +69,49 @@ def test_rows_that_are_not_neighbours_in_memory_get_their_own_gradient():
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_threads", [2, 3, 5])
+def test_no_result_depends_on_the_number_of_threads(num_threads, dtype):
+    torch.manual_seed(0)
+    rows, upstream = torch.randn(53, 24).to(dtype).requires_grad_(), torch.randn(53, 24).to(dtype)
+    module = LlamaRMSNorm(24).to(dtype)
+
+    def computed():
+        found = normalized(module, rows)
+        return found, *torch.autograd.grad(found, (rows, module.weight), upstream)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted = computed()
+        torch.set_num_threads(num_threads)
+        assert all(map(torch.equal, computed(), wanted))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_nothing_is_written_past_the_end(dtype, monkeypatch):
+    torch.manual_seed(0)
+    rows, upstream = torch.randn(7, 23).to(dtype).requires_grad_(), torch.randn(7, 23).to(dtype)
+    module, surroundings = LlamaRMSNorm(23).to(dtype), []
+
+    def surrounded(shape, dtype):
+        size = torch.Size(shape).numel()
+        surroundings.append((torch.full((size + 256,), 7.0, dtype=dtype), size))
+        return surroundings[-1][0][128 : 128 + size].view(shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", lambda tensor, size, dtype: surrounded((size,), dtype))
+        patch.setattr(torch, "empty_like", lambda like: surrounded(like.shape, like.dtype))
+        torch.autograd.grad(normalized(module, rows), (rows, module.weight), upstream)
+    assert len(surroundings) == 2 + 4  # output and workspace; two gradients, sums and workspace
+    for around, size in surroundings:
+        assert (around[:128] == 7).all()
+        assert not (around[128 : size + 128] == 7).all()
+        assert (around[size + 128 :] == 7).all()
+
+
 class HalvedRMSNorm(LlamaRMSNorm):
     """Looks like one and computes something else."""
 
@@ -86,31 +127,38 @@ class BareRMSNorm(torch.nn.Module):
 
 
 def test_a_norm_is_known_by_what_it_computes():
-    shifts = {norm: norms._tried(norm) for norm in (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, GemmaRMSNorm)}
-    assert list(shifts.values()) == [0.0, 0.0, 0.0, 1.0]
+    shifts = {
+        norm: norms._tried(norm)
+        for norm in (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, Olmo2RMSNorm, GemmaRMSNorm, Gemma3RMSNorm)
+    }
+    assert list(shifts.values()) == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
     assert norms._tried(HalvedRMSNorm) is norms._tried(BareRMSNorm) is norms._tried(torch.nn.LayerNorm) is None
 
 
+def test_a_weight_that_is_computed_is_used_and_what_it_is_computed_of_gets_its_gradient():
+    module, rows = LlamaRMSNorm(8), torch.randn(3, 8)
+    torch.nn.utils.parametrize.register_parametrization(module, "weight", torch.nn.Softplus())
+    (parameter,) = module.parameters()
+    found, wanted = normalized(module, rows), module(rows)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(both.sum(), parameter)[0] for both in (found, wanted)))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_gives_the_same_logits_and_keeps_less(family):
-    model = tiny_model(family)
-    wanted: list[Any] = []
-    ids = torch.arange(12)[None]
+def test_a_model_gives_the_same_loss_and_keeps_less(family, monkeypatch):
+    model, examples = tiny_model(family), random_records(5)
 
     def forward():
-        kept = []
+        kept: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x
         ):
-            return model(input_ids=ids, use_cache=False).logits, sum(kept)
+            return micro_batch_loss(model, examples, "trie").total.detach(), sum(kept)
 
-    logits, kept = forward()
-    normalize_compiled(model, lambda: bool(wanted))
-    unwanted = forward()
-    wanted.append("now")
-    others, less = forward()
-    torch.testing.assert_close(others, logits)
-    assert unwanted[1] == kept
+    loss, less = forward()
+    monkeypatch.setattr(norms, "kernels", lambda *_: None)
+    other, kept = forward()
+    torch.testing.assert_close(loss, other)
     assert less < kept or family == "gpt2"
 
 
@@ -124,34 +172,44 @@ def test_frozen_norms_still_pass_gradients_on(family):
     assert_close(run_batches(models[0], [examples], "trie"), run_alone(models[1], examples), 1e-5)
 
 
-def test_a_model_is_hooked_once_and_its_own_way_of_attending_leaves_norms_to_autograd(monkeypatch):
-    model = tiny_model()
-    for _ in range(2):
-        use_trie_attention(model)
-    assert {num_hooks(module) for module in model.modules() if type(module) is LlamaRMSNorm} == {2}
+@pytest.mark.parametrize("why", ["padded", "TUNEFUL_NATIVE=0"])
+def test_a_model_that_attends_its_own_way_or_runs_without_kernels_leaves_norms_to_autograd(why, monkeypatch):
+    model, examples = tiny_model(), random_records(3)
+    wanted = run_batches(model, [examples], "trie")
     monkeypatch.setattr(RmsNorm, "apply", lambda *_: pytest.fail("used"))
-    run_batches(model, [random_records(3)], "padded")
+    if why != "padded":
+        monkeypatch.setenv("TUNEFUL_NATIVE", "0")
+    assert_close(run_batches(model, [examples], "padded" if why == "padded" else "trie"), wanted, 1e-5)
 
 
-def test_without_compiled_kernels_nothing_is_hooked(monkeypatch):
-    monkeypatch.setenv("TUNEFUL_NATIVE", "0")
-    model = tiny_model()
-    use_trie_attention(model)
-    assert not any(num_hooks(module) for module in model.modules())
+CASES: dict[str, Any] = {
+    "rows of another dtype": (LlamaRMSNorm(8), torch.randn(3, 8).double()),
+    "a weight of another dtype": (LlamaRMSNorm(8).double(), torch.randn(3, 8)),
+    "no rows": (LlamaRMSNorm(8), torch.randn(0, 8)),
+    "one weight for all": (LlamaRMSNorm(1), torch.randn(3, 8)),
+    "another computation": (HalvedRMSNorm(8), torch.randn(3, 8)),
+    "another norm": (torch.nn.LayerNorm(8), torch.randn(3, 8)),
+    "no weight at all": (torch.nn.Identity(), torch.randn(3, 8)),
+}
 
 
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("case", ["another dtype", "a deferred tensor", "one dimension"])
+@pytest.mark.parametrize("case", CASES)
 def test_what_the_kernels_do_not_serve_is_the_modules_own(case, monkeypatch):
-    module, library = LlamaRMSNorm(8), native.kernels(torch.device("cpu"), torch.float32)
-    assert library is not None
-    leaf = torch.randn(3, 8, requires_grad=True)
-    rows, wanted = {
-        "another dtype": lambda: (leaf.double(), leaf.double()),
-        "a deferred tensor": lambda: (SiluOutput(leaf, library, leaf), torch.nn.functional.silu(leaf)),
-        "one dimension": lambda: (leaf[0], leaf[0]),
-    }[case]()
-    expected = torch.autograd.grad(module(wanted).sum(), leaf)[0]
-    norms._hook(module, 0.0, library, lambda: True)
+    module, rows = copy.deepcopy(CASES[case][0]), CASES[case][1].clone().requires_grad_()
     monkeypatch.setattr(RmsNorm, "apply", lambda *_: pytest.fail("used"))
-    assert torch.equal(torch.autograd.grad(module(rows).sum(), leaf)[0], expected)
+    found, wanted = normalized(module, rows), module(rows)
+    assert torch.equal(found, wanted)
+    for one, other in zip(*(torch.autograd.grad(both.sum(), rows) for both in (found, wanted)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_rows_of_another_size_are_refused():
+    with pytest.raises(RuntimeError):
+        normalized(LlamaRMSNorm(8), torch.randn(3, 9))
+
+
+def test_a_single_row_is_normalized_as_well():
+    module, row = LlamaRMSNorm(8), torch.randn(8, requires_grad=True)
+    found, wanted = normalized(module, row), module(row)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(both.sum(), row)[0] for both in (found, wanted)))

@@ -2,15 +2,22 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 from tests.doubles.engine import random_records, run_batches, tiny_model
 from tests.machine import require
 from torch.nn import functional as F
 
-from tuneful.model import native
-from tuneful.model.attention import use_trie_attention
-from tuneful.model.products import MatrixProducts, multiply, multiply_back, multiply_compiled, multiply_outer
+from tuneful.model import layers, native, products
+from tuneful.model.products import (
+    MatrixProducts,
+    is_served_linear,
+    multiply,
+    multiply_back,
+    multiply_outer,
+    projected,
+)
 
 CPU = torch.device("cpu")
 LARGE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size": 128}
@@ -135,97 +142,107 @@ class Halved(torch.nn.Linear):
         return super().forward(rows) / 2
 
 
-def hooked(layer, wanted=lambda: True):
-    layer.device, layer.dtype = CPU, layer.weight.dtype
-    multiply_compiled(layer, wanted)
-    return layer
+def linear(*sizes, dtype=torch.bfloat16):
+    return torch.nn.Linear(*sizes, dtype=dtype)
 
 
-def used(layer, *arguments):
-    """Whether a forward of `layer` came by the compiled matrix products, and its output."""
-    output = layer(*arguments)
+def used(layer, rows):
+    """Whether what `layer` makes of rows came by the compiled matrix products, and it."""
+    (output,) = projected([layer], rows)
     return type(output.grad_fn).__name__ == "MatrixProductsBackward", output
 
 
-def test_layers_are_served_once_and_those_of_another_kind_never():
-    served = hooked(hooked(torch.nn.Linear(64, 64, dtype=torch.bfloat16)))
-    assert len(served._forward_pre_hooks) == 1
-    for other in (
-        torch.nn.Linear(64, 16, dtype=torch.bfloat16),
-        torch.nn.Linear(65, 64, dtype=torch.bfloat16),
-        Halved(64, 64, dtype=torch.bfloat16),
-    ):
-        assert not hooked(other)._forward_pre_hooks
+@pytest.mark.parametrize("other", [linear(64, 16), linear(16, 64), linear(65, 64), linear(64, 65), Halved(64, 64)])
+def test_layers_of_another_kind_or_size_are_not_served(other):
+    assert is_served_linear(linear(64, 64))
+    assert not is_served_linear(other)
+    rows = random(3, other.in_features)
+    product, output = used(other.to(torch.bfloat16), rows)
+    assert not product
+    assert torch.equal(output, other(rows))
 
 
 def test_a_layer_that_becomes_bfloat16_later_is_served_from_then_on():
-    layer = hooked(torch.nn.Linear(64, 64))
+    layer = linear(64, 64, dtype=torch.float32)
     assert not used(layer, torch.randn(3, 64))[0]
     assert used(layer.to(torch.bfloat16), random(3, 64))[0]
 
 
-def test_what_the_products_do_not_serve_is_torchs():
-    wanted = [True]
-    layer = hooked(torch.nn.Linear(64, 80, dtype=torch.bfloat16), lambda: bool(wanted))
+def test_what_the_products_do_not_serve_is_torchs(monkeypatch):
+    layer = linear(64, 80)
     rows = random(3, 2, 64)
     assert used(layer, rows)[0]
     for other in (random(64), random(0, 64)):
         product, output = used(layer, other)
         assert not product
         assert output.shape == (*other.shape[:-1], 80)
-    wanted.clear()
-    assert not used(layer, rows)[0]
+        output.sum().backward()
+    assert not used(layer.double(), random(3, 64).double())[0]
+    monkeypatch.setenv("TUNEFUL_NATIVE", "0")
+    assert not used(layer.to(torch.bfloat16), rows)[0]
+
+
+def test_rows_of_another_depth_are_refused():
+    with pytest.raises((RuntimeError, AssertionError)):
+        projected([linear(64, 80)], random(3, 66))
+
+
+@pytest.mark.parametrize("what", ["too narrow", "a weight that is computed"])
+def test_one_layer_that_is_made_otherwise_is_torchs_and_the_other_still_served(what):
+    made = [linear(64, 80), linear(64, 32 if what == "too narrow" else 64)]
+    if what == "a weight that is computed":
+        torch.nn.utils.parametrize.register_parametrization(made[1], "weight", torch.nn.Tanh())
+    rows = random(3, 64)
+    found = projected(made, rows)
+    assert [type(one.grad_fn).__name__ == "MatrixProductsBackward" for one in found] == [True, False]
+    assert torch.equal(found[1], made[1](rows))
+
+
+@pytest.mark.parametrize("to", [torch.float64, torch.device("meta")])
+def test_a_layer_in_another_precision_or_place_is_left_to_torch_which_refuses_it(to, monkeypatch):
+    made = [linear(64, 80), linear(64, 64).to(to)]
+    monkeypatch.setattr(
+        MatrixProducts,
+        "apply",
+        lambda _, *given: [pytest.fail("used") if any(one is made[1].weight for one in given) else F.linear(*given)],
+    )
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        projected(made, random(3, 64))
 
 
 class Parent(torch.nn.Module):
-    """Query, key and value as models write them, or with rows of their own for the value."""
+    """Query, key and value as models have them."""
 
-    def __init__(self, apart=False):
+    def __init__(self):
         super().__init__()
-        self.apart = apart
-        self.q_proj, self.k_proj, self.v_proj = (
-            torch.nn.Linear(64, size, dtype=torch.bfloat16) for size in (80, 64, 66)
-        )
-        self.weight = self.q_proj.weight
+        self.q_proj, self.k_proj, self.v_proj = (linear(64, size) for size in (80, 64, 66))
 
     def forward(self, rows):
-        return self.q_proj(rows), self.k_proj(rows), self.v_proj(rows.clone() if self.apart else rows)
+        return projected([self.q_proj, self.k_proj, self.v_proj], rows)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_layers_that_read_the_same_rows_are_one_call_and_others_are_not_taken_for_them(apart, library):
-    parent = hooked(Parent(apart))
+@pytest.mark.parametrize("adapted", [False, True])
+def test_layers_that_read_the_same_rows_are_one_call_and_beside_one_of_another_kind_each_is_its_own(adapted):
+    parent = Parent()
+    if adapted:
+        peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False), parent)
     rows = random(5, 64).requires_grad_()
+    made = (parent.q_proj, parent.k_proj, parent.v_proj)
+    wanted = [layer(rows) for layer in made]
     for _ in range(2):
         outputs = parent(rows)
-        nodes = {output.grad_fn for output in outputs}
-        assert len(nodes) == (2 if apart else 1)
+        nodes = [type(node).__name__ for node in {output.grad_fn for output in outputs}]
+        assert len(nodes) == (3 if adapted else 1)
+        assert nodes.count("MatrixProductsBackward") == (2 if adapted else 1)
+        for output, other in zip(outputs, wanted, strict=True):
+            assert (output - other).double().norm() <= 2**-7 * other.double().norm()
         (gradient,) = torch.autograd.grad([output.sum() for output in outputs], rows)
-        layers = (parent.q_proj, parent.k_proj, parent.v_proj)
-        for output, layer in zip(outputs, layers, strict=True):
-            assert_rounded_once(
-                output.detach(), F.linear(rows.double(), layer.weight.double(), layer.bias.double()).detach()
-            )
-        wanted = sum(layer.weight.detach().double().sum(0) for layer in layers).expand(5, 64)
-        assert (gradient.double() - wanted).norm() <= 2**-7 * wanted.norm()
-
-
-def test_the_same_layer_twice_and_a_forward_broken_off_leave_nothing_behind():
-    parent = hooked(Parent())
-    first, second = random(5, 64), random(5, 64)
-    parent.q_proj(first)
-    for rows in (second, first, first):
-        query = parent.q_proj(rows)
-        for output, layer in zip(
-            (query, *parent(rows)), (parent.q_proj, parent.q_proj, parent.k_proj, parent.v_proj), strict=True
-        ):
-            assert_rounded_once(
-                output.detach(), F.linear(rows.double(), layer.weight.double(), layer.bias.double()).detach()
-            )
+        (other,) = torch.autograd.grad([output.sum() for output in wanted], rows, retain_graph=True)
+        assert (gradient.double() - other).norm() <= 2**-7 * other.double().norm()
 
 
 def test_a_frozen_weight_still_passes_gradients_on():
-    layer = hooked(torch.nn.Linear(64, 80, dtype=torch.bfloat16)).requires_grad_(False)
+    layer = linear(64, 80).requires_grad_(False)
     rows = random(3, 64).requires_grad_()
     product, output = used(layer, rows)
     assert product
@@ -233,21 +250,8 @@ def test_a_frozen_weight_still_passes_gradients_on():
     assert_rounded_once(gradient, torch.ones(3, 80).double() @ layer.weight.double())
 
 
-def test_rows_that_changed_or_had_no_gradient_are_multiplied_anew():
-    parent = hooked(Parent())
-    rows = random(5, 64).requires_grad_()
-    with torch.no_grad():
-        parent.q_proj(rows)
-    assert parent.k_proj(rows).requires_grad
-    moving = rows.detach().clone()
-    parent.q_proj(moving)
-    moving.add_(1)
-    wanted = F.linear(moving.double(), parent.k_proj.weight.double(), parent.k_proj.bias.double()).detach()
-    assert_rounded_once(parent.k_proj(moving).detach(), wanted)
-
-
 def test_a_copy_of_a_model_multiplies_by_its_own_weights():
-    parent = hooked(Parent())
+    parent = Parent()
     other = copy.deepcopy(parent)
     with torch.no_grad():
         other.q_proj.weight.zero_()
@@ -257,7 +261,7 @@ def test_a_copy_of_a_model_multiplies_by_its_own_weights():
 
 @pytest.mark.parametrize("trained", ["all", "rows", "weights"])
 def test_only_what_a_gradient_needs_is_kept(trained):
-    parent, kept = hooked(Parent()), []
+    parent, kept = Parent(), []
     parent.requires_grad_(trained != "rows")
     rows = random(5, 64).requires_grad_(trained != "weights")
     with torch.autograd.graph.saved_tensors_hooks(
@@ -273,15 +277,18 @@ def test_only_what_a_gradient_needs_is_kept(trained):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_a_model_in_bfloat16_learns_the_same_to_rounding(family, monkeypatch):
-    examples = random_records(8)
+    """By the products, part by part; whole layers are tested in test_layers.py."""
+    examples, calls = random_records(8), []
     sizes = {name: size for name, size in LARGE.items() if family != "qwen2" or name != "head_dim"}
-    models = [tiny_model(family, torch.bfloat16, **sizes) for _ in range(2)]
-    own = run_batches(models[0], [examples], "trie")
-    calls = []
-    monkeypatch.setattr("tuneful.model.attention.multiply_compiled", lambda *_: calls.append("none"))
-    torchs = run_batches(models[1], [examples], "trie")
-    assert calls
-    assert any(module._forward_pre_hooks for module in models[0].modules() if type(module) is torch.nn.Linear)
+    sizes["num_key_value_heads"] = 4  # of 16, as wide as the products need
+    model, apply = tiny_model(family, torch.bfloat16, **sizes), MatrixProducts.apply
+    monkeypatch.setattr(layers, "kernels", lambda *_: None)
+    monkeypatch.setattr(MatrixProducts, "apply", lambda *arguments: calls.append(arguments) or apply(*arguments))
+    own = run_batches(model, [examples], "trie")
+    assert len(calls) == 4 * model.config.num_hidden_layers + 1  # of a layer qkv, o, gate and up, down; and the head
+    monkeypatch.setattr(products, "kernels", lambda *_: None)
+    torchs = run_batches(model, [examples], "trie")
+    assert len(calls) == 4 * model.config.num_hidden_layers + 1
     assert own.loss == pytest.approx(torchs.loss, rel=5e-3)
     for name, gradient in torchs.gradients.items():
         difference = (own.gradients[name].double() - gradient.double()).norm()
@@ -290,6 +297,6 @@ def test_a_model_in_bfloat16_learns_the_same_to_rounding(family, monkeypatch):
 
 def test_a_model_that_attends_its_own_way_multiplies_by_torch(monkeypatch):
     model = tiny_model("llama", torch.bfloat16, **LARGE)
-    use_trie_attention(model)
+    run_batches(model, [random_records(3)], "trie")
     monkeypatch.setattr(MatrixProducts, "apply", lambda *_: pytest.fail("used"))
     run_batches(model, [random_records(3)], "padded")

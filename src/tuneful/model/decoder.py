@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -59,17 +60,28 @@ FAMILIES = {
 
 
 def is_served(model: PreTrainedModel) -> bool:
-    """Whether `model` is one whose forward stands here: of a family's own classes, with no code of others in its modules."""
+    """Whether `model` is one whose forward stands here: of a family's own classes, with no code of others in its modules, and
+    with no dropout besides an adapter's, which would have to fall anew on every record."""
     name = type(model).__qualname__.removesuffix("LMHeadModel").removesuffix("ForCausalLM")
     home = f"transformers.models.{name.lower()}.modeling_{name.lower()}"
     if name not in FAMILIES or type(model).__module__ != home or getattr(model.config, "add_cross_attention", False):
         return False
     kinds = {("self_attn", "Attention"), ("mlp", "MLP")} if FAMILIES[name] else {("attn", "Attention"), ("mlp", "MLP")}
-    parts: list[tuple[Any, str]] = [(layer, "DecoderLayer" if FAMILIES[name] else "Block") for layer in _layers(model)]
+    parts: list[tuple[Any, str]] = [(model.base_model, "TextModel" if name == "Gemma3" else "Model")]
+    parts += [(layer, "DecoderLayer" if FAMILIES[name] else "Block") for layer in _layers(model)]
     parts += [(getattr(layer, part, None), kind) for layer in _layers(model) for part, kind in kinds]
-    return all(
-        f"{type(part).__module__}.{type(part).__qualname__}" == f"{home}.{name}{kind}" for part, kind in parts
-    ) and not any(map(_is_changed, model.modules()))
+    return (
+        all(f"{type(part).__module__}.{type(part).__qualname__}" == f"{home}.{name}{kind}" for part, kind in parts)
+        and not any(_drops(part) for part, _ in parts)
+        and not _has_any_global_hook()
+        and not any(map(_is_changed, model.modules()))
+    )
+
+
+def _drops(part: torch.nn.Module) -> bool:
+    """Whether a part of a model, being trained, leaves out values at random."""
+    own = [child.p for child in part.children() if isinstance(child, torch.nn.Dropout)]
+    return part.training and any((*own, getattr(part, "attention_dropout", 0.0)))
 
 
 def _is_changed(module: torch.nn.Module) -> bool:
@@ -192,7 +204,8 @@ def attend(attention: Any, rows: torch.Tensor, angles: Angles | None, plan: Atte
     if angles is not None:
         query, key = rotated(query, *angles), rotated(key, *angles)
     value = _in_heads(value, attention.head_dim)
-    output, _ = trie_attention(attention, query, key, value, None, scaling=attention.scaling, trie_plan=plan)
+    cap = getattr(attention, "attn_logit_softcapping", None)  # Gemma 2's
+    output, _ = trie_attention(attention, query, key, value, None, attention.scaling, trie_plan=plan, softcap=cap)
     return output.reshape(1, rows.shape[1], -1)
 
 

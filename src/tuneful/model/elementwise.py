@@ -29,17 +29,24 @@ def rotated(values: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
     if size < values.shape[-1]:  # Phi 3's part of a head
         return torch.cat((rotated(values[..., :size], cosines, sines), values[..., size:]), dim=-1)
     library = kernels(values.device, values.dtype)
-    if library is not None and values.dtype is cosines.dtype and size % 2 == 0 and len(values) == len(cosines) == 1:
-        turned: torch.Tensor = Rotation.apply(values, cosines, sines, library)  # type: ignore[no-untyped-call]
-        return turned
-    first, second = values.chunk(2, dim=-1)
-    return values * cosines[:, None] + torch.cat((-second, first), dim=-1) * sines[:, None]
+    if library is None or not _fits(values, cosines) or not _fits(values, sines):
+        first, second = values.chunk(2, dim=-1)
+        return values * cosines[:, None] + torch.cat((-second, first), dim=-1) * sines[:, None]
+    turned: torch.Tensor = Rotation.apply(values, cosines, sines, library)  # type: ignore[no-untyped-call]
+    return turned
+
+
+def _fits(values: torch.Tensor, angles: torch.Tensor) -> bool:
+    """Whether the kernels rotate `values` by `angles`: of its nodes, size and type, and not trained themselves."""
+    num_sequences, _, num_nodes, size = values.shape
+    alike = angles.shape == (1, num_nodes, size) and angles.dtype is values.dtype and not angles.requires_grad
+    return alike and num_sequences == 1 and size % 2 == 0
 
 
 def gated(activation: Callable[[torch.Tensor], torch.Tensor], gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """activation(gate) * up, of one shape."""
     library = kernels(gate.device, gate.dtype)
-    if library is None or type(activation) not in _SILU or gate.dtype is not up.dtype:
+    if library is None or type(activation) not in _SILU or gate.dtype is not up.dtype or gate.shape != up.shape:
         return activation(gate) * up
     found: torch.Tensor = GatedSilu.apply(gate, up, library)  # type: ignore[no-untyped-call]
     return found

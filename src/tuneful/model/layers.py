@@ -47,8 +47,11 @@ def compiled_layer(
     if (
         not all(tensor is None or is_plain(tensor) for tensor in (hidden, cosines, sines, *parameters))
         or cosines.requires_grad
-        or cosines.shape[2] != attention.head_dim
+        or sines.requires_grad
+        or hidden.shape != (1, plan.num_nodes, norms[0].weight.shape[0])
+        or not cosines.shape == sines.shape == (1, plan.num_nodes, attention.head_dim)
         or (attention.training and attention.attention_dropout)
+        or not _fit_together([linear.weight.shape for linear in linears], *norms[0].weight.shape)
     ):
         return None
     options = _LayerOptions(
@@ -85,6 +88,13 @@ def _is_served(layer: Any) -> bool:
         and layer.self_attn.head_dim % 2 == 0
         and sum(1 for _ in layer.parameters()) == sum(1 for part in (*linears, *norms) for _ in part.parameters())
     )
+
+
+def _fit_together(shapes: Sequence[torch.Size], size: int) -> bool:
+    """Whether the weights of query, key, value, output, gate, up and down read what the others of a stream of `size` write."""
+    (queries, *_), (keys, *_), *_, (inner, *_), _ = shapes
+    inwards = [(queries, size), (keys, size), (keys, size), (inner, size), (inner, size)]
+    return [*shapes[:3], *shapes[4:6]] == inwards and (shapes[3], shapes[6]) == ((size, queries), (size, inner))
 
 
 def _class_of(part: Any) -> str:

@@ -22,11 +22,16 @@ _ACCUMULATORS = 16  # NORM_ACCUMULATORS of kernels.c
 def normalized(norm: Any, rows: torch.Tensor) -> torch.Tensor:
     """What the module `norm` makes of `rows` [..., D]: an RMS norm on a CPU by the compiled kernels, where there are any."""
     library = kernels(rows.device, rows.dtype)
-    if library is None or rows.dtype is not norm.weight.dtype or (shift := shift_of(norm)) is None or not rows.numel():
+    if library is None or (shift := shift_of(norm)) is None or not _fits(rows, norm.weight):
         plain: torch.Tensor = norm(rows)
         return plain
     found: torch.Tensor = RmsNorm.apply(rows, norm.weight, epsilon_of(norm), shift, library)  # type: ignore[no-untyped-call]
     return found
+
+
+def _fits(rows: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the kernels normalize `rows` by `weight`: of its size and type, and not empty."""
+    return rows.dtype is weight.dtype and rows.shape[-1:] == weight.shape and rows.numel() > 0
 
 
 class RmsNorm(torch.autograd.Function):

@@ -28,18 +28,17 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 def projected(layers: Sequence[Any], rows: torch.Tensor) -> Sequence[torch.Tensor]:
     """What each of `layers`, which read the same `rows` [..., K], makes of them: together, by the compiled products, where those
     serve all of them; else each by itself."""
-    library = kernels(rows.device, rows.dtype)
-    parameters = (
-        [parameter for layer in layers for parameter in (layer.weight, layer.bias)] if library is not None else []
-    )
+    library, served = kernels(rows.device, rows.dtype), all(map(is_served_linear, layers))
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)] if served else []
     if (
         library is None
+        or not served
         or not library.has_matrix_products()
+        or rows.ndim < 2
         or not rows.numel()
-        or not all(map(is_served_linear, layers))
         or not all(parameter is None or is_plain(parameter) for parameter in (rows, *parameters))
     ):
-        return [layer(rows) for layer in layers]
+        return [layer(rows) for layer in layers] if len(layers) == 1 else [projected([one], rows)[0] for one in layers]
     outputs: tuple[torch.Tensor, ...] = MatrixProducts.apply(library, rows, *parameters)  # type: ignore[no-untyped-call]
     return outputs
 
