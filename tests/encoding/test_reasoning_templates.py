@@ -41,7 +41,7 @@ TOKENS = {"<s>", "</s>", "<ask>", "<reply>", "<end>", "<final>", "<user>", "<ass
 
 
 def template(source: str) -> ChatTemplate:
-    return ChatTemplate(source, "my.jinja", control_tokens=TOKENS, eos_token="</s>", bos_token="<s>")
+    return ChatTemplate(source, "my.jinja", added_tokens=dict.fromkeys(TOKENS, True), eos_token="</s>", bos_token="<s>")
 
 
 def opening(text: str) -> ChatTemplate:

@@ -32,10 +32,11 @@ SIZE = ModelSize(
     num_layers=2,
 )
 WEIGHTS = 12_010
+CPU = torch.device("cpu")
 
 
 def parts(*settings: str, dtype: torch.dtype = torch.float32) -> dict[str, int]:
-    return dict(fits.needed(SIZE, load_config(overrides=settings), dtype).parts)
+    return dict(fits.needed(SIZE, load_config(overrides=settings), dtype, CPU).parts)
 
 
 def test_full_finetuning_needs_masters_gradients_two_moments_and_the_best_weights() -> None:
@@ -61,7 +62,7 @@ def test_an_adapter_needs_its_base_and_little_more_and_saving_needs_two_of_them(
     adapter = 2 * 2 * (10 + 100)
     needs = {
         one.phase: one.parts
-        for one in fits._phases(SIZE, load_config(overrides=["train.method=lora", "lora.r=2"]), torch.bfloat16)
+        for one in fits._phases(SIZE, load_config(overrides=["train.method=lora", "lora.r=2"]), torch.bfloat16, CPU)
     }
     assert needs["lora finetuning"]["weights"] == 2 * WEIGHTS + 4 * adapter
     assert needs["lora finetuning"]["AdamW's moments"] == 8 * adapter
@@ -131,7 +132,7 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read_and_says_what_
     config = load_config(overrides=[f"model.name_or_path={tiny_llama}", "model.dtype=float32"])
     size = size_of(tiny_llama)
     assert size is not None
-    need = fits.needed(size, config, torch.float32).num_bytes
+    need = fits.needed(size, config, torch.float32, CPU).num_bytes
     monkeypatch.setattr(fits, "available_bytes", lambda _: need - 1)
     monkeypatch.setattr("tuneful.runs.setup.load_from", never)
     arguments: Any = {"output": tmp_path / "run"} if work == "run" else {}
@@ -153,7 +154,7 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read_and_says_what_
 def test_what_would_fit_is_tried_by_the_same_arithmetic(monkeypatch: pytest.MonkeyPatch, tiny_llama: Path) -> None:
     monkeypatch.setattr(fits, "available_bytes", lambda _: 10)
     with pytest.raises(ConfigError, match=r"A smaller model is needed, or more memory$"):
-        fits.check_fits(tiny_llama, "tiny", load_config(), torch.device("cpu"))
+        fits.check_fits(tiny_llama, "tiny", load_config(), CPU)
 
 
 def test_the_limit_of_a_container_counts_and_its_file_cache_does_not(
@@ -172,3 +173,11 @@ def test_the_limit_of_a_container_counts_and_its_file_cache_does_not(
     (own.parent / "memory.stat").write_text("anon 5\ninactive_file 1000000\n")
     assert memory.available_bytes() == 3_000_000
     assert memory.total_bytes() == 5_000_000
+
+
+def test_on_a_gpu_the_best_weights_and_the_copies_that_are_compared_lie_elsewhere() -> None:
+    cpu, gpu = (fits.needed(SIZE, load_config(), torch.float32, torch.device(name)) for name in ("cpu", "cuda"))
+    assert cpu.num_bytes - gpu.num_bytes == 4 * WEIGHTS
+    assert [one.phase for one in fits._phases(SIZE, load_config(), torch.float32, torch.device("cuda"))] == [
+        "finetuning all weights"
+    ]

@@ -57,7 +57,7 @@ def doctor() -> dict[str, Any]:
         "kernels": describe(),
         "extras": {extra: all(map(_is_installed, modules)) for extra, modules in EXTRAS.items()},
         "cache": str(cache),
-        "cache_bytes": sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()),
+        "cache_bytes": sum(os.path.getsize(file) for file in cache.rglob("*") if file.is_file()),
         "cache_free_bytes": free_bytes(cache),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }

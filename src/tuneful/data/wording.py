@@ -125,8 +125,10 @@ class _Wording:
         self._table = np.zeros(1 << bits, np.uint8)
         for batch in _batches(texts, distinct):
             hashes, count = batch.counted()
-            slots = self._slots(hashes)
-            self._table[slots] = np.minimum(self._table[slots] + count, np.iinfo(np.uint8).max)
+            slots = self._slots(hashes)  # rising, and some of them the same
+            first = np.flatnonzero(_is_new(slots))
+            total = self._table[slots[first]] + np.add.reduceat(count, first)
+            self._table[slots[first]] = np.minimum(total, np.iinfo(np.uint8).max)
         self._hashes, self._counts = _merged(map(self._candidates, _batches(texts, distinct)))
         seen = self._counts >= _SEEN
         self._hashes, self._counts = self._hashes[seen], self._counts[seen]
@@ -390,7 +392,7 @@ def _largest_near(starts: Positions, counts: Positions, line: Positions) -> tupl
     return before, after
 
 
-def _is_new(values: Hashes) -> npt.NDArray[np.bool_]:
+def _is_new(values: Hashes | Positions) -> npt.NDArray[np.bool_]:
     """Whether each of rising `values` is another than the one before."""
     return np.concatenate([np.ones(min(len(values), 1), np.bool_), values[1:] != values[:-1]])
 

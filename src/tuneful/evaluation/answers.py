@@ -132,8 +132,11 @@ def run_of(path: Path) -> Path | None:
 
 def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
     """The data configuration of the run that the file belongs to, else `config`."""
-    file = run / "config.yaml" if (run := run_of(path)) is not None else None
-    return load_config(begun_with=read_yaml(file)).data if file is not None and file.is_file() else config
+    run = run_of(path)
+    if run is None or not (file := run / "config.yaml").is_file():
+        return config
+    check_unchanged(run, file, noted_sums(run))
+    return load_config(begun_with=read_yaml(file)).data
 
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:

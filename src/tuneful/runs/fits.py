@@ -42,14 +42,15 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
     if size is None or config.train.method == "qlora":
         return
     dtype = choose_dtype(config.model.dtype, device, cache_root())
-    need, available = needed(size, config, dtype), available_bytes(device)
+    need, available = needed(size, config, dtype, device), available_bytes(device)
     if need.num_bytes <= available:
         return
     parts = ", ".join(f"{part} {_gb(num_bytes)}" for part, num_bytes in need.parts.items() if num_bytes)
     ways = [
         f"{setting} (at least {_gb(found.num_bytes)} GB)"
         for setting, other in _other_ways(config)
-        if (found := needed(size, other, choose_dtype(other.model.dtype, device, cache_root()))).num_bytes <= available
+        if (found := needed(size, other, choose_dtype(other.model.dtype, device, cache_root()), device)).num_bytes
+        <= available
     ]
     out = f"What fits: {', '.join(ways)}, or a smaller model" if ways else "A smaller model is needed, or more memory"
     raise ConfigError(
@@ -58,12 +59,12 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
     )
 
 
-def needed(size: ModelSize, config: Config, dtype: torch.dtype) -> Need:
-    """What the phase of a run that needs most needs at least, beyond what the process holds already."""
-    return max(_phases(size, config, dtype), key=lambda need: need.num_bytes)
+def needed(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Need:
+    """What the phase of a run that needs most needs of `device` at least, beyond what the process holds already."""
+    return max(_phases(size, config, dtype, device), key=lambda need: need.num_bytes)
 
 
-def _phases(size: ModelSize, config: Config, dtype: torch.dtype) -> Iterator[Need]:
+def _phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Iterator[Need]:
     train, all_weights = config.train, size.num_parameters
     is_full, is_low = train.method == "full", dtype is torch.bfloat16
     trained = (
@@ -72,7 +73,9 @@ def _phases(size: ModelSize, config: Config, dtype: torch.dtype) -> Iterator[Nee
         else size.num_adapter_parameters(config.lora.r, train.freeze_layers)
     )
     frozen = all_weights - trained if is_full else all_weights
-    keeps_best = train.keep == "best" and bool(config.data.validation_share or config.data.validation_file)
+    on_cpu = device.type == "cpu"  # where the best weights lie, and where models are loaded and compared
+    has_validation = bool(config.data.validation_share or config.data.validation_file)
+    keeps_best = on_cpu and train.keep == "best" and has_validation
     frozen_bytes = frozen * (dtype.itemsize + (_FLOAT32 if is_full and is_low else 0))
     yield Need(
         "finetuning all weights" if is_full else f"{train.method} finetuning",
@@ -85,6 +88,8 @@ def _phases(size: ModelSize, config: Config, dtype: torch.dtype) -> Iterator[Nee
             "activations": _activations(size, train.activation_checkpointing, dtype),
         },
     )
+    if not on_cpu:
+        return
     yield Need("loading the model", {"weights in float32": all_weights * _FLOAT32})
     if not is_full:
         saved = all_weights * torch.empty(0, dtype=dtype_of(config)).itemsize
