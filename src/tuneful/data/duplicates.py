@@ -94,6 +94,10 @@ class Sketches:
         """The text at `index`, as it was given."""
         return self._texts[index]
 
+    def parts(self, index: int) -> list[Part]:
+        """The stretches of a text that are not its own: start, end and kind (`wording.py`)."""
+        return self._parts.of(index)
+
     def similarity(self, one: int, other: int) -> float:
         """How similar two of the texts are, 0 to 1: that of their least similar fields; 0 where numbers differ."""
         return similarity(self._fields(one), self._fields(other))
