@@ -21,6 +21,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -164,7 +165,7 @@ class _LookedFor:
     own: str
 
 
-class Texts:
+class Texts(Sequence[str]):
     """A list of texts kept as UTF-8 in one piece of memory: 8 bytes a text and its own."""
 
     def __init__(self) -> None:
@@ -179,8 +180,16 @@ class Texts:
         """Number of texts."""
         return len(self._ends) - 1
 
-    def __getitem__(self, index: int) -> str:
-        """The text at `index`, 0 or more."""
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """The text at `index`, 0 or more, or those of a slice."""
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        if index >= len(self):
+            raise IndexError(index)
         return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
 
 
