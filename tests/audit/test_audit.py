@@ -359,8 +359,8 @@ def test_a_near_duplicate_is_shown_by_what_differs_and_a_copy_by_what_follows_th
     write_rows(tmp_path / "rows.jsonl", asked_under_one_wording(reviews))
     found = {finding.kind.name: finding for finding in look(tmp_path / "rows.jsonl").findings}
     (near,) = found["near_duplicates"].cases
-    assert near.text.endswith(": ...to all who came late ≠ ...to all who came early")
-    assert found["contradictions"].cases[0].text.startswith("...review a quiet buoy →")
+    assert near.text.endswith(":101: ...all who came late ≠ ...all who came early")
+    assert found["exact_duplicates"].cases[0].text.endswith(":1: ...yourself review a quiet buoy")
 
 
 @pytest.mark.parametrize("method", ["grouped", "random"])

@@ -139,7 +139,7 @@ def test_records_are_counted_by_the_words_that_they_begin_with(
 
 
 def test_the_rarest_first_words_are_counted_together() -> None:
-    counts = Counter({(f"word{number}", "of"): 20 - number for number in range(20)})
+    counts: Counter[tuple[str, ...]] = Counter({(f"word{number}", "of"): 20 - number for number in range(20)})
     summary = summarize_first_words(counts)
     assert summary["word0 of"] == 20
     assert list(summary)[-1] == "other"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneful.data import wording
+from tuneful.data import windows
 from tuneful.data.duplicates import Sketches, normal_text
 from tuneful.data.wording import ALTERED, SHARED, shared_parts
 
@@ -23,7 +23,10 @@ LOG = (
 SENTENCE = (
     "Put the sentence into German, keep its tone, keep names as they are, and add nothing that is not in it. Sentence: "
 )
-CHINESE = "请仔细阅读下面的评论，判断作者对这个地方是满意还是不满意，只用一个词回答，不要解释，不要重复评论的内容，只看他对服务和环境的评价。评论："
+CHINESE = (
+    "请仔细阅读下面的评论，判断作者对这个地方是满意还是不满意，只用一个词回答，不要解释，"
+    "不要重复评论的内容，只看他对服务和环境的评价。评论："
+)
 ADJECTIVES = [
     "quiet",
     "clean",
@@ -205,7 +208,7 @@ def test_batches_are_no_seam_of_the_wording(monkeypatch: pytest.MonkeyPatch) -> 
     texts = [asked(REVIEW, one) for one in SHORT]
     distinct = np.ones(len(texts), np.bool_)
     whole = [shared_parts(texts, distinct).of(index) for index in range(len(texts))]
-    monkeypatch.setattr(wording, "_BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(windows, "BATCH_CHARACTERS", 1000)
     assert [shared_parts(texts, distinct).of(index) for index in range(len(texts))] == whole
     assert all(parts for parts in whole)
 
