@@ -124,10 +124,10 @@ class CrossChecks:
             if first == row:
                 continue
             if rows.answer_hash[first] == rows.answer_hash[row]:
-                self._add("exact_duplicates", row, f"as {rows.sources[first]}: {self._asked(row)}")
+                self._add("exact_duplicates", row, self._asked(row), f"as {rows.sources[first]}: ")
                 self._dropped[rows.number[row]] = "exact_duplicates"
             else:
-                self._add("near_duplicates", row, f"1.00 {rows.sources[first]}: {self._asked(row)}")
+                self._add("near_duplicates", row, self._asked(row), f"1.00 {rows.sources[first]}: ")
         if len(first_with) > 1:
             is_short = all(rows.answer_words[row] <= _SHORT_ANSWER_WORDS for row in group)
             kind = "contradictions" if is_short else "several_answers"
@@ -139,7 +139,7 @@ class CrossChecks:
         hashes = self._prompts.hashes
         near = np.flatnonzero((matches.earliest >= 0) & (hashes != hashes[matches.earliest]))
         for row in near.tolist():
-            self._add("near_duplicates", row, self._match(matches, row))
+            self._add_match("near_duplicates", row, matches)
         return near
 
     def _clusters(self, near: Rows, matches: Matches) -> tuple[Cluster, ...]:
@@ -202,28 +202,28 @@ class CrossChecks:
         matches = self._prompts.matches(np.concatenate([trained, held_out]))
         earliest = matches.earliest[held_out]
         for row in held_out[(earliest >= 0) & (sides[earliest] == TRAIN)].tolist():
-            text = f"{SIDE_NAMES[sides[row]]}, {self._match(matches, row)}"
-            self._add("leakage", row, text)
+            self._add_match("leakage", row, matches, f"{SIDE_NAMES[sides[row]]}, ")
 
     def _check_overlap(self) -> None:
         for row, other, similarity in self._prompts.against():
-            self._add("overlap", row, f"{similarity:.2f}: {self._prompts.difference(row, other) or self._asked(row)}")
+            shown = self._prompts.difference(row, other) or self._asked(row)
+            self._add("overlap", row, shown, f"{similarity:.2f}: ")
             self._dropped[self._rows.number[row]] = "overlap"
 
     # Findings
 
-    def _add(self, kind: str, row: int, text: str) -> None:
-        self._findings.add(kind, self._rows.number[row], self._rows.sources[row], text)
+    def _add(self, kind: str, row: int, text: str, label: str = "") -> None:
+        self._findings.add(kind, self._rows.number[row], self._rows.sources[row], text, label)
+
+    def _add_match(self, kind: str, row: int, matches: Matches, label: str = "") -> None:
+        """Add a row with how similar its match is, where that stands, and what differs."""
+        earliest = int(matches.earliest[row])
+        shown = self._prompts.difference(row, earliest) or self._asked(row)
+        self._add(kind, row, shown, f"{label}{matches.similarity[row]:.2f} {self._rows.sources[earliest]}: ")
 
     def _asked(self, row: int) -> str:
         """What a row asks, from its beginning, or behind the wording that many rows begin with."""
         return self._prompts.behind_wording(row) or self._rows.asked[row]
-
-    def _match(self, matches: Matches, row: int) -> str:
-        """`0.87 file:12: ...`: how similar the match of `row` is, where it stands, and what differs."""
-        earliest = int(matches.earliest[row])
-        shown = self._prompts.difference(row, earliest) or self._asked(row)
-        return f"{matches.similarity[row]:.2f} {self._rows.sources[earliest]}: {shown}"
 
 
 def _from(text: str, at: int) -> str:

@@ -3,8 +3,8 @@
     text -> normal_text -> Sketches (hash, shared wording, 20 band keys) -> earliest_matches -> clusters
 
 A text is a few fields, one a line (`system`, `instruction`, `input`). Two texts are the same where nothing but case, white
-space and punctuation differs, and nearly the same where they are at least `threshold` similar (`similarity.py`). Wording that
-many of the texts share (`wording.py`) is taken off first, so which texts are nearly the same is a matter of the whole
+space and punctuation differs, and nearly the same where they are at least `threshold` similar (`similarity.py`). What many
+of the texts share word for word (`wording.py`) is taken off first, so which texts are nearly the same is a matter of the whole
 file; the order of its rows plays no part in it, but in which of them leads a cluster.
 
 Candidates come from MinHash bands over what is a text's own in its last field that few others have (the one that tells the
