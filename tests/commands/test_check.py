@@ -153,7 +153,7 @@ def test_the_document_names_every_place_and_counts_every_row(planted: Path, tiny
     assert {"why", "fix", "cases", "severity"} <= findings["overlap"].keys()
     fixes = document["fix"]
     assert fixes["num_read"] == fixes["num_kept"] + fixes["num_changed"] + sum(fixes["dropped"].values())
-    assert len((planted / "fixed.jsonl").read_text(encoding="utf-8").splitlines()) == 160
+    assert len((planted / "fixed.jsonl").read_text(encoding="utf-8").splitlines()) == 161
 
 
 def test_fix_overwrites_nothing_and_needs_a_file(planted: Path, check: Check) -> None:
