@@ -270,6 +270,20 @@ def test_every_key_says_what_it_is_for() -> None:
             assert field.description, f"{name}.{key}"
 
 
+def test_a_run_that_was_begun_with_settings_nobody_read_goes_on() -> None:
+    begun = {
+        "generate": {"temperature": 0, "top_k": 5, "max_new_tokens": 7},
+        "judge": {"model": None, "concurrency": 3},
+    }
+    config = load_config(begun_with=begun)
+    assert (config.generate.top_k, config.generate.max_new_tokens) == (None, 7)
+    assert config.judge == Config().judge
+    sampled = load_config(
+        begun_with={"generate": {"temperature": 0.5, "top_k": 5}, "judge": {"model": "ollama/x", "seed": 3}}
+    )
+    assert (sampled.generate.top_k, sampled.judge.seed) == (5, 3)
+
+
 @pytest.mark.parametrize("setting", ["top_k=5", "top_p=0.9", "min_p=0.1"])
 def test_settings_of_sampling_are_refused_where_nothing_is_sampled(setting: str) -> None:
     key = setting.partition("=")[0]

@@ -239,9 +239,17 @@ def test_every_fixed_row_is_accounted_for_and_the_new_file_is_clean_of_what_was_
     config = load_config(None, ["data.on_error=skip"])
     rows: list[Record | SkippedRow] = list(stream_data(str(path), config.data))
     fixes = write_fixed(rows, found.dropped, out)
-    assert fixes.dropped == {"unusable_rows": 1, "empty_answers": 2, "exact_duplicates": 1, "overlap": 1}
-    assert fixes.num_changed == 3 + 2 + 2  # controls, inputs, and the mojibake that can be read again
-    assert fixes.num_read == len(rows) == fixes.num_kept + fixes.num_changed + 5
+    assert fixes.dropped == {
+        "unusable_rows": 1,
+        "empty_answers": 2,
+        "null_answers": 1,
+        "exact_duplicates": 1,
+        "overlap": 1,
+    }
+    assert (
+        fixes.num_changed == 3 + 2 + 2 + 1
+    )  # controls, inputs, the mojibake that can be read again, escaped line feeds
+    assert fixes.num_read == len(rows) == fixes.num_kept + fixes.num_changed + 6
     after = lines(look(out, against=conversations(tmp_path / "benchmark.jsonl")))
     before = lines(found)
     assert not {
@@ -250,17 +258,26 @@ def test_every_fixed_row_is_accounted_for_and_the_new_file_is_clean_of_what_was_
         "exact_duplicates",
         "overlap",
         "control_characters",
+        "escaped_line_feeds",
         "null_inputs",
     } & set(after)
     assert len(after["mojibake"]) == 1
-    for kind in set(before) - {"mojibake", "unusable_rows", "empty_answers", "exact_duplicates", "overlap"} & set(
-        after
-    ):
+    assert len(after["null_answers"]) == len(before["null_answers"]) - 1  # N/A and None may be answers: they stay
+    for kind in set(before) - {
+        "mojibake",
+        "null_answers",
+        "unusable_rows",
+        "empty_answers",
+        "exact_duplicates",
+        "overlap",
+    } & set(after):
         assert kind in {"control_characters", "null_inputs"} or len(after[kind]) == len(before[kind])
     fixed = out.read_text(encoding="utf-8")
     assert "On dit café." in fixed
     assert "He said “not today” and left." in fixed
     assert "Heine\\nRilke" in fixed
+    assert r"It is spelled harbour.\n\nThe word has an o" in fixed  # in JSON: two line feeds
+    assert "nooutput" not in fixed
 
 
 def test_no_row_is_no_trouble() -> None:
@@ -273,3 +290,88 @@ def test_findings_do_not_depend_on_the_order_of_clean_rows(tmp_path: Path) -> No
     random.Random(1).shuffle(rows)
     write_rows(tmp_path / "rows.jsonl", rows)
     assert look(tmp_path / "rows.jsonl").findings == ()
+
+
+WORDING = (
+    "You are a careful annotator for a boating magazine. Read the review below and say whether its author was pleased or "
+    "displeased with the place. Answer with a single word, positive or negative, and do not explain yourself. Review: "
+)
+ADJECTIVES = ["quiet", "clean", "broken", "sunny", "old", "green", "salty", "crowded", "narrow", "shiny"]
+NOUNS = ["buoy", "jetty", "pier", "boat", "harbour", "sail", "anchor", "rope", "deck", "galley"]
+
+
+def asked_under_one_wording(reviews: list[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": WORDING + review},
+                {"role": "assistant", "content": "positive" if number % 3 else "negative"},
+            ]
+        }
+        for number, review in enumerate(reviews)
+    ]
+
+
+REVIEWS = [f"A {adjective} {noun}." for adjective in ADJECTIVES for noun in NOUNS]
+
+
+def test_reviews_under_one_long_wording_are_no_near_duplicates_and_are_divided(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", asked_under_one_wording(REVIEWS))
+    found = look(tmp_path / "rows.jsonl")
+    assert (found.findings, found.clusters, found.dropped) == ((), (), {})
+    assert found.sides["train"] > 60
+    assert min(found.sides.values()) > 0
+
+
+def test_rows_of_other_files_under_the_same_wording_overlap_only_where_what_differs_does(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", asked_under_one_wording(REVIEWS))
+    others = [*[f"The {noun} was closed when we came." for noun in NOUNS], "A quiet buoy!"]
+    write_rows(tmp_path / "benchmark.jsonl", asked_under_one_wording(others))
+    found = look(tmp_path / "rows.jsonl", against=conversations(tmp_path / "benchmark.jsonl"))
+    assert lines(found) == {"overlap": {1}}
+    settings = [f"data.test_file={tmp_path / 'benchmark.jsonl'}", "data.validation_share=0"]
+    checked = checking.check(str(tmp_path / "rows.jsonl"), config=load_config(None, settings)).audit
+    (leak,) = (finding for finding in checked.findings if finding.kind.name == "leakage")
+    assert leak.sources == (f"{tmp_path / 'benchmark.jsonl'}:11",)
+
+
+def test_sides_of_a_check_are_those_of_a_run_whatever_it_is_compared_with(tmp_path: Path, byte_tokenizer: Any) -> None:
+    """What wording is shared is a matter of the rows that are divided, not of other files."""
+    from tuneful.encoding.prepare import prepare_data
+
+    asked = "Describe the journey of a letter from the sender to the receiver in the days of the coach and its {}"
+    rows = [record(asked.format(noun), "By coach.") for noun in NOUNS[:4]] + clean_records(60)
+    write_rows(tmp_path / "rows.jsonl", rows)
+    write_rows(tmp_path / "benchmark.jsonl", [record(asked.format(word), "Slowly.") for word in ADJECTIVES])
+    config, encoder = load_config(None, ["data.max_length=4000"]), encoder_of(byte_tokenizer, "data.max_length=4000")
+    prepared = prepare_data(read_data(str(tmp_path / "rows.jsonl")), encoder, config)
+    found = look(
+        tmp_path / "rows.jsonl",
+        "data.max_length=4000",
+        encoder=encoder,
+        against=conversations(tmp_path / "benchmark.jsonl"),
+    )
+    assert list(found.sides.values()) == [len(prepared.train), len(prepared.validation), len(prepared.test)]
+
+
+def test_a_near_duplicate_is_shown_by_what_differs_and_a_copy_by_what_follows_the_wording(tmp_path: Path) -> None:
+    long = "The harbour was quiet, the crew of the ferry kind, and the old lighthouse open to all who came"
+    reviews = [*REVIEWS, f"{long} early.", f"{long} late.", "A quiet buoy."]
+    write_rows(tmp_path / "rows.jsonl", asked_under_one_wording(reviews))
+    found = {finding.kind.name: finding for finding in look(tmp_path / "rows.jsonl").findings}
+    (near,) = found["near_duplicates"].cases
+    assert near.text.endswith(":101: ...all who came late ≠ ...all who came early")
+    assert found["exact_duplicates"].cases[0].text.endswith(":1: ...yourself review a quiet buoy")
+
+
+@pytest.mark.parametrize("method", ["grouped", "random"])
+def test_grouped_is_advised_only_where_the_split_is_another(tmp_path: Path, method: str) -> None:
+    rows = [one for one in clean_records(60) for _ in range(2)]
+    near = "Describe the journey of a letter from the sender to {} receiver in the old days."
+    rows += [record(near.format(word), f"Answer {word}.") for word in ("the", "its")]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    found = look(tmp_path / "rows.jsonl", f"data.split={method}", "data.test_share=0.3")
+    kinds = {finding.kind.name: finding.kind for finding in found.findings}
+    text = " ".join(kind.why + kind.advice for kind in kinds.values())
+    assert ("data.split=grouped" in text) == (method == "random")
+    assert "near_duplicates" in kinds

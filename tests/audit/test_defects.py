@@ -1,9 +1,11 @@
 """What is a defect, and, as important, what is none."""
 
+from collections import Counter
+
 import pytest
 
-from tuneful.audit.defects import find_defects, fixed_text, is_null_like
-from tuneful.audit.traits import language_of, script_of, task_of
+from tuneful.audit.defects import find_defects, fixed_text, is_error_row, is_null_like, unescaped
+from tuneful.audit.traits import first_words_of, language_of, script_of, summarize_first_words
 from tuneful.types import Conversation, Turn
 
 
@@ -115,16 +117,96 @@ def test_scripts_and_languages(text: str, script: str, language: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("instruction", "task"),
+    ("openings", "named"),
     [
-        ("What is a fjord?", "question"),
-        ("Please rewrite the sentence.", "rewriting"),
-        ("Can you list three rivers?", "listing"),
-        ("Write a function that adds two numbers.", "coding"),
-        ("Write a poem.", "writing"),
-        ("Translate to French: hello", "translating"),
-        ("Sommarize", "other"),
+        (
+            [("You are a judge of boats. Is it good?", 9), ("Name a river", 1)],
+            {"you are a judge of boats is it": 9, "name a river": 1},
+        ),
+        ([("Write a poem", 3), ("Write a story", 3)], {"write a": 6}),
+        ([("SELECT the rows: a", 2), ("select the rows, b", 2)], {"select the rows": 4}),
+        ([("请翻译下面的句子：早上好", 2), ("请翻译下面的句子：晚安", 2)], {"请翻译下面的句子": 4}),
+        ([("", 2)], {"(no words)": 2}),
     ],
 )
-def test_tasks_are_told_by_the_first_verb(instruction: str, task: str) -> None:
-    assert task_of(Conversation("", (Turn(instruction, "", "yes"),), "a:1")) == task
+def test_records_are_counted_by_the_words_that_they_begin_with(
+    openings: list[tuple[str, int]], named: dict[str, int]
+) -> None:
+    counts: Counter[tuple[str, ...]] = Counter()
+    for text, count in openings:
+        counts[first_words_of(Conversation("", (Turn(text, "", "yes"),), "a:1"))] += count
+    assert summarize_first_words(counts) == named
+
+
+def test_the_rarest_first_words_are_counted_together() -> None:
+    counts: Counter[tuple[str, ...]] = Counter({(f"word{number}", "of"): 20 - number for number in range(20)})
+    summary = summarize_first_words(counts)
+    assert summary["word0 of"] == 20
+    assert list(summary)[-1] == "other"
+    assert sum(summary.values()) == counts.total()
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "SELECT name, depth, owner FROM boats WHERE depth > 3 AND owner = 'Ann' ORDER BY name;",
+        "for (int i = 0; i < 10; i++) total += depth[i] * width[i] + 1;",
+        "body { color: navy; margin: 0 } main { padding: 4px; border: 1px solid black;",
+        "SELECT count(*) FROM boats b JOIN owners a ON b.owner = a.id GROUP BY a",
+        "let total = boats.filter(b => b.depth > 3).map(b => b.width).reduce((x, y) => x + y, 0);",
+    ],
+)
+def test_code_ends_as_code_ends(output: str) -> None:
+    assert kinds("Write the code.", output) == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["<nooutput>", "<noOutput>", "<no output>", "[nooutput]", "Nooutput", "#N/A", "n.a.", "[N/A]"]
+)
+def test_error_rows_of_generated_sets_are_answers_that_are_missing(text: str) -> None:
+    assert kinds("Draw a picture of a boat.", text) == {"null_answers"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_one"), [(("<nooutput>",), True), (("N/A",), False), (("Blue.", "<nooutput>"), False)]
+)
+def test_a_row_is_an_error_row_where_nothing_else_is_answered(answers: tuple[str, ...], is_one: bool) -> None:
+    turns = tuple(Turn("Name a colour.", "", answer) for answer in answers)
+    assert is_error_row(Conversation("", turns, "rows.jsonl:1")) == is_one
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        r"harbour\n\nThe word is spelled with an o.",
+        r"Wear a vest.\nWatch the wind.",
+        r"Three tips:\n1. Wear a vest.\n2. Watch the wind.",
+        r"You need:\n- a vest\n- a rope",
+        r"The tide comes and goes\nThe pier stands still in the rain\nThe gulls are asleep",
+        r"Guten Tag!\nÄpfel sind heute billig.",
+        r'"Is it far?" she asked.\r\n"No," he said.',
+        "It rains.\\n",
+    ],
+)
+def test_line_feeds_that_are_written_out_in_prose_are_found_and_fixed(output: str) -> None:
+    assert kinds("Say something about the day.", output) == {"escaped_line_feeds"}
+    assert "\\n" not in unescaped(output)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "output"),
+    [
+        ("Where is it?", r"It is in C:\new\notes, beside the other one."),
+        ("Where is it?", r"It lies on \\server\Nets.\News"),
+        ("How do I start a new line?", r"Write \n where the line should end.\nThat is all."),
+        ("What does it print?", r"It writes print('one.\nTwo') to the file."),
+        ("Show me.", r"Use `one.\nTwo` for it."),
+        ("Show me.", r'Say "one.\nTwo" to it.'),
+        ("Split it.", r"[^\n]+ matches a line; \d.\nX does not."),
+        ("Write the formula.", r"\nabla f = 0 and \nu > 1"),
+        ("Write a poem.", "One line.\\nTwo lines.\nThree lines."),
+        ("Which letter?", r"The pair is a\nb."),
+    ],
+)
+def test_a_backslash_and_an_n_that_are_meant_are_let_alone(instruction: str, output: str) -> None:
+    assert kinds(instruction, output) == set()

@@ -84,9 +84,9 @@ def test_the_page_fits_a_terminal_and_ends_with_0_or_under_strict_with_3(
     done = check("planted.jsonl", *model)
     assert done.code == 0
     lines = done.out.splitlines()
-    assert lines[0] == "planted.jsonl: 165 rows read = 161 used + 4 refused"
+    assert lines[0] == "planted.jsonl: 167 rows read = 163 used + 4 refused"
     assert max(map(len, lines)) <= 80
-    assert "Answers that are a missing value written out  4 records" in lines
+    assert "Answers that are a missing value written out  5 records" in lines
     assert "  planted.jsonl:8   None" in [line.rstrip() for line in lines]
     assert check("planted.jsonl", "--strict", *model).code == 3
 
@@ -146,14 +146,14 @@ def test_the_document_names_every_place_and_counts_every_row(planted: Path, tiny
         str(tiny_llama),
     )
     document = json.loads(done.out)
-    assert document["rows_read"] == document["rows_used"] + document["rows_refused"] == 165
+    assert document["rows_read"] == document["rows_used"] + document["rows_refused"] == 167
     findings = {finding["name"]: finding for finding in document["findings"]}
-    assert findings["null_answers"]["sources"] == [f"planted.jsonl:{line}" for line in (8, 10, 12, 14)]
+    assert findings["null_answers"]["sources"] == [f"planted.jsonl:{line}" for line in (8, 10, 12, 14, 16)]
     assert findings["overlap"]["count"] == 1
     assert {"why", "fix", "cases", "severity"} <= findings["overlap"].keys()
     fixes = document["fix"]
     assert fixes["num_read"] == fixes["num_kept"] + fixes["num_changed"] + sum(fixes["dropped"].values())
-    assert len((planted / "fixed.jsonl").read_text(encoding="utf-8").splitlines()) == 160
+    assert len((planted / "fixed.jsonl").read_text(encoding="utf-8").splitlines()) == 161
 
 
 def test_fix_overwrites_nothing_and_needs_a_file(planted: Path, check: Check) -> None:

@@ -406,7 +406,7 @@ def test_show_writes_a_page(data: Path, tiny_llama: Path, tuneful: Tuneful, tmp_
 
 def test_show_as_json_and_as_text(data: Path, tiny_llama: Path, tuneful: Tuneful) -> None:
     (record,) = json.loads(tuneful("show", str(data), "--model", str(tiny_llama), "--rows", "1", "--json").out)
-    assert set(record) == {"source", "num_tokens", "num_trained", "tokens"}
+    assert set(record) == {"source", "num_tokens", "num_trained", "seams_apart", "tokens"}
     assert sum(token["weight"] > 0 for token in record["tokens"]) == record["num_trained"]
     assert "".join(token["text"] for token in record["tokens"]).endswith("### Response:\nred<|endoftext|>")
     text = tuneful("show", str(data), "--text", "--rows", "1")

@@ -7,7 +7,7 @@ from tests.doubles.damaged_runs import campaign
 
 
 def test_a_damaged_folder_is_gone_on_with_to_the_same_bits_or_named() -> None:
-    tally = campaign(48, seed=5)
+    tally = campaign(60, seed=5)
     assert not tally.failures, "\n".join(tally.failures)
     ended = {name: count for name, count in tally.ended.items() if name.startswith("a run cut off")}
     assert ended["a run cut off: refused"] > 5

@@ -33,6 +33,7 @@ DEFECTS: list[tuple[str, list[dict[str, Any]]]] = [
             record("Which ocean borders Peru?", "nan"),
             record("How tall is the tower of the town hall?", "N/A"),
             record("Which key opens the cellar?", " null "),
+            record("Draw a picture of a boat.", "<nooutput>"),
         ],
     ),
     (
@@ -120,6 +121,10 @@ DEFECTS: list[tuple[str, list[dict[str, Any]]]] = [
             record("Name a gas that glows red.", "Neon\u200b glows red."),
             record("Name two poets.", "Heine\r\nRilke"),
         ],
+    ),
+    (
+        "escaped_line_feeds",
+        [record("How is harbour spelled?", "It is spelled harbour.\\n\\nThe word has an o and a u.")],
     ),
     (
         "html_leftovers",

@@ -13,9 +13,10 @@ from tuneful.config import load_config
 from tuneful.data.read import stream_data
 from tuneful.encoding import prepare
 from tuneful.encoding.chat_template import ChatTemplate
-from tuneful.encoding.encode import Encoder, TextEncoder
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import prepare_data
 from tuneful.encoding.template import TEMPLATES, find_template
+from tuneful.encoding.tokens import TextEncoder
 from tuneful.types import Conversation, Example, Turn
 
 JINJA = (

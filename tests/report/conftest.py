@@ -122,7 +122,7 @@ class RunFolder:
                 ],
                 "clusters": [{"sources": [f"starter.json:{line}" for line in range(20, 32)], "similarity": 0.832}],
                 "languages": {"English": 1290, "German": 8},
-                "tasks": {"question": 700, "other": 598},
+                "first_words": {"what is": 700, "other": 598},
             },
         )
 

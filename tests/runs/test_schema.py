@@ -169,13 +169,13 @@ def test_loosely_what_cannot_be_read_is_unknown_and_the_rest_is_there() -> None:
         {
             "refused": [1, {"source": "a:1"}, None],
             "length_histogram": {"edges": [0, "x"], "counts": [1, 2]},
-            "tasks": {"a": 1, "b": "x"},
+            "first_words": {"a": 1, "b": "x"},
             "lengths": {"prompt": {"mean": 2}, "record": 5},
         },
     )
     assert [(one.source, one.reason) for one in data.refused] == [("a:1", "")]
     assert (data.length_histogram.edges, data.length_histogram.counts) == ((), (1, 2))
-    assert (data.tasks, list(data.lengths), data.findings) == ({"a": 1}, ["prompt"], None)
+    assert (data.first_words, list(data.lengths), data.findings) == ({"a": 1}, ["prompt"], None)
     assert read_loosely(Comparison, {"metrics": 3}).metrics == ()
 
 

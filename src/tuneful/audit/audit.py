@@ -21,6 +21,7 @@ from tuneful.audit.cross_checks import UNDIVIDED, CrossChecks, PromptSketches
 from tuneful.audit.findings import Finding
 from tuneful.audit.lengths import length_histogram, summarize_lengths
 from tuneful.audit.scan import AuditedRow, Scan
+from tuneful.audit.traits import summarize_first_words
 from tuneful.config import Config
 from tuneful.data.duplicates import Sketches
 from tuneful.data.read import Record, SkippedRow
@@ -54,7 +55,7 @@ class Audit:
     turns: Mapping[str, int]
     languages: Mapping[str, int]
     scripts: Mapping[str, int]
-    tasks: Mapping[str, int]
+    first_words: Mapping[str, int]
     sides: Mapping[str, int]
     prompt_source: str
     prompt: str
@@ -79,7 +80,7 @@ class Audit:
             turns=self.turns,
             languages=self.languages,
             scripts=self.scripts,
-            tasks=self.tasks,
+            first_words=self.first_words,
         )
 
     def as_dict(self, max_sources: int = 1000) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Audit:
             "turns": dict(self.turns),
             "languages": dict(self.languages),
             "scripts": dict(self.scripts),
-            "tasks": dict(self.tasks),
+            "first_words": dict(self.first_words),
             "split": dict(self.sides),
             "prompt": {"source": self.prompt_source, "text": self.prompt},
             "num_findings": self.num_findings,
@@ -125,7 +126,7 @@ def audit(
     sided = chain(_with_side(UNDIVIDED, rows), *(_with_side(side, its_rows) for side, its_rows in given.items()))
     sketches = Sketches(chain(others, scan.prompts(sided)))  # the scan of all rows happens here
     sides, clusters = CrossChecks(scan, PromptSketches(sketches, len(others)), config).run()
-    return _summary(scan, sides, clusters)
+    return _summary(scan, sides, clusters, is_grouped=config.data.split == "grouped")
 
 
 def audit_sides(
@@ -143,7 +144,7 @@ def _with_side(side: int, rows: Iterable[AuditedRow]) -> Iterator[tuple[int, Aud
     return ((side, row) for row in rows)
 
 
-def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...]) -> Audit:
+def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...], *, is_grouped: bool) -> Audit:
     """Everything that both stages found, put together."""
     prompts = np.array(scan.rows.prompt_units, dtype=np.int64)
     records = np.array(scan.rows.units, dtype=np.int64)
@@ -162,11 +163,11 @@ def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...]) -> Audit:
         turns=_ranked(scan.traits.turns),
         languages=_ranked(scan.traits.languages),
         scripts=_ranked(scan.traits.scripts),
-        tasks=_ranked(scan.traits.tasks),
+        first_words=summarize_first_words(scan.traits.first_words),
         sides=counts if any(counts.values()) else {},
         prompt_source=scan.prompt_source,
         prompt=scan.prompt,
-        findings=scan.findings.findings(),
+        findings=scan.findings.findings(is_grouped),
         clusters=clusters,
         dropped=dict(sorted(scan.dropped.items())),
     )

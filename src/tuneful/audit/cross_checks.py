@@ -20,6 +20,7 @@ from tuneful.config import Config
 from tuneful.data.duplicates import Rows, Sketches, clusters_of
 from tuneful.data.hashes import groups_of_equal
 from tuneful.data.split import SIDE_NAMES, TRAIN, Sides, grouped_sides, split_sides
+from tuneful.data.wording import SHARED
 from tuneful.errors import DataError
 from tuneful.runs.schema import Cluster
 
@@ -30,6 +31,7 @@ UNDIVIDED = -1
 """The side of a row that has none."""
 
 _SHORT_ANSWER_WORDS = 8
+_HEAD, _BEFORE, _SIDE = 72, 10, 32  # characters of an excerpt: in all, before what it shows, and of each of two
 _RATIO = 40.0
 _MIN_RATIOS = 30
 
@@ -46,24 +48,47 @@ class PromptSketches:
     """The prompts of the files given with --against, `num_against` of them, and then those of the usable rows."""
 
     def __init__(self, sketches: Sketches, num_against: int) -> None:
-        self._sketches, self._num_against = sketches, num_against
+        self._sketches, self.num_against = sketches, num_against
         self.hashes = sketches.text_hashes[num_against:]
 
     def matches(self, order: Rows | None = None) -> Matches:
         """The matches among the rows themselves, or among those of `order`, where "before" is in this order."""
         order = np.arange(len(self.hashes), dtype=np.int64) if order is None else order
-        earliest, similarity = self._sketches.earliest_matches(order=order + self._num_against)
-        own = earliest[self._num_against :]
-        return Matches(np.where(own >= 0, own - self._num_against, -1), similarity[self._num_against :])
+        earliest, similarity = self._sketches.earliest_matches(order=order + self.num_against)
+        own = earliest[self.num_against :]
+        return Matches(np.where(own >= 0, own - self.num_against, -1), similarity[self.num_against :])
 
-    def against(self) -> Iterator[tuple[int, float]]:
-        """(row, similarity) of the rows whose prompt stands, or nearly stands, in a file given with --against."""
-        if not self._num_against:
+    def prompts(self, rows: Rows) -> Iterator[str]:
+        """The normal prompts of `rows`."""
+        return (self._sketches.text(self.num_against + row) for row in rows.tolist())
+
+    def behind_wording(self, row: int) -> str:
+        """The prompt of a row behind the wording that it begins with and many share, if that is long; else nothing."""
+        index = self.num_against + row
+        text, parts = self._sketches.text(index), self._sketches.parts(index)
+        shared = next((end for start, end, kind in parts if kind == SHARED and not text[:start].strip()), 0)
+        return _from(text, shared) if shared > _HEAD else ""
+
+    def difference(self, row: int, other: int) -> str:
+        """What differs first between the prompts of two rows; nothing where they agree, or where any excerpt shows it.
+
+        `other` is a row, or, counted from -1 down, one of the files given with --against, the last first.
+        """
+        ours, theirs = (self._sketches.text(self.num_against + index) for index in (row, other))
+        length = min(len(ours), len(theirs))
+        at = next((at for at in range(length) if ours[at] != theirs[at]), length)
+        if at == max(len(ours), len(theirs)) or max(at, len(ours)) <= _HEAD:
+            return ""
+        return f"{_from(ours, at)[:_SIDE]} ≠ {_from(theirs, at)[:_SIDE]}"
+
+    def against(self) -> Iterator[tuple[int, int, float]]:
+        """(row, other, similarity) of the rows whose prompt stands, or nearly stands, in a file given with --against."""
+        if not self.num_against:
             return
         earliest, similarity = self._sketches.earliest_matches()
-        own, alike = earliest[self._num_against :], similarity[self._num_against :]
-        for row in np.flatnonzero((own >= 0) & (own < self._num_against)).tolist():
-            yield row, float(alike[row])
+        own, alike = earliest[self.num_against :], similarity[self.num_against :]
+        for row in np.flatnonzero((own >= 0) & (own < self.num_against)).tolist():
+            yield row, int(own[row]) - self.num_against, float(alike[row])
 
 
 class CrossChecks:
@@ -99,22 +124,22 @@ class CrossChecks:
             if first == row:
                 continue
             if rows.answer_hash[first] == rows.answer_hash[row]:
-                self._add("exact_duplicates", row, f"as {rows.sources[first]}: {rows.asked[row]}")
+                self._add("exact_duplicates", row, self._asked(row), f"as {rows.sources[first]}: ")
                 self._dropped[rows.number[row]] = "exact_duplicates"
             else:
-                self._add("near_duplicates", row, f"1.00 {rows.sources[first]}: {rows.asked[row]}")
+                self._add("near_duplicates", row, self._asked(row), f"1.00 {rows.sources[first]}: ")
         if len(first_with) > 1:
             is_short = all(rows.answer_words[row] <= _SHORT_ANSWER_WORDS for row in group)
             kind = "contradictions" if is_short else "several_answers"
             for row in group:
-                self._add(kind, row, f"{rows.asked[row][:44]} → {rows.answers[row][:30]}")
+                self._add(kind, row, f"{self._asked(row)[:44]} → {rows.answers[row][:30]}")
 
     def _check_near_prompts(self, matches: Matches) -> Rows:
         """The rows whose prompt nearly, and not exactly, stood there before."""
         hashes = self._prompts.hashes
         near = np.flatnonzero((matches.earliest >= 0) & (hashes != hashes[matches.earliest]))
         for row in near.tolist():
-            self._add("near_duplicates", row, f"{self._match(matches, row)}: {self._rows.asked[row]}")
+            self._add_match("near_duplicates", row, matches)
         return near
 
     def _clusters(self, near: Rows, matches: Matches) -> tuple[Cluster, ...]:
@@ -165,11 +190,11 @@ class CrossChecks:
         seed = self._config.train.seed
         if data.split != "grouped":
             return split_sides(("" for _ in rows), data.split, **shares, seed=seed)
-        if len(rows) < len(divided):
-            matches = self._prompts.matches(rows)
-        renumbered = np.cumsum(divided) - 1
-        clusters = renumbered[clusters_of(matches.earliest)[rows]]
-        return grouped_sides(clusters, self._prompts.hashes[rows], **shares, seed=seed)
+        if (
+            len(rows) < len(divided) or self._prompts.num_against
+        ):  # what is shared wording is a matter of these rows alone
+            return split_sides(self._prompts.prompts(rows), data.split, **shares, seed=seed)
+        return grouped_sides(clusters_of(matches.earliest), self._prompts.hashes, **shares, seed=seed)
 
     def _check_leakage(self, sides: Sides) -> None:
         """Held-out rows whose prompt is trained on."""
@@ -177,19 +202,31 @@ class CrossChecks:
         matches = self._prompts.matches(np.concatenate([trained, held_out]))
         earliest = matches.earliest[held_out]
         for row in held_out[(earliest >= 0) & (sides[earliest] == TRAIN)].tolist():
-            text = f"{SIDE_NAMES[sides[row]]}, {self._match(matches, row)}: {self._rows.asked[row]}"
-            self._add("leakage", row, text)
+            self._add_match("leakage", row, matches, f"{SIDE_NAMES[sides[row]]}, ")
 
     def _check_overlap(self) -> None:
-        for row, similarity in self._prompts.against():
-            self._add("overlap", row, f"{similarity:.2f}: {self._rows.asked[row]}")
+        for row, other, similarity in self._prompts.against():
+            shown = self._prompts.difference(row, other) or self._asked(row)
+            self._add("overlap", row, shown, f"{similarity:.2f}: ")
             self._dropped[self._rows.number[row]] = "overlap"
 
     # Findings
 
-    def _add(self, kind: str, row: int, text: str) -> None:
-        self._findings.add(kind, self._rows.number[row], self._rows.sources[row], text)
+    def _add(self, kind: str, row: int, text: str, label: str = "") -> None:
+        self._findings.add(kind, self._rows.number[row], self._rows.sources[row], text, label)
 
-    def _match(self, matches: Matches, row: int) -> str:
-        """`0.87 file:12`: how similar the match of `row` is, and where it stands."""
-        return f"{matches.similarity[row]:.2f} {self._rows.sources[int(matches.earliest[row])]}"
+    def _add_match(self, kind: str, row: int, matches: Matches, label: str = "") -> None:
+        """Add a row with how similar its match is, where that stands, and what differs."""
+        earliest = int(matches.earliest[row])
+        shown = self._prompts.difference(row, earliest) or self._asked(row)
+        self._add(kind, row, shown, f"{label}{matches.similarity[row]:.2f} {self._rows.sources[earliest]}: ")
+
+    def _asked(self, row: int) -> str:
+        """What a row asks, from its beginning, or behind the wording that many rows begin with."""
+        return self._prompts.behind_wording(row) or self._rows.asked[row]
+
+
+def _from(text: str, at: int) -> str:
+    """A normal text from the word on before `at`, on one line."""
+    start = text.rfind(" ", 0, max(0, at - _BEFORE)) + 1 if at > _BEFORE else 0
+    return ("..." if start else "") + " ".join(text[start : at + _HEAD].split())

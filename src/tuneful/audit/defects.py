@@ -26,6 +26,7 @@ def find_defects(conversation: Conversation) -> Iterator[Defect]:
             yield from _answer_defects(turn)
         if turn.input.strip() and is_null_like(turn.input):
             yield "null_inputs", turn.input, 0
+    yield from _escaped_line_feeds(conversation)
     for text in _texts(conversation):
         yield from _text_defects(text)
         if ("<" in text or "&" in text) and (tag := _find_tag(text)) is not None and not _is_about_markup(conversation):
@@ -33,8 +34,19 @@ def find_defects(conversation: Conversation) -> Iterator[Defect]:
 
 
 def is_null_like(text: str) -> bool:
-    """Whether `text` is a missing value that was written out: None, nan, N/A, <noinput> ..."""
+    """Whether `text` is a missing value that was written out: None, nan, N/A, <noinput>, <nooutput> ..."""
     return len(text) < 20 and _NULL_LIKE.fullmatch(text) is not None
+
+
+def is_error_row(conversation: Conversation) -> bool:
+    """Whether nothing is answered but `<nooutput>`, which no question asks for: what a generator wrote where it failed."""
+    answers = [turn.response for turn in conversation.turns if turn.response]
+    return all(len(answer) < 20 and _NO_OUTPUT.fullmatch(answer) is not None for answer in answers)
+
+
+def escaped_texts(conversation: Conversation) -> set[str]:
+    """The texts whose line feeds are written out as a backslash and an n."""
+    return {text for _, text, _ in _escaped_line_feeds(conversation)}
 
 
 def fixed_text(text: str) -> str:
@@ -53,9 +65,13 @@ def _texts(conversation: Conversation) -> Iterator[str]:
 
 # Answers
 
+_NO_OUTPUT_WORDS = r"""(?: [<\[({] \s* no [\ _-]? output \s* [>\])}] | no [_-]? output )"""
+_NO_OUTPUT = re.compile(rf"""[\s'".#]* {_NO_OUTPUT_WORDS} [\s'".]*""", re.IGNORECASE | re.VERBOSE)
 _NULL_LIKE = re.compile(
-    r"""[\s'".]*
-    (?:none|null|nan|n/a|\#n/a|na|nil|undefined|<(?:na|none|null|nan|no\ ?input)>|no\ ?input|not\ available)
+    rf"""[\s'".]*
+    (?: none | null | nan | \#?n/a | n\.\ ?/?\ ?a\. | na | nil | undefined | not\ available | \#?no[\ _-]?input
+      | [<\[({{] \s* (?: na | n/a | none | null | nan | no[\ _-]?input ) \s* [>\])}}]
+      | \#?{_NO_OUTPUT_WORDS} )
     [\s'".]*""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -116,6 +132,7 @@ _NEVER_LAST = re.compile(
     r"|their|our|your|my|whose|every)\Z"
 )
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]? ")
+_CODE_SIGN = re.compile(r"[{}<>=|\\_;]|\w\(|\b(?:SELECT|FROM|WHERE|JOIN)\b")
 _MIN_WORDS = 8
 _LONG_PARAGRAPH_WORDS = 25
 
@@ -125,13 +142,17 @@ def _is_unfinished(answer: str) -> bool:
     text = answer.rstrip()
     if "```" in text:
         return sum(line.lstrip().startswith("```") for line in text.split("\n")) % 2 == 1
-    if not text or not (text[-1].isalpha() or text[-1] in ",(;"):
+    if not text or not (text[-1].isalpha() or text[-1] in ",("):
         return False
     line = text[text.rfind("\n") + 1 :]
     num_words = line.count(" ") + 1
     if num_words < _MIN_WORDS or _is_verse(text):
         return False
-    if text[-1] in ",(;" or _NEVER_LAST.search(line):
+    if text[-1] in ",(":
+        return True
+    if _CODE_SIGN.search(line):  # `JOIN boats a` ends as it should
+        return False
+    if _NEVER_LAST.search(line):
         return True
     sentences = _SENTENCE_END.split(line)
     is_long = num_words >= _LONG_PARAGRAPH_WORDS and len(sentences) > 2 and sentences[-1].count(" ") >= 4
@@ -238,6 +259,51 @@ def _addresses(text: str) -> Iterator[Defect]:
 def _shortened(secret: str) -> str:
     """As much of a secret as it takes to find it, and no more."""
     return f"{secret[:6]}... ({len(secret)} characters)"
+
+
+# Line feeds that were written out
+
+_FEED = r"(?<!\\)(?:\\r)?\\n"
+_ESCAPED = re.compile(
+    rf"""{_FEED}\ ?{_FEED}                      # an empty line
+      | (?<=[.!?:;,)\]"'”’]) {_FEED} (?=\s*(?:[^\W_a-z]|["'(“‘*•–-]|\Z))   # a sentence ends, and the next begins
+      | {_FEED} \ ?(?:[-*•]\ |\d{{1,2}}[.)]\ )  # a list""",
+    re.VERBOSE,
+)
+_VERSE = re.compile(rf"(?<=[a-z]){_FEED}\ ?(?=[A-Z])")
+_OTHER_ESCAPE = re.compile(r"\\(?![nrt\"'])")
+_LITERAL = re.compile(r"[(=,\[{+]\s*[rbf]?'[^']*\\n|['\"`]\\n|\\n['\"`]\s*[),;+\]]")
+_ABOUT_ESCAPES = re.compile(
+    r"\b(?:escap\w*|regex\w*|regular expression|new ?lines?|line ?(?:feeds?|breaks?)|backslash\w*|strings?|"
+    r"cod(?:e|es|ing)|program\w*|script|function|print\w*|python|java(?:script)?|typescript|json|csv|c\+\+|bash|shell|sql|php|perl|ruby|rust|golang|latex|tex|path|"
+    r"folder|director(?:y|ies)|windows|html|yaml|parse\w*|output of)\b",
+    re.IGNORECASE,
+)
+
+
+def _escaped_line_feeds(conversation: Conversation) -> Iterator[Defect]:
+    """Prose in one line with a backslash and an n where lines should end; not code, not patterns, not paths."""
+    texts = [text for text in _texts(conversation) if "\\n" in text and "\n" not in text]
+    if not texts or any(_ABOUT_ESCAPES.search(turn.instruction) for turn in conversation.turns):
+        return
+    for text in texts:
+        if (at := _find_escaped(text)) is not None:
+            yield "escaped_line_feeds", text, at
+
+
+def _find_escaped(text: str) -> int | None:
+    """Where in a text without line feeds the first escaped one stands, if it has any that are meant as such."""
+    if "`" in text or _OTHER_ESCAPE.search(text) or _LITERAL.search(text):
+        return None
+    found = _ESCAPED.search(text)
+    if found is None and len(verses := list(_VERSE.finditer(text))) > 1:
+        found = verses[0]
+    return None if found is None or text.count('"', 0, found.start()) % 2 else found.start()
+
+
+def unescaped(text: str) -> str:
+    """`text` with line feeds where they were written out."""
+    return re.sub(_FEED, "\n", text)
 
 
 # Mojibake

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tuneful.runs.schema import Case, FindingSummary, as_row
@@ -62,19 +62,26 @@ class FindingCollector:
     _places: dict[str, dict[int, str]] = field(default_factory=dict)
     _cases: dict[str, list[Case]] = field(default_factory=dict)
 
-    def add(self, name: str, row: int, source: str, text: str) -> None:
-        """Row number `row`, which stands at `source`, has a finding of the kind `name`; `text` shows it."""
+    def add(self, name: str, row: int, source: str, text: str, label: str = "") -> None:
+        """Row number `row`, which stands at `source`, has a finding of the kind `name`; `text` shows it, behind a `label`."""
         places = self._places.setdefault(name, {})
         if row not in places:
             places[row] = source
             cases = self._cases.setdefault(name, [])
             if len(cases) < NUM_CASES:
-                cases.append(Case(source, excerpt(text)))
+                cases.append(Case(source, label + excerpt(text)))
 
-    def findings(self) -> tuple[Finding, ...]:
-        """Everything found, in the order of the catalogue: findings first, then notes."""
+    def findings(self, is_grouped: bool) -> tuple[Finding, ...]:
+        """Everything found, in the order of the catalogue: findings first, then notes.
+
+        What the split has to do with it depends on whether it keeps like prompts together already (`is_grouped`).
+        """
         found = (
-            Finding(KINDS[name], tuple(self._places[name].values()), tuple(self._cases[name]))
+            Finding(
+                KINDS[name] if is_grouped else _UNGROUPED.get(name, KINDS[name]),
+                tuple(self._places[name].values()),
+                tuple(self._cases[name]),
+            )
             for name in KINDS
             if name in self._places
         )
@@ -125,6 +132,7 @@ KINDS: Mapping[str, Kind] = {
             "Answers that are a missing value written out",
             "The model learns to answer with the word: it usually comes from a table's empty cells.",
             "Write the answers, or delete the rows.",
+            "rows that answer nothing but `<nooutput>` are dropped; the others may be answers",
         ),
         Kind(
             "null_inputs",
@@ -193,6 +201,14 @@ KINDS: Mapping[str, Kind] = {
             "removed (a carriage return before a line feed too)",
         ),
         Kind(
+            "escaped_line_feeds",
+            "finding",
+            "Line feeds that are written out as \\n",
+            "The model learns to write a backslash and an n where a line should end.",
+            "Write line feeds; --fix does.",
+            "written as line feeds",
+        ),
+        Kind(
             "html_leftovers",
             "finding",
             "HTML left over from a web page",
@@ -225,15 +241,15 @@ KINDS: Mapping[str, Kind] = {
             "near_duplicates",
             "finding",
             "Questions that were nearly asked before",
-            "They count more than they should. (data.split=grouped keeps them out of the test set.)",
-            "Look at the clusters; keep the best of each.",
+            "They count more than they should.",
+            "Look at the clusters, and at what differs; keep the best of those that ask the same.",
         ),
         Kind(
             "leakage",
             "finding",
             "Test or validation prompts that were trained on",
             "Their scores measure memory, not skill.",
-            "Divide with data.split=grouped, or take the rows out of one of the files.",
+            "Take the rows out of one of the sides.",
         ),
         Kind(
             "overlap",
@@ -303,6 +319,16 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 """Every kind there is, in the order in which they are shown."""
+
+_UNGROUPED: Mapping[str, Kind] = {
+    "near_duplicates": replace(
+        KINDS["near_duplicates"],
+        why="They count more than they should, and may stand on both sides of the split: data.split=grouped keeps them on one.",
+    ),
+    "leakage": replace(
+        KINDS["leakage"], advice="Divide with data.split=grouped, or take the rows out of one of the sides."
+    ),
+}
 
 NEEDS_TOKENS = frozenset(
     {

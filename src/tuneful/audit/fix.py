@@ -1,9 +1,10 @@
 """The safe part of a check's findings, applied: a new file, and an account of every row.
 
-Safe is what cannot lose anything: rows that cannot be used and later copies of a record are dropped, and so are rows that
-stand in a file given with --against; controls and invisible characters go, broken characters are put right where their
-bytes say what they were, and an input that is a missing value written out becomes empty. Everything else is for a person
-to decide. rows read = kept + changed + dropped, asserted.
+Safe is what cannot lose anything: rows that cannot be used, rows that answer nothing but `<nooutput>` and later copies of a
+record are dropped, and so are rows that stand in a file given with --against; controls and invisible characters go, broken
+characters are put right where their bytes say what they were, line feeds that are written out in prose become line feeds,
+and an input that is a missing value written out becomes empty. Everything else is for a person to decide.
+rows read = kept + changed + dropped, asserted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneful.audit.defects import fixed_text, is_null_like
+from tuneful.audit.defects import escaped_texts, fixed_text, is_null_like, unescaped
 from tuneful.data.read import Record, SkippedRow
 from tuneful.errors import DataError
 from tuneful.files import written
@@ -52,7 +53,7 @@ def write_fixed(rows: Iterable[Record | SkippedRow], dropped: Mapping[int, str],
                 if number in dropped or isinstance(row, SkippedRow):
                     reasons[dropped[number]] += 1
                     continue
-                fixed = _fixed(row.raw)
+                fixed = _fixed(row.raw, escaped_texts(row.conversation))
                 num_kept += fixed == row.raw
                 num_changed += fixed != row.raw
                 file.write(json.dumps(fixed, ensure_ascii=False) + "\n")
@@ -62,18 +63,20 @@ def write_fixed(rows: Iterable[Record | SkippedRow], dropped: Mapping[int, str],
     return Fixes(str(path), num_read, num_kept, num_changed, dict(reasons))
 
 
-def _fixed(raw: dict[str, Any]) -> dict[str, Any]:
-    fixed = {key: _fixed_value(value) for key, value in raw.items()}
+def _fixed(raw: dict[str, Any], escaped: set[str]) -> dict[str, Any]:
+    """A row with what is safe to fix; of the `escaped` texts of its conversation the line feeds too."""
+    escaped = {text.strip() for text in escaped}
+    fixed = {key: _fixed_value(value, escaped) for key, value in raw.items()}
     if isinstance(given := fixed.get("input"), str) and is_null_like(given):
         fixed["input"] = ""
     return fixed
 
 
-def _fixed_value(value: Any) -> Any:
+def _fixed_value(value: Any, escaped: set[str]) -> Any:
     if isinstance(value, str):
-        return fixed_text(value)
+        return fixed_text(unescaped(value) if value.strip() in escaped else value)
     if isinstance(value, list):
-        return [_fixed_value(one) for one in value]
+        return [_fixed_value(one, escaped) for one in value]
     if isinstance(value, dict):
-        return {key: _fixed_value(one) for key, one in value.items()}
+        return {key: _fixed_value(one, escaped) for key, one in value.items()}
     return value

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tuneful.audit.defects import find_defects
+from tuneful.audit.defects import find_defects, is_error_row
 from tuneful.audit.findings import FindingCollector
 from tuneful.audit.preflight import Preflight, SpecialTokenTexts
-from tuneful.audit.traits import conversation_text, language_of, script_of, task_of
+from tuneful.audit.traits import conversation_text, first_words_of, language_of, script_of
 from tuneful.config import Config
 from tuneful.data.duplicates import Texts, normal_text
 from tuneful.data.hashes import text_hash
@@ -88,12 +88,12 @@ class ScannedRows:
 
 @dataclass(slots=True)
 class TraitCounts:
-    """How many records are of each kind: by number of turns, language, script and task."""
+    """How many records are of each kind: by number of turns, language, script and first words."""
 
     turns: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
-    tasks: Counter[str] = field(default_factory=Counter)
+    first_words: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def add(self, conversation: Conversation) -> None:
         """Count one more record."""
@@ -102,7 +102,7 @@ class TraitCounts:
         self.turns[str(len(conversation.turns))] += 1
         self.languages[language_of(head, script)] += 1
         self.scripts[script] += 1
-        self.tasks[task_of(conversation)] += 1
+        self.first_words[first_words_of(conversation)] += 1
 
 
 class Scan:
@@ -142,6 +142,8 @@ class Scan:
         source = conversation.source
         for kind, text, at in find_defects(conversation):
             self.findings.add(kind, number, source, _around(text, at))
+        if is_error_row(conversation):
+            self.dropped[number] = "null_answers"
         if found := self._special_token_texts.find(conversation):
             self.findings.add("special_token_texts", number, source, _around(*found))
         if isinstance(example, str):

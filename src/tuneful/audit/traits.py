@@ -1,8 +1,8 @@
-"""What a record is about, by rules of thumb: script, language, kind of task.
+"""What a record is about, by rules of thumb: script, language, first words.
 
 Honest about what it is: scripts are counted, languages told apart by their commonest words (three sentences are enough,
-three words often are not: then it says `unclear`), tasks by the verb that an English instruction opens with. No model
-is asked, a record costs some ten microseconds, and nothing in training depends on it.
+three words often are not: then it says `unclear`), and what is asked for shows in the words that instructions begin with, in
+any language. No model is asked, a record costs some ten microseconds, and nothing in training depends on it.
 """
 
 from __future__ import annotations
@@ -53,33 +53,12 @@ _COMMON_WORDS: Mapping[str, str] = {
 }
 _WORD = re.compile(r"[^\W\d_]+")
 
-_TASKS: Mapping[str, str] = {
-    "question": "what|who|whom|whose|when|where|which|why|how|is|are|was|were|do|does|did|can|could|should|would|will|has|have",
-    "rewriting": "rewrite|rephrase|paraphrase|edit|correct|fix|improve|simplify|shorten|change|convert|transform|replace|turn|put"
-    "|reword|proofread|swap|make|remove|capitalize|reverse|modify|express|reorder|sort|arrange|rearrange|format",
-    "writing": "write|compose|create|generate|draft|produce|tell|invent|imagine|craft|continue|complete|finish|design|come"
-    "|develop|construct|build",
-    "listing": "list|name|give|provide|suggest|recommend|offer|enumerate|mention|brainstorm",
-    "explaining": "explain|describe|define|discuss|outline|elaborate|compare|contrast|analyze|analyse|evaluate|state|clarify",
-    "classifying": "classify|categorize|categorise|identify|determine|label|decide|choose|pick|select|detect|judge|rate|check"
-    "|group|assign|spot",
-    "extracting": "extract|find|highlight|locate|count|retrieve|point|underline|search",
-    "summarizing": "summarize|summarise|condense|sum|recap|abridge",
-    "translating": "translate",
-    "calculating": "calculate|compute|solve|add|subtract|multiply|divide|evaluate|estimate|simplify|round|work",
-    "coding": "code|implement|program|debug|refactor",
-}
-_TASK_OF_WORD = {word: task for task, words in reversed(list(_TASKS.items())) for word in words.split("|")}
-_POLITE = re.compile(
-    r"\W*(?:please|kindly|now|first|then|hi|hello|can you|could you|would you|i want you to|i need you to)\b[\s,:]*",
-    re.I,
-)
-_CODE = re.compile(
-    r"```|\b(?:python|java ?script|java|sql|html|css|bash|regex|c\+\+|rust|golang|typescript) "
-    r"(?:code|function|program|script|query|class)\b"
-    r"|\b(?:write|create|implement|code) (?:me )?an? (?:\w+ ){0,2}(?:function|program|script|query|algorithm|class)\b",
-    re.IGNORECASE,
-)
+# A word; or two characters of a script that writes none between words.
+_FIRST = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]{1,2}|[^\s\u2e80-\u9fff\uf900-\ufaff]+")
+_UNSPACED = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]")
+_NUM_FIRST, _MOST_FIRST = 2, 8
+_MOST_NAMED = 12
+_AGREEING = 0.9
 
 
 def script_of(text: str) -> str:
@@ -107,16 +86,45 @@ def language_of(text: str, script: str) -> str:
     return max(hits, key=lambda language: hits[language])
 
 
-def task_of(conversation: Conversation) -> str:
-    """The kind of task that the first instruction sets, by the word that it opens with; `other` where that says nothing."""
-    instruction = next((turn.instruction for turn in conversation.turns if turn.instruction), "")[:200]
-    if polite := _POLITE.match(instruction):
-        instruction = instruction[polite.end() :]
-    if _CODE.search(instruction):
-        return "coding"
-    first = _WORD.search(instruction)
-    task = _TASK_OF_WORD.get(first.group().lower()) if first else None
-    return task or ("question" if instruction.rstrip().endswith("?") else "other")
+def first_words_of(conversation: Conversation) -> tuple[str, ...]:
+    """The first words of the first instruction, eight at most."""
+    instruction = next((turn.instruction for turn in conversation.turns if turn.instruction), "")
+    words = _FIRST.findall(instruction[:200].lower())[:_MOST_FIRST]
+    return tuple(stripped for word in words if (stripped := word[:20].strip(".,:;!?\"'()[]{}*#`“”‘’。，：；！？、")))
+
+
+def summarize_first_words(counts: Counter[tuple[str, ...]]) -> dict[str, int]:
+    """Records by the first two words, the commonest first, with as many words more as nine of ten of them agree on."""
+    groups: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
+    for words, count in counts.items():
+        groups.setdefault(words[:_NUM_FIRST], Counter())[words] += count
+    ranked = sorted(groups.items(), key=lambda group: (-group[1].total(), group[0]))
+    named = {_joined(_agreed(words, group)): group.total() for words, group in ranked[:_MOST_NAMED]}
+    rest = sum(group.total() for _, group in ranked[_MOST_NAMED:])
+    return {**named, "other": rest} if rest else named
+
+
+def _agreed(words: tuple[str, ...], group: Counter[tuple[str, ...]]) -> tuple[str, ...]:
+    """`words`, which all of a group begin with, and the words after them that nearly all of it agree on."""
+    while len(words) < _MOST_FIRST:
+        longer: Counter[tuple[str, ...]] = Counter()
+        for one, count in group.items():
+            if one[: len(words)] == words and len(one) > len(words):
+                longer[one[: len(words) + 1]] += count
+        if not longer:
+            break
+        following, count = longer.most_common(1)[0]
+        if count < _AGREEING * group.total():
+            break
+        words = following
+    return words
+
+
+def _joined(words: tuple[str, ...]) -> str:
+    text = ""
+    for word in words:
+        text += word if not text or (_UNSPACED.match(word) and _UNSPACED.match(text[-1])) else f" {word}"
+    return text or "(no words)"
 
 
 def conversation_text(conversation: Conversation) -> str:

@@ -294,7 +294,7 @@ def _facts(checked: Checked) -> dict[str, str]:
     facts["turns"] = _named({f"{turns}:": count for turns, count in found.turns.items()})
     facts["languages"] = _named(found.languages) + " (by their commonest words)"
     facts["scripts"] = _named(found.scripts)
-    facts["tasks"] = _named(found.tasks) + " (by the first verb)"
+    facts["first words"] = _named({f"“{words}”": count for words, count in found.first_words.items()})
     return {name: value for name, value in facts.items() if value}
 
 

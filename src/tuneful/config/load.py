@@ -29,7 +29,7 @@ def load_config(
     `begun_with` are the sections that an earlier run wrote down, in place of a file: names that were renamed since are
     translated there, and refused everywhere else. Raises ConfigError naming the file or argument, the key and what to do.
     """
-    values = read_yaml(file) if file else translated(begun_with or {})
+    values = read_yaml(file) if file else _without_ignored(translated(begun_with or {}))
     where = dict.fromkeys(_dotted_keys(values), str(file or "the run's own configuration"))
     for override in overrides:
         dotted, value = _parse_override(override)
@@ -70,6 +70,16 @@ def translated(sections: Mapping[str, Any]) -> dict[str, Any]:
             new_section, _, new_key = dotted.partition(".")
             values.setdefault(new_section, {})[new_key] = _value_now(dotted, value) if isinstance(value, str) else value
     return values
+
+
+def _without_ignored(sections: dict[str, Any]) -> dict[str, Any]:
+    """The sections without what an earlier version took and did not read, and what is refused in a new configuration."""
+    generate, judge = sections.get("generate"), sections.get("judge")
+    if isinstance(generate, dict) and not generate.get("temperature"):
+        sections["generate"] = {key: value for key, value in generate.items() if key not in ("top_k", "top_p", "min_p")}
+    if isinstance(judge, dict) and judge.get("model") is None:
+        sections.pop("judge")
+    return sections
 
 
 def read_yaml(file: Path) -> dict[str, dict[str, Any]]:

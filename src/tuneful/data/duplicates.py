@@ -3,8 +3,8 @@
     text -> normal_text -> Sketches (hash, shared wording, 20 band keys) -> earliest_matches -> clusters
 
 A text is a few fields, one a line (`system`, `instruction`, `input`). Two texts are the same where nothing but case, white
-space and punctuation differs, and nearly the same where they are at least `threshold` similar (`similarity.py`). Wording that
-many of the texts share (`wording.py`) is taken off first, so which texts are nearly the same is a matter of the whole
+space and punctuation differs, and nearly the same where they are at least `threshold` similar (`similarity.py`). What many
+of the texts share word for word (`wording.py`) is taken off first, so which texts are nearly the same is a matter of the whole
 file; the order of its rows plays no part in it, but in which of them leads a cluster.
 
 Candidates come from MinHash bands over what is a text's own in its last field that few others have (the one that tells the
@@ -21,6 +21,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +95,10 @@ class Sketches:
         """The text at `index`, as it was given."""
         return self._texts[index]
 
+    def parts(self, index: int) -> list[Part]:
+        """The stretches of a text that are not its own: start, end and kind (`wording.py`)."""
+        return self._parts.of(index)
+
     def similarity(self, one: int, other: int) -> float:
         """How similar two of the texts are, 0 to 1: that of their least similar fields; 0 where numbers differ."""
         return similarity(self._fields(one), self._fields(other))
@@ -160,7 +165,7 @@ class _LookedFor:
     own: str
 
 
-class Texts:
+class Texts(Sequence[str]):
     """A list of texts kept as UTF-8 in one piece of memory: 8 bytes a text and its own."""
 
     def __init__(self) -> None:
@@ -175,8 +180,16 @@ class Texts:
         """Number of texts."""
         return len(self._ends) - 1
 
-    def __getitem__(self, index: int) -> str:
-        """The text at `index`, 0 or more."""
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """The text at `index`, 0 or more, or those of a slice."""
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        if index >= len(self):
+            raise IndexError(index)
         return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
 
 

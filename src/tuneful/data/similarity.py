@@ -5,7 +5,7 @@ A text is a few fields, one a line, and as similar to another as its least simil
 
 What both of two texts share with many others (`wording.py`) says nothing of the two. It is taken off, and they are as similar as
 what is left, or as the whole, whichever is less: two reviews under one long instruction are two prompts, and one review
-under two instructions is two as well. Wording that somebody altered in one text counts in the whole only.
+under two instructions is two as well. Where somebody altered shared wording in one text, only the whole counts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ NUMBER = re.compile(r"\d+")
 WIDTH = 5
 
 _ENOUGH_IN_DOUBT = 0.5
+"""Similarity of what differs from which on the whole decides, where both texts alter shared wording at one place: it may be
+a place to fill in that few texts have.
+"""
 
 Part = tuple[int, int, int]
 """Start, end and kind of a stretch of a text."""

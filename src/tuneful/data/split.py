@@ -5,9 +5,11 @@ with the same or nearly the same prompt together (`duplicates.py`), so that no p
 `random` divides record by record.
 
 Under `grouped` the side of a cluster is a seeded hash of the prompt of its earliest record, under `random` a seeded hash
-of the record's position: rows that are appended later move no record, and shares are met on average, not to the record. Three
+of the record's position: rows that are appended later move no record, and shares are met on average, not to the record. Four
 things to know of `grouped`:
 
+- What many prompts share word for word is no likeness (`wording.py`). Rows that are appended may bring such wording, and then
+  records that were together are so no longer.
 - A record that is similar to records of two clusters joins the earlier and merges nothing, because merging would move
   records that had their side; the audit reports it where the two clusters are on different sides.
 - A cluster larger than a whole side should be is trained on, whatever its hash: it would be the test set.
@@ -27,6 +29,9 @@ from tuneful.errors import DataError
 from tuneful.types import Conversation
 
 Sides = npt.NDArray[np.int8]
+
+SPLIT_VERSION = 2
+"""Raised with every change that may divide records otherwise: sides that are kept beside a data set are of one version."""
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SIDE_NAMES = ("train", "validation", "test")

@@ -6,37 +6,35 @@ Under one long instruction all prompts look alike. A stretch of text is *shared 
 texts: the longer the window, the fewer it takes, because what people write by themselves seldom agrees over 48 characters.
 Beginnings, ends, middles and several wordings in one file are all found the same way, and the order of the texts plays no part.
 
-A gap between two stretches is *altered* where nearly all texts that share what stands before it, and what stands after it, go
-on alike: somebody has changed the wording. Where they go on in many ways the gap is a place to fill in, and what stands there,
-like all text that nobody shares, is the text's *own*.
+A stretch that few of the texts around it share is one value of many of a place, and no wording.
 
-Counts are kept by hash, in 2 bytes for each window: under one of a hundred windows is ever counted a text too often. Texts are
-read three times, at some million characters a second.
+What stands between and beside shared stretches is *altered* wording where a quarter or more of the texts that share what
+stands before it, and what stands after it, go on alike: somebody has changed it. Where they go on in more ways it is a place to
+fill in, and what stands there, like all text that nobody shares, is the text's *own*.
+
+Texts are read four times, each time at some million characters a second. Counting takes a byte for every two characters, up
+to 64 MB, and 40 bytes for each window that three texts or more share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from tuneful.data.hashes import mixed
-
-Positions = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
+from tuneful.data.windows import LONG, SHORT, Batch, Hashes, Positions, TextList, batches, is_new
 
 OWN, SHARED, ALTERED = 0, 1, 2
 """What a character of a text is part of."""
 
-_SHORT, _LONG = 24, 48
 _MIN_TEXTS = 8
-_LEAST_TEXTS = 4
-_SEEN = 3  # texts from which on windows are counted exactly
 """Texts that share a long window before it is wording; of a short one, as many as the square root of the number of texts."""
+
+_LEAST_TEXTS = 4  # in files of fewer than eleven texts, where three of four are enough
+_SEEN = 3  # texts from which on windows are counted by their whole hash
 
 _MARGIN = 4
 """Characters at each end of a window that it does not vouch for: some texts may share the first letters of what is filled in."""
@@ -52,9 +50,6 @@ _FEW = 4
 
 _SMALLEST, _LARGEST = 12, 26  # bits of the table of counts
 _WINDOWS_A_CHARACTER = 0.5
-_FACTOR = 0x9E3779B97F4A7C15
-_BATCH_CHARACTERS = 1 << 18
-_TEXT_BITS = np.uint64(2 * _BATCH_CHARACTERS - 1)  # of a hash, given up for the number of a text in its batch
 _MERGED_AT_ONCE = 1 << 20
 
 
@@ -83,10 +78,10 @@ class Parts:
         return list(self.common[int(self.first_line[text]) : int(self.first_line[text + 1])].tolist())
 
 
-def shared_parts(texts: Sequence[str], distinct: npt.NDArray[np.bool_]) -> Parts:
+def shared_parts(texts: TextList, distinct: npt.NDArray[np.bool_]) -> Parts:
     """The parts of all `texts`, which are lines; only those that are `distinct`, bool [N], count as texts that share."""
-    wording = _Wording(texts, distinct)
-    found = [wording.parts(batch) for batch in _batches(texts)]
+    wording = _Counted(texts, distinct)
+    found = [wording.parts(batch) for batch in batches(texts)]
     num_parts = np.concatenate([np.zeros(1, np.int64), *(one.num_parts for one in found)])
     num_lines = np.concatenate([np.zeros(1, np.int64), *(one.num_lines for one in found)])
     return Parts(
@@ -109,34 +104,34 @@ class _BatchParts:
     common: npt.NDArray[np.bool_]
 
 
-class _Wording:
+class _Counted:
     """In how many distinct texts each frequent window and line stands, and how most of these texts go on.
 
     A table of small counts by part of a hash says which may be frequent; these are then counted by the whole hash.
     """
 
-    def __init__(self, texts: Sequence[str], distinct: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, texts: TextList, distinct: npt.NDArray[np.bool_]) -> None:
         num_texts = int(distinct.sum())
         self._least = max(_LEAST_TEXTS, min(_MIN_TEXTS, -(-3 * num_texts // 4)))
-        self._fewest = {_SHORT: max(self._least, int(num_texts**0.5)), _LONG: self._least}
-        num_characters = sum(len(text) for text, counts in zip(texts, distinct.tolist(), strict=True) if counts)
+        self._fewest = {SHORT: max(self._least, int(num_texts**0.5)), LONG: self._least}
+        num_characters = sum(len(texts[index]) for index in np.flatnonzero(distinct).tolist())
         bits = min(max(int(num_characters * _WINDOWS_A_CHARACTER).bit_length(), _SMALLEST), _LARGEST)
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, np.uint8)
-        for batch in _batches(texts, distinct):
+        for batch in batches(texts, distinct):
             hashes, count = batch.counted()
             slots = self._slots(hashes)  # rising, and some of them the same
-            first = np.flatnonzero(_is_new(slots))
+            first = np.flatnonzero(is_new(slots))
             total = self._table[slots[first]] + np.add.reduceat(count, first)
             self._table[slots[first]] = np.minimum(total, np.iinfo(np.uint8).max)
-        self._hashes, self._counts = _merged(map(self._candidates, _batches(texts, distinct)))
+        self._hashes, self._counts = _merged(map(self._candidates, batches(texts, distinct)))
         seen = self._counts >= _SEEN
         self._hashes, self._counts = self._hashes[seen], self._counts[seen]
         self._after, self._before = np.zeros_like(self._counts), np.zeros_like(self._counts)
-        for batch in _batches(texts, distinct):
+        for batch in batches(texts, distinct):
             self._follow(batch)
 
-    def _candidates(self, texts: _Batch) -> tuple[Hashes, Positions]:
+    def _candidates(self, texts: Batch) -> tuple[Hashes, Positions]:
         """The hashes in a batch that may be frequent, and in how many of its texts."""
         hashes, counts = texts.counted()
         maybe = self._table[self._slots(hashes)] >= _SEEN
@@ -160,18 +155,18 @@ class _Wording:
         """In how many texts each stands; 1 for what was not counted."""
         return np.where(ranks >= 0, self._counts[ranks], 1) if len(self._counts) else np.ones(len(ranks), np.int64)
 
-    def _follow(self, texts: _Batch) -> None:
+    def _follow(self, texts: Batch) -> None:
         """The most texts in which any one text follows, or stands before, each short window."""
         for most, starts, (first, width) in (
-            (self._after, texts.windows(_SHORT), texts.with_following()),
-            (self._before, texts.windows(_SHORT), texts.with_preceding()),
+            (self._after, texts.windows(SHORT), texts.with_following()),
+            (self._before, texts.windows(SHORT), texts.with_preceding()),
         ):
-            ranks = self._ranks(texts.hashes(starts, _SHORT))
+            ranks = self._ranks(texts.hashes(starts, SHORT))
             longer = self._counts_of(self._ranks(texts.hashes(first, width)))
-            ours = np.flatnonzero((width > _SHORT) & (ranks >= 0))
+            ours = np.flatnonzero((width > SHORT) & (ranks >= 0))
             np.maximum.at(most, ranks[ours], longer[ours])
 
-    def parts(self, texts: _Batch) -> _BatchParts:
+    def parts(self, texts: Batch) -> _BatchParts:
         """The parts of the texts of one batch."""
         shared = self._shared(texts)
         start, end = _runs(shared)
@@ -188,22 +183,22 @@ class _Wording:
             (end - texts.text_start[text]).astype(np.int32),
             kind,
             np.bincount(texts.text_of_line, minlength=texts.num_texts),
-            self._counts_of(self._ranks(texts.line_hashes)) >= self._fewest[_SHORT],
+            self._counts_of(self._ranks(texts.line_hashes)) >= self._fewest[SHORT],
         )
 
-    def _wording(self, texts: _Batch) -> Iterator[tuple[Positions, int]]:
+    def _wording(self, texts: Batch) -> Iterator[tuple[Positions, int]]:
         """Starts and width of the windows that many texts share, without those around one of many values of a place."""
-        starts = texts.windows(_SHORT)
-        counts = self._counts_of(self._ranks(texts.hashes(starts, _SHORT)))
+        starts = texts.windows(SHORT)
+        counts = self._counts_of(self._ranks(texts.hashes(starts, SHORT)))
         fewer = counts * _FEW <= self._around(texts, starts, counts)
-        yield starts[(counts >= self._fewest[_SHORT]) & ~fewer], _SHORT
+        yield starts[(counts >= self._fewest[SHORT]) & ~fewer], SHORT
         values = starts[fewer]
-        starts = texts.windows(_LONG)
-        counts = self._counts_of(self._ranks(texts.hashes(starts, _LONG)))
-        holds_value = np.searchsorted(values, starts) < np.searchsorted(values, starts + (_LONG - _SHORT), side="right")
-        yield starts[(counts >= self._fewest[_LONG]) & ~holds_value], _LONG
+        starts = texts.windows(LONG)
+        counts = self._counts_of(self._ranks(texts.hashes(starts, LONG)))
+        holds_value = np.searchsorted(values, starts) < np.searchsorted(values, starts + (LONG - SHORT), side="right")
+        yield starts[(counts >= self._fewest[LONG]) & ~holds_value], LONG
 
-    def _shared(self, texts: _Batch) -> npt.NDArray[np.bool_]:
+    def _shared(self, texts: Batch) -> npt.NDArray[np.bool_]:
         """Whether each character is shared wording."""
         edges = np.zeros(len(texts.codes) + 1, np.int32)
         for starts, width in self._wording(texts):
@@ -221,16 +216,16 @@ class _Wording:
         shared_of_line = np.bincount(texts.line_of, weights=shared, minlength=len(texts.line_start))
         return np.asarray(shared & (shared_of_line >= _MIN_SHARED)[texts.line_of])
 
-    def _around(self, texts: _Batch, starts: Positions, counts: Positions) -> Positions:
+    def _around(self, texts: Batch, starts: Positions, counts: Positions) -> Positions:
         """In how many texts stands what is around each window: before it and after it, or where its line is whole, next to it."""
         line = texts.line_of[starts]
         before, after = _largest_near(starts, counts, line)
         first = starts - texts.line_start[line] <= _NEAR
-        last = texts.line_end[line] - starts - _SHORT <= _NEAR
+        last = texts.line_end[line] - starts - SHORT <= _NEAR
         both, either = np.minimum(before, after), np.maximum(before, after)
         return np.select([first & last, first, last], [either, after, before], both)
 
-    def _altered(self, texts: _Batch, start: Positions, end: Positions) -> tuple[Positions, Positions]:
+    def _altered(self, texts: Batch, start: Positions, end: Positions) -> tuple[Positions, Positions]:
         """The gaps around shared stretches (`start` to `end`, rising) where many other texts go on alike."""
         line = texts.line_of[start]
         first = np.concatenate([[True], line[1:] != line[:-1]]) if len(line) else np.zeros(0, np.bool_)
@@ -239,15 +234,15 @@ class _Wording:
         gap_end = np.concatenate([start[first], np.where(last, texts.line_end[line], np.roll(start, -1))])
         filled = gap_start < gap_end
         gap_start, gap_end = gap_start[filled], gap_end[filled]
-        starts = texts.windows(_SHORT)
-        ranks = self._ranks(texts.hashes(starts, _SHORT))
+        starts = texts.windows(SHORT)
+        ranks = self._ranks(texts.hashes(starts, SHORT))
         frequent = self._counts_of(ranks) >= self._least
         starts, ranks = starts[frequent], ranks[frequent]
         if not len(starts) or not len(gap_start):
             return gap_start[:0], gap_end[:0]
         is_open_after = self._after[ranks] * _FEW < self._counts[ranks]
         is_open_before = self._before[ranks] * _FEW < self._counts[ranks]
-        before = np.searchsorted(starts, gap_start - (_SHORT - _MARGIN), side="right") - 1
+        before = np.searchsorted(starts, gap_start - (SHORT - _MARGIN), side="right") - 1
         after = np.searchsorted(starts, gap_end - _MARGIN)
         line = texts.line_of[gap_start]
         known = (before >= 0) & (texts.line_of[starts[before]] == line)
@@ -256,104 +251,6 @@ class _Wording:
         known = (after < len(starts)) & (texts.line_of[starts[after_or_last]] == line)
         is_place |= known & is_open_before[after_or_last]
         return gap_start[~is_place], gap_end[~is_place]
-
-
-# Texts as arrays
-
-
-class _Batch:
-    """A few texts in one array of character codes, each followed by a line feed."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.num_texts = len(texts)
-        whole = "".join(f"{text}\n" for text in texts)
-        self.codes = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        feeds = self.codes == 10
-        self.line_end: Positions = np.flatnonzero(feeds)
-        self.line_start: Positions = np.concatenate([np.zeros(1, np.int64), self.line_end[:-1] + 1])
-        self.line_of: Positions = np.cumsum(feeds) - feeds
-        num_lines = np.array([text.count("\n") + 1 for text in texts], dtype=np.int64)
-        self.text_of_line: Positions = np.repeat(np.arange(len(texts), dtype=np.int64), num_lines)
-        self.text_start = self.line_start[np.cumsum(num_lines) - num_lines]
-        # The hash of a stretch is the difference of two sums, divided by the power that it begins with (modulo 2**64).
-        self._sums = np.zeros(len(self.codes) + 1, np.uint64)
-        np.cumsum(self.codes * _powers(_FACTOR, len(self.codes)), out=self._sums[1:])
-        self._inverses = _powers(pow(_FACTOR, -1, 1 << 64), len(self.codes))
-        self._begins_word = _begins_word(self.codes)
-        self._words: Positions = np.flatnonzero(self._begins_word)
-        self._windows = {width: self._find_windows(width) for width in (_SHORT, _LONG)}
-
-    def windows(self, width: int) -> Positions:
-        """Where windows of `width` characters begin: at words, and where the window ends with its line; rising."""
-        return self._windows[width]
-
-    def _find_windows(self, width: int) -> Positions:
-        last = self.line_end - width
-        begins = self._begins_word.copy()
-        begins[last[last >= self.line_start]] = True
-        starts = np.flatnonzero(begins)
-        return starts[starts + width <= self.line_end[self.line_of[starts]]]
-
-    def hashes(self, starts: Positions, width: int | Positions) -> Hashes:
-        """The hash of `width` characters from each start on."""
-        sums = (self._sums[starts + width] - self._sums[starts]) * self._inverses[starts]
-        return mixed(sums + np.asarray(width, dtype=np.uint64)) & ~_TEXT_BITS
-
-    def with_following(self) -> tuple[Positions, Positions]:
-        """Start and width of each short window with as much of what follows, or with what is left of its line."""
-        starts = self.windows(_SHORT)
-        return starts, np.minimum(_LONG, self.line_end[self.line_of[starts]] - starts)
-
-    def with_preceding(self) -> tuple[Positions, Positions]:
-        """Start and width of each short window with what stands before it: from a word on, or from the start of its line."""
-        starts = self.windows(_SHORT)
-        at = np.searchsorted(self._words, starts - (_LONG - _SHORT), side="right") - 1
-        word = self._words[np.maximum(at, 0)] if len(self._words) else starts
-        line = self.line_start[self.line_of[starts]]
-        first = np.where((at >= 0) & (word >= line), word, line)
-        return first, starts + _SHORT - first
-
-    def counted(self) -> tuple[Hashes, Positions]:
-        """The hashes of all windows and lines, rising, and in how many of the texts each stands."""
-        hashes, of_texts = [self.line_hashes], [self.text_of_line]
-        for starts, widths in (
-            (self.windows(_SHORT), _SHORT),
-            (self.windows(_LONG), _LONG),
-            self.with_following(),
-            self.with_preceding(),
-        ):
-            hashes.append(self.hashes(starts, widths))
-            of_texts.append(self.text_of_line[self.line_of[starts]])
-        places = np.sort(np.concatenate(hashes) | np.concatenate(of_texts).astype(np.uint64))
-        every = places[_is_new(places)] & ~_TEXT_BITS
-        new = np.flatnonzero(_is_new(every))
-        return every[new], np.diff(np.append(new, len(every)))
-
-    @property
-    def line_hashes(self) -> Hashes:
-        """The hash of each whole line, unlike that of a window of the same text."""
-        return mixed(~self.hashes(self.line_start, self.line_end - self.line_start)) & ~_TEXT_BITS
-
-
-def _batches(texts: Sequence[str], wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[_Batch]:
-    """The texts that are `wanted` (all, where it is None) in batches of about _BATCH_CHARACTERS."""
-    batch: list[str] = []
-    size = 0
-    for index in range(len(texts)) if wanted is None else np.flatnonzero(wanted).tolist():
-        batch.append(text := texts[index])
-        size += len(text) + 1
-        if size >= _BATCH_CHARACTERS:
-            yield _Batch(batch)
-            batch, size = [], 0
-    if batch:
-        yield _Batch(batch)
-
-
-def _begins_word(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-    """Whether each character begins a word: after white space, and anywhere in scripts that write none between words."""
-    space = (codes == 32) | (codes == 10)
-    unspaced = (codes >= 0x2E80) | ((codes >= 0x0E00) & (codes < 0x1100)) | ((codes >= 0x1780) & (codes < 0x1800))
-    return np.asarray(~space & (unspaced | np.concatenate([[True], space[:-1]])))
 
 
 def _runs(marked: npt.NDArray[np.bool_]) -> tuple[Positions, Positions]:
@@ -390,20 +287,3 @@ def _largest_near(starts: Positions, counts: Positions, line: Positions) -> tupl
         before[near + step] = np.maximum(before[near + step], counts[near])
         after[near] = np.maximum(after[near], counts[near + step])
     return before, after
-
-
-def _is_new(values: Hashes | Positions) -> npt.NDArray[np.bool_]:
-    """Whether each of rising `values` is another than the one before."""
-    return np.concatenate([np.ones(min(len(values), 1), np.bool_), values[1:] != values[:-1]])
-
-
-def _powers(factor: int, num: int) -> Hashes:
-    """The powers of `factor`, 0 to `num` - 1, modulo 2**64."""
-    return _powers_up_to(factor, 1 << num.bit_length())[:num]
-
-
-@lru_cache(maxsize=4)
-def _powers_up_to(factor: int, num: int) -> Hashes:
-    factors = np.full(num, factor & 0xFFFFFFFFFFFFFFFF, np.uint64)
-    factors[:1] = 1
-    return np.cumprod(factors, dtype=np.uint64)

@@ -26,7 +26,7 @@ from tuneful.config import Config, DataConfig
 from tuneful.data.notes import merged
 from tuneful.data.read import DataFile, DataStream, Record, SkippedRow, stream_data
 from tuneful.data.sources import sha256_of
-from tuneful.data.split import TEST, TRAIN, VALIDATION, normal_prompt, split_sides
+from tuneful.data.split import SPLIT_VERSION, TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.show import as_tokens, shown_tokens
@@ -204,7 +204,7 @@ class _Encoded:
 
         if self.store is None:
             return divide()
-        asked = json.dumps([data.split, data.test_share, data.validation_share, seed])
+        asked = json.dumps([SPLIT_VERSION, data.split, data.test_share, data.validation_share, seed])
         return self.store.array(f"sides-{hashlib.sha256(asked.encode()).hexdigest()[:16]}", divide)
 
 

@@ -126,7 +126,9 @@ def _asked(instruction: str, input_text: str) -> str:
 def run_of(path: Path) -> Path | None:
     """The run folder whose answers the file `path` holds, RUN/answers/NAME.jsonl; None where it lies elsewhere."""
     run, data = path.parent.parent, path.parent.parent / "data"
-    is_run = os.path.lexists(data / "test.jsonl") or (data.is_symlink() and not data.exists())  # damaged, but a run
+    is_run = (
+        (run / "run.json").is_file() or os.path.lexists(data / "test.jsonl") or data.is_symlink()
+    )  # whole or damaged
     return run if path.parent.name == "answers" and is_run else None
 
 

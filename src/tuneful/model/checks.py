@@ -185,7 +185,9 @@ def _check_safetensors(file: Path) -> None:
 def check_loading(info: Any, path: Path) -> None:
     """Refuse what transformers only warns of: weights left random, dropped or of another shape."""
     if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"{path}: the weights lack {named(missing)}; they would be random. Fetch the model again")
+        raise ModelError(
+            f"{path}: the weights lack {named(missing)}, which config.json asks for; they would be random. Fetch the model again"
+        )
     unexpected = sorted(name for name in info["unexpected_keys"] if not LEGACY_BUFFERS.search(name))
     if unexpected:
         raise ModelError(

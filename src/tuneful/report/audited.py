@@ -30,7 +30,7 @@ class FindingView:
 
 @dataclass(frozen=True, slots=True)
 class FindingsView:
-    """All findings of the check, in a sentence and one by one; `kinds` counts languages, tasks and the like."""
+    """All findings of the check, in a sentence and one by one; `kinds` counts languages, first words and the like."""
 
     sentence: str
     findings: tuple[FindingView, ...]
@@ -75,7 +75,12 @@ def _cluster(cluster: Cluster) -> tuple[str, str]:
 
 
 def _kinds(data: DataDocument) -> Cells:
-    counted = {"Languages": data.languages, "Scripts": data.scripts, "Tasks": data.tasks, "Turns": data.turns}
+    counted = {
+        "Languages": data.languages,
+        "Scripts": data.scripts,
+        "First words": data.first_words,
+        "Turns": data.turns,
+    }
     return tuple(
         (what, ", ".join(f"{name} {count(amount)}" for name, amount in amounts.items()))
         for what, amounts in counted.items()

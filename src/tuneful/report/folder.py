@@ -34,6 +34,7 @@ from tuneful.runs.schema import (
     noted_sums,
     read_loosely,
     read_object,
+    read_strictly,
 )
 
 Json = Mapping[str, Any]
@@ -71,7 +72,7 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read the run folder at `path`; `DataError` where it is none."""
     config = _read_config(path)
-    reader = _Reader(path, [])
+    reader = _Reader(path, [], notes_sums="sha256" in _record(path))
     reader.check_sums()
     metrics = [row for row in reader.lines("metrics.jsonl") if isinstance(row.get("step"), int)]
     comparison = reader.document(Comparison, "comparison.json")
@@ -112,10 +113,14 @@ def rows(record: Json, key: str) -> list[Json]:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads files of the run folder `path`; a sentence joins `remarks` for each that cannot be read whole."""
+    """Reads files of the run folder `path`; a sentence joins `remarks` for each that cannot be read whole.
+
+    Where the run `notes_sums` it is of a version that leaves nothing out, and what is missing in a file is remarked on too.
+    """
 
     path: Path
     remarks: list[str]
+    notes_sums: bool = False
 
     def check_sums(self) -> None:
         """Remark on every finished file, but those of the model, that is not the one whose sha256 run.json names."""
@@ -138,11 +143,23 @@ class _Reader:
         if (document := _object(file.read_bytes())) is None:
             self.remarks.append(f"{name} cannot be read as JSON; what it would say is left out.")
             return None
+        self._is_whole(kind, document, name)
         return read_loosely(kind, document) if document else None
+
+    def _is_whole(self, kind: type[Row], value: Json, name: str) -> bool:
+        try:
+            if self.notes_sums:
+                read_strictly(kind, value, name)
+        except DataError as error:
+            self.remarks.append(f"{error}; what cannot be read is left out.")
+            return False
+        return True
 
     def rows(self, kind: type[Row], name: str) -> tuple[Row, ...]:
         """The rows of the JSONL file `name`."""
-        return tuple(read_loosely(kind, row) for row in self.lines(name))
+        lines = self.lines(name)
+        all(self._is_whole(kind, row, f"{name}:{number}") for number, row in enumerate(lines, start=1))  # to the first
+        return tuple(read_loosely(kind, row) for row in lines)
 
     def lines(self, name: str) -> list[Json]:
         """The objects of a JSONL file; lines that are none are left out (a killed run leaves half a last line)."""
@@ -160,6 +177,13 @@ class _Reader:
             lines = "line" if num_bad == 1 else "lines"
             self.remarks.append(f"{num_bad:,} {lines} of {name} cannot be read and are left out.")
         return found
+
+
+def _record(path: Path) -> Json:
+    try:
+        return read_object(path / "run.json") or {}
+    except DataError:
+        return {}
 
 
 def _object(content: bytes) -> Json | None:

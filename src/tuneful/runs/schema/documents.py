@@ -263,7 +263,9 @@ class DataDocument:
     turns: Annotated[Mapping[str, int], "records by number of turns"] = field(default_factory=dict)
     languages: Annotated[Mapping[str, int], "records by language"] = field(default_factory=dict)
     scripts: Annotated[Mapping[str, int], "records by script"] = field(default_factory=dict)
-    tasks: Annotated[Mapping[str, int], "records by kind of task"] = field(default_factory=dict)
+    first_words: Annotated[Mapping[str, int], "records by the first words of the instruction, the commonest"] = field(
+        default_factory=dict
+    )
 
 
 # training.json, and a checkpoint's document
