@@ -8,12 +8,12 @@ from typing import Any
 import peft
 import pytest
 import torch
-from tests.doubles.families import EXAMPLES, FAMILIES, TWO_KINDS, VARIANTS, alone, differences, run, small_model
+from tests.doubles.families import EXAMPLES, TWO_KINDS, VARIANTS, alone, differences, run, small_model
 
 from tuneful.batch.trie import build_trie
 from tuneful.model import decoder, layers
 from tuneful.model.attention import AttentionPlan, plan_attention, use_trie_attention
-from tuneful.model.decoder import decoder_layer, gpt2_layer, is_served, target_logits
+from tuneful.model.decoder import FAMILIES, decoder_layer, gpt2_layer, is_served, target_logits
 from tuneful.model.freeze import checkpoint_activations
 from tuneful.train import loss
 
@@ -90,7 +90,8 @@ GRANITE = {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scal
 
 @pytest.mark.parametrize("multiplier", GRANITE)
 def test_each_of_granites_multipliers_is_heard(multiplier: str) -> None:
-    usual, changed = small_model("Granite"), small_model("Granite", **{multiplier: GRANITE[multiplier]})
+    changes: dict[str, Any] = {multiplier: GRANITE[multiplier]}
+    usual, changed = small_model("Granite"), small_model("Granite", **changes)
     changed.load_state_dict(usual.state_dict())
     found = run(changed)
     assert found.loss == pytest.approx(alone(changed).loss, rel=1e-6)

@@ -6,10 +6,10 @@ import peft
 import pytest
 import torch
 import transformers
-from tests.doubles.families import FAMILIES, alone, differences, run, small_model
+from tests.doubles.families import alone, differences, run, small_model
 
 from tuneful.model import decoder
-from tuneful.model.decoder import is_served
+from tuneful.model.decoder import FAMILIES, is_served
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
 # ------------------------------------------------------------------------------------------------------- who is served
@@ -71,11 +71,15 @@ CHANGES: dict[str, Any] = {
     "a hook before the model": lambda model: model.register_forward_pre_hook(lambda *_: None),
     "a hook after the head": lambda model: model.get_output_embeddings().register_forward_hook(lambda *_: None),
     "a hook at the embedding": lambda model: model.get_input_embeddings().register_forward_hook(lambda *_: None),
-    "a hook in the MLP": lambda model: decoder._layers(model)[0].mlp.register_full_backward_hook(lambda *_: None),
+    "a hook in the MLP": lambda model: mlp_of(model).register_full_backward_hook(lambda *_: None),
     "a hook before a backward": lambda model: attention_of(model).register_full_backward_pre_hook(lambda *_: None),
     "a forward in place": lambda model: setattr(attention_of(model), "forward", attention_of(model).forward),
     "a forward of the whole": lambda model: setattr(model, "forward", model.forward),
 }
+
+
+def mlp_of(model: Any) -> Any:
+    return decoder._layers(model)[0].mlp
 
 
 def attention_of(model: Any) -> Any:
@@ -106,7 +110,7 @@ def test_whoever_listens_to_all_modules_hears_them() -> None:
     assert heard.count("LlamaDecoderLayer") == 3
 
 
-DROPOUTS = {
+DROPOUTS: dict[str, dict[str, Any]] = {
     **{family: {"attention_dropout": 0.1} for family in FAMILIES if family != "GPT2"},
     "GPT2": {"attn_pdrop": 0.1},
 }
@@ -127,7 +131,8 @@ def test_dropout_of_attention_is_not_overlooked(variant: str) -> None:
     ("variant", "name"), [("GPT2", "resid_pdrop"), ("GPT2", "embd_pdrop"), ("Phi3", "resid_pdrop")]
 )
 def test_dropout_anywhere_else_falls_as_transformers_lets_it(variant: str, name: str) -> None:
-    model = small_model(variant, **{name: 0.5})
+    changes: dict[str, Any] = {name: 0.5}
+    model = small_model(variant, **changes)
     assert not is_served(model)
     assert run(model).loss != run(model).loss
     assert is_served(model.eval())
