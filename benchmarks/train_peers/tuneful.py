@@ -15,6 +15,7 @@ from train_peers.worker import Batch, Optimization, Record, open_job, serve
 from tuneful.batch.trie import build_trie, visible
 from tuneful.config import TrainConfig
 from tuneful.model.attention import plan_attention, use_trie_attention
+from tuneful.model.decoder import is_served, target_logits
 from tuneful.model.load import load_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters
@@ -69,20 +70,22 @@ def _total_loss(model: Model, examples: list[Example], share: bool) -> torch.Ten
 def _ablated_loss(
     model: Model, examples: list[Example], share: bool, *, block_attention: bool, target_rows: bool, tied_lookup: bool
 ) -> torch.Tensor:
-    """The engine's forward with attention or head as others have them."""
+    """The engine's forward with attention or head as others have them; attention as others have it is in transformers' own."""
     batch = build_trie(examples, share=share)
     rows = torch.from_numpy(batch.target_rows).long()
-    inputs: dict[str, Any] = {"logits_to_keep": rows} if target_rows else {}
-    if block_attention:
-        use_trie_attention(model)
-        inputs["trie_plan"] = plan_attention(batch, model, only_targets=target_rows)
-    else:
-        model.set_attn_implementation("sdpa")
-        inputs["attention_mask"] = torch.from_numpy(visible(batch))[None, None]
+    read = rows if target_rows else torch.arange(batch.num_nodes)
     positions = torch.from_numpy(batch.positions).long()[None]
     ids = torch.from_numpy(batch.input_ids).long()[None]
-    inputs |= embedded(model, ids) if tied_lookup else {"input_ids": ids}
-    logits = model(position_ids=positions, use_cache=False, **inputs).logits[0]
+    inputs = embedded(model, ids) if tied_lookup else {"input_ids": ids}
+    if block_attention:
+        use_trie_attention(model)
+        assert is_served(model), type(model)
+        logits = target_logits(model, inputs, positions, plan_attention(batch, model, only_targets=target_rows), read)
+    else:
+        model.set_attn_implementation("sdpa")
+        mask = torch.from_numpy(visible(batch))[None, None]
+        inputs = {**inputs, "position_ids": positions, "attention_mask": mask}
+        logits = model(use_cache=False, logits_to_keep=read, **inputs).logits[0]
     targets = torch.from_numpy(batch.target_ids).long(), torch.from_numpy(batch.target_weights)
     total: torch.Tensor = WeightedCrossEntropy.apply(logits if target_rows else logits[rows], *targets)[0]
     return total

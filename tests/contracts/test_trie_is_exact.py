@@ -48,6 +48,15 @@ def check(model, examples, layout="trie", attention="sdpa"):
 
 @pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_the_decoder_does_not_serve_is_exact_in_transformers_own_forward(family, monkeypatch):
+    model = tiny_model(family, torch.float64)
+    monkeypatch.setattr(loss, "is_served", lambda model: False)
+    check(model, random_records(6))
+    check(model, random_records(6, prompt_weight=0.5), "unshared")
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("family", FAMILIES)
 def test_random_tries_are_exact_in_float64(family):
     model = tiny_model(family, torch.float64)
 

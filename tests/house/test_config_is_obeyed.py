@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.doubles.engine import record
 from tests.doubles.judge_server import serving
 
 import tuneful
@@ -39,6 +40,7 @@ from tuneful.judge.client import _wait_seconds, open_http_judge
 from tuneful.judge.local import resolve_settings
 from tuneful.judge.protocols import Item
 from tuneful.judge.questions import Question, prompt_of
+from tuneful.model import decoder
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
@@ -46,6 +48,7 @@ from tuneful.runs.schema import AnswerScores, Evaluation, Step
 from tuneful.train.distributed import choose_strategy
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.loop import Training
+from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Conversation, Example, Turn
 
@@ -180,12 +183,13 @@ class Laboratory:
         return sorted(file.parent.name for file in output.glob("*/*.safetensors"))
 
     def layers_computed(self, *settings: str) -> int:
-        """How often one layer's inner part is computed for a forward and its backward."""
-        model = copy.deepcopy(self.pretrained.model)
+        """How often the layers' inner parts are computed for a forward and its backward."""
+        model, compute = copy.deepcopy(self.pretrained.model).train(), decoder.mlp
         begin_method(model, self.config(*settings), torch.device("cpu"))
         calls: list[int] = []
-        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-        model.train()(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoder, "mlp", lambda *arguments: calls.append(1) or compute(*arguments))
+            micro_batch_loss(model, [record([1, 2], [3, 4])], "trie").total.backward()
         return len(calls)
 
     def tracked(self, *settings: str) -> str:

@@ -8,6 +8,7 @@ from tests.doubles.engine import FAMILIES, assert_close, random_records, run_alo
 from torch.nn import functional as F
 from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.olmo2.modeling_olmo2 import apply_rotary_pos_emb as rotate_olmos
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb as rotate_part
 
 from tuneful.model import native
@@ -137,6 +138,15 @@ def test_a_rotation_that_the_kernels_do_not_serve_is_torchs(case):
         query = random(2, 3, 6, 8, gradient=True)
     found, (wanted, _) = rotated(query, cosines, sines), apply_rotary_pos_emb(query, query, cosines, sines)
     assert node_of(found) != "RotationBackward"
+    assert torch.equal(found, wanted)
+
+
+def test_angles_in_float32_leave_values_their_precision():
+    """OLMo's are; its own rotation gives back what it got."""
+    torch.manual_seed(0)
+    query, angles_of_it = random(1, 3, 6, 8, dtype=torch.bfloat16), angles(6, 8, torch.float32)
+    found, (wanted, _) = rotated(query, *angles_of_it), rotate_olmos(query, query, *angles_of_it)
+    assert found.dtype is torch.bfloat16
     assert torch.equal(found, wanted)
 
 

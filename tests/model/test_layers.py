@@ -15,8 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecode
 from tuneful.batch.trie import build_trie
 from tuneful.model import decoder, layers, native
 from tuneful.model.attention import AttentionPlan, plan_attention
-from tuneful.model.decoder import FAMILIES as SERVED
-from tuneful.model.decoder import decoder_layer
+from tuneful.model.decoder import Family, decoder_layer
 from tuneful.model.freeze import checkpoint_activations
 from tuneful.model.layers import DecoderLayer, compiled_layer
 from tuneful.train import loss
@@ -332,7 +331,7 @@ def test_a_plan_or_rows_that_do_not_fit_are_refused():
 
     def called(hidden, angles):
         assert compiled_layer(layer, hidden, angles, plan, last=False) is None
-        return decoder_layer(layer, SERVED["Llama"], hidden, angles, plan)
+        return decoder_layer(layer, Family(), hidden, angles, plan)
 
     with pytest.raises(AssertionError):
         called(torch.ones(1, 6, 64, dtype=BFLOAT16), longer)

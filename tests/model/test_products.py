@@ -142,8 +142,8 @@ class Halved(torch.nn.Linear):
         return super().forward(rows) / 2
 
 
-def linear(*sizes, dtype=torch.bfloat16):
-    return torch.nn.Linear(*sizes, dtype=dtype)
+def linear(num_in, num_out, dtype=torch.bfloat16):
+    return torch.nn.Linear(num_in, num_out, dtype=dtype)
 
 
 def used(layer, rows):

@@ -11,6 +11,7 @@ import torch
 from tests.doubles.engine import tiny_model, train_config
 
 from tuneful.model.attention import use_trie_attention
+from tuneful.model.decoder import is_served
 from tuneful.runs.schema import Evaluation, Layout, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, full_tensor, joined_group, shard
 from tuneful.train.loop import Training, mean_loss
@@ -36,6 +37,9 @@ def train(group):
     use_trie_attention(model)
     if group.sharded:
         shard(model, torch.float64)
+    assert (
+        is_served(model) is not group.sharded
+    )  # layers that are gathered when they are called run in transformers' forward
     examples = records(17)
     config = train_config(batch_size=6, num_train_epochs=3, learning_rate=1e-2, eval_steps=3, keep="last")
     optimizer = AdamW(model, config, torch.float64, group)

@@ -72,6 +72,7 @@ def is_served(model: PreTrainedModel) -> bool:
     parts += [(getattr(layer, part, None), kind) for layer in _layers(model) for part, kind in kinds]
     return (
         all(f"{type(part).__module__}.{type(part).__qualname__}" == f"{home}.{name}{kind}" for part, kind in parts)
+        and len(_layers(model)) == model.config.num_hidden_layers
         and not any(_drops(part) for part, _ in parts)
         and not _has_any_global_hook()
         and not any(map(_is_changed, model.modules()))

@@ -31,7 +31,8 @@ def rotated(values: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
     library = kernels(values.device, values.dtype)
     if library is None or not _fits(values, cosines) or not _fits(values, sines):
         first, second = values.chunk(2, dim=-1)
-        return values * cosines[:, None] + torch.cat((-second, first), dim=-1) * sines[:, None]
+        plain = values * cosines[:, None] + torch.cat((-second, first), dim=-1) * sines[:, None]
+        return plain.to(values.dtype)  # OLMo's angles are in float32
     turned: torch.Tensor = Rotation.apply(values, cosines, sines, library)  # type: ignore[no-untyped-call]
     return turned
 
