@@ -51,8 +51,8 @@ def test_products_and_their_gradients_are_those_of_exact_arithmetic(library, num
     rows, others = exact[0], exact[1:]
     wanted = [F.linear(rows, *others[i :: len(sizes)]) for i in range(len(sizes))]
     rows, *others = (leaf.requires_grad_() for leaf in leaves)
-    parameters = [[*others[i :: len(sizes)], None][:2] for i in range(len(sizes))]
-    found = MatrixProducts.apply(library, rows, *(parameter for pair in parameters for parameter in pair))
+    parameters = [[*[*others[i :: len(sizes)], None][:2], None, None] for i in range(len(sizes))]
+    found = MatrixProducts.apply(library, rows, [1.0 for _ in sizes], *(one for four in parameters for one in four))
     for one, other in zip(found, wanted, strict=True):
         assert_rounded_once(one.detach(), other.detach())
     gradients = torch.autograd.grad(found, leaves, upstreams)
@@ -123,7 +123,7 @@ def test_rows_and_weights_that_are_not_contiguous(library):
     torch.manual_seed(0)
     rows, weight, upstream = random(96, 20).T, random(96, 64).T, random(64, 20).T
     rows.requires_grad_(), weight.requires_grad_()
-    (found,) = MatrixProducts.apply(library, rows, weight, None)
+    (found,) = MatrixProducts.apply(library, rows, [1.0], weight, None, None, None)
     assert_rounded_once(found.detach(), rows.detach().double() @ weight.detach().double().T)
     to_rows, to_weight = torch.autograd.grad(found, (rows, weight), upstream)
     assert_rounded_once(to_rows, upstream.double() @ weight.detach().double())

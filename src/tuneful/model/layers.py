@@ -4,7 +4,8 @@ Between the kernels of a layer transformers and autograd take some sixty steps i
 seventh of a small step. Here a hook computes the layer before it is called and hands it a placeholder, on which every operation
 returns the placeholder; the layer runs its own code on that, and another hook puts the result in its place. Residual sums are
 taken where matrix products and the gradients of norms are in registers. It is done for the decoder layers of `_FAMILIES`, whose
-source was read, as long as they consist of plain parts and hold no foreign hooks; all others go by the hooks of the parts.
+source was read, as long as they consist of plain parts and hold no foreign hooks; all others go by the hooks of the parts. Plain
+parts are linear layers with an adapter beside them too (`lora.linear_parts`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers.activations import SiLUActivation
 
 from tuneful.model.attention_native import NativeBlocks, lay_out_plan
 from tuneful.model.deferred import CosSin
+from tuneful.model.lora import LinearParts, linear_parts
 from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, kernels
 from tuneful.model.norms import epsilon_of, shift_of
 from tuneful.model.products import is_plain, is_served_linear, thread_workspace
@@ -65,7 +67,7 @@ def _is_served(layer: Any) -> bool:
     linears = [*(getattr(layer.self_attn, name) for name in _ATTENTION), *(getattr(layer.mlp, name) for name in _MLP)]
     norms = [getattr(layer, name) for name in _NORMS]
     return (
-        all(map(is_served_linear, linears))
+        all(parts is not None and is_served_linear(parts.base) for parts in map(linear_parts, linears))
         and all(shift_of(norm) is not None for norm in norms)
         and type(layer.mlp.act_fn) in (torch.nn.SiLU, SiLUActivation)
         and layer.self_attn.head_dim % 2 == 0
@@ -100,7 +102,10 @@ class _LayerHooks:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The hook before: compute the layer, and give it a placeholder that brings the output to the hook after it."""
         attention, inputs = self.layer.self_attn, _layer_inputs(arguments, options)
-        parameters = [part.weight for part in (*self.norms, *self.linears)] + [part.bias for part in self.linears]
+        linears = [parts for parts in map(linear_parts, self.linears) if parts is not None]
+        if len(linears) < NUM_LINEARS:
+            return None
+        parameters = [norm.weight for norm in self.norms] + linear_parameters(linears)
         if (
             inputs is None
             or layer is not self.layer  # a copy of the model has copies of the layers, and the same hooks
@@ -118,6 +123,7 @@ class _LayerHooks:
             shifts=tuple(self.shifts),
             size=attention.head_dim,
             scale=attention.scaling,
+            scalings=tuple(parts.scaling for parts in linears),
             blocks=inputs.plan.blocks,
             read_rows=inputs.plan.read_rows if self.stack[-1] is layer else None,
             library=self.library,
@@ -221,6 +227,7 @@ class _LayerOptions:
 
     recompute   whether the backward computes all of it once more instead of keeping it (activation checkpointing)
     size        R
+    scalings    of the adapters of the linear layers, 1 where there is none
     read_rows   int64 [M], rising: the rows of the output that are read, all others being 0; None for all
     """
 
@@ -229,6 +236,7 @@ class _LayerOptions:
     shifts: tuple[float, ...]
     size: int
     scale: float
+    scalings: tuple[float, ...]
     blocks: NativeBlocks
     read_rows: torch.Tensor | None
     library: ctypes.CDLL
@@ -240,6 +248,8 @@ class _LayerOptions:
         norms: Sequence[torch.Tensor],
         weights: Sequence[torch.Tensor],
         biases: Sequence[torch.Tensor | None],
+        lora_a: Sequence[torch.Tensor | None],
+        lora_b: Sequence[torch.Tensor | None],
     ) -> Layer:
         """The layer as the kernels read it; the caller keeps the tensors, which are contiguous."""
         query, key, *_, down = weights
@@ -249,7 +259,8 @@ class _LayerOptions:
         return Layer(
             *(ctypes.pointer(plan), hidden.shape[2], down.shape[1], self.epsilons, self.shifts),
             *(tensor.data_ptr() for tensor in (hidden, *angles)),
-            *(_addresses(tensors) for tensors in (norms, weights, biases)),
+            *(_addresses(tensors) for tensors in (norms, weights, biases, lora_a, lora_b)),
+            *(tuple([0 if one is None else one.shape[0] for one in lora_a]), self.scalings),
             *((None, 0) if self.read_rows is None else (self.read_rows.data_ptr(), len(self.read_rows))),
         )
 
@@ -262,7 +273,8 @@ class DecoderLayer(torch.autograd.Function):
     """middle = hidden + attention(norm(hidden)); output = middle + down(silu(gate(norm(middle))) * up(norm(middle))).
 
     hidden [1, N, D] -> [1, N, D]; parameters: the weights of both norms; the weights of query, key, value, output, gate, up
-    and down; their biases, or None. All in bfloat16. Query and key are rotated by cosines and sines [1, N, R].
+    and down; their biases, or None; A and B of their adapters, or None (`linear_parameters`). All in bfloat16. Query and key
+    are rotated by cosines and sines [1, N, R].
     """
 
     @staticmethod
@@ -288,14 +300,14 @@ class DecoderLayer(torch.autograd.Function):
         library, layer, to_output = ctx.options.library, ctx.options.layer(*_parted(read)), grads[0].contiguous()
         if kept is None:
             _, kept = _computed(ctx.options, read[0], layer)
-        wanted = (True, *ctx.needs_input_grad[4:])
+        wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         found = [
             torch.empty_like(one) if want else None for one, want in zip((read[0], *read[3:]), wanted, strict=True)
         ]
         workspace = thread_workspace(library.layer_workspace_bytes(layer, 1))
         layer.kept, layer.workspace = kept.data_ptr(), workspace.data_ptr()
         to_hidden, *others = _addresses(found)
-        gradients = LayerGradients(to_hidden, *(tuple(others[part]) for part in (_NORM_PART, _WEIGHT_PART, _BIAS_PART)))
+        gradients = LayerGradients(to_hidden, *(tuple(others[part]) for part in _PARTS))
         library.layer_backward(layer, to_output.data_ptr(), gradients)
         return found[0], None, None, None, *found[1:]
 
@@ -314,10 +326,17 @@ def _kept_memory(num_bytes: int) -> torch.Tensor:
     return torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
 
 
-_NORM_PART, _WEIGHT_PART, _BIAS_PART = slice(2), slice(2, 2 + NUM_LINEARS), slice(2 + NUM_LINEARS, None)
+_PARTS = (slice(2), *(slice(start, start + NUM_LINEARS) for start in range(2, 2 + 4 * NUM_LINEARS, NUM_LINEARS)))
 
 
 def _parted(read: Sequence[Any]) -> tuple[Any, ...]:
-    """hidden, (cosines, sines), norms, weights, biases."""
+    """hidden, (cosines, sines), norms, weights, biases, A, B."""
     hidden, cosines, sines, *parameters = read
-    return hidden, (cosines, sines), parameters[_NORM_PART], parameters[_WEIGHT_PART], parameters[_BIAS_PART]
+    return hidden, (cosines, sines), *(parameters[part] for part in _PARTS)
+
+
+def linear_parameters(linears: Sequence[LinearParts]) -> list[torch.Tensor | None]:
+    """Of a decoder layer's linear layers all weights, all biases, all A, all B: what `DecoderLayer` takes after the norms."""
+    bases = [parts.base for parts in linears]
+    adapters = [parts.lora_a for parts in linears] + [parts.lora_b for parts in linears]
+    return [base.weight for base in bases] + [base.bias for base in bases] + adapters
