@@ -230,6 +230,25 @@ def test_an_adapter_of_zeros_changes_no_bit(library):
     assert all(not found[1][f"A {i}"].any() and found[1][f"B {i}"].any() for i in range(7))
 
 
+@pytest.mark.parametrize("name", ["biases", "no size a multiple of anything", "deeper than a stretch"])
+@pytest.mark.parametrize("few_rows", [False, True], ids=["all rows read", "few rows read"])
+def test_nothing_is_written_past_the_end(name, few_rows, library, monkeypatch):
+    shape, buffers = SHAPES[name], []
+    read = torch.from_numpy(np.unique(BATCH.target_rows)).long() if few_rows else None
+    options = make_options(shape, library, read_rows=read)
+    wanted = compute(shape, options)
+
+    def with_surroundings(num_bytes):
+        buffers.append(torch.full((num_bytes + 512,), 7, dtype=torch.uint8))
+        return buffers[-1][256:-256]
+
+    monkeypatch.setattr(layers, "thread_workspace", with_surroundings)
+    monkeypatch.setattr(layers, "_kept_memory", with_surroundings)
+    assert_same(compute(shape, options), wanted)
+    assert len(buffers) == 3  # what is kept, and a workspace each way
+    assert all((buffer[:256] == 7).all() and (buffer[-256:] == 7).all() for buffer in buffers)
+
+
 def test_one_record_of_one_token(library):
     shape = Shape(biases=True)
     batch = build_trie([record([5], [6])])
