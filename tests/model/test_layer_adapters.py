@@ -423,6 +423,9 @@ def test_merged_or_with_two_adapters_or_a_precision_of_its_own_it_is_computed_by
     parts = linear_parts(key)
     assert parts is not None
     assert parts.lora_b is key.lora_B["second"].weight
+    other_sizes = make().model.layers[0].mlp.up_proj
+    other_sizes.lora_A["default"].weight = torch.nn.Parameter(torch.zeros(6, 64))
+    assert linear_parts(other_sizes) is None
     mixed = make()
     mixed.model.layers[1].mlp.up_proj.lora_A.float()
     mixed.model.layers[1].mlp.up_proj.lora_B.float()

@@ -148,7 +148,10 @@ def linear_parts(layer: Any) -> LinearParts | None:
     first, second, dropout = layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
     plain = all(type(one) is torch.nn.Linear and one.bias is None for one in (first, second))
     drops = type(dropout) is not torch.nn.Identity and (dropout.training or type(dropout) is not torch.nn.Dropout)
-    if not plain or drops or name in layer.lora_variant or first.out_features % 2:
+    if not plain or drops or name in layer.lora_variant or len(first.weight) % 2:
+        return None
+    (rank, num_inputs), (num_outputs, num_columns) = first.weight.shape, second.weight.shape
+    if rank != num_columns or layer.base_layer.weight.shape != (num_outputs, num_inputs):
         return None
     return LinearParts(layer.base_layer, first.weight, second.weight, float(layer.scaling[name]))
 
