@@ -71,6 +71,21 @@ def _compiled_products() -> str | None:
     )
 
 
+def sanitizer_libraries() -> list[str]:
+    """The libraries of the compiler's sanitizers, which a process loads first; paths that do not exist where it has none."""
+    from tuneful.model import native
+
+    names = ("libasan.so", "libubsan.so")
+    return [native._run([native._compiler(), f"-print-file-name={name}"]).strip() for name in names]
+
+
+def _sanitizers() -> str | None:
+    if (why := _compiler()) is not None:
+        return why
+    there = all(os.path.isabs(path) for path in sanitizer_libraries())
+    return None if there else "the compiler has no libraries of sanitizers (libasan, libubsan)"
+
+
 def _bfloat16() -> str | None:
     import torch
 
@@ -99,6 +114,7 @@ PATHS: Mapping[str, Need] = {
     "bitsandbytes": Need("qlora: a base of 4 bits", _bitsandbytes),
     "compiler": Need("the kernels compiled for this machine", _compiler),
     "compiled-products": Need("compiled products and decoder layers in bfloat16", _compiled_products),
+    "sanitizers": Need("the kernels where each access to memory is checked", _sanitizers),
     "bfloat16": Need("torch's own products of bfloat16", _bfloat16),
     "amx": Need("torch's products by a matrix unit", _amx),
     "x86": Need("kernels for x86 with shorter vectors", _x86),

@@ -1,6 +1,7 @@
 """Linear layers by the compiled products: the same sums in another order, for the layers and rows that they are made for."""
 
 import copy
+from typing import Any
 
 import peft
 import pytest
@@ -58,8 +59,8 @@ def test_products_and_their_gradients_are_those_of_exact_arithmetic(library, num
     rows, others = exact[0], exact[1:]
     wanted = [F.linear(rows, *others[i :: len(sizes)]) for i in range(len(sizes))]
     rows, *others = (leaf.requires_grad_() for leaf in leaves)
-    parameters = [[*others[i :: len(sizes)], None][:2] for i in range(len(sizes))]
-    found = MatrixProducts.apply(library, rows, *(parameter for pair in parameters for parameter in pair))
+    parameters = [[*[*others[i :: len(sizes)], None][:2], None, None] for i in range(len(sizes))]
+    found = MatrixProducts.apply(library, rows, [1.0 for _ in sizes], *(one for four in parameters for one in four))
     for one, other in zip(found, wanted, strict=True):
         assert_rounded_once(one.detach(), other.detach())
     gradients = torch.autograd.grad(found, leaves, upstreams)
@@ -69,6 +70,122 @@ def test_products_and_their_gradients_are_those_of_exact_arithmetic(library, num
     of_biases = gradients[1 + len(sizes) :]
     assert len(of_biases) == with_bias * len(sizes)
     assert all(torch.equal(one, upstream.sum(0)) for one, upstream in zip(of_biases, upstreams, strict=False))
+
+
+# ------------------------------------------------------------------------------------------------------------- adapters
+
+SCALINGS = (2.0, 0.7, 1.0)
+
+
+def with_adapters(sizes, num_rows, depth, ranks):
+    """Rows, and weight, bias, A and B of each layer; no adapter where the rank is 0."""
+    torch.manual_seed(0)
+    fours = [
+        [random(size, depth), random(size)]
+        + ([random(rank, depth) / depth**0.5, random(size, rank)] if rank else [None, None])
+        for size, rank in zip(sizes, ranks, strict=True)
+    ]
+    leaves = [random(num_rows, depth), *(one for four in fours for one in four)]
+    return [None if one is None else one.requires_grad_() for one in leaves]
+
+
+def rounded(exact):
+    """What passes between the two matrices of an adapter: rounded, and of the same gradient."""
+    return exact + (exact.to(torch.bfloat16).double() - exact).detach()
+
+
+class RoundedBack(torch.autograd.Function):
+    """The same going backward."""
+
+    @staticmethod
+    def forward(ctx, rows):
+        return rows.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0].to(torch.bfloat16).double()
+
+
+@pytest.mark.parametrize("ranks", [(2, 0, 16), (64, 8, 0), (70, 6, 130)])
+@pytest.mark.parametrize(("num_rows", "depth"), FORMATS)
+def test_an_adapter_is_added_before_a_sum_is_rounded(library, num_rows, depth, ranks):
+    leaves = with_adapters((66, 200, 64), num_rows, depth, ranks)
+    found = MatrixProducts.apply(library, leaves[0], SCALINGS, *leaves[1:])
+    exact: list[Any] = [None if one is None else one.detach().double().requires_grad_() for one in leaves]
+    rows, *parameters = exact
+    wanted = []
+    for weight, bias, a, b, scaling in zip(*(parameters[i::4] for i in range(4)), SCALINGS, strict=True):
+        output = F.linear(rows, weight, bias)
+        between = None if a is None else rounded(RoundedBack.apply(rows @ a.T) * scaling)
+        wanted.append(output if a is None else output + between @ b.T)
+    for one, other in zip(found, wanted, strict=True):
+        assert_rounded_once(one.detach(), other.detach())
+    upstreams = [random(num_rows, size) for size in (66, 200, 64)]
+    there = [i for i, one in enumerate(leaves) if one is not None]
+    gradients = torch.autograd.grad(found, [leaves[i] for i in there], upstreams)
+    exactly = torch.autograd.grad(wanted, [exact[i] for i in there], [one.double() for one in upstreams])
+    for place, one, other in zip(there, gradients, exactly, strict=True):
+        if place == 0 or place % 4 != 2:  # a bias's gradient is torch's sum
+            assert_rounded_once(one, other)
+
+
+def test_an_adapter_that_is_zero_changes_no_bit(library):
+    rows, *fours = with_adapters((66, 200, 64), 50, 70, (16, 2, 8))
+    for b in fours[3::4]:
+        b.data.zero_()
+    without = [None if i % 4 > 1 else one for i, one in enumerate(fours)]
+    found, wanted = (MatrixProducts.apply(library, rows, SCALINGS, *each) for each in (fours, without))
+    assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 7])
+def test_no_result_of_an_adapter_depends_on_the_number_of_threads(library, num_threads):
+    rows, *fours = with_adapters((66, 200, 64), 50, 4100, (16, 2, 70))
+    leaves, upstreams = [rows, *fours], [random(50, size) for size in (66, 200, 64)]
+
+    def computed():
+        found = MatrixProducts.apply(library, rows, SCALINGS, *fours)
+        return *found, *torch.autograd.grad(found, leaves, upstreams)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted = computed()
+        torch.set_num_threads(num_threads)
+        assert all(map(torch.equal, computed(), wanted))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("trained", "to_rows", "kept"),
+    [
+        ("A B", True, ["rows", "low", "weight", "A", "B"]),
+        ("A B", False, ["rows", "low", "B"]),
+        ("B", False, ["low"]),
+        ("A", True, ["rows", "weight", "A", "B"]),
+        ("weight", False, ["rows"]),
+        ("", True, ["weight", "A", "B"]),
+    ],
+)
+def test_of_an_adapter_only_what_a_gradient_needs_is_kept(library, trained, to_rows, kept):
+    shapes: dict[Any, str] = {(5, 64): "rows", (5, 4): "low", (80, 64): "weight", (4, 64): "A", (80, 4): "B"}
+    found: list[str] = []
+    rows, *four = with_adapters((80,), 5, 64, (4,))
+    rows.requires_grad_(to_rows)
+    for name, one in zip(("weight", "bias", "A", "B"), four, strict=True):
+        one.requires_grad_(name in trained.split())
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: found.append(shapes[tuple(tensor.shape)]) or tensor, lambda x: x
+    ):
+        (output,) = MatrixProducts.apply(library, rows, [2.0], *four)
+    assert found == kept
+    output.sum().backward()
+    assert (rows.grad is not None) == to_rows
+    assert [one.grad is not None for one in four] == [name in trained.split() for name in ("weight", "bias", "A", "B")]
+
+
+# ------------------------------------------------------------------------------------------------------------------ laws
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
@@ -119,7 +236,11 @@ def test_nothing_is_written_past_the_end(library, monkeypatch):
     multiply(library, rows, weights, [None, random(66)])
     multiply_back(library, upstreams, weights)
     multiply_outer(library, upstreams, rows)
-    assert len(surroundings) == 5
+    low = random(7, 6)
+    multiply(library, rows, weights, [None, None], [(low, random(90, 6)), (low, random(66, 6))], [0.5, None])
+    multiply_back(library, upstreams, weights, [(low, random(6, 70)), (None, None)], 3.0)
+    multiply_outer(library, upstreams, low)
+    assert len(surroundings) == 10
     for around, size in surroundings:
         assert (around[:128] == 7).all()
         assert not (around[128 : size + 128] == 7).all()
@@ -130,7 +251,7 @@ def test_rows_and_weights_that_are_not_contiguous(library):
     torch.manual_seed(0)
     rows, weight, upstream = random(96, 20).T, random(96, 64).T, random(64, 20).T
     rows.requires_grad_(), weight.requires_grad_()
-    (found,) = MatrixProducts.apply(library, rows, weight, None)
+    (found,) = MatrixProducts.apply(library, rows, [1.0], weight, None, None, None)
     assert_rounded_once(found.detach(), rows.detach().double() @ weight.detach().double().T)
     to_rows, to_weight = torch.autograd.grad(found, (rows, weight), upstream)
     assert_rounded_once(to_rows, upstream.double() @ weight.detach().double())

@@ -2,7 +2,8 @@
 
 Between the kernels of a layer Python and autograd take some sixty steps, each of a few microseconds: a seventh of a small
 step. Here a layer is one call each way, and residual sums are taken while products and gradients of norms are in registers. It
-is done for the layers of `_FAMILIES` as long as they consist of plain parts; `decoder.py` computes all others part by part.
+is done for the layers of `_FAMILIES` as long as they consist of plain parts, an adapter beside a linear layer among them
+(`lora.linear_parts`); `decoder.py` computes all others part by part.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
 from tuneful.model.attention_native import NativeBlocks, lay_out_plan
+from tuneful.model.lora import LinearParts, linear_parts
 from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, kernels
 from tuneful.model.norms import epsilon_of, shift_of
 from tuneful.model.products import is_plain, is_served_linear, thread_workspace
@@ -42,8 +44,9 @@ def compiled_layer(
         return None
     attention, (cosines, sines) = layer.self_attn, angles
     norms = [getattr(layer, name) for name in _NORMS]
-    linears = [*(getattr(attention, name) for name in _ATTENTION), *(getattr(layer.mlp, name) for name in _MLP)]
-    parameters = [part.weight for part in (*norms, *linears)] + [part.bias for part in linears]
+    modules = [*(getattr(attention, name) for name in _ATTENTION), *(getattr(layer.mlp, name) for name in _MLP)]
+    linears = [parts for parts in map(linear_parts, modules) if parts is not None]
+    parameters = [norm.weight for norm in norms] + linear_parameters(linears)
     if (
         not all(tensor is None or is_plain(tensor) for tensor in (hidden, cosines, sines, *parameters))
         or cosines.requires_grad
@@ -51,7 +54,7 @@ def compiled_layer(
         or hidden.shape != (1, plan.num_nodes, norms[0].weight.shape[0])
         or not cosines.shape == sines.shape == (1, plan.num_nodes, attention.head_dim)
         or (attention.training and attention.attention_dropout)
-        or not _fit_together([linear.weight.shape for linear in linears], *norms[0].weight.shape)
+        or not _fit_together([linear.base.weight.shape for linear in linears], *norms[0].weight.shape)
     ):
         return None
     options = _LayerOptions(
@@ -60,6 +63,7 @@ def compiled_layer(
         shifts=tuple(shift_of(norm) or 0.0 for norm in norms),
         size=attention.head_dim,
         scale=attention.scaling,
+        scalings=tuple(parts.scaling for parts in linears),
         blocks=plan.blocks,
         read_rows=plan.read_rows if last else None,
         library=library,
@@ -82,7 +86,7 @@ def _is_served(layer: Any) -> bool:
     linears = [*(getattr(layer.self_attn, name) for name in _ATTENTION), *(getattr(layer.mlp, name) for name in _MLP)]
     norms = [getattr(layer, name) for name in _NORMS]
     return (
-        all(map(is_served_linear, linears))
+        all(parts is not None and is_served_linear(parts.base) for parts in map(linear_parts, linears))
         and all(shift_of(norm) is not None for norm in norms)
         and type(layer.mlp.act_fn) in (torch.nn.SiLU, SiLUActivation)
         and layer.self_attn.head_dim % 2 == 0
@@ -107,6 +111,7 @@ class _LayerOptions:
 
     recompute   whether the backward computes all of it once more instead of keeping it (activation checkpointing)
     size        R
+    scalings    of the adapters of the linear layers, 1 where there is none
     read_rows   int64 [M], rising: the rows of the output that are read, all others being 0; None for all
     """
 
@@ -115,6 +120,7 @@ class _LayerOptions:
     shifts: tuple[float, ...]
     size: int
     scale: float
+    scalings: tuple[float, ...]
     blocks: NativeBlocks
     read_rows: torch.Tensor | None
     library: ctypes.CDLL
@@ -126,6 +132,8 @@ class _LayerOptions:
         norms: Sequence[torch.Tensor],
         weights: Sequence[torch.Tensor],
         biases: Sequence[torch.Tensor | None],
+        lora_a: Sequence[torch.Tensor | None],
+        lora_b: Sequence[torch.Tensor | None],
     ) -> Layer:
         """The layer as the kernels read it; the caller keeps the tensors, which are contiguous."""
         query, key, *_, down = weights
@@ -135,7 +143,8 @@ class _LayerOptions:
         return Layer(
             *(ctypes.pointer(plan), hidden.shape[2], down.shape[1], self.epsilons, self.shifts),
             *(tensor.data_ptr() for tensor in (hidden, *angles)),
-            *(_addresses(tensors) for tensors in (norms, weights, biases)),
+            *(_addresses(tensors) for tensors in (norms, weights, biases, lora_a, lora_b)),
+            *(tuple([0 if one is None else one.shape[0] for one in lora_a]), self.scalings),
             *((None, 0) if self.read_rows is None else (self.read_rows.data_ptr(), len(self.read_rows))),
         )
 
@@ -148,7 +157,8 @@ class DecoderLayer(torch.autograd.Function):
     """middle = hidden + attention(norm(hidden)); output = middle + down(silu(gate(norm(middle))) * up(norm(middle))).
 
     hidden [1, N, D] -> [1, N, D]; parameters: the weights of both norms; the weights of query, key, value, output, gate, up
-    and down; their biases, or None. All in bfloat16. Query and key are rotated by cosines and sines [1, N, R].
+    and down; their biases, or None; A and B of their adapters, or None (`linear_parameters`). All in bfloat16. Query and key
+    are rotated by cosines and sines [1, N, R].
     """
 
     @staticmethod
@@ -174,14 +184,14 @@ class DecoderLayer(torch.autograd.Function):
         library, layer, to_output = ctx.options.library, ctx.options.layer(*_parted(read)), grads[0].contiguous()
         if kept is None:
             _, kept = _computed(ctx.options, read[0], layer)
-        wanted = (True, *ctx.needs_input_grad[4:])
+        wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         found = [
             torch.empty_like(one) if want else None for one, want in zip((read[0], *read[3:]), wanted, strict=True)
         ]
         workspace = thread_workspace(library.layer_workspace_bytes(layer, 1))
         layer.kept, layer.workspace = kept.data_ptr(), workspace.data_ptr()
         to_hidden, *others = _addresses(found)
-        gradients = LayerGradients(to_hidden, *(tuple(others[part]) for part in (_NORM_PART, _WEIGHT_PART, _BIAS_PART)))
+        gradients = LayerGradients(to_hidden, *(tuple(others[part]) for part in _PARTS))
         library.layer_backward(layer, to_output.data_ptr(), gradients)
         return found[0], None, None, None, *found[1:]
 
@@ -200,10 +210,17 @@ def _kept_memory(num_bytes: int) -> torch.Tensor:
     return torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
 
 
-_NORM_PART, _WEIGHT_PART, _BIAS_PART = slice(2), slice(2, 2 + NUM_LINEARS), slice(2 + NUM_LINEARS, None)
+_PARTS = (slice(2), *(slice(start, start + NUM_LINEARS) for start in range(2, 2 + 4 * NUM_LINEARS, NUM_LINEARS)))
 
 
 def _parted(read: Sequence[Any]) -> tuple[Any, ...]:
-    """hidden, (cosines, sines), norms, weights, biases."""
+    """hidden, (cosines, sines), norms, weights, biases, A, B."""
     hidden, cosines, sines, *parameters = read
-    return hidden, (cosines, sines), parameters[_NORM_PART], parameters[_WEIGHT_PART], parameters[_BIAS_PART]
+    return hidden, (cosines, sines), *(parameters[part] for part in _PARTS)
+
+
+def linear_parameters(linears: Sequence[LinearParts]) -> list[torch.Tensor | None]:
+    """Of a decoder layer's linear layers all weights, all biases, all A, all B: what `DecoderLayer` takes after the norms."""
+    bases = [parts.base for parts in linears]
+    adapters = [parts.lora_a for parts in linears] + [parts.lora_b for parts in linears]
+    return [base.weight for base in bases] + [base.bias for base in bases] + adapters

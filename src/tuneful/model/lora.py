@@ -14,9 +14,11 @@ import contextlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
@@ -33,6 +35,7 @@ ALL_LINEAR = "all-linear"
 MERGE_TOLERANCE = 1e-5
 """Largest difference of a logit, merged against unmerged in float32, as a share of the largest logit."""
 _LINEAR = ("Linear", "Linear4bit")
+_PEFT_LINEAR = "peft.tuners.lora.layer.Linear"
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int = 0) -> Any:
@@ -111,6 +114,46 @@ def merge_adapter(
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
     return merged, largest
+
+
+@dataclass(frozen=True, slots=True)
+class LinearParts:
+    """A linear layer of K features in and N out, and beside it `scaling` * (rows * lora_a^T) * lora_b^T, or nothing.
+
+    lora_a   [r, K], with r even
+    lora_b   [N, r]
+    """
+
+    base: Any
+    lora_a: torch.nn.Parameter | None = None
+    lora_b: torch.nn.Parameter | None = None
+    scaling: float = 1.0
+
+
+def linear_parts(layer: Any) -> LinearParts | None:
+    """What `layer` computes with: itself where it is none of peft's, else its base and, unless it is switched off, its adapter.
+
+    None where it computes anything else: merged weights, several adapters, dropout, an adapter's bias, DoRA, other variants.
+    """
+    kind = type(layer)
+    if f"{kind.__module__}.{kind.__qualname__}" != _PEFT_LINEAR:
+        return LinearParts(layer)
+    if layer.merged_adapters or len(layer.active_adapters) != 1:
+        return None
+    if layer.disable_adapters:
+        return LinearParts(layer.base_layer)
+    (name,) = layer.active_adapters
+    if name not in layer.lora_A:
+        return LinearParts(layer.base_layer)
+    first, second, dropout = layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
+    plain = all(type(one) is torch.nn.Linear and one.bias is None for one in (first, second))
+    drops = type(dropout) is not torch.nn.Identity and (dropout.training or type(dropout) is not torch.nn.Dropout)
+    if not plain or drops or name in layer.lora_variant or len(first.weight) % 2:
+        return None
+    (rank, num_inputs), (num_outputs, num_columns) = first.weight.shape, second.weight.shape
+    if rank != num_columns or layer.base_layer.weight.shape != (num_outputs, num_inputs):
+        return None
+    return LinearParts(layer.base_layer, first.weight, second.weight, float(layer.scaling[name]))
 
 
 @contextlib.contextmanager

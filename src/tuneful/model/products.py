@@ -2,7 +2,7 @@
 
 oneDNN, torch's library for them, runs large matrix products at the processor's rate and those of a step, a few hundred rows, at
 four fifths of it. Layers that read the same rows are one call, and the sum of the gradients that they give those rows is
-rounded once.
+rounded once. An adapter beside a layer (LoRA, Hu et al. 2021) is a second stretch of the depth of its product.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from tuneful.model.lora import linear_parts
 from tuneful.model.native import Factor, kernels
 
-# Legend of shapes: M rows, K features that go in, N that come out
+# Legend of shapes: M rows, K features that go in, N that come out, r between the two matrices of an adapter
 _MIN_FEATURES = 64
 """PANEL_WIDTH of products.h: a narrower layer would leave its panels half empty."""
 _KEPT_BYTES = 1 << 26
@@ -28,8 +29,14 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 def projected(layers: Sequence[Any], rows: torch.Tensor) -> Sequence[torch.Tensor]:
     """What each of `layers`, which read the same `rows` [..., K], makes of them: together, by the compiled products, where those
     serve all of them; else each by itself."""
-    library, served = kernels(rows.device, rows.dtype), all(map(is_served_linear, layers))
-    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)] if served else []
+    library, parts = (
+        kernels(rows.device, rows.dtype),
+        [found for found in map(linear_parts, layers) if found is not None],
+    )
+    served = len(parts) == len(layers) and all(is_served_linear(one.base) for one in parts)
+    parameters = (
+        [part for one in parts for part in (one.base.weight, one.base.bias, one.lora_a, one.lora_b)] if served else []
+    )
     if (
         library is None
         or not served
@@ -39,7 +46,8 @@ def projected(layers: Sequence[Any], rows: torch.Tensor) -> Sequence[torch.Tenso
         or not all(parameter is None or is_plain(parameter) for parameter in (rows, *parameters))
     ):
         return [layer(rows) for layer in layers] if len(layers) == 1 else [projected([one], rows)[0] for one in layers]
-    outputs: tuple[torch.Tensor, ...] = MatrixProducts.apply(library, rows, *parameters)  # type: ignore[no-untyped-call]
+    scalings = [one.scaling for one in parts]
+    outputs: tuple[torch.Tensor, ...] = MatrixProducts.apply(library, rows, scalings, *parameters)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -57,37 +65,83 @@ def is_plain(tensor: Any) -> bool:
 
 
 class MatrixProducts(torch.autograd.Function):
-    """rows [..., K] * weight [N, K]^T + bias [N] -> [..., N] for each weight and bias (or None) that follow one another.
+    """rows * weight^T + bias + scaling * (rows * A^T) * B^T, for each scaling and the four parameters that belong to it.
 
-    All in bfloat16; every sum is taken in float32 and rounded once, the gradient of the rows over all weights too.
+    rows [..., K] -> [..., N] for each weight [N, K], bias [N] or None, A [r, K] and B [N, r] or None, with r even. All in
+    bfloat16; every sum is taken in float32 and rounded once, the gradient of the rows over all weights and adapters too. What
+    passes between A and B, r numbers a row each way, is scaled and then rounded.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, library: ctypes.CDLL, rows: torch.Tensor, *parameters: torch.Tensor | None
+        ctx: Any,
+        library: ctypes.CDLL,
+        rows: torch.Tensor,
+        scalings: Sequence[float],
+        *parameters: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
-        rows, weights = rows.contiguous(), [weight.contiguous() for weight in parameters[::2] if weight is not None]
-        _, to_rows, *wanted = ctx.needs_input_grad
-        ctx.save_for_backward(rows if any(wanted[::2]) else None, *(weights if to_rows else ()))
-        ctx.library = library
-        return multiply(library, rows, weights, parameters[1::2])
+        rows = rows.contiguous()
+        parts = [[None if one is None else one.contiguous() for one in parameters[i::4]] for i in range(4)]
+        weights, biases, lora_a, lora_b = parts
+        low = _low(library, rows, lora_a, scalings)
+        _, to_rows, _, *wanted = ctx.needs_input_grad
+        ctx.save_for_backward(
+            rows if any(wanted[::4]) or any(wanted[2::4]) else None,
+            *(one if learns else None for one, learns in zip(low, wanted[3::4], strict=True)),
+            *(one if to_rows else None for one in (*weights, *lora_a)),
+            *(one if to_rows or learns else None for one, learns in zip(lora_b, wanted[2::4], strict=True)),
+        )
+        ctx.library, ctx.scalings = library, scalings
+        return multiply(library, rows, _present(weights), biases, list(zip(low, lora_b, strict=True)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, *weights = ctx.saved_tensors
-        upstreams = [upstream.contiguous() for upstream in grads]
-        _, to_rows, *wanted = ctx.needs_input_grad
+        library, scalings, (rows, *others) = ctx.library, ctx.scalings, ctx.saved_tensors
+        upstreams, count = [upstream.contiguous() for upstream in grads], len(grads)
+        low, weights, lora_a, lora_b = (others[start : start + count] for start in range(0, 4 * count, count))
+        to_low = [
+            None if b is None else multiply_back(library, [upstream], [b], scale=scaling)
+            for upstream, b, scaling in zip(upstreams, lora_b, scalings, strict=True)
+        ]
+        _, to_rows, _, *wanted = ctx.needs_input_grad
         gradients: list[torch.Tensor | None] = [None] * len(wanted)
-        trained = [i for i in range(len(upstreams)) if wanted[2 * i]]
-        if trained:
-            found = multiply_outer(ctx.library, [upstreams[i] for i in trained], rows)
-            for i, gradient in zip(trained, found, strict=True):
-                gradients[2 * i] = gradient
+        of_rows = {4 * i: upstream for i, upstream in enumerate(upstreams)}
+        of_rows |= {4 * i + 2: one for i, one in enumerate(to_low) if one is not None}
+        if learning := {place: upstream for place, upstream in of_rows.items() if wanted[place]}:
+            found = multiply_outer(library, list(learning.values()), rows)
+            for place, gradient in zip(learning, found, strict=True):
+                gradients[place] = gradient
         for i, upstream in enumerate(upstreams):
-            if wanted[2 * i + 1]:
-                gradients[2 * i + 1] = upstream.flatten(end_dim=-2).sum(0)
-        return None, multiply_back(ctx.library, upstreams, weights) if to_rows else None, *gradients
+            if wanted[4 * i + 1]:
+                gradients[4 * i + 1] = upstream.flatten(end_dim=-2).sum(0)
+            if wanted[4 * i + 3]:
+                (gradients[4 * i + 3],) = multiply_outer(library, [upstream], low[i])
+        if not to_rows:
+            return None, None, None, *gradients
+        adapters = list(zip(to_low, lora_a, strict=True))
+        return None, multiply_back(library, upstreams, weights, adapters), None, *gradients
+
+
+def _present(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def _low(
+    library: ctypes.CDLL, rows: torch.Tensor, lora_a: Sequence[torch.Tensor | None], scalings: Sequence[float]
+) -> list[torch.Tensor | None]:
+    """scaling * rows * A^T [..., r] of each adapter; None where there is none."""
+    there = [i for i, a in enumerate(lora_a) if a is not None]
+    if not there:
+        return [None] * len(lora_a)
+    scales = [scalings[i] for i in there]
+    found = multiply(library, rows, _present(lora_a), [None] * len(there), scales=scales)
+    by_place = dict(zip(there, found, strict=True))
+    return [by_place.get(i) for i in range(len(lora_a))]
+
+
+_Low = tuple[torch.Tensor | None, torch.Tensor | None]
+"""The second stretch of a product's depth: the r columns beside its rows, and what they are multiplied by; or nothing."""
 
 
 def multiply(
@@ -95,45 +149,41 @@ def multiply(
     rows: torch.Tensor,
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
+    low: Sequence[_Low] | None = None,
+    scales: Sequence[float | None] | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """rows [..., K] * weight [N, K]^T + bias [N] -> [..., N] for each weight and bias."""
+    """scale * (rows [..., K] * weight [N, K]^T + bias [N] + low[0] [..., r] * low[1] [N, r]^T) -> [..., N] for each weight."""
     depth, num_threads = rows.shape[-1], torch.get_num_threads()
     assert all(weight.shape[1] == depth for weight in weights), (rows.shape, [weight.shape for weight in weights])
     num_rows = rows.numel() // depth
     outputs = tuple(rows.new_empty(*rows.shape[:-1], weight.shape[0]) for weight in weights)
     biases = [None if bias is None else bias.contiguous() for bias in biases]
+    low, scales = low or [(None, None)] * len(weights), scales or [None] * len(weights)
     factors = [
-        Factor(
-            rows.data_ptr(),
-            weight.data_ptr(),
-            None if bias is None else bias.data_ptr(),
-            None,
-            output.data_ptr(),
-            weight.shape[0],
-        )
-        for weight, bias, output in zip(weights, biases, outputs, strict=True)
+        _factor(rows, weight, bias, output, weight.shape[0], second, scale)
+        for weight, bias, output, second, scale in zip(weights, biases, outputs, low, scales, strict=True)
     ]
-    workspace = thread_workspace(library.product_workspace_bytes(num_threads, num_rows, depth))
-    library.product(num_threads, num_rows, depth, len(factors), _array(factors), workspace.data_ptr())
+    _call_product(library.product, library, (num_threads, num_rows, depth), depth, factors)
     return outputs
 
 
 def multiply_back(
-    library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
+    library: ctypes.CDLL,
+    upstreams: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    low: Sequence[_Low] | None = None,
+    scale: float | None = None,
 ) -> torch.Tensor:
-    """The sum of upstream [..., N] * weight [N, K] over all of them: [..., K]."""
+    """scale * the sum of upstream [..., N] * weight [N, K] + low[0] [..., r] * low[1] [r, K] over all of them: [..., K]."""
     columns, num_threads, first = weights[0].shape[1], torch.get_num_threads(), upstreams[0]
     assert all(one.shape[-1] == other.shape[0] for one, other in zip(upstreams, weights, strict=True))
     num_rows, deepest = first.numel() // first.shape[-1], max(weight.shape[0] for weight in weights)
     output = first.new_empty(*first.shape[:-1], columns)
     factors = [
-        Factor(upstream.data_ptr(), weight.data_ptr(), None, None, output.data_ptr(), weight.shape[0])
-        for upstream, weight in zip(upstreams, weights, strict=True)
+        _factor(upstream, weight, None, output, weight.shape[0], second, scale)
+        for upstream, weight, second in zip(upstreams, weights, low or [(None, None)] * len(weights), strict=True)
     ]
-    workspace = thread_workspace(library.product_workspace_bytes(num_threads, num_rows, deepest))
-    library.sum_of_products(
-        num_threads, num_rows, columns, deepest, len(factors), _array(factors), workspace.data_ptr()
-    )
+    _call_product(library.sum_of_products, library, (num_threads, num_rows, columns, deepest), deepest, factors)
     return output
 
 
@@ -144,12 +194,43 @@ def multiply_outer(library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], rows
     num_rows = rows.numel() // columns
     outputs = [rows.new_empty(upstream.shape[-1], columns) for upstream in upstreams]
     factors = [
-        Factor(upstream.data_ptr(), rows.data_ptr(), None, None, output.data_ptr(), output.shape[0])
+        _factor(upstream, rows, None, output, output.shape[0])
         for upstream, output in zip(upstreams, outputs, strict=True)
     ]
     workspace = thread_workspace(library.outer_products_workspace_bytes(num_threads, num_rows, columns))
     library.outer_products(num_threads, num_rows, columns, len(factors), _array(factors), workspace.data_ptr())
     return outputs
+
+
+def _factor(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    size: int,
+    low: _Low = (None, None),
+    scale: float | None = None,
+) -> Factor:
+    low_left, low_right = low
+    rank = 0 if low_left is None else low_left.shape[-1]
+    return Factor(
+        *(left.data_ptr(), right.data_ptr(), _address(bias), None, out.data_ptr(), size),
+        *(_address(low_left), _address(low_right), rank),
+        None if scale is None else ctypes.pointer(ctypes.c_float(scale)),
+    )
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _call_product(
+    function: Any, library: ctypes.CDLL, sizes: tuple[int, ...], deepest: int, factors: Sequence[Factor]
+) -> None:
+    """Call `product` or `sum_of_products` of products.h with its workspace; `sizes` begin with threads and rows."""
+    rank = max(factor.rank for factor in factors)
+    workspace = thread_workspace(library.product_workspace_bytes(*sizes[:2], deepest, rank))
+    function(*sizes, len(factors), _array(factors), workspace.data_ptr())
 
 
 def _array(factors: Sequence[Factor]) -> ctypes.Array[Factor]:

@@ -88,11 +88,14 @@ class Parameter(ctypes.Structure):
 
 
 class Factor(ctypes.Structure):
-    """`factor` of products.h: the two matrices of a product, what is added (or null), and where the result goes."""
+    """`factor` of products.h: the matrices of a product, what is added (or null), and where the result goes."""
 
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("left", "right", "bias", "residual", "out")],
         ("size", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in ("low_left", "low_right")],
+        ("rank", ctypes.c_int64),
+        ("scale", ctypes.POINTER(ctypes.c_float)),
     ]
 
 
@@ -109,7 +112,9 @@ class Layer(ctypes.Structure):
         *[(name, ctypes.c_double * 2) for name in ("epsilon", "shift")],
         *[(name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")],
         ("norms", ctypes.c_void_p * 2),
-        *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases")],
+        *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases", "lora_a", "lora_b")],
+        ("ranks", ctypes.c_int64 * NUM_LINEARS),
+        ("scalings", ctypes.c_float * NUM_LINEARS),
         ("read", ctypes.c_void_p),
         ("num_read", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("kept", "workspace")],
@@ -122,7 +127,7 @@ class LayerGradients(ctypes.Structure):
     _fields_ = [
         ("hidden", ctypes.c_void_p),
         ("norms", ctypes.c_void_p * 2),
-        *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases")],
+        *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases", "lora_a", "lora_b")],
     ]
 
 
@@ -252,7 +257,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.has_matrix_products.restype = count
     if library.has_matrix_products():
         factors = ctypes.POINTER(Factor)
-        library.product_workspace_bytes.argtypes = library.outer_products_workspace_bytes.argtypes = [count] * 3
+        library.product_workspace_bytes.argtypes = [count] * 4
+        library.outer_products_workspace_bytes.argtypes = [count] * 3
         library.product_workspace_bytes.restype = library.outer_products_workspace_bytes.restype = count
         library.product.argtypes = library.outer_products.argtypes = [*[count] * 4, factors, pointer]
         library.sum_of_products.argtypes = [*[count] * 5, factors, pointer]

@@ -6,7 +6,11 @@
 
    A tile of TILE x PANEL_WIDTH sums stays in registers. Of the left matrix two neighbours along the depth are read at once
    and given to all vector lanes; the right one lies in panels [depth / 2][PANEL_WIDTH] of such pairs. Depth is walked in order,
-   DEPTH pairs at a time, so a row's result depends neither on the other rows nor on the number of threads. */
+   DEPTH pairs at a time, so a row's result depends neither on the other rows nor on the number of threads. Of a panel that is
+   not full only the vectors that hold columns are computed: a product of 16 columns costs a quarter of one of 64.
+
+   A factor may have a second, low-rank stretch of the depth (LoRA, Hu et al. 2021): its pairs stand behind those of the panel,
+   and the sums stay in their registers between the two. */
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_BF16__)
 #include <immintrin.h>
@@ -16,61 +20,90 @@
 #define GROUP 48       /* rows of a transposed left matrix that are laid out together */
 #define DEPTH 1024     /* pairs, at most: a panel of them and what it meets fit into 1 MiB of cache */
 
+static int64_t num_parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
+
 typedef struct {
     const void *data; /* the first pair of the first row */
     int64_t by_row, by_pair; /* bytes from a row, and from a pair, to the next */
+    int64_t num_pairs;
 } left_pairs;
 
-/* out [rows, PANEL_WIDTH] or, where that is null, sums = start + left * right, `num_pairs` deep. Only the columns in `mask`
-   are written to `out`; `past_cache` says that whole lines of it are, and they are not read again soon. */
-static inline __attribute__((always_inline)) void multiply_rows(const int rows, left_pairs left, const uint32_t *right,
-                                                                int64_t num_pairs, const float *start, int64_t start_stride,
-                                                                float *sums, uint16_t *out, int64_t stride, uint64_t mask,
-                                                                int past_cache)
+/* What becomes of a tile of sums. Of `out` the `width` columns are written, or where it is null all of `sums`. */
+typedef struct {
+    uint16_t *out;
+    int64_t stride, width;
+    float *sums;
+    const float *scale; /* of what is written to `out`, or null */
+    int past_cache;     /* whole lines of `out` are written, and not read again soon */
+} destination;
+
+static inline __attribute__((always_inline)) void add_pairs(const int rows, const int vectors, left_pairs left,
+                                                            const uint32_t *right, __m512 tile[TILE][4])
 {
-    __m512 tile[TILE][4];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < 4; c++) tile[r][c] = _mm512_load_ps(start + r * start_stride + 16 * c);
-    for (int64_t p = 0; p < num_pairs; p++) {
+    for (int64_t p = 0; p < left.num_pairs; p++) {
         __m512bh column[4];
-        for (int c = 0; c < 4; c++) column[c] = (__m512bh)_mm512_load_si512(right + p * PANEL_WIDTH + 16 * c);
+        for (int c = 0; c < vectors; c++) column[c] = (__m512bh)_mm512_load_si512(right + p * PANEL_WIDTH + 16 * c);
         #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
             int32_t pair;
             memcpy(&pair, (const char *)left.data + r * left.by_row + p * left.by_pair, sizeof pair);
-            for (int c = 0; c < 4; c++)
+            for (int c = 0; c < vectors; c++)
                 tile[r][c] = _mm512_dpbf16_ps(tile[r][c], (__m512bh)_mm512_set1_epi32(pair), column[c]);
         }
     }
+}
+
+/* to [rows, 16 * vectors] = start + left * right + low * what stands behind that. */
+static inline __attribute__((always_inline)) void multiply_rows(const int rows, const int vectors, left_pairs left, left_pairs low,
+                                                                const uint32_t *right, const float *start, int64_t start_stride,
+                                                                const destination *to)
+{
+    __m512 tile[TILE][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < vectors; c++) tile[r][c] = _mm512_load_ps(start + r * start_stride + 16 * c);
+    add_pairs(rows, vectors, left, right, tile);
+    add_pairs(rows, vectors, low, right + left.num_pairs * PANEL_WIDTH, tile);
+    if (!to->out) {
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < vectors; c++) _mm512_store_ps(to->sums + r * PANEL_WIDTH + 16 * c, tile[r][c]);
+        return;
+    }
+    if (to->scale)
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < vectors; c++) tile[r][c] = _mm512_mul_ps(tile[r][c], _mm512_set1_ps(*to->scale));
+    uint64_t mask = to->width < PANEL_WIDTH ? (1ull << to->width) - 1 : ~0ull;
     for (int r = 0; r < rows; r++) {
-        __m512i low = (__m512i)_mm512_cvtne2ps_pbh(tile[r][1], tile[r][0]);
-        __m512i high = (__m512i)_mm512_cvtne2ps_pbh(tile[r][3], tile[r][2]);
-        if (!out) {
-            for (int c = 0; c < 4; c++) _mm512_store_ps(sums + r * PANEL_WIDTH + 16 * c, tile[r][c]);
-        } else if (past_cache) {
-            _mm512_stream_si512((__m512i *)(out + r * stride), low);
-            _mm512_stream_si512((__m512i *)(out + r * stride + 32), high);
+        uint16_t *out = to->out + r * to->stride;
+        __m512i first = (__m512i)_mm512_cvtne2ps_pbh(vectors > 1 ? tile[r][1] : _mm512_setzero_ps(), tile[r][0]);
+        __m512i second = _mm512_setzero_si512();
+        if (vectors > 2) second = (__m512i)_mm512_cvtne2ps_pbh(vectors > 3 ? tile[r][3] : _mm512_setzero_ps(), tile[r][2]);
+        if (to->past_cache) {
+            _mm512_stream_si512((__m512i *)out, first);
+            _mm512_stream_si512((__m512i *)(out + 32), second);
         } else {
-            _mm512_mask_storeu_epi16(out + r * stride, (__mmask32)mask, low);
-            _mm512_mask_storeu_epi16(out + r * stride + 32, (__mmask32)(mask >> 32), high);
+            _mm512_mask_storeu_epi16(out, (__mmask32)mask, first);
+            if (vectors > 2) _mm512_mask_storeu_epi16(out + 32, (__mmask32)(mask >> 32), second);
         }
     }
 }
 
-static __attribute__((noinline)) void multiply_tile(int64_t rows, left_pairs left, const uint32_t *right, int64_t num_pairs,
-                                                    const float *start, int64_t start_stride, float *sums, uint16_t *out,
-                                                    int64_t stride, uint64_t mask, int past_cache)
+static __attribute__((noinline)) void multiply_tile(int64_t rows, left_pairs left, left_pairs low, const uint32_t *right,
+                                                    const float *start, int64_t start_stride, const destination *to)
 {
-#define CASE(n) \
-    case n: multiply_rows(n, left, right, num_pairs, start, start_stride, sums, out, stride, mask, past_cache); break;
-    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+#define CASE(n, v) \
+    case 4 * n + v - 1: multiply_rows(n, v, left, low, right, start, start_stride, to); break;
+#define CASES(n) CASE(n, 1) CASE(n, 2) CASE(n, 3) CASE(n, 4)
+    switch (4 * rows + num_parts(to->width, 16) - 1) { CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) }
+#undef CASES
 #undef CASE
 }
 
-/* panel [num_pairs][PANEL_WIDTH] of the pairs along `num_rows` rows that are columns of the panel; missing ones are 0. */
+static const left_pairs no_pairs;
+
+/* panel [num_pairs][PANEL_WIDTH] of the pairs along `num_rows` rows that are columns of the panel; vectors are filled up with 0. */
 static void lay_out_transposed(const uint16_t *rows, int64_t stride, int64_t num_rows, int64_t num_pairs, uint32_t *panel)
 {
-    for (int64_t row = 0; row < PANEL_WIDTH; row += 16)
+    for (int64_t row = 0; row < num_rows; row += 16)
         for (int64_t pair = 0; pair < num_pairs; pair += 16) {
             __m512i a[16], b[16];
             __mmask16 mask = (__mmask16)((1u << least(16, num_pairs - pair)) - 1);
@@ -100,13 +133,12 @@ static void lay_out_transposed(const uint16_t *rows, int64_t stride, int64_t num
         }
 }
 
-/* panel [num_rows / 2, rounded up][width]: each row together with the one below it; what is missing is 0. */
+/* panel [num_rows / 2, rounded up][width]: each row together with the one below it; vectors are filled up with 0. */
 static void lay_out(const uint16_t *rows, int64_t stride, int64_t num_rows, int64_t num_columns, int64_t width, uint32_t *panel)
 {
     for (int64_t row = 0; row < num_rows; row += 2)
-        for (int64_t column = 0; column < width; column += 16) {
-            int64_t there = num_columns - column;
-            __mmask16 mask = there <= 0 ? 0 : (__mmask16)((1u << least(16, there)) - 1);
+        for (int64_t column = 0; column < least(width, num_columns); column += 16) {
+            __mmask16 mask = (__mmask16)((1u << least(16, num_columns - column)) - 1);
             __mmask16 below = row + 1 < num_rows ? mask : 0;
             __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, rows + row * stride + column));
             __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(below, rows + (row + 1) * stride + column));
@@ -129,7 +161,23 @@ typedef struct {
     const uint16_t *left, *right, *bias, *residual;
     uint16_t *out;
     int64_t size;
+    const uint16_t *low_left, *low_right; /* the second stretch of the depth; null where `rank` is 0 */
+    int64_t rank;                         /* even */
+    const float *scale;                   /* of all, before it is rounded; null for 1 */
 } factor;
+
+static int64_t largest_rank(int64_t count, const factor *factors)
+{
+    int64_t rank = 0;
+    for (int64_t f = 0; f < count; f++) rank = factors[f].rank > rank ? factors[f].rank : rank;
+    return rank;
+}
+
+/* Pairs of the second stretch from a tile on. */
+static left_pairs low_pairs(const factor *of, int64_t tile)
+{
+    return of->rank ? (left_pairs){of->low_left + tile * TILE * of->rank, 2 * of->rank, 4, of->rank / 2} : no_pairs;
+}
 
 int64_t has_matrix_products(void) { return 1; }
 
@@ -168,19 +216,17 @@ static int64_t take_tiles(const share *own, int64_t panel, int64_t *start)
     return count;
 }
 
-static int64_t num_parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
-
 static int64_t counter_bytes(int64_t num_threads) { return num_parts(num_threads, 2) * PAIR_BYTES; }
 
-static int64_t own_bytes(int64_t num_rows, int64_t depth)
+static int64_t own_bytes(int64_t num_rows, int64_t depth, int64_t rank)
 {
-    return (least(depth / 2, DEPTH) + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
+    return (least(depth / 2, DEPTH) + rank / 2 + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
 }
 
-/* Bytes of `workspace` that `product` and `sum_of_products` need, the latter for its deepest factor. */
-int64_t product_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t depth)
+/* Bytes of `workspace` that `product` and `sum_of_products` need, the latter for its deepest factor; `rank` is the largest. */
+int64_t product_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t rank)
 {
-    return counter_bytes(num_threads) + num_threads * own_bytes(num_rows, depth);
+    return counter_bytes(num_threads) + num_threads * own_bytes(num_rows, depth, rank);
 }
 
 typedef struct {
@@ -188,9 +234,9 @@ typedef struct {
     uint32_t *panel;
 } thread_workspace;
 
-static thread_workspace workspace_of_thread(char *workspace, int64_t num_rows, int64_t depth)
+static thread_workspace workspace_of_thread(char *workspace, int64_t num_rows, int64_t depth, int64_t rank)
 {
-    float *first = (float *)(workspace + omp_get_thread_num() * own_bytes(num_rows, depth));
+    float *first = (float *)(workspace + omp_get_thread_num() * own_bytes(num_rows, depth, rank));
     float *sums = first + PANEL_WIDTH;
     return (thread_workspace){first, sums, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
 }
@@ -204,17 +250,19 @@ static void start_with_residual(const float *bias, const uint16_t *residual, int
             sums[row * PANEL_WIDTH + c] = bias[c] + (c < width ? widened(residual[row * stride + c]) : 0);
 }
 
-/* One factor's out [num_rows, size] = left [num_rows, depth] * right [size, depth]^T + bias + residual, a row and a matrix that may
-   be null; `left` is that of the first. The depth is even. */
+/* One factor's out [num_rows, size] = scale * (left [num_rows, depth] * right [size, depth]^T + bias + residual
+   + low_left [num_rows, rank] * low_right [size, rank]^T), of which bias, a row, and residual, a matrix, may be null; `left` is that
+   of the first. The depth is even. */
 void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count, const factor *factors, void *workspace)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), num_chunks = num_parts(depth / 2, DEPTH), all = 0;
+    int64_t rank = largest_rank(count, factors);
     const uint16_t *left = factors[0].left;
     uint64_t *counters = memset(workspace, 0, counter_bytes(num_threads));
     for (int64_t f = 0; f < count; f++) all += num_parts(factors[f].size, PANEL_WIDTH) * num_tiles;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        thread_workspace own = workspace_of_thread((char *)workspace + counter_bytes(num_threads), num_rows, depth);
+        thread_workspace own = workspace_of_thread((char *)workspace + counter_bytes(num_threads), num_rows, depth, rank);
         share mine = share_of_thread(counters, all);
         int64_t start, taken, laid_out = -1;
         while ((taken = take_tiles(&mine, num_tiles, &start))) {
@@ -223,15 +271,18 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
             for (; number >= num_parts(at->size, PANEL_WIDTH); at++) number -= num_parts(at->size, PANEL_WIDTH);
             int64_t column = number * PANEL_WIDTH, width = least(PANEL_WIDTH, at->size - column);
             int64_t beyond = mine.from_end ? column - PANEL_WIDTH : column + PANEL_WIDTH;
-            uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
             for (int64_t c = 0; c < PANEL_WIDTH; c++)
                 own.first[c] = at->bias && c < width ? widened(at->bias[column + c]) : 0;
             for (int64_t chunk = 0; chunk < num_chunks; chunk++) {
                 int64_t pair = chunk * DEPTH, pairs = least(DEPTH, depth / 2 - pair), is_last = chunk + 1 == num_chunks;
                 int64_t next = is_last ? beyond : column, next_pair = is_last ? 0 : pair + DEPTH;
                 int64_t next_width = next < 0 ? 0 : least(PANEL_WIDTH, at->size - next);
-                if (laid_out != panel || num_chunks > 1)
+                if (laid_out != panel || num_chunks > 1) {
                     lay_out_transposed(at->right + column * depth + 2 * pair, depth, width, pairs, own.panel);
+                    if (is_last && at->rank)
+                        lay_out_transposed(at->low_right + column * at->rank, at->rank, width, at->rank / 2,
+                                           own.panel + pairs * PANEL_WIDTH);
+                }
                 laid_out = panel;
                 for (int64_t t = tile; t < last; t++) {
                     float *sums = own.sums + t * TILE * PANEL_WIDTH;
@@ -241,50 +292,57 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
                     if (next_width > 0)
                         fetch_part(at->right + next * depth + 2 * next_pair, depth, next_width,
                                    4 * least(DEPTH, depth / 2 - next_pair), t - tile, last - tile);
-                    multiply_tile(rows, (left_pairs){left + t * TILE * depth + 2 * pair, 2 * depth, 4}, own.panel, pairs,
-                                  has_start ? sums : own.first, has_start ? PANEL_WIDTH : 0, sums,
-                                  is_last ? at->out + t * TILE * at->size + column : NULL, at->size, mask, 0);
+                    multiply_tile(rows, (left_pairs){left + t * TILE * depth + 2 * pair, 2 * depth, 4, pairs},
+                                  is_last ? low_pairs(at, t) : no_pairs, own.panel, has_start ? sums : own.first,
+                                  has_start ? PANEL_WIDTH : 0,
+                                  &(destination){is_last ? at->out + t * TILE * at->size + column : NULL, at->size, width, sums,
+                                                 at->scale, 0});
                 }
             }
         }
     }
 }
 
-/* out [num_rows, num_columns] of the first = sum of left [num_rows, size] * right [size, num_columns] over all factors: the
-   gradient of what they read. Their sizes are even; `depth` is the largest. */
+/* out [num_rows, num_columns] of the first = its scale * the sum of left [num_rows, size] * right [size, num_columns]
+   + low_left [num_rows, rank] * low_right [rank, num_columns] over all factors: the gradient of what they read. Their sizes are
+   even; `depth` is the largest. */
 void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t depth, int64_t count,
                      const factor *factors, void *workspace)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), all = num_parts(num_columns, PANEL_WIDTH) * num_tiles;
+    int64_t rank = largest_rank(count, factors);
     uint64_t *counters = memset(workspace, 0, counter_bytes(num_threads));
     uint16_t *out = factors[0].out;
     #pragma omp parallel num_threads((int)num_threads)
     {
-        thread_workspace own = workspace_of_thread((char *)workspace + counter_bytes(num_threads), num_rows, depth);
+        thread_workspace own = workspace_of_thread((char *)workspace + counter_bytes(num_threads), num_rows, depth, rank);
         share mine = share_of_thread(counters, all);
         int64_t start, taken;
         while ((taken = take_tiles(&mine, num_tiles, &start))) {
             int64_t column = start / num_tiles * PANEL_WIDTH, width = least(PANEL_WIDTH, num_columns - column);
             int64_t tile = start % num_tiles, last = tile + taken;
-            uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
             for (int64_t f = 0, pair = 0; f < count;) {
                 const factor *at = factors + f, *next = at;
                 int64_t pairs = least(DEPTH, at->size / 2 - pair), next_pair = pair + pairs, next_column = column;
-                int is_first = f == 0 && pair == 0;
-                if (next_pair == at->size / 2) next_pair = 0, f++, next = factors + f;
+                int is_first = f == 0 && pair == 0, ends = next_pair == at->size / 2;
+                if (ends) next_pair = 0, f++, next = factors + f;
                 int is_last = f == count;
                 if (is_last) next = factors, next_column += mine.from_end ? -PANEL_WIDTH : PANEL_WIDTH;
                 int64_t next_width = next_column < 0 ? 0 : least(PANEL_WIDTH, num_columns - next_column);
                 lay_out(at->right + 2 * pair * num_columns + column, num_columns, 2 * pairs, width, PANEL_WIDTH, own.panel);
+                if (ends && at->rank)
+                    lay_out(at->low_right + column, num_columns, at->rank, width, PANEL_WIDTH, own.panel + pairs * PANEL_WIDTH);
                 for (int64_t t = tile; t < last; t++) {
                     float *sums = own.sums + t * TILE * PANEL_WIDTH;
                     if (next_width > 0)
                         fetch_part(next->right + 2 * next_pair * num_columns + next_column, num_columns,
                                    2 * least(DEPTH, next->size / 2 - next_pair), 2 * next_width, t - tile, last - tile);
                     multiply_tile(least(TILE, num_rows - t * TILE),
-                                  (left_pairs){at->left + t * TILE * at->size + 2 * pair, 2 * at->size, 4}, own.panel, pairs,
-                                  is_first ? no_start : sums, is_first ? 0 : PANEL_WIDTH, sums,
-                                  is_last ? out + t * TILE * num_columns + column : NULL, num_columns, mask, 0);
+                                  (left_pairs){at->left + t * TILE * at->size + 2 * pair, 2 * at->size, 4, pairs},
+                                  ends ? low_pairs(at, t) : no_pairs, own.panel, is_first ? no_start : sums,
+                                  is_first ? 0 : PANEL_WIDTH,
+                                  &(destination){is_last ? out + t * TILE * num_columns + column : NULL, num_columns, width, sums,
+                                                 factors->scale, 0});
                 }
                 pair = next_pair;
             }
@@ -337,14 +395,13 @@ void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, 
                 for (int64_t t = tile; t < last; t++) {
                     int64_t r = t % tiles * TILE, column = t / tiles * PANEL_WIDTH;
                     int64_t width = least(PANEL_WIDTH, num_columns - column);
-                    uint64_t mask = width < PANEL_WIDTH ? (1ull << width) - 1 : ~0ull;
                     float *own = sums + t * TILE * PANEL_WIDTH;
                     if (r < height)
-                        multiply_tile(least(TILE, height - r), (left_pairs){group + r, 4, 4 * GROUP},
-                                      panels + column * pairs + pair * PANEL_WIDTH, deep, chunk ? own : no_start,
-                                      chunk ? PANEL_WIDTH : 0, own,
-                                      is_last ? at->out + (row + r) * num_columns + column : NULL, num_columns, mask,
-                                      whole_lines && width == PANEL_WIDTH);
+                        multiply_tile(least(TILE, height - r), (left_pairs){group + r, 4, 4 * GROUP, deep}, no_pairs,
+                                      panels + column * pairs + pair * PANEL_WIDTH, chunk ? own : no_start,
+                                      chunk ? PANEL_WIDTH : 0,
+                                      &(destination){is_last ? at->out + (row + r) * num_columns + column : NULL, num_columns,
+                                                     width, own, NULL, whole_lines && width == PANEL_WIDTH});
                 }
             }
         }
