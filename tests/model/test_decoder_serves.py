@@ -150,7 +150,7 @@ def test_an_adapters_dropout_falls() -> None:
 def test_scores_that_are_capped_are_refused() -> None:
     model = small_model("Gemma2", attn_logit_softcapping=50.0)
     assert is_served(model)
-    with pytest.raises(AssertionError, match="soft-capped"):
+    with pytest.raises(AssertionError, match="cap their attention scores"):
         run(model)
 
 

@@ -344,9 +344,9 @@ def test_a_plan_or_rows_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("adapted", [["v_proj"], ["down_proj", "o_proj"]])
-def test_a_projection_with_an_adapter_is_computed_by_its_parts(adapted, count):
+def test_a_projection_with_an_adapter_of_odd_rank_is_computed_by_its_parts(adapted, count):
     model = make()
-    lora = peft.LoraConfig(r=2, target_modules=adapted, layers_to_transform=[1], init_lora_weights=False)
+    lora = peft.LoraConfig(r=3, target_modules=adapted, layers_to_transform=[1], init_lora_weights=False)
     peft.inject_adapter_in_model(lora, model)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(BFLOAT16)

@@ -325,7 +325,9 @@ def test_a_layer_in_another_precision_or_place_is_left_to_torch_which_refuses_it
     monkeypatch.setattr(
         MatrixProducts,
         "apply",
-        lambda _, *given: [pytest.fail("used") if any(one is made[1].weight for one in given) else F.linear(*given)],
+        lambda _, *given: [
+            pytest.fail("used") if any(one is made[1].weight for one in given) else F.linear(given[0], *given[2:4])
+        ],
     )
     with pytest.raises((RuntimeError, NotImplementedError)):
         projected(made, random(3, 64))
@@ -346,7 +348,7 @@ class Parent(torch.nn.Module):
 def test_layers_that_read_the_same_rows_are_one_call_and_beside_one_of_another_kind_each_is_its_own(adapted):
     parent = Parent()
     if adapted:
-        peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False), parent)
+        peft.inject_adapter_in_model(peft.LoraConfig(r=3, target_modules=["v_proj"], init_lora_weights=False), parent)
     rows = random(5, 64).requires_grad_()
     made = (parent.q_proj, parent.k_proj, parent.v_proj)
     wanted = [layer(rows) for layer in made]
