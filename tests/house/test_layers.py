@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -233,6 +234,22 @@ def test_a_command_that_shares_its_name_with_a_room_stays_a_command_whatever_is_
         "assert loss.micro_batch_loss and tuneful.train.loss is loss\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["nothing is set", "the count is", "the policy is"],
+)
+def test_waiting_threads_spin_for_microseconds_unless_the_environment_says_otherwise(
+    given: dict[str, str], expected: str
+) -> None:
+    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    program = "import os, tuneful; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, env={**own, **given}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == expected
 
 
 def test_importing_the_package_is_quick_and_keeps_the_hub_from_phoning_home() -> None:

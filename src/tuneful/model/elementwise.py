@@ -78,10 +78,10 @@ def _turned(
     values = values if values.stride(-1) == 1 else values.clone(memory_format=torch.contiguous_format)
     _, num_heads, num_nodes, size = values.shape
     output = values.new_empty(1, num_nodes, num_heads, size)
-    workspace = torch.empty(torch.get_num_threads() * 5 * size, dtype=torch.promote_types(values.dtype, torch.float32))
+    workspace = torch.empty(torch.get_num_threads() * 4 * size, dtype=torch.promote_types(values.dtype, torch.float32))
     library.rotate(
         *(torch.get_num_threads(), KINDS[values.dtype], num_nodes, num_heads, size),
-        *(Heads.of(values), None, back),
+        *(Heads.of(values), back),
         *(tensor.data_ptr() for tensor in (cosines, sines, output, workspace)),
     )
     return output.transpose(1, 2)

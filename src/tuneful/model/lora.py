@@ -129,6 +129,11 @@ class LinearParts:
     lora_b: torch.nn.Parameter | None = None
     scaling: float = 1.0
 
+    @property
+    def parameters(self) -> tuple[torch.Tensor | None, ...]:
+        """Weight, bias, lora_a and lora_b, None for what there is not."""
+        return self.base.weight, self.base.bias, self.lora_a, self.lora_b
+
 
 def linear_parts(layer: Any) -> LinearParts | None:
     """What `layer` computes with: itself where it is none of peft's, else its base and, unless it is switched off, its adapter.

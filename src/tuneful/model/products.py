@@ -31,22 +31,21 @@ def projected(layers: Sequence[Any], rows: torch.Tensor) -> Sequence[torch.Tenso
     serve all of them; else each by itself."""
     library, parts = (
         kernels(rows.device, rows.dtype),
-        [found for found in map(linear_parts, layers) if found is not None],
-    )
-    served = len(parts) == len(layers) and all(is_served_linear(one.base) for one in parts)
-    parameters = (
-        [part for one in parts for part in (one.base.weight, one.base.bias, one.lora_a, one.lora_b)] if served else []
+        [parts for parts in map(linear_parts, layers) if parts is not None],
     )
     if (
         library is None
-        or not served
         or not library.has_matrix_products()
         or rows.ndim < 2
         or not rows.numel()
-        or not all(parameter is None or is_plain(parameter) for parameter in (rows, *parameters))
+        or len(parts) < len(layers)
+        or not all(is_served_linear(one.base) for one in parts)
+        or not all(
+            each is None or is_plain(each) for each in (rows, *(each for one in parts for each in one.parameters))
+        )
     ):
         return [layer(rows) for layer in layers] if len(layers) == 1 else [projected([one], rows)[0] for one in layers]
-    scalings = [one.scaling for one in parts]
+    scalings, parameters = [one.scaling for one in parts], [each for one in parts for each in one.parameters]
     outputs: tuple[torch.Tensor, ...] = MatrixProducts.apply(library, rows, scalings, *parameters)  # type: ignore[no-untyped-call]
     return outputs
 

@@ -247,8 +247,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.cross_entropy_backward.argtypes = [*[count] * 4, *[pointer] * 6]
     library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 8]
     library.rms_norm.argtypes = [*[count] * 4, number, number, *[pointer] * 4]
-    library.rotate.argtypes = [*[count] * 5, heads, heads, count, *[pointer] * 4]
-    library.rotate.restype = count
+    library.rotate.argtypes = [*[count] * 5, heads, count, *[pointer] * 4]
     library.gated_silu.argtypes = [*[count] * 3, *[pointer] * 3]
     library.gated_silu_backward.argtypes = [*[count] * 3, *[pointer] * 5]
     library.squared_norm.argtypes = [count, count, count, parameters, pointer]
@@ -277,6 +276,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         library.cross_entropy_backward,
         library.rms_norm,
         library.rms_norm_backward,
+        library.rotate,
         library.gated_silu,
         library.gated_silu_backward,
         library.adamw,

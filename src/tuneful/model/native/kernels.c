@@ -179,14 +179,13 @@ void rms_norm(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size,
         num_threads, kind, num_rows, size, epsilon, shift, input, weight, output, rows);
 }
 
-/* output [num_nodes, num_heads, size] = input * cosines + rotated_half * sines, which are [num_nodes, size], or the rotation
-   `back`, as for gradients; `output` may be the input. `rotated_half` must be the input's halves (-second, first): says whether
-   it is. Null stands for them. rows: [num_threads, 5, size] of the numbers that are computed in. */
-int64_t rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size, const heads *input,
-               const heads *rotated_half, int64_t back, const void *cosines, const void *sines, void *output, void *rows)
+/* output [num_nodes, num_heads, size] = input rotated by cosines and sines, which are [num_nodes, size], or `back`, as for gradients;
+   `output` may be the input. rows: [num_threads, 4, size] of the numbers that are computed in. */
+void rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size, const heads *input,
+            int64_t back, const void *cosines, const void *sines, void *output, void *rows)
 {
-    return (kind == FLOAT64 ? rotate_double : rotate_float)(
-        num_threads, kind, num_nodes, num_heads, size, input, rotated_half, back, cosines, sines, output, rows);
+    (kind == FLOAT64 ? rotate_double : rotate_float)(
+        num_threads, kind, num_nodes, num_heads, size, input, back, cosines, sines, output, rows);
 }
 
 /* output = silu(gate) * up, all of `size` elements. */

@@ -449,34 +449,22 @@ static void NAME(norm)(int64_t num_threads, int64_t kind, int64_t num_rows, int6
     }
 }
 
-/* Rotary embedding (Su et al. 2021): of each head, out = first * cos + rotated_half * sin, or the rotation back. `rotated_half`,
-   which may be null, is what a model takes for the heads' halves (-second, first): says whether it is, which zeros do not tell.
-   `output` may be the input. rows: [num_threads, 5, size]. */
-static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size,
-                        const heads *input, const heads *rotated_half, int64_t back, const void *cosines, const void *sines,
-                        void *output, void *rows)
+/* Rotary embedding (Su et al. 2021): of each head, out = (first, second) * cos + (-second, first) * sin, or the rotation `back`.
+   `output` may be the input. rows: [num_threads, 4, size]. */
+static void NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size,
+                         const heads *input, int64_t back, const void *cosines, const void *sines, void *output, void *rows)
 {
-    int64_t half = size / 2, num_unlike = 0, num_telling = 0;
-    #pragma omp parallel num_threads(num_threads) reduction(+ : num_unlike, num_telling)
+    int64_t half = size / 2;
+    #pragma omp parallel num_threads(num_threads)
     {
-        REAL *c = (REAL *)rows + omp_get_thread_num() * 5 * size, *s = c + size, *x = s + size, *y = x + size, *z = y + size;
+        REAL *c = (REAL *)rows + omp_get_thread_num() * 4 * size, *s = c + size, *x = s + size, *y = x + size;
         #pragma omp for schedule(static)
         for (int64_t node = 0; node < num_nodes; node++) {
             NAME(load)(c, cosines, node * size, size, size, kind);
             NAME(load)(s, sines, node * size, size, size, kind);
             for (int64_t head = 0; head < num_heads; head++) {
                 NAME(load)(x, input->data, head * input->by_head + node * input->by_node, size, size, kind);
-                if (rotated_half) {
-                    int unlike = 0, telling = 0;
-                    int64_t at = head * rotated_half->by_head + node * rotated_half->by_node;
-                    NAME(load)(z, rotated_half->data, at, size, size, kind);
-                    for (int64_t d = 0; d < half; d++) unlike += z[d] != -x[half + d];
-                    for (int64_t d = 0; d < half; d++) unlike += z[half + d] != x[d];
-                    for (int64_t d = 0; d < size; d++) y[d] = x[d] * c[d] + z[d] * s[d];
-                    for (int64_t d = 0; d < size; d++) telling += x[d] != 0;
-                    num_unlike += unlike;
-                    num_telling += telling;
-                } else if (back) {
+                if (back) {
                     for (int64_t d = 0; d < half; d++) y[d] = x[d] * c[d] + x[half + d] * s[half + d];
                     for (int64_t d = 0; d < half; d++) y[half + d] = x[half + d] * c[half + d] - x[d] * s[d];
                 } else {
@@ -487,7 +475,6 @@ static int NAME(rotate)(int64_t num_threads, int64_t kind, int64_t num_nodes, in
             }
         }
     }
-    return !rotated_half || (num_unlike == 0 && num_telling > 0);
 }
 
 /* Gated activation (Shazeer 2020), silu(gate) * up, a few numbers at a time. */

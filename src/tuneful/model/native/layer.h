@@ -142,7 +142,7 @@ int64_t layer_workspace_bytes(const layer *l, int64_t backward)
     deepest = most(deepest, l->plan->num_heads * l->plan->size);
     for (int64_t i = 0; i < NUM_LINEARS; i++) rank = most(rank, l->ranks[i]);
     int64_t bytes = most(product_workspace_bytes(threads, N, deepest, rank), attention_workspace_bytes(l->plan, backward));
-    bytes = most(bytes, threads * most(3 * l->width, 5 * l->plan->size) * (int64_t)sizeof(float));
+    bytes = most(bytes, threads * most(3 * l->width, 4 * l->plan->size) * (int64_t)sizeof(float));
     if (!backward) return bytes;
     char *end = NULL;
     lay_out_passing(l, &end);
@@ -183,8 +183,8 @@ void layer_forward(const layer *l, uint16_t *output)
                          {kept.attention_input, w[KEY], b[KEY], NULL, kept.key, K * size},
                          {kept.attention_input, w[VALUE], b[VALUE], NULL, kept.value, K * size}};
     multiply_linears(l, QUERY, 3, N, l->width, to_heads, kept.low);
-    rotate_float(threads, BFLOAT16, N, H, size, &query, NULL, 0, l->cosines, l->sines, kept.query, l->workspace);
-    rotate_float(threads, BFLOAT16, N, K, size, &key, NULL, 0, l->cosines, l->sines, kept.key, l->workspace);
+    rotate_float(threads, BFLOAT16, N, H, size, &query, 0, l->cosines, l->sines, kept.query, l->workspace);
+    rotate_float(threads, BFLOAT16, N, K, size, &key, 0, l->cosines, l->sines, kept.key, l->workspace);
     attend_float(plan, &query, &key, &value, kept.all_attended, kept.logsumexp, l->workspace);
     if (l->read) {
         pick(l, H * size, kept.all_attended, kept.attended);
@@ -306,8 +306,8 @@ void layer_backward(const layer *l, const uint16_t *to_output, const layer_gradi
     heads to_query = heads_in(passing.to_query, H, size), to_key = heads_in(passing.to_key, K, size);
     attend_backward_float(plan, &query, &key, &value, kept.all_attended, kept.logsumexp, &to_attended, passing.to_query,
                           passing.to_key, passing.to_value, passing.sums, workspace);
-    rotate_float(threads, BFLOAT16, N, H, size, &to_query, NULL, 1, l->cosines, l->sines, passing.to_query, workspace);
-    rotate_float(threads, BFLOAT16, N, K, size, &to_key, NULL, 1, l->cosines, l->sines, passing.to_key, workspace);
+    rotate_float(threads, BFLOAT16, N, H, size, &to_query, 1, l->cosines, l->sines, passing.to_query, workspace);
+    rotate_float(threads, BFLOAT16, N, K, size, &to_key, 1, l->cosines, l->sines, passing.to_key, workspace);
     uint16_t *to_input = to->hidden || to->norms[0] ? passing.to_attention_input : NULL;
     factor of_heads[] = {{passing.to_query, w[QUERY], NULL, NULL, to_input, H * size},
                          {passing.to_key, w[KEY], NULL, NULL, NULL, K * size},
