@@ -65,6 +65,18 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
     return roughened(model, dtype).train()
 
 
+def assert_the_same_in(num_threads: int, computed: Callable[[], Iterable[torch.Tensor]]) -> None:
+    """What is `computed` by so many threads is, bit for bit, what one thread computes."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted = computed()
+        torch.set_num_threads(num_threads)
+        assert all(torch.equal(found, one) for found, one in zip(computed(), wanted, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
 def roughened(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """`model` in `dtype`, with norm weights and biases away from the 1 and 0 at which a mistake in them would not show."""
     with torch.no_grad():

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.doubles.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
+from tests.doubles.engine import (
+    FAMILIES,
+    assert_close,
+    assert_the_same_in,
+    random_records,
+    run_alone,
+    run_batches,
+    tiny_model,
+)
 from torch.nn import functional as F
 from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -242,14 +250,7 @@ def test_no_result_depends_on_the_number_of_threads(num_threads, dtype):
         whole = turned.square().sum() + output.square().sum()
         return turned, output, *torch.autograd.grad(whole, (query, gate, up))
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = computed()
-        torch.set_num_threads(num_threads)
-        assert all(map(torch.equal, computed(), wanted))
-    finally:
-        torch.set_num_threads(before)
+    assert_the_same_in(num_threads, computed)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.doubles.engine import FAMILIES, assert_close, random_records, run_alone, run_batches, tiny_model
+from tests.doubles.engine import (
+    FAMILIES,
+    assert_close,
+    assert_the_same_in,
+    random_records,
+    run_alone,
+    run_batches,
+    tiny_model,
+)
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -80,14 +88,7 @@ def test_no_result_depends_on_the_number_of_threads(num_threads, dtype):
         found = normalized(module, rows)
         return found, *torch.autograd.grad(found, (rows, module.weight), upstream)
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = computed()
-        torch.set_num_threads(num_threads)
-        assert all(map(torch.equal, computed(), wanted))
-    finally:
-        torch.set_num_threads(before)
+    assert_the_same_in(num_threads, computed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -6,7 +6,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from tests.doubles.engine import random_records, run_batches, tiny_model
+from tests.doubles.engine import assert_the_same_in, random_records, run_batches, tiny_model
 from tests.machine import require
 from torch.nn import functional as F
 
@@ -147,14 +147,7 @@ def test_no_result_of_an_adapter_depends_on_the_number_of_threads(library, num_t
         found = MatrixProducts.apply(library, rows, SCALINGS, *fours)
         return *found, *torch.autograd.grad(found, leaves, upstreams)
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = computed()
-        torch.set_num_threads(num_threads)
-        assert all(map(torch.equal, computed(), wanted))
-    finally:
-        torch.set_num_threads(before)
+    assert_the_same_in(num_threads, computed)
 
 
 @pytest.mark.parametrize(
@@ -198,14 +191,7 @@ def test_no_result_depends_on_the_number_of_threads(library, num_threads):
         forward = multiply(library, rows, weights, [None, None])
         return *forward, multiply_back(library, upstreams, weights), *multiply_outer(library, upstreams, rows)
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted = computed()
-        torch.set_num_threads(num_threads)
-        assert all(map(torch.equal, computed(), wanted))
-    finally:
-        torch.set_num_threads(before)
+    assert_the_same_in(num_threads, computed)
 
 
 def test_a_rows_result_does_not_depend_on_its_neighbours(library):
