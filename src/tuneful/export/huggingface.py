@@ -121,10 +121,12 @@ def save_tokenizer(shipped: Shipped, folder: Path) -> None:
 
 def _save_weights(model: PreTrainedModel, folder: Path, shipped: Shipped, dtype: DType) -> None:
     target = getattr(torch, dtype)
-    state = {
-        name: tensor.detach().to(target).contiguous() if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
+    cast: dict[int, torch.Tensor] = {}  # by where they lie: what is one matrix stays one, and is saved once
+    for tensor in (tensors := model.state_dict()).values():
+        if tensor.data_ptr() not in cast:
+            is_cast = tensor.is_floating_point()
+            cast[tensor.data_ptr()] = tensor.detach().to(target).contiguous() if is_cast else tensor
+    state = {name: cast[tensor.data_ptr()] for name, tensor in tensors.items()}
     save_state(model, state, folder, shipped, dtype)
 
 
