@@ -113,7 +113,9 @@ def test_a_large_model_is_saved_in_several_files_as_transformers_does(
     monkeypatch.setattr(merged, "MAX_FILE_BYTES", 30_000)
     monkeypatch.setattr("tuneful.model.stored.STRETCH", 1000)
     assert save_merged(model, folder, tmp_path / "ours", shipped, Card())
-    whole = AutoModelForCausalLM.from_pretrained(by_peft(folder, adapter, tmp_path, shipped, "float32"), pad_token_id=None)
+    whole = AutoModelForCausalLM.from_pretrained(
+        by_peft(folder, adapter, tmp_path, shipped, "float32"), pad_token_id=None
+    )
     whole.save_pretrained(tmp_path / "shards", max_shard_size=30_000)
     ours, theirs = files(tmp_path / "ours"), files(tmp_path / "shards")
     written = {name for name in ours if "safetensors" in name}
@@ -127,7 +129,9 @@ def test_a_base_that_was_saved_without_its_head_is_found_under_its_own_names(tmp
     folder = base(tmp_path, "gpt2", torch.float32)
     state = load_file(folder / "model.safetensors")
     save_file(
-        {name.removeprefix("transformer."): one for name, one in state.items()}, folder / "model.safetensors", {"format": "pt"}
+        {name.removeprefix("transformer."): one for name, one in state.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
     )
     model, adapter = adapted(folder, torch.bfloat16, LoraConfig(r=2))
     assert save_merged(model, folder, tmp_path / "ours", shipped, Card())

@@ -1,9 +1,9 @@
 """A model with an adapter is saved merged, one tensor at a time: the same folder as `save_model` writes of the merged model.
 
-The end of a run then takes less memory than its training did. transformers itself says which tensors are saved under which names:
-it saves stand-ins of one number, and with them the configurations. Each file is then written tensor by tensor, and read again tensor
-by tensor: numbers that no adapter changed are the base's bit for bit (rounded to the dtype of the folder), the others are what the
-formula of LoRA gives.
+The end of a run then takes less memory than its training did. transformers itself says which tensors are saved under which
+names: it saves stand-ins of one number, and with them the configurations. Each file is then written tensor by tensor, and
+read again so: numbers that no adapter changed are the base's bit for bit (rounded to the dtype of the folder), the others are
+what the formula of LoRA gives.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _KINDS = {
 def save_merged(
     model: PreTrainedModel, base: Path | None, folder: Path, shipped: Shipped, card: Card, *, dtype: DType = "float32"
 ) -> bool:
-    """Write the folder of `model` with its adapter merged, whole or not at all; whether that could be done one tensor at a time.
+    """Write the folder of `model` with its adapter merged, whole or not at all; whether that could be done tensor by tensor.
 
-    `base` is the folder that the base came from. Where its weights are stored in another way than the model holds them (several as
-    one, or in no safetensors file) nothing is written. Raises ExportError where what was written is not what it should be, and OSError.
+    `base` is the folder that the base came from. Where its weights are stored in another way than the model holds them (several
+    as one, or in no safetensors file) nothing is written. Raises ExportError where what was written is not right, and OSError.
     """
     tensors = merged_tensors(model, base)
     if tensors is None or any(tensor.held.dtype not in _KINDS for tensor in tensors):
@@ -145,7 +145,9 @@ def _check_files(saved: Mapping[str, MergedTensor], folder: Path, target: torch.
         if (expected := tensor.expected()) is not None:
             check_merged(tensor, stored[name].read(0, tensor.held.numel()), expected)
         elif not all(map(torch.equal, *_as_written_and_read(tensor, stored[name], target))):
-            raise ExportError(f"{folder}: tensor {name} was not saved as it is in the base; save again, and check the disk")
+            raise ExportError(
+                f"{folder}: tensor {name} was not saved as it is in the base; save again, and check the disk"
+            )
 
 
 def _as_written_and_read(

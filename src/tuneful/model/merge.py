@@ -36,7 +36,7 @@ class MergedTensor:
     layer: Any | None
 
     def pieces(self) -> Iterator[torch.Tensor]:
-        """Its numbers one after the other, in pieces, in float32 where they are floating-point; one piece where an adapter is merged."""
+        """Its numbers one after the other, in float32 where they are floating-point: in pieces, or whole where it is merged."""
         yield from self._base() if self.layer is None else [_merged(self.layer, self._whole_base())]
 
     def expected(self) -> torch.Tensor | None:

@@ -51,7 +51,7 @@ def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def copy_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Parameters copied to memory in `dtype` one by one, each dropped where it was: what was mapped of a file is no longer held."""
+    """Parameters copied to memory in `dtype` one by one, each dropped where it was: no file stays mapped."""
     for parameter in model.parameters():
         old = parameter.data
         parameter.data = old.to(dtype, copy=True) if old.is_floating_point() else old.clone()

@@ -34,6 +34,12 @@ class ModelSize:
         """All weights."""
         return sum(map(math.prod, self.shapes.values()))
 
+    @property
+    def widest_matrix(self) -> int:
+        """The weights of the largest matrix of a layer, which an adapter may stand beside."""
+        matrices = [shape for name, shape in self.shapes.items() if len(shape) == 2 and not _EMBEDDINGS.search(name)]
+        return max(map(math.prod, matrices), default=0)
+
     def num_trainable(self, freeze_layers: int) -> int:
         """The weights that full finetuning changes where the lowest layers, and the embedding with them, are frozen."""
         return sum(math.prod(shape) for name, shape in self.shapes.items() if not _is_frozen(name, freeze_layers))

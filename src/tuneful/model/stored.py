@@ -1,6 +1,6 @@
 """Tensors as they lie in the safetensors files of a folder: found by their headers, read a stretch at a time.
 
-For what looks at weights without loading a model: how large it is, in which precision it is stored, and merging from file to file.
+For what looks at weights without loading a model: its size, the precision it is stored in, and merging from file to file.
 """
 
 from __future__ import annotations

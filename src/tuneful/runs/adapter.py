@@ -1,4 +1,4 @@
-"""What was trained beside a frozen base is saved: the adapter by itself, and merged into the base; then the run goes on with that.
+"""What was trained beside a frozen base is saved: the adapter by itself, and merged; then the run goes on with that.
 
 The end of a run takes no more memory than its training: the merged model is written tensor by tensor, the base leaves memory, and
 what was saved is loaded in the compute dtype. Its logits are compared with those that base and adapter gave before. Only a base

@@ -67,7 +67,8 @@ class RunState:
 
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
-    `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`. `audit` is what data.json holds;
+    `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`.
+    `audit` is what data.json holds;
     `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
     take; `loading_seconds` is how long the model took.
     """

@@ -101,7 +101,9 @@ def save(run: RunState, engine: Engine) -> None:
         run.group.wait()
     if run.method.adapter is not None:
         run.take_model(load_model(str(run.folder.trained), dtype=engine.dtype).model)
-    elif not is_adapter and (saved_before or run.config.model.save_dtype != "float32"):  # what is measured is what was saved
+    elif not is_adapter and (
+        saved_before or run.config.model.save_dtype != "float32"
+    ):  # what is measured is what was saved
         load_full_state_dict(run.model, load_model(str(run.folder.trained)).model.state_dict())
     if not run.group.sharded:
         cast_parameters(run.model, engine.dtype)
