@@ -149,7 +149,8 @@ def _by_formula(layer: Any, base: torch.Tensor) -> torch.Tensor:
     if name in layer.lora_A and name in layer.lora_magnitude_vector:
         magnitude = layer.lora_magnitude_vector[name].weight.cpu().double()
         merged = merged * (magnitude / merged.norm(dim=1)).reshape(-1, 1)
-    return merged.T if is_transposed else merged
+    found: torch.Tensor = merged.T if is_transposed else merged
+    return found
 
 
 def stand_ins(tensors: Sequence[MergedTensor]) -> dict[str, torch.Tensor]:

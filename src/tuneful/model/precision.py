@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def parameters_made_in(dtype: torch.dtype | None) -> Iterator[None]:
         yield
         return
 
-    def made(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> torch.nn.Parameter | None:
+    def made(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> Any:
         if parameter is None or not parameter.is_meta or parameter.dtype is not torch.float32:
             return None
         return torch.nn.Parameter(parameter.data.to(dtype), requires_grad=parameter.requires_grad)

@@ -22,6 +22,8 @@ from tuneful.model.size import ModelSize, size_of
 from tuneful.train.memory import MIN_TOKENS, bytes_a_token
 
 _FLOAT32 = 4
+BYTES_WHILE_MERGED = 4 * _FLOAT32
+"""What merging a weight takes, of one matrix at a time: the base, what is added and the sum in float32; then all in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def _phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.d
         return
     held, widest = all_weights * dtype.itemsize, _FLOAT32 * max(map(math.prod, size.shapes.values()))
     yield Need("loading the model", {"weights": held, "the widest as it is stored": widest if is_low else 0})
-    merged = 4 * _FLOAT32 * size.widest_matrix if config.lora.merge else 0
+    merged = BYTES_WHILE_MERGED * size.widest_matrix if config.lora.merge else 0
     yield Need("saving the model", {"weights": held, "the widest matrix while it is merged and compared": merged})
 
 
