@@ -80,7 +80,8 @@ class Estimate:
 def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     """The estimate of `run`, whose training is prepared; `folder` is where it would be written. The run is spent after this."""
     config, train = run.config.train, run.dataset.train.examples
-    begun_with = _most_bytes_so_far(run)
+    memory = {"loading": _most_bytes_so_far(run)}
+    _forget_most_bytes()
     lengths = np.array([len(example) for example in train])
     trained = np.array([int((example.weights > 0).sum()) for example in train])
     visits = _visits(len(train), config)
@@ -90,7 +91,6 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
         _take(run, engine, [train[index] for index in visits[at * config.batch_size : (at + 1) * config.batch_size]])
         for at in (longest, middling)
     ]
-    memory = {"loading": begun_with, "training": _peak_memory(run, engine)}
     training = _training(run, engine, train)
     schedule = training.schedule
     num_evaluations, num_samples = len(schedule.steps()), sum(map(schedule.has_sample, schedule.steps()))
@@ -101,6 +101,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     before = _phases_before(run, engine)
     saving = saving_seconds(run.config, model_bytes, run.loading_seconds, run.folder.path)
     num_questions, judging = _judging(run)
+    memory["training"] = _peak_memory(run, engine)
     memory["saving"] = _memory_of_saving(run, engine)
     in_training = training_seconds + evaluation_seconds
     phases = {**before, "training": in_training, **after_training(before, saving)}
@@ -244,6 +245,12 @@ def _most_bytes_so_far(run: RunState) -> int:
     return int(getattr(info, "peak_wset", info.rss))
 
 
+def _forget_most_bytes() -> None:
+    """Let the most that this process has held be counted anew, where the system can; elsewhere it is that of all phases."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _memory_of_saving(run: RunState, engine: Engine) -> int:
     """Bytes while the trained model is saved and compared: what stays once activations are given back, and what comes to it."""
     if run.device.type == "cuda":
@@ -259,12 +266,10 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
 
 
 def _peak_memory(run: RunState, engine: Engine) -> int:
-    """Bytes at the longest step: freed memory is kept, so what the process holds after it is what it held.
+    """Bytes at the longest step, an evaluation or a sample, whichever took most.
 
     The weights of the best evaluation come on top; no evaluation was remembered yet.
     """
     kept = sum(weights.numel() * weights.element_size() for weights in engine.optimizer.weights().values())
     kept = kept if run.config.train.keep == "best" and len(run.dataset.validation) else 0
-    if run.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(run.device))
-    return int(psutil.Process().memory_info().rss) + kept
+    return _most_bytes_so_far(run) + (0 if run.device.type == "cuda" else kept)
