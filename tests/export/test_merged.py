@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -38,7 +39,7 @@ def shipped() -> Shipped:
     return Shipped(byte_tokenizer(eos_token=END), TEMPLATE, (256,), "base")
 
 
-def base(tmp_path: Path, family: str, stored: torch.dtype, **changes: object) -> Path:
+def base(tmp_path: Path, family: str, stored: torch.dtype, **changes: Any) -> Path:
     folder = tmp_path / "base"
     tiny_model(family, **changes).to(stored).save_pretrained(folder)
     return folder
@@ -60,7 +61,7 @@ def files(folder: Path) -> dict[str, str]:
     return {file.name: sha256_of(file) for file in folder.iterdir()}
 
 
-def by_peft(folder: Path, adapter: object, tmp_path: Path, shipped: Shipped, dtype: str) -> Path:
+def by_peft(folder: Path, adapter: Any, tmp_path: Path, shipped: Shipped, dtype: Any) -> Path:
     """The base in float32, merged by peft and saved by transformers."""
     save_adapter(adapter, tmp_path / "adapter", "base")
     plain = folder_model(folder)
@@ -77,7 +78,7 @@ def by_peft(folder: Path, adapter: object, tmp_path: Path, shipped: Shipped, dty
     [("llama", "plain"), ("llama", "dora"), ("gpt2", "plain"), ("gpt2", "dora"), ("qwen2", "rslora"), ("gpt2", "two")],
 )
 def test_the_folder_is_byte_for_byte_what_peft_and_transformers_make_of_the_base_in_float32(
-    family: str, kind: str, stored: torch.dtype, held: torch.dtype, saved: str, tmp_path: Path, shipped: Shipped
+    family: str, kind: str, stored: torch.dtype, held: torch.dtype, saved: Any, tmp_path: Path, shipped: Shipped
 ) -> None:
     folder = base(tmp_path, family, stored)
     model, adapter = adapted(folder, held, KINDS[kind])
@@ -183,7 +184,7 @@ def test_numbers_that_were_damaged_on_the_disk_are_found(
     model, _ = adapted(folder, torch.bfloat16, LoraConfig(r=2))
     write = merged._write_file
 
-    def damaged(saved: object, file: Path, target: torch.dtype) -> None:
+    def damaged(saved: Any, file: Path, target: torch.dtype) -> None:
         write(saved, file, target)
         state = load_file(file)
         state["model.embed_tokens.weight"][0, 0] += 1

@@ -259,10 +259,10 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
     settled = int(psutil.Process().memory_info().rss)
     if run.method.adapter is not None:
         layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
-        widest = max((weight.numel() for weight in layers), default=0)
+        widest = max((int(weight.numel()) for weight in layers), default=0)
         return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
-    itemsize = 2 if run.config.model.save_dtype == "bfloat16" else 4
-    return settled + itemsize * sum(parameter.numel() for parameter in run.model.parameters())
+    itemsize: int = 2 if run.config.model.save_dtype == "bfloat16" else 4
+    return settled + itemsize * sum(int(parameter.numel()) for parameter in run.model.parameters())
 
 
 def _peak_memory(run: RunState, engine: Engine) -> int:
