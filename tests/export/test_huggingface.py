@@ -289,3 +289,12 @@ def test_files_obey_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_head_that_is_the_embedding_is_saved_once(dtype: str, tmp_path: Path) -> None:
+    model = llama(tie_word_embeddings=True)
+    save(model, tmp_path / "model", dtype=dtype)
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert saved.keys() == model.state_dict().keys() - {"lm_head.weight"}
+    assert verify_export(model, tmp_path / "model", PROMPTS) >= 0

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.doubles.engine import tiny_model
 from tests.doubles.processes import Process
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -21,7 +22,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from tuneful.errors import ModelError
 from tuneful.model import gguf, load
 from tuneful.model.builtin import BUILTIN
-from tuneful.model.load import fingerprint, load_model, load_tokenizer, resolve_model
+from tuneful.model.load import fingerprint, folder_model, load_model, load_tokenizer, resolve_model
+from tuneful.model.precision import cast_parameters
 
 END = "<|endoftext|>"
 
@@ -475,3 +477,34 @@ def test_a_gguf_with_a_splitter_unknown_to_all_is_refused(tmp_path: Path) -> Non
     tokenizer = byte_tokenizer(eos_token=END)
     with pytest.raises(ModelError, match="text splitter 'novel'"):
         gguf._set_splitter(tokenizer, "novel", tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_is_loaded_in_bfloat16_is_the_float32_one_cast_and_no_file_is_mapped(
+    family: str, stored: torch.dtype, tmp_path: Path
+) -> None:
+    tiny_model(family).to(stored).save_pretrained(tmp_path)
+    wanted, found = folder_model(tmp_path), folder_model(tmp_path, torch.bfloat16)
+    cast_parameters(wanted, torch.bfloat16)
+    assert {name: one.dtype for name, one in found.named_buffers()} == {
+        name: one.dtype for name, one in wanted.named_buffers()
+    }
+    assert found.state_dict().keys() == wanted.state_dict().keys()
+    for name, tensor in wanted.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    head, embedding = found.get_output_embeddings(), found.get_input_embeddings()
+    assert (head.weight is embedding.weight) == (family != "qwen2")
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_weights_of_several_precisions_are_rounded_once(tmp_path: Path) -> None:
+    model = tiny_model()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    state["model.norm.weight"][:] = 1e20  # beyond float16
+    state = {name: tensor if tensor.ndim == 1 else tensor.to(torch.float16) for name, tensor in state.items()}
+    model.save_pretrained(tmp_path)
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    found = folder_model(tmp_path, torch.bfloat16).state_dict()
+    for name, tensor in state.items():
+        assert torch.equal(found[name], tensor.bfloat16()), name

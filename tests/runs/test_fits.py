@@ -58,7 +58,7 @@ def test_frozen_layers_have_no_gradients_and_no_moments() -> None:
     assert parts("train.freeze_layers=1")["AdamW's moments"] == 8 * (1000 + 10)
 
 
-def test_an_adapter_needs_its_base_and_little_more_and_saving_needs_two_of_them() -> None:
+def test_an_adapter_needs_its_base_in_the_compute_dtype_and_no_phase_needs_a_float32_copy_of_it() -> None:
     adapter = 2 * 2 * (10 + 100)
     needs = {
         one.phase: one.parts
@@ -66,7 +66,9 @@ def test_an_adapter_needs_its_base_and_little_more_and_saving_needs_two_of_them(
     }
     assert needs["lora finetuning"]["weights"] == 2 * WEIGHTS + 4 * adapter
     assert needs["lora finetuning"]["AdamW's moments"] == 8 * adapter
-    assert sum(needs["saving the merged model"].values()) == 8 * WEIGHTS
+    assert needs["loading the model"] == {"weights": 2 * WEIGHTS, "the widest as it is stored": 4 * 10_000}
+    assert needs["saving the model"]["weights"] == 2 * WEIGHTS
+    assert needs["saving the model"]["the widest matrix while it is merged and compared"] == 16 * 1000
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])

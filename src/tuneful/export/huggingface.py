@@ -56,9 +56,9 @@ def save_model(
     Model and tokenizer in memory are left as they were. Raises ExportError where `folder` holds something else than a
     model, and OSError where the disk refuses.
     """
-    _check_target(folder)
+    check_target(folder)
     with written_aside(folder) as aside, quiet():
-        _save_tokenizer(shipped, aside)
+        save_tokenizer(shipped, aside)
         _save_weights(pretrained_model, aside, shipped, dtype)
         write_card(aside, shipped.base_name, card, dtype)
 
@@ -66,7 +66,7 @@ def save_model(
 def complete_adapter(folder: Path, shipped: Shipped, card: Card) -> None:
     """Give peft's folder of an adapter what it needs to be used: the tokenizer with its chat template, and a card of ours."""
     with quiet():
-        _save_tokenizer(shipped, folder)
+        save_tokenizer(shipped, folder)
     write_card(folder, shipped.base_name, card, "float32")
 
 
@@ -80,7 +80,7 @@ def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequen
     saved = _reload(folder)
     exact = _check_weights(model, saved, folder)
     _lay_out_alike(model, saved)
-    with _as_tested(model, saved):
+    with as_tested(model, saved.config._attn_implementation):
         differences = [
             largest_difference(prompt_logits(saved, prompt), prompt_logits(model, prompt)) for prompt in prompts
         ]
@@ -97,7 +97,8 @@ def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequen
     return largest
 
 
-def _check_target(folder: Path) -> None:
+def check_target(folder: Path) -> None:
+    """ExportError where a model cannot take the place of what is there."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise ExportError(f"{folder} holds something else than a model: choose another folder, or empty it first")
     if folder.exists() and not folder.is_dir():
@@ -107,7 +108,7 @@ def _check_target(folder: Path) -> None:
 # Parts of the folder
 
 
-def _save_tokenizer(shipped: Shipped, folder: Path) -> None:
+def save_tokenizer(shipped: Shipped, folder: Path) -> None:
     """Runtimes that read no generation_config.json stop at the tokenizer's end token: let it be one we trained."""
     tokenizer = copy.deepcopy(shipped.tokenizer)
     tokenizer.chat_template = shipped.chat_template
@@ -120,10 +121,19 @@ def _save_tokenizer(shipped: Shipped, folder: Path) -> None:
 
 def _save_weights(model: PreTrainedModel, folder: Path, shipped: Shipped, dtype: DType) -> None:
     target = getattr(torch, dtype)
-    state = {
-        name: tensor.detach().to(target).contiguous() if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
+    cast: dict[int, torch.Tensor] = {}  # by where they lie: what is one matrix stays one, and is saved once
+    for tensor in (tensors := model.state_dict()).values():
+        if tensor.data_ptr() not in cast:
+            is_cast = tensor.is_floating_point()
+            cast[tensor.data_ptr()] = tensor.detach().to(target).contiguous() if is_cast else tensor
+    state = {name: cast[tensor.data_ptr()] for name, tensor in tensors.items()}
+    save_state(model, state, folder, shipped, dtype)
+
+
+def save_state(
+    model: PreTrainedModel, state: dict[str, torch.Tensor], folder: Path, shipped: Shipped, dtype: DType
+) -> None:
+    """Let transformers save `state` as the weights of `model`, with its configurations; `dtype` is what they say of it."""
     stop, pad = shipped.stop_token_ids, shipped.tokenizer.pad_token_id
     eos_token_id = stop[0] if len(stop) == 1 else list(stop)
     with _shipped_configs(model, eos_token_id, int(stop[0] if pad is None else pad)) as config:
@@ -205,13 +215,13 @@ def _lay_out_alike(model: PreTrainedModel, saved: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _as_tested(model: PreTrainedModel, saved: PreTrainedModel) -> Iterator[None]:
-    """Let both run in eval mode through the attention of the saved one, for `model` may have one made for training."""
-    training, attention = model.training, model.config._attn_implementation
+def as_tested(model: PreTrainedModel, attention: str) -> Iterator[None]:
+    """Let `model` run in eval mode through `attention`, transformers' own, for it may have one made for training."""
+    training, own = model.training, model.config._attn_implementation
     model.eval()
-    model.set_attn_implementation(saved.config._attn_implementation)
+    model.set_attn_implementation(attention)
     try:
         yield
     finally:
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation(own)
         model.train(training)

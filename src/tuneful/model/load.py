@@ -1,4 +1,4 @@
-"""Pretrained weights come in: a name becomes a float32 model, its tokenizer and the folder they were read from.
+"""Pretrained weights come in: a name becomes a model, its tokenizer and the folder they were read from.
 
 Stands at the head of the pipeline, before the first token is made. A name is the built-in model, a folder, a Hub id or
 a `.gguf` file. transformers reads the files; this module decides what may be read, and says in one message what is
@@ -15,6 +15,7 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,10 @@ from tuneful.model.checks import (
 from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
 from tuneful.model.gguf_header import gguf_hub_id
 from tuneful.model.names import ADAPTER, adapter_base, hub_id, is_adapter, trained_folder
+from tuneful.model.stored import stored_dtype
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"]
@@ -53,7 +56,7 @@ UNLIMITED = 1 << 30
 
 @dataclass(frozen=True, repr=False)
 class Pretrained:
-    """A model in float32 and eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`)."""
+    """A model in eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`)."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -64,18 +67,26 @@ class Pretrained:
         return f"Pretrained({self.name!r}, {type(self.model).__name__}, {self.model.num_parameters() / 1e6:,.1f} M parameters)"
 
 
-def load_model(name: str, notify: Notify = ignore) -> Pretrained:
-    """Load the model and tokenizer behind `name`, complete and consistent, or raise ModelError."""
-    return load_from(resolve_model(name, notify), name, notify)
+def load_model(name: str, notify: Notify = ignore, dtype: torch.dtype | None = None) -> Pretrained:
+    """Load the model and tokenizer behind `name`, complete and consistent, or raise ModelError.
+
+    Its parameters are float32, or of `dtype`: then memory never holds more than that, and one tensor as it is stored.
+    """
+    return load_from(resolve_model(name, notify), name, notify, dtype)
 
 
-def load_from(path: Path, name: str, notify: Notify = ignore) -> Pretrained:
+def load_from(path: Path, name: str, notify: Notify = ignore, dtype: torch.dtype | None = None) -> Pretrained:
     """The same for a model that was found already: `path` is what `resolve_model` made of `name`."""
     tokenizer = load_tokenizer(path)
     if is_adapter(path):
-        return Pretrained(_adapter_model(path, notify), tokenizer, name, path)
+        return Pretrained(_adapter_model(path, notify, dtype), tokenizer, name, path)
     notify(f"loading {name}")
-    model = cached_gguf_model(path, folder_model, notify) if path.is_file() else folder_model(path)
+    load = partial(folder_model, dtype=dtype)
+    model = cached_gguf_model(path, load, notify) if path.is_file() else load(path)
+    if dtype is not None:
+        from tuneful.model.precision import cast_parameters
+
+        cast_parameters(model, dtype)
     check_vocabulary(model, tokenizer, path)
     return Pretrained(model, tokenizer, name, path)
 
@@ -222,12 +233,12 @@ def base_for_peft(pretrained: Pretrained) -> str:
     return hub_id(pretrained.name) or str(pretrained.folder)
 
 
-def _adapter_model(folder: Path, notify: Notify) -> PreTrainedModel:
+def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> PreTrainedModel:
     """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together."""
     from tuneful.model.lora import merge_adapter
 
     base = adapter_base(folder)
-    pretrained = load_model(base.name, notify)
+    pretrained = load_model(base.name, notify, dtype)
     if base.sha256 and fingerprint(pretrained.folder) != base.sha256:
         raise ModelError(
             f"{folder}: its base {base.name} is not the model that it was trained on; give that one's place"
@@ -242,15 +253,21 @@ def _adapter_model(folder: Path, notify: Notify) -> PreTrainedModel:
 # Folders
 
 
-def folder_model(folder: Path) -> PreTrainedModel:
-    """The model of a folder, in float32, every weight accounted for; ModelError where it is not whole."""
+def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The model of a folder, every weight accounted for; ModelError where it is not whole.
+
+    Its parameters are float32, or of `dtype`, copied from the file one by one.
+    """
     config = read_config(folder)
     check_architecture(config, folder)
     check_weight_files(folder)
     import torch
     from transformers import AutoModelForCausalLM
 
-    with quiet():
+    from tuneful.model.precision import copy_parameters, parameters_made_in
+
+    stored = None if dtype in (None, torch.float32) else _stored_dtype(folder)
+    with quiet(), parameters_made_in(stored):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(folder),
@@ -264,4 +281,14 @@ def folder_model(folder: Path) -> PreTrainedModel:
         except Exception as error:
             raise damaged_model(folder, error) from error
     check_loading(info, folder)
+    if dtype is not None:
+        copy_parameters(model, dtype)
     return model.eval()
+
+
+def _stored_dtype(folder: Path) -> torch.dtype | None:
+    import torch
+
+    name = stored_dtype(folder)
+    found: torch.dtype | None = None if name is None else getattr(torch, name)
+    return found

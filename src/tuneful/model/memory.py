@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,6 +108,30 @@ def give_back_freed_memory() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def drop_mapped_pages(tensor: torch.Tensor) -> None:
+    """Give the system the pages of a file that `tensor` is a view of; to be called where it is read no more, or seldom.
+
+    They would be counted as this process's until the file is unmapped. Memory that is no file's is left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    page = mmap.PAGESIZE
+    start = -(-tensor.data_ptr() // page) * page
+    length = (tensor.data_ptr() + tensor.nbytes) // page * page - start
+    if length > 0 and _is_of_a_file(start, length):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+def _is_of_a_file(start: int, length: int) -> bool:
+    """Whether those addresses are of a safetensors file."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            first, _, last = line.partition(" ")[0].partition("-")
+            if int(first, 16) <= start and start + length <= int(last, 16):
+                return ".safetensors" in line
+    return False
 
 
 def keep_freed_memory() -> bool:

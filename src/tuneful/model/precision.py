@@ -6,14 +6,18 @@ slower. So the processor is asked, and then timed once; the answer is kept in th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tuneful.errors import ConfigError
 from tuneful.files import write_json
+from tuneful.model.memory import drop_mapped_pages
 from tuneful.model.processor import processor_name
 
 _ROWS, _INNER, _OUT = 512, 576, 1536
@@ -45,6 +49,34 @@ def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Parameters in `dtype`, buffers as they are: position frequencies lose their meaning in bfloat16."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def copy_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Parameters copied to memory in `dtype` one by one, each dropped where it was: no file stays mapped."""
+    for parameter in model.parameters():
+        old = parameter.data
+        parameter.data = old.to(dtype, copy=True) if old.is_floating_point() else old.clone()
+        drop_mapped_pages(old)
+
+
+@contextlib.contextmanager
+def parameters_made_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, the parameters of models without memory (`meta`) are made in `dtype`, whatever the default: weights that are
+    stored in it are then taken as they are. Buffers are made as ever, for they are computed and not loaded."""
+    if dtype is None:
+        yield
+        return
+
+    def made(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> Any:
+        if parameter is None or not parameter.is_meta or parameter.dtype is not torch.float32:
+            return None
+        return torch.nn.Parameter(parameter.data.to(dtype), requires_grad=parameter.requires_grad)
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(made)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _speedup_of_bfloat16(file: Path) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneful.errors import ModelError
 from tuneful.model.gguf_header import read_gguf_header
+from tuneful.model.stored import stored_tensors
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blk|blocks|block)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"embed|wte|wpe|lm_head|token_embd|position_embd|^output\.weight$")
@@ -32,6 +33,12 @@ class ModelSize:
     def num_parameters(self) -> int:
         """All weights."""
         return sum(map(math.prod, self.shapes.values()))
+
+    @property
+    def widest_matrix(self) -> int:
+        """The weights of the largest matrix of a layer, which an adapter may stand beside."""
+        matrices = [shape for name, shape in self.shapes.items() if len(shape) == 2 and not _EMBEDDINGS.search(name)]
+        return max(map(math.prod, matrices), default=0)
 
     def num_trainable(self, freeze_layers: int) -> int:
         """The weights that full finetuning changes where the lowest layers, and the embedding with them, are frozen."""
@@ -70,7 +77,7 @@ def _size_of_gguf(file: Path) -> ModelSize:
 def _size_of_folder(folder: Path) -> ModelSize:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = {**config, **config.get("text_config", {})}
-    shapes = dict(_tensors(folder))
+    shapes = {name: tensor.shape for name, tensor in stored_tensors(folder).items()}
     if config.get("tie_word_embeddings", True):
         shapes = {name: shape for name, shape in shapes.items() if name not in _HEADS}
     if not shapes:
@@ -82,17 +89,6 @@ def _size_of_folder(folder: Path) -> ModelSize:
         _first({**config, "default": 4 * hidden}, "intermediate_size", "n_inner", "ffn_dim", "default"),
         _first(config, "num_hidden_layers", "n_layer", "num_layers"),
     )
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of all tensors of the safetensors files, from their headers: a length, then JSON."""
-    single = folder / "model.safetensors"
-    for file in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                yield name, tuple(tensor["shape"])
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

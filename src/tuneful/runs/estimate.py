@@ -8,6 +8,7 @@ behind: the two steps change weights in memory only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ from tuneful.evaluation.forgetting import score_passages, write_samples
 from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
-from tuneful.model.memory import total_bytes
+from tuneful.model.memory import give_back_freed_memory, total_bytes
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
+from tuneful.runs.fits import BYTES_WHILE_MERGED
 from tuneful.runs.phases import after_training, in_words, saving_seconds, seconds_of
 from tuneful.runs.schema import Step
 from tuneful.runs.setup import Engine, RunState
@@ -42,6 +44,7 @@ class Estimate:
     """What is estimated. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now.
 
     `phase_seconds` are all phases by their names in environment.json, where `training` holds its evaluations.
+    `phase_memory_bytes` are the peaks of loading (with the self-check), training (at the longest step) and saving.
     """
 
     num_steps: int
@@ -56,6 +59,7 @@ class Estimate:
     phase_seconds: Mapping[str, float]
     num_judge_questions: int
     peak_memory_bytes: int
+    phase_memory_bytes: Mapping[str, int]
     memory_bytes: int
     model_bytes: int
     checkpoint_bytes: int
@@ -76,6 +80,8 @@ class Estimate:
 def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     """The estimate of `run`, whose training is prepared; `folder` is where it would be written. The run is spent after this."""
     config, train = run.config.train, run.dataset.train.examples
+    memory = {"loading": _most_bytes_so_far(run)}
+    _forget_most_bytes()
     lengths = np.array([len(example) for example in train])
     trained = np.array([int((example.weights > 0).sum()) for example in train])
     visits = _visits(len(train), config)
@@ -95,6 +101,8 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     before = _phases_before(run, engine)
     saving = saving_seconds(run.config, model_bytes, run.loading_seconds, run.folder.path)
     num_questions, judging = _judging(run)
+    memory["training"] = _peak_memory(run, engine)
+    memory["saving"] = _memory_of_saving(run, engine)
     in_training = training_seconds + evaluation_seconds
     phases = {**before, "training": in_training, **after_training(before, saving)}
     phases |= {"judging": judging} if num_questions else {}
@@ -110,7 +118,8 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
         answer_seconds=2 * before.get("answers_base", 0.0),
         phase_seconds={name: round(seconds, 2) for name, seconds in phases.items()},
         num_judge_questions=num_questions,
-        peak_memory_bytes=_peak_memory(run, engine),
+        peak_memory_bytes=max(memory.values()),
+        phase_memory_bytes=memory,
         memory_bytes=total_bytes(run.device),
         model_bytes=model_bytes,
         checkpoint_bytes=checkpoint_bytes,
@@ -129,8 +138,8 @@ def show_estimate(estimate: Estimate, terminal: Terminal) -> None:
             "tokens": f"{estimate.record_tokens:,}, of which {estimate.trained_tokens:,} carry loss",
             "measured": f"a step of {tokens:,} tokens in {seconds:.2f} s, the longest ({long_tokens:,}) in {long_seconds:.2f} s",
             "time": f"{rough_duration(estimate.total_seconds)}: {in_words(estimate.phase_seconds)}",
-            "memory": f"{estimate.peak_memory_bytes / 1e9:,.1f} GB at the longest step, of "
-            f"{estimate.memory_bytes / 1e9:,.1f} GB",
+            "memory": f"{estimate.peak_memory_bytes / 1e9:,.1f} GB of {estimate.memory_bytes / 1e9:,.1f} GB: "
+            + ", ".join(f"{name} {num_bytes / 1e9:,.1f}" for name, num_bytes in estimate.phase_memory_bytes.items()),
             "disk": f"{estimate.disk_bytes / 1e9:,.1f} GB (model {estimate.model_bytes / 1e9:,.1f}, "
             f"{estimate.num_checkpoints} checkpoints of {estimate.checkpoint_bytes / 1e9:,.1f}), of "
             f"{estimate.free_disk_bytes / 1e9:,.1f} GB free",
@@ -224,13 +233,43 @@ def _num_checkpoints(config: TrainConfig, num_steps: int, training_seconds: floa
     return min(by_steps + by_time, config.save_total_limit + 1)
 
 
+def _most_bytes_so_far(run: RunState) -> int:
+    """The most that this process has held until now."""
+    if run.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(run.device))
+    info = psutil.Process().memory_info()
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return int(getattr(info, "peak_wset", info.rss))
+
+
+def _forget_most_bytes() -> None:
+    """Let the most that this process has held be counted anew, where the system can; elsewhere it is that of all phases."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory_of_saving(run: RunState, engine: Engine) -> int:
+    """Bytes while the trained model is saved and compared: what stays once activations are given back, and what comes to it."""
+    if run.device.type == "cuda":
+        return int(torch.cuda.memory_allocated(run.device))
+    give_back_freed_memory()
+    settled = int(psutil.Process().memory_info().rss)
+    if run.method.adapter is not None:
+        layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
+        widest = max((int(weight.numel()) for weight in layers), default=0)
+        return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
+    itemsize: int = 2 if run.config.model.save_dtype == "bfloat16" else 4
+    return settled + itemsize * sum(int(parameter.numel()) for parameter in run.model.parameters())
+
+
 def _peak_memory(run: RunState, engine: Engine) -> int:
-    """Bytes at the longest step: freed memory is kept, so what the process holds after it is what it held.
+    """Bytes at the longest step, an evaluation or a sample, whichever took most.
 
     The weights of the best evaluation come on top; no evaluation was remembered yet.
     """
     kept = sum(weights.numel() * weights.element_size() for weights in engine.optimizer.weights().values())
     kept = kept if run.config.train.keep == "best" and len(run.dataset.validation) else 0
-    if run.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(run.device))
-    return int(psutil.Process().memory_info().rss) + kept
+    return _most_bytes_so_far(run) + (0 if run.device.type == "cuda" else kept)

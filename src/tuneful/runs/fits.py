@@ -6,6 +6,7 @@ micro-batch. So what is refused here could not have ended well; what passes may 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from tuneful.model.size import ModelSize, size_of
 from tuneful.train.memory import MIN_TOKENS, bytes_a_token
 
 _FLOAT32 = 4
+BYTES_WHILE_MERGED = 4 * _FLOAT32
+"""What merging a weight takes, of one matrix at a time: the base, what is added and the sum in float32; then all in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,13 @@ def _phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.d
     )
     if not on_cpu:
         return
-    yield Need("loading the model", {"weights in float32": all_weights * _FLOAT32})
-    if not is_full:
-        saved = all_weights * torch.empty(0, dtype=dtype_of(config)).itemsize
-        yield Need("saving the merged model", {"weights": all_weights * _FLOAT32, "the copy loaded again": saved})
+    if is_full:
+        yield Need("loading the model", {"weights in float32": all_weights * _FLOAT32})
+        return
+    held, widest = all_weights * dtype.itemsize, _FLOAT32 * max(map(math.prod, size.shapes.values()))
+    yield Need("loading the model", {"weights": held, "the widest as it is stored": widest if is_low else 0})
+    merged = BYTES_WHILE_MERGED * size.widest_matrix if config.lora.merge else 0
+    yield Need("saving the model", {"weights": held, "the widest matrix while it is merged and compared": merged})
 
 
 def _activations(size: ModelSize, computed_again: bool, dtype: torch.dtype) -> int:
@@ -103,12 +109,6 @@ def _activations(size: ModelSize, computed_again: bool, dtype: torch.dtype) -> i
     )
 
 
-def dtype_of(config: Config) -> torch.dtype:
-    """The number format in which the run saves its model."""
-    found: torch.dtype = getattr(torch, config.model.save_dtype)
-    return found
-
-
 def _other_ways(config: Config) -> Iterator[tuple[str, Config]]:
     """Settings that need less memory, each with the configuration that it makes of `config`."""
     train = config.train
@@ -116,14 +116,11 @@ def _other_ways(config: Config) -> Iterator[tuple[str, Config]]:
         yield "train.keep=last", _with(config, train={"keep": "last"})
     if config.model.dtype == "float32":
         yield "model.dtype=bfloat16", _with(config, model={"dtype": "bfloat16"})
-    if config.model.save_dtype == "float32" and train.method != "full":
-        yield "model.save_dtype=bfloat16", _with(config, model={"save_dtype": "bfloat16"})
     if train.method == "full":
         yield "train.method=lora", _with(config, train={"method": "lora"})
-        bfloat16 = {"dtype": "bfloat16", "save_dtype": "bfloat16"}
         yield (
-            "train.method=lora model.dtype=bfloat16 model.save_dtype=bfloat16",
-            _with(config, train={"method": "lora"}, model=bfloat16),
+            "train.method=lora model.dtype=bfloat16",
+            _with(config, train={"method": "lora"}, model={"dtype": "bfloat16"}),
         )
 
 

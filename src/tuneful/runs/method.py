@@ -5,9 +5,7 @@ Stands between the job and `model/`: it puts the parts of `train.method` togethe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +13,8 @@ import torch
 from tuneful.config import METHOD_DEFAULTS, METHOD_SOURCES, Config
 from tuneful.encoding.replay import Replay
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
-from tuneful.model.load import Pretrained, base_for_peft, load_model
-from tuneful.model.lora import add_adapter, merge_adapter, save_adapter
-from tuneful.model.memory import give_back_freed_memory
-from tuneful.model.quantize import quantize, round_to_4_bits
+from tuneful.model.lora import add_adapter
+from tuneful.model.quantize import quantize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,29 +53,6 @@ def begin_method(model: PreTrainedModel, config: Config, device: torch.device) -
     model.to(device)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Method(num_parameters, trainable, adapter, frozen)
-
-
-def merged_model(
-    model: PreTrainedModel,
-    adapter: Any,
-    folder: Path,
-    config: Config,
-    pretrained: Pretrained,
-    device: torch.device,
-    prompts: Sequence[Sequence[int]],
-) -> tuple[PreTrainedModel, float]:
-    """Save the trained adapter of `model` in `folder`; its base, read again, with the adapter merged, and what that changed.
-
-    `model` is emptied: there may be no room for both.
-    """
-    save_adapter(adapter, folder, base_for_peft(pretrained))
-    for parameter in model.parameters():
-        parameter.data = torch.empty(0)
-    give_back_freed_memory()
-    base = load_model(config.model.name_or_path).model.to(device)
-    if config.train.method == "qlora":
-        round_to_4_bits(base, device)
-    return merge_adapter(base, folder, prompts)
 
 
 def method_in_words(method: Method, config: Config) -> str:

@@ -67,7 +67,8 @@ class RunState:
 
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
-    `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`. `audit` is what data.json holds;
+    `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`.
+    `audit` is what data.json holds;
     `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
     take; `loading_seconds` is how long the model took.
     """
@@ -79,6 +80,7 @@ class RunState:
     signals: Signals
     group: ProcessGroup
     device: torch.device
+    dtype: torch.dtype
     pretrained: Pretrained
     model_sha256: str
     method: Method
@@ -151,7 +153,8 @@ def set_up(
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
     with _released_on_error(folder):
         begun_loading = time.perf_counter()
-        pretrained = _load(config, device, group, terminal)
+        dtype = _compute_dtype(config, folder, device, group)
+        pretrained = _load(config, dtype, device, group, terminal)
         loading_seconds = time.perf_counter() - begun_loading
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
@@ -175,6 +178,7 @@ def set_up(
         signals=signals,
         group=group,
         device=device,
+        dtype=dtype,
         pretrained=pretrained,
         model_sha256=model_sha256,
         method=method,
@@ -303,15 +307,32 @@ def _within_context(config: Config, model: PreTrainedModel, terminal: Terminal) 
     return config.model_copy(update={"data": config.data.model_copy(update={"max_length": context})})
 
 
-def _load(config: Config, device: torch.device, group: ProcessGroup, terminal: Terminal) -> Pretrained:
-    """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers."""
+def _compute_dtype(config: Config, folder: RunDir, device: torch.device, group: ProcessGroup) -> torch.dtype:
+    """The compute dtype that the run was begun with, else the one that the main rank chooses."""
+    if folder.record and folder.record.choices:
+        begun: torch.dtype = getattr(torch, folder.record.choices.dtype)
+        return begun
+    chosen = choose_dtype(config.model.dtype, device, cache_root()) if group.is_main else None
+    name = group.broadcast(str(chosen).removeprefix("torch.") if chosen else None)
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _load(
+    config: Config, dtype: torch.dtype, device: torch.device, group: ProcessGroup, terminal: Terminal
+) -> Pretrained:
+    """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers.
+
+    A base that stays as it is under an adapter is loaded in the compute dtype: float32 numbers of it are never held.
+    """
     name = config.model.name_or_path
+    held = dtype if config.train.method == "lora" and dtype is torch.bfloat16 else None
 
     def load() -> Pretrained:
         path = resolve_model(name, terminal.say)
         if group.size == 1:  # of several, each may hold a part
             check_fits(path, name, config, device)
-        return load_from(path, name, terminal.say)
+        return load_from(path, name, terminal.say, held)
 
     pretrained: Pretrained = on_main_first(group, load)
     return pretrained
@@ -344,7 +365,7 @@ def _data_row(record: Record) -> dict[str, Any]:
 
 def _choices(run: RunState) -> Choices:
     """What is chosen for the machine at hand and kept for the whole run, also where another machine resumes it."""
-    dtype = choose_dtype(run.config.model.dtype, run.device, cache_root())
+    dtype = run.dtype
     with run.phase("self_check"):
         others = [run.dataset.validation.examples, run.dataset.test.examples]
         if run.replay is not None:

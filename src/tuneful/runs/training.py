@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from transformers import PreTrainedModel
 
 from tuneful.encoding.template import save_template_name
-from tuneful.export.huggingface import Shipped, complete_adapter, save_model, verify_export
+from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
 from tuneful.model.memory import give_back_freed_memory
-from tuneful.model.names import Base, save_trained_with
 from tuneful.model.precision import cast_parameters
 from tuneful.numbers import rough_duration
+from tuneful.runs.adapter import save_with_adapter
 from tuneful.runs.card import describe_model
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.folder import differences
-from tuneful.runs.method import merged_model
 from tuneful.runs.phases import Pace, after_training, in_words, saving_seconds
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
@@ -93,7 +91,7 @@ def save(run: RunState, engine: Engine) -> None:
     """
     engine.optimizer.masters_to_model()
     give_back_freed_memory()
-    saved_before = run.group.broadcast(run.folder.has_model)
+    saved_before, is_adapter = run.group.broadcast(run.folder.has_model), run.method.adapter is not None
     if not saved_before:
         with run.phase("saving"), run.signals.waiting():
             model = _whole_model(run)
@@ -102,8 +100,10 @@ def save(run: RunState, engine: Engine) -> None:
         check_signals(run)
         run.group.wait()
     if run.method.adapter is not None:
-        run.take_model(load_model(str(run.folder.trained)).model)
-    elif saved_before or run.config.model.save_dtype != "float32":  # what is measured is what was saved
+        run.take_model(load_model(str(run.folder.trained), dtype=engine.dtype).model)
+    elif not is_adapter and (
+        saved_before or run.config.model.save_dtype != "float32"
+    ):  # what is measured is what was saved
         load_full_state_dict(run.model, load_model(str(run.folder.trained)).model.state_dict())
     if not run.group.sharded:
         cast_parameters(run.model, engine.dtype)
@@ -279,18 +279,13 @@ def _whole_model(run: RunState) -> PreTrainedModel:
 def _save_model(run: RunState, model: PreTrainedModel) -> None:
     check_finite(dict(model.named_parameters()))
     prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
-    text, folder = run.encoder.text, run.folder
-    if run.method.adapter is not None:
-        model, difference = merged_model(
-            model, run.method.adapter, folder.adapter, run.config, run.pretrained, run.device, prompts
-        )
-        run.take_model(model)
-        run.terminal.say(f"the adapter and its base, merged: the same logits to {difference:.0e} of the largest")
-        complete_adapter(folder.adapter, _shipped(run), replace(describe_model(run), is_adapter=True))
-        save_trained_with(folder.adapter, text.template.name, Base(run.pretrained.name, run.model_sha256))
-    if folder.trained == folder.model:
-        save_model(model, folder.model, _shipped(run), describe_model(run), dtype=run.config.model.save_dtype)
+    shipped, text, folder = _shipped(run), run.encoder.text, run.folder
+    if run.method.adapter is None:
+        save_model(model, folder.model, shipped, describe_model(run), dtype=run.config.model.save_dtype)
         verify_export(model, folder.model, prompts)
+    else:
+        save_with_adapter(run, shipped, prompts)
+    if folder.trained == folder.model:
         save_template_name(folder.model, text.template.name)
     folder.note_finished("model", "adapter")
 

@@ -53,15 +53,18 @@ def choose_layout(
     """The layout that `config` asks for where the model allows it and passes the self-check, else the next slower one that does.
 
     To be called while `model` is still in float32, where the self-check is sharp. It is made once more in `dtype`, the compute
-    dtype of the training: the kernels and the rounding are another's there.
+    dtype of the training: the kernels and the rounding are another's there. A base that is in `dtype` already, as a frozen one
+    in bfloat16 is, is checked in that alone, within its bounds: a copy in float32 would take more memory than the training.
     `others` are the sets besides `examples` that will be computed in this layout. Raises ModelError where the model cannot be
     computed at all, or sees tokens that come later.
     """
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
     few = next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout))
-    not_shared, not_padded = _why_not(model, few, (examples, *others), config.layout)
-    if not_shared is None and config.layout != "padded" and dtype != model.dtype:
-        not_shared = _why_not_in(dtype, model, [few, *_smallest_and_largest(examples, config)])
+    with _computing_in(model, model.dtype):  # the adapter of a base in bfloat16, too
+        not_shared, not_padded = _why_not(model, few, (examples, *others), config.layout)
+    if not_shared is None and config.layout != "padded" and (dtype != model.dtype or dtype is torch.bfloat16):
+        again = [few] if dtype != model.dtype else []
+        not_shared = _why_not_in(dtype, model, [*again, *_smallest_and_largest(examples, config)])
     if not_padded is not None:
         known = not_shared is None or not_shared == not_padded
         reason = not_padded if known else f"{not_shared}; {not_padded}"

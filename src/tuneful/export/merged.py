@@ -1,0 +1,159 @@
+"""A model with an adapter is saved merged, one tensor at a time: the same folder as `save_model` writes of the merged model.
+
+The end of a run then takes less memory than its training did. transformers itself says which tensors are saved under which
+names: it saves stand-ins of one number, and with them the configurations. Each file is then written tensor by tensor, and
+read again so: numbers that no adapter changed are the base's bit for bit (rounded to the dtype of the folder), the others are
+what the formula of LoRA gives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from tuneful.errors import ExportError
+from tuneful.export.card import Card, write_card
+from tuneful.export.huggingface import DType, Shipped, check_target, save_state, save_tokenizer
+from tuneful.files import written_aside
+from tuneful.model.checks import quiet
+from tuneful.model.merge import MergedTensor, check_merged, merged_tensors, stand_ins
+from tuneful.model.stored import StoredTensor, stored_tensors, stretches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_FILE_BYTES = 50 * 10**9
+"""A larger model is saved in several files, as transformers does."""
+_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def save_merged(
+    model: PreTrainedModel, base: Path | None, folder: Path, shipped: Shipped, card: Card, *, dtype: DType = "float32"
+) -> bool:
+    """Write the folder of `model` with its adapter merged, whole or not at all; whether that could be done tensor by tensor.
+
+    `base` is the folder that the base came from. Where its weights are stored in another way than the model holds them (several
+    as one, or in no safetensors file) nothing is written. Raises ExportError where what was written is not right, and OSError.
+    """
+    tensors = merged_tensors(model, base)
+    if tensors is None or any(tensor.held.dtype not in _KINDS for tensor in tensors):
+        return False
+    check_target(folder)
+    target: torch.dtype = getattr(torch, dtype)
+    try:
+        with written_aside(folder) as aside, quiet():
+            save_state(model, stand_ins(tensors), aside, shipped, dtype)
+            saved = _names_as_saved(aside / _FILE, tensors)
+            (aside / _FILE).unlink()
+            _write_files(saved, aside, target)
+            _check_files(saved, aside, target)
+            save_tokenizer(shipped, aside)
+            write_card(aside, shipped.base_name, card, dtype)
+    except _OtherTensorsError:
+        return False
+    return True
+
+
+class _OtherTensorsError(Exception):
+    """What transformers saves are not the tensors of the model, but others made of them."""
+
+
+def _names_as_saved(file: Path, tensors: Sequence[MergedTensor]) -> dict[str, MergedTensor]:
+    """The tensors that are saved, by the names that transformers has given their stand-ins in `file`, in its order."""
+    saved = {}
+    for name, stored in stored_tensors(file.parent).items():
+        if stored.dtype != "I64" or stored.shape != (1,):
+            raise _OtherTensorsError
+        place = int.from_bytes(file.read_bytes()[stored.offset : stored.offset + 8], "little")
+        saved[name] = tensors[place]
+    return saved
+
+
+def _saved_dtype(tensor: MergedTensor, target: torch.dtype) -> torch.dtype:
+    return target if tensor.held.is_floating_point() else tensor.held.dtype
+
+
+def _num_bytes(tensor: MergedTensor, target: torch.dtype) -> int:
+    return tensor.held.numel() * _saved_dtype(tensor, target).itemsize
+
+
+# Writing
+
+
+def _write_files(saved: Mapping[str, MergedTensor], folder: Path, target: torch.dtype) -> None:
+    """One file, or several with an index."""
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    split = split_state_dict_into_shards_factory(
+        dict(saved),
+        get_storage_size=lambda tensor: _num_bytes(tensor, target),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=MAX_FILE_BYTES,
+    )
+    for name, names in split.filename_to_tensors.items():
+        _write_file({one: saved[one] for one in names}, folder / name, target)
+    if split.is_sharded:
+        total = sum({tensor.held.data_ptr(): tensor.held.numel() for tensor in saved.values()}.values())
+        index = {"metadata": {"total_parameters": total, **split.metadata}, "weight_map": split.tensor_to_filename}
+        (folder / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_file(saved: Mapping[str, MergedTensor], file: Path, target: torch.dtype) -> None:
+    """The bytes that safetensors would write: wide numbers first, then by name."""
+    names = sorted(saved, key=lambda name: (-_saved_dtype(saved[name], target).itemsize, name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in names:
+        stop = offset + _num_bytes(saved[name], target)
+        kind, shape = _KINDS[_saved_dtype(saved[name], target)], list(saved[name].held.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, stop]}
+        offset = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for piece in saved[name].pieces():
+                flat = piece.to(_saved_dtype(saved[name], target)).contiguous().reshape(-1)
+                stream.write(flat.view(torch.uint8).numpy().data)
+
+
+# What was written is read again
+
+
+def _check_files(saved: Mapping[str, MergedTensor], folder: Path, target: torch.dtype) -> None:
+    """ExportError where a tensor of the files is not what the base and the adapter make."""
+    stored = stored_tensors(folder)
+    if odd := sorted(stored.keys() ^ saved.keys()):
+        raise ExportError(f"{folder}: tensor {odd[0]} is not in both the trained and the saved model")
+    for name, tensor in saved.items():
+        if not tensor.held.is_floating_point():
+            continue  # a mask or a table of its architecture, which transformers makes anew
+        if (expected := tensor.expected()) is not None:
+            check_merged(tensor, stored[name].read(0, tensor.held.numel()), expected)
+        elif not all(map(torch.equal, *_as_written_and_read(tensor, stored[name], target))):
+            raise ExportError(
+                f"{folder}: tensor {name} was not saved as it is in the base; save again, and check the disk"
+            )
+
+
+def _as_written_and_read(
+    tensor: MergedTensor, stored: StoredTensor, target: torch.dtype
+) -> tuple[Iterator[torch.Tensor], Iterator[torch.Tensor]]:
+    """The bytes of both, stretch by stretch, so that a NaN equals itself."""
+    wanted = (piece.to(target).view(torch.uint8) for piece in tensor.pieces())
+    read = (stored.read(start, stop).view(torch.uint8) for start, stop in stretches(tensor.held.numel()))
+    return wanted, read

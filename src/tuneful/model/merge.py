@@ -1,0 +1,165 @@
+"""An adapter is merged tensor by tensor: what the merged model holds, each tensor computed when it is asked for, and checked.
+
+Stands under the export, which writes the tensors one after the other. A base that is in memory in bfloat16 is read from its own
+file where that holds more than bfloat16 does, so what is shipped is the adapter on the base as it came; the copy in memory shows
+that the file is still the one that was trained on. The arithmetic is float32 and peft's own (`merge` of its layers), and
+`check_merged` compares it with base + scale B A, DoRA's magnitudes included, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuneful.errors import ExportError
+from tuneful.model.stored import DTYPES, StoredTensor, stored_tensors, stretches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MERGED_TOLERANCE = 1e-6
+"""Largest difference of a merged weight from the formula in float64, as a share of the tensor's largest, before it is rounded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MergedTensor:
+    """A tensor of the merged model: `held` is the base's in memory, `stored` the same in its file where that holds more, `layer`
+    peft's layer where it has an adapter. Tensors that are one matrix have the same `held`."""
+
+    name: str
+    held: torch.Tensor
+    stored: StoredTensor | None
+    layer: Any | None
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Its numbers one after the other, in float32 where they are floating-point: in pieces, or whole where it is merged."""
+        yield from self._base() if self.layer is None else [_merged(self.layer, self._whole_base())]
+
+    def expected(self) -> torch.Tensor | None:
+        """What the formula gives, in float64; None where there is no adapter."""
+        return None if self.layer is None else _by_formula(self.layer, self._whole_base().double())
+
+    def _whole_base(self) -> torch.Tensor:
+        return torch.cat(list(self._base())).reshape(self.held.shape)
+
+    def _base(self) -> Iterator[torch.Tensor]:
+        held = self.held.detach().reshape(-1)
+        for start, stop in stretches(held.numel()):
+            known = held[start:stop].cpu()
+            if self.stored is None:
+                yield known.float() if known.is_floating_point() else known
+                continue
+            read = self.stored.read(start, stop)
+            if not torch.equal(read.to(known.dtype), known):
+                raise ExportError(
+                    f"{self.stored.file} is not what the run was begun with: {self.name} has changed. The adapter is kept; put "
+                    "the base back and resume the run"
+                )
+            yield read.float()
+
+
+def merged_tensors(model: PreTrainedModel, base: Path | None) -> list[MergedTensor] | None:
+    """All tensors of `model`, which holds an adapter, merged into its base; `base` is the folder that the base came from.
+
+    None where memory holds less than the base was given with and no file of `base` tells the rest. The names are those of the
+    model without its adapter.
+    """
+    layers = {path: module for path, module in model.named_modules() if hasattr(module, "lora_A")}
+    held, owners = {}, {}
+    for name, tensor in model.state_dict().items():
+        owner = next((path for path in layers if name.startswith(f"{path}.")), None)
+        if owner is not None:
+            inside = name.removeprefix(f"{owner}.")
+            if not inside.startswith("base_layer."):
+                continue  # of the adapter
+            name = f"{owner}.{inside.removeprefix('base_layer.')}"
+            if inside == "base_layer.weight":
+                owners[name] = layers[owner]
+        held[name] = tensor
+    stored = stored_tensors(base) if base is not None else {}
+    found = []
+    for name, tensor in held.items():
+        is_low = tensor.dtype in (torch.bfloat16, torch.float16)
+        more = _stored(name, tensor, held, stored, str(model.base_model_prefix)) if is_low else None
+        if is_low and more is None:
+            return None
+        exact = more is None or getattr(torch, DTYPES[more.dtype]) is tensor.dtype
+        found.append(MergedTensor(name, tensor, None if exact else more, owners.get(name)))
+    return found
+
+
+def check_merged(tensor: MergedTensor, written: torch.Tensor, expected: torch.Tensor) -> None:
+    """ExportError where `written` is not `expected` up to float32's arithmetic and one rounding to the dtype of `written`."""
+    rounding = torch.finfo(written.dtype).eps / 2 * expected.abs() + MERGED_TOLERANCE * expected.abs().max()
+    difference = (written.reshape(expected.shape).double() - expected).abs()
+    if not bool((difference <= rounding).all()):
+        raise ExportError(
+            f"{tensor.name}: merged it differs from base + scale B A by {difference.max().item():.3g}; the adapter is kept, the "
+            "merged model is not"
+        )
+
+
+def _stored(
+    name: str,
+    tensor: torch.Tensor,
+    held: Mapping[str, torch.Tensor],
+    stored: Mapping[str, StoredTensor],
+    prefix: str,
+) -> StoredTensor | None:
+    """The same tensor in its file, under one of the names that it, or one that is the same matrix, has there."""
+    names = [name, *(other for other, one in held.items() if one.data_ptr() == tensor.data_ptr())]
+    for one in [form for own in names for form in (own, own.removeprefix(f"{prefix}."), f"{prefix}.{own}")]:
+        found = stored.get(one)
+        if found is not None and found.shape == tuple(tensor.shape) and found.dtype in DTYPES:
+            return found
+    return None
+
+
+@torch.no_grad()
+def _merged(layer: Any, base: torch.Tensor) -> torch.Tensor:
+    """The weight of `layer` with its adapter merged into `base`; the layer is left as it was."""
+    weight = layer.get_base_layer().weight
+    kept = weight.data
+    weight.data = base.to(kept.device)
+    try:
+        layer.merge(safe_merge=True)
+        merged: torch.Tensor = weight.data
+        return merged.cpu()
+    except ValueError as error:  # numbers that are not finite
+        raise ExportError(f"the adapter cannot be merged: {error}") from error
+    finally:
+        weight.data = kept
+        layer.merged_adapters.clear()
+
+
+@torch.no_grad()
+def _by_formula(layer: Any, base: torch.Tensor) -> torch.Tensor:
+    (name,) = layer.active_adapters
+    if name in layer.lora_A:
+        low, high = layer.lora_A[name].weight, layer.lora_B[name].weight
+        is_transposed = bool(layer.fan_in_fan_out)
+    else:  # an embedding's
+        low, high, is_transposed = layer.lora_embedding_A[name], layer.lora_embedding_B[name], True
+    weight = base.T if is_transposed else base
+    merged = weight + layer.scaling[name] * (high.cpu().double() @ low.cpu().double())
+    if name in layer.lora_A and name in layer.lora_magnitude_vector:
+        magnitude = layer.lora_magnitude_vector[name].weight.cpu().double()
+        merged = merged * (magnitude / merged.norm(dim=1)).reshape(-1, 1)
+    found: torch.Tensor = merged.T if is_transposed else merged
+    return found
+
+
+def stand_ins(tensors: Sequence[MergedTensor]) -> dict[str, torch.Tensor]:
+    """A tensor of one number for each of `tensors`, which is its place in them; the same tensor for those that are one matrix.
+
+    For finding out which names a library gives to what it saves.
+    """
+    of_memory: dict[int, torch.Tensor] = {}
+    return {
+        tensor.name: of_memory.setdefault(tensor.held.data_ptr() or -number, torch.tensor([number]))
+        for number, tensor in enumerate(tensors)
+    }
