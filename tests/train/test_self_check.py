@@ -7,21 +7,73 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from tests.doubles.decoders import small_model
 from tests.doubles.engine import random_records, tiny_model, train_config
 
 from tuneful.model import decoder, elementwise
 from tuneful.model.decoder import FAMILIES, is_served
+from tuneful.model.norms import epsilon_of
+from tuneful.train import layout
 from tuneful.train.layout import _why_not_in, choose_layout, self_check
 from tuneful.types import Example
 
-Planted = Callable[[Any, torch.Tensor], Any]
-PLANTED: dict[str, Planted] = {
-    "a scale": lambda given, output: given + 2 * (output - given),
-    "a second residual": lambda given, output: output + 0.3 * given,
-    "a branch left out": lambda given, output: given + 0 * output,
+Plant = Callable[[pytest.MonkeyPatch, Any], None]
+"""Changes the class of a part of a layer, as another version of transformers might; given that class."""
+
+
+def around(change: Callable[..., Any]) -> Plant:
+    """Plants `change(forward, module, *given, **named)` in the place of the forward."""
+
+    def put(patch: pytest.MonkeyPatch, kind: Any) -> None:
+        forward = kind.forward
+        patch.setattr(kind, "forward", lambda *given, **named: change(forward, *given, **named))
+
+    return put
+
+
+def times(factor: float) -> Plant:
+    """What the part gives is `factor` times as large."""
+
+    def change(forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        output = forward(*given, **named)
+        return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
+
+    return around(change)
+
+
+def of_output(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Plant:
+    """A layer makes `change(given, output)` of what it is given and of its output."""
+    return around(
+        lambda forward, layer, given, *others, **named: change(given, forward(layer, given, *others, **named))
+    )
+
+
+def with_attribute(names: tuple[str, ...], factor: float) -> Plant:
+    """Inside the forward each number called so, of the part or of a module in it, is `factor` times as large."""
+
+    def change(forward: Callable[..., Any], part: Any, *given: Any, **named: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            places = [(module, name) for module in part.modules() for name in names if hasattr(module, name)]
+            assert places
+            for module, name in places:
+                patch.setattr(module, name, getattr(module, name) * factor)
+            return forward(part, *given, **named)
+
+    return around(change)
+
+
+PLANTED: dict[str, tuple[str, Plant]] = {
+    "a scale": ("layer", of_output(lambda given, output: given + 2 * (output - given))),
+    "a second residual": ("layer", of_output(lambda given, output: output + 0.3 * given)),
+    "a branch left out": ("layer", of_output(lambda given, output: given + 0 * output)),
+    "a scale of attention": ("attention", times(1.5)),
+    "scores of another scale": ("attention", with_attribute(("scaling",), 2)),
+    "a scale of the MLP": ("mlp", times(1.5)),
 }
-"""What a layer might make of `given` and its `output`."""
+EPSILONS = {
+    f"epsilon times {factor}": ("layer", with_attribute(("variance_epsilon", "eps"), factor)) for factor in (10, 0.1)
+}
 
 
 def examples() -> list[Example]:
@@ -32,13 +84,20 @@ def examples() -> list[Example]:
     ]
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, model: Any, planted: Planted) -> None:
-    """Change the class of the model's layers, as another version of transformers might."""
-    kind: Any = type(decoder._layers(model)[0])
-    forward = kind.forward
-    monkeypatch.setattr(
-        kind, "forward", lambda self, given, *others, **named: planted(given, forward(self, given, *others, **named))
-    )
+def part_of(model: Any, name: str) -> Any:
+    """The class of the layers of `model`, or of a part of them."""
+    layer: Any = decoder._layers(model)[0]
+    attention = layer.attn if hasattr(layer, "attn") else layer.self_attn
+    return type({"layer": layer, "attention": attention, "mlp": layer.mlp}[name])
+
+
+def as_trained(family: str) -> Any:
+    """A random model in float32 whose layers add as much to the stream as those of a trained one."""
+    model = small_model(family).float().train()
+    for parameter in model.parameters():
+        parameter.data *= 1 if parameter.ndim == 1 else 4
+    assert is_served(model)
+    return model
 
 
 def proof(model: Any, dtype: torch.dtype) -> str | None:
@@ -50,15 +109,93 @@ def proof(model: Any, dtype: torch.dtype) -> str | None:
 def test_what_another_transformers_computes_is_found(
     family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = small_model(family).float().train()
-    for parameter in model.parameters():
-        parameter.data *= 1 if parameter.ndim == 1 else 4  # as much as the layers of a trained model add to the stream
-    assert is_served(model)
+    model = as_trained(family)
     assert proof(model, dtype) is None
-    for name, planted in PLANTED.items():
+    for name, (part, plant) in PLANTED.items():
         with monkeypatch.context() as patch:
-            plant(patch, model, planted)
+            plant(patch, part_of(model, part))
             assert "as a trie" in str(proof(model, dtype)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_epsilon_is_found_where_epsilons_are_as_large_as_what_they_are_added_to(
+    family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, few = as_trained(family), examples()
+    assert _why_not_in(dtype, model, [few], raised=True) is None
+    for name, (part, plant) in EPSILONS.items():
+        with monkeypatch.context() as patch:
+            plant(patch, part_of(model, part))
+            assert "epsilons raised" in str(_why_not_in(dtype, model, [few], raised=True)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_a_planted_change_is_found_by_the_whole_choice_and_the_padded_batch_taken(
+    family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, few = tiny_model(family), random_records(8)
+    for parameter in model.parameters():
+        parameter.data *= 1 if parameter.ndim == 1 else 2
+    for name, (part, plant) in {**PLANTED, **EPSILONS}.items():
+        with monkeypatch.context() as patch:
+            plant(patch, part_of(model, part))
+            found = choose_layout(model, few, train_config(), dtype)
+            assert (found.name, found.max_tokens > 1) == ("padded", True), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_code_that_no_test_has_seen_is_proved_on_two_more_batches_and_the_layout_says_so(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, records, checked = tiny_model("qwen3"), random_records(60), []
+    before = [epsilon_of(module) for module in model.modules()]
+
+    def check(model: Any, few: list[Example], *others: Any, **named: Any) -> str | None:
+        checked.append((model.lm_head.weight.dtype, [one.source for one in few], model.model.norm.variance_epsilon))
+        return self_check(model, few, *others, **named)
+
+    monkeypatch.setattr(layout, "self_check", check)
+    known = choose_layout(model, records, train_config(), dtype)
+    assert (known.name, known.reason, known.note) == ("trie", None, None)
+    usual = checked[:]
+    checked.clear()
+
+    times(1)(monkeypatch, part_of(model, "layer"))
+    unknown = choose_layout(model, records, train_config(), dtype)
+    assert (unknown.name, unknown.reason) == ("trie", None)
+    assert unknown.note is not None
+    assert unknown.note.startswith(
+        f"the code of Qwen3 in transformers {transformers.__version__} is none of those tested"
+    )
+    assert unknown.note.endswith("the self-check compares two more batches")
+    first, second, *raised = checked[len(usual) :]
+    assert checked[: len(usual)] == usual
+    assert first[0] is second[0] is dtype
+    seen = {source for _, sources, _ in usual for source in sources}
+    assert not seen & {*first[1], *second[1]}
+    assert not set(first[1]) & set(second[1])
+    assert [one[0] for one in raised] == [*dict.fromkeys((torch.float32, dtype))]
+    assert all(one[1] == second[1] and one[2] > 1e-3 for one in raised)
+    assert [epsilon_of(module) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_records_are_enough_to_prove_unknown_code(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    times(1)(monkeypatch, part_of(model, "mlp"))
+    found = choose_layout(model, random_records(count), train_config(), torch.bfloat16)
+    assert found.name == "trie"
+    assert found.note is not None
+
+
+def test_unknown_code_matters_to_the_trie_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    times(1)(monkeypatch, part_of(model, "mlp"))
+    assert choose_layout(model, random_records(6), train_config(layout="padded"), torch.float32).note is None
+    monkeypatch.setattr(layout, "is_served", lambda _: False)
+    assert choose_layout(model, random_records(6), train_config(), torch.float32).note is None
 
 
 def test_a_fault_of_the_training_precision_alone_is_found_and_the_padded_batch_taken(
@@ -74,9 +211,9 @@ def test_a_fault_of_the_training_precision_alone_is_found_and_the_padded_batch_t
 
     monkeypatch.setattr(decoder, "gated", faulty)
     assert choose_layout(model, few, train_config(), torch.float32).name == "trie"
-    layout = choose_layout(model, few, train_config(), torch.bfloat16)
-    assert layout.name == "padded"
-    assert str(layout.reason).startswith("in bfloat16 the ")
+    found = choose_layout(model, few, train_config(), torch.bfloat16)
+    assert found.name == "padded"
+    assert str(found.reason).startswith("in bfloat16 the ")
     for name, parameter in model.named_parameters():
         data, values = before[name]
         assert parameter.data.data_ptr() == data.data_ptr(), name

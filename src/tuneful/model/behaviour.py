@@ -2,6 +2,7 @@
 
 Each function answers one question that decides what may be computed together, in training and in answering alike, so that a new
 family, or a setting under a name that nobody has heard of, is seen all the same. Each looks at `NUM_PROBED` tokens at most.
+`raised_epsilons` makes visible what is too small to be seen in a bfloat16 number: the epsilon of a norm.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from transformers import PreTrainedModel
 from tuneful.model.attention import UnsupportedAttentionError
 from tuneful.model.checks import first_line
 from tuneful.model.forward import compute_logits, own_attention, takes
+from tuneful.model.norms import epsilon_of
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Logits whose relative difference is at most this are the same up to rounding, by dtype."""
 NUM_PROBED = 16
+_EPSILONS = ("variance_epsilon", "eps")
 
 
 def failure(error: Exception) -> str:
@@ -85,6 +88,39 @@ def longest_changes_others(model: PreTrainedModel, token_ids: Sequence[int], lon
         )
         compute_logits(model, 1, input_ids=ids[:, :1], use_cache=False)  # positions that have grown shrink again
     return relative_difference(beside[:1], alone) > SAME[model.dtype]
+
+
+@contextmanager
+def raised_epsilons(model: PreTrainedModel, token_ids: Sequence[int]) -> Iterator[None]:
+    """Inside, the epsilon of every norm of `model` is as large as the mean square that it is added to.
+
+    A norm of x with mean square m is x / sqrt(m + epsilon). Were its epsilon c times as large, it would be smaller by
+    c * epsilon / 2m, which no precision shows where m is 1 and epsilon 1e-6; with epsilon = m by the factor sqrt(2 / (1 + c)),
+    which is 0.82 for c = 2. m is measured on `token_ids`.
+    """
+    norms = [module for module in model.modules() if isinstance(epsilon_of(module), float)]
+    kept = [(norm, name, getattr(norm, name)) for norm in norms for name in _EPSILONS if hasattr(norm, name)]
+    ids, sizes = _row(token_ids, model), dict[torch.nn.Module, float]()
+
+    def measure(norm: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        rows = given[0].float()
+        mean = rows.mean(-1, keepdim=True) if isinstance(norm, torch.nn.LayerNorm) else 0
+        sizes[norm] = (rows - mean).square().mean().item()
+
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    try:
+        with _as_transformers(model):
+            compute_logits(model, 1, input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    try:
+        for norm, name, epsilon in kept:
+            setattr(norm, name, sizes.get(norm, epsilon))
+        yield
+    finally:
+        for norm, name, epsilon in kept:
+            setattr(norm, name, epsilon)
 
 
 @contextmanager

@@ -331,6 +331,7 @@ def _machine(environment: Environment) -> Cells:
         ("Precision", environment.dtype),
         ("Kernels", environment.kernels),
         ("Layout", ": ".join(part for part in layout if part)),
+        *([("Transformers", environment.layout_note)] if environment.layout_note else []),
         ("Processor", environment.processor),
         ("Cores", count(cores) if cores else ""),
         ("Memory", storage(memory) if memory else ""),

@@ -2,14 +2,16 @@
 
 Three layouts give the same sum (`loss.py`). The trie is chosen wherever the model allows it and a few records, computed both
 ways before the first step, agree with each record alone; else the padded batch, where that agrees; else one record at a time,
-each with the reason. A step is then cut into micro-batches of at most `max_tokens` computed tokens, which changes no result.
+each with the reason. Code of transformers that no test has seen is proved on more records. A step is then cut into micro-batches
+of at most `max_tokens` computed tokens, which changes no result.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from transformers import PreTrainedModel
@@ -18,9 +20,18 @@ from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
 from tuneful.errors import InputError, ModelError
 from tuneful.model.attention import use_trie_attention, why_no_trie
-from tuneful.model.behaviour import NUM_PROBED, failure, longest_changes_others, randomness, sees_later_tokens
+from tuneful.model.behaviour import (
+    NUM_PROBED,
+    failure,
+    longest_changes_others,
+    raised_epsilons,
+    randomness,
+    sees_later_tokens,
+)
+from tuneful.model.decoder import is_served
 from tuneful.model.load import UNLIMITED, context_length
 from tuneful.model.quantize import compute_in
+from tuneful.model.sources import why_unknown
 from tuneful.runs.schema import Layout, LayoutName
 from tuneful.train.distributed import ProcessGroup
 from tuneful.train.loss import micro_batch_loss
@@ -65,15 +76,19 @@ def choose_layout(
     if not_shared is None and config.layout != "padded" and (dtype != model.dtype or dtype is torch.bfloat16):
         again = [few] if dtype != model.dtype else []
         not_shared = _why_not_in(dtype, model, [*again, *_smallest_and_largest(examples, config)])
+    unknown = why_unknown(model) if not_shared is None and config.layout != "padded" and is_served(model) else None
+    if unknown:
+        not_shared = _why_not_unknown(dtype, model, examples)
+    layout = functools.partial(Layout, note=unknown and f"{unknown}: the self-check compares two more batches")
     if not_padded is not None:
         known = not_shared is None or not_shared == not_padded
         reason = not_padded if known else f"{not_shared}; {not_padded}"
-        return Layout("padded", 1, f"one record at a time, because {reason}")
+        return layout("padded", 1, f"one record at a time, because {reason}")
     if config.layout == "padded" or not_shared is not None:
-        return Layout("padded", max_tokens, not_shared)
+        return layout("padded", max_tokens, not_shared)
     if config.layout == "trie" and (dropout := adapter_dropout(model)):
-        return Layout("unshared", max_tokens, f"lora.dropout {dropout:g} falls anew on every record")
-    return Layout(config.layout, max_tokens)
+        return layout("unshared", max_tokens, f"lora.dropout {dropout:g} falls anew on every record")
+    return layout(config.layout, max_tokens)
 
 
 def _smallest_and_largest(examples: Sequence[Example], config: TrainConfig) -> Iterator[list[Example]]:
@@ -83,13 +98,29 @@ def _smallest_and_largest(examples: Sequence[Example], config: TrainConfig) -> I
     yield next(cut_micro_batches(first[: -_CHECK_RECORDS - 1 : -1], max(_CHECK_TOKENS, len(first[-1])), "padded"))
 
 
-def _why_not_in(dtype: torch.dtype, model: PreTrainedModel, batches: Iterable[Sequence[Example]]) -> str | None:
-    """Why `model` must not share prefixes while it computes in `dtype`; None where it may."""
+def _why_not_unknown(dtype: torch.dtype, model: PreTrainedModel, examples: Sequence[Example]) -> str | None:
+    """Why `model`, whose code no test has seen, must not share prefixes: two more batches, from a third and two thirds of the way
+    through `examples`; then the second where another epsilon shows, in the model's precision, which may be sharper, too."""
+    starts = [len(examples) * part // 3 for part in (1, 2)]
+    batches = [
+        next(cut_micro_batches(examples[start : start + _CHECK_RECORDS], _CHECK_TOKENS, "trie")) for start in starts
+    ]
+    raised = (_why_not_in(one, model, batches[1:], raised=True) for one in dict.fromkeys((model.dtype, dtype)))
+    return _why_not_in(dtype, model, batches) or next(filter(None, raised), None)
+
+
+def _why_not_in(
+    dtype: torch.dtype, model: PreTrainedModel, batches: Iterable[Sequence[Example]], *, raised: bool = False
+) -> str | None:
+    """Why `model` must not share prefixes while it computes in `dtype`; None where it may. `raised`: with `raised_epsilons`."""
     name = str(dtype).removeprefix("torch.")
     with _without_adapter_dropout(model), _computing_in(model, dtype):
-        reasons = (self_check(model, batch) for batch in batches)
-        reason = next(filter(None, reasons), None)
-    return reason and f"in {name} {reason}"
+        for batch in batches:
+            with raised_epsilons(model, _probe(batch)) if raised else nullcontext():
+                reason = self_check(model, batch)
+            if reason:
+                return f"in {name} {reason}" + (", its norms' epsilons raised" if raised else "")
+    return None
 
 
 @contextmanager

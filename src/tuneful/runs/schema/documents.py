@@ -17,6 +17,11 @@ TORCH_KERNELS = "torch's"
 
 LayoutName = Literal["trie", "unshared", "padded"]
 
+UNKNOWN_SOURCE = (
+    "that transformers' code of the model's family is none that was tested, so that two more batches were compared"
+)
+"""What a note about the layout says."""
+
 
 # run.json
 
@@ -37,6 +42,7 @@ class Layout:
     name: Annotated[LayoutName, "trie: shared prefixes are computed once; unshared; or the padded batch"]
     max_tokens: Annotated[int, "tokens that one micro-batch may compute"]
     reason: Annotated[str | None, "why it is not the trie; null where nothing speaks against it"] = None
+    note: Annotated[str | None, UNKNOWN_SOURCE, ABSENT] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,7 @@ class Environment:
     estimated_seconds: Annotated[
         Mapping[str, float] | None, "what each phase was to take, estimated after the first steps", ABSENT
     ] = None
+    layout_note: Annotated[str | None, UNKNOWN_SOURCE, ABSENT] = None
 
 
 # data.json
