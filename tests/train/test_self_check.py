@@ -68,9 +68,11 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "a second residual": ("layer", of_output(lambda given, output: output + 0.3 * given)),
     "a branch left out": ("layer", of_output(lambda given, output: given + 0 * output)),
     "a scale of attention": ("attention", times(1.5)),
-    "scores of another scale": ("attention", with_attribute(("scaling",), 2)),
+    "scores of another scale": ("attention", with_attribute(("scaling",), 3)),
     "a scale of the MLP": ("mlp", times(1.5)),
 }
+NORM_BEHIND, SCALED_PARTS = ("Olmo2", "Olmo3", "Gemma2", "Gemma3"), ("a scale of attention", "a scale of the MLP")
+"""Families whose norm behind a part takes its scale away: there it is no change."""
 EPSILONS = {
     f"epsilon times {factor}": ("layer", with_attribute(("variance_epsilon", "eps"), factor)) for factor in (10, 0.1)
 }
@@ -114,7 +116,8 @@ def test_what_another_transformers_computes_is_found(
     for name, (part, plant) in PLANTED.items():
         with monkeypatch.context() as patch:
             plant(patch, part_of(model, part))
-            assert "as a trie" in str(proof(model, dtype)), name
+            is_void = family in NORM_BEHIND and name in SCALED_PARTS
+            assert is_void or "as a trie" in str(proof(model, dtype)), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
