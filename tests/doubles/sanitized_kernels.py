@@ -1,20 +1,32 @@
-"""The kernels of a layer and of the products on odd shapes, for a process in which a sanitizer watches memory.
+"""The kernels on odd shapes, for a process in which a sanitizer watches memory.
 
 Run by `tests/model/test_sanitized_kernels.py`. Every piece of memory that they are given is as large as they asked for and not
 a byte larger; what they compute is tested elsewhere.
 """
 
+import ctypes
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from tests.doubles.engine import random_records, record
 from tests.model import test_layer_adapters as adapters
 
-from tuneful.batch.trie import build_trie
+from tuneful.batch.trie import build_trie, cut_blocks
+from tuneful.config import TrainConfig
 from tuneful.model import layers, native, products
+from tuneful.model.attention_native import MAX_QUERIES, NativeAttention, lay_out_blocks
+from tuneful.model.elementwise import GatedSilu, Rotation
+from tuneful.model.norms import RmsNorm
+from tuneful.train.loss import WeightedCrossEntropy
+from tuneful.train.update import NativeUpdate, Trained
 
 BATCHES = [build_trie([record([5], [6])]), build_trie([record([5], [6, 7])]), build_trie(random_records(3, longest=9))]
-HEADS = [(1, 1, 2), (6, 2, 6), (3, 3, 22), (4, 2, 64), (2, 1, 128), (1, 1, 256)]
+HEADS = [(1, 1, 2), (6, 2, 6), (3, 3, 22), (4, 2, 64), (2, 1, 128), (1, 1, 256), (7, 1, 10), (12, 4, 4)]
+GROUPINGS = [(1, 1), (2, 1), (2, 2), (3, 1), (6, 2), (9, 3), (4, 4), (5, 5), (7, 1), (8, 2), (16, 1), (13, 13)]
+SIZES = [2, 3, 4, 6, 7, 8, 15, 16, 22, 33, 64, 80, 96, 128, 250, 256]
+DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 RANKS = [(2,) * 7, (16,) * 7, (0, 2, 0, 18, 64, 0, 66), (0,) * 7]
 WIDTHS = [(64, 96), (70, 102), (2, 2), (66, 2050)]
 
@@ -54,8 +66,71 @@ def all_products() -> None:
         torch.autograd.backward(found, [random(*one.shape) for one in found])
 
 
-def random(*shape: int) -> torch.Tensor:
-    return torch.randn(shape).to(torch.bfloat16)
+def all_attention() -> None:
+    """Every grouping of heads with every size of them, values of another size and rows apart among them."""
+    for turn, ((num_heads, num_key_heads), size) in enumerate(itertools.product(GROUPINGS, SIZES)):
+        library, dtype = take(turn)
+        batch = BATCHES[turn % 3]
+        blocks = lay_out_blocks(cut_blocks(batch, 1 + turn % MAX_QUERIES), num_key_heads, library)
+        value_size = size if turn % 4 else SIZES[turn % len(SIZES)]
+        sizes = (num_heads, size), (num_key_heads, size), (num_key_heads, value_size)
+        query, key, value = (random(1, batch.num_nodes, *one, dtype=dtype) for one in sizes)
+        if turn % 5 == 0:
+            key = torch.cat((key, key), -1)[..., :size]
+        given = [one.transpose(1, 2).requires_grad_() for one in (query, key, value)]
+        output = NativeAttention.apply(*given, blocks, 0.3)
+        output.backward(random(*output.shape, dtype=dtype))
+
+
+def all_rows() -> None:
+    """Norms, rotations and gates of one row and of several, and losses of none, one and several over small vocabularies."""
+    for turn, (num_rows, size) in enumerate(itertools.product((1, 2, 9, 40), SIZES)):
+        library, dtype = take(turn)
+        rows, weight = random(num_rows, size, dtype=dtype), random(size, dtype=dtype)
+        back_and_forth(RmsNorm.apply, rows.requires_grad_(), weight.requires_grad_(), 1e-6, float(turn % 2), library)
+        gate, up = (random(num_rows, size, dtype=dtype).requires_grad_() for _ in range(2))
+        back_and_forth(GatedSilu.apply, gate, up, library)
+        angles = [random(1, num_rows, 2 * size, dtype=dtype) for _ in range(2)]
+        heads = random(1, 1 + turn % 5, num_rows, 2 * size, dtype=dtype).requires_grad_()
+        back_and_forth(Rotation.apply, heads, *angles, library)
+    for turn, (num_rows, size) in enumerate(itertools.product((0, 1, 2, 17), (7, 8, 15, 16, 31, 97, 1031))):
+        _, dtype = take(turn)
+        logits, ids = random(num_rows, size, dtype=dtype).requires_grad_(), torch.arange(num_rows) * 5 % size
+        total, _ = WeightedCrossEntropy.apply(logits, ids, torch.rand(num_rows))
+        total.backward()
+
+
+def all_updates() -> None:
+    """Steps of AdamW on parameters of one element and of more than a chunk, masters with and without a copy of bfloat16."""
+    for turn, sizes in enumerate([(1,), (7, 1, 65_539), (16, 33), (65_536,), (131_073, 2)] * 2):
+        library, _ = take(turn)
+        dtype, low = (torch.float64, False) if turn % 3 == 2 else (torch.float32, turn % 2 == 0)
+        trained = []
+        for size in sizes:
+            parameter = torch.nn.Parameter(random(size, dtype=torch.bfloat16 if low else dtype))
+            parameter.grad = random(size, dtype=parameter.dtype)
+            master, mean, square = (torch.rand(size, dtype=dtype) for _ in range(3))
+            trained.append(Trained("", parameter, master, mean, square, weight_decay=0.1))
+        update = NativeUpdate(trained, TrainConfig(), low, library)
+        update.step(1, 1e-3, 1 + update.squared_norm())
+
+
+def back_and_forth(function: Callable[..., torch.Tensor], *given: Any) -> None:
+    output = function(*given)
+    output.backward(random(*output.shape, dtype=output.dtype))
+
+
+def take(turn: int) -> tuple[ctypes.CDLL, torch.dtype]:
+    """The library and a dtype, and another number of threads than the turn before."""
+    torch.set_num_threads(1 + turn % 7)
+    dtype = DTYPES[turn % 3]
+    library = native.kernels(torch.device("cpu"), dtype)
+    assert library is not None, native.describe()
+    return library, dtype
+
+
+def random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.randn(shape).to(dtype)
 
 
 def exactly(num_bytes: int) -> torch.Tensor:
@@ -65,6 +140,6 @@ def exactly(num_bytes: int) -> torch.Tensor:
 if __name__ == "__main__":
     for module in (layers, products):
         vars(module)["thread_workspace"] = exactly
-    all_layers()
-    all_products()
+    for check in (all_layers, all_products, all_attention, all_rows, all_updates):
+        check()
     print(native.describe())
