@@ -6,18 +6,21 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tuneful
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
+from tuneful.model import sources
 from tuneful.model.quantize import check_4_bits
 from tuneful.runs import training
 from tuneful.runs.method import Method, method_in_words, rates_in_words
 
 ROWS = [{"instruction": f"Say {number}.", "input": "", "output": f"It is {number}."} for number in range(24)]
 SETTINGS = ["train.max_steps=6", "train.batch_size=4", "generate.max_new_tokens=2", "report.general=none"]
+TWO_MORE = "the self-check compares two more batches"
 LORA = ["train.method=lora", "lora.r=2", "train.learning_rate=0.05"]
 
 
@@ -100,6 +103,20 @@ def test_the_model_that_is_shipped_is_its_base_with_the_adapter_that_is_shipped(
     assert (shipped - untouched).abs().max() > 1e-3
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["model"]["num_trainable"] < environment["model"]["num_parameters"]
+
+
+def test_a_run_over_code_of_transformers_that_no_test_has_seen_says_so(data, tiny_llama, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(sources, "_known", lambda: {"5.0.0": {}})
+    result = tuneful.run(
+        str(data), config=config(tiny_llama), output=tmp_path / "run", terminal=tuneful.Terminal(stderr=False)
+    )
+    said = f"the code of Llama in transformers {transformers.__version__} is none of those tested (5.0.0)"
+    assert said in capsys.readouterr().out
+    environment, record = (json.loads((result.path / f"{name}.json").read_text()) for name in ("environment", "run"))
+    assert environment["layout"] == "trie"
+    assert environment["layout_note"] == record["choices"]["layout"]["note"] == f"{said}: {TWO_MORE}"
+    assert said in (result.path / "report.html").read_text()
 
 
 def test_a_run_with_an_adapter_that_was_cut_off_ends_as_if_it_had_not_been(data, tiny_llama, tmp_path, monkeypatch):
