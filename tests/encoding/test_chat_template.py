@@ -88,7 +88,7 @@ def test_text_that_a_template_trims_or_repeats_is_taken_as_it_renders_it() -> No
             LOOP + "{% generation %}{{ message.role }}{% endgeneration %}{{ message.content }}</s>" + PROMPT,
             "is not its last resp",
         ),
-        ("x" * 1_000_001, "1,000,001 characters, over 1,000,000"),
+        ("x" * 100_001, "100,001 characters, over 100,000"),
     ],
 )
 def test_a_template_that_does_not_suit_is_refused_before_anything_is_read(source: str, message: str) -> None:

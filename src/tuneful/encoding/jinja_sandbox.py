@@ -1,35 +1,44 @@
-"""Runs a chat template, which is a program of unknown origin, within limits: a second, a million characters, no way out.
+"""Runs a chat template, which is a program of unknown origin, within limits: a second, a few million characters, no way out.
 
 Stands below `chat_template.py`, which knows what is rendered. Jinja's own sandbox keeps a template from the interpreter; what
-it leaves open is closed here: text that is multiplied, padded or formatted to any length, and loops without end. The second is
-one of processor time that this thread has used, so a busy machine refuses nothing. It is looked at in every pass of a loop and
-in every macro, on any thread and system, and on the main thread of Unix by a signal too. The trade: off the main thread a single
-operation is not interrupted, which takes a second at most on the sizes that are allowed.
+it leaves open is closed here and in `jinja_limits.py`: text that is multiplied, padded or formatted to any length, lists that
+hold themselves many times over, and loops without end. The second is one of processor time that this thread has used, so a
+busy machine refuses nothing. It holds on any thread and system.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tuneful.encoding.fixed_date import fixed_dates
+from tuneful.encoding.jinja_limits import (
+    REMOVED_FILTERS,
+    Budget,
+    Metered,
+    metered_filter,
+    shallow_size_of,
+    size_of,
+    size_of_format,
+    size_of_joining,
+    size_of_operation,
+    size_of_replacing,
+    size_of_result,
+)
 from tuneful.errors import TemplateError
 
 _MAX_SECONDS = 1.0  # of processor time, for one rendering
-_MAX_CHARACTERS = 1_000_000  # of the source, and of what one operation in it may make
+_MAX_CHARACTERS = 100_000  # of the source; the longest that are known have 30,000
+_MAX_SHOWN = 300  # characters of what a template says when it fails
+_NO_METHODS = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate", "encode")
 
 
 class SandboxedTemplate:
@@ -47,7 +56,7 @@ class SandboxedTemplate:
         self._where = where
         self.marks_generation = re.search(r"\{%[-+]?\s*generation\b", source) is not None
         try:
-            sandbox = _sandbox()
+            sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
             if dates := fixed_dates(source):
                 sandbox.globals["strftime_now"] = _fixed(dates)
             self._sandbox = sandbox
@@ -80,7 +89,7 @@ class SandboxedTemplate:
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise TemplateError(
-                f"{self._where}: cannot render a conversation with the roles {roles}: {error}"
+                f"{self._where}: cannot render a conversation with the roles {roles}: {str(error)[:_MAX_SHOWN]}"
             ) from None
 
 
@@ -101,60 +110,78 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, in which one operation makes no text beyond reason, and every pass of a loop looks at the time."""
+    """Jinja's sandbox, in which whatever a template makes is counted (`jinja_limits.py`)."""
 
-    intercepted_binops = frozenset(["*", "**", "%"])
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.budget = _Budget()
+        self.budget = Budget()
+        self.finalize = self._printed
+        self.filters["tojson"] = _as_json
+        for name in REMOVED_FILTERS:
+            self.filters.pop(name)
+        self.filters = {name: metered_filter(name, one, self.budget) for name, one in self.filters.items()}
+        self.globals.pop("lipsum")
+        self.globals["raise_exception"] = _raise
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """The template's syntax tree, with a look at the time in each loop, in its condition, and in each macro."""
-        tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(nodes.For):
-            if loop.test is not None:
-                loop.test = nodes.And(_look_at_the_time(loop.lineno), loop.test).set_lineno(loop.lineno)
-        for body in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
-            look = nodes.ExprStmt(_look_at_the_time(body.lineno)).set_lineno(body.lineno)
-            body.body.insert(0, look)  # type: ignore[attr-defined]  # each of the three has one
-        return tree.set_environment(self)  # type: ignore[return-value]
+        tree = Metered().visit(super()._parse(source, name, filename))
+        return tree.set_environment(self)  # type: ignore[no-any-return]
 
-    def within_time(self) -> bool:
-        """True; TimeoutError once this thread's rendering has used up its time."""
-        return self.budget.check()
+    def call(self, context: Any, called: Any, *args: Any, **options: Any) -> Any:
+        """What a template calls; of the methods of text those that make it longer are counted before."""
+        method = getattr(called, "__wrapped__", called)  # as the sandbox wraps `format`
+        name, owner = getattr(method, "__name__", ""), getattr(method, "__self__", None)
+        if owner is self:
+            return called(*args)
+        if isinstance(owner, str):
+            if name == "replace":
+                self.spend(size_of_replacing(owner, *args[:2]))
+            elif name == "join" and args:
+                args = (list(map(str, args[0])),)
+                self.spend(size_of_joining(owner, args[0]))
+            elif name in ("format", "format_map"):
+                self.spend(size_of_format(owner, (*args, *options.values())))
+        result = super().call(context, called, *args, **options)
+        self.spend(size_of_result(result))
+        return result
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """The operation, unless its result could be huge; SecurityError then."""
-        sizes = [len(value) if isinstance(value, (str, list, tuple)) else value for value in (left, right)]
-        if operator == "*" and not all(map(_is_number, (left, right))) and sizes[0] * sizes[1] > _MAX_CHARACTERS:
-            raise SecurityError("a product of text that is too long")
-        if operator == "**" and right > 64:
-            raise SecurityError("a power that is too large")
-        if operator == "%" and isinstance(left, str):
-            raise SecurityError("text formatted with %")
+        self.spend(size_of_operation(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """What the sandbox allows, but for the methods of text that pad it to any length."""
-        return attr not in ("center", "ljust", "rjust", "zfill", "expandtabs") and super().is_safe_attribute(
-            obj, attr, value
-        )
+        """What the sandbox allows, but for the methods of text that pad it to any length or rewrite it by a table."""
+        return attr not in _NO_METHODS and super().is_safe_attribute(obj, attr, value)
 
+    # What the rewritten syntax tree calls
 
-def _look_at_the_time(line: int) -> nodes.Expr:
-    call = nodes.Call(nodes.EnvironmentAttribute("within_time"), [], [], None, None)
-    call.set_lineno(line)
-    return call
+    def spend(self, size: int) -> bool:
+        """True, while there is time and room for `size` characters."""
+        return self.budget.spend(size)
 
+    def joined(self, *values: Any) -> str:
+        """a ~ b"""
+        self.spend(sum(map(size_of, values)))
+        return "".join(map(str, values))
 
-def _sandbox() -> _Sandbox:
-    """What chat templates are written for: the names that transformers gives them, today's date aside."""
-    sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    sandbox.filters["tojson"] = _as_json
-    sandbox.filters.pop("center")
-    sandbox.globals["raise_exception"] = _raise
-    return sandbox
+    def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """value[start:stop:step]"""
+        part = value[start:stop:step]
+        self.spend(shallow_size_of(part))
+        return part
+
+    def kept(self, value: Any) -> Any:
+        """A list or mapping that was just made."""
+        self.spend(size_of(value))
+        return value
+
+    def _printed(self, value: Any) -> Any:
+        """What stands in {{ }}, on its way to the text."""
+        self.spend(size_of(value))
+        return value
 
 
 def _as_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
@@ -163,10 +190,6 @@ def _as_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 
 def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
 
 
 def _fixed(dates: Mapping[str, str]) -> Callable[[str], str]:
@@ -180,46 +203,3 @@ def _fixed(dates: Mapping[str, str]) -> Callable[[str], str]:
         return dates[format]
 
     return strftime_now
-
-
-class _Budget(threading.local):
-    """The processor time that a rendering on this thread may still use."""
-
-    def __init__(self) -> None:
-        self._seconds, self._until = 0.0, float("inf")
-
-    def check(self) -> bool:
-        """True; TimeoutError where the time is used up."""
-        if time.thread_time() > self._until:
-            raise TimeoutError(f"the template runs for more than {self._seconds:g} s of processor time")
-        return True
-
-    @contextlib.contextmanager
-    def of(self, seconds: float) -> Iterator[None]:
-        """Within the block `check` raises once this thread has used `seconds`; on the main thread of Unix a signal checks too."""
-        self._seconds, self._until = seconds, time.thread_time() + seconds
-        try:
-            with _interrupting(self.check, seconds):
-                yield
-        finally:
-            self._until = float("inf")
-
-
-@contextlib.contextmanager
-def _interrupting(check: Callable[[], bool], seconds: float) -> Iterator[None]:
-    """Call `check` every `seconds` of this process's processor time, where signals reach and no other such timer runs."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or not hasattr(signal, "setitimer")
-        or signal.getitimer(signal.ITIMER_PROF)[0]
-    ):
-        yield
-        return
-    before = signal.signal(signal.SIGPROF, lambda number, frame: check())
-    # Other threads of the process use up the timer too, so it goes on until the block is left.
-    signal.setitimer(signal.ITIMER_PROF, seconds, seconds / 10)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
