@@ -83,7 +83,7 @@ def save_with_tensorflow(folder: Path, variables: dict[str, written.Array]) -> N
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         made = [tf.compat.v1.Variable(array, name=name) for name, array in variables.items()]
         session.run([one.initializer for one in made])
-        tf.compat.v1.train.Saver(made).save(session, str(folder / written.PREFIX))
+        tf.compat.v1.train.Saver(made, save_relative_paths=True).save(session, str(folder / written.PREFIX))
 
 
 def compare(name: str, hparams: dict[str, int], dtype: str, place: Path) -> dict[str, Any]:
@@ -134,9 +134,11 @@ def index_of_many_blocks(place: Path) -> dict[str, Any]:
 
 
 def texts(count: int) -> list[str]:
-    """Random texts of odd pieces."""
-    rng = random.Random(0)
-    return ["".join(rng.choice(PIECES) for _ in range(rng.randint(1, 12))) for _ in range(count)]
+    """That many random texts of odd pieces, no two alike."""
+    rng, found = random.Random(0), dict[str, None]()
+    while len(found) < count:
+        found["".join(rng.choice(PIECES) for _ in range(rng.randint(1, 12)))] = None
+    return list(found)
 
 
 def compare_vocabulary() -> dict[str, int]:

@@ -186,49 +186,60 @@ def index_file(entries: Mapping[str, Entry], num_shards: int = 1, header: bytes 
 # The table
 
 
+class Block:
+    """Entries with what each key shares with the one before left out, but at restarts; then where the restarts are."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval, self._out, self._restarts, self._last, self.count = interval, bytearray(), [0], b"", 0
+
+    def add(self, key: bytes, value: bytes) -> None:
+        if self.count and self.count % self._interval == 0:
+            self._restarts.append(len(self._out))
+            self._last = b""
+        pairs = enumerate(zip(self._last, key, strict=False))
+        shared = next((i for i, (a, b) in pairs if a != b), min(len(self._last), len(key)))
+        self._out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        self._last, self.count = key, self.count + 1
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self._out) + 4 * len(self._restarts) + 4
+
+    def content(self) -> bytes:
+        return bytes(self._out) + struct.pack(f"<{len(self._restarts) + 1}I", *self._restarts, len(self._restarts))
+
+
+def block(rows: Iterable[tuple[bytes, bytes]], interval: int) -> bytes:
+    """A block of `rows`, with a restart every `interval` of them."""
+    made = Block(interval)
+    for key, value in rows:
+        made.add(key, value)
+    return made.content()
+
+
 def table(rows: Iterable[tuple[bytes, bytes]], block_bytes: int = 1 << 18, compression: int = 0) -> bytes:
     """A table as LevelDB's builder writes it: blocks of 16 entries between restarts, an index with shortened keys, a footer."""
-    out, index = bytearray(), list[tuple[bytes, bytes]]()
-    pending = list[tuple[bytes, bytes]]()
+    out, index, made, last = bytearray(), list[tuple[bytes, bytes]](), Block(16), b""
     handle: bytes | None = None
-    last = b""
-
-    def flush() -> bytes:
-        found = _append(out, block(pending, 16), compression)
-        pending.clear()
-        return found
-
     for key, value in rows:
         if handle is not None:
             index.append((_between(last, key), handle))
             handle = None
-        pending.append((key, value))
+        made.add(key, value)
         last = key
-        if len(block(pending, 16)) >= block_bytes:
-            handle = flush()
-    if pending:
-        handle = flush()
-    meta = _append(out, block([], 16), 0)
+        if made.num_bytes >= block_bytes:
+            handle, made = append(out, made.content(), compression), Block(16)
+    if made.count:
+        handle = append(out, made.content(), compression)
+    meta = append(out, block([], 16), 0)
     if handle is not None:
         index.append((_after(last), handle))
-    footer = meta + _append(out, block(index, 1), 0)
+    footer = meta + append(out, block(index, 1), 0)
     return bytes(out + footer.ljust(40, b"\0") + struct.pack("<Q", MAGIC))
 
 
-def block(rows: Iterable[tuple[bytes, bytes]], interval: int) -> bytes:
-    """Entries with what each key shares with the one before left out, but at restarts; then where the restarts are."""
-    out, restarts, last = bytearray(), [0], b""
-    for number, (key, value) in enumerate(rows):
-        if number and number % interval == 0:
-            restarts.append(len(out))
-            last = b""
-        shared = next((i for i, (a, b) in enumerate(zip(last, key, strict=False)) if a != b), min(len(last), len(key)))
-        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        last = key
-    return bytes(out) + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
-
-
-def _append(out: bytearray, content: bytes, compression: int) -> bytes:
+def append(out: bytearray, content: bytes, compression: int) -> bytes:
+    """Put a block with its trailer at the end of `out`; its handle."""
     handle = varint(len(out)) + varint(len(content))
     kind = bytes([compression])
     out += content + kind + struct.pack("<I", masked(crc32c(content + kind)))

@@ -40,7 +40,7 @@ from tuneful.model.checks import (
 from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
 from tuneful.model.gguf_header import gguf_hub_id
 from tuneful.model.names import ADAPTER, adapter_base, full_name, hub_id, is_adapter, trained_folder
-from tuneful.model.openai_gpt2 import is_openai_folder, openai_folder
+from tuneful.model.openai_gpt2 import check_not_above, is_openai_folder, openai_folder
 from tuneful.model.stored import stored_dtype
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
         return builtin_folder(notify)
     path = Path(name).expanduser()
     if path.is_dir():
-        return openai_folder(path, notify) if is_openai_folder(path) else trained_folder(path)
+        return _model_folder(path, notify)
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.is_file():
@@ -164,6 +164,15 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
     if _means_the_builtin(name.lower()):
         raise ModelError(f"unknown model {name}: did you mean the built-in {BUILTIN}?")
     return _hub_snapshot(full_name(name), notify)
+
+
+def _model_folder(path: Path, notify: Notify) -> Path:
+    if is_openai_folder(path):
+        return openai_folder(path, notify)
+    found = trained_folder(path)
+    if found == path and not is_adapter(path) and not (path / "config.json").exists():
+        check_not_above(path)
+    return found
 
 
 def _looks_like_a_path(name: str) -> bool:

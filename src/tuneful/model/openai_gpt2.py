@@ -19,13 +19,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from tuneful.errors import ModelError
 from tuneful.files import cache_root, free_bytes, hash_into, held, read_object, write_json, written_aside
 from tuneful.model.checks import Notify, ignore, named
 from tuneful.model.openai_vocabulary import END, MAX_BYTES, byte_pair_tokenizer
 from tuneful.model.tf_checkpoint import TfCheckpoint, TfVariable, has_checkpoint, own_file, read_checkpoint
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CONVERSION = 1  # part of the folder's name: raise it when the conversion changes
 
@@ -70,6 +73,16 @@ def is_openai_folder(folder: Path) -> bool:
     return (folder / _HPARAMS).is_file() or has_checkpoint(folder)
 
 
+def check_not_above(folder: Path) -> None:
+    """ModelError that names the sizes where `folder` holds folders of GPT-2, as the book's `gpt2` does, and no model itself."""
+    try:
+        inside = [one for one in sorted(folder.iterdir()) if one.is_dir()]
+    except OSError:
+        return  # whoever reads the folder says so
+    if sizes := [str(one) for one in inside if is_openai_folder(one)]:
+        raise ModelError(f"{folder} holds GPT-2 in folders of its own: give one of them to --model, {named(sizes)}")
+
+
 def openai_folder(folder: Path, notify: Notify = ignore) -> Path:
     """The Hugging Face folder of the model in `folder`, from the cache or made; ModelError where it is damaged.
 
@@ -80,6 +93,8 @@ def openai_folder(folder: Path, notify: Notify = ignore) -> Path:
         for name, limit in ((_HPARAMS, _MAX_HPARAMS_BYTES), (_ENCODER, MAX_BYTES), (_MERGES, MAX_BYTES))
     }
     checkpoint = read_checkpoint(folder)
+    hparams = _read_hparams(small[_HPARAMS])
+    weights = _weights(checkpoint, hparams, folder)
     try:
         made = (
             cache_root() / "models" / f"openai-{_digest([*small.values(), *checkpoint.files])}" / f"model-{CONVERSION}"
@@ -89,7 +104,11 @@ def openai_folder(folder: Path, notify: Notify = ignore) -> Path:
         made.parent.mkdir(parents=True, exist_ok=True)
         with held(made.parent / ".lock", lambda: notify("waiting for another process that converts it")):
             if not (made / "config.json").is_file():
-                _convert(folder, small, checkpoint, made, notify)
+                tokenizer = byte_pair_tokenizer(small[_ENCODER], small[_MERGES], hparams.n_vocab)
+                notify(f"converting {folder}, once: {_num_bytes(weights) / 1e6:,.0f} MB in {made}")
+                if passed := len(checkpoint.variables) - len(weights):
+                    notify(f"{folder}: {passed} variables of an optimizer are not read")
+                _write(made, hparams, weights, tokenizer)
     except OSError as error:
         raise ModelError(
             f"{folder} cannot be converted into {cache_root()} ({error.strerror or error}): set TUNEFUL_CACHE to a folder with "
@@ -107,17 +126,17 @@ def _digest(files: list[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _convert(folder: Path, small: Mapping[str, Path], checkpoint: TfCheckpoint, made: Path, notify: Notify) -> None:
-    hparams = _read_hparams(small[_HPARAMS])
-    weights = _weights(checkpoint, hparams, folder, notify)
-    tokenizer = byte_pair_tokenizer(small[_ENCODER], small[_MERGES], hparams.n_vocab)
-    num_bytes = sum(variable.num_bytes for variable in weights.values())
-    if (free := free_bytes(made)) < num_bytes + _SPARE_BYTES:
+def _num_bytes(weights: Mapping[str, TfVariable]) -> int:
+    return sum(variable.num_bytes for variable in weights.values())
+
+
+def _write(made: Path, hparams: Hparams, weights: Mapping[str, TfVariable], tokenizer: Tokenizer) -> None:
+    """The Hugging Face folder `made`, whole or not at all; ModelError where there is no room, or a checksum is wrong."""
+    if (free := free_bytes(made)) < _num_bytes(weights) + _SPARE_BYTES:
         raise ModelError(
-            f"{folder} needs {num_bytes / 1e9:,.1f} GB and some room in {made.parent}, which has {free / 1e9:,.1f} GB: make "
-            "room, or set TUNEFUL_CACHE to another disk"
+            f"{made.parent} has {free / 1e9:,.1f} GB free, and {_num_bytes(weights) / 1e9:,.1f} GB with some room are needed: "
+            "make room, or set TUNEFUL_CACHE to another disk"
         )
-    notify(f"converting {folder}, once: {num_bytes / 1e6:,.0f} MB in {made}")
     end = tokenizer.token_to_id(END)
     assert end is not None, END
     with written_aside(made) as aside:
@@ -151,7 +170,7 @@ def _read_hparams(file: Path) -> Hparams:
 # Weights
 
 
-def _weights(checkpoint: TfCheckpoint, hparams: Hparams, folder: Path, notify: Notify) -> dict[str, TfVariable]:
+def _weights(checkpoint: TfCheckpoint, hparams: Hparams, folder: Path) -> dict[str, TfVariable]:
     """Each weight's variable, by transformers' name; ModelError where one is missing, too many, or of another shape."""
     known = checkpoint.variables
     if hparams.n_layer > len(known):  # before as many names are made
@@ -167,10 +186,8 @@ def _weights(checkpoint: TfCheckpoint, hparams: Hparams, folder: Path, notify: N
     others = sorted(known.keys() - {name for name, _ in wanted.values()})
     if unexpected := [name for name in others if not _NOT_WEIGHTS.match(name)]:
         raise ModelError(
-            f"{folder}: the checkpoint holds {named(map(ascii, unexpected))}, which a GPT-2 of {_HPARAMS} does not have"
+            f"{folder}: the checkpoint holds {named(unexpected)}, which a GPT-2 of {_HPARAMS} does not have"
         )
-    if others:
-        notify(f"{folder}: {len(others)} variables of an optimizer are not read")
     for name, shape in wanted.values():
         variable = known[name]
         if variable.shape != shape or variable.dtype is None:

@@ -19,7 +19,7 @@ from tuneful.model.crc32c import crc32c, masked
 
 MAX_FILE_BYTES = 1 << 24
 MAX_ENTRIES = 50_000
-MAX_KEY_BYTES = 1_000
+MAX_KEY_BYTES = 500
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48

@@ -13,8 +13,9 @@ shape says; files have to be files of this folder, and no links out of it.
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +28,12 @@ BLOCK_BYTES = 1 << 23
 """How much of a variable is in memory at once."""
 
 _STATE = "checkpoint"
-_MAX_STATE_BYTES = 1 << 20
+_MAX_STATE_BYTES, _MAX_NAME = 1 << 20, 200
 _CHOSEN = re.compile(rb'^\s*model_checkpoint_path:\s*"([^"\\]*)"', re.MULTILINE)
 _DTYPES = {1: ("F32", 4), 2: ("F64", 8), 14: ("BF16", 2), 19: ("F16", 2)}
 """Number formats of weights: TensorFlow's number -> the word of safetensors, bytes a number."""
 _MAX_SHARDS, _MAX_DIMENSIONS = 1_000, 8
+_MAX_GAP = 1 << 12  # bytes before a variable, where they are written in pages
 _NUMBER, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 """How protocol buffers store a field."""
 
@@ -69,7 +71,7 @@ class TfVariable:
 class TfCheckpoint:
     """The variables of a checkpoint by name, and the files that hold them: the index first, then the numbers."""
 
-    variables: dict[str, TfVariable]
+    variables: Mapping[str, TfVariable]
     files: tuple[Path, ...]
 
 
@@ -101,6 +103,7 @@ def read_checkpoint(folder: Path) -> TfCheckpoint:
     shards = [own_file(folder, f"{prefix}.data-{shard:05}-of-{num_shards:05}") for shard in range(num_shards)]
     variables = [_variable(key, entry, shards, index) for key, entry in found.items()]
     _check_apart(variables, index)
+    _check_filled(variables, shards)
     return TfCheckpoint({variable.name: variable for variable in variables}, (index, *shards))
 
 
@@ -111,11 +114,11 @@ def has_checkpoint(folder: Path) -> bool:
 
 def _prefix(folder: Path) -> str:
     """What the names of the checkpoint's files begin with: what `checkpoint` says, else the only index there is."""
-    if (folder / _STATE).exists():
+    if os.path.lexists(folder / _STATE):
         text = own_file(folder, _STATE, _MAX_STATE_BYTES).read_bytes()
         if chosen := _CHOSEN.search(text):
             name = re.split(r"[/\\]", chosen[1].decode("utf-8", "replace"))[-1]  # it was made in another place
-            if name and name.isprintable():
+            if name.isprintable() and 0 < len(name) <= _MAX_NAME:
                 return name
         raise ModelError(f'{folder / _STATE} names no checkpoint (model_checkpoint_path: "model.ckpt"); fetch it again')
     found = sorted(folder.glob("*.index"))
@@ -196,7 +199,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _variable(key: bytes, entry: _Entry, shards: list[Path], index: Path) -> TfVariable:
     name = key.decode("utf-8", "backslashreplace")
-    where = f"{index}: {name if name.isprintable() else key!r}"
+    name = name if name.isprintable() else ascii(name)[1:-1]
+    where = f"{index}: {name}"
     if entry.is_sliced:
         raise ModelError(f"{where} is stored in slices, which is not read here; save it unpartitioned")
     if not 0 <= entry.shard < len(shards):
@@ -219,3 +223,13 @@ def _check_apart(variables: list[TfVariable], index: Path) -> None:
     for (file, _, end, name), (other_file, start, _, other) in pairwise(places):
         if file == other_file and start < end:
             raise ModelError(f"{index}: {name} and {other} overlap in {file}; fetch the folder again")
+
+
+def _check_filled(variables: list[TfVariable], shards: list[Path]) -> None:
+    """ModelError where a data file is much larger than what it holds."""
+    room = dict.fromkeys(shards, _MAX_GAP)
+    for one in variables:
+        room[one.file] += one.num_bytes + _MAX_GAP
+    for file, most in room.items():
+        if (found := file.stat().st_size) > most:
+            raise ModelError(f"{file} has {found:,} bytes, far more than its variables; fetch the folder again")
