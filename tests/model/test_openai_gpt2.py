@@ -22,6 +22,7 @@ from tuneful.errors import ModelError
 from tuneful.model import openai_gpt2
 from tuneful.model.crc32c import crc32c
 from tuneful.model.load import context_length, load_model, resolve_model
+from tuneful.model.native import kernels
 from tuneful.model.openai_vocabulary import byte_pair_tokenizer
 from tuneful.model.tf_checkpoint import read_checkpoint
 
@@ -33,6 +34,7 @@ IDS = torch.arange(24)[None] * 7
 
 @pytest.fixture(autouse=True)
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    kernels(torch.device("cpu"), torch.float32)  # which lie in the cache, too
     monkeypatch.setenv("TUNEFUL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "models"
 
@@ -135,7 +137,7 @@ def test_gpt2s_own_vocabulary_gives_the_ids_of_transformers(tmp_path: Path) -> N
 
 def test_what_an_optimizer_keeps_is_passed_over_and_said(tmp_path: Path) -> None:
     variables = written.random_variables()
-    more = {
+    more: dict[str, written.Array] = {
         "beta1_power": np.ones((), np.float32),
         "global_step": np.ones((), np.int64),
         "model/wte/Adam": variables["model/wte"],
@@ -300,6 +302,17 @@ def test_damaged_folders_run_no_code_and_take_neither_time_nor_memory(tmp_path: 
 
 
 # What goes on from there
+
+
+def test_an_adapter_on_a_folder_of_openais_finds_its_base_again(tmp_path: Path) -> None:
+    folder = written.write_openai_folder(tmp_path / "124M", {**written.HPARAMS, "n_ctx": 512})
+    settings = [f"model.name_or_path={folder}", "train.method=lora", "train.learning_rate=0.05", "model.dtype=float32"]
+    settings += ["train.max_steps=1", "train.batch_size=2", "lora.r=2", "lora.target_modules=c_attn,c_fc"]
+    rows = [{"instruction": f"Say {word}.", "output": word} for word in "abcdefghijklmnop"]
+    result = tuneful.train(rows, config=load_config(None, settings), output=tmp_path / "run")
+    merged, on_its_base = load_model(str(result.model)).model, load_model(str(tmp_path / "run" / "adapter")).model
+    torch.testing.assert_close(logits(merged), logits(on_its_base), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits(merged), logits(load_model(str(folder)).model), atol=1e-3)
 
 
 def test_a_folder_of_openais_is_checked_trained_with_and_answers(tmp_path: Path, models: Path) -> None:
