@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,7 +24,9 @@ from tuneful.errors import ModelError
 from tuneful.model import gguf, load
 from tuneful.model.builtin import BUILTIN
 from tuneful.model.load import fingerprint, folder_model, load_model, load_tokenizer, resolve_model
+from tuneful.model.names import hub_id
 from tuneful.model.precision import cast_parameters
+from tuneful.model.size import size_of
 
 END = "<|endoftext|>"
 
@@ -228,6 +231,11 @@ def test_an_unexpected_weight_is_refused_by_name(folder: Path) -> None:
     refused(folder, "model.layers.2.mlp.up_proj.weight")
 
 
+def test_an_unexpected_bias_is_no_old_mask_for_its_name(folder: Path) -> None:
+    change_weights(folder, model__layers__1__c_attn__bias=torch.zeros(3))
+    refused(folder, "model.layers.1.c_attn.bias")
+
+
 def test_a_weight_of_another_shape_is_refused_by_name(folder: Path) -> None:
     change_weights(folder, model__layers__1__mlp__up_proj__weight=torch.zeros(31, 16))
     refused(folder, "model.layers.1.mlp.up_proj.weight", "[31, 16]", "[32, 16]")
@@ -355,14 +363,14 @@ class HubHandler(BaseHTTPRequestHandler):
             self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif "tester/ill" in path:
             self.answer(400, b'{"error": "it hurts"}')
-        elif not re.match(r"/(api/models/)?tester/tiny\b", path):
+        elif not (found := re.match(r"/(?:api/models/)?(tester/tiny|openai-community/gpt2-medium)\b", path)):
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif path.startswith("/api/models/tester/tiny/tree/"):
+        elif path.startswith(f"/api/models/{found[1]}/tree/"):
             tree = [{"type": "file", "path": p, "size": len(b), "oid": "0" * 40} for p, b in self.server.files.items()]
             self.answer(200, json.dumps(tree).encode())
         elif path.startswith("/api/models/"):
             siblings = [{"rfilename": name} for name in self.server.files]
-            described = {"id": "tester/tiny", "modelId": "tester/tiny", "sha": COMMIT, "siblings": siblings}
+            described = {"id": found[1], "modelId": found[1], "sha": COMMIT, "siblings": siblings}
             self.answer(200, json.dumps({**described, "private": False, "tags": [], "downloads": 0}).encode())
         else:
             name = path.split(f"/resolve/{COMMIT}/")[-1]
@@ -408,7 +416,9 @@ print("loaded", resolve_model(sys.argv[1], lambda line: print(line, file=sys.std
 """
 
 
-def load_in_a_process(name: str, home: Path, endpoint: str, program: str = LOAD, **environment: str) -> str:
+def load_in_a_process(
+    name: str, home: Path, endpoint: str, program: str = LOAD, hub_id: str | None = None, **environment: str
+) -> str:
     """Load `name` as the command line would; give back what was said on stdout: the folder, or the error's message.
 
     A fresh process, because the Hub's library reads its environment when it is imported.
@@ -424,7 +434,7 @@ def load_in_a_process(name: str, home: Path, endpoint: str, program: str = LOAD,
         check=True,
     )
     if done.stdout.startswith("loaded"):
-        said = [f"fetching {name} from the Hugging Face Hub", f"loading {name}"]
+        said = [f"fetching {hub_id or name} from the Hugging Face Hub", f"loading {name}"]
         assert done.stderr.splitlines() == said[: 2 if program is LOAD else 1]
     return done.stdout.strip()
 
@@ -441,6 +451,65 @@ def test_a_hub_id_is_fetched_once_and_then_works_offline(hub: Hub, tmp_path: Pat
     assert load_in_a_process("tester/tiny", home, endpoint, HF_HUB_OFFLINE="1") == answer
     assert hub.asked == []
     assert load_in_a_process("tester/tiny", home, "http://127.0.0.1:9") == answer
+
+
+def as_the_hub_stores_gpt2(model: Any, folder: Path) -> None:
+    """OpenAI's models on the Hub: names without the base model's prefix, causal masks among the weights, and of the tokenizer's
+    settings its length only."""
+    state = {name.removeprefix("transformer."): tensor for name, tensor in model.state_dict().items()}
+    del state["lm_head.weight"]
+    length = model.config.n_positions
+    masks = {f"h.{n}.attn.bias": torch.ones(1, 1, length, length).tril() for n in range(model.config.n_layer)}
+    save_file({**state, **masks}, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length}))
+
+
+def test_a_size_of_gpt2_is_fetched_by_the_names_of_openai_and_of_the_book(tiny_gpt2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    shutil.copytree(tiny_gpt2, folder)
+    model = load_model(str(tiny_gpt2)).model
+    as_the_hub_stores_gpt2(model, folder)
+    hub = Hub({file.name: file.read_bytes() for file in folder.iterdir()})
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    try:
+        endpoint, hub_id = f"http://127.0.0.1:{hub.server_port}", "openai-community/gpt2-medium"
+        answer = load_in_a_process("gpt2-medium (355M)", tmp_path / "home", endpoint, hub_id=hub_id)
+    finally:
+        hub.shutdown()
+        hub.server_close()
+    snapshot = Path(answer.removeprefix("loaded "))
+    assert snapshot.parents[1].name == "models--openai-community--gpt2-medium"
+    pretrained = load_model(str(snapshot))
+    fetched = pretrained.model
+    assert pretrained.tokenizer.eos_token == END
+    assert pretrained.tokenizer.eos_token_id == model.config.eos_token_id
+    assert pretrained.tokenizer("Grüße 42").input_ids == load_tokenizer(tiny_gpt2)("Grüße 42").input_ids
+    for name, parameter in model.named_parameters():
+        assert torch.equal(fetched.get_parameter(name), parameter)
+    size = size_of(snapshot)
+    assert size is not None
+    assert size.num_parameters == model.num_parameters(), "masks are no parameters"
+
+
+@pytest.mark.parametrize(
+    ("names", "hub_name"),
+    [
+        (("gpt2-small", "124M", "gpt2-small (124M)"), "gpt2"),
+        (("gpt2-medium", "355M", "gpt2-medium (355M)"), "gpt2-medium"),
+        (("gpt2-large", "774M", "gpt2-large (774M)"), "gpt2-large"),
+        (("gpt2-xl", "1558M", "gpt2-xl (1558M)", "GPT2-XL"), "gpt2-xl"),
+    ],
+)
+def test_the_sizes_of_gpt2_have_names(
+    names: tuple[str, ...], hub_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(load, "_hub_snapshot", lambda name, _: Path(name))
+    for name in names:
+        assert resolve_model(name) == Path(f"openai-community/{hub_name}")
+        assert hub_id(name) == f"openai-community/{hub_name}", "what cards and adapters call their base"
+    (tmp_path / names[0]).mkdir()
+    assert resolve_model(names[0]) == Path(names[0]), "a folder of that name goes first"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="a folder, a run, an adapter, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct",
+        help="a folder, a run, an adapter, a Hub id, a .gguf file, gpt2-small|medium|large|xl, a folder of OpenAI's GPT-2 "
+        "files, or the built-in smollm2-135m-instruct",
     ),
 ]
 AnswerKey = Annotated[

@@ -178,7 +178,9 @@ class ModelConfig(Section):
     """Which weights, on which device, and their compute dtype."""
 
     name_or_path: str = Field(
-        "smollm2-135m-instruct", description="a folder, a Hub id, a .gguf file, or the built-in smollm2-135m-instruct"
+        "smollm2-135m-instruct",
+        description="a folder, a Hub id, a .gguf file, gpt2-small (medium, large, xl), a folder of OpenAI's GPT-2 files, or the "
+        "built-in smollm2-135m-instruct",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

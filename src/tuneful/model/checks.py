@@ -24,7 +24,7 @@ Notify = Callable[[str], None]
 """Receives one line of status before something that takes a while."""
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-LEGACY_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias)$")
+LEGACY_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|(^|\.)attn\.(masked_)?bias)$")
 MAX_NAMED = 5
 _DOCUMENTS = ("config", "generation_config", "tokenizer_config", "special_tokens_map", "added_tokens")
 _TEMPLATES = "chat_template.jinja"
