@@ -10,8 +10,8 @@ import torch
 from tests.doubles.engine import random_records, record
 from tests.model import test_layer_adapters as adapters
 
-from tuneful.batch.trie import build_trie
-from tuneful.model import layers, native, products
+from tuneful.batch.trie import build_trie, cut_blocks
+from tuneful.model import attention_native, layers, native, products
 
 BATCHES = [build_trie([record([5], [6])]), build_trie([record([5], [6, 7])]), build_trie(random_records(3, longest=9))]
 HEADS = [(1, 1, 2), (6, 2, 6), (3, 3, 22), (4, 2, 64), (2, 1, 128), (1, 1, 256)]
@@ -27,7 +27,8 @@ def all_layers() -> None:
         shape = adapters.Shape(heads, *WIDTHS[(turn + turn // 4) % 4], ranks, biases=bool(turn % 2))
         batch = BATCHES[turn % 3]
         read = torch.from_numpy(batch.target_rows).long().unique() if turn % 5 < 2 else None
-        options = adapters.make_options(shape, library, batch, read_rows=read, recompute=turn % 3 == 0)
+        window = (None, 1, 2, 5)[turn % 4]
+        options = adapters.make_options(shape, library, batch, window, read_rows=read, recompute=turn % 3 == 0)
         parameters = adapters.make_parameters(shape)
         for i, parameter in enumerate(parameters):
             if parameter is not None and (turn + i) % 4 == 0:
@@ -35,6 +36,22 @@ def all_layers() -> None:
         hidden, *angles = (random(1, batch.num_nodes, size) for size in (shape.width, heads[2], heads[2]))
         output = layers.DecoderLayer.apply(hidden.requires_grad_(turn % 7 > 0), *angles, options, *parameters)
         output.backward(random(*output.shape))
+
+
+def all_attentions() -> None:
+    """Attention over short and long paths, of windows and caps, in every number."""
+    library = native.kernels(torch.device("cpu"), torch.float32)
+    branches = build_trie([record(range(1, 70), range(2, length)) for length in (3, 90, 91, 200)])
+    cases = itertools.product((*BATCHES, branches), (None, 1, 2, 17, 70), (0.0, 0.5), native.KINDS)
+    for turn, (batch, window, softcap, dtype) in enumerate(cases):
+        torch.set_num_threads(1 + turn % 7)
+        num_heads, num_key_heads, size = HEADS[turn % 5]
+        blocks = attention_native.lay_out_blocks(cut_blocks(batch, 128, window), num_key_heads, library, window)
+        counts = (num_heads, num_key_heads, num_key_heads)
+        rows = [torch.randn(1, batch.num_nodes, count, size).to(dtype).transpose(1, 2) for count in counts]
+        inputs = [one.requires_grad_() for one in rows]
+        output = attention_native.NativeAttention.apply(*inputs, blocks, 0.3, softcap)
+        output.backward(torch.ones_like(output))
 
 
 def all_products() -> None:
@@ -66,5 +83,6 @@ if __name__ == "__main__":
     for module in (layers, products):
         vars(module)["thread_workspace"] = exactly
     all_layers()
+    all_attentions()
     all_products()
     print(native.describe())
