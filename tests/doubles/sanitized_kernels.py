@@ -41,12 +41,13 @@ def all_layers() -> None:
 def all_attentions() -> None:
     """Attention over short and long paths, of windows and caps, in every number."""
     library = native.kernels(torch.device("cpu"), torch.float32)
+    assert library is not None
     branches = build_trie([record(range(1, 70), range(2, length)) for length in (3, 90, 91, 200)])
     cases = itertools.product((*BATCHES, branches), (None, 1, 2, 17, 70), (0.0, 0.5), native.KINDS)
     for turn, (batch, window, softcap, dtype) in enumerate(cases):
         torch.set_num_threads(1 + turn % 7)
         num_heads, num_key_heads, size = HEADS[turn % 5]
-        blocks = attention_native.lay_out_blocks(cut_blocks(batch, 128, window), num_key_heads, library, window)
+        blocks = attention_native.lay_out_blocks(cut_blocks(batch, 128, window), num_key_heads, library)
         counts = (num_heads, num_key_heads, num_key_heads)
         rows = [torch.randn(1, batch.num_nodes, count, size).to(dtype).transpose(1, 2) for count in counts]
         inputs = [one.requires_grad_() for one in rows]

@@ -95,7 +95,7 @@ def assert_like_dense(batch, window=None, softcap=None, dtype=torch.float64, num
     upstream = torch.randn(1, batch.num_nodes, 4, 8, dtype=dtype)
     options = {"scaling": 1.3, "softcap": softcap, "sliding_window": window}
     output, _ = trie_attention(model, *inputs, None, trie_plan=plan_attention(batch, model), **options)
-    expected = dense_scores(*exact, batch, 1.3, window, softcap)
+    expected = dense_scores(exact[0], exact[1], exact[2], batch, 1.3, window, softcap)
     assert relative(output, expected) < tolerance
     found = torch.autograd.grad(output, inputs, upstream)
     wanted = torch.autograd.grad(expected, exact, upstream.double())
@@ -163,9 +163,9 @@ def test_a_layer_that_does_not_say_its_window_is_refused_where_there_may_be_one(
 @pytest.mark.parametrize("argument", ["s_aux", "sinks", "position_bias", "indices"])
 def test_what_else_changes_the_scores_is_refused(argument):
     batch, model = random_batch("a node"), tiny_model()
-    options = {"trie_plan": plan_attention(batch, model), argument: torch.zeros(4)}
+    plan, more = plan_attention(batch, model), {argument: torch.zeros(4)}
     with pytest.raises(UnsupportedAttentionError, match="its layers"):
-        trie_attention(model, *heads(batch, 4, 2, 8, torch.float32), None, **options)
+        trie_attention(model, *heads(batch, 4, 2, 8, torch.float32), None, None, 0.0, plan, None, **more)
 
 
 @pytest.mark.parametrize(("size", "value_size"), [(80, 48), (48, 80), (256, 128), (24, 40), (1, 1)])
@@ -229,7 +229,7 @@ def test_the_mask_rule_of_a_window_is_the_dense_rule_on_all_pairs(examples):
     batch = build_trie(examples)
     node, none = torch.arange(batch.num_nodes), torch.zeros((), dtype=torch.long)
     for window in (1, 2, 4):
-        rule = window_mask_mod(*map(torch.from_numpy, (batch.subtree_end, batch.positions)), window)
+        rule = window_mask_mod(torch.from_numpy(batch.subtree_end), torch.from_numpy(batch.positions), window)
         assert np.array_equal(rule(none, none, node[:, None], node[None, :]).numpy(), visible(batch, window))
 
 
@@ -238,7 +238,7 @@ def test_flex_attention_of_a_window_and_a_cap_is_that_of_dense_scores():
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     batch = random_batch("long and short")
-    rule = window_mask_mod(*map(torch.from_numpy, (batch.subtree_end, batch.positions)), 50)
+    rule = window_mask_mod(torch.from_numpy(batch.subtree_end), torch.from_numpy(batch.positions), 50)
     block_mask = create_block_mask(rule, None, None, batch.num_nodes, batch.num_nodes, device="cpu")
     query, key, value = (tensor.detach() for tensor in heads(batch, 4, 2, 16, torch.float32))
     output = flex_attention(query, key, value, softcap_score_mod(0.5), block_mask, scale=0.3, enable_gqa=True)

@@ -1,7 +1,9 @@
 """Families with sliding windows share prefixes: loss and gradients are those of transformers, each record alone."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from tests.doubles.decoders import differences, small_model
 from tests.doubles.engine import random_records, record, run_alone, run_batches, train_config
 from tests.doubles.families import tiny_family
 
+from tuneful.batch import trie
 from tuneful.infer.decode import why_not_cached
-from tuneful.model import decoder, layers
+from tuneful.model import attention, attention_native, decoder, layers
 from tuneful.model.attention import has_windows, plan_attention, use_trie_attention, why_no_trie, window_of
 from tuneful.model.decoder import is_served
 from tuneful.train.layout import choose_layout, set_dropout
@@ -19,7 +22,7 @@ from tuneful.train.layout import choose_layout, set_dropout
 WINDOW = 4
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 QWEN = {"use_sliding_window": True, "max_window_layers": 1}
-SERVED = {
+SERVED: Mapping[str, Mapping[str, Any]] = {
     "Mistral": {},
     "Phi3": {},
     "Qwen2": QWEN,
@@ -136,7 +139,7 @@ def test_a_number_that_llama_does_not_read_is_no_window():
 @pytest.mark.parametrize("family", ["Mistral", "Qwen2"])
 def test_a_whole_layer_of_the_kernels_takes_the_layout_of_its_window(family, monkeypatch):
     model, plans = sliding(family, torch.bfloat16), []
-    lay_out = layers.lay_out_plan
+    lay_out = attention_native.lay_out_plan
     monkeypatch.setattr(layers, "lay_out_plan", lambda *given: plans.append(lay_out(*given).window) or lay_out(*given))
     run_batches(model, [records()], "trie")
     wanted = [WINDOW] * 3 if family == "Mistral" else [20, WINDOW, WINDOW]
@@ -155,15 +158,12 @@ def test_where_no_record_is_longer_than_the_window_it_changes_no_bit(family, ari
 
 
 def test_each_window_is_laid_out_once_and_what_no_layer_asks_for_is_not(monkeypatch):
-    from tuneful.batch.trie import build_trie
-    from tuneful.model import attention
-
-    asked, cut = [], attention.cut_blocks
+    asked, cut = [], trie.cut_blocks
     monkeypatch.setattr(attention, "cut_blocks", lambda *given: asked.append(given[2]) or cut(*given))
     for family, wanted in (("Mistral", [WINDOW]), ("Gemma3", [WINDOW, None])):
         model = sliding(family, torch.float32)
         use_trie_attention(model)
-        batch, asked[:] = build_trie(records()), []
+        batch, asked[:] = trie.build_trie(records()), []
         ids, positions = (torch.from_numpy(one).long()[None] for one in (batch.input_ids, batch.positions))
         plan = plan_attention(batch, model)
         for _ in range(2):

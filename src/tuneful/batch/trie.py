@@ -123,11 +123,12 @@ def common_prefix(first: Example, second: Example) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Queries that follow one another on a branch, and the path they see: nodes int64. The last query sees the path's end, the
-    one before it all but that, and so on; each at most a window of nodes, counted back from itself."""
+    """Queries that follow one another on a branch, and the path they see: nodes int64. Each sees the path up to itself, of that
+    at most the last `window` nodes; None for all."""
 
     queries: np.ndarray[Any, np.dtype[np.int64]]
     path: np.ndarray[Any, np.dtype[np.int64]]
+    window: int | None = None
 
 
 def cut_blocks(batch: TrieBatch, max_queries: int, window: int | None = None) -> list[Block]:
@@ -135,8 +136,8 @@ def cut_blocks(batch: TrieBatch, max_queries: int, window: int | None = None) ->
 
     A block is a stretch of a branch of at most `max_queries` nodes, cut evenly; its keys are the path from the root to its last
     query, in order of depth, so a query at position p sees the first p + 1 of them. Each query's keys are in one block: softmax
-    needs no second pass. Where a query sees only the last `window` nodes of its path, itself among them, a path begins with the
-    first that one of the block's queries sees.
+    needs no second pass. With a `window` a query sees the last nodes of its path alone, itself among them, and the block's path
+    begins with the first that any of its queries sees.
 
         trie (depth first)  0 1 2 3 4      branches 0-1-2, 3-4 below 1      blocks   queries   keys (path)
         position            0 1 2 2 3                                         0      0 1 2     0 1 2
@@ -151,7 +152,7 @@ def cut_blocks(batch: TrieBatch, max_queries: int, window: int | None = None) ->
         path[positions[start] : positions[start] + len(nodes)] = nodes
         for part in np.array_split(nodes, -(-len(nodes) // max_queries)):
             first = max(0, positions[part[0]] + 1 - window) if window else 0
-            blocks.append(Block(part, path[first : positions[part[-1]] + 1].copy()))
+            blocks.append(Block(part, path[first : positions[part[-1]] + 1].copy(), window))
     return blocks
 
 

@@ -33,8 +33,7 @@ NAME = "tuneful_trie"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionLayout:
-    """Who sees whom in layers of one window, laid out for what computes it: `blocks` for the compiled kernels, `groups` of blocks
-    for torch, `block_mask` for FlexAttention on CUDA."""
+    """Who sees whom in layers of one window, for what computes it: torch, the compiled kernels, or FlexAttention on CUDA."""
 
     groups: tuple[BlockGroup, ...] = ()
     blocks: NativeBlocks | None = None
@@ -43,12 +42,9 @@ class AttentionLayout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionPlan:
-    """Who sees whom in one batch.
+    """Who sees whom in one batch, whose longest path is of `num_positions` nodes: a layout for each window of a layer.
 
-    num_positions  nodes of the longest path
-    lay_out        the layout of layers that see so many nodes of a path, made once; None for all
-    read_rows      int64 [M], rising: the only nodes whose output of the last layer is read; None for all
-    has_windows    whether a layer may have a window, and has to say it
+    read_rows   int64 [M], rising: the only nodes whose output of the last layer is read; None for all
     """
 
     num_nodes: int
@@ -98,6 +94,14 @@ def window_of(attention: Any) -> int | None:
     return window
 
 
+def softcap_of(attention: Any) -> float | None:
+    """What the scores of a layer are capped at; None for nothing. Gemma 3 has the number too, and does not read it."""
+    softcap: float | None = (
+        attention.attn_logit_softcapping if type(attention).__qualname__ == "Gemma2Attention" else None
+    )
+    return softcap
+
+
 def plan_attention(batch: TrieBatch, model: PreTrainedModel, *, only_targets: bool = False) -> AttentionPlan:
     """The plan of one batch for one model, on the model's device.
 
@@ -117,11 +121,9 @@ def _lay_out(batch: TrieBatch, model: PreTrainedModel, window: int | None) -> At
     num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
     if (library := kernels(model.device, model.dtype)) is not None:
         blocks = cut_blocks(batch, attention_native.MAX_QUERIES, window)
-        return AttentionLayout(blocks=lay_out_blocks(blocks, num_key_heads, library, window))
+        return AttentionLayout(blocks=lay_out_blocks(blocks, num_key_heads, library))
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES, window)
-    return AttentionLayout(
-        groups=lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype, window)
-    )
+    return AttentionLayout(lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype))
 
 
 def trie_attention(
@@ -141,23 +143,21 @@ def trie_attention(
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype. A layer says its window
     as `sliding_window`; a `softcap` caps the scores.
     """
-    says_window, window = "sliding_window" in kwargs, kwargs.pop("sliding_window", None)
-    check_plain(trie_plan, "trie_plan", attention_mask, dropout, kwargs)
+    check_plain(trie_plan, "trie_plan", attention_mask, dropout, {**kwargs, "sliding_window": None})
     assert trie_plan is not None
-    if trie_plan.has_windows and not says_window:
+    if trie_plan.has_windows and "sliding_window" not in kwargs:
         raise UnsupportedAttentionError("its layers do not say which of them have a sliding window")
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape
-    scale, layout = query.shape[-1] ** -0.5 if scaling is None else scaling, trie_plan.within(window)
+    layout = trie_plan.within(kwargs.get("sliding_window"))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layout.block_mask is not None:
         return _flex_attention(query, key, value, layout.block_mask, scale, softcap), None
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in (query, key, value)))
     query, key, own_value = (tensor.to(dtype) for tensor in (query, key, value))
-    output: torch.Tensor
-    scales = scale, softcap or 0.0
-    if layout.blocks is not None:
-        output = NativeAttention.apply(query, key, own_value, layout.blocks, *scales)  # type: ignore[no-untyped-call]
-    else:
-        output = GroupedAttention.apply(query, key, own_value, layout.groups, *scales)  # type: ignore[no-untyped-call]
+    apply, laid_out = (
+        (NativeAttention.apply, layout.blocks) if layout.blocks else (GroupedAttention.apply, layout.groups)
+    )
+    output: torch.Tensor = apply(query, key, own_value, laid_out, scale, softcap or 0.0)  # type: ignore[no-untyped-call]
     return output.to(value.dtype), None
 
 

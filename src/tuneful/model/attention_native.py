@@ -51,10 +51,8 @@ class NativeBlocks:
     library: ctypes.CDLL
 
 
-def lay_out_blocks(
-    blocks: Sequence[Block], num_key_heads: int, library: ctypes.CDLL, window: int | None = None
-) -> NativeBlocks:
-    """The blocks of a batch, cut for `window`, dealt to partial accumulators: the costliest first, each to the one with least."""
+def lay_out_blocks(blocks: Sequence[Block], num_key_heads: int, library: ctypes.CDLL) -> NativeBlocks:
+    """The blocks of a batch, dealt to partial accumulators: the costliest first, each to the one that has least so far."""
     ordered = sorted(blocks, key=_cost, reverse=True)
     num_accumulators = -(-_UNITS // num_key_heads)
     costs = [0] * num_accumulators
@@ -69,7 +67,7 @@ def lay_out_blocks(
         path_start=np.cumsum([0, *(len(block.path) for block in ordered)], dtype=np.int64),
         accumulator=np.array(accumulators, dtype=np.int32),
         num_accumulators=num_accumulators,
-        window=window or max(len(block.path) for block in blocks),
+        window=blocks[0].window or max(len(block.path) for block in blocks),
         library=library,
     )
 

@@ -48,16 +48,11 @@ class BlockGroup:
 
 
 def lay_out_groups(
-    blocks: Sequence[Block],
-    num_nodes: int,
-    num_heads: int,
-    num_key_heads: int,
-    dtype: torch.dtype,
-    window: int | None = None,
+    blocks: Sequence[Block], num_nodes: int, num_heads: int, num_key_heads: int, dtype: torch.dtype
 ) -> tuple[BlockGroup, ...]:
-    """The blocks of a batch, cut for `window`, in groups of like size, for heads of `dtype`."""
+    """The blocks of a batch in groups of like size, for heads of `dtype`."""
     scored = torch.promote_types(dtype, torch.float32)
-    return tuple(_lay_out(group, num_nodes, num_heads, num_key_heads, scored, window) for group in _grouped(blocks))
+    return tuple(_lay_out(group, num_nodes, num_heads, num_key_heads, scored) for group in _grouped(blocks))
 
 
 def _grouped(blocks: Sequence[Block]) -> list[list[Block]]:
@@ -85,12 +80,7 @@ def _grouped(blocks: Sequence[Block]) -> list[list[Block]]:
 
 
 def _lay_out(
-    blocks: Sequence[Block],
-    num_nodes: int,
-    num_heads: int,
-    num_key_heads: int,
-    dtype: torch.dtype,
-    window: int | None,
+    blocks: Sequence[Block], num_nodes: int, num_heads: int, num_key_heads: int, dtype: torch.dtype
 ) -> BlockGroup:
     num_blocks, repeats = len(blocks), num_heads // num_key_heads
     num_queries = max(len(block.queries) for block in blocks)
@@ -107,7 +97,7 @@ def _lay_out(
     heads_KR1 = np.arange(num_heads).reshape(1, num_key_heads, repeats, 1)
     key_heads_K1 = np.arange(num_key_heads).reshape(1, num_key_heads, 1)
     sees_BQP = torch.from_numpy(np.arange(num_keys) < num_seen_BQ[..., None])
-    if window is not None:
+    if (window := blocks[0].window) is not None:
         sees_BQP &= torch.from_numpy(np.arange(num_keys) >= num_seen_BQ[..., None] - window)
     hidden_BQP = torch.zeros(sees_BQP.shape, dtype=dtype).masked_fill_(~sees_BQP, -torch.inf)
     hidden = hidden_BQP[:, None, None].expand(-1, num_key_heads, repeats, -1, -1)

@@ -60,8 +60,7 @@ def choose_layout(
     """
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
     few = next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout))
-    if config.layout != "padded" and has_windows(model):
-        few += _beyond_window(model, few, examples)
+    few += _beyond_window(model, few, examples) if config.layout != "padded" else []
     with _computing_in(model, model.dtype):  # the adapter of a base in bfloat16, too
         not_shared, not_padded = _why_not(model, few, (examples, *others), config.layout)
     if not_shared is None and config.layout != "padded" and (dtype != model.dtype or dtype is torch.bfloat16):
@@ -81,7 +80,7 @@ def choose_layout(
 def _beyond_window(model: PreTrainedModel, few: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
     """The shortest record that is longer than the window of some layers, where none of `few` is: only there a window shows."""
     window = getattr(model.config.get_text_config(), "sliding_window", None) or math.inf
-    if max(map(len, few)) - 1 > window:
+    if not has_windows(model) or max(map(len, few)) - 1 > window:
         return []
     return sorted((example for example in examples if len(example) - 1 > window), key=len)[:1]
 
