@@ -34,6 +34,19 @@ def test_blocks_are_cut_as_drawn():
     assert [block.path.tolist() for block in halves] == [[0, 1], [0, 1, 2], [0, 1, 3, 4]]
 
 
+def test_under_a_window_a_path_begins_with_the_first_node_that_the_blocks_first_query_sees():
+    batch = build_trie(THREE)
+    paths = {window: [block.path.tolist() for block in cut_blocks(batch, 48, window)] for window in (1, 2, 3, 4)}
+    assert paths == {
+        1: [[0, 1, 2], [3, 4]],
+        2: [[0, 1, 2], [1, 3, 4]],
+        3: [[0, 1, 2], [0, 1, 3, 4]],
+        4: [[0, 1, 2], [0, 1, 3, 4]],
+    }
+    assert [block.path.tolist() for block in cut_blocks(batch, 2, 1)] == [[0, 1], [2], [3, 4]]
+    assert [row.nonzero()[0].tolist() for row in visible(batch, 2)] == [[0], [0, 1], [1, 2], [1, 3], [3, 4]]
+
+
 def test_a_trie_is_drawn_as_text():
     lines = draw(build_trie(THREE), lambda token_id: ".abcdxyz"[token_id]).splitlines()
     assert lines[0].split() == ["a", "->", "b", "x3"]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from tests.doubles.engine import (
     FAMILIES,
     PADDED,
+    SLIDING_FAMILIES,
     TRIE,
     UNSHARED,
     VOCABULARY,
@@ -47,7 +48,7 @@ def check(model, examples, layout="trie", attention="sdpa"):
 
 
 @pytest.mark.usefixtures("arithmetic")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SLIDING_FAMILIES])
 def test_a_model_that_the_decoder_does_not_serve_is_exact_in_transformers_own_forward(family, monkeypatch):
     model = tiny_model(family, torch.float64)
     monkeypatch.setattr(loss, "is_served", lambda model: False)
@@ -56,7 +57,7 @@ def test_a_model_that_the_decoder_does_not_serve_is_exact_in_transformers_own_fo
 
 
 @pytest.mark.usefixtures("arithmetic")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SLIDING_FAMILIES])
 def test_random_tries_are_exact_in_float64(family):
     model = tiny_model(family, torch.float64)
 
@@ -71,7 +72,7 @@ def test_random_tries_are_exact_in_float64(family):
 @pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("prompt_weight", [0.0, 1.0, 0.3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SLIDING_FAMILIES])
 def test_float32_is_exact_in_every_loss_mode(family, prompt_weight, attention):
     examples = random_records(8, prompt_weight=prompt_weight)
     check(tiny_model(family), [*examples, examples[2]], attention=attention)
@@ -89,7 +90,23 @@ def test_a_sum_that_is_divided_before_the_backward_is_exact_in_float64(layout):
     assert_close(mean, mean_of(model, examples), TOLERANCE[torch.float64])
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("window", [1, 2, 9, 10])
+@pytest.mark.parametrize("family", SLIDING_FAMILIES)
+def test_records_shorter_than_a_window_as_long_one_token_longer_and_much_longer_are_exact(family, window):
+    """Eight tokens are shared, so a window of 9 reaches over them from some nodes only."""
+    responses = ([3], [4, 0], [4, 5, 0], [4, 6, 7, 0], [*range(1, 20), 0])
+    examples = [record([1, 2], [3]), *(record(range(1, 9), response) for response in responses)]
+    assert [len(example) - 1 for example in examples] == [2, 8, 9, 10, 11, 27]
+    for dtype in (
+        TOLERANCE if window > 1 else [torch.float64]
+    ):  # whose keys get no gradient but rounding where all see one
+        model = tiny_model(family, dtype, sliding_window=window)
+        check(model, examples)
+        check(model, [record([5], [6])])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
 def test_branches_longer_than_a_block_of_queries_are_exact(family):
     rng = np.random.default_rng(1)
     opening, middle = rng.integers(1, VOCABULARY, 150), rng.integers(1, VOCABULARY, 200)
@@ -98,11 +115,11 @@ def test_branches_longer_than_a_block_of_queries_are_exact(family):
         for prompt, length in (([*opening, *middle], 70), ([*opening, *middle], 1), (opening, 129), (opening[:64], 64))
     ]
     for dtype in TOLERANCE:
-        check(tiny_model(family, dtype), examples)
+        check(tiny_model(family, dtype, **({"sliding_window": 140} if family == "mistral" else {})), examples)
 
 
 @pytest.mark.parametrize("layout", ["unshared", "padded"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SLIDING_FAMILIES])
 def test_the_other_layouts_are_exact_too(family, layout):
     check(tiny_model(family, torch.float64), random_records(6, prompt_weight=0.3), layout)
 

@@ -16,12 +16,16 @@ import torch
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -39,6 +43,8 @@ from tuneful.types import Example
 END = 0
 VOCABULARY = 24
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma")
+SLIDING_FAMILIES = ("mistral", "gemma3")
+"""Of every layer a window of 4 tokens, and of the first alone."""
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"), 0.0)
 TRIE, UNSHARED, PADDED = (Layout(name, 1 << 20) for name in ("trie", "unshared", "padded"))
 
@@ -57,6 +63,12 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
         "qwen2": (Qwen2ForCausalLM, Qwen2Config, {**block, "num_key_value_heads": 2, "tie_word_embeddings": False}),
         "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**block, **grouped, "tie_word_embeddings": True}),
         "gemma": (GemmaForCausalLM, GemmaConfig, {**block, **grouped, "num_key_value_heads": 1, "head_dim": 16}),
+        "mistral": (MistralForCausalLM, MistralConfig, {**block, **grouped, "sliding_window": 4}),
+        "gemma3": (
+            Gemma3ForCausalLM,
+            Gemma3TextConfig,
+            {**block, **grouped, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+        ),
     }
     make, configure, own = makers[family]
     torch.manual_seed(seed)

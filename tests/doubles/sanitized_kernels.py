@@ -39,7 +39,8 @@ def all_layers() -> None:
         shape = adapters.Shape(heads, *WIDTHS[(turn + turn // 4) % 4], ranks, biases=bool(turn % 2))
         batch = BATCHES[turn % 3]
         read = torch.from_numpy(batch.target_rows).long().unique() if turn % 5 < 2 else None
-        options = adapters.make_options(shape, library, batch, read_rows=read, recompute=turn % 3 == 0)
+        window = (None, 1, 2, 5)[turn % 4]
+        options = adapters.make_options(shape, library, batch, window, read_rows=read, recompute=turn % 3 == 0)
         parameters = adapters.make_parameters(shape)
         for i, parameter in enumerate(parameters):
             if parameter is not None and (turn + i) % 4 == 0:
@@ -47,6 +48,23 @@ def all_layers() -> None:
         hidden, *angles = (random(1, batch.num_nodes, size) for size in (shape.width, heads[2], heads[2]))
         output = layers.DecoderLayer.apply(hidden.requires_grad_(turn % 7 > 0), *angles, options, *parameters)
         output.backward(random(*output.shape))
+
+
+def all_windows() -> None:
+    """Attention over short and long paths, of windows and caps, in every number."""
+    library = native.kernels(torch.device("cpu"), torch.float32)
+    assert library is not None
+    branches = build_trie([record(range(1, 70), range(2, length)) for length in (3, 90, 91, 200)])
+    cases = itertools.product((*BATCHES, branches), (None, 1, 2, 17, 70), (0.0, 0.5), native.KINDS)
+    for turn, (batch, window, softcap, dtype) in enumerate(cases):
+        torch.set_num_threads(1 + turn % 7)
+        num_heads, num_key_heads, size = HEADS[turn % 5]
+        blocks = lay_out_blocks(cut_blocks(batch, 128, window), num_key_heads, library)
+        counts = (num_heads, num_key_heads, num_key_heads)
+        rows = [torch.randn(1, batch.num_nodes, count, size).to(dtype).transpose(1, 2) for count in counts]
+        inputs = [one.requires_grad_() for one in rows]
+        output = NativeAttention.apply(*inputs, blocks, 0.3, softcap)
+        output.backward(torch.ones_like(output))
 
 
 def all_products() -> None:
@@ -140,6 +158,6 @@ def exactly(num_bytes: int) -> torch.Tensor:
 if __name__ == "__main__":
     for module in (layers, products):
         vars(module)["thread_workspace"] = exactly
-    for check in (all_layers, all_products, all_attention, all_rows, all_updates):
+    for check in (all_layers, all_products, all_attention, all_windows, all_rows, all_updates):
         check()
     print(native.describe())

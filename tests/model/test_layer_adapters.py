@@ -91,8 +91,9 @@ def make_inputs(shape, num_nodes=BATCH.num_nodes):
     return torch.randn(1, num_nodes, shape.width).to(BFLOAT16).requires_grad_(), cosines, sines
 
 
-def make_options(shape, library, batch=BATCH, **changes):
-    blocks = lay_out_blocks(cut_blocks(batch, attention_native.MAX_QUERIES), shape.heads[1], library)
+def make_options(shape, library, batch=BATCH, window=None, **changes):
+    cut = cut_blocks(batch, attention_native.MAX_QUERIES, window)
+    blocks = lay_out_blocks(cut, shape.heads[1], library)
     size = shape.heads[2]
     return replace(
         _LayerOptions(False, (0.1, 0.1), (0.0, 0.0), size, size**-0.5, SCALINGS, blocks, None, library), **changes

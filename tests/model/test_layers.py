@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecode
 
 from tuneful.batch.trie import build_trie
 from tuneful.model import decoder, layers, native
-from tuneful.model.attention import AttentionPlan, plan_attention
+from tuneful.model.attention import AttentionLayout, AttentionPlan, plan_attention
 from tuneful.model.decoder import Family, decoder_layer
 from tuneful.model.freeze import checkpoint_activations
 from tuneful.model.layers import DecoderLayer, compiled_layer
@@ -395,7 +395,7 @@ def test_a_layer_that_is_made_otherwise_is_computed_by_its_parts(change, count):
     "change",
     [
         {},
-        {"plan": AttentionPlan(5)},
+        {"plan": AttentionPlan(5, 5, lambda window: AttentionLayout())},
         {"angles": None},
         {"angles": (torch.ones(1, 4, 16, dtype=BFLOAT16),) * 2},
         {"angles": (torch.ones(1, 5, 8, dtype=BFLOAT16),) * 2},

@@ -59,19 +59,20 @@ SIZES = {
     "pad_token_id": None,
 }
 HEADS = {"num_key_value_heads": 2, "head_dim": 8}
+WITH_WINDOWS = {
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, **HEADS, sliding_window=4)),
+    "qwen2": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SIZES, num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    ),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, **HEADS, sliding_window=4, query_pre_attn_scalar=8)),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, **HEADS, sliding_window=4)),
+}
 UNSHARABLE = {
-    "mistral": ("sliding-window", lambda: MistralForCausalLM(MistralConfig(**SIZES, **HEADS, sliding_window=4))),
-    "qwen2 with a window": (
-        "sliding-window",
-        lambda: Qwen2ForCausalLM(
-            Qwen2Config(**SIZES, num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-        ),
+    "windows that layers keep to themselves": (
+        "do not say which of them have a sliding window",
+        lambda: tiny_family("qwen2_moe", use_sliding_window=True, max_window_layers=1),
     ),
-    "gemma2": (
-        "sliding-window",
-        lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, **HEADS, sliding_window=4, query_pre_attn_scalar=8)),
-    ),
-    "gemma3": ("sliding-window", lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, **HEADS, sliding_window=4))),
+    "attention sinks": ("have attention sinks", lambda: tiny_family("gpt_oss")),
     "mamba": (
         "recurrent",
         lambda: MambaForCausalLM(
@@ -107,6 +108,16 @@ def test_the_common_families_share(family):
     layout = choose_layout(model, random_records(6), train_config(), torch.float32)
     assert (layout.name, layout.reason) == ("trie", None)
     assert layout.max_tokens >= 256
+
+
+@pytest.mark.parametrize("name", WITH_WINDOWS)
+def test_models_with_sliding_windows_share(name):
+    torch.manual_seed(0)
+    model, examples = roughened(WITH_WINDOWS[name](), torch.float32).train(), random_records(6)
+    layout = choose_layout(model, examples, train_config(), torch.float32)
+    assert (layout.name, layout.reason) == ("trie", None)
+    own = "sdpa" if model._supports_sdpa else "eager"
+    assert_close(run_batches(model, [examples], "trie"), run_alone(model, examples, own), 1e-5)
 
 
 @pytest.mark.parametrize("name", UNSHARABLE)
@@ -166,8 +177,10 @@ def test_values_narrower_than_keys_are_shared_exactly_or_named():
     assert_close(run_batches(model, [examples], layout.name), alone, 1e-5)
 
 
-def test_capped_attention_scores_are_named():
-    assert "caps its attention scores" in str(why_not_shared(tiny_model("gemma", attn_logit_softcapping=50.0)))
+def test_a_cap_in_the_configuration_of_a_family_that_does_not_read_it_is_none():
+    model, examples = tiny_model("gemma", attn_logit_softcapping=0.1), random_records(6)
+    assert choose_layout(model, examples, train_config(), torch.float32).name == "trie"
+    assert_close(run_batches(model, [examples], "trie"), run_alone(model, examples), 1e-5)
 
 
 @pytest.mark.parametrize("wanted", ["unshared", "padded"])
@@ -276,12 +289,12 @@ def test_a_padded_batch_that_gives_another_loss_is_found_out_too(monkeypatch):
         return (inputs.roll(1, 0) if len(examples) > 1 else inputs), targets, weights
 
     monkeypatch.setattr(loss, "pad_examples", shifted)
-    model, examples = loaded("mistral"), random_records(5)
+    model, examples = loaded("mamba"), random_records(5)
     for wanted in ("trie", "padded"):
         layout = choose_layout(model, examples, train_config(layout=wanted), torch.float32)
         assert (layout.name, layout.max_tokens) == ("padded", 1)
         assert "as a padded batch" in str(layout.reason)
-    assert ("sliding-window" in str(layout.reason)) == (wanted == "trie")
+        assert ("recurrent" in str(layout.reason)) == (wanted == "trie")
 
 
 def test_a_model_that_sees_later_tokens_is_refused():

@@ -123,18 +123,21 @@ def common_prefix(first: Example, second: Example) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Queries that follow one another on a branch, and the path they see: nodes int64."""
+    """Queries that follow one another on a branch, and the path they see: nodes int64. Each sees the path up to itself, of that
+    at most the last `window` nodes; None for all."""
 
     queries: np.ndarray[Any, np.dtype[np.int64]]
     path: np.ndarray[Any, np.dtype[np.int64]]
+    window: int | None = None
 
 
-def cut_blocks(batch: TrieBatch, max_queries: int) -> list[Block]:
+def cut_blocks(batch: TrieBatch, max_queries: int, window: int | None = None) -> list[Block]:
     """Every node in exactly one block, the unit that attention on a CPU is computed in.
 
     A block is a stretch of a branch of at most `max_queries` nodes, cut evenly; its keys are the path from the root to its last
     query, in order of depth, so a query at position p sees the first p + 1 of them. Each query's keys are in one block: softmax
-    needs no second pass.
+    needs no second pass. With a `window` a query sees the last nodes of its path alone, itself among them, and the block's path
+    begins with the first that any of its queries sees.
 
         trie (depth first)  0 1 2 3 4      branches 0-1-2, 3-4 below 1      blocks   queries   keys (path)
         position            0 1 2 2 3                                         0      0 1 2     0 1 2
@@ -148,14 +151,16 @@ def cut_blocks(batch: TrieBatch, max_queries: int) -> list[Block]:
         nodes = np.arange(start, stop)
         path[positions[start] : positions[start] + len(nodes)] = nodes
         for part in np.array_split(nodes, -(-len(nodes) // max_queries)):
-            blocks.append(Block(part, path[: positions[part[-1]] + 1].copy()))
+            first = max(0, positions[part[0]] + 1 - window) if window else 0
+            blocks.append(Block(part, path[first : positions[part[-1]] + 1].copy(), window))
     return blocks
 
 
-def visible(batch: TrieBatch) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+def visible(batch: TrieBatch, window: int | None = None) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
     """The rule as a dense matrix, bool [N, N]: row i sees column j. The oracle of tests; training never builds it."""
-    node = np.arange(batch.num_nodes)
-    return np.asarray((node[None, :] <= node[:, None]) & (node[:, None] < batch.subtree_end[None, :]))
+    node, depth = np.arange(batch.num_nodes), batch.positions
+    sees = (node[None, :] <= node[:, None]) & (node[:, None] < batch.subtree_end[None, :])
+    return np.asarray(sees if window is None else sees & (depth[:, None] - depth[None, :] < window))
 
 
 def draw(batch: TrieBatch, text_of: Callable[[int], str] = str) -> str:

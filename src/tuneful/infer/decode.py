@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from tuneful.infer.cached import NOT_PACKED, CachedDecoder
 from tuneful.infer.packed import packed_weights
 from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
-from tuneful.model.attention import why_no_trie
+from tuneful.model.attention import has_windows, why_no_trie
 from tuneful.model.behaviour import failure, longest_changes_others, relative_difference
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.load import UNLIMITED, context_length
@@ -130,6 +130,10 @@ def why_not_cached(model: PreTrainedModel, packed: AbstractContextManager[Any] =
         return f"the model is on {model.device.type}"
     if reason := why_no_trie(model):
         return reason
+    if has_windows(model):  # the steps after the prompt know no window, nor a cap
+        return "the model has sliding-window layers"
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        return "the model caps its attention scores"
     found = _difference(model, CachedDecoder(model, len(_PROMPT_LENGTHS), _NUM_SHARED, packed))
     return found and f"{_IN_WORDS['shared']} {found}"
 

@@ -6,13 +6,14 @@ registering the name with `AttentionInterface` alone keeps transformers from eve
 
 What computes it: on a CPU the trie is cut into blocks (`batch.trie.cut_blocks`) and computed by compiled kernels
 (`attention_native.py`) where there are any, else by torch's operations (`attention_torch.py`); on CUDA by FlexAttention, with the
-same rule as a mask: `k <= q < subtree_end[k]`.
+same rule as a mask: `k <= q < subtree_end[k]`. A layer with a sliding window says so, and sees of its path the nearest nodes
+alone: `depth(q) - depth(k) < window`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,18 +32,32 @@ NAME = "tuneful_trie"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class AttentionLayout:
+    """Who sees whom in layers of one window, for what computes it: torch, the compiled kernels, or FlexAttention on CUDA."""
+
+    groups: tuple[BlockGroup, ...] = ()
+    blocks: NativeBlocks | None = None
+    block_mask: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AttentionPlan:
-    """Who sees whom in one batch, laid out for what computes it: `blocks` for the compiled kernels, `groups` of blocks for
-    torch, `block_mask` for FlexAttention on CUDA.
+    """Who sees whom in one batch, whose longest path is of `num_positions` nodes: a layout for each window of a layer.
 
     read_rows   int64 [M], rising: the only nodes whose output of the last layer is read; None for all
     """
 
     num_nodes: int
+    num_positions: int
+    lay_out: Callable[[int | None], AttentionLayout]
     read_rows: torch.Tensor | None = None
-    groups: tuple[BlockGroup, ...] = ()
-    blocks: NativeBlocks | None = None
-    block_mask: Any = None
+    has_windows: bool = False
+
+    def within(self, window: int | None) -> AttentionLayout:
+        """The layout of a layer whose nodes see `window` nodes of their path, themselves among them; None for all."""
+        if window is not None and window < 1:
+            raise UnsupportedAttentionError(f"its layers have a window of {window}")
+        return self.lay_out(None if window is None or window >= self.num_positions else window)
 
 
 def use_trie_attention(model: PreTrainedModel) -> None:
@@ -54,16 +69,37 @@ def use_trie_attention(model: PreTrainedModel) -> None:
 def why_no_trie(model: PreTrainedModel) -> str | None:
     """Why the layers of `model` cannot attend over a trie; None where they can."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if "sliding_attention" in kinds or (getattr(config, "sliding_window", None) and _uses_sliding_window(config)):
-        return "the model has sliding-window layers"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or model._is_stateful:
         return f"the model has recurrent or other layers ({', '.join(sorted(kinds)) or 'stateful'})"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "the model caps its attention scores"
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        return "the model sees tokens that come later"
     if not model._supports_attention_backend:
         return f"{type(model).__name__} brings an attention of its own"
     return None
+
+
+def has_windows(model: PreTrainedModel) -> bool:
+    """Whether any layer of `model` may see a sliding window of its path alone."""
+    config = model.config.get_text_config()
+    used = getattr(config, "use_sliding_window", True)
+    in_layers = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    return bool(in_layers or (used and getattr(config, "sliding_window", None)))
+
+
+def window_of(attention: Any) -> int | None:
+    """The window of a layer, by its attention: what transformers hands on as `sliding_window`. None where it sees all."""
+    of_config = type(attention).__qualname__ in ("MistralAttention", "Phi3Attention")
+    window: int | None = getattr(attention.config if of_config else attention, "sliding_window", None)
+    return window
+
+
+def softcap_of(attention: Any) -> float | None:
+    """What the scores of a layer are capped at; None for nothing. Gemma 3 has the number too, and does not read it."""
+    softcap: float | None = (
+        attention.attn_logit_softcapping if type(attention).__qualname__ == "Gemma2Attention" else None
+    )
+    return softcap
 
 
 def plan_attention(batch: TrieBatch, model: PreTrainedModel, *, only_targets: bool = False) -> AttentionPlan:
@@ -72,22 +108,22 @@ def plan_attention(batch: TrieBatch, model: PreTrainedModel, *, only_targets: bo
     `only_targets` says that of the last layer nothing but the nodes that predict a target is read: what it gives for others
     need not be computed.
     """
+    read = torch.from_numpy(np.unique(batch.target_rows)).to(torch.int64) if only_targets else None
+    lay_out = functools.cache(functools.partial(_lay_out, batch, model))
+    return AttentionPlan(batch.num_nodes, int(batch.positions.max()) + 1, lay_out, read, has_windows(model))
+
+
+def _lay_out(batch: TrieBatch, model: PreTrainedModel, window: int | None) -> AttentionLayout:
     if model.device.type == "cuda":
-        return AttentionPlan(batch.num_nodes, block_mask=_flex_mask(batch, model.device))
+        return AttentionLayout(block_mask=_flex_mask(batch, model.device, window))
     config = model.config.get_text_config()
     num_heads = config.num_attention_heads
     num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
     if (library := kernels(model.device, model.dtype)) is not None:
-        blocks = cut_blocks(batch, attention_native.MAX_QUERIES)
-        read = torch.from_numpy(np.unique(batch.target_rows)).to(torch.int64) if only_targets else None
-        return AttentionPlan(batch.num_nodes, read, blocks=lay_out_blocks(blocks, num_key_heads, library))
-    blocks = cut_blocks(batch, attention_torch.MAX_QUERIES)
-    groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
-    return AttentionPlan(batch.num_nodes, groups=groups)
-
-
-def _uses_sliding_window(config: Any) -> bool:
-    return bool(getattr(config, "use_sliding_window", True))
+        blocks = cut_blocks(batch, attention_native.MAX_QUERIES, window)
+        return AttentionLayout(blocks=lay_out_blocks(blocks, num_key_heads, library))
+    blocks = cut_blocks(batch, attention_torch.MAX_QUERIES, window)
+    return AttentionLayout(lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype))
 
 
 def trie_attention(
@@ -99,25 +135,29 @@ def trie_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     trie_plan: AttentionPlan | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls in every layer.
 
-    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype.
+    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the value's dtype. A layer says its window
+    as `sliding_window`; a `softcap` caps the scores.
     """
-    check_plain(trie_plan, "trie_plan", attention_mask, dropout, kwargs)
+    check_plain(trie_plan, "trie_plan", attention_mask, dropout, {**kwargs, "sliding_window": None})
     assert trie_plan is not None
+    if trie_plan.has_windows and "sliding_window" not in kwargs:
+        raise UnsupportedAttentionError("its layers do not say which of them have a sliding window")
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape
+    layout = trie_plan.within(kwargs.get("sliding_window"))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if trie_plan.block_mask is not None:
-        return _flex_attention(query, key, value, trie_plan.block_mask, scale), None
+    if layout.block_mask is not None:
+        return _flex_attention(query, key, value, layout.block_mask, scale, softcap), None
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in (query, key, value)))
     query, key, own_value = (tensor.to(dtype) for tensor in (query, key, value))
-    output: torch.Tensor
-    if trie_plan.blocks is not None:
-        output = NativeAttention.apply(query, key, own_value, trie_plan.blocks, scale)  # type: ignore[no-untyped-call]
-    else:
-        output = GroupedAttention.apply(query, key, own_value, trie_plan.groups, scale)  # type: ignore[no-untyped-call]
+    apply, laid_out = (
+        (NativeAttention.apply, layout.blocks) if layout.blocks else (GroupedAttention.apply, layout.groups)
+    )
+    output: torch.Tensor = apply(query, key, own_value, laid_out, scale, softcap or 0.0)  # type: ignore[no-untyped-call]
     return output.to(value.dtype), None
 
 
@@ -135,14 +175,26 @@ def check_plain(
         raise UnsupportedAttentionError("its layers bring a mask of their own")
     if dropout:
         raise UnsupportedAttentionError(f"its layers have attention dropout {dropout:g}")
-    if others.get("softcap") is not None:
-        raise UnsupportedAttentionError("its layers cap their attention scores")
+    for argument, what_they_do in _NOT_PLAIN.items():
+        if others.get(argument) is not None:
+            raise UnsupportedAttentionError(f"its layers {what_they_do}")
 
 
-def _flex_mask(batch: TrieBatch, device: torch.device) -> Any:
+_NOT_PLAIN = {
+    "softcap": "cap their attention scores",
+    "sliding_window": "have a sliding window",
+    **dict.fromkeys(("s_aux", "sinks"), "have attention sinks"),
+    "position_bias": "add to their scores what is learnt of positions",
+    "indices": "choose which tokens they attend to",
+}
+"""What transformers hands on to attention that changes what is computed: argument -> what the layers do by it."""
+
+
+def _flex_mask(batch: TrieBatch, device: torch.device, window: int | None) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    mask_mod = trie_mask_mod(torch.from_numpy(batch.subtree_end).to(device))
+    subtree_end, positions = (torch.from_numpy(array).to(device) for array in (batch.subtree_end, batch.positions))
+    mask_mod = trie_mask_mod(subtree_end) if window is None else window_mask_mod(subtree_end, positions, window)
     return create_block_mask(mask_mod, None, None, batch.num_nodes, batch.num_nodes, device=device)
 
 
@@ -155,11 +207,40 @@ def trie_mask_mod(subtree_end: torch.Tensor) -> Any:
     return sees
 
 
+def window_mask_mod(subtree_end: torch.Tensor, positions: torch.Tensor, window: int) -> Any:
+    """The same of layers that see `window` nodes of a path, for `positions` int [N] on the device."""
+    sees_path = trie_mask_mod(subtree_end)
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        near: torch.Tensor = positions[query] - positions[key] < window
+        seen: torch.Tensor = sees_path(batch, head, query, key)
+        return seen & near
+
+    return sees
+
+
+@functools.cache
+def softcap_score_mod(softcap: float) -> Any:
+    """Capped scores as a FlexAttention `score_mod`."""
+
+    def capped(score: torch.Tensor, *place: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = softcap * torch.tanh(score / softcap)
+        return found
+
+    return capped
+
+
 def _flex_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, block_mask: Any, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    block_mask: Any,
+    scale: float,
+    softcap: float | None,
 ) -> torch.Tensor:
-    grouped = query.shape[1] != key.shape[1]
-    output: torch.Tensor = _compiled_flex()(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=grouped)
+    options = {"block_mask": block_mask, "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
+    score_mod = softcap_score_mod(softcap) if softcap else None
+    output: torch.Tensor = _compiled_flex()(query, key, value, score_mod, **options)
     return output.transpose(1, 2).contiguous()
 
 

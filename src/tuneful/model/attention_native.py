@@ -37,6 +37,7 @@ class NativeBlocks:
     path          int32                 the paths of all blocks, one after the other
     path_start    int64 [blocks + 1]    where each begins
     accumulator   int32 [blocks]        the partial accumulator that the gradients of its keys are added to
+    window                              nodes of its path that a query sees, at most
     library                             the kernels that read them
     """
 
@@ -46,6 +47,7 @@ class NativeBlocks:
     path_start: np.ndarray[Any, np.dtype[np.int64]]
     accumulator: np.ndarray[Any, np.dtype[np.int32]]
     num_accumulators: int
+    window: int
     library: ctypes.CDLL
 
 
@@ -65,6 +67,7 @@ def lay_out_blocks(blocks: Sequence[Block], num_key_heads: int, library: ctypes.
         path_start=np.cumsum([0, *(len(block.path) for block in ordered)], dtype=np.int64),
         accumulator=np.array(accumulators, dtype=np.int32),
         num_accumulators=num_accumulators,
+        window=blocks[0].window or max(len(block.path) for block in blocks),
         library=library,
     )
 
@@ -74,22 +77,29 @@ def _cost(block: Block) -> int:
 
 
 class NativeAttention(torch.autograd.Function):
-    """softmax(scale * Q K^T) V along the trie's paths (Vaswani et al. 2017), and its gradient.
+    """softmax(scale * Q K^T) V along the trie's paths (Vaswani et al. 2017), and its gradient. With a `softcap` above 0 the
+    scores are softcap * tanh(scale * Q K^T / softcap) (Gemma Team 2024).
 
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> [1, N, H, E], all of one dtype.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: NativeBlocks, scale: float
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        blocks: NativeBlocks,
+        scale: float,
+        softcap: float = 0.0,
     ) -> torch.Tensor:
         query, key, value = (_rows_contiguous(tensor) for tensor in (query, key, value))
         _, num_heads, num_nodes, _ = query.shape
         output = query.new_empty(1, num_nodes, num_heads, value.shape[-1])
         logsumexp = query.new_empty(num_nodes, num_heads, dtype=torch.promote_types(query.dtype, torch.float32))
         ctx.save_for_backward(query, key, value, output, logsumexp)
-        ctx.blocks, ctx.scale = blocks, scale
-        plan = _plan(query, key, value, blocks, scale)
+        ctx.blocks, ctx.scales = blocks, (scale, softcap)
+        plan = _plan(query, key, value, blocks, scale, softcap)
         workspace = _workspace(blocks, plan, backward=False)
         blocks.library.attention_forward(
             plan,
@@ -104,7 +114,7 @@ class NativeAttention(torch.autograd.Function):
         to_output = _rows_contiguous(grads[0].transpose(1, 2))
         to_query, to_key, to_value = (_heads_last(tensor) for tensor in (query, key, value))
         sums = logsumexp.new_empty(ctx.blocks.num_accumulators * (to_key.numel() + to_value.numel()))
-        plan = _plan(query, key, value, ctx.blocks, ctx.scale)
+        plan = _plan(query, key, value, ctx.blocks, *ctx.scales)
         workspace = _workspace(ctx.blocks, plan, backward=True)
         ctx.blocks.library.attention_backward(
             plan,
@@ -114,20 +124,22 @@ class NativeAttention(torch.autograd.Function):
             Heads.of(to_output),
             *(tensor.data_ptr() for tensor in (to_query, to_key, to_value, sums, workspace)),
         )
-        return to_query.transpose(1, 2), to_key.transpose(1, 2), to_value.transpose(1, 2), None, None
+        return to_query.transpose(1, 2), to_key.transpose(1, 2), to_value.transpose(1, 2), None, None, None
 
 
-def _plan(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: NativeBlocks, scale: float) -> Attention:
+def _plan(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: NativeBlocks, scale: float, softcap: float
+) -> Attention:
     assert query.dtype is key.dtype is value.dtype, (query.dtype, key.dtype, value.dtype)
     assert query.shape[1] % key.shape[1] == 0, (query.shape, key.shape)
     assert query.shape[2:] == key.shape[2:], (query.shape, key.shape)
     assert value.shape[1:3] == key.shape[1:3], (key.shape, value.shape)
     _, num_heads, num_nodes, size = query.shape
     sizes = (num_nodes, num_heads, key.shape[1], size, value.shape[3])
-    return lay_out_plan(blocks, *sizes, scale, query.dtype, torch.get_num_threads())
+    return lay_out_plan(blocks, *sizes, scale, query.dtype, torch.get_num_threads(), softcap)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def lay_out_plan(
     blocks: NativeBlocks,
     num_nodes: int,
@@ -138,9 +150,11 @@ def lay_out_plan(
     scale: float,
     dtype: torch.dtype,
     num_threads: int,
+    softcap: float = 0.0,
 ) -> Attention:
-    """Blocks and sizes as the kernels read them, the same for all layers of a batch; alive as long as `blocks` are."""
+    """Blocks and sizes as the kernels read them, the same for all layers of a kind; alive as long as `blocks` are."""
     assert scale > 0, scale
+    assert softcap >= 0, softcap
     return Attention(
         num_nodes=num_nodes,
         num_heads=num_heads,
@@ -150,12 +164,14 @@ def lay_out_plan(
         num_blocks=len(blocks.first),
         num_accumulators=blocks.num_accumulators,
         num_threads=num_threads,
+        window=blocks.window,
         first=blocks.first.ctypes.data,
         count=blocks.count.ctypes.data,
         path=blocks.path.ctypes.data,
         accumulator=blocks.accumulator.ctypes.data,
         path_start=blocks.path_start.ctypes.data,
         scale=scale,
+        softcap=softcap,
         kind=KINDS[dtype],
     )
 

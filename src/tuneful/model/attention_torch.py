@@ -97,6 +97,8 @@ def _lay_out(
     heads_KR1 = np.arange(num_heads).reshape(1, num_key_heads, repeats, 1)
     key_heads_K1 = np.arange(num_key_heads).reshape(1, num_key_heads, 1)
     sees_BQP = torch.from_numpy(np.arange(num_keys) < num_seen_BQ[..., None])
+    if (window := blocks[0].window) is not None:
+        sees_BQP &= torch.from_numpy(np.arange(num_keys) >= num_seen_BQ[..., None] - window)
     hidden_BQP = torch.zeros(sees_BQP.shape, dtype=dtype).masked_fill_(~sees_BQP, -torch.inf)
     hidden = hidden_BQP[:, None, None].expand(-1, num_key_heads, repeats, -1, -1)
     return BlockGroup(
@@ -109,7 +111,8 @@ def _lay_out(
 
 
 class GroupedAttention(torch.autograd.Function):
-    """softmax(scale * Q K^T + hidden) V, a group of blocks at a time (Vaswani et al. 2017), with its gradient by hand.
+    """softmax(scale * Q K^T + hidden) V, a group of blocks at a time (Vaswani et al. 2017), with its gradient by hand. With a
+    `softcap` above 0 the scores are softcap * tanh(scale * Q K^T / softcap) (Gemma Team 2024), and dS is times 1 - tanh^2.
 
     With P the probabilities and dO the output's gradient: dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)),
     dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B). As there, scores and softmax are at least float32,
@@ -124,6 +127,7 @@ class GroupedAttention(torch.autograd.Function):
         value: torch.Tensor,
         groups: tuple[BlockGroup, ...],
         scale: float,
+        softcap: float = 0.0,
     ) -> torch.Tensor:
         scored = _rows_for_scores(query, key)
         value_rows = _rows(value)
@@ -132,14 +136,14 @@ class GroupedAttention(torch.autograd.Function):
         output = value_rows.new_empty((num_nodes + 1) * num_heads, size)
         kept = []
         for group in groups:
-            probabilities = _probabilities(scored, group, scale).to(value.dtype)
+            probabilities = _probabilities(scored, group, scale, softcap)[0].to(value.dtype)
             values = value_rows.index_select(0, group.key_rows).view(len(probabilities), -1, size)
             output.index_copy_(0, group.output_rows, torch.bmm(probabilities, values).view(-1, size))
             kept.append(probabilities)
-        short = sum(part.numel() for part in kept) <= KEPT_PATH * num_nodes * num_heads
+        short = not softcap and sum(part.numel() for part in kept) <= KEPT_PATH * num_nodes * num_heads
         output = output[: num_nodes * num_heads]
         ctx.save_for_backward(query, key, value, output, *(kept if short else ()))
-        ctx.groups, ctx.scale = groups, scale
+        ctx.groups, ctx.scale, ctx.softcap = groups, scale, softcap
         return output.view(1, num_nodes, num_heads, size)
 
     @staticmethod
@@ -158,7 +162,12 @@ class GroupedAttention(torch.autograd.Function):
         grad_query = output.new_empty(len(grad_output), size)
         grad_key, grad_value = (torch.zeros_like(rows, dtype=high) for rows in (key_rows, value_rows))
         for index, group in enumerate(ctx.groups):
-            probabilities = kept[index] if scored is None else _probabilities(scored, group, ctx.scale).to(value.dtype)
+            slopes = None
+            if scored is None:
+                probabilities = kept[index]
+            else:
+                probabilities, slopes = _probabilities(scored, group, ctx.scale, ctx.softcap)
+                probabilities = probabilities.to(value.dtype)
             num_pairs = len(probabilities)
             queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)
             keys = key_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
@@ -168,6 +177,8 @@ class GroupedAttention(torch.autograd.Function):
             to_values = torch.bmm(probabilities.mT, grads_out).view(-1, value_size)
             grad_value.index_add_(0, group.key_rows, to_values.to(high))
             grad_scores = torch.bmm(grads_out, values.mT).sub_(deltas).mul_(probabilities)
+            if slopes is not None:
+                grad_scores.mul_(slopes)
             grad_query.index_copy_(0, group.output_rows, torch.bmm(grad_scores, keys).view(-1, size))
             to_keys = torch.bmm(grad_scores.mT, queries).view(-1, size)
             grad_key.index_add_(0, group.key_rows, to_keys.to(high))
@@ -177,16 +188,22 @@ class GroupedAttention(torch.autograd.Function):
             _heads_first(grad_value, value),
             None,
             None,
+            None,
         )
 
 
-def _probabilities(scored: tuple[torch.Tensor, torch.Tensor], group: BlockGroup, scale: float) -> torch.Tensor:
-    """[B * K, R * Q, P]; a row sums to 1."""
+def _probabilities(
+    scored: tuple[torch.Tensor, torch.Tensor], group: BlockGroup, scale: float, softcap: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """[B * K, R * Q, P], a row sums to 1; and, of capped scores, the slope of the cap at each."""
     query_rows, key_rows = scored
     num_pairs, size = len(group.hidden), query_rows.shape[1]
     queries = query_rows.index_select(0, group.query_rows).view(num_pairs, -1, size)
     keys = key_rows.index_select(0, group.key_rows).view(num_pairs, -1, size)
-    return torch.baddbmm(group.hidden, queries, keys.mT, alpha=scale).softmax(-1)
+    if not softcap:
+        return torch.baddbmm(group.hidden, queries, keys.mT, alpha=scale).softmax(-1), None
+    tangents = torch.bmm(queries, keys.mT).mul_(scale / softcap).tanh_()
+    return (tangents * softcap).add_(group.hidden).softmax(-1), 1 - tangents * tangents
 
 
 def _rows_for_scores(query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,7 +26,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from tuneful.model.attention import AttentionPlan, trie_attention
+from tuneful.model.attention import AttentionPlan, softcap_of, trie_attention, window_of
 from tuneful.model.elementwise import gated, rotated
 from tuneful.model.layers import compiled_layer
 from tuneful.model.norms import normalized
@@ -205,8 +205,8 @@ def attend(attention: Any, rows: torch.Tensor, angles: Angles | None, plan: Atte
     if angles is not None:
         query, key = rotated(query, *angles), rotated(key, *angles)
     value = _in_heads(value, attention.head_dim)
-    cap = getattr(attention, "attn_logit_softcapping", None)  # Gemma 2's
-    output, _ = trie_attention(attention, query, key, value, None, attention.scaling, trie_plan=plan, softcap=cap)
+    of_layer = {"scaling": attention.scaling, "sliding_window": window_of(attention), "softcap": softcap_of(attention)}
+    output, _ = trie_attention(attention, query, key, value, None, trie_plan=plan, **of_layer)
     return output.reshape(1, rows.shape[1], -1)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
+from tuneful.model.attention import AttentionPlan, window_of
 from tuneful.model.attention_native import NativeBlocks, lay_out_plan
 from tuneful.model.lora import LinearParts, linear_parts
 from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, kernels
@@ -31,16 +32,21 @@ _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def compiled_layer(
-    layer: Any, hidden: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor] | None, plan: Any, *, last: bool
+    layer: Any,
+    hidden: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor] | None,
+    plan: AttentionPlan,
+    *,
+    last: bool,
 ) -> torch.Tensor | None:
     """The layer's output [1, N, D] for hidden [1, N, D] over the trie of `plan`; None where the kernels do not serve it.
 
     `angles` are cosines and sines, each [1, N, R]. Of the `last` layer the rows that nobody reads (`plan.read_rows`) are 0.
     """
     library = kernels(hidden.device, hidden.dtype)
-    if library is None or not library.has_matrix_products() or plan.blocks is None or angles is None:
+    if library is None or not library.has_matrix_products() or angles is None or not _is_served(layer):
         return None
-    if not _is_served(layer):
+    if (blocks := plan.within(window_of(layer.self_attn)).blocks) is None:
         return None
     attention, (cosines, sines) = layer.self_attn, angles
     norms = [getattr(layer, name) for name in _NORMS]
@@ -64,7 +70,7 @@ def compiled_layer(
         size=attention.head_dim,
         scale=attention.scaling,
         scalings=tuple(parts.scaling for parts in linears),
-        blocks=plan.blocks,
+        blocks=blocks,
         read_rows=plan.read_rows if last else None,
         library=library,
     )

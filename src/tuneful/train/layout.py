@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
 from tuneful.errors import InputError, ModelError
-from tuneful.model.attention import use_trie_attention, why_no_trie
+from tuneful.model.attention import has_windows, use_trie_attention, why_no_trie
 from tuneful.model.behaviour import (
     NUM_PROBED,
     failure,
@@ -82,6 +82,7 @@ def choose_layout(
     """
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
     few = next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout))
+    few += _beyond_window(model, few, examples) if config.layout != "padded" else []
     with _computing_in(model, model.dtype):  # the adapter of a base in bfloat16, too
         not_shared, not_padded = _why_not(model, few, (examples, *others), config.layout)
     if not_shared is None and config.layout != "padded" and (dtype != model.dtype or dtype is torch.bfloat16):
@@ -100,6 +101,14 @@ def choose_layout(
     if config.layout == "trie" and (dropout := adapter_dropout(model)):
         return layout("unshared", max_tokens, f"lora.dropout {dropout:g} falls anew on every record")
     return layout(config.layout, max_tokens)
+
+
+def _beyond_window(model: PreTrainedModel, few: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+    """The shortest record that is longer than the window of some layers, where none of `few` is: only there a window shows."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or math.inf
+    if not has_windows(model) or max(map(len, few)) - 1 > window:
+        return []
+    return sorted((example for example in examples if len(example) - 1 > window), key=len)[:1]
 
 
 def _smallest_and_largest(examples: Sequence[Example], config: TrainConfig) -> Iterator[list[Example]]:

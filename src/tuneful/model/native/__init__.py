@@ -58,9 +58,9 @@ class Attention(ctypes.Structure):
 
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("num_nodes", "num_heads", "num_key_heads", "size", "value_size")],
-        *[(name, ctypes.c_int64) for name in ("num_blocks", "num_accumulators", "num_threads")],
+        *[(name, ctypes.c_int64) for name in ("num_blocks", "num_accumulators", "num_threads", "window")],
         *[(name, ctypes.c_void_p) for name in ("first", "count", "path", "accumulator", "path_start")],
-        ("scale", ctypes.c_double),
+        *[(name, ctypes.c_double) for name in ("scale", "softcap")],
         ("kind", ctypes.c_int64),
     ]
 

@@ -35,10 +35,11 @@ enum { FLOAT32, FLOAT64, BFLOAT16 };
 typedef struct {
     int64_t num_nodes, num_heads, num_key_heads, size, value_size; /* N, H, K, D, E */
     int64_t num_blocks, num_accumulators, num_threads;
+    int64_t window; /* nodes of its path that a query sees, at most, itself among them */
     const int32_t *first, *count, *path; /* of a block: first query, number of queries; its path */
     const int32_t *accumulator;          /* of a block: the partial accumulator that its keys' gradients are added to */
     const int64_t *path_start;           /* [num_blocks + 1] into `path` */
-    double scale;
+    double scale, softcap; /* of the scores; softcap 0 for none */
     int64_t kind; /* of query, key, value, output and their gradients */
 } attention;
 
@@ -82,22 +83,42 @@ static inline uint16_t narrowed(float value)
 #define IN_ORDER(sum) (sum)
 #endif
 
-/* e^x for x <= 88, to about 1e-7 of it; 0 is given as 1e-38. A loop over it becomes vector code. e^x = 2^n e^r with
-   |r| <= ln 2 / 2, ln 2 in two parts; the polynomial is Cephes' (Moshier 1992). */
-static inline float exponential(float x)
+/* e^x = 2^n e^r with |r| <= ln 2 / 2, ln 2 in two parts; the polynomial is Cephes' (Moshier 1992). */
+static inline float nearest_power(float x) { return rintf(x * 1.44269504088896341f); }
+static inline float beyond_power(float x, float n) { return IN_ORDER(x - n * 0.693359375f) + n * 2.12194440e-4f; }
+
+static inline float power_of_two(float n)
 {
-    x = x < -87.0f ? -87.0f : x;
-    float n = rintf(x * 1.44269504088896341f);
-    float r = IN_ORDER(x - n * 0.693359375f) + n * 2.12194440e-4f;
+    union { uint32_t bits; float value; } power = {.bits = (uint32_t)((int32_t)n + 127) << 23};
+    return power.value;
+}
+
+static inline float exponential_less_one(float r)
+{
     float sum = 1.9875691500e-4f;
     sum = sum * r + 1.3981999507e-3f;
     sum = sum * r + 8.3334519073e-3f;
     sum = sum * r + 4.1665795894e-2f;
     sum = sum * r + 1.6666665459e-1f;
     sum = sum * r + 5.0000001201e-1f;
-    sum = sum * r * r + r + 1.0f;
-    union { uint32_t bits; float value; } power = {.bits = (uint32_t)((int32_t)n + 127) << 23};
-    return sum * power.value;
+    return sum * r * r + r;
+}
+
+/* e^x for x <= 88, to about 1e-7 of it; 0 is given as 1e-38. A loop over it becomes vector code. */
+static inline float exponential(float x)
+{
+    x = x < -87.0f ? -87.0f : x;
+    float n = nearest_power(x);
+    return (exponential_less_one(beyond_power(x, n)) + 1.0f) * power_of_two(n);
+}
+
+/* tanh x = (e^2x - 1) / (e^2x + 1), to about 2e-7 of it; of 10 it is 1. */
+static inline float hyperbolic_tangent(float x)
+{
+    x = 2 * (x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x);
+    float n = nearest_power(x), power = power_of_two(n);
+    float less_one = power * exponential_less_one(beyond_power(x, n)) + IN_ORDER(power - 1.0f);
+    return less_one / (less_one + 2.0f);
 }
 
 #define REAL float
@@ -105,6 +126,7 @@ static inline float exponential(float x)
 #define REAL_KIND FLOAT32
 #define EXP exponential
 #define EXP_LIMIT 88.0f
+#define TANH hyperbolic_tangent
 #define SQRT sqrtf
 #define NAME(name) name##_float
 #include "kernels.h"
@@ -113,6 +135,7 @@ static inline float exponential(float x)
 #undef REAL_KIND
 #undef EXP
 #undef EXP_LIMIT
+#undef TANH
 #undef SQRT
 #undef NAME
 
@@ -121,6 +144,7 @@ static inline float exponential(float x)
 #define REAL_KIND FLOAT64
 #define EXP exp
 #define EXP_LIMIT 700.0
+#define TANH tanh
 #define SQRT sqrt
 #define NAME(name) name##_double
 #include "kernels.h"

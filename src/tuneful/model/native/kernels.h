@@ -121,7 +121,7 @@ static void NAME(spread)(REAL *restrict out, const REAL *restrict x, const REAL 
 /* Attention. Legend: D, E sizes of a head padded to PANEL; P keys of a block, `stride` those padded; R queries a key head. */
 
 typedef struct {
-    int64_t D, E, R, P, stride, first, count, head;
+    int64_t D, E, R, P, stride, first, count, head, window;
     const int32_t *path;
 } NAME(block);
 
@@ -137,6 +137,7 @@ static NAME(block) NAME(open_block)(const attention *plan, int64_t number, int64
         .first = plan->first[number],
         .count = plan->count[number],
         .head = head,
+        .window = plan->window,
         .path = plan->path + plan->path_start[number],
     };
     return block;
@@ -160,6 +161,9 @@ static int64_t NAME(seen_by)(const NAME(block) *b, int64_t row)
 {
     return b->P - b->count + least(row, b->count * b->R - 1) / b->R + 1;
 }
+
+/* A row sees those keys of the path, up to `seen`, that are in its window. */
+static int64_t NAME(window_begin)(const NAME(block) *b, int64_t seen) { return seen > b->window ? seen - b->window : 0; }
 
 /* The rows of `tensor` along the block's path: as they are where `rows` is given, transposed [size, stride] where `columns` is. */
 static void NAME(gather)(const NAME(block) *b, const heads *tensor, int64_t size, int64_t padded, int64_t kind, REAL *rows,
@@ -185,24 +189,30 @@ static void NAME(gather_queries)(const NAME(block) *b, const heads *tensor, int6
     }
 }
 
-/* out = softmax(scale * Q K^T) V of one block and key head; logsumexp: that of each query's scaled scores. */
+/* out = softmax(S) V of one block and key head, S = scale * Q K^T or, with a softcap, softcap * tanh(scale * Q K^T / softcap);
+   logsumexp: that of each query's S. Keys before the window of all ROWS queries are skipped. */
 static void NAME(attend_block)(const attention *plan, const NAME(block) *b, const heads *query, const heads *key,
                                const heads *value, void *output, REAL *logsumexp, REAL *workspace)
 {
     REAL *keys = workspace, *values = keys + b->D * b->stride, *queries = values + b->E * b->stride;
     REAL *scores = queries + ROWS * b->D, *outputs = scores + ROWS * b->stride, *one = outputs + ROWS * b->E;
-    REAL scale = (REAL)plan->scale;
+    REAL softcap = (REAL)plan->softcap, scale = softcap ? 1 : (REAL)plan->scale, to_tanh = softcap ? (REAL)plan->scale / softcap : 0;
     NAME(gather)(b, key, plan->size, b->D, plan->kind, NULL, keys, one);
     NAME(gather)(b, value, plan->value_size, b->E, plan->kind, values, NULL, one);
     for (int64_t row = 0; row < b->count * b->R; row += ROWS) {
         int64_t most = NAME(seen_by)(b, row + ROWS - 1);
+        int64_t start = NAME(window_begin)(b, NAME(seen_by)(b, row)) / (2 * LANES) * (2 * LANES);
         NAME(gather_queries)(b, query, row, plan->size, b->D, plan->kind, queries);
-        NAME(multiply)(scores, queries, keys, b->D, b->stride, most);
+        NAME(multiply)(scores + start, queries, keys + start, b->D, b->stride, most - start);
         REAL inverse[ROWS];
         for (int64_t i = 0; i < ROWS; i++) {
-            int64_t seen = NAME(seen_by)(b, row + i);
-            REAL *line = scores + i * b->stride, top = NAME(largest)(line, seen), sum = 0;
-            for (int64_t p = 0; p < seen; p++) {
+            int64_t seen = NAME(seen_by)(b, row + i), begin = NAME(window_begin)(b, seen);
+            REAL *line = scores + i * b->stride, sum = 0;
+            if (softcap)
+                for (int64_t p = begin; p < seen; p++) line[p] = softcap * TANH(line[p] * to_tanh);
+            REAL top = NAME(largest)(line + begin, seen - begin);
+            for (int64_t p = start; p < begin; p++) line[p] = 0;
+            for (int64_t p = begin; p < seen; p++) {
                 line[p] = EXP((line[p] - top) * scale);
                 sum += line[p];
             }
@@ -210,7 +220,7 @@ static void NAME(attend_block)(const attention *plan, const NAME(block) *b, cons
             inverse[i] = 1 / sum;
             logsumexp[NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)] = top * scale + (REAL)log(sum);
         }
-        NAME(combine)(outputs, scores, values, most, b->stride, b->E);
+        NAME(combine)(outputs, scores + start, values + start * b->E, most - start, b->stride, b->E);
         for (int64_t i = 0; i < least(ROWS, b->count * b->R - row); i++) {
             int64_t at = (NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)) * plan->value_size;
             NAME(store)(output, at, outputs + i * b->E, plan->value_size, inverse[i], plan->kind);
@@ -243,7 +253,7 @@ static void NAME(attend)(const attention *plan, const heads *query, const heads 
 }
 
 /* With P the probabilities, computed again, and dO the output's gradient: dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)),
-   dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B). dK (without the scale) and dV are added to
+   dQ = scale * dS K, dK = scale * dS^T Q (Dao et al. 2022, appendix B); with a softcap dS * (1 - tanh^2) for dS. dK (without the scale) and dV are added to
    `key_sums` [N, K, size] and `value_sums` [N, K, value_size]. */
 static void NAME(attend_block_backward)(const attention *plan, const NAME(block) *b, const heads *query, const heads *key,
                                         const heads *value, const void *output, const REAL *logsumexp, const heads *to_output,
@@ -254,37 +264,47 @@ static void NAME(attend_block_backward)(const attention *plan, const NAME(block)
     REAL *scores = to_values + b->E * b->stride, *to_scores = scores + ROWS * b->stride;
     REAL *queries = to_scores + ROWS * b->stride, *to_queries = queries + ROWS * b->D, *to_outputs = to_queries + ROWS * b->D;
     REAL *one = to_outputs + ROWS * b->E;
-    REAL scale = (REAL)plan->scale;
+    REAL scale = (REAL)plan->scale, softcap = (REAL)plan->softcap, to_tanh = softcap ? (REAL)plan->scale / softcap : 0;
     NAME(gather)(b, key, plan->size, b->D, plan->kind, keys, key_columns, NULL);
     NAME(gather)(b, value, plan->value_size, b->E, plan->kind, NULL, value_columns, one);
     memset(to_keys, 0, b->D * b->stride * sizeof(REAL));
     memset(to_values, 0, b->E * b->stride * sizeof(REAL));
     for (int64_t row = 0; row < b->count * b->R; row += ROWS) {
         int64_t num_rows = least(ROWS, b->count * b->R - row), most = NAME(seen_by)(b, row + ROWS - 1);
+        int64_t start = NAME(window_begin)(b, NAME(seen_by)(b, row)) / (2 * LANES) * (2 * LANES);
         NAME(gather_queries)(b, query, row, plan->size, b->D, plan->kind, queries);
         NAME(gather_queries)(b, to_output, row, plan->value_size, b->E, plan->kind, to_outputs);
-        NAME(multiply)(scores, queries, key_columns, b->D, b->stride, most);
-        NAME(multiply)(to_scores, to_outputs, value_columns, b->E, b->stride, most);
+        NAME(multiply)(scores + start, queries, key_columns + start, b->D, b->stride, most - start);
+        NAME(multiply)(to_scores + start, to_outputs, value_columns + start, b->E, b->stride, most - start);
         for (int64_t i = 0; i < ROWS; i++) {
             REAL *line = scores + i * b->stride, *to_line = to_scores + i * b->stride, delta = 0;
             int64_t at = NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i);
-            int64_t seen = i < num_rows ? NAME(seen_by)(b, row + i) : 0;
+            int64_t seen = NAME(seen_by)(b, row + i), begin = NAME(window_begin)(b, seen);
+            if (i >= num_rows) seen = begin = start;
             REAL row_logsumexp = logsumexp[at];
             NAME(load)(one, output, at * plan->value_size, plan->value_size, b->E, plan->kind);
             for (int64_t d = 0; d < b->E; d++) delta += to_outputs[i * b->E + d] * one[d];
-            for (int64_t p = 0; p < seen; p++) {
-                line[p] = EXP(line[p] * scale - row_logsumexp);
-                to_line[p] = line[p] * (to_line[p] - delta);
-            }
+            for (int64_t p = start; p < begin; p++) line[p] = to_line[p] = 0;
+            if (softcap)
+                for (int64_t p = begin; p < seen; p++) {
+                    REAL tangent = TANH(line[p] * to_tanh);
+                    line[p] = EXP(softcap * tangent - row_logsumexp);
+                    to_line[p] = line[p] * (to_line[p] - delta) * (1 - tangent * tangent);
+                }
+            else
+                for (int64_t p = begin; p < seen; p++) {
+                    line[p] = EXP(line[p] * scale - row_logsumexp);
+                    to_line[p] = line[p] * (to_line[p] - delta);
+                }
             for (int64_t p = seen; p < rounded_up(most, 4); p++) line[p] = to_line[p] = 0;
         }
-        NAME(combine)(to_queries, to_scores, keys, most, b->stride, b->D);
+        NAME(combine)(to_queries, to_scores + start, keys + start * b->D, most - start, b->stride, b->D);
         for (int64_t i = 0; i < num_rows; i++) {
             int64_t at = (NAME(node_of)(b, row + i) * plan->num_heads + NAME(head_of)(b, row + i)) * plan->size;
             NAME(store)(to_query, at, to_queries + i * b->D, plan->size, scale, plan->kind);
         }
-        NAME(spread)(to_values, scores, to_outputs, most, b->stride, b->E);
-        NAME(spread)(to_keys, to_scores, queries, most, b->stride, b->D);
+        NAME(spread)(to_values + start * b->E, scores + start, to_outputs, most - start, b->stride, b->E);
+        NAME(spread)(to_keys + start * b->D, to_scores + start, queries, most - start, b->stride, b->D);
     }
     for (int64_t p = 0; p < b->P; p++) {
         REAL *key_sum = key_sums + (b->path[p] * plan->num_key_heads + b->head) * plan->size;
