@@ -230,4 +230,5 @@ def _journal(run: RunState, name: str) -> AbstractContextManager[Journal | None]
 
 def _answering_as(run: RunState, name: str) -> AbstractContextManager[None]:
     """Inside, the model answers as the `base` that it came as, without its adapter; or as the `tuned` one."""
-    return without_adapter(run.method.adapter if name == "base" else None)
+    as_it_came = run.pretrained.adapter is not None  # with an adapter, which is trained only after this
+    return without_adapter(run.method.adapter if name == "base" and not as_it_came else None)
