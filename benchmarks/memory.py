@@ -36,7 +36,7 @@ LORA = ("train.method=lora", "lora.r=16")
 PHASES = {
     "loading": ("set_up", "prepare_engine"),
     "answers": ("measure",),
-    "training": ("train",),
+    "training": ("train", "finish_training"),
     "saving": ("save",),
 }
 """Which functions of runs/job.py a phase is."""

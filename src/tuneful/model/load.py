@@ -119,7 +119,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         read_config(folder)
         check_text_files(folder)
     elif not has_tokenizer:
-        return load_tokenizer(resolve_model(adapter_base(folder).name))
+        return load_tokenizer(_found_base(folder))
     if not has_tokenizer:
         raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base) there")
     from transformers import AutoTokenizer
@@ -144,7 +144,7 @@ def fingerprint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     if is_adapter(folder):
-        digest.update(fingerprint(resolve_model(adapter_base(folder).name)).encode())
+        digest.update(fingerprint(_found_base(folder)).encode())
     config = folder / (ADAPTER if is_adapter(folder) else "config.json")
     files = [folder] if folder.is_file() else [config, *sorted(folder.glob("*.safetensors"))]
     for file in files:
@@ -251,19 +251,22 @@ def base_for_peft(pretrained: Pretrained) -> str:
 
 def base_path(folder: Path, notify: Notify = ignore) -> Path:
     """Where the base of the adapter in `folder` lies. ModelError where it is not there, or not the one that was trained on."""
-    base = adapter_base(folder)
-    try:
-        path = resolve_model(base.name, notify)
-    except ModelError as error:
-        raise ModelError(
-            f"{folder}: an adapter, and its base is not here: {error}. Write the name or folder of the base into "
-            f"{folder / ADAPTER} (base_model_name_or_path)"
-        ) from error
+    base, path = adapter_base(folder), _found_base(folder, notify)
     if base.sha256 and fingerprint(path) != base.sha256:
         raise ModelError(
             f"{folder}: its base {base.name} is not the model that it was trained on; give that one's place"
         )
     return path
+
+
+def _found_base(folder: Path, notify: Notify = ignore) -> Path:
+    try:
+        return resolve_model(adapter_base(folder).name, notify)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder}: an adapter, and its base is not here: {error}. Write the name or folder of the base into "
+            f"{folder / ADAPTER} (base_model_name_or_path)"
+        ) from error
 
 
 def load_base(folder: Path, notify: Notify = ignore, dtype: torch.dtype | None = None) -> Pretrained:

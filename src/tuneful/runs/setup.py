@@ -32,7 +32,7 @@ from tuneful.files import cache_root
 from tuneful.judge.run import check_judge_is_there
 from tuneful.model.adapter import read_adapter
 from tuneful.model.load import Pretrained, base_path, context_length, fingerprint, load_base, load_from, resolve_model
-from tuneful.model.memory import keep_freed_memory
+from tuneful.model.memory import give_back_freed_memory, keep_freed_memory
 from tuneful.model.names import is_adapter
 from tuneful.model.native import describe as describe_kernels
 from tuneful.model.native import kernels
@@ -233,6 +233,7 @@ def prepare_engine(run: RunState) -> Engine:
     if run.group.is_main and not run.folder.has_model:
         make_sure_of_room(run.folder, run.config, run.model, engine.optimizer, run.dataset, run.terminal)
     write_environment(run)
+    give_back_freed_memory()  # the self-check took much
     return engine
 
 
