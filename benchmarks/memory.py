@@ -111,7 +111,7 @@ def _worker(kind: str, model: str, settings: Sequence[str], result: Path) -> Non
 def _estimated(config: Any, folder: Path) -> dict[str, int]:
     from tuneful.commands.run import dry_run
 
-    estimate = dry_run("run", "starter", config=config, output=folder)
+    estimate = dry_run("run", config.data.train_file or "starter", config=config, output=folder)
     return {**estimate.phase_memory_bytes, "whole run": estimate.peak_memory_bytes}
 
 
@@ -124,7 +124,7 @@ def _measured(config: Any, folder: Path) -> dict[str, int]:
     for phase, names in PHASES.items():
         for name in names:
             setattr(job, name, _counted(getattr(job, name), phase, peaks))
-    job.run_job("run", "starter", config, folder, Terminal(quiet=True))
+    job.run_job("run", config.data.train_file or "starter", config, folder, Terminal(quiet=True))
     peaks["whole run"] = max(*peaks.values(), peak_bytes())
     return {**{name: peaks[name] for name in PHASES}, "whole run": peaks["whole run"]}
 

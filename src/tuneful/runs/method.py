@@ -49,7 +49,7 @@ def continued_settings(config: Config, adapter: Adapter) -> Config:
     own, asked = adapter.lora_settings, config.lora
     for key, value in own.items():
         wanted = getattr(asked, key)
-        if key in asked.model_fields_set and key != "target_modules" and wanted != value:
+        if key in asked.model_fields_set - {"target_modules", "dropout"} and wanted != value:
             raise ConfigError(f"`lora.{key}`: {wanted!r}, but {adapter.folder} has {value!r}, and {_WAYS}")
     if any(layer < config.train.freeze_layers for layer in adapter.layers):
         raise ConfigError(
