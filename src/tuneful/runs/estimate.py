@@ -270,4 +270,5 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
         widest = max((int(weight.numel()) for weight in layers), default=0)
         return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
     # What was saved is read again, and laid out as the weights in memory are.
-    return settled + sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
+    reloaded: int = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
+    return settled + reloaded
