@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import Config
@@ -67,9 +66,9 @@ class LoadedModel:
 
 
 def load_to_answer(config: Config, notify: Callable[[str], None] = ignore) -> Pretrained:
-    """The model that `config` names, loaded in its compute dtype: where that is bfloat16, no float32 copy is made. ModelError."""
+    """The model that `config` names, loaded in its compute dtype: of bfloat16 no float32 copy is made. ModelError."""
     dtype = choose_dtype(config.model.dtype, choose_device(config.model.device), cache_root())
-    return load_model(config.model.name_or_path, notify, None if dtype is torch.float32 else dtype)
+    return load_model(config.model.name_or_path, notify, dtype)
 
 
 def question(system: str, history: Sequence[Turn], instruction: str, input_text: str = "") -> Conversation:

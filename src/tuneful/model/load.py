@@ -322,7 +322,7 @@ def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMo
 
     from tuneful.model.precision import copy_parameters, parameters_made_in
 
-    stored = None if dtype in (None, torch.float32) else _stored_dtype(folder)
+    stored = None if dtype is None else _stored_dtype(folder)
     with quiet(), parameters_made_in(stored):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(

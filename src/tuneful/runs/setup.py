@@ -345,7 +345,7 @@ def _load(
     adapter that goes on being trained it is the base that is loaded, and `config` says what the adapter is.
     """
     name = config.model.name_or_path
-    held = dtype if config.train.method == "lora" and dtype is torch.bfloat16 else None
+    held = dtype if config.train.method == "lora" else torch.float32
 
     def load() -> tuple[Config, Pretrained]:
         path, own = resolve_model(name, terminal.say), config
