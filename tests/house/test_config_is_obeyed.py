@@ -182,6 +182,15 @@ class Laboratory:
         tuneful.train(str(self.file), config=config, output=output)
         return sorted(file.parent.name for file in output.glob("*/*.safetensors"))
 
+    def base_after_an_adapter(self, *settings: str) -> str:
+        """What the adapter stands on that a run leaves which was begun with an adapter."""
+        run, lora = Path(tempfile.mkdtemp(dir=self.folder)), ("data.on_error=skip", "train.method=lora")
+        tuneful.train(str(self.file), config=self.config(*lora), output=run / "first")
+        model = f"model.name_or_path={json.dumps(str(run / 'first' / 'adapter'))}"
+        tuneful.train(str(self.file), config=self.config(*lora, model, *settings), output=run / "second")
+        base: str = json.loads((run / "second" / "adapter" / "tuneful.json").read_text())["base"]["name"]
+        return base
+
     def layers_computed(self, *settings: str) -> int:
         """How often the layers' inner parts are computed for a forward and its backward."""
         model, compute = copy.deepcopy(self.pretrained.model).train(), decoder.mlp
@@ -405,6 +414,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "lora.target_modules": lora("lora.target_modules=q_proj,v_proj"),
     "lora.use_rslora": lora("lora.use_rslora=true"),
     "lora.use_dora": lora("lora.use_dora=true"),
+    "lora.create_new_adapter": lambda lab: (
+        lab.base_after_an_adapter(),
+        Path(lab.base_after_an_adapter("lora.create_new_adapter=true")).name,
+    ),
     "lora.merge": lambda lab: (lab.kept("lora.merge=true"), lab.kept("lora.merge=false")),
     "train.method": whole("train.method=lora"),
     "train.freeze_layers": whole("train.freeze_layers=1"),

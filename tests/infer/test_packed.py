@@ -82,7 +82,7 @@ def test_nothing_is_packed_in_float32_or_without_native_products_or_without_room
     assert isinstance(packed_weights(model), nullcontext)
     model.to(torch.bfloat16)
     with monkeypatch.context() as patch:
-        patch.setattr("tuneful.infer.packed._MEMORY_SHARE", 0.0)
+        patch.setattr("tuneful.infer.packed.room_for_a_copy", lambda _: False)
         assert isinstance(packed_weights(model), nullcontext)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert isinstance(packed_weights(model), nullcontext)

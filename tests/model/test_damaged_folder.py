@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from tuneful.config import load_config
 from tuneful.errors import ConfigError, ModelError
-from tuneful.infer.session import with_saved_template
 from tuneful.model.load import load_model
+from tuneful.model.saved_template import with_saved_template
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda file: file.write_bytes(b""),

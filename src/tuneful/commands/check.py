@@ -109,10 +109,11 @@ def check(
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.data.read import stream_data
+    from tuneful.model.saved_template import with_saved_template
 
     data = data_of(data, config, "starter")
     data = [data] if isinstance(data, str) else list(data)
-    config, terminal = config or Config(), terminal or Terminal(quiet=True)
+    config, terminal = with_saved_template(config or Config()), terminal or Terminal(quiet=True)
     if fix is not None and "-" in data:
         raise ConfigError("--fix reads the data twice, and standard input can be read once; name a file")
     if fix is not None and fix.exists():

@@ -38,8 +38,9 @@ def show(data: Data | None = None, *, config: Config | None = None, start: int =
     """
     from tuneful.config import Config
     from tuneful.data.read import stream_data
+    from tuneful.model.saved_template import with_saved_template
 
-    data, config = data_of(data, config, "starter"), config or Config()
+    data, config = data_of(data, config, "starter"), with_saved_template(config or Config())
     return _encoded(_chosen(stream_data(data, config.data), start, rows), config)
 
 
@@ -56,9 +57,10 @@ def show_command(
     """The exact tokens and weights of some records."""
     from tuneful.console import Terminal, to_stdout
     from tuneful.data.read import stream_data
+    from tuneful.model.saved_template import with_saved_template
 
     data, overrides = data_and_settings(arguments)
-    settings = configuration(config, overrides, {"model.name_or_path": model})
+    settings = with_saved_template(configuration(config, overrides, {"model.name_or_path": model}))
     if html is not None and (text or as_json):
         raise ConfigError("--html shows tokens on a page; leave out --text and --json")
     stream = stream_data(chosen_data(data, settings, config, command="show", default="starter"), settings.data)

@@ -44,6 +44,12 @@ class LoraConfig(Section):
         True, description="save the adapter merged into its base too, as a model of its own; else the adapter alone"
     )
 
+    create_new_adapter: bool = Field(
+        False,
+        description="where `model.name_or_path` is an adapter: merge it into its base, and train a new one on that; else that "
+        "adapter goes on being trained",
+    )
+
     @field_validator("target_modules", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:

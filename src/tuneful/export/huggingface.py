@@ -24,6 +24,7 @@ from tuneful.export.card import Card, write_card
 from tuneful.files import written_aside
 from tuneful.model.checks import quiet
 from tuneful.model.logits import largest_difference, prompt_logits
+from tuneful.model.memory import drop_mapped_pages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -211,7 +212,9 @@ def _lay_out_alike(model: PreTrainedModel, saved: PreTrainedModel) -> None:
     """Give equal numbers equal device, dtype, strides and alignment: the order in which products sum follows them."""
     saved.to(model.device)
     for ours, theirs in zip(model.parameters(), saved.parameters(), strict=True):
-        theirs.data = torch.empty_like(ours, requires_grad=False).copy_(theirs.data)
+        read = theirs.data
+        theirs.data = torch.empty_like(ours, requires_grad=False).copy_(read)
+        drop_mapped_pages(read)
 
 
 @contextlib.contextmanager

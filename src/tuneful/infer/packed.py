@@ -15,10 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from tuneful.model.memory import available_bytes
-
-_MEMORY_SHARE = 0.5
-"""The second copy of the weights may take this share of the memory that is free."""
+from tuneful.model.memory import room_for_a_copy
 
 
 def packed_weights(model: PreTrainedModel) -> AbstractContextManager[Any]:
@@ -28,7 +25,7 @@ def packed_weights(model: PreTrainedModel) -> AbstractContextManager[Any]:
     """
     weights = _packable(model)
     num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-    if not weights or num_bytes > _MEMORY_SHARE * available_bytes():
+    if not weights or not room_for_a_copy(num_bytes):
         return nullcontext()
     with torch.no_grad():
         return _PackedLinears({id(weight): torch.ops.mkldnn._reorder_linear_weight(weight) for weight in weights})

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from tuneful.config import Config
-from tuneful.config.names import RENAMED_VALUES
-from tuneful.encoding.chat_template import TOKENIZER_TEMPLATE
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import load_encoder
-from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
-from tuneful.errors import ConfigError
-from tuneful.files import cache_root, read_object
+from tuneful.files import cache_root
 from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
-from tuneful.model.names import trained_folder
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
+from tuneful.model.saved_template import with_saved_template
 from tuneful.types import Answer, Conversation, Turn
 
 
@@ -44,7 +39,7 @@ class LoadedModel:
         The template is the one that the model's folder names, unless `config` asks for another. Raises InputError.
         """
         config = with_saved_template(config)
-        return cls.of(load_model(config.model.name_or_path, notify), config, notify)
+        return cls.of(load_to_answer(config, notify), config, notify)
 
     @classmethod
     def of(cls, pretrained: Pretrained, config: Config, notify: Callable[[str], None] = ignore) -> LoadedModel:
@@ -70,28 +65,13 @@ class LoadedModel:
         return stream(self.model, self.encoder, conversation, self.config.generate, seed=self.config.train.seed)
 
 
+def load_to_answer(config: Config, notify: Callable[[str], None] = ignore) -> Pretrained:
+    """The model that `config` names, loaded in its compute dtype: of bfloat16 no float32 copy is made. ModelError."""
+    dtype = choose_dtype(config.model.dtype, choose_device(config.model.device), cache_root())
+    return load_model(config.model.name_or_path, notify, dtype)
+
+
 def question(system: str, history: Sequence[Turn], instruction: str, input_text: str = "") -> Conversation:
     """What a model is asked, after the turns of `history`, as the conversation whose last response is wanted."""
     # The response stands for the one that is asked for: a prompt is rendered without it.
     return Conversation(system, (*history, Turn(instruction, input_text, "?")), "prompt")
-
-
-def with_saved_template(config: Config) -> Config:
-    """`config`, with the template that its model was trained with where the model's folder names one.
-
-    A template that was asked for by name stays; ConfigError where the folder's file is damaged.
-    """
-    file = trained_folder(Path(config.model.name_or_path).expanduser()) / TEMPLATE_FILE
-    if not file.is_file() or config.template.model_fields_set & {"name", "file"}:
-        return config
-    try:
-        name = read_object(file).get("template")
-    except (OSError, ValueError):
-        name = None
-    if isinstance(name, str):
-        name = RENAMED_VALUES["template.name"].get(name, name)  # what a folder of an earlier version says
-    if name not in (*TEMPLATES, TOKENIZER_TEMPLATE):
-        raise ConfigError(
-            f"{file}: names no known template; give template.name={'|'.join((*TEMPLATES, TOKENIZER_TEMPLATE))}"
-        )
-    return config.model_copy(update={"template": config.template.model_copy(update={"name": name})})

@@ -18,7 +18,6 @@ from pathlib import Path
 from tuneful.config import Config
 from tuneful.console import Advance, Terminal
 from tuneful.encoding.chat_template import TOKENIZER_TEMPLATE
-from tuneful.encoding.template import TEMPLATE_FILE
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.evaluation.answers import answer_keys_of
 from tuneful.files import write_json, write_rows
@@ -289,12 +288,13 @@ def load_judge_model(folder: str, config: Config, notify: Callable[[str], None])
 
     Its prompts are rendered by the template that the folder names, else by its tokenizer's chat template, else by the default.
     """
-    from tuneful.infer.session import LoadedModel, with_saved_template
-    from tuneful.model.load import fingerprint, load_model
+    from tuneful.infer.session import LoadedModel, load_to_answer
+    from tuneful.model.load import fingerprint
+    from tuneful.model.saved_template import template_file, with_saved_template
 
     own = with_saved_template(model_config(config, folder))
-    pretrained = load_model(folder, notify)
-    if pretrained.tokenizer.chat_template and not (pretrained.folder / TEMPLATE_FILE).is_file():
+    pretrained = load_to_answer(own, notify)
+    if pretrained.tokenizer.chat_template and template_file(folder) is None:
         own = own.model_copy(update={"template": own.template.model_copy(update={"name": TOKENIZER_TEMPLATE})})
     loaded = LoadedModel.of(pretrained, own, notify)
 

@@ -38,7 +38,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder; ModelError where it is none."""
     file = folder / "config.json"
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds a LoRA adapter, not a model: merge it into its base model first")
+        raise ModelError(
+            f"{folder} holds both an adapter (adapter_config.json) and a model: move one of them to a folder of its own"
+        )
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json: a model folder holds one, *.safetensors and a tokenizer")
     return _document(file)

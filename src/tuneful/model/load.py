@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from tuneful.errors import ExportError, ModelError
 from tuneful.files import hash_into
+from tuneful.model.adapter import read_adapter
 from tuneful.model.builtin import BUILTIN, builtin_folder
 from tuneful.model.checks import (
     Notify,
@@ -48,21 +49,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"]
-HUB_FILES_IGNORED = ["*/*", "consolidated*", "adapter_*"]
+HUB_FILES_IGNORED = ["*/*", "consolidated*"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 
 UNLIMITED = 1 << 30
 """The context of a model that sets no limit."""
 
+_PROBE = (1, 2, 3, 5, 7, 11)
+_OTHER_KINDS_TOLERANCE = 1e-3
+"""Largest difference of a logit, as a share of the largest, that merging an adapter of another kind than LoRA may make."""
+
 
 @dataclass(frozen=True, repr=False)
 class Pretrained:
-    """A model in eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`)."""
+    """A model in eval mode, its fast tokenizer, the `name` the user gave and the `folder` (or `.gguf`).
+
+    Where an `adapter` is there to be put onto it, all but the tokenizer are those of the adapter's base.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     folder: Path
+    adapter: Path | None = None
+
+    @property
+    def begun_with(self) -> Path:
+        """The folder or file of all that is there before training: the adapter's where there is one."""
+        return self.adapter or self.folder
 
     def __repr__(self) -> str:
         return f"Pretrained({self.name!r}, {type(self.model).__name__}, {self.model.num_parameters() / 1e6:,.1f} M parameters)"
@@ -80,7 +94,9 @@ def load_from(path: Path, name: str, notify: Notify = ignore, dtype: torch.dtype
     """The same for a model that was found already: `path` is what `resolve_model` made of `name`."""
     tokenizer = load_tokenizer(path)
     if is_adapter(path):
-        return Pretrained(_adapter_model(path, notify, dtype), tokenizer, name, path)
+        merged = _adapter_model(path, notify, dtype)
+        check_vocabulary(merged, tokenizer, path)
+        return Pretrained(merged, tokenizer, name, path)
     notify(f"loading {name}")
     load = partial(folder_model, dtype=dtype)
     model = cached_gguf_model(path, load, notify) if path.is_file() else load(path)
@@ -104,7 +120,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         read_config(folder)
         check_text_files(folder)
     elif not has_tokenizer:
-        return load_tokenizer(resolve_model(adapter_base(folder).name))
+        return load_tokenizer(_found_base(folder))
     if not has_tokenizer:
         raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base) there")
     from transformers import AutoTokenizer
@@ -129,7 +145,7 @@ def fingerprint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     if is_adapter(folder):
-        digest.update(fingerprint(resolve_model(adapter_base(folder).name)).encode())
+        digest.update(fingerprint(_found_base(folder)).encode())
     config = folder / (ADAPTER if is_adapter(folder) else "config.json")
     files = [folder] if folder.is_file() else [config, *sorted(folder.glob("*.safetensors"))]
     for file in files:
@@ -244,21 +260,61 @@ def base_for_peft(pretrained: Pretrained) -> str:
     return hub_id(pretrained.name) or str(pretrained.folder)
 
 
-def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> PreTrainedModel:
-    """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together."""
-    from tuneful.model.lora import merge_adapter
-
-    base = adapter_base(folder)
-    pretrained = load_model(base.name, notify, dtype)
-    if base.sha256 and fingerprint(pretrained.folder) != base.sha256:
+def base_path(folder: Path, notify: Notify = ignore) -> Path:
+    """Where the base of the adapter in `folder` lies. ModelError where it is not there, or not the one that was trained on."""
+    base, path = adapter_base(folder), _found_base(folder, notify)
+    if base.sha256 and fingerprint(path) != base.sha256:
         raise ModelError(
             f"{folder}: its base {base.name} is not the model that it was trained on; give that one's place"
         )
-    notify(f"merging {folder} into {base.name}")
+    return path
+
+
+def _found_base(folder: Path, notify: Notify = ignore) -> Path:
     try:
-        return merge_adapter(pretrained.model, folder, ())[0]
+        return resolve_model(adapter_base(folder).name, notify)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder}: an adapter, and its base is not here: {error}. Write the name or folder of the base into "
+            f"{folder / ADAPTER} (base_model_name_or_path)"
+        ) from error
+
+
+def load_base(folder: Path, notify: Notify = ignore, dtype: torch.dtype | None = None) -> Pretrained:
+    """The base of the adapter in `folder`, for the adapter to be put onto it, with the adapter's tokenizer. Raises ModelError."""
+    base = load_from(base_path(folder, notify), adapter_base(folder).name, notify, dtype)
+    return replace(base, tokenizer=load_tokenizer(folder), adapter=folder)
+
+
+def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together.
+
+    In another `dtype` than float32 it is loaded in that, where each merged weight follows from one of the base's files.
+    """
+    from tuneful.model.lora import MERGE_TOLERANCE, merge_adapter, merge_rounded
+
+    adapter, path, name = read_adapter(folder), base_path(folder, notify), adapter_base(folder).name
+    is_low = dtype is not None and dtype.itemsize < 4
+    try:
+        if is_low and adapter.leaves_its_base and not is_adapter(path):
+            base = load_from(path, name, notify, dtype).model
+            notify(f"merging {folder} into {name}")
+            source = unpacked_folder(path) if path.is_file() else path
+            if (merged := merge_rounded(base, folder, source)) is not None:
+                return merged
+            del base
+        base = load_from(path, name, notify).model
+        notify(f"merging {folder} into {name}")
+        of_other_kind = adapter.kind != "LORA"
+        prompts, tolerance = ([_PROBE], _OTHER_KINDS_TOLERANCE) if of_other_kind else ([], MERGE_TOLERANCE)
+        merged = merge_adapter(base, folder, prompts, tolerance)[0]
     except ExportError as error:
         raise ModelError(str(error)) from error
+    if dtype is not None:
+        from tuneful.model.precision import cast_parameters
+
+        cast_parameters(merged, dtype)
+    return merged
 
 
 # Folders
@@ -277,7 +333,7 @@ def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMo
 
     from tuneful.model.precision import copy_parameters, parameters_made_in
 
-    stored = None if dtype in (None, torch.float32) else _stored_dtype(folder)
+    stored = None if dtype is None else _stored_dtype(folder)
     with quiet(), parameters_made_in(stored):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(

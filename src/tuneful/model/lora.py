@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
+from tuneful.model.adapter import Adapter, read_adapter
 from tuneful.model.logits import largest_difference, prompt_logits
+from tuneful.model.merge import merge_layers
 from tuneful.model.names import hub_id
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
     """
     import peft
 
-    targets = _targets(model, config)
+    targets = target_modules(model, config)
     modules = dict(model.named_modules())
     transposed = any(isinstance(modules[name], Conv1D) for name in modules if name.rpartition(".")[2] in targets)
     num_layers = model.config.get_text_config().num_hidden_layers
@@ -84,36 +87,103 @@ def save_adapter(adapter: Any, folder: Path, base_name: str) -> None:
 
 
 def merge_adapter(
-    base: PreTrainedModel, folder: Path, prompts: Sequence[Sequence[int]]
+    base: PreTrainedModel, folder: Path, prompts: Sequence[Sequence[int]], tolerance: float = MERGE_TOLERANCE
 ) -> tuple[PreTrainedModel, float]:
     """`base` (float32, as it came) with the adapter of `folder` merged into it; and what merging changed.
 
     The second is the largest difference of a logit over `prompts`, as a share of the largest logit. Raises ExportError
-    where it is above MERGE_TOLERANCE, or where the folder does not fit the base.
+    where it is above `tolerance`, or where the folder does not fit the base.
     """
-    import peft
-
-    with _without_notes():
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        try:
-            adapter = peft.PeftModel.from_pretrained(base, str(folder))
-        except Exception as error:  # whatever peft raises, the folder is not what was trained
-            raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
-    adapter.eval()
+    adapter = _attached(base, folder)
     unmerged = [prompt_logits(base, prompt) for prompt in prompts]
-    merged: PreTrainedModel = adapter.merge_and_unload(safe_merge=True)
+    _separate_ends(base)
+    try:
+        merged: PreTrainedModel = adapter.merge_and_unload(safe_merge=True)
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        raise ExportError(f"{folder}: peft cannot merge this adapter into its base: {error}") from error
+    _settle(merged)
     differences = [
         largest_difference(prompt_logits(merged, prompt), logits)
         for prompt, logits in zip(prompts, unmerged, strict=True)
     ]
     largest = max((difference / scale for difference, scale in differences), default=0.0)
-    if not largest <= MERGE_TOLERANCE:
+    if not largest <= tolerance:
         raise ExportError(
             f"{folder}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest one"
         )
+    return merged, largest
+
+
+def merge_rounded(base: PreTrainedModel, folder: Path, source: Path | None) -> PreTrainedModel | None:
+    """`base`, in bfloat16, with the adapter of `folder` merged: each weight in float32, and rounded once, as if all had been.
+
+    `source` is the folder that the base came from, where it holds more than memory does. None where that cannot be read one by
+    one; `base` is spent then. Raises ExportError where the folder does not fit the base.
+    """
+    adapter = _attached(base, folder)
+    _separate_ends(base)
+    if not merge_layers(base, source):
+        return None
+    merged: PreTrainedModel = adapter.unload()
+    _settle(merged)
+    return merged
+
+
+def continue_adapter(model: PreTrainedModel, folder: Path, dropout: float) -> Any:
+    """Put the adapter of `folder` onto `model`, its base, in place, to go on being trained; peft's wrapper of it."""
+    adapter = _attached(model, folder, dropout)
+    adapter.train(model.training)
+    return adapter
+
+
+def _attached(base: PreTrainedModel, folder: Path, dropout: float | None = None) -> Any:
+    """peft's wrapper of `base` with the adapter of `folder`: to be trained under `dropout`, or, without, to answer."""
+    import peft
+
+    with _without_notes():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")
+        try:
+            settings: Any = peft.PeftConfig.from_pretrained(str(folder))
+            settings.inference_mode = dropout is None
+            if dropout is not None:
+                settings.lora_dropout = dropout
+            _fit_vocabulary(base, read_adapter(folder))
+            adapter = peft.PeftModel.from_pretrained(
+                base, str(folder), config=settings, is_trainable=dropout is not None
+            )
+        except Exception as error:  # whatever peft raises, the folder is not what was trained
+            raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
+    return adapter.eval()
+
+
+def _fit_vocabulary(base: PreTrainedModel, adapter: Adapter) -> None:
+    """Give `base` as many rows as an embedding or output head that the adapter brings: tokens were added before training."""
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    names = tuple(name for name, module in base.named_modules() if any(module is end for end in ends))
+    for name, tensor in adapter.tensors.items():
+        path = re.sub(r"(\.base_layer|\.modules_to_save)?\.weight$", "", name).removeprefix("base_model.model.")
+        if path in names and len(tensor.shape) == 2 and tensor.shape[0] != base.get_input_embeddings().weight.shape[0]:
+            base.resize_token_embeddings(tensor.shape[0], mean_resizing=False)
+
+
+def _separate_ends(base: PreTrainedModel) -> None:
+    """An adapter on one of embedding and output head is not merged into the other, where both are one matrix."""
+    ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
+    adapted = [end for end in ends if hasattr(end, "get_base_layer")]
+    layers = [end.get_base_layer() if hasattr(end, "get_base_layer") else end for end in ends]
+    if adapted and len(layers) == 2 and layers[0].weight is layers[1].weight:
+        layers[1].weight = torch.nn.Parameter(layers[1].weight.detach().clone(), requires_grad=False)
+
+
+def _settle(merged: PreTrainedModel) -> None:
+    """A model like any other: all of it can be trained, and its configuration says whether its ends are one matrix."""
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
-    return merged, largest
+    head, embedding = merged.get_output_embeddings(), merged.get_input_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        merged.config.tie_word_embeddings = False
+        merged.config.get_text_config().tie_word_embeddings = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +249,7 @@ def _without_notes() -> Iterator[None]:
         yield
 
 
-def _targets(model: PreTrainedModel, config: LoraConfig) -> set[str]:
+def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
     """The last parts of the names of the layers that get an adapter: `q_proj`, `up_proj`, ..."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     linear, ends = set(), set()

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +31,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 _TOP_PAD_BYTES = 64 << 20
 
 
+_largest_copy: ContextVar[float] = ContextVar("_largest_copy", default=math.inf)
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -39,6 +43,21 @@ def available_bytes(device: torch.device | None = None) -> int:
 
         return int(torch.cuda.mem_get_info(device)[0])
     return max(0, min([psutil.virtual_memory().available, *_left_by_cgroups(), *_left_by_limits()]))
+
+
+def room_for_a_copy(num_bytes: int) -> bool:
+    """Whether a second copy of weights, which only saves time, may be made: in half of what is free, within `small_copies`."""
+    return num_bytes <= min(available_bytes() // 2, _largest_copy.get())
+
+
+@contextlib.contextmanager
+def small_copies() -> Iterator[None]:
+    """Inside, such a copy takes at most 1 GiB: a run answers in no more memory than it trains in, however much is free."""
+    token = _largest_copy.set(1 << 30)
+    try:
+        yield
+    finally:
+        _largest_copy.reset(token)
 
 
 def total_bytes(device: torch.device | None = None) -> int:

@@ -68,6 +68,28 @@ def merged_tensors(model: PreTrainedModel, base: Path | None) -> list[MergedTens
     None where memory holds less than the base was given with and no file of `base` tells the rest. The names are those of the
     model without its adapter.
     """
+    held, owners = _held(model)
+    return _found(held, owners, list(held), base, str(model.base_model_prefix))
+
+
+@torch.no_grad()
+def merge_layers(model: PreTrainedModel, base: Path | None) -> bool:
+    """Merge the adapter of every layer of `model` into its weight, in place: in float32, rounded once to what memory holds.
+
+    False where memory holds less than the base was given with and no file of `base` tells the rest: nothing is changed then. The
+    adapters still stand there, and have to be taken off. Raises ExportError where a sum is not finite.
+    """
+    held, owners = _held(model)
+    tensors = _found(held, owners, list(owners), base, str(model.base_model_prefix))
+    for tensor in tensors or ():
+        assert tensor.layer is not None
+        (merged,) = tensor.pieces()
+        tensor.held.copy_(merged)
+    return tensors is not None
+
+
+def _held(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """All tensors of `model` by their names without an adapter, and the layers of peft's whose weight has one."""
     layers = {path: module for path, module in model.named_modules() if hasattr(module, "lora_A")}
     held, owners = {}, {}
     for name, tensor in model.state_dict().items():
@@ -80,11 +102,19 @@ def merged_tensors(model: PreTrainedModel, base: Path | None) -> list[MergedTens
             if inside == "base_layer.weight":
                 owners[name] = layers[owner]
         held[name] = tensor
+    return held, owners
+
+
+def _found(
+    held: Mapping[str, torch.Tensor], owners: Mapping[str, Any], names: Sequence[str], base: Path | None, prefix: str
+) -> list[MergedTensor] | None:
+    """The tensors called `names`; None where memory holds less of one than the base was given with, and no file tells more."""
     stored = stored_tensors(base) if base is not None else {}
     found = []
-    for name, tensor in held.items():
+    for name in names:
+        tensor = held[name]
         is_low = tensor.dtype in (torch.bfloat16, torch.float16)
-        more = _stored(name, tensor, held, stored, str(model.base_model_prefix)) if is_low else None
+        more = _stored(name, tensor, held, stored, prefix) if is_low else None
         if is_low and more is None:
             return None
         exact = more is None or getattr(torch, DTYPES[more.dtype]) is tensor.dtype

@@ -54,21 +54,28 @@ class Base:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds an adapter and no model."""
-    return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+    """Whether `folder` holds an adapter and no model; a config.json that some trainers write beside an adapter is no model."""
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    return (folder / ADAPTER).is_file() and not any((folder / name).is_file() for name in weights)
 
 
 def adapter_base(folder: Path) -> Base:
-    """The base of the adapter in `folder`: what Tuneful wrote down with it, else what peft did. ModelError for none."""
-    written = _document(folder / TRAINED_WITH).get("base")
-    if isinstance(written, dict) and isinstance(written.get("name"), str):
-        return Base(_found_from(folder, written["name"]), written.get("sha256"))
-    name = _document(folder / ADAPTER).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
+    """The base of the adapter in `folder`: what Tuneful wrote down with it, or what peft did. ModelError for none.
+
+    Of two names the one counts that leads to something on this machine: a base that was moved is written into peft's file.
+    """
+    written, settings = _document(folder / TRAINED_WITH).get("base"), _document(folder / ADAPTER)
+    ours = written if isinstance(written, dict) and isinstance(written.get("name"), str) else {}
+    names = [
+        name for name in (ours.get("name"), settings.get("base_model_name_or_path")) if isinstance(name, str) and name
+    ]
+    if not names:
         raise ModelError(
             f"{folder / ADAPTER} names no base model (base_model_name_or_path); write its name or folder there"
         )
-    return Base(_found_from(folder, name))
+    found = [_found_from(folder, name) for name in names]
+    here = (name for name in found if name == BUILTIN or Path(name).expanduser().exists())
+    return Base(next(here, found[0]), ours.get("sha256"))
 
 
 def save_trained_with(folder: Path, template: str, base: Base) -> None:

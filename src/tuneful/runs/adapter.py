@@ -26,7 +26,7 @@ from tuneful.export.huggingface import (
 from tuneful.export.merged import save_merged
 from tuneful.model.forward import own_attention
 from tuneful.model.gguf_cache import unpacked_folder
-from tuneful.model.load import base_for_peft, load_model
+from tuneful.model.load import base_for_peft, fingerprint, load_from, load_model
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.lora import MERGE_TOLERANCE, merge_adapter, save_adapter
 from tuneful.model.memory import give_back_freed_memory
@@ -46,7 +46,9 @@ def save_with_adapter(run: RunState, shipped: Shipped, prompts: Sequence[Sequenc
     save_adapter(run.method.adapter, folder.adapter, base_for_peft(run.pretrained))
     card = describe_model(run)
     complete_adapter(folder.adapter, shipped, replace(card, is_adapter=True))
-    save_trained_with(folder.adapter, run.encoder.text.template.name, Base(base_name, run.model_sha256))
+    save_trained_with(
+        folder.adapter, run.encoder.text.template.name, Base(base_name, fingerprint(run.pretrained.folder))
+    )
     is_merged, is_written = folder.trained == folder.model, True
     if is_merged:
         is_written = run.config.train.method == "lora" and save_merged(
@@ -76,7 +78,7 @@ def _base_folder(run: RunState) -> Path | None:
 
 def _merged_whole(run: RunState) -> PreTrainedModel:
     """The base, read again in float32, with the saved adapter merged; of one in 4 bits the values that it was trained on."""
-    base = load_model(run.config.model.name_or_path).model.to(run.device)
+    base = load_from(run.pretrained.folder, run.pretrained.name).model.to(run.device)
     if run.config.train.method == "qlora":
         round_to_4_bits(base, run.device)
     return merge_adapter(base, run.folder.adapter, ())[0]

@@ -25,14 +25,14 @@ from tuneful.evaluation.forgetting import score_passages, write_samples
 from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
-from tuneful.model.memory import give_back_freed_memory, total_bytes
+from tuneful.model.memory import small_copies, total_bytes
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.fits import BYTES_WHILE_MERGED
 from tuneful.runs.phases import after_training, in_words, saving_seconds, seconds_of
 from tuneful.runs.schema import Step
 from tuneful.runs.setup import Engine, RunState
-from tuneful.runs.training import sample
+from tuneful.runs.training import finish_training, sample
 from tuneful.train.loop import Training, mean_loss
 from tuneful.types import Example
 
@@ -44,7 +44,8 @@ class Estimate:
     """What is estimated. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now.
 
     `phase_seconds` are all phases by their names in environment.json, where `training` holds its evaluations.
-    `phase_memory_bytes` are the peaks of loading (with the self-check), training (at the longest step) and saving.
+    `phase_memory_bytes` are the peaks of loading (with the self-check), of the answers before training, of training (at the
+    longest step) and of saving.
     """
 
     num_steps: int
@@ -82,26 +83,32 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     config, train = run.config.train, run.dataset.train.examples
     memory = {"loading": _most_bytes_so_far(run)}
     _forget_most_bytes()
+    with small_copies():  # as a run answers
+        before = _phases_before(run, engine)
+    memory |= {"answers": _most_bytes_so_far(run)} if before.get("answers_base") else {}
+    _forget_most_bytes()
     lengths = np.array([len(example) for example in train])
     trained = np.array([int((example.weights > 0).sum()) for example in train])
     visits = _visits(len(train), config)
     steps = np.add.reduceat(lengths[visits], np.arange(0, len(visits), config.batch_size))
     longest, middling = int(steps.argmax()), int(np.argsort(steps)[len(steps) // 2])
-    taken = [
-        _take(run, engine, [train[index] for index in visits[at * config.batch_size : (at + 1) * config.batch_size]])
-        for at in (longest, middling)
-    ]
     training = _training(run, engine, train)
     schedule = training.schedule
     num_evaluations, num_samples = len(schedule.steps()), sum(map(schedule.has_sample, schedule.steps()))
     evaluation, a_sample = _seconds_of_an_evaluation(run, engine), seconds_of(lambda: sample(run, 0))
+    is_measured_between = any(0 < step < schedule.num_steps for step in schedule.steps())
+    if config.keep == "best" and len(run.dataset.validation) and is_measured_between:
+        engine.optimizer.keep_weights()  # as the training does once it has evaluated
+    taken = [
+        _take(run, engine, [train[index] for index in visits[at * config.batch_size : (at + 1) * config.batch_size]])
+        for at in (longest, middling)
+    ]
     training_seconds = taken[1].step_seconds * int(steps.sum()) / taken[1].record_tokens
     evaluation_seconds = num_evaluations * evaluation + num_samples * a_sample
     model_bytes, checkpoint_bytes = disk_bytes(run.model, engine.optimizer, run.config, run.dataset)
-    before = _phases_before(run, engine)
+    memory["training"] = _most_bytes_so_far(run)
     saving = saving_seconds(run.config, model_bytes, run.loading_seconds, run.folder.path)
     num_questions, judging = _judging(run)
-    memory["training"] = _peak_memory(run, engine)
     memory["saving"] = _memory_of_saving(run, engine)
     in_training = training_seconds + evaluation_seconds
     phases = {**before, "training": in_training, **after_training(before, saving)}
@@ -252,24 +259,16 @@ def _forget_most_bytes() -> None:
 
 
 def _memory_of_saving(run: RunState, engine: Engine) -> int:
-    """Bytes while the trained model is saved and compared: what stays once activations are given back, and what comes to it."""
+    """Bytes while the trained model is saved and compared: what stays once optimizer and activations are gone, and what comes to
+    it. The training is done after this."""
     if run.device.type == "cuda":
         return int(torch.cuda.memory_allocated(run.device))
-    give_back_freed_memory()
+    finish_training(engine)
     settled = int(psutil.Process().memory_info().rss)
     if run.method.adapter is not None:
         layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
         widest = max((int(weight.numel()) for weight in layers), default=0)
         return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
-    itemsize: int = 2 if run.config.model.save_dtype == "bfloat16" else 4
-    return settled + itemsize * sum(int(parameter.numel()) for parameter in run.model.parameters())
-
-
-def _peak_memory(run: RunState, engine: Engine) -> int:
-    """Bytes at the longest step, an evaluation or a sample, whichever took most.
-
-    The weights of the best evaluation come on top; no evaluation was remembered yet.
-    """
-    kept = sum(weights.numel() * weights.element_size() for weights in engine.optimizer.weights().values())
-    kept = kept if run.config.train.keep == "best" and len(run.dataset.validation) else 0
-    return _most_bytes_so_far(run) + (0 if run.device.type == "cuda" else kept)
+    # What was saved is read again, and laid out as the weights in memory are.
+    reloaded: int = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
+    return settled + reloaded

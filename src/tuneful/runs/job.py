@@ -1,6 +1,8 @@
 """The order of the phases: what `tuneful run`, `tuneful train` and `--dry-run` do, from the request to the report.
 
-    set_up  prepare_engine  measure("base")  train  save  measure("tuned")  compare  report          setup, measure, training
+    set_up  prepare_engine  measure("base")  train  finish_training  save  measure("tuned")  compare  report
+
+They stand in setup, measure and training.
 
 A job owns one run folder. Every phase writes what it found before the next begins, and a job on the folder of an unfinished
 run takes what it finds there: answers as they were given, the training from its newest whole checkpoint, the model where it
@@ -29,7 +31,7 @@ from tuneful.runs.measure import compare, measure
 from tuneful.runs.phases import in_words
 from tuneful.runs.schema import Comparison, GateOutcome
 from tuneful.runs.setup import RunState, prepare_engine, set_up, write_environment
-from tuneful.runs.training import save, train
+from tuneful.runs.training import finish_training, save, train
 from tuneful.signals import Interrupted, receiving_signals
 from tuneful.train.distributed import joined_group
 
@@ -68,6 +70,7 @@ def run_job(
         has_test = verb == "run" and len(run.dataset.test) > 0
         base = measure(run, engine, "base") if has_test else None
         train(run, engine)
+        finish_training(engine)
         save(run, engine)
         if base is None:
             return _finish(run)

@@ -6,8 +6,8 @@ Every result is a file of the run folder, written whole, and a run that goes on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.file import Journal, answer_rows, request_sha256
 from tuneful.judge.run import judge_run
 from tuneful.model.lora import without_adapter
+from tuneful.model.memory import small_copies
 from tuneful.runs.schema import (
     AnswerRow,
     AnswerScores,
@@ -228,6 +229,9 @@ def _journal(run: RunState, name: str) -> AbstractContextManager[Journal | None]
     return Journal(folder / part, request, replace=True)
 
 
-def _answering_as(run: RunState, name: str) -> AbstractContextManager[None]:
+@contextmanager
+def _answering_as(run: RunState, name: str) -> Iterator[None]:
     """Inside, the model answers as the `base` that it came as, without its adapter; or as the `tuned` one."""
-    return without_adapter(run.method.adapter if name == "base" else None)
+    as_it_came = run.pretrained.adapter is not None  # with an adapter, which is trained only after this
+    with small_copies(), without_adapter(run.method.adapter if name == "base" and not as_it_came else None):
+        yield

@@ -6,19 +6,26 @@ Stands between the job and `model/`: it puts the parts of `train.method` togethe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tuneful.config import METHOD_DEFAULTS, METHOD_SOURCES, Config
 from tuneful.encoding.replay import Replay
+from tuneful.errors import ConfigError, ExportError, ModelError
+from tuneful.model.adapter import Adapter, check_continued, read_adapter
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
-from tuneful.model.lora import add_adapter
+from tuneful.model.lora import add_adapter, continue_adapter, target_modules
 from tuneful.model.quantize import quantize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_WAYS = (
+    "that adapter goes on being trained as it is: leave the setting out, or set lora.create_new_adapter=true, which merges it "
+    "and trains a new one"
+)
 _TOO_HIGH, _TOO_LOW = 100, 1e-4
 """Times the default of the method, beyond which a learning rate is asked about."""
 
@@ -33,17 +40,42 @@ class Method:
     frozen: str = ""
 
 
-def begin_method(model: PreTrainedModel, config: Config, device: torch.device) -> Method:
+def continued_settings(config: Config, adapter: Adapter) -> Config:
+    """`config` with the section `lora` as `adapter`, which goes on being trained, was made.
+
+    Raises ConfigError where it cannot go on, or where a setting asks for another one.
+    """
+    check_continued(adapter)
+    own, asked = adapter.lora_settings, config.lora
+    for key, value in own.items():
+        wanted = getattr(asked, key)
+        if key in asked.model_fields_set - {"target_modules", "dropout"} and wanted != value:
+            raise ConfigError(f"`lora.{key}`: {wanted!r}, but {adapter.folder} has {value!r}, and {_WAYS}")
+    if any(layer < config.train.freeze_layers for layer in adapter.layers):
+        raise ConfigError(
+            f"`train.freeze_layers`: {config.train.freeze_layers}, but {adapter.folder} stands beside layer "
+            f"{min(adapter.layers)}, and {_WAYS}"
+        )
+    kept = own | {"dropout": asked.dropout} if "dropout" in asked.model_fields_set else own
+    if "target_modules" in asked.model_fields_set:
+        kept = kept | {"target_modules": asked.target_modules}  # what it comes to is known once the model is there
+    return config.model_copy(update={"lora": asked.model_copy(update=kept)})
+
+
+def begin_method(model: PreTrainedModel, config: Config, device: torch.device, continued: Path | None = None) -> Method:
     """Make `model` trainable by the method of `config`, in place, and put it on `device`.
 
-    Raises ConfigError where the model has not what the settings name.
+    `continued` is the folder of an adapter that goes on being trained. Raises ConfigError where the model has not what the
+    settings name, and ModelError where the adapter does not fit it.
     """
     train = config.train
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     adapter, frozen = None, ""
     if train.method == "qlora":
         quantize(model, device)
-    if train.method != "full":
+    if continued is not None:
+        adapter = _continued(model, config, continued)
+    elif train.method != "full":
         torch.manual_seed(train.seed)
         adapter = add_adapter(model, config.lora, first_layer=train.freeze_layers)
     elif train.freeze_layers:
@@ -53,6 +85,18 @@ def begin_method(model: PreTrainedModel, config: Config, device: torch.device) -
     model.to(device)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Method(num_parameters, trainable, adapter, frozen)
+
+
+def _continued(model: PreTrainedModel, config: Config, folder: Path) -> Any:
+    own, wanted = set(read_adapter(folder).lora_settings["target_modules"]), target_modules(model, config.lora)
+    if own != wanted:
+        raise ConfigError(
+            f"`lora.target_modules`: {', '.join(sorted(wanted))}, but {folder} has {', '.join(sorted(own))}, and {_WAYS}"
+        )
+    try:
+        return continue_adapter(model, folder, config.lora.dropout)
+    except ExportError as error:
+        raise ModelError(str(error)) from error
 
 
 def method_in_words(method: Method, config: Config) -> str:

@@ -30,17 +30,28 @@ from tuneful.evaluation.forgetting import GeneralText, read_general
 from tuneful.evaluation.gate import Condition, check_measurable, parse_gate
 from tuneful.files import cache_root
 from tuneful.judge.run import check_judge_is_there
-from tuneful.model.load import Pretrained, context_length, fingerprint, load_from, resolve_model
-from tuneful.model.memory import keep_freed_memory
+from tuneful.model.adapter import read_adapter
+from tuneful.model.load import Pretrained, base_path, context_length, fingerprint, load_base, load_from, resolve_model
+from tuneful.model.memory import give_back_freed_memory, keep_freed_memory
+from tuneful.model.names import is_adapter
 from tuneful.model.native import describe as describe_kernels
 from tuneful.model.native import kernels
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.model.quantize import check_4_bits, compute_in
+from tuneful.model.saved_template import with_saved_template
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import describe_machine
 from tuneful.runs.fits import check_fits
 from tuneful.runs.folder import RunDir, new_run_path
-from tuneful.runs.method import Method, begin_method, doubtful_rate, method_in_words, rates_in_words, replay_in_words
+from tuneful.runs.method import (
+    Method,
+    begin_method,
+    continued_settings,
+    doubtful_rate,
+    method_in_words,
+    rates_in_words,
+    replay_in_words,
+)
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_resume, training_identity
 from tuneful.runs.schema import (
@@ -100,6 +111,11 @@ class RunState:
         """The model that is trained, or was."""
         return self.pretrained.model
 
+    @property
+    def given_name(self) -> str:
+        """What the run was begun with, as the user called it: the adapter that goes on being trained, or the model."""
+        return str(self.pretrained.adapter or self.pretrained.name)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """The time within the block counts as that of the phase `name`."""
@@ -154,17 +170,18 @@ def set_up(
     with _released_on_error(folder):
         begun_loading = time.perf_counter()
         dtype = _compute_dtype(config, folder, device, group)
-        pretrained = _load(config, dtype, device, group, terminal)
+        config = with_saved_template(config)
+        config, pretrained = _load(config, dtype, device, group, terminal)
         loading_seconds = time.perf_counter() - begun_loading
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
-        method = begin_method(pretrained.model, config, device)
+        method = begin_method(pretrained.model, config, device, pretrained.adapter)
         config = _within_context(config, pretrained.model, terminal)
         encoder = load_encoder(pretrained.tokenizer, config)
         dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")
         replay = _read_replay(config, encoder, dataset)
         _check_sides(verb, config, conditions, dataset)
-        model_sha256 = fingerprint(pretrained.folder)
+        model_sha256 = fingerprint(pretrained.begun_with)
         identity = training_identity(config, dataset, replay, model_sha256)
         started, phase_seconds = begin_or_resume(folder, data, verb, config, identity, allow_changed, terminal)
         folder.write_config(config)
@@ -216,6 +233,7 @@ def prepare_engine(run: RunState) -> Engine:
     if run.group.is_main and not run.folder.has_model:
         make_sure_of_room(run.folder, run.config, run.model, engine.optimizer, run.dataset, run.terminal)
     write_environment(run)
+    give_back_freed_memory()  # the self-check took much
     return engine
 
 
@@ -234,7 +252,7 @@ def write_environment(run: RunState, *, finished: bool = False) -> str | None:
             layout=choices.layout.name,
             layout_reason=choices.layout.reason,
             layout_note=choices.layout.note,
-            model=TrainedModel(run.pretrained.name, method.num_parameters, method.num_trainable, run.model_sha256),
+            model=TrainedModel(run.given_name, method.num_parameters, method.num_trainable, run.model_sha256),
             started=run.started.isoformat(timespec="seconds"),
             finished=now,
             phase_seconds={name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
@@ -321,22 +339,33 @@ def _compute_dtype(config: Config, folder: RunDir, device: torch.device, group: 
 
 def _load(
     config: Config, dtype: torch.dtype, device: torch.device, group: ProcessGroup, terminal: Terminal
-) -> Pretrained:
+) -> tuple[Config, Pretrained]:
     """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers.
 
-    A base that stays as it is under an adapter is loaded in the compute dtype: float32 numbers of it are never held.
+    A base that stays as it is under an adapter is loaded in the compute dtype: float32 numbers of it are never held. Of an
+    adapter that goes on being trained it is the base that is loaded, and `config` says what the adapter is.
     """
     name = config.model.name_or_path
-    held = dtype if config.train.method == "lora" and dtype is torch.bfloat16 else None
+    held = dtype if config.train.method == "lora" else torch.float32
 
-    def load() -> Pretrained:
-        path = resolve_model(name, terminal.say)
+    def load() -> tuple[Config, Pretrained]:
+        path, own = resolve_model(name, terminal.say), config
+        continues = is_adapter(path) and config.train.method != "full" and not config.lora.create_new_adapter
+        if continues:
+            own = continued_settings(config, read_adapter(path))
         if group.size == 1:  # of several, each may hold a part
-            check_fits(path, name, config, device)
-        return load_from(path, name, terminal.say, held)
+            check_fits(_weights_of(path, terminal), name, own, device)
+        return own, (load_base(path, terminal.say, held) if continues else load_from(path, name, terminal.say, held))
 
-    pretrained: Pretrained = on_main_first(group, load)
-    return pretrained
+    found: tuple[Config, Pretrained] = on_main_first(group, load)
+    return found
+
+
+def _weights_of(path: Path, terminal: Terminal) -> Path:
+    """The folder or file that holds the weights of `path`: of an adapter, its base."""
+    while is_adapter(path):
+        path = base_path(path, terminal.say)
+    return path
 
 
 def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:
@@ -395,7 +424,7 @@ def _show_model(run: RunState, choices: Choices, strategy: str) -> None:
     run.terminal.heading("Model")
     run.terminal.facts(
         {
-            "model": f"{run.pretrained.name}, {run.method.num_parameters / 1e6:,.1f} M parameters",
+            "model": f"{run.given_name}, {run.method.num_parameters / 1e6:,.1f} M parameters",
             "method": method_in_words(run.method, run.config),
             "compute dtype": f"{choices.dtype} on {run.device}; master weights float32",
             **({"kernels": describe_kernels()} if run.device.type == "cpu" else {}),

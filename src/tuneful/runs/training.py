@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import torch
 from transformers import PreTrainedModel
 
 from tuneful.encoding.template import save_template_name
 from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
-from tuneful.model.memory import give_back_freed_memory
+from tuneful.model.memory import give_back_freed_memory, small_copies
 from tuneful.model.precision import cast_parameters
 from tuneful.numbers import rough_duration
 from tuneful.runs.adapter import save_with_adapter
@@ -84,13 +85,18 @@ def train(run: RunState, engine: Engine) -> None:
     run.folder.note_finished("training.json", "records.jsonl", "metrics.jsonl")
 
 
+def finish_training(engine: Engine) -> None:
+    """The model has its trained weights in float32; the memory of the optimizer and of the activations is the system's again."""
+    engine.optimizer.masters_to_model()
+    engine.optimizer.release()
+    give_back_freed_memory()
+
+
 def save(run: RunState, engine: Engine) -> None:
     """The trained model as a folder, loaded again and compared before this returns.
 
-    The optimizer is done after this; the model goes on in the precision that it was trained in.
+    The model goes on in the precision that it was trained in.
     """
-    engine.optimizer.masters_to_model()
-    give_back_freed_memory()
     saved_before, is_adapter = run.group.broadcast(run.folder.has_model), run.method.adapter is not None
     if not saved_before:
         with run.phase("saving"), run.signals.waiting():
@@ -104,7 +110,11 @@ def save(run: RunState, engine: Engine) -> None:
     elif not is_adapter and (
         saved_before or run.config.model.save_dtype != "float32"
     ):  # what is measured is what was saved
-        load_full_state_dict(run.model, load_model(str(run.folder.trained)).model.state_dict())
+        if not run.group.sharded:
+            cast_parameters(run.model, engine.dtype)
+            give_back_freed_memory()
+        dtype = None if run.group.sharded or engine.dtype is torch.float32 else engine.dtype
+        load_full_state_dict(run.model, load_model(str(run.folder.trained), dtype=dtype).model.state_dict())
     if not run.group.sharded:
         cast_parameters(run.model, engine.dtype)
     give_back_freed_memory()
@@ -113,7 +123,7 @@ def save(run: RunState, engine: Engine) -> None:
 def sample(run: RunState, step: int) -> Answer:
     """The model's answer to one record, as evaluations show it."""
     source = next(subset for subset in (run.dataset.validation, run.dataset.train) if len(subset))
-    with run.signals.waiting(run.group.size > 1):
+    with small_copies(), run.signals.waiting(run.group.size > 1):
         return answer(run.model, run.encoder, source.conversations[:1], run.config.generate, seed=step)[0]
 
 

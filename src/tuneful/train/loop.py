@@ -26,11 +26,14 @@ from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.finite import check_losses, culprits, not_finite, validation_not_finite
 from tuneful.train.layout import cut_micro_batches, own_micro_batches
 from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
-from tuneful.train.memory import fitted, out_of_memory_says
+from tuneful.train.memory import MIN_TOKENS, fitted, out_of_memory_says
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.train.progress import LossTracker
 from tuneful.train.schedule import Schedule, schedule_of
 from tuneful.types import Answer, Example
+
+_EVALUATED_BYTES = 1 << 28
+"""What the logits of a micro-batch that is only evaluated may take, were all its tokens targets."""
 
 _SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
 """A spike stands six standard deviations above the mean of the last 64 steps (at least a quarter of them), and by half."""
@@ -245,6 +248,7 @@ def mean_loss(
     """
     if not examples:
         return None
+    layout = _evaluated_in(layout, model)
     batches = own_micro_batches(examples, layout, group)
     losses = _without_gradients(model, (batch for batch, _ in batches), layout, should_stop)
     total = 0.0
@@ -265,6 +269,7 @@ def record_nll(
     finite."""
     examples = list(examples)  # told apart by identity: a sequence on disk makes another object at each asking
     nll: dict[int, float] = {}
+    layout = _evaluated_in(layout, model)
     batches = cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else iter(())
     for batch, found in _without_gradients(model, batches, layout, should_stop):
         own = found.record_nll()
@@ -276,6 +281,13 @@ def record_nll(
 def total_weight(examples: Sequence[Example]) -> float:
     """The summed target weight of `examples`: what a summed loss is divided by, once."""
     return float(sum(example.weights.sum(dtype="float64") for example in examples))
+
+
+def _evaluated_in(layout: Layout, model: PreTrainedModel) -> Layout:
+    """`layout` with micro-batches whose logits stay small where every token may be a target: an evaluation is to take less memory
+    than a step, and is not faster in larger ones."""
+    a_token = model.config.get_text_config().vocab_size * model.dtype.itemsize
+    return replace(layout, max_tokens=min(layout.max_tokens, max(MIN_TOKENS, _EVALUATED_BYTES // a_token)))
 
 
 def _without_gradients(

@@ -164,6 +164,12 @@ class AdamW:
         for parameter, original in self._frozen:
             parameter.data = original
 
+    def release(self) -> None:
+        """Let go of masters, moments, gradients and kept weights: what comes after the training has their memory."""
+        self.forget_gradients()
+        self._tensors, self._frozen = [], []
+        self._update = make_update([], self._config, self._low_precision)
+
     def _set_master(self, tensor: Trained, weights: torch.Tensor) -> None:
         tensor.master.copy_(weights)
         if self._low_precision:
