@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
 WORKERS ?= 2
 
-.PHONY: demo test check bench-train bench-generate browser clean
+.PHONY: demo test check bench-train bench-lora bench-generate bench-peers browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -25,11 +25,12 @@ check: $(TEST_STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench-train: $(TEST_STAMP)
-	@$(BIN)/python benchmarks/train.py
+# make bench-lora BENCH="--quick --model tiny"
+bench-train bench-lora bench-generate: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/$(@:bench-%=%).py $(BENCH)
 
-bench-generate: $(TEST_STAMP)
-	@$(BIN)/python benchmarks/generate.py
+bench-peers: $(TEST_STAMP)
+	@cd benchmarks && ../$(BIN)/python -m train_peers.systems
 
 $(VENV)/bin/python:
 	@echo "==> making $(VENV)"
