@@ -69,6 +69,15 @@ def versions(python: Path) -> dict[str, str]:
     return found
 
 
+def processor_seconds(process: int) -> float:
+    """Processor time that a process has spent so far, 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def busy_seconds() -> float:
     """Processor time that all processes of the machine have spent so far, 0 where the system does not say."""
     try:

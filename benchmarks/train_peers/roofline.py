@@ -99,8 +99,11 @@ class Shape:
     def operations(self, rows: int, target_rows: int, rank: int) -> int:
         """Operations of the matrices in a step of so many rows, forward and backward; a multiply-add is two."""
         every, rest = self._layer_operations(rank)
-        first = 2 * (self.key_value_parameters + self.d_model * self.d_attention) if rank else 0
-        layers = self.num_layers * rows * every + ((self.num_layers - 1) * rows + target_rows) * rest - rows * first
+        layers = self.num_layers * rows * every + ((self.num_layers - 1) * rows + target_rows) * rest
+        if rank:  # nothing below query, key and value of the first layer is trained
+            querying = rows if self.num_layers > 1 else target_rows
+            keys_values, queries = self.key_value_parameters, self.d_model * self.d_attention
+            layers -= 2 * (rows * (keys_values + 2 * rank * self.d_model) + querying * (queries + rank * self.d_model))
         return layers + (4 if rank else 6) * target_rows * self.head_parameters
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from train_peers import machine
 from train_peers.worker import Method
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 WORKSHOP = BENCHMARKS.parent / ".bench"
 ENVIRONMENTS = Path(os.environ.get("TUNEFUL_BENCH_ENVIRONMENTS", WORKSHOP))
 """Where `venv-trl` and the other peers' environments are, or are made on first use."""
+
+
+MAX_SILENCE_SECONDS = 900
+"""A system that compiles itself may take minutes to begin; one that takes longer than this is void."""
 
 
 class NotInstalledError(Exception):
@@ -189,6 +195,9 @@ class Worker:
     def listen(self) -> dict[str, Any]:
         """The worker's next message. Raises WorkerFailedError."""
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], MAX_SILENCE_SECONDS)[0]:
+            self._process.kill()
+            raise WorkerFailedError(f"no answer within {MAX_SILENCE_SECONDS // 60} minutes")
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
@@ -202,11 +211,7 @@ class Worker:
 
     def processor_seconds(self) -> float:
         """Processor time spent so far, to see that a sleeping worker sleeps; 0 where the system does not say."""
-        try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return machine.processor_seconds(self._process.pid)
 
     def resident_bytes(self) -> int:
         """Memory held now; 0 where the system does not say."""
