@@ -1,7 +1,7 @@
 """The systems of `generate.py`, each a process that answers when it is asked to.
 
-A process reads one line, the prompts as token ids; for each further line, `{"batch_size", "setting", "num_prompts"}`, it answers that
-many prompts and replies with the seconds and the token ids, or, where a server tells no more, their numbers.
+A process reads one line, the prompts as token ids; for each further line, `{"batch_size", "setting", "num_prompts"}`, it
+answers that many prompts and replies with the seconds and the token ids, or, where a server tells no more, their numbers.
 """
 
 from __future__ import annotations

@@ -87,9 +87,9 @@ def test_the_roofline_of_an_adapter_counts_no_gradient_of_a_frozen_matrix() -> N
     frozen_kv, frozen_rest, head = 2 * 4 * 2, 2 * 4 * 4 + 3 * 4 * 8, 10 * 4
     adapter_kv, adapter_rest = 2 * 2 * (4 + 2), 2 * (2 * (4 + 4) + 3 * (4 + 8))
     # one layer is the first and the last: every row has keys and values, target rows have the rest; below it nothing is trained
-    below_first = 2 * (frozen_kv + 4 * 4)
+    below_first = 2 * (5 * (frozen_kv + 2 * 2 * 4) + 3 * (4 * 4 + 2 * 4))
     wanted = (
-        5 * (4 * frozen_kv + 6 * adapter_kv) + 3 * (4 * frozen_rest + 6 * adapter_rest) + 3 * 4 * head - 5 * below_first
+        5 * (4 * frozen_kv + 6 * adapter_kv) + 3 * (4 * frozen_rest + 6 * adapter_rest) + 3 * 4 * head - below_first
     )
     assert shape.operations(rows=5, target_rows=3, rank=2) == wanted
     assert shape.adapter_parameters(2) == adapter_kv + adapter_rest
