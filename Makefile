@@ -26,8 +26,14 @@ check: $(TEST_STAMP)
 	@$(BIN)/mypy
 
 # make bench-lora BENCH="--quick --model tiny"
-bench-train bench-lora bench-generate: $(TEST_STAMP)
-	@$(BIN)/python benchmarks/$(@:bench-%=%).py $(BENCH)
+bench-train: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/train.py $(BENCH)
+
+bench-lora: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/lora.py $(BENCH)
+
+bench-generate: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/generate.py $(BENCH)
 
 bench-peers: $(TEST_STAMP)
 	@cd benchmarks && ../$(BIN)/python -m train_peers.systems
