@@ -11,7 +11,7 @@ from typing import Any
 
 from train_peers import machine, works
 from train_peers.adapter import write_adapter
-from train_peers.systems import WORKSHOP, Contender
+from train_peers.systems import ENVIRONMENTS, WORKSHOP, Contender
 from train_peers.worker import Batch, Method, Optimization
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -125,7 +125,7 @@ def find_model(name: str, rows: list[works.Row]) -> Path:
     if name == "qwen2-1.5b":
         from train_peers.random_model import make_random_model
 
-        return make_random_model(WORKSHOP / "model-qwen2-1.5b")
+        return make_random_model(ENVIRONMENTS / "model-qwen2-1.5b")
     if Path(name).is_dir():
         return Path(name).resolve()
     from tuneful.model.load import resolve_model
