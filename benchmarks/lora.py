@@ -6,8 +6,8 @@ LoRA beside all linear layers of a base in bfloat16, measured as `train.py` meas
 same batches of token ids from the same adapter, systems by turns, held against plain transformers and peft in float32 first.
 `tuneful-full` is Tuneful's step of all weights on the same batches: its ratio is the inverse of what an adapter's step costs.
 
-`--model qwen2-1.5b` makes a model of that shape with random weights (3.1 GB beside the environments), `--model PATH` takes any folder in
-Hugging Face's layout or a GGUF file; with 1.5 billion weights `--repeats 4 --steps 2 --systems tuneful,trl` is enough.
+`--model qwen2-1.5b` makes a model of that shape with random weights (3.1 GB beside the environments), `--model PATH` takes any
+folder in Hugging Face's layout or a GGUF file; with 1.5 billion weights `--repeats 4 --steps 2 --systems tuneful,trl` is enough.
 """
 
 from __future__ import annotations
