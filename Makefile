@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
 WORKERS ?= 2
 
-.PHONY: demo test check bench-train bench-generate browser clean
+.PHONY: demo test check bench-train bench-lora bench-generate bench-peers browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -25,11 +25,18 @@ check: $(TEST_STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+# make bench-lora BENCH="--quick --model tiny"
 bench-train: $(TEST_STAMP)
-	@$(BIN)/python benchmarks/train.py
+	@$(BIN)/python benchmarks/train.py $(BENCH)
+
+bench-lora: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/lora.py $(BENCH)
 
 bench-generate: $(TEST_STAMP)
-	@$(BIN)/python benchmarks/generate.py
+	@$(BIN)/python benchmarks/generate.py $(BENCH)
+
+bench-peers: $(TEST_STAMP)
+	@cd benchmarks && ../$(BIN)/python -m train_peers.systems
 
 $(VENV)/bin/python:
 	@echo "==> making $(VENV)"

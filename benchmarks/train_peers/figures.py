@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 
 NUM_RESAMPLES = 10_000
 GIB = 2**30
@@ -35,9 +35,11 @@ class Row:
     void: str | None = None
     tokens_per_second: float = 0.0
     step_seconds: float = 0.0
+    step_quartiles: tuple[float, float] = (0.0, 0.0)
     epoch_seconds: float = 0.0
     peak_bytes: int = 0
     fraction_of_roofline: float = 0.0
+    first_loss: float = math.nan
     first_loss_off: float = math.nan
     ratio: Ratio | None = None
 
@@ -62,35 +64,39 @@ def measured_row(
     rooflines: Rounds,
     steps_per_epoch: float,
     peak_bytes: int,
+    first_loss: float,
     first_loss_off: float,
     reference: Rounds | None,
 ) -> Row:
     """The figures of a system from its step times; `tokens` and `rooflines` hold those of the same steps."""
     round_seconds = [sum(steps) for steps in rounds]
+    low, _, high = quantiles([seconds for steps in rounds for seconds in steps], n=4)
     mean_step = median(fmean(steps) for steps in rounds)
     return Row(
         label=label,
         tokens_per_second=median(sum(t) / s for t, s in zip(tokens, round_seconds, strict=True)),
         step_seconds=median(seconds for steps in rounds for seconds in steps),
+        step_quartiles=(low, high),
         epoch_seconds=mean_step * steps_per_epoch,
         peak_bytes=peak_bytes,
         fraction_of_roofline=median(sum(f) / s for f, s in zip(rooflines, round_seconds, strict=True)),
+        first_loss=first_loss,
         first_loss_off=first_loss_off,
         ratio=paired_ratio(rounds, reference) if reference is not None else None,
     )
 
 
 def table(rows: list[Row], reference: str) -> str:
-    """A Markdown table of at most 100 columns; void rows stand below it."""
+    """A Markdown table; void rows stand below it."""
     head = (
         "system",
         "tokens/s",
-        "s/step",
+        "s/step [quartiles]",
         "s/epoch",
         "peak GiB",
         f"time / {reference} [95 %]",
         "of roofline",
-        "loss off",
+        "loss of step 1 (off)",
     )
     cells = [_cells(row) for row in rows if row.void is None]
     widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
@@ -109,10 +115,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.label,
         f"{row.tokens_per_second:,.0f}",
-        f"{row.step_seconds:.3f}",
+        "{:.3f} [{:.3f}, {:.3f}]".format(row.step_seconds, *row.step_quartiles),
         f"{row.epoch_seconds:,.1f}",
         f"{row.peak_bytes / GIB:.2f}",
         ratio,
         f"{row.fraction_of_roofline:.0%}",
-        f"{row.first_loss_off:.0e}",
+        f"{row.first_loss:.4f} ({row.first_loss_off:.0e})",
     )

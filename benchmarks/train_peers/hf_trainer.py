@@ -1,7 +1,8 @@
 """transformers' `Trainer` as a careful user would set it up: bfloat16 autocast, padded batches, and `logits_to_keep`.
 
 The collator pads; `compute_loss` passes a mask of the positions that predict a target, so the output head runs on
-those rows only, and divides by the number of targets that the Trainer counts over the whole step.
+those rows only, and divides by the number of targets that the Trainer counts over the whole step. With an adapter the base
+is bfloat16, and the word `bf16-adapter` makes the adapter so too, without autocast.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable
+from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable, trainable_model
 from train_peers.worker import IGNORED, open_job, pad
 
 
@@ -51,11 +52,11 @@ def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     job, channel = open_job()
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation="sdpa")
+    model = trainable_model(job)
     stepper = Stepper(channel, {"dtype": "bfloat16"})
     trainer = steppable(TargetRowsTrainer, stepper)(
         model=model,
-        args=TrainingArguments(**arguments(job), bf16=True, remove_unused_columns=False),
+        args=TrainingArguments(**arguments(job), remove_unused_columns=False),
         data_collator=collate,
         train_dataset=rows(job.batches),
         optimizers=(fused_adamw(model, job), None),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +18,8 @@ from train_peers.worker import Batch, Job, open_job, serve
 
 def make_step(model: torch.nn.Module, job: Job) -> Callable[[Batch], float]:
     """One step of AdamW on the summed loss of the records, divided once by the number of targets."""
-    optimizer = torch.optim.AdamW(model.parameters(), **job.optimization.adamw())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, **job.optimization.adamw())
 
     def run_step(batch: Batch) -> float:
         num_targets = sum(record.num_targets for record in batch)
@@ -39,6 +41,8 @@ def make_step(model: torch.nn.Module, job: Job) -> Callable[[Batch], float]:
 def main() -> None:
     job, channel = open_job()
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation="sdpa")
+    if job.adapter:
+        model = PeftModel.from_pretrained(model, job.adapter, is_trainable=True)
     model.train()
     serve(job, channel, make_step(model, job), dtype="float32")
 

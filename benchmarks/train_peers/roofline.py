@@ -10,6 +10,8 @@ Necessary is what any exact method has to do, whatever it is called, counted her
 - **head**: a row of logits for each distinct prefix that predicts a target.
 - **attention**: each such prefix with itself and its ancestors.
 - Forward once, backward twice: 6 floating-point operations a parameter and row, 12 a pair and attention channel.
+- **with an adapter** a frozen matrix takes 4 operations a parameter and row (its own gradient is not needed, and below query, key
+  and value of the first layer none at all), an adapter's matrix 6; the optimizer's bytes are the adapter's.
 - **optimizer**: AdamW reads and writes parameter and both moments (24 bytes a parameter), and because the norm of
   the whole gradient is needed before the first update, the gradient is written and read (4 bytes in bfloat16); a
   bfloat16 copy of the weights is written for the next step (2 bytes).
@@ -71,6 +73,39 @@ class Shape:
     def head_parameters(self) -> int:
         return self.num_tokens * self.d_model
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Trained numbers of an adapter of this rank beside every linear layer but the head."""
+        return self.num_layers * (self._key_value_adapter(rank) + self._row_adapter(rank))
+
+    def optimizer_bytes(self, rank: int) -> int:
+        """What an update moves, of all weights or, with a rank, of the adapter."""
+        return (self.adapter_parameters(rank) if rank else self.num_parameters) * OPTIMIZER_BYTES_PER_PARAMETER
+
+    def _key_value_adapter(self, rank: int) -> int:
+        return rank * 2 * (self.d_model + self.d_keys)
+
+    def _row_adapter(self, rank: int) -> int:
+        return rank * (2 * (self.d_model + self.d_attention) + 3 * (self.d_model + self.d_mlp))
+
+    def _layer_operations(self, rank: int) -> tuple[int, int]:
+        """Operations of one row in one layer: in what every row has to pass, and in the rest."""
+        if not rank:
+            return 6 * self.key_value_parameters, 6 * self.row_parameters
+        return (
+            4 * self.key_value_parameters + 6 * self._key_value_adapter(rank),
+            4 * self.row_parameters + 6 * self._row_adapter(rank),
+        )
+
+    def operations(self, rows: int, target_rows: int, rank: int) -> int:
+        """Operations of the matrices in a step of so many rows, forward and backward; a multiply-add is two."""
+        every, rest = self._layer_operations(rank)
+        layers = self.num_layers * rows * every + ((self.num_layers - 1) * rows + target_rows) * rest
+        if rank:  # nothing below query, key and value of the first layer is trained
+            querying = rows if self.num_layers > 1 else target_rows
+            keys_values, queries = self.key_value_parameters, self.d_model * self.d_attention
+            layers -= 2 * (rows * (keys_values + 2 * rank * self.d_model) + querying * (queries + rank * self.d_model))
+        return layers + (4 if rank else 6) * target_rows * self.head_parameters
+
     @property
     def num_parameters(self) -> int:
         """Trained numbers in all, norms included; a tied head counts once."""
@@ -87,12 +122,10 @@ class Necessary:
     pairs: int
     target_pairs: int
 
-    def flops(self, shape: Shape) -> int:
-        """Floating-point operations, forward and backward; a multiply-add is two."""
-        rows_through_layers = shape.num_layers * self.rows * shape.key_value_parameters
-        rows_through_layers += ((shape.num_layers - 1) * self.rows + self.target_rows) * shape.row_parameters
+    def flops(self, shape: Shape, rank: int = 0) -> int:
+        """Floating-point operations, forward and backward; with a `rank`, of an adapter on a frozen model."""
         pairs = (shape.num_layers - 1) * self.pairs + self.target_pairs
-        return 6 * (rows_through_layers + self.target_rows * shape.head_parameters) + 12 * shape.d_attention * pairs
+        return shape.operations(self.rows, self.target_rows, rank) + 12 * shape.d_attention * pairs
 
 
 def count(batch: Batch) -> Necessary:
@@ -117,7 +150,8 @@ def count(batch: Batch) -> Necessary:
     )
 
 
-def roofline_seconds(batch: Batch, shape: Shape, flops_per_second: float, bytes_per_second: float) -> float:
+def roofline_seconds(
+    batch: Batch, shape: Shape, flops_per_second: float, bytes_per_second: float, rank: int = 0
+) -> float:
     """The roofline of one optimizer step on `batch`."""
-    optimizer_bytes = shape.num_parameters * OPTIMIZER_BYTES_PER_PARAMETER
-    return count(batch).flops(shape) / flops_per_second + optimizer_bytes / bytes_per_second
+    return count(batch).flops(shape, rank) / flops_per_second + shape.optimizer_bytes(rank) / bytes_per_second

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
 from train_peers.worker import Batch, Channel, Job, Step
 
@@ -58,9 +58,23 @@ def steppable(trainer_class: type[Trainer], stepper: Stepper) -> type[Trainer]:
     return Steppable
 
 
-def fused_adamw(model: PreTrainedModel, job: Job) -> torch.optim.AdamW:
-    """AdamW over all parameters; a trainer left alone would exempt norms from the decay, unlike the others."""
-    return torch.optim.AdamW(model.parameters(), fused=True, **job.optimization.adamw())
+def trainable_model(job: Job) -> Any:
+    """The float32 model, or the bfloat16 base with peft's adapter beside it: float32, bfloat16 with the word `bf16-adapter`."""
+    dtype = torch.bfloat16 if job.adapter else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation="sdpa")
+    if job.adapter is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(
+        model, job.adapter, is_trainable=True, autocast_adapter_dtype="bf16-adapter" not in job.words
+    )
+
+
+def fused_adamw(model: torch.nn.Module, job: Job) -> torch.optim.AdamW:
+    """AdamW over all that is trained; a trainer left alone would exempt norms from the decay, unlike the others."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, fused=True, **job.optimization.adamw())
 
 
 def rows(batches: list[Batch]) -> list[dict[str, list[int]]]:
@@ -72,6 +86,8 @@ def arguments(job: Job) -> dict[str, Any]:
     """The settings of `TrainingArguments` that every trainer here shares: this work, and nothing beside it."""
     return {
         "output_dir": str(job.scratch),
+        "bf16": "bf16-adapter" not in job.words,
+        "torch_compile": "compiled" in job.words,
         "use_cpu": True,
         "per_device_train_batch_size": len(job.batches[0]),
         "max_steps": len(job.batches),

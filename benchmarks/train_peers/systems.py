@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from train_peers import machine
+from train_peers.worker import Method
+
 BENCHMARKS = Path(__file__).resolve().parents[1]
 WORKSHOP = BENCHMARKS.parent / ".bench"
+ENVIRONMENTS = Path(os.environ.get("TUNEFUL_BENCH_ENVIRONMENTS", WORKSHOP))
+"""Where `venv-trl` and the other peers' environments are, or are made on first use."""
+
+
+MAX_SILENCE_SECONDS = 900
+"""A system that compiles itself may take minutes to begin; one that takes longer than this is void."""
 
 
 class NotInstalledError(Exception):
@@ -29,9 +39,13 @@ class WorkerFailedError(Exception):
 class System:
     """A program of `train_peers` and the settings in which it may run.
 
-    Of several `variants` the driver keeps the "fastest" in a short pilot with those near it, or the "first" that runs.
+    Of several `variants` the driver keeps the "fastest" in a short pilot with those near it, or the "first" that runs. A variant
+    is a line of words, which the program reads; `huge-pages` among them is an environment variable that torch reads.
     `settings` are environment variables that the system sets for itself before torch is loaded.
-    `requirements` are installed into an environment of the system's own, `.bench/venv-ENVIRONMENT`.
+    What `requirements/ENVIRONMENT.txt` names is installed into an environment of the system's own, `venv-ENVIRONMENT`, and
+    what of it is in the way, `without`, removed again.
+    `method` is what it trains where that is not what the others train. `checkout` is the folder of another version of this
+    project, whose package is measured, by the program of that checkout where `own_program` is set.
     """
 
     name: str
@@ -39,8 +53,11 @@ class System:
     variants: tuple[str, ...]
     keep: Literal["fastest", "first"] = "fastest"
     environment: str = ""
-    requirements: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
+    method: Method | None = None
+    checkout: Path = BENCHMARKS.parent
+    own_program: bool = False
 
 
 SWITCHES = {
@@ -55,46 +72,88 @@ SWITCHES = {
 }
 """Tuneful's techniques; the ablation ladder turns each off alone."""
 
-TRL = ("trl==1.16.0", "torch==2.13.0")
-SYSTEMS = {
-    system.name: system
-    for system in (
-        System("tuneful", "tuneful", ("bfloat16",), settings=(("THP_MEM_ALLOC_ENABLE", "1"),)),
-        System("trl", "trl_sft", ("padded", "padding_free"), environment="trl", requirements=TRL),
-        System("hf-trainer", "hf_trainer", ("bf16",)),
-        System(
-            "litgpt",
-            "litgpt_full",
-            ("bf16-mixed", "bf16-true", "32-true"),
-            environment="litgpt",
-            requirements=("litgpt==0.5.13", "torch==2.13.0"),
-        ),
-        System("chapter", "chapter", ("eager", "sdpa"), keep="first"),
-        System("trl-defaults", "trl_sft", ("defaults",), environment="trl", requirements=TRL),
-    )
-}
-ORACLE = System("oracle", "oracle", ("float32",))
+_HUGE_PAGES = (("THP_MEM_ALLOC_ENABLE", "1"),)
+TUNEFUL = System("tuneful", "tuneful", ("bfloat16",), settings=_HUGE_PAGES)
+TUNEFUL_FULL = System("tuneful-full", "tuneful", ("bfloat16",), settings=_HUGE_PAGES, method="full")
 RATES = System("rates", "rates", ("",))
+
+
+def _named(*systems: System) -> dict[str, System]:
+    return {system.name: system for system in systems}
+
+
+def _with_huge_pages(*variants: str) -> tuple[str, ...]:
+    return (*variants, *(f"{variant} huge-pages" for variant in variants))
+
+
+FULL_SYSTEMS = _named(
+    TUNEFUL,
+    System("trl", "trl_sft", (*_with_huge_pages("padded", "padding-free"), "padded compiled"), environment="trl"),
+    System("hf-trainer", "hf_trainer", _with_huge_pages("bf16")),
+    System("litgpt", "litgpt_full", ("bf16-mixed", "bf16-true", "32-true"), environment="litgpt"),
+    System("chapter", "chapter", ("eager", "sdpa"), keep="first"),
+    System("trl-defaults", "trl_sft", ("defaults",), environment="trl"),
+)
+"""What `train.py` compares: full finetuning."""
+
+LORA_SYSTEMS = _named(
+    TUNEFUL,
+    TUNEFUL_FULL,
+    System(
+        "trl",
+        "trl_sft",
+        (
+            *_with_huge_pages("padded", "padding-free", "padded bf16-adapter", "padding-free bf16-adapter"),
+            "padded compiled",
+        ),
+        environment="trl",
+    ),
+    System("hf-trainer", "hf_trainer", _with_huge_pages("bf16", "bf16 bf16-adapter")),
+    System(
+        "unsloth",
+        "unsloth_lora",
+        (*_with_huge_pages("plain"), "checkpointing", "plain compiled"),
+        environment="unsloth",
+        without=("torchvision",),  # PyPI's is made for CUDA's torch and does not load beside the CPU's; text needs none
+    ),
+    System("trl-defaults", "trl_sft", ("defaults",), environment="trl"),
+)
+"""What `lora.py` compares: an adapter on a bfloat16 base, and beside it all weights, in Tuneful."""
+
+
+def oracle(method: Method | None) -> System:
+    """The reference of the gate, training by `method` or, where that is None, as the others do."""
+    return System("oracle", "oracle", ("float32",), method=method)
+
+
+def before(checkout: Path, method: Method) -> System:
+    """Tuneful as it is in another checkout: its own program for full finetuning, ours over its package for an adapter."""
+    return System(
+        "before", "tuneful", ("bfloat16",), settings=_HUGE_PAGES, checkout=checkout, own_program=method == "full"
+    )
 
 
 def python_of(system: System) -> Path:
     """The interpreter of a system's environment, made on first use. Raises NotInstalledError."""
     if not system.environment:
         return Path(sys.executable)
-    folder = WORKSHOP / f"venv-{system.environment}"
+    folder = ENVIRONMENTS / f"venv-{system.environment}"
     python = folder / "bin" / "python"
-    stamp = folder / "requirements.json"
-    wanted = json.dumps(system.requirements)
-    if stamp.exists() and stamp.read_text() == wanted:
+    stamp = folder / "installed.txt"
+    requirements = BENCHMARKS / "requirements" / f"{system.environment}.txt"
+    if stamp.exists() and stamp.read_text() == requirements.read_text():
         return python
-    print(f"Installing {' '.join(system.requirements)} into {folder} (once)", file=sys.stderr)
+    print(f"Installing {requirements.name} into {folder} (once, about 2 GB)", file=sys.stderr)
     try:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True, check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *system.requirements]
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements)]
         subprocess.run(pip, capture_output=True, text=True, check=True)
+        for package in system.without:
+            remove = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", package]
+            subprocess.run(remove, capture_output=True, text=True, check=True)
     except subprocess.CalledProcessError as error:
         raise NotInstalledError(_last_line(error.stderr)) from error
-    stamp.write_text(wanted)
+    stamp.write_text(requirements.read_text())
     return python
 
 
@@ -136,6 +195,9 @@ class Worker:
     def listen(self) -> dict[str, Any]:
         """The worker's next message. Raises WorkerFailedError."""
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], MAX_SILENCE_SECONDS)[0]:
+            self._process.kill()
+            raise WorkerFailedError(f"no answer within {MAX_SILENCE_SECONDS // 60} minutes")
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
@@ -149,11 +211,7 @@ class Worker:
 
     def processor_seconds(self) -> float:
         """Processor time spent so far, to see that a sleeping worker sleeps; 0 where the system does not say."""
-        try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return machine.processor_seconds(self._process.pid)
 
     def resident_bytes(self) -> int:
         """Memory held now; 0 where the system does not say."""
@@ -191,8 +249,8 @@ def started(contender: Contender, job: dict[str, Any], folder: Path) -> Iterator
     with log.open("w") as stderr:
         process = subprocess.Popen(
             command,
-            cwd=BENCHMARKS,
-            env=_environment(job["num_threads"]) | dict(contender.system.settings),
+            cwd=_program_folder(contender.system),
+            env=_environment(job["num_threads"]) | _settings(contender),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -204,6 +262,29 @@ def started(contender: Contender, job: dict[str, Any], folder: Path) -> Iterator
         yield worker
     finally:
         worker.close()
+
+
+def switches_of(system: System) -> list[str]:
+    """The names of the techniques that the program of a Tuneful system knows."""
+    if not system.own_program:
+        return list(SWITCHES)
+    program = "import json; from train_peers.systems import SWITCHES; print(json.dumps(list(SWITCHES)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=_program_folder(system), capture_output=True, text=True, check=True
+    )
+    names: list[str] = json.loads(done.stdout)
+    return names
+
+
+def _program_folder(system: System) -> Path:
+    return system.checkout / "benchmarks" if system.own_program else BENCHMARKS
+
+
+def _settings(contender: Contender) -> dict[str, str]:
+    """A system's own environment variables, and the package of its checkout where it runs in our environment."""
+    system = contender.system
+    ours = {} if system.environment else {"PYTHONPATH": str(system.checkout / "src")}
+    return dict(system.settings) | dict(_HUGE_PAGES if "huge-pages" in contender.variant.split() else ()) | ours
 
 
 def _environment(num_threads: int) -> dict[str, str]:
@@ -228,3 +309,16 @@ def _reason(log: str, code: int) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def main() -> None:
+    """Make the environments of all peers, so that a measurement finds them."""
+    for system in (FULL_SYSTEMS | LORA_SYSTEMS).values():
+        try:
+            print(f"{system.name}: {python_of(system)}")
+        except NotInstalledError as reason:
+            print(f"{system.name}: not installed: {reason}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,32 +1,31 @@
-"""TRL's `SFTTrainer` on a CPU, at its best settings: bfloat16 autocast, no activation checkpointing, fused AdamW.
+"""TRL's `SFTTrainer` on a CPU, at its best settings: bfloat16, no activation checkpointing, fused AdamW.
 
-Variants: `padded` and `padding_free` (records one after another in one row, attention kept apart by their
-positions); the driver takes the faster. `defaults` leaves precision and activation checkpointing as TRL ships them.
-Records arrive tokenized and labelled; nothing is packed across batches.
+Words of a variant: `padded` or `padding-free` (records one after another in one row, attention kept apart by their
+positions); `compiled` (torch.compile, by the trainer); `bf16-adapter` (the adapter in bfloat16 like its base, and
+no autocast); `huge-pages` (an environment variable). `defaults` leaves precision and activation checkpointing as TRL
+ships them. The driver takes the fastest. With an adapter the base is bfloat16. Records arrive tokenized and labelled;
+nothing is packed across batches.
 """
 
 from __future__ import annotations
 
-import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable
+from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable, trainable_model
 from train_peers.worker import open_job
 
 
 def main() -> None:
     job, channel = open_job()
-    settings = {} if job.variant == "defaults" else {"bf16": True, "gradient_checkpointing": False}
-    config = SFTConfig(
-        **arguments(job),
-        **settings,
-        max_length=None,
-        packing=False,
-        padding_free=job.variant == "padding_free",
-    )
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation="sdpa")
+    settings = arguments(job)
+    if "defaults" in job.words:
+        del settings["bf16"]
+    else:
+        settings["gradient_checkpointing"] = False
+    config = SFTConfig(**settings, max_length=None, packing=False, padding_free="padding-free" in job.words)
+    model = trainable_model(job)
     stepper = Stepper(channel, {"dtype": "bfloat16", "gradient_checkpointing": config.gradient_checkpointing})
     trainer = steppable(SFTTrainer, stepper)(
         model=model,

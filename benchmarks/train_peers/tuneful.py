@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from train_peers.worker import Batch, Optimization, Record, open_job, serve
+from train_peers.adapter import read_into
+from train_peers.worker import Batch, Job, Optimization, Record, open_job, serve
 from tuneful.batch.trie import build_trie, visible
-from tuneful.config import TrainConfig
+from tuneful.config import Config, TrainConfig
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.model.decoder import is_served, target_logits
 from tuneful.model.load import load_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters
+from tuneful.runs.method import begin_method
 from tuneful.train.loop import total_weight
 from tuneful.train.loss import WeightedCrossEntropy, embedded, micro_batch_loss
 from tuneful.train.optimizer import AdamW
@@ -27,25 +29,23 @@ from tuneful.types import Example
 Model = Any
 
 
-def make_stepper(
-    model_folder: Path, dtype: str, switches: dict[str, bool], optimization: Optimization
-) -> Callable[[Batch], float]:
+def make_stepper(job: Job, dtype: str) -> Callable[[Batch], float]:
     """A function that runs one optimizer step on a batch and returns the loss before the update.
 
-    `dtype` is the compute dtype, "bfloat16" or "float32"; `switches` names every technique of `systems.SWITCHES`.
+    `dtype` is the compute dtype, "bfloat16" or "float32"; the job's switches name every technique of `systems.SWITCHES`.
     """
+    switches = job.switches
     if switches["kept_memory"]:
         keep_freed_memory()
     if not switches["compiled_kernels"]:
         os.environ["TUNEFUL_NATIVE"] = "0"
-    model = load_model(str(model_folder)).model
-    model.train()
+    model = _trainable_model(job, getattr(torch, dtype))
     forward = _total_loss
     techniques: dict[str, Any] = {name: switches[name] for name in ("block_attention", "target_rows", "tied_lookup")}
     if not all(techniques.values()):
         forward = partial(_ablated_loss, **techniques)
     make_optimizer = _own_optimizer if switches["one_pass_optimizer"] else _torch_optimizer
-    update = make_optimizer(model, optimization, getattr(torch, dtype))
+    update = make_optimizer(model, job.optimization, getattr(torch, dtype))
 
     def run_step(batch: Batch) -> float:
         examples = [_example(record) for record in batch]
@@ -55,6 +55,18 @@ def make_stepper(
         return float(loss.item())
 
     return run_step
+
+
+def _trainable_model(job: Job, dtype: torch.dtype) -> Model:
+    """The float32 model, or the base in the compute dtype with the adapter beside it, as a run of the product makes them."""
+    if job.adapter is None:
+        return load_model(str(job.model)).model.train()
+    settings = json.loads((job.adapter / "adapter_config.json").read_text())
+    adapter = {"r": settings["r"], "alpha": settings["lora_alpha"]}
+    model = load_model(str(job.model), dtype=dtype).model.train()
+    begin_method(model, Config.model_validate({"train": {"method": "lora"}, "lora": adapter}), torch.device("cpu"))
+    read_into(model, job.adapter)
+    return model
 
 
 def _example(record: Record) -> Example:
@@ -110,17 +122,18 @@ def _own_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> 
 
 def _torch_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -> Callable[[], None]:
     """torch's fused AdamW on float32 masters; gradients and low-precision copy are cast whole."""
-    masters = [torch.nn.Parameter(parameter.detach().clone()) for parameter in model.parameters()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    masters = [torch.nn.Parameter(parameter.detach().float().clone()) for parameter in trained]
     cast_parameters(model, dtype)
     optimizer = torch.optim.AdamW(masters, fused=True, **settings.adamw())
 
     def update() -> None:
-        for master, parameter in zip(masters, model.parameters(), strict=True):
+        for master, parameter in zip(masters, trained, strict=True):
             master.grad = parameter.grad.float()
             parameter.grad = None
         torch.nn.utils.clip_grad_norm_(masters, settings.max_grad_norm)
         optimizer.step()
-        for master, parameter in zip(masters, model.parameters(), strict=True):
+        for master, parameter in zip(masters, trained, strict=True):
             parameter.data.copy_(master.data)
 
     return update
@@ -129,8 +142,7 @@ def _torch_optimizer(model: Model, settings: Optimization, dtype: torch.dtype) -
 def main() -> None:
     job, channel = open_job()
     dtype = job.variant if job.switches["bfloat16"] else "float32"
-    run_step = make_stepper(job.model, dtype, job.switches, job.optimization)
-    serve(job, channel, run_step, dtype=dtype)
+    serve(job, channel, make_stepper(job, dtype), dtype=dtype)
 
 
 if __name__ == "__main__":

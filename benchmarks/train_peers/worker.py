@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 IGNORED = -100
+Method = Literal["full", "lora"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ class Optimization:
 
 @dataclass(frozen=True)
 class Job:
-    """One system's task: `batches` are its optimizer steps, in order; `variant` is the system's own setting."""
+    """One system's task: `batches` are its optimizer steps, in order; `variant` is the system's own setting.
+
+    With an `adapter`, a folder of peft's, that alone is trained, from the values in it; else all weights.
+    """
 
     model: Path
     batches: list[Batch]
@@ -69,6 +73,12 @@ class Job:
     optimization: Optimization
     num_threads: int
     scratch: Path
+    adapter: Path | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The variant's settings, one by one."""
+        return self.variant.split()
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,7 @@ def open_job() -> tuple[Job, Channel]:
         optimization=Optimization(**document["optimization"]),
         num_threads=document["num_threads"],
         scratch=Path(document["scratch"]),
+        adapter=Path(document["adapter"]) if document["adapter"] else None,
     )
     if document["max_bytes"] and sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (document["max_bytes"], document["max_bytes"]))

@@ -1,0 +1,96 @@
+"""What the benchmarks publish is what their documents hold, and what they call equal work is equal."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def write_document(folder: Path, day: int, seconds: str) -> None:
+    document = {
+        "benchmark": "lora",
+        "format": 2,
+        "model": "tiny",
+        "num_threads": 2,
+        "hardware": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "flags": ["avx2"]},
+        "warnings": [],
+        "works": [
+            {
+                "work": {"name": "starter8"},
+                "description": "8 records",
+                "table": ["| s/step |", "|---|", f"| {seconds} |"],
+            }
+        ],
+    }
+    (folder / f"lora-2026-12-0{day}.json").write_text(json.dumps(document))
+
+
+def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    assert module("tables").with_tables(text) == text, "run: python benchmarks/tables.py"
+
+
+def test_of_two_documents_of_one_work_the_newest_is_in_the_table(tmp_path: Path) -> None:
+    write_document(tmp_path, 2, "0.20")
+    write_document(tmp_path, 1, "0.10")
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    made = module("tables").with_tables(text, tmp_path)
+    assert "### lora, starter8, tiny\n\n8 records. P, 2 cores, 16 GiB, avx2; 2 threads." in made
+    assert "| 0.20 |" in made
+    assert "| 0.10 |" not in made
+
+
+@pytest.mark.parametrize(
+    ("off", "dtype", "void"),
+    [
+        ([0.009, 0.04, 0.04], "bfloat16", False),
+        ([0.011, 0.0, 0.0], "bfloat16", True),  # other records, or other targets
+        ([0.0, 0.0, 0.06], "bfloat16", True),  # another update
+        ([2e-4, 0.0, 0.0], "float32", True),
+        ([float("nan"), 0.0, 0.0], "bfloat16", True),
+    ],
+)
+def test_a_system_whose_losses_are_not_the_references_is_void(off: list[float], dtype: str, void: bool) -> None:
+    assert (module("train_peers.gate").gate_verdict(off, dtype) is not None) == void
+
+
+def test_only_a_system_without_a_setting_that_passes_fails_the_benchmark() -> None:
+    gate, systems = module("train_peers.gate"), module("train_peers.systems")
+    one, other = systems.FULL_SYSTEMS["trl"], systems.FULL_SYSTEMS["litgpt"]
+    trials = [
+        gate.Trial(systems.Contender("trl padded", one, "padded"), void="first loss off", disagrees=True),
+        gate.Trial(systems.Contender("trl padding-free", one, "padding-free")),
+        gate.Trial(systems.Contender("litgpt", other, "bf16-true"), void="first loss off", disagrees=True),
+    ]
+    assert list(gate.disagreeing([one, other], trials)) == ["litgpt"]
+
+
+def test_the_roofline_of_an_adapter_counts_no_gradient_of_a_frozen_matrix() -> None:
+    roofline = module("train_peers.roofline")
+    shape = roofline.Shape(num_layers=1, d_model=4, d_attention=4, d_keys=2, d_mlp=8, num_tokens=10, tied=True)
+    frozen_kv, frozen_rest, head = 2 * 4 * 2, 2 * 4 * 4 + 3 * 4 * 8, 10 * 4
+    adapter_kv, adapter_rest = 2 * 2 * (4 + 2), 2 * (2 * (4 + 4) + 3 * (4 + 8))
+    # one layer is the first and the last: every row has keys and values, target rows have the rest; below it nothing is trained
+    below_first = 2 * (5 * (frozen_kv + 2 * 2 * 4) + 3 * (4 * 4 + 2 * 4))
+    wanted = (
+        5 * (4 * frozen_kv + 6 * adapter_kv) + 3 * (4 * frozen_rest + 6 * adapter_rest) + 3 * 4 * head - below_first
+    )
+    assert shape.operations(rows=5, target_rows=3, rank=2) == wanted
+    assert shape.adapter_parameters(2) == adapter_kv + adapter_rest
+    assert shape.operations(rows=5, target_rows=3, rank=0) == 6 * (5 * frozen_kv + 3 * (frozen_rest + head))
