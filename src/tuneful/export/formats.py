@@ -174,9 +174,10 @@ def _in_runtime(exported: Exported, request: Request) -> list[ExportPart]:
             not_made(name, "llama.cpp", f"{error}: {_RUNTIME}")
             for name in ("token ids", "prompts", "logits", "answers")
         ]
-    parts = [ids_part(llama, request.source), prompts_part(llama, request.source)]
-    request.notify("comparing it with the model")
-    return [*parts, *model_parts(llama, exported, asked)]
+    with llama:
+        parts = [ids_part(llama, request.source), prompts_part(llama, request.source)]
+        request.notify("comparing it with the model")
+        return [*parts, *model_parts(llama, exported, asked)]
 
 
 def _short_enough(request: Request) -> list[Conversation]:
@@ -265,7 +266,8 @@ def _adapter_in_runtime(file: Path, request: Request) -> list[ExportPart]:
         except LlamaCppMissingError as error:
             return [not_made("logits", "llama.cpp with the adapter", f"{error}: {_RUNTIME}")]
         exported = Exported(of_base, read_gguf_header(of_base), merged, source, "f32")
-        return model_parts(llama, exported, asked, takes_file=False)
+        with llama:
+            return model_parts(llama, exported, asked, takes_file=False)
 
 
 # Hugging Face

@@ -4,6 +4,7 @@
     keys        what the file says of the model, and again from what the model itself computes with
     token ids   500 texts in llama.cpp's tokenizer: equal
     prompts     rendered by the file's chat template: equal, byte for byte, and so are the ids of them
+    weights     the numbers of the file with those of the loaded model, adapters merged by peft: up to a step of the type
     logits      llama.cpp against our forward with the numbers of the file: what the runtime's own rounding may change
     rounding    our forward with the numbers of the file against the trained: what the type costs
     answers     greedy answers, the share that is identical, and how many stop at the end token
@@ -107,10 +108,10 @@ def divergence(logits: torch.Tensor, other: NextToken) -> float:
 
 
 def answers_part(
-    ours: Sequence[Continuation], theirs: Sequence[Continuation], near_ties: int, to: GgufType
+    ours: Sequence[Continuation], theirs: Sequence[Continuation], excused: int, to: GgufType
 ) -> ExportPart:
-    """Greedy answers; `near_ties` of them part where two tokens are as likely as each other up to the bound of logits."""
-    same = sum(one.token_ids == other.token_ids for one, other in zip(ours, theirs, strict=True)) + near_ties
+    """Greedy answers; `excused` of them part for no fault of the file."""
+    same = sum(one.token_ids == other.token_ids for one, other in zip(ours, theirs, strict=True)) + excused
     least, share = BOUNDS[to].answers, same / len(ours)
     holds = least is None or share >= least
     note = f"{len(ours) - same} of {len(ours)} are others" if not holds else ""
@@ -121,11 +122,11 @@ def answers_part(
 
 
 def endings_part(
-    ours: Sequence[Continuation], theirs: Sequence[Continuation], near_ties: int, to: GgufType
+    ours: Sequence[Continuation], theirs: Sequence[Continuation], excused: int, to: GgufType
 ) -> ExportPart:
     """How many answers stop at the end token."""
     found, wanted = (sum(one.stopped for one in side) for side in (theirs, ours))
-    allowed = max(BOUNDS[to].endings * len(ours), near_ties)
+    allowed = max(BOUNDS[to].endings * len(ours), excused)
     holds = abs(found - wanted) <= allowed
     note = (
         ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -20,7 +20,7 @@ from tuneful.export.gguf_check import read_rows
 from tuneful.export.gguf_shapes import angle_base
 from tuneful.export.gguf_tensors import GgufTensor
 from tuneful.export.gguf_tokenizer import adds_bos
-from tuneful.export.gguf_types import GgufType
+from tuneful.export.gguf_types import STEPS, GgufType
 from tuneful.export.parts import (
     BOUNDS,
     NextToken,
@@ -49,6 +49,7 @@ MAX_NEW_TOKENS = 48
 """Tokens of each greedy answer."""
 MAX_LIKELIEST = 1 << 16
 """Tokens whose probabilities are compared after a prompt: all of them in most models."""
+_WEIGHTS = "the numbers of the file with those of the loaded model, up to a step of the type"
 _IDS, _PROMPTS = "texts in llama.cpp's tokenizer", "prompts of llama.cpp's chat template, and their ids"
 
 
@@ -163,20 +164,20 @@ def model_parts(
     trained = [_last_logits(model, prompt) for prompt in prompts]
     ours = _continued(model, source, prompts)
     theirs = [llama.continued(prompt, MAX_NEW_TOKENS) for prompt in prompts]
-    near_ties = sum(
-        _is_near_tie(model, prompt, one, other, exported.type)
+    excused = sum(
+        _is_excused(model, prompt, one, other, exported.type)
         for prompt, one, other in zip(prompts, ours, theirs, strict=True)
     )
     most = min(MAX_LIKELIEST, int(source.architecture.vocab_size))
     found = [NextToken(*llama.log_probabilities(prompt, most)) for prompt in prompts]
     parts = [
         listed("model", "angles and end token against what the model computes with", 2, _fact_faults(model, exported)),
-        answers_part(ours, theirs, near_ties, exported.type),
-        endings_part(ours, theirs, near_ties, exported.type),
+        answers_part(ours, theirs, excused, exported.type),
+        endings_part(ours, theirs, excused, exported.type),
     ]
     if not takes_file:
         return [runtime_part(found, trained, exported.type), *parts]
-    take_numbers(model, exported)
+    parts.append(listed("weights", _WEIGHTS, len(exported.tensors), take_numbers(model, exported)))
     rounded = [_last_logits(model, prompt) for prompt in prompts]
     return [
         runtime_part(found, rounded, exported.type),
@@ -185,25 +186,32 @@ def model_parts(
     ]
 
 
-def take_numbers(model: PreTrainedModel, exported: Exported) -> None:
-    """Give `model` the numbers of the file, as the model lays them out."""
-    parameters = dict(model.named_parameters())
+def take_numbers(model: PreTrainedModel, exported: Exported) -> list[str]:
+    """Give `model` the numbers of the file, as the model lays them out; what is further from its own than rounding brings it."""
+    state, faults = model.state_dict(), []
     for tensor in exported.tensors:
-        if (parameter := parameters.get(tensor.weight_name)) is None:
+        if (parameter := state.get(tensor.weight_name)) is None:
             continue  # the table of stretched angles, which the model computes
         info, columns = exported.header.tensors[tensor.name], tensor.matrix_shape[1]
-        read = [tensor.restored(read_rows(exported.file, info, *at, columns)) for at in tensor.stretches()]
-        parameter.data.copy_(torch.cat(read).reshape(parameter.shape))
+        read = torch.cat([tensor.restored(read_rows(exported.file, info, *at, columns)) for at in tensor.stretches()])
+        numbers, largest = read.reshape(parameter.shape), float(parameter.abs().max())
+        difference = float((numbers - parameter).abs().max())
+        if not difference <= STEPS[tensor.type] * largest:
+            faults.append(
+                f"tensor {tensor.name} is not {tensor.weight_name}: they differ by {difference:.3g} of {largest:.3g}"
+            )
+        parameter.copy_(numbers)
+    return faults
 
 
 def _fact_faults(model: PreTrainedModel, exported: Exported) -> Iterator[str]:
     """What the file says otherwise than the loaded model computes: told apart from how the keys were made."""
     said = exported.header.metadata
     architecture = said["general.architecture"]
-    turned = next((one for name, one in model.named_modules() if name.endswith("rotary_emb")), None)
-    frequencies = getattr(turned, "inv_freq", getattr(turned, "full_attention_inv_freq", None))
+    turned: Any = next((one for name, one in model.named_modules() if name.endswith("rotary_emb")), None)
+    frequencies = getattr(turned, "inv_freq", None)  # Gemma 3 has two
     base = said.get(f"{architecture}.rope.freq_base")
-    if frequencies is not None and exported.source.architecture.model_type in ("llama", "mistral", "qwen2", "qwen3"):
+    if frequencies is not None and turned.rope_type in ("default", "linear"):
         own = float(frequencies[0] / frequencies[1]) ** len(frequencies)
         if isinstance(base, float) and abs(base / own - 1) > 0.01:
             yield f"{architecture}.rope.freq_base is {base:g}, and the model turns by {own:g}"
@@ -233,10 +241,16 @@ def _continued(model: PreTrainedModel, source: Source, prompts: Sequence[Sequenc
     return [answers[index] for index in range(len(prompts))]
 
 
-def _is_near_tie(
+def _is_excused(
     model: PreTrainedModel, prompt: Sequence[int], ours: Continuation, theirs: Continuation, to: GgufType
 ) -> bool:
-    """Whether the answers part where our forward has two tokens as likely as each other, up to the bound of logits."""
+    """Whether the answers part for no fault of the file.
+
+    Our forward has the two tokens as likely as each other, up to the bound of logits; or llama.cpp ended at a control token that
+    it takes for an end by its text, whatever the file says, and ours went on after the same one.
+    """
+    if theirs.stopped and ours.token_ids[: len(theirs.token_ids)] == theirs.token_ids != ours.token_ids:
+        return True
     bound = BOUNDS[to].logit
     pairs = zip(ours.token_ids, theirs.token_ids, strict=False)
     at = next((at for at, pair in enumerate(pairs) if pair[0] != pair[1]), None)

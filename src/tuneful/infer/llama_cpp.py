@@ -21,6 +21,9 @@ import torch
 from tuneful.errors import TunefulError
 
 _SECONDS = 600.0
+_A_CHARACTER = "root ::= [ -~]+"
+"""What the token has to begin that is sampled beside the probabilities, which are those before it: the server tells none with a
+token that is no whole character, or the end."""
 
 
 class LlamaCppError(TunefulError):
@@ -41,11 +44,17 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class LlamaCpp:
-    """A GGUF file in llama.cpp; its `server` runs as long as this object exists."""
+    """A GGUF file in llama.cpp; its `server` runs as long as this object exists. To be closed: it is a context manager."""
 
     file: Path
     client: Any = field(repr=False)
     server: Any = field(repr=False)
+
+    def __enter__(self) -> LlamaCpp:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.client.close()
 
     @classmethod
     def load(cls, file: Path, *, num_ctx: int, adapter: Path | None = None) -> LlamaCpp:
@@ -80,8 +89,7 @@ class LlamaCpp:
             "prompt": list(prompt),
             "n_predict": 1,
             "n_probs": most,
-            "temperature": 1.0,
-            "seed": 0,
+            "grammar": _A_CHARACTER,
             "cache_prompt": False,
         }
         found = self._ask("/completion", asked)["completion_probabilities"][0]["top_logprobs"]
