@@ -5,6 +5,7 @@ Weights are larger than a fresh model's: what is laid out wrongly has to show in
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,9 @@ def tiny_adapter(variant: str, folder: Path, **options: Any) -> Path:
     config = peft.LoraConfig(
         r=4, lora_alpha=16, target_modules=targets, fan_in_fan_out=is_gpt2, task_type="CAUSAL_LM", **options
     )
-    adapter = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        adapter = peft.get_peft_model(model, config)
     for name, parameter in adapter.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, 1.0 if "magnitude" in name else 0.0, 0.1)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from tests.doubles.exported import byte_level_tokenizer, tiny_adapter, tiny_folder
-from tokenizers import Tokenizer
 
 import tuneful
 from tuneful.errors import ExportError, ModelError
@@ -41,7 +40,8 @@ def _turned(rows: torch.Tensor, change: str) -> torch.Tensor:
 def another_head(patch: pytest.MonkeyPatch) -> None:
     def with_head(one: Any) -> dict[str, Any]:
         weights = dict(one.weights)
-        return {**weights, "lm_head.weight": gguf_tensors._Table(weights["model.embed_tokens.weight"].rows(0, 384) * 2)}
+        embedding = weights["model.embed_tokens.weight"]
+        return {**weights, "lm_head.weight": gguf_adapter._Matrix(2 * embedding.rows(0, embedding.shape[0]))}
 
     patch.setattr(gguf_tensors, "_distinct", with_head)
 
@@ -96,7 +96,7 @@ def _without_opening(frame: ollama.Frame) -> ollama.Frame:
 def test_an_adapter_that_was_not_merged_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = tiny_adapter("llama", tmp_path)
     monkeypatch.setattr(source, "_merged", lambda named, one: named)
-    with pytest.raises(ExportError, match=r"weights: tensor blk\.0\.attn_q\.weight is not .*q_proj\.weight"):
+    with pytest.raises(ExportError, match=r"weights: .*tensor blk\.0\.attn_q\.weight is not .*q_proj\.weight"):
         tuneful.export(adapter, "gguf", type="f32", output=tmp_path / "out")
 
 
@@ -125,10 +125,7 @@ def test_another_splitter_is_caught_by_the_text_that_it_splits_otherwise(
 ) -> None:
     folder = tiny_folder("llama", byte_level_tokenizer(), tmp_path / "model")
     monkeypatch.setattr(gguf_tokenizer, "_SPLITTERS", {("gpt-2", False): "smollm"})
-    # the tiny vocabulary has no tokens of several digits: given some, the two splitters part
-    document = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    assert document.get_vocab_size() == 384
-    _with_digits(folder)
+    _with_digits(folder)  # the tiny vocabulary has no token of several digits: with one, the two splitters part
     with pytest.raises(ExportError, match=r"token ids: .*: token \d+ is \["):
         tuneful.export(folder, "gguf", type="f32", output=tmp_path / "out")
 

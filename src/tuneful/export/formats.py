@@ -30,7 +30,7 @@ from tuneful.export.gguf_shapes import Value, context_of, shape_of
 from tuneful.export.gguf_tensors import GgufTensor, plan_tensors
 from tuneful.export.gguf_types import QUANTIZED, GgufType
 from tuneful.export.huggingface import DType, Shipped, save_model, verify_export
-from tuneful.export.ollama import modelfile, template_faults
+from tuneful.export.ollama import modelfile, template_faults, trims
 from tuneful.export.parts import listed, not_made
 from tuneful.export.runtime import (
     MAX_NEW_TOKENS,
@@ -128,7 +128,9 @@ def write_ollama_folder(request: Request) -> Written:
         len(asked),
         template_faults(request.source, text),
     )
-    return Written((*written.parts, part), written.tensor_types, written.notes)
+    trim = ("the template takes white space from around a text, which a TEMPLATE cannot: send texts without",)
+    notes = (*written.notes, *(trim if trims(request.source) else ()))
+    return Written((*written.parts, part), written.tensor_types, notes)
 
 
 def _write_file(request: Request) -> Exported:

@@ -26,10 +26,10 @@ TYPES: tuple[GgufType, ...] = ("f32", "f16", "bf16", "q8_0", "q4_0")
 FILE_TYPES: Mapping[GgufType, int] = MappingProxyType({"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32})
 """`general.file_type`."""
 STEPS: Mapping[GgufType, float] = MappingProxyType(
-    {"f32": 1e-5, "f16": 2**-11, "bf16": 2**-8, "q8_0": 0.51 / 127, "q4_0": 1.01 / 8}
+    {"f32": 1e-5, "f16": 2**-11, "bf16": 2**-8, "q8_0": 0.5 / 127 + 2**-11, "q4_0": 1 / 8 + 2**-10}
 )
-"""How far a number may move in a type, as a share of the tensor's largest: half a step, and at its end in q4_0 a whole one; in f32
-what another order of summation brings where an adapter is merged."""
+"""How far a number may move in a type, as a share of the tensor's largest: half a step, and at its end in q4_0 a whole one, and
+the rounding of the scale; in f32 what another order of summation brings where an adapter is merged."""
 QUANTIZED: tuple[GgufType, ...] = ("q8_0", "q4_0")
 
 _ENDS = ("token_embd.weight", "output.weight")

@@ -9,7 +9,7 @@ template that looks alike.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tuneful.encoding.template import Origin, Piece
@@ -63,13 +63,28 @@ def template_faults(source: Source, modelfile_text: str) -> Iterator[str]:
     if template is None:
         yield "the Modelfile has no TEMPLATE: Ollama would guess one"
         return
-    for conversation in renderable(source):
+    for conversation in map(trimmed if trims(source) else lambda one: one, renderable(source)):
         messages = messages_of(conversation)
         wanted = without_bos(source, source.encoder.prompt_text(conversation))
         for said in dict.fromkeys(("", system or "")):
             found = render_go(template, ollama_data(messages, said))
             if found != wanted:
                 yield differing("the prompt of the Modelfile", found, wanted)
+
+
+def trims(source: Source) -> bool:
+    """Whether the template takes white space from around what is said. A TEMPLATE cannot, so clients have to."""
+    spaced = Conversation("", (Turn(" a ", "", "b"),), "a probe")
+    return source.encoder.prompt_text(spaced) == source.encoder.prompt_text(trimmed(spaced))
+
+
+def trimmed(conversation: Conversation) -> Conversation:
+    """`conversation` without white space around its texts."""
+    turns = tuple(
+        replace(turn, instruction=turn.instruction.strip(), response=turn.response.strip())
+        for turn in conversation.turns
+    )
+    return replace(conversation, system=conversation.system.strip(), turns=turns)
 
 
 def ollama_data(messages: Sequence[Mapping[str, str]], system: str) -> dict[str, Any]:

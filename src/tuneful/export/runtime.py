@@ -89,10 +89,10 @@ def _prompt_faults(llama: LlamaCpp, source: Source, asked: Sequence[Conversation
     for conversation in asked:
         wanted = without_bos(source, source.encoder.prompt_text(conversation))
         found = without_bos(source, llama.rendered(messages_of(conversation)))
-        if found != wanted:
-            yield differing("the prompt", found, wanted)
-        elif fault := prompt_id_fault(llama, source, conversation, wanted):
+        if fault := prompt_id_fault(llama, source, conversation, wanted):
             yield fault
+        elif found != wanted:
+            yield differing("the prompt", found, wanted)
 
 
 def prompt_id_fault(llama: LlamaCpp, source: Source, conversation: Conversation, rendered: str) -> str | None:
