@@ -48,10 +48,10 @@ class Bounds:
 BOUNDS: Mapping[GgufType, Bounds] = MappingProxyType(
     {
         "f32": Bounds(runtime=1e-6, rounding=1e-9, logit=1e-3, answers=1.0, endings=0.0),
-        "f16": Bounds(runtime=2e-4, rounding=1e-4),
-        "bf16": Bounds(runtime=5e-3, rounding=5e-3),
-        "q8_0": Bounds(runtime=3e-2, rounding=1e-2),
-        "q4_0": Bounds(runtime=1e-1, rounding=2.0),
+        "f16": Bounds(runtime=1e-4, rounding=1e-4),
+        "bf16": Bounds(runtime=2e-3, rounding=1e-3),
+        "q8_0": Bounds(runtime=3e-2, rounding=2e-2),
+        "q4_0": Bounds(runtime=3e-2, rounding=2.0),
     }
 )
 """Measured on the built-in model, whose weights have known four bits already, times five and more (docs/exports.md)."""
