@@ -1,6 +1,6 @@
 """Every format that a model is exported to, a function each: it writes a folder, compares it, and says what it found.
 
-huggingface   config.json, model.safetensors, tokenizer, chat template: what transformers and vLLM read
+huggingface   config.json, model.safetensors, tokenizer, chat template: what transformers reads
 adapter       peft's folder; as `gguf` a file for llama.cpp's --lora
 gguf          one file for llama.cpp and what is built on it
 ollama        that, and a Modelfile
