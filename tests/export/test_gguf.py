@@ -26,7 +26,7 @@ from tuneful.export.gguf_tensors import plan_tensors
 from tuneful.export.gguf_tokenizer import portable_chat_template
 from tuneful.export.gguf_types import QUANTIZED, TYPES, GgufType, rounded
 from tuneful.export.source import find_source
-from tuneful.infer.llama_cpp import LlamaCppMissingError
+from tuneful.infer.llama_cpp import LlamaCpp, LlamaCppMissingError
 from tuneful.runs.schema import ExportPart
 
 COMPARED = ["keys", "tensors", "token ids", "prompts", "logits", "rounding", "model", "answers", "endings", "weights"]
@@ -201,7 +201,7 @@ def test_without_llama_cpp_the_proof_says_what_was_not_compared(
     def missing(*arguments: Any, **options: Any) -> Any:
         raise LlamaCppMissingError("xllamacpp is not installed")
 
-    monkeypatch.setattr(formats.LlamaCpp, "load", missing)
+    monkeypatch.setattr(LlamaCpp, "load", missing)
     found = exported(tiny_folder("llama", byte_level_tokenizer(), tmp_path / "model"), tmp_path / "out")
     assert found["tensors"].holds
     assert found["logits"].holds is None

@@ -19,11 +19,11 @@ from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import load_encoder
 from tuneful.encoding.template import TEMPLATE_FILE
 from tuneful.errors import ModelError
-from tuneful.infer.session import with_saved_template
 from tuneful.model.checks import check_architecture, check_weight_files, ignore, quiet, read_config
 from tuneful.model.gguf_cache import cached_gguf_model, unpacked_folder
 from tuneful.model.load import folder_model, load_tokenizer, resolve_model
 from tuneful.model.names import adapter_base, is_adapter
+from tuneful.model.saved_template import with_saved_template
 from tuneful.model.stored import DTYPES, stored_tensors
 from tuneful.model.stored_adapter import MergedWeight, StoredAdapter, StoredWeight, Weight, read_adapter
 
