@@ -40,14 +40,13 @@ class LoraConfig(Section):
     )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) (Kalajdzievski 2023)")
     use_dora: bool = Field(False, description="learn each weight's length apart from its direction (Liu et al. 2024)")
-    merge: bool = Field(
-        True, description="save the adapter merged into its base too, as a model of its own; else the adapter alone"
-    )
-
     create_new_adapter: bool = Field(
         False,
         description="where `model.name_or_path` is an adapter: merge it into its base, and train a new one on that; else that "
         "adapter goes on being trained",
+    )
+    merge: bool = Field(
+        True, description="save the adapter merged into its base too, as a model of its own; else the adapter alone"
     )
 
     @field_validator("target_modules", mode="before")
