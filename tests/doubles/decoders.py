@@ -13,6 +13,7 @@ import transformers
 from tests.doubles.engine import Outcome, run_alone, run_batches
 
 from tuneful.model.decoder import FAMILIES
+from tuneful.model.forward import own_attention
 from tuneful.types import Example
 
 SMALL: dict[str, Any] = {
@@ -129,7 +130,7 @@ def run(model: Any) -> Outcome:
 
 def alone(model: Any) -> Outcome:
     """Each record in transformers' own forward."""
-    return run_alone(model, EXAMPLES, "sdpa" if model._supports_sdpa else "eager")
+    return run_alone(model, EXAMPLES, own_attention(model))
 
 
 def differences(found: Outcome, wanted: Outcome) -> dict[str, float]:

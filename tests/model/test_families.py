@@ -8,7 +8,8 @@ from tests.model.families import PAGE, examine, page_rows, page_version
 SUBSET = {
     "llama": ("trie", "shared"),
     "jetmoe": ("trie", "padded"),  # experts that attend: more heads than the configuration says
-    "gemma3n_text": ("padded", "padded"),  # windows; layers of unlike width
+    "gemma3n_text": ("trie", "padded"),  # windows; layers of unlike width
+    "gpt_oss": ("padded", "padded"),  # windows, and sinks of attention
     "nemotron": ("padded", "padded"),  # layers that do not hand on what attention is given
     "phimoe": ("padded", "padded"),  # a router that jitters in training
     "qwen3_next": ("padded", "held"),  # a cache from which no row can be taken

@@ -10,13 +10,14 @@ import pytest
 import torch
 from tests.doubles.decoders import differences, small_model
 from tests.doubles.engine import random_records, record, run_alone, run_batches, train_config
-from tests.doubles.families import tiny_family
+from tests.doubles.families import FAMILIES, tiny_family
 
 from tuneful.batch import trie
 from tuneful.infer.decode import why_not_cached
 from tuneful.model import attention, attention_native, decoder, layers
 from tuneful.model.attention import has_windows, plan_attention, use_trie_attention, why_no_trie, window_of
 from tuneful.model.decoder import is_served
+from tuneful.model.forward import own_attention
 from tuneful.train.layout import choose_layout, set_dropout
 
 WINDOW = 4
@@ -33,11 +34,12 @@ SERVED: Mapping[str, Mapping[str, Any]] = {
     "Gemma3": {"layer_types": ALTERNATING},
 }
 """Of the families of `decoder.py` those with windows, and what turns them on."""
-OTHERS = (
+_OTHERS = (
     *("afmoe", "beam", "cohere2", "cohere2_moe", "cwm", "exaone4", "exaone_moe", "gemma3n_text", "gemma4_text"),
     *("kolibri1", "ministral", "ministral3", "mixtral", "modernbert-decoder", "starcoder2", "vaultgemma"),
 )
-"""Families whose layers say their windows to transformers' own forward."""
+OTHERS = [family for family in _OTHERS if family in FAMILIES]
+"""Families of the installed transformers whose layers say their windows to its own forward."""
 
 
 def sliding(family, dtype=torch.float64, window=WINDOW, seed=0):
@@ -51,7 +53,7 @@ def records():
 
 
 def alone(model, examples):
-    return run_alone(model, examples, "sdpa" if model._supports_sdpa else "eager")
+    return run_alone(model, examples, own_attention(model))
 
 
 def assert_alike(found, wanted, loss, gradients):
@@ -128,6 +130,15 @@ def test_each_layer_has_the_window_that_transformers_hands_on(family, monkeypatc
 def test_a_cap_that_gemma_3_does_not_read_is_not_applied():
     model = small_model("Gemma3", attn_logit_softcapping=0.5)
     assert_alike(run_batches(model, [records()], "trie"), alone(model, records()), 1e-6, 1e-5)
+
+
+def test_no_cap_is_left_out_where_prefixes_are_not_shared(monkeypatch):
+    """transformers 5.20 computes Gemma 2 by SDPA, which knows no cap."""
+    model = sliding("Gemma2", torch.float32)
+    monkeypatch.setattr(type(model), "_supports_sdpa", True)
+    assert own_attention(model) == "eager"
+    assert own_attention(small_model("Gemma3")) == "sdpa"
+    assert_alike(run_batches(model, [records()], "padded"), run_alone(model, records(), "eager"), 1e-5, 1e-4)
 
 
 def test_a_number_that_llama_does_not_read_is_no_window():

@@ -41,6 +41,7 @@ from transformers import (
 from tuneful.batch.collate import pad_examples
 from tuneful.errors import ModelError
 from tuneful.model.attention import plan_attention
+from tuneful.model.forward import own_attention
 from tuneful.runs.schema import Notice
 from tuneful.train import loss
 from tuneful.train.layout import choose_layout, self_check, set_dropout, why_not_shared, why_random
@@ -116,8 +117,7 @@ def test_models_with_sliding_windows_share(name):
     model, examples = roughened(WITH_WINDOWS[name](), torch.float32).train(), random_records(6)
     layout = choose_layout(model, examples, train_config(), torch.float32)
     assert (layout.name, layout.reason) == ("trie", None)
-    own = "sdpa" if model._supports_sdpa else "eager"
-    assert_close(run_batches(model, [examples], "trie"), run_alone(model, examples, own), 1e-5)
+    assert_close(run_batches(model, [examples], "trie"), run_alone(model, examples, own_attention(model)), 1e-5)
 
 
 @pytest.mark.parametrize("name", UNSHARABLE)

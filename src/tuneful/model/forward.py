@@ -42,8 +42,12 @@ def takes(model: PreTrainedModel, argument: str, *, by_name: bool = False) -> bo
 
 
 def own_attention(model: PreTrainedModel) -> str:
-    """The name of the attention that transformers itself would compute `model` with."""
-    return "sdpa" if model._supports_sdpa else "eager"
+    """The name of the attention that transformers itself would compute `model` with.
+
+    Not SDPA for capped scores: transformers before 5.23 would take it, and leave the cap out.
+    """
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    return "sdpa" if model._supports_sdpa and not capped else "eager"
 
 
 @functools.cache

@@ -200,8 +200,8 @@ class TiedLookup(torch.autograd.Function):
 
 
 def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBatchLoss:
-    if model.config._attn_implementation == NAME:
-        model.set_attn_implementation(own_attention(model))
+    if model.config._attn_implementation in {NAME, "sdpa"} - {attention := own_attention(model)}:
+        model.set_attn_implementation(attention)
     # Padding stands to the right, in the future of every real token: causal attention needs no mask for it.
     inputs, targets, weights = (tensor.to(model.device) for tensor in pad_examples(examples, pad_token_id=0))
     trained = weights > 0
