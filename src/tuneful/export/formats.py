@@ -71,7 +71,7 @@ class Request:
     title: str
     asked: Sequence[Conversation]
     notify: Callable[[str], None]
-    advance: Callable[[int], None] = lambda num_tensors: None
+    advance: Callable[[int], None]
 
     @property
     def file_name(self) -> str:
