@@ -16,6 +16,8 @@ from tuneful.model.load import load_model
 from tuneful.model.stored import stored_tensors
 from tuneful.model.stored_adapter import MergedWeight, StoredWeight, read_adapter
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
 
 @pytest.mark.parametrize("variant", ["llama", "qwen2", "gpt2"])
 @pytest.mark.parametrize("use_rslora", [False, True], ids=["lora", "rslora"])

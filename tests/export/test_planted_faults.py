@@ -46,6 +46,7 @@ def another_head(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gguf_tensors, "_distinct", with_head)
 
 
+@pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize(
     ("plant", "named"),
     [

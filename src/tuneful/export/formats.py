@@ -60,10 +60,6 @@ _TENSORS = "read back and un-permuted, with the source after rounding"
 _KEYS = "read back, with what the model and its tokenizer say"
 
 
-def _ignore(_: int) -> None:
-    """The `advance` of callers that show nothing."""
-
-
 @dataclass(frozen=True)
 class Request:
     """One export: `source` to `folder`, which is there and empty. `title` is what the model is called, `asked` what it is tried
@@ -75,7 +71,7 @@ class Request:
     title: str
     asked: Sequence[Conversation]
     notify: Callable[[str], None]
-    advance: Callable[[int], None] = _ignore
+    advance: Callable[[int], None]
 
     @property
     def file_name(self) -> str:

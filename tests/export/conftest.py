@@ -1,0 +1,14 @@
+"""What the tests of exports share."""
+
+from functools import partial
+
+import pytest
+
+from tuneful.export import formats, runtime
+
+
+@pytest.fixture
+def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export is tried with fewer texts and prompts: for what is not about them."""
+    monkeypatch.setattr(runtime, "probe_texts", partial(runtime.probe_texts, num=20))
+    monkeypatch.setattr(formats, "MAX_PROMPTS", 3)
