@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-STRETCH = 1 << 24
+STRETCH = 1 << 22
 """How many numbers are read, or worked on, at once."""
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What safetensors calls the number formats of weights, and torch."""
