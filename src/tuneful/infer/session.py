@@ -20,7 +20,7 @@ from tuneful.encoding.prepare import load_encoder
 from tuneful.encoding.template import TEMPLATE_FILE, TEMPLATES
 from tuneful.errors import ConfigError
 from tuneful.files import cache_root, read_object
-from tuneful.infer.decode import chosen_decoder
+from tuneful.infer.decode import laid_out
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
@@ -56,7 +56,7 @@ class LoadedModel:
         cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
         encoder = load_encoder(pretrained.tokenizer, config)
         model = pretrained.model.to(device)
-        if (choice := chosen_decoder(model)).reason:
+        if (choice := laid_out(model)[0]).reason:
             notify(f"answers: {choice}")
         return cls(model, encoder, config)
 
