@@ -8,9 +8,11 @@ import itertools
 
 import torch
 from tests.doubles.engine import random_records, record
+from tests.infer import test_compiled as answering
 from tests.model import test_layer_adapters as adapters
 
 from tuneful.batch.trie import build_trie
+from tuneful.infer import compiled
 from tuneful.model import layers, native, products
 
 BATCHES = [build_trie([record([5], [6])]), build_trie([record([5], [6, 7])]), build_trie(random_records(3, longest=9))]
@@ -54,6 +56,18 @@ def all_products() -> None:
         torch.autograd.backward(found, [random(*one.shape) for one in found])
 
 
+def all_steps() -> None:
+    """Steps of decoders that answer: rows that enter and leave, a prefix or none, prompts that are alike."""
+    for family, heads, widths, num_threads, num_shared in answering.CASES:
+        torch.set_num_threads(num_threads)
+        for dtype in answering.TOLERANCE:
+            model = answering.small(family, heads, widths, dtype)
+            prompts = answering.prompts_of(num_shared)
+            answering.enter_and_leave(answering.decoder_of(model, 5, num_shared), model, prompts, 4)
+    with torch.no_grad():
+        answering.decoder_of(model, 40).admit([[3, 4]] * 39 + [[3]])
+
+
 def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape).to(torch.bfloat16)
 
@@ -63,8 +77,9 @@ def exactly(num_bytes: int) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    for module in (layers, products):
+    for module in (layers, products, compiled):
         vars(module)["thread_workspace"] = exactly
     all_layers()
     all_products()
+    all_steps()
     print(native.describe())

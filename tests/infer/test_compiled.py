@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tuneful.model.lora import add_adapter
 
 pytestmark = needs("compiler")
 VOCABULARY = 71
-CONFIGS = {
+CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
     "mistral": (MistralConfig, {"sliding_window": None}),
     "qwen2": (Qwen2Config, {}),
@@ -66,9 +67,16 @@ def exact(model):
     return model
 
 
+def decoder_of(model, num_slots, num_shared=0):
+    weights = compiled_model(model)
+    assert weights is not None
+    return CachedDecoder(model, num_slots, num_shared, weights)
+
+
 def enter_and_leave(decoder, model, prompts, num_steps=70):
     """The rows' tokens and logits while they enter at two times and leave at others, until slots have grown."""
-    tokens, logits = [list(prompt) for prompt in prompts], [[] for _ in prompts]
+    tokens = [list(prompt) for prompt in prompts]
+    logits: list[list[torch.Tensor]] = [[] for _ in prompts]
     rows: list[int] = []
     rng = np.random.default_rng(3)
 
@@ -102,7 +110,7 @@ def test_logits_are_those_of_each_row_alone(family, heads, widths, num_threads, 
     prompts, before = prompts_of(num_shared), torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        decoder = CachedDecoder(model, len(prompts), num_shared, compiled_model(model))
+        decoder = decoder_of(model, len(prompts), num_shared)
         tokens, logits = enter_and_leave(decoder, model, prompts)
     finally:
         torch.set_num_threads(before)
@@ -121,11 +129,7 @@ def test_the_number_of_threads_changes_nothing(dtype):
         assert_the_same_in(
             num_threads,
             lambda: [
-                own
-                for row in enter_and_leave(CachedDecoder(model, 5, 9, compiled_model(model)), model, prompts_of(9), 5)[
-                    1
-                ]
-                for own in row
+                own for row in enter_and_leave(decoder_of(model, 5, 9), model, prompts_of(9), 5)[1] for own in row
             ],
         )
 
@@ -136,13 +140,21 @@ def test_many_rows_give_each_what_it_is_given_alone(dtype):
     model = small("llama", (2, 1, 16), (32, 4200), dtype)
     prompts = [[index % VOCABULARY, 3] for index in range(101)]
     with attending(model, "tuneful_cached"):
-        decoder = CachedDecoder(model, len(prompts), 0, compiled_model(model))
+        decoder = decoder_of(model, len(prompts))
         decoder.admit(prompts)
         together = decoder.step([5] * len(prompts)).clone()
         for row in (0, 60, 100):
-            alone = CachedDecoder(model, 1, 0, compiled_model(model))
+            alone = decoder_of(model, 1)
             alone.admit([prompts[row]])
             assert torch.equal(alone.step([5])[0], together[row])
+
+
+def test_more_rows_than_there_are_distinct_tokens_of_prompts_are_all_answered():
+    model = small("llama")
+    with attending(model, "tuneful_cached"):
+        logits = decoder_of(model, 40).admit([[3, 4]] * 39 + [[3]])
+        alone = decoder_of(model, 1).admit([[3, 4]])
+    assert torch.equal(logits[:39], alone.expand(39, -1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
@@ -221,8 +233,9 @@ def test_the_copy_holds_the_weights_of_the_moment_it_was_made():
     prompt = [1, 2, 3]
     with attending(model, "tuneful_cached"):
         made = compiled_model(model)
+        assert made is not None
         first = CachedDecoder(model, 1, 0, made).admit([prompt]).clone()
         with torch.no_grad():
             model.model.layers[-1].mlp.down_proj.weight.mul_(3)
         assert torch.equal(CachedDecoder(model, 1, 0, made).admit([prompt]), first)
-        assert not torch.equal(CachedDecoder(model, 1, 0, compiled_model(model)).admit([prompt]), first)
+        assert not torch.equal(decoder_of(model, 1).admit([prompt]), first)

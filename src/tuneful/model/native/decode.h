@@ -449,6 +449,7 @@ typedef struct {
 static NAME(step_workspace) NAME(lay_out_step)(const decoder *d, const decode_step *s, char *start)
 {
     int64_t N = s->num_tokens, M = s->num_read, H = d->num_heads, K = d->num_key_heads, input = NAME(bytes_of)(INPUT_KIND(d->kind));
+    int64_t rows = most(N, M); /* a prompt that several rows have is read for each */
     int64_t attends = s->plan ? NAME(workspace_bytes)(s->plan, 0) : NAME(slots_workspace)(d, s) * (int64_t)sizeof(REAL);
     char *at = start;
     NAME(step_workspace) w;
@@ -457,8 +458,8 @@ static NAME(step_workspace) NAME(lay_out_step)(const decoder *d, const decode_st
     w.heads = take(&at, N * (H + 2 * K) * d->size, sizeof(REAL));
     w.attended = take(&at, s->plan ? N * H * d->size : 0, sizeof(REAL));
     w.logsumexp = take(&at, s->plan ? N * H : 0, sizeof(REAL));
-    w.input = take(&at, N * most(d->width, H * d->size), input);
-    w.activation = take(&at, N * d->inner, input);
+    w.input = take(&at, rows * most(d->width, H * d->size), input);
+    w.activation = take(&at, rows * d->inner, input);
     w.own = (REAL *)at;
     w.own_bytes = most(attends, most(2 * BLOCK_ROWS * PANEL, d->width) * (int64_t)sizeof(REAL));
     w.own_bytes = rounded_up(w.own_bytes, 64);
