@@ -46,6 +46,8 @@ def small(family, heads=(6, 2, 16), widths=(10, 96), dtype=torch.float32, **othe
     torch.manual_seed(1)
     config = configuration(
         vocab_size=VOCABULARY,
+        bos_token_id=None,
+        eos_token_id=None,
         hidden_size=widths[0] * heads[0],
         intermediate_size=widths[1],
         num_hidden_layers=2,

@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.infer.cached import NOT_PACKED, CachedDecoder, Weights
-from tuneful.infer.compiled import compiled_model
+from tuneful.infer.compiled import CompiledModel, compiled_model
 from tuneful.infer.packed import packed_weights
 from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
 from tuneful.model.attention import why_no_trie
@@ -37,6 +37,9 @@ SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16
 """Largest relative difference of the logits of a few tokens from those of each row alone."""
 _PROMPT_LENGTHS, _SHORTEST, _NUM_SHARED, _NUM_STEPS = (9, 4, 7), 4, 3, 3
 """The self-check's prompts, what all of them begin with, and how many tokens each is given."""
+LEAST_SHARED, LEAST_SHARED_COMPILED = 256, 32
+"""From how many common tokens on all rows attend to one copy of them: by torch's operations more of these cost more than the
+reading below, the kernels gain from the first block on."""
 _REACHING, _LONGEST_REACH = ("window", "chunk", "compress", "topk", "block_size", "local_attention"), 256
 """What settings are called that show only after as many tokens as they say: all prompts but the shortest are that much longer."""
 
@@ -92,6 +95,8 @@ def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens, none of
     them to become longer than `longest` tokens."""
     choice, weights = laid_out(model)
+    if num_shared < (LEAST_SHARED_COMPILED if isinstance(weights, CompiledModel) else LEAST_SHARED):
+        num_shared = 0
     apart = choice.by_length and longest_changes_others(model, _prompts(model)[0], longest)
     return _decoder("single" if apart else choice.name, model, num_rows, num_shared, weights)
 

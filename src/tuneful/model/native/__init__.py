@@ -44,7 +44,7 @@ FLAGS = [
     "-ffp-contract=fast",
 ]
 FLAGS_X86 = ["-mprefer-vector-width=512"]
-_COMPILE_SECONDS = 120
+_COMPILE_SECONDS = 300
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 """What the kernels read and write, by their number in `kernels.c`."""
 

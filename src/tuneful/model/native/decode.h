@@ -16,7 +16,6 @@
 #define BLOCK_ROWS 96   /* that meet a panel while it is near */
 #define STRETCH 2048    /* of the depth at once: so much of a panel and of BLOCK_ROWS fits into the cache */
 #define VALUE_STEP 16   /* what a value's size is rounded up to: a whole number of vectors on every processor */
-#define AHEAD 16        /* pairs of a panel: what has to be near by then */
 #define GROUP_QUERIES 8 /* about so many queries meet a key of the prefix together */
 
 /* What a product reads: bfloat16 only where there is a dot product of it. */
@@ -72,11 +71,11 @@ static __attribute__((noinline)) void NAME(multiply_tile)(int64_t rows, int64_t 
 {
 #define CASE(n, v)                                                                                               \
     case COLUMNS * n + v - 1:                                                                                    \
-        if (right->kind == BFLOAT16) NAME(tile_of)(n, v, BFLOAT16, left, by_row, right, out, stride, adds);      \
+        if (REAL_KIND == FLOAT32 && right->kind == BFLOAT16) NAME(tile_of)(n, v, BFLOAT16, left, by_row, right, out, stride, adds);      \
         else NAME(tile_of)(n, v, REAL_KIND, left, by_row, right, out, stride, adds);                             \
         break;
 #if COLUMNS == 4
-#define CASES(n) CASE(n, 1) CASE(n, 2) CASE(n, 3) CASE(n, 4)
+#define CASES(n) CASE(n, 1) CASE(n, 2) CASE(n, 4)
 #else
 #define CASES(n) CASE(n, 1) CASE(n, 2)
 #endif
@@ -89,11 +88,12 @@ static __attribute__((noinline)) void NAME(multiply_tile)(int64_t rows, int64_t 
 static void NAME(multiply_columns)(int64_t num_rows, int64_t num_vectors, const REAL *left, int64_t by_row, NAME(columns) right,
                                    REAL *out, int64_t stride, int adds)
 {
-    for (int64_t v = 0; v < num_vectors; v += COLUMNS) {
+    for (int64_t v = 0, vectors; v < num_vectors; v += vectors) {
         NAME(columns) own = right;
+        vectors = num_vectors - v >= COLUMNS ? COLUMNS : num_vectors - v >= 2 ? 2 : 1;
         own.data = (const char *)right.data + v * right.by_vector * NAME(bytes_of)(right.kind);
         for (int64_t r = 0; r < num_rows; r += MOST_ROWS)
-            NAME(multiply_tile)(least(MOST_ROWS, num_rows - r), least(COLUMNS, num_vectors - v), left + r * by_row, by_row, &own,
+            NAME(multiply_tile)(least(MOST_ROWS, num_rows - r), vectors, left + r * by_row, by_row, &own,
                                 out + r * stride + v * LANES, stride, adds);
     }
 }
@@ -151,44 +151,6 @@ static NAME(piece) NAME(piece_of)(const matrix *m, int64_t num_rows, int64_t par
     return (NAME(piece)){column / PANEL, column, least(width, m->size - column), first, least(BLOCK_ROWS, num_rows - first)};
 }
 
-#ifdef PANEL_WIDTH
-/* sums = left * right, or that added, as multiply_tile gives it: of the first rows that meet a panel, which is not near yet, so that
-   what comes AHEAD pairs later is asked for. */
-static inline __attribute__((always_inline)) void NAME(first_tile_of)(const int rows, const int vectors, left_pairs left,
-                                                                      const uint32_t *right, float *sums, int adds)
-{
-    __m512 tile[TILE][4];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < vectors; c++) tile[r][c] = adds ? _mm512_load_ps(sums + r * PANEL_WIDTH + 16 * c) : _mm512_setzero_ps();
-    for (int64_t p = 0; p < left.num_pairs; p++, right += PANEL_WIDTH) {
-        __m512bh column[4];
-        for (int c = 0; c < vectors; c++) {
-            _mm_prefetch((const char *)(right + AHEAD * PANEL_WIDTH + 16 * c), _MM_HINT_T0);
-            column[c] = (__m512bh)_mm512_load_si512(right + 16 * c);
-        }
-        for (int r = 0; r < rows; r++) {
-            int32_t pair;
-            memcpy(&pair, (const char *)left.data + r * left.by_row + p * left.by_pair, sizeof pair);
-            for (int c = 0; c < vectors; c++)
-                tile[r][c] = _mm512_dpbf16_ps(tile[r][c], (__m512bh)_mm512_set1_epi32(pair), column[c]);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < vectors; c++) _mm512_store_ps(sums + r * PANEL_WIDTH + 16 * c, tile[r][c]);
-}
-
-static __attribute__((noinline)) void NAME(first_tile)(int64_t rows, int64_t vectors, left_pairs left, const uint32_t *right,
-                                                       float *sums, int adds)
-{
-#define CASE(n, v) \
-    case 4 * n + v - 1: NAME(first_tile_of)(n, v, left, right, sums, adds); break;
-#define CASES(n) CASE(n, 1) CASE(n, 2) CASE(n, 3) CASE(n, 4)
-    switch (4 * rows + vectors - 1) { CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) }
-#undef CASES
-#undef CASE
-}
-#endif
-
 /* sums [rows, PANEL], their first columns = the piece's rows of input [num_rows, depth] * its columns of the weights. */
 static void NAME(piece_sums)(const matrix *m, int64_t kind, const NAME(piece) *p, const void *input, REAL *sums)
 {
@@ -203,7 +165,7 @@ static void NAME(piece_sums)(const matrix *m, int64_t kind, const NAME(piece) *p
                 const uint32_t *right = (const uint32_t *)panel + pair * PANEL_WIDTH + within;
                 float *own = (float *)sums + row * PANEL_WIDTH;
                 if (row == 0)
-                    NAME(first_tile)(least(TILE, p->rows), vectors, left, right, own, pair > 0);
+                    multiply_first_tile(least(TILE, p->rows), vectors, left, right, own, pair > 0);
                 else
                     multiply_tile(least(TILE, p->rows - row), left, no_pairs, right, pair ? own : no_start,
                                   pair ? PANEL_WIDTH : 0, &(destination){NULL, 0, p->width, own, NULL, 0});
@@ -511,5 +473,4 @@ static void NAME(run_step)(const decoder *d, const decode_step *s)
 #undef BLOCK_ROWS
 #undef STRETCH
 #undef GROUP_QUERIES
-#undef AHEAD
 #undef INPUT_KIND
