@@ -172,6 +172,14 @@ def test_greedy_answers_in_float32_are_those_of_transformers(family, batch_size)
     ]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_prompts_that_are_nothing_but_what_all_share_are_answered(count):
+    model, prompt = small("llama"), [*range(40)]
+    config = GenerateConfig(temperature=0, max_new_tokens=5, batch_size=2)
+    found = dict(generate(model, [prompt] * count, config, ()))
+    assert {tuple(one.token_ids) for one in found.values()} == {tuple(greedy_of_transformers(model, prompt)[:5])}
+
+
 def test_an_adapter_is_merged_into_the_copy_of_the_weights_and_the_model_stays_as_it_was():
     model = small("llama")
     config = LoraConfig(r=4, alpha=8)

@@ -218,6 +218,7 @@ class CompiledEngine:
         self._prefixes = [self._stores(1, _rounded_up(num_shared)) for _ in range(self._num_layers)]
         self._slots: list[list[torch.Tensor]] = []
         self._logits = torch.empty(0, dtype=compiled.computed)
+        self.make_room(1, 0)  # a prompt that is nothing but the prefix writes to no slot
 
     def make_room(self, num_tokens: int, num_rows: int) -> None:
         """Let every slot hold `num_tokens`; what the first `num_rows` slots hold is kept."""
