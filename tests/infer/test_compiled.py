@@ -141,7 +141,7 @@ def test_many_rows_give_each_what_it_is_given_alone(dtype):
     """More rows than meet a panel at once, and a depth of more than one stretch."""
     model = small("llama", (2, 1, 16), (32, 4200), dtype)
     prompts = [[index % VOCABULARY, 3] for index in range(101)]
-    with attending(model, "tuneful_cached"):
+    with torch.no_grad():
         decoder = decoder_of(model, len(prompts))
         decoder.admit(prompts)
         together = decoder.step([5] * len(prompts)).clone()
@@ -153,7 +153,7 @@ def test_many_rows_give_each_what_it_is_given_alone(dtype):
 
 def test_more_rows_than_there_are_distinct_tokens_of_prompts_are_all_answered():
     model = small("llama")
-    with attending(model, "tuneful_cached"):
+    with torch.no_grad():
         logits = decoder_of(model, 40).admit([[3, 4]] * 39 + [[3]])
         alone = decoder_of(model, 1).admit([[3, 4]])
     assert torch.equal(logits[:39], alone.expand(39, -1))
@@ -241,7 +241,7 @@ def test_a_step_that_gives_other_logits_is_found_out_and_torch_answers_with_the_
 def test_the_copy_holds_the_weights_of_the_moment_it_was_made():
     model = small("qwen2", (4, 2, 16))
     prompt = [1, 2, 3]
-    with attending(model, "tuneful_cached"):
+    with torch.no_grad():
         made = compiled_model(model)
         assert made is not None
         first = CachedDecoder(model, 1, 0, made).admit([prompt]).clone()
