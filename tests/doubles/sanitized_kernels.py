@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from tests.doubles.engine import random_records, record
+from tests.infer import test_compiled as answering
 from tests.model import test_layer_adapters as adapters
 
 from tuneful.batch.trie import build_trie, cut_blocks
 from tuneful.config import TrainConfig
+from tuneful.infer import compiled
 from tuneful.model import layers, native, products
 from tuneful.model.attention_native import MAX_QUERIES, NativeAttention, lay_out_blocks
 from tuneful.model.elementwise import GatedSilu, Rotation
@@ -133,6 +135,18 @@ def all_updates() -> None:
         update.step(1, 1e-3, 1 + update.squared_norm())
 
 
+def all_steps() -> None:
+    """Steps of decoders that answer: rows that enter and leave, a prefix or none, prompts that are alike."""
+    for family, heads, widths, num_threads, num_shared in answering.CASES[::3]:
+        torch.set_num_threads(num_threads)
+        for dtype in answering.TOLERANCE:
+            model = answering.small(family, heads, widths, dtype)
+            prompts = answering.prompts_of(num_shared)
+            answering.enter_and_leave(answering.decoder_of(model, 5, num_shared), model, prompts, 4)
+    with torch.no_grad():
+        answering.decoder_of(model, 40).admit([[3, 4]] * 39 + [[3]])
+
+
 def back_and_forth(function: Callable[..., torch.Tensor], *given: Any) -> None:
     output = function(*given)
     output.backward(random(*output.shape, dtype=output.dtype))
@@ -156,8 +170,8 @@ def exactly(num_bytes: int) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    for module in (layers, products):
+    for module in (layers, products, compiled):
         vars(module)["thread_workspace"] = exactly
-    for check in (all_layers, all_products, all_attention, all_windows, all_rows, all_updates):
+    for check in (all_layers, all_products, all_attention, all_windows, all_rows, all_updates, all_steps):
         check()
     print(native.describe())

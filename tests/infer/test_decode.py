@@ -9,7 +9,7 @@ from tests.model.families import greedy_of_transformers
 from tuneful.config import Config, GenerateConfig
 from tuneful.infer import decode
 from tuneful.infer.cached import CachedDecoder
-from tuneful.infer.decode import choose_decoder, chosen_decoder, make_decoder
+from tuneful.infer.decode import choose_decoder, chosen_decoder, laid_out, make_decoder
 from tuneful.infer.generate import generate
 from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
 from tuneful.infer.session import LoadedModel
@@ -80,9 +80,9 @@ def test_memory_that_runs_out_is_no_fault_of_the_family(monkeypatch):
 
 def test_a_model_is_proved_once(monkeypatch):
     model = tiny_model()
-    first = chosen_decoder(model)
+    first, _ = laid_out(model)
     monkeypatch.setattr(decode, "choose_decoder", lambda *given: pytest.fail("proved again"))
-    assert chosen_decoder(model) is first
+    assert laid_out(model)[0] is first
     assert answers(model, PROMPTS)
 
 

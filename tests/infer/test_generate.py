@@ -86,7 +86,8 @@ def test_an_answer_does_not_depend_on_the_batch_it_is_computed_in(model, stop, c
 @pytest.mark.parametrize("family", FAMILIES)
 def test_500_answers_are_the_ones_given_alone(family, least_shared, monkeypatch):
     """Over a common preamble, kept once or in every slot, of lengths from 1 to 20, with rows that enter and leave."""
-    monkeypatch.setattr("tuneful.infer.generate.LEAST_SHARED", least_shared)
+    for name in ("LEAST_SHARED", "LEAST_SHARED_COMPILED"):
+        monkeypatch.setattr(f"tuneful.infer.decode.{name}", least_shared)
     model = tiny_model(family, initializer_range=0.3)
     prompts = [[5, 6, 7, 8, *prompt] for prompt in random_prompts(100, seed=1)] * (5 if family == "llama" else 1)
     stop = stops_that_occur(model, prompts[:20])

@@ -93,3 +93,13 @@ def test_a_row_draws_the_same_whoever_stands_beside_it():
     together = next_tokens(logits, config, generators(6))
     alone = [next_tokens(logits[row : row + 1], config, [generators(6)[row]]).item() for row in range(6)]
     assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [7, 64, 1000, 4099])
+def test_of_equal_logits_the_first_is_the_greedy_token_whatever_the_precision(dtype, size):
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randint(0, 4, (5, size), generator=generator).to(dtype)  # the largest stands in many places
+    logits[0], logits[1, :-1] = 0, -1
+    found = next_tokens(logits, GenerateConfig(temperature=0), generators(5))
+    assert found.tolist() == [row.index(max(row)) for row in logits.tolist()]

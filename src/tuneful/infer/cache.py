@@ -1,5 +1,7 @@
 """Keys and values of the rows in flight, and the attention that reads them: what makes a step cost one token a row.
 
+This is the way of torch's operations, for whatever `compiled.py` does not serve.
+
 Every row in flight has a slot; slots 0 to B - 1 are in use. What all prompts begin with, where it is long, is kept once and
 attended to by all rows in one matrix product (a cascade: Hydragen, Juravsky et al. 2024); what is a row's own is in its slot:
 
@@ -15,13 +17,16 @@ share is computed once. No cache object of transformers' is involved, and no mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
-from tuneful.model.attention import AttentionPlan, check_plain, trie_attention
+from tuneful.batch.trie import TrieBatch
+from tuneful.model.attention import AttentionPlan, check_plain, plan_attention, trie_attention
+from tuneful.model.forward import compute_logits
 
 # Legend of shapes: N tokens of a step, B rows in flight, S slots, T tokens that a slot has room for, P tokens of the prefix,
 #                   H query heads, K key/value heads, R = H / K query heads a key head, D head size
@@ -124,28 +129,71 @@ def _by_row(heads: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DecodeStep:
-    """Which rows the tokens of one call of the model belong to.
+class Tokens:
+    """The tokens of one call of the model, and which rows they belong to.
 
-    token_ids   int64 [1, N]    the flat stream
-    positions   int64 [1, N]    the position of each in its row
-    predictors  int64 [B]       the tokens whose predictions are wanted, a row each
-    written     int64 [W]       the tokens whose keys and values are kept; a token of several rows is written for each
-    slots       int64 [W]       where: the slot,
-    places      int64 [W]       and the place in it
-    plan        who sees whom among prompts; None where every token is the newest of its row, in order of slots
-    hidden      [B * K, 1, T']  what such a row does not see of its slot; None for prompts
+    token_ids   int64 [N]   the flat stream
+    positions   int64 [N]   the position of each in its row
+    predictors  int64 [B]   the tokens whose predictions are wanted, a row each
+    written     int64 [W]   the tokens whose keys and values are kept; a token of several rows is written for each
+    slots       int64 [W]   where: the slot,
+    places      int64 [W]   and the place in it
+    prompts                 the trie of the prompts that enter; None where every token is the newest of its row, in order of slots
     """
 
-    key_values: KeyValues
     token_ids: torch.Tensor
     positions: torch.Tensor
     predictors: torch.Tensor
     written: torch.Tensor
     slots: torch.Tensor
     places: torch.Tensor
+    prompts: TrieBatch | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodeStep:
+    """What attention is handed in a call: the cache, the tokens, and who sees whom.
+
+    plan        among prompts; None where every token is the newest of its row
+    hidden      [B * K, 1, T']  what such a row does not see of its slot; None for prompts
+    """
+
+    key_values: KeyValues
+    tokens: Tokens
     plan: AttentionPlan | None = None
     hidden: torch.Tensor | None = None
+
+
+class TorchEngine:
+    """Calls of transformers' own forward with the attention of this file, inside `packed`, which may hold its weights packed."""
+
+    def __init__(
+        self, model: PreTrainedModel, num_slots: int, num_shared: int, packed: AbstractContextManager[Any]
+    ) -> None:
+        self._model, self._packed = model, packed
+        self._key_values = KeyValues(num_slots, num_shared)
+        self.make_room, self.move = self._key_values.make_room, self._key_values.move
+
+    def logits(self, tokens: Tokens) -> torch.Tensor:
+        """The logits [B, vocabulary] of the predictors."""
+        with self._packed:
+            return compute_logits(
+                self._model,
+                tokens.predictors,
+                input_ids=tokens.token_ids[None],
+                position_ids=tokens.positions[None],
+                use_cache=False,
+                step=self._step(tokens),
+            )[0]
+
+    def _step(self, tokens: Tokens) -> DecodeStep:
+        if tokens.prompts is not None:
+            return DecodeStep(self._key_values, tokens, plan=plan_attention(tokens.prompts, self._model))
+        config = self._model.config.get_text_config()
+        num_key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        beyond = torch.arange(int(tokens.places.max()) + 1) > tokens.places[:, None]
+        hidden = torch.zeros(beyond.shape, dtype=self._model.dtype).masked_fill_(beyond, -torch.inf)
+        return DecodeStep(self._key_values, tokens, hidden=hidden.repeat_interleave(num_key_heads, 0)[:, None])
 
 
 def cached_attention(
@@ -165,13 +213,13 @@ def cached_attention(
     """
     check_plain(step, "step", attention_mask, dropout, kwargs)
     assert step is not None
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer, tokens = int(module.layer_idx), step.tokens  # type: ignore[arg-type]
     if step.plan is not None:
         step.key_values.write_prefix(layer, key, value)
-        kept = (tensor.index_select(2, step.written) for tensor in (key, value))
-        step.key_values.write(layer, step.slots, step.places, *kept)
+        kept = (tensor.index_select(2, tokens.written) for tensor in (key, value))
+        step.key_values.write(layer, tokens.slots, tokens.places, *kept)
         return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, **kwargs)
     assert step.hidden is not None
-    step.key_values.write(layer, step.slots, step.places, key, value)
+    step.key_values.write(layer, tokens.slots, tokens.places, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return step.key_values.attend(layer, query, step.hidden, scale), None

@@ -1,40 +1,53 @@
 """Answers from our own cache: prompts share their prefill as a trie, rows enter and leave at any time, slots alone are padded.
 
-The fastest of the decoders (`decode.py`), for models whose attention is the plain one. Keys and values are kept by `cache.py`.
+The fastest of the decoders (`decode.py`), for models whose attention is the plain one. What calls the model, and keeps its keys
+and values, is an engine: the compiled kernels' (`compiled.py`), or torch's (`cache.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.batch.trie import TrieBatch, build_trie
-from tuneful.infer.cache import DecodeStep, KeyValues, register_cached_attention
-from tuneful.model.attention import plan_attention
-from tuneful.model.forward import compute_logits
+from tuneful.infer.cache import Tokens, TorchEngine, register_cached_attention
+from tuneful.infer.compiled import CompiledEngine, CompiledModel
 from tuneful.types import Example
 
+Weights = CompiledModel | AbstractContextManager[Any]
+"""Laid out for the compiled kernels, or a context in which torch multiplies by them."""
 NOT_PACKED: AbstractContextManager[Any] = nullcontext()
 
 
-class CachedDecoder:
-    """Rows in slots of our own key/value cache; the model is called inside `packed`, which may hold its weights packed."""
+class Engine(Protocol):
+    """What calls the model and keeps the keys and values of the rows in flight, in slots from 0 on."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        num_slots: int,
-        num_shared: int,
-        packed: AbstractContextManager[Any] = NOT_PACKED,
-    ) -> None:
+    def make_room(self, num_tokens: int, num_rows: int) -> None:
+        """Let every slot hold `num_tokens`; what the first `num_rows` slots hold is kept."""
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], num_tokens: int) -> None:
+        """Copy the first `num_tokens` tokens of some slots to others."""
+
+    def logits(self, tokens: Tokens) -> torch.Tensor:
+        """The logits [B, vocabulary] of the predictors, as they are until the next call."""
+
+
+class CachedDecoder:
+    """Rows in slots of our own key/value cache; the model multiplies by its `weights` as they were laid out."""
+
+    def __init__(self, model: PreTrainedModel, num_slots: int, num_shared: int, weights: Weights = NOT_PACKED) -> None:
         self.attention, self.max_rows = register_cached_attention(), num_slots
-        self._model, self._packed = model, packed
-        self._key_values = KeyValues(num_slots, num_shared)
+        self._num_shared = num_shared
+        self._engine: Engine = (
+            CompiledEngine(weights, num_slots, num_shared)
+            if isinstance(weights, CompiledModel)
+            else TorchEngine(model, num_slots, num_shared, weights)
+        )
         self._num_held: list[int] = []  # tokens of each row in its slot
 
     def admits(self) -> bool:
@@ -56,21 +69,20 @@ class CachedDecoder:
             ]
         )
         last = [int(batch.target_rows[own[0]]) for own in batch.record_targets]
-        own_nodes = [_path(batch, node)[self._key_values.num_shared :] for node in last]
+        own_nodes = [_path(batch, node)[self._num_shared :] for node in last]
         first_slot = len(self._num_held)
         held, self._num_held = self._num_held, [*self._num_held, *map(len, own_nodes)]
-        self._key_values.make_room(max(self._num_held), len(held))
+        self._engine.make_room(max(self._num_held), len(held))
         slots = np.repeat(np.arange(first_slot, len(self._num_held)), [len(nodes) for nodes in own_nodes])
         return self._call(
-            DecodeStep(
-                key_values=self._key_values,
-                token_ids=_ids(batch.input_ids)[None],
-                positions=_ids(batch.positions)[None],
+            Tokens(
+                token_ids=_ids(batch.input_ids),
+                positions=_ids(batch.positions),
                 predictors=_ids(last),
                 written=_ids(np.concatenate(own_nodes)),
                 slots=_ids(slots),
                 places=_ids(np.concatenate([np.arange(len(nodes)) for nodes in own_nodes])),
-                plan=plan_attention(batch, self._model),
+                prompts=batch,
             )
         )
 
@@ -79,22 +91,16 @@ class CachedDecoder:
         assert len(token_ids) == len(self._num_held) > 0
         places = _ids(self._num_held)
         self._num_held = [held + 1 for held in self._num_held]
-        self._key_values.make_room(max(self._num_held), len(self._num_held))
-        config = self._model.config.get_text_config()
-        num_key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        beyond = torch.arange(max(self._num_held)) > places[:, None]
-        hidden = torch.zeros(beyond.shape, dtype=self._model.dtype).masked_fill_(beyond, -torch.inf)
+        self._engine.make_room(max(self._num_held), len(self._num_held))
         rows = torch.arange(len(token_ids))
         return self._call(
-            DecodeStep(
-                key_values=self._key_values,
-                token_ids=_ids(token_ids)[None],
-                positions=(places + self._key_values.num_shared)[None],
+            Tokens(
+                token_ids=_ids(token_ids),
+                positions=places + self._num_shared,
                 predictors=rows,
                 written=rows,
                 slots=rows,
                 places=places,
-                hidden=hidden.repeat_interleave(num_key_heads, 0)[:, None],
             )
         )
 
@@ -108,19 +114,11 @@ class CachedDecoder:
             order[hole] = mover
         self._num_held = [self._num_held[row] for row in order]
         if movers:
-            self._key_values.move(movers, holes, max(self._num_held))
+            self._engine.move(movers, holes, max(self._num_held))
         return order
 
-    def _call(self, step: DecodeStep) -> torch.Tensor:
-        with self._packed:
-            return compute_logits(
-                self._model,
-                step.predictors,
-                input_ids=step.token_ids,
-                position_ids=step.positions,
-                use_cache=False,
-                step=step,
-            )[0]
+    def _call(self, tokens: Tokens) -> torch.Tensor:
+        return self._engine.logits(tokens)
 
 
 def _path(batch: TrieBatch, node: int) -> np.ndarray[Any, np.dtype[np.int64]]:

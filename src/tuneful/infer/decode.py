@@ -2,7 +2,8 @@
 
 There are five, each right for more families and slower than the one before:
 
-    shared     `cached.py`  our cache; prompts share their prefill as a trie, rows enter and leave at any time
+    shared     `cached.py`  our cache; prompts share their prefill as a trie, rows enter and leave at any time: by the compiled
+                            kernels where they serve the model (`compiled.py`), else by torch's operations (`cache.py`)
     padded     `plain.py`   transformers' cache over prompts padded to the left; rows enter together and leave one by one,
     held                    or, where a cache lets no row go, stay in it until all have left
     single     `plain.py`   one row at a time, with whatever the family keeps between two tokens
@@ -15,15 +16,16 @@ and the logits are those of each row alone in one plain forward. That costs some
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tuneful.infer.cached import NOT_PACKED, CachedDecoder
+from tuneful.infer.cached import NOT_PACKED, CachedDecoder, Weights
+from tuneful.infer.compiled import CompiledModel, compiled_model
 from tuneful.infer.packed import packed_weights
 from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
 from tuneful.model.attention import has_windows, why_no_trie
@@ -35,6 +37,9 @@ SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16
 """Largest relative difference of the logits of a few tokens from those of each row alone."""
 _PROMPT_LENGTHS, _SHORTEST, _NUM_SHARED, _NUM_STEPS = (9, 4, 7), 4, 3, 3
 """The self-check's prompts, what all of them begin with, and how many tokens each is given."""
+LEAST_SHARED, LEAST_SHARED_COMPILED = 256, 32
+"""From how many common tokens on all rows attend to one copy of them: by torch's operations more of these cost more than the
+reading below, the kernels gain from the first block on."""
 _REACHING, _LONGEST_REACH = ("window", "chunk", "compress", "topk", "block_size", "local_attention"), 256
 """What settings are called that show only after as many tokens as they say: all prompts but the shortest are that much longer."""
 
@@ -65,7 +70,7 @@ class Decoder(Protocol):
         """New rows, numbered after those in flight: the logits [prompts, vocabulary] of their next tokens."""
 
     def step(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """One more token for each row in flight: the logits [rows, vocabulary] of the ones after."""
+        """One more token for each row in flight: the logits [rows, vocabulary] of the ones after, until the next call."""
 
     def release(self, gone: Collection[int]) -> list[int]:
         """Rows leave; the old numbers of those that stay, in their new order."""
@@ -89,29 +94,44 @@ class DecoderChoice:
 def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0) -> Decoder:
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens, none of
     them to become longer than `longest` tokens."""
+    choice, weights = laid_out(model)
+    if num_shared < (LEAST_SHARED_COMPILED if isinstance(weights, CompiledModel) else LEAST_SHARED):
+        num_shared = 0
+    apart = choice.by_length and longest_changes_others(model, _prompts(model)[0], longest)
+    return _decoder("single" if apart else choice.name, model, num_rows, num_shared, weights)
+
+
+def laid_out(model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
+    """The decoder for `model`, and its weights as that reads them: by the compiled kernels, where they serve the model and prove
+    themselves on it, else by torch's operations."""
+    reason = None
+    if (compiled := compiled_model(model)) is not None:
+        choice = chosen_decoder(model, compiled)
+        if choice.name == "shared":
+            return choice, compiled
+        reason = f"by the compiled kernels {choice.reason}"
     packed = packed_weights(model)
     choice = chosen_decoder(model, packed)
-    apart = choice.by_length and longest_changes_others(model, _prompts(model)[0], longest)
-    return _decoder("single" if apart else choice.name, model, num_rows, num_shared, packed)
+    return (choice if reason is None or choice.reason else replace(choice, reason=reason)), packed
 
 
-def chosen_decoder(model: PreTrainedModel, packed: AbstractContextManager[Any] = NOT_PACKED) -> DecoderChoice:
-    """What `choose_decoder` found when it was first asked about `model` on its device, in its dtype, and packed or not.
+def chosen_decoder(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> DecoderChoice:
+    """What `choose_decoder` found when it was first asked about `model` on its device, in its dtype, with weights laid out so.
 
     It stays with the model, whose weights may change meanwhile: an answer is asked for after every evaluation of a training.
     """
-    place = (model.device.type, model.dtype, type(packed))
+    place = (model.device.type, model.dtype, type(weights))
     proved: dict[Any, DecoderChoice] = vars(model).setdefault("_tuneful_decoders", {})
     if place not in proved:
-        proved[place] = choose_decoder(model, packed)
+        proved[place] = choose_decoder(model, weights)
     return proved[place]
 
 
-def choose_decoder(model: PreTrainedModel, packed: AbstractContextManager[Any] = NOT_PACKED) -> DecoderChoice:
-    """The first decoder that gives the logits of each row alone, ours inside `packed`; and why those before it do not."""
+def choose_decoder(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> DecoderChoice:
+    """The first decoder that gives the logits of each row alone, ours by `weights`; and why those before it do not."""
     context = context_length(model)
     by_length = context == UNLIMITED or longest_changes_others(model, _prompts(model)[0], context)
-    reasons = [why_not_cached(model, packed)]
+    reasons = [why_not_cached(model, weights)]
     if reasons[0] is None:
         return DecoderChoice("shared", by_length=by_length)
     names: tuple[DecoderName, ...] = ("padded", "held", "single")
@@ -124,8 +144,8 @@ def choose_decoder(model: PreTrainedModel, packed: AbstractContextManager[Any] =
     return DecoderChoice("recompute", "; ".join(filter(None, reasons)))
 
 
-def why_not_cached(model: PreTrainedModel, packed: AbstractContextManager[Any] = NOT_PACKED) -> str | None:
-    """Why `model` must generate through transformers' own forward; None where ours gives the same logits inside `packed`."""
+def why_not_cached(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> str | None:
+    """Why `model` must generate through transformers' own forward; None where ours gives the same logits by `weights`."""
     if model.device.type != "cpu":
         return f"the model is on {model.device.type}"
     if reason := why_no_trie(model):
@@ -134,7 +154,7 @@ def why_not_cached(model: PreTrainedModel, packed: AbstractContextManager[Any] =
         return "the model has sliding-window layers"
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         return "the model caps its attention scores"
-    found = _difference(model, CachedDecoder(model, len(_PROMPT_LENGTHS), _NUM_SHARED, packed))
+    found = _difference(model, CachedDecoder(model, len(_PROMPT_LENGTHS), _NUM_SHARED, weights))
     return found and f"{_IN_WORDS['shared']} {found}"
 
 
@@ -158,10 +178,10 @@ def _decoder(
     model: PreTrainedModel,
     num_rows: int = 1,
     num_shared: int = 0,
-    packed: AbstractContextManager[Any] = NOT_PACKED,
+    weights: Weights = NOT_PACKED,
 ) -> Decoder:
     if name == "shared":
-        return CachedDecoder(model, num_rows, num_shared, packed)
+        return CachedDecoder(model, num_rows, num_shared, weights)
     if name in ("padded", "held"):
         return PaddedDecoder(model, holding=name == "held")
     return SingleDecoder(model) if name == "single" else RecomputingDecoder(model)
@@ -226,7 +246,7 @@ def _continued(
             given = decoder.admit([prompts[row] for row in rows])
             while True:
                 for row, own in zip(rows, given, strict=True):
-                    logits[row].append(own)
+                    logits[row].append(own.clone())  # the next step may be computed over it
                     tokens[row].append(int(own.argmax()))
                 gone = {at for at, row in enumerate(rows) if len(tokens[row]) == _NUM_STEPS - (row == 0)}
                 rows = [rows[at] for at in decoder.release(gone)] if gone else rows

@@ -28,8 +28,6 @@ from tuneful.types import Answer, Conversation
 
 _PREFILL_TOKENS = 4096
 """Most prompt tokens that enter at once: what their layers hold in between stays in bounds."""
-LEAST_SHARED = 256
-"""From how many common tokens on all rows attend to one copy of them: below, the more operations cost more than the reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +233,9 @@ def _each_aside(model: PreTrainedModel, decoder: Decoder, rows: Iterator[_Row]) 
 
 
 def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; 0 where they are too few to be kept apart."""
+    """How many tokens all prompts begin with."""
     first, last = min(map(list, prompts)), max(map(list, prompts))
-    common = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    return common if common >= LEAST_SHARED else 0
+    return next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
 
 
 def _num_allowed(model: PreTrainedModel, prompt: Sequence[int], config: GenerateConfig) -> int:

@@ -25,8 +25,10 @@ def next_tokens(
     """
     if config.repetition_penalty != 1:
         logits = _penalized(logits.float(), config.repetition_penalty, contexts)
-    chosen = logits.argmax(-1)
-    if not logits.gather(-1, chosen[:, None]).isfinite().all():  # a NaN is the largest of its row
+    largest, chosen = logits.max(
+        -1
+    )  # `argmax` gives the same index, and takes one thread six times as long in bfloat16
+    if not largest.isfinite().all():  # a NaN is the largest of its row
         raise TunefulError(
             "the model's logits are not finite, so it can answer nothing. Its weights may be damaged or have diverged, or need "
             "another precision (model.dtype=float32)"

@@ -15,7 +15,7 @@ from tuneful.config import Config
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import load_encoder
 from tuneful.files import cache_root
-from tuneful.infer.decode import chosen_decoder
+from tuneful.infer.decode import laid_out
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
@@ -51,7 +51,7 @@ class LoadedModel:
         cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
         encoder = load_encoder(pretrained.tokenizer, config)
         model = pretrained.model.to(device)
-        if (choice := chosen_decoder(model)).reason:
+        if (choice := laid_out(model)[0]).reason:
             notify(f"answers: {choice}")
         return cls(model, encoder, config)
 

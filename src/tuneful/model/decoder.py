@@ -62,7 +62,7 @@ FAMILIES = {
 def is_served(model: PreTrainedModel) -> bool:
     """Whether `model` is one whose forward stands here: of a family's own classes, with no code of others in its modules, and
     with no dropout besides an adapter's, which would have to fall anew on every record."""
-    name = _name(model)
+    name = family_name(model)
     home = f"transformers.models.{name.lower()}.modeling_{name.lower()}"
     if name not in FAMILIES or type(model).__module__ != home or getattr(model.config, "add_cross_attention", False):
         return False
@@ -96,7 +96,7 @@ def target_logits(
 ) -> torch.Tensor:
     """The logits [M, V] of the nodes `rows` int64 [M], rising, of a batch: `inputs` are `input_ids` [1, N] or their embeddings,
     `inputs_embeds` [1, N, D]; positions [1, N]."""
-    base, layers, family = model.base_model, _layers(model), FAMILIES[_name(model)]
+    base, layers, family = model.base_model, _layers(model), FAMILIES[family_name(model)]
     hidden = inputs["inputs_embeds"] if "inputs_embeds" in inputs else model.get_input_embeddings()(inputs["input_ids"])
     if family is None:
         hidden = hidden + base.wpe(positions)
@@ -120,7 +120,7 @@ def _scaled(logits: torch.Tensor, config: Any) -> torch.Tensor:
     return logits
 
 
-def _name(model: PreTrainedModel) -> str:
+def family_name(model: PreTrainedModel) -> str:
     """What transformers calls the family of `model`: `Llama` of a LlamaForCausalLM."""
     return type(model).__qualname__.removesuffix("LMHeadModel").removesuffix("ForCausalLM")
 

@@ -17,7 +17,7 @@ from tuneful.evaluation.document import compare_models, with_items
 from tuneful.evaluation.forgetting import covers, score_passages, score_samples, write_samples
 from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.tables import apply_gate, show_comparison
-from tuneful.infer.decode import chosen_decoder
+from tuneful.infer.decode import laid_out
 from tuneful.infer.file import Journal, answer_rows, request_sha256
 from tuneful.judge.run import judge_run
 from tuneful.model.lora import without_adapter
@@ -124,7 +124,7 @@ def _answer(run: RunState, name: str) -> list[AnswerRow]:
 def _show_decoder(run: RunState) -> None:
     """Where the model answers in a slower way than others, which and why."""
     with _answering_as(run, "base"):
-        choice = chosen_decoder(run.model)
+        choice, _ = laid_out(run.model)
     if choice.reason:
         run.terminal.facts({"answers": str(choice)})
 

@@ -27,7 +27,7 @@ import torch
 
 from tuneful.files import cache_root, flush_entry, sha256_of
 
-SOURCES = ("kernels.c", "kernels.h", "products.h", "layer.h")
+SOURCES = ("kernels.c", "kernels.h", "products.h", "layer.h", "decode.h")
 FLAGS = [
     "-std=gnu11",
     "-O3",
@@ -44,7 +44,7 @@ FLAGS = [
     "-ffp-contract=fast",
 ]
 FLAGS_X86 = ["-mprefer-vector-width=512"]
-_COMPILE_SECONDS = 120
+_COMPILE_SECONDS = 300
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 """What the kernels read and write, by their number in `kernels.c`."""
 
@@ -128,6 +128,57 @@ class LayerGradients(ctypes.Structure):
         ("hidden", ctypes.c_void_p),
         ("norms", ctypes.c_void_p * 2),
         *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases", "lora_a", "lora_b")],
+    ]
+
+
+class Matrix(ctypes.Structure):
+    """`matrix` of kernels.c: a linear layer's weights in panels, and its bias or null."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("panels", "bias")] + [
+        (name, ctypes.c_int64) for name in ("depth", "size")
+    ]
+
+
+class DecodeLayer(ctypes.Structure):
+    """`decode_layer` of kernels.c: what a layer of a decoder that answers reads."""
+
+    _fields_ = [
+        ("norms", ctypes.c_void_p * 2),
+        ("head_norms", ctypes.c_void_p * 2),
+        *[(name, Matrix) for name in ("heads", "output", "gate", "up", "down")],
+        ("rotates", ctypes.c_int64),
+    ]
+
+
+class Decoder(ctypes.Structure):
+    """`decoder` of kernels.c: a decoder that answers."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("kind", "num_layers", "width", "inner", "num_heads", "num_key_heads")],
+        ("size", ctypes.c_int64),
+        *[(name, ctypes.c_double) for name in ("epsilon", "shift", "scale")],
+        ("layers", ctypes.POINTER(DecodeLayer)),
+        *[(name, ctypes.c_void_p) for name in ("embedding", "norm")],
+        ("head", Matrix),
+    ]
+
+
+class LayerCache(ctypes.Structure):
+    """`layer_cache` of kernels.c: where the keys and values of a layer lie."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values", "prefix_keys", "prefix_values")]
+
+
+class DecodeStep(ctypes.Structure):
+    """`decode_step` of kernels.c: the tokens of one call, and where its logits go."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("num_threads", "num_tokens", "num_written", "num_read", "capacity")],
+        *[(name, ctypes.c_int64) for name in ("num_shared", "keeps_prefix")],
+        ("plan", ctypes.POINTER(Attention)),
+        *[(name, ctypes.c_void_p) for name in ("token_ids", "written", "slots", "places", "read", "cosines", "sines")],
+        ("caches", ctypes.POINTER(LayerCache)),
+        *[(name, ctypes.c_void_p) for name in ("logits", "workspace")],
     ]
 
 
@@ -253,6 +304,11 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.squared_norm.argtypes = [count, count, count, parameters, pointer]
     library.squared_norm.restype = number
     library.adamw.argtypes = [count, count, count, parameters, *[number] * 5, count]
+    library.decode_panel_bytes.argtypes = [count] * 3
+    library.lay_out_weights.argtypes = [*[count] * 4, pointer, pointer]
+    library.decode_workspace_bytes.argtypes = [ctypes.POINTER(Decoder), ctypes.POINTER(DecodeStep)]
+    library.decode.argtypes = library.decode_workspace_bytes.argtypes
+    library.decode_panel_bytes.restype = library.decode_workspace_bytes.restype = count
     library.has_matrix_products.restype = count
     if library.has_matrix_products():
         factors = ctypes.POINTER(Factor)
@@ -280,6 +336,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         library.gated_silu,
         library.gated_silu_backward,
         library.adamw,
+        library.lay_out_weights,
+        library.decode,
     ):
         function.restype = None
     return library

@@ -27,6 +27,7 @@
 #define ROWS 8               /* queries that are scored at once */
 #define CHUNK 65536          /* elements of a tensor that one thread updates at once */
 #define NORM_ACCUMULATORS 16 /* partial accumulators that a norm's rows are summed in */
+#define MOST_QUERIES 256     /* that attend together: of one key head */
 #define PORTION 1024         /* numbers at once: of squares until they meet the sum in double precision, of a gated activation */
 
 enum { FLOAT32, FLOAT64, BFLOAT16 };
@@ -57,8 +58,53 @@ typedef struct {
     double decay;
 } parameter;
 
+/* A linear layer that nothing trains, its weights in panels (decode.h); bias may be null. */
+typedef struct {
+    const void *panels, *bias;
+    int64_t depth, size;
+} matrix;
+
+/* A decoder that answers, and its layers; weights are of one kind. `heads` is query, key and value in one. */
+typedef struct {
+    const void *norms[2], *head_norms[2]; /* before attention and before the gate; of queries and keys, or null */
+    matrix heads, output, gate, up, down;
+    int64_t rotates;
+} decode_layer;
+
+typedef struct {
+    int64_t kind, num_layers, width, inner, num_heads, num_key_heads, size;
+    double epsilon, shift, scale;
+    const decode_layer *layers;
+    const void *embedding, *norm;
+    matrix head;
+} decoder;
+
+/* Where the keys and values of a layer lie: [slots, K, capacity] tokens, and those of the prefix [K, num_shared rounded up]. */
+typedef struct {
+    void *keys, *values, *prefix_keys, *prefix_values;
+} layer_cache;
+
+/* One call: tokens of prompts, with the plan of their trie, or the newest of each row. */
+typedef struct {
+    int64_t num_threads, num_tokens, num_written, num_read, capacity, num_shared, keeps_prefix;
+    const attention *plan;
+    const int64_t *token_ids, *written, *slots, *places, *read; /* a row's own token is written at `places`, without a plan */
+    const void *cosines, *sines;                                /* [num_tokens, size], in what is computed in */
+    const layer_cache *caches;
+    void *logits, *workspace; /* [num_read, vocabulary], in what is computed in */
+} decode_step;
+
 static int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 static int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+static int64_t most(int64_t one, int64_t other) { return one > other ? one : other; }
+
+/* The next part of a piece of memory, of `count` numbers; `at` goes on to the one after. */
+static void *take(char **at, int64_t count, int64_t bytes)
+{
+    void *part = *at;
+    *at = (char *)((uintptr_t)*at + (uintptr_t)rounded_up(count * bytes, 64));
+    return part;
+}
 
 static inline float widened(uint16_t half)
 {
@@ -121,6 +167,8 @@ static inline float hyperbolic_tangent(float x)
     return less_one / (less_one + 2.0f);
 }
 
+#include "products.h"
+
 #define REAL float
 #define REAL_BITS int32_t
 #define REAL_KIND FLOAT32
@@ -130,6 +178,7 @@ static inline float hyperbolic_tangent(float x)
 #define SQRT sqrtf
 #define NAME(name) name##_float
 #include "kernels.h"
+#include "decode.h"
 #undef REAL
 #undef REAL_BITS
 #undef REAL_KIND
@@ -138,6 +187,10 @@ static inline float hyperbolic_tangent(float x)
 #undef TANH
 #undef SQRT
 #undef NAME
+#undef LANES
+#undef PANEL
+#undef vec
+#undef bits
 
 #define REAL double
 #define REAL_BITS int64_t
@@ -148,8 +201,7 @@ static inline float hyperbolic_tangent(float x)
 #define SQRT sqrt
 #define NAME(name) name##_double
 #include "kernels.h"
-
-#include "products.h"
+#include "decode.h"
 
 /* Bytes of `workspace` that a forward, or a backward, of attention needs for all its threads. */
 int64_t attention_workspace_bytes(const attention *plan, int64_t backward)
@@ -236,6 +288,28 @@ void adamw(int64_t num_threads, int64_t kind, int64_t num_parameters, const para
 {
     (kind == FLOAT64 ? step_double : step_float)(
         num_threads, num_parameters, parameters, rate, beta1, beta2, epsilon, divisor, step);
+}
+
+/* Weights [size, depth] of a kind as panels of `decode_panel_bytes`, which begin at a multiple of 64. */
+int64_t decode_panel_bytes(int64_t kind, int64_t size, int64_t depth)
+{
+    return (kind == FLOAT64 ? panel_bytes_double : panel_bytes_float)(kind, size, depth);
+}
+
+void lay_out_weights(int64_t num_threads, int64_t kind, int64_t size, int64_t depth, const void *weights, void *panels)
+{
+    (kind == FLOAT64 ? lay_out_weights_double : lay_out_weights_float)(num_threads, kind, size, depth, weights, panels);
+}
+
+/* Bytes of `workspace` that a step needs. */
+int64_t decode_workspace_bytes(const decoder *d, const decode_step *s)
+{
+    return (d->kind == FLOAT64 ? step_bytes_double : step_bytes_float)(d, s);
+}
+
+void decode(const decoder *d, const decode_step *s)
+{
+    (d->kind == FLOAT64 ? run_step_double : run_step_float)(d, s);
 }
 
 #ifdef PANEL_WIDTH

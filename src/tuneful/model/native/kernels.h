@@ -611,8 +611,3 @@ static void NAME(step)(int64_t num_threads, int64_t num_parameters, const parame
         }
     }
 }
-
-#undef LANES
-#undef PANEL
-#undef vec
-#undef bits

@@ -43,16 +43,6 @@ typedef struct {
     uint16_t *low[NUM_LINEARS]; /* t of each adapter, as many rows as its linear layer reads */
 } kept_values;
 
-static int64_t most(int64_t one, int64_t other) { return one > other ? one : other; }
-
-/* The next part of a piece of memory, of `count` numbers; `at` goes on to the one after. */
-static void *take(char **at, int64_t count, int64_t bytes)
-{
-    void *part = *at;
-    *at = (char *)((uintptr_t)*at + (uintptr_t)rounded_up(count * bytes, 64));
-    return part;
-}
-
 /* Room for `rank` numbers beside each row that a linear layer reads. */
 static void take_low(const layer *l, char **at, uint16_t **low)
 {

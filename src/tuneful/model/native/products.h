@@ -1,5 +1,5 @@
-/* Matrix products of bfloat16, summed in float32, for processors that have a dot product of it and no matrix unit (Zen 4 and
-   later, Cooper Lake). A training step multiplies a few hundred rows by weights that change with every step, so each has
+/* Matrix products of bfloat16, summed in float32, for processors that have a dot product of it (Zen 4 and later, Cooper Lake).
+   Where there is a matrix unit too, training leaves them to torch, and only answers are computed so. A training step multiplies a few hundred rows by weights that change with every step, so each has
    to be laid out anew: that is done panel by panel, in the cache, while the next panel is on its way.
 
    Cores are not alike, nor left alone: two threads share a stretch of the work and take from its two ends until they meet.
@@ -12,12 +12,13 @@
    A factor may have a second, low-rank stretch of the depth (LoRA, Hu et al. 2021): its pairs stand behind those of the panel,
    and the sums stay in their registers between the two. */
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__AMX_BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
 #define TILE 6         /* rows of sums: with four vectors each, 24 of 32 registers */
 #define PANEL_WIDTH 64 /* columns of sums */
 #define GROUP 48       /* rows of a transposed left matrix that are laid out together */
+#define AHEAD 16       /* pairs of a panel that is not near yet: what is asked for meanwhile */
 #define DEPTH 1024     /* pairs, at most: a panel of them and what it meets fit into 1 MiB of cache */
 
 static int64_t num_parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
@@ -94,6 +95,42 @@ static __attribute__((noinline)) void multiply_tile(int64_t rows, left_pairs lef
     case 4 * n + v - 1: multiply_rows(n, v, left, low, right, start, start_stride, to); break;
 #define CASES(n) CASE(n, 1) CASE(n, 2) CASE(n, 3) CASE(n, 4)
     switch (4 * rows + num_parts(to->width, 16) - 1) { CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) }
+#undef CASES
+#undef CASE
+}
+
+/* sums = left * right, or that added, as multiply_tile gives it: of the first rows that meet a panel, which is not near yet, so that
+   what comes AHEAD pairs later is asked for. */
+static inline __attribute__((always_inline)) void first_tile(const int rows, const int vectors, left_pairs left,
+                                                             const uint32_t *right, float *sums, int adds)
+{
+    __m512 tile[TILE][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < vectors; c++) tile[r][c] = adds ? _mm512_load_ps(sums + r * PANEL_WIDTH + 16 * c) : _mm512_setzero_ps();
+    for (int64_t p = 0; p < left.num_pairs; p++, right += PANEL_WIDTH) {
+        __m512bh column[4];
+        for (int c = 0; c < vectors; c++) {
+            _mm_prefetch((const char *)(right + AHEAD * PANEL_WIDTH + 16 * c), _MM_HINT_T0);
+            column[c] = (__m512bh)_mm512_load_si512(right + 16 * c);
+        }
+        for (int r = 0; r < rows; r++) {
+            int32_t pair;
+            memcpy(&pair, (const char *)left.data + r * left.by_row + p * left.by_pair, sizeof pair);
+            for (int c = 0; c < vectors; c++)
+                tile[r][c] = _mm512_dpbf16_ps(tile[r][c], (__m512bh)_mm512_set1_epi32(pair), column[c]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < vectors; c++) _mm512_store_ps(sums + r * PANEL_WIDTH + 16 * c, tile[r][c]);
+}
+
+static __attribute__((noinline)) void multiply_first_tile(int64_t rows, int64_t vectors, left_pairs left, const uint32_t *right,
+                                                          float *sums, int adds)
+{
+#define CASE(n, v) \
+    case 4 * n + v - 1: first_tile(n, v, left, right, sums, adds); break;
+#define CASES(n) CASE(n, 1) CASE(n, 2) CASE(n, 3) CASE(n, 4)
+    switch (4 * rows + vectors - 1) { CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) }
 #undef CASES
 #undef CASE
 }
@@ -179,7 +216,14 @@ static left_pairs low_pairs(const factor *of, int64_t tile)
     return of->rank ? (left_pairs){of->low_left + tile * TILE * of->rank, 2 * of->rank, 4, of->rank / 2} : no_pairs;
 }
 
-int64_t has_matrix_products(void) { return 1; }
+int64_t has_matrix_products(void)
+{
+#ifdef __AMX_BF16__
+    return 0;
+#else
+    return 1;
+#endif
+}
 
 /* The tiles of a product, laid out panel by panel, as one of two threads sees its share of them: `taken` counts, in its lower half
    those taken from the beginning on, in its upper half those from the end. */
