@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 
 from tuneful.export import formats, runtime
+from tuneful.export.probes import probe_texts
 
 
 @pytest.fixture
 def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export is tried with fewer texts and prompts: for what is not about them."""
-    monkeypatch.setattr(runtime, "probe_texts", partial(runtime.probe_texts, num=20))
+    monkeypatch.setattr(runtime, "probe_texts", partial(probe_texts, num=20))
     monkeypatch.setattr(formats, "MAX_PROMPTS", 3)

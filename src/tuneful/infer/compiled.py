@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
 from tuneful.infer.cache import Tokens
-from tuneful.model.attention import plan_attention, why_no_trie
+from tuneful.model.attention import has_windows, plan_attention, why_no_trie
 from tuneful.model.attention_native import lay_out_plan
 from tuneful.model.decoder import family_name, is_served
 from tuneful.model.lora import LinearParts, linear_parts
@@ -57,6 +57,8 @@ def why_not_compiled(model: PreTrainedModel) -> str | None:
         return f"there are no kernels for {str(model.dtype).removeprefix('torch.')} on {model.device.type}"
     if name not in _FAMILIES or not is_served(model):
         return f"{type(model).__name__} is not one of the families that they know"
+    if has_windows(model):
+        return "the model has sliding-window layers"
     if (reason := why_no_trie(model)) is not None:
         return reason
     if any(getattr(layer.self_attn, "sliding_window", None) for layer in _layers(model)):
@@ -252,9 +254,10 @@ class CompiledEngine:
         assert compiled.library is not None
         if tokens.prompts is not None:
             of_batch = plan_attention(tokens.prompts, compiled.model)
-            assert of_batch.blocks is not None
+            blocks = of_batch.within(None).blocks
+            assert blocks is not None
             sizes = (of_batch.num_nodes, compiled.num_heads, compiled.num_key_heads, compiled.size, compiled.size)
-            plan = lay_out_plan(of_batch.blocks, *sizes, compiled.scale, compiled.computed, torch.get_num_threads())
+            plan = lay_out_plan(blocks, *sizes, compiled.scale, compiled.computed, torch.get_num_threads())
         angles = self._angles(tokens.positions)
         step = DecodeStep(
             *(torch.get_num_threads(), len(tokens.token_ids), len(tokens.written), len(tokens.predictors)),
