@@ -75,13 +75,18 @@ def load_model(name: str, notify: Notify = ignore, dtype: torch.dtype | None = N
     return load_from(resolve_model(name, notify), name, notify, dtype)
 
 
-def load_from(path: Path, name: str, notify: Notify = ignore, dtype: torch.dtype | None = None) -> Pretrained:
-    """The same for a model that was found already: `path` is what `resolve_model` made of `name`."""
+def load_from(
+    path: Path, name: str, notify: Notify = ignore, dtype: torch.dtype | None = None, *, in_4_bits: bool = False
+) -> Pretrained:
+    """The same for a model that was found already: `path` is what `resolve_model` made of `name`.
+
+    With `in_4_bits` its linear layers but the output head are NF4 (`nf4_layers.py`), made of the weights as they are stored.
+    """
     tokenizer = load_tokenizer(path)
     if is_adapter(path):
-        return Pretrained(_adapter_model(path, notify, dtype), tokenizer, name, path)
+        return Pretrained(_adapter_model(path, notify, dtype, in_4_bits=in_4_bits), tokenizer, name, path)
     notify(f"loading {name}")
-    load = partial(folder_model, dtype=dtype)
+    load = partial(folder_model, dtype=dtype, in_4_bits=in_4_bits)
     model = cached_gguf_model(path, load, notify) if path.is_file() else load(path)
     if dtype is not None:
         from tuneful.model.precision import cast_parameters
@@ -233,40 +238,74 @@ def base_for_peft(pretrained: Pretrained) -> str:
     return hub_id(pretrained.name) or str(pretrained.folder)
 
 
-def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> PreTrainedModel:
-    """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together."""
+def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None, *, in_4_bits: bool) -> PreTrainedModel:
+    """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together.
+
+    One that was trained beside a base in 4 bits is merged into the values that those stand for.
+    """
+    import torch
+
     from tuneful.model.lora import merge_adapter
+    from tuneful.model.nf4_layers import dequantize_layers, quantize_layers
 
     base = adapter_base(folder)
-    pretrained = load_model(base.name, notify, dtype)
+    path = resolve_model(base.name, notify)
+    pretrained = load_from(path, base.name, notify, dtype, in_4_bits=base.quantization is not None)
+    dequantize_layers(pretrained.model, dtype or torch.float32)
     if base.sha256 and fingerprint(pretrained.folder) != base.sha256:
         raise ModelError(
             f"{folder}: its base {base.name} is not the model that it was trained on; give that one's place"
         )
     notify(f"merging {folder} into {base.name}")
     try:
-        return merge_adapter(pretrained.model, folder, ())[0]
+        merged = merge_adapter(pretrained.model, folder, ())[0]
     except ExportError as error:
         raise ModelError(str(error)) from error
+    if in_4_bits:
+        quantize_layers(merged, dtype or torch.float32)
+    return merged
 
 
 # Folders
 
 
-def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def folder_model(folder: Path, dtype: torch.dtype | None = None, *, in_4_bits: bool = False) -> PreTrainedModel:
     """The model of a folder, every weight accounted for; ModelError where it is not whole.
 
-    Its parameters are float32, or of `dtype`, copied from the file one by one.
+    Its parameters are float32, or of `dtype`, copied from the file one by one; with `in_4_bits` its linear layers are NF4.
     """
+    import torch
+
+    from tuneful.model.nf4_layers import quantize_layers
+    from tuneful.model.precision import copy_parameters
+
+    stored = None if dtype in (None, torch.float32) and not in_4_bits else _stored_dtype(folder)
+    model = _opened(folder, stored)
+    if in_4_bits:
+        quantize_layers(model, dtype or torch.float32)
+    if dtype is not None:
+        copy_parameters(model, dtype)
+    return model
+
+
+def mapped_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder whose parameters stay in its files, in the number format that they have there.
+
+    What is read of them takes memory until `drop_mapped_pages`. Files of several number formats are read into memory, in float32.
+    """
+    return _opened(folder, _stored_dtype(folder))
+
+
+def _opened(folder: Path, stored: torch.dtype | None) -> PreTrainedModel:
+    """The model of a folder, its parameters in `stored`, else float32: as they lie in its files where that is their format."""
     config = read_config(folder)
     check_architecture(config, folder)
     check_weight_files(folder)
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tuneful.model.precision import copy_parameters, parameters_made_in
+    from tuneful.model.precision import parameters_made_in
 
-    stored = None if dtype in (None, torch.float32) else _stored_dtype(folder)
     with quiet(), parameters_made_in(stored):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -281,8 +320,6 @@ def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMo
         except Exception as error:
             raise damaged_model(folder, error) from error
     check_loading(info, folder)
-    if dtype is not None:
-        copy_parameters(model, dtype)
     return model.eval()
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 MERGE_TOLERANCE = 1e-5
 """Largest difference of a logit, merged against unmerged in float32, as a share of the largest logit."""
-_LINEAR = ("Linear", "Linear4bit")
+_LINEAR = ("Linear", "Linear4bit", "NF4Linear")
 _PEFT_LINEAR = "peft.tuners.lora.layer.Linear"
 
 
@@ -81,6 +81,22 @@ def save_adapter(adapter: Any, folder: Path, base_name: str) -> None:
         # "auto" would ask the Hub for the base's vocabulary size
         adapter.save_pretrained(aside, save_embedding_layers=False)
         _settle_order(aside / "adapter_config.json")
+
+
+def restore_adapter(adapter: Any, folder: Path) -> None:
+    """Give `adapter` the numbers that `save_adapter` wrote to `folder`; ExportError where they are not its own, one for one."""
+    import peft
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(folder / "adapter_model.safetensors")
+        wanted = peft.get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        if odd := sorted(saved.keys() ^ wanted.keys()):
+            raise ExportError(f"{folder}: tensor {odd[0]} is not in both the trained and the saved adapter")
+        peft.set_peft_model_state_dict(adapter, saved)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ExportError(f"{folder}: the saved adapter cannot be read back: {error}") from error
 
 
 def merge_adapter(
@@ -156,7 +172,7 @@ def linear_parts(layer: Any) -> LinearParts | None:
     if not plain or drops or name in layer.lora_variant or len(first.weight) % 2:
         return None
     (rank, num_inputs), (num_outputs, num_columns) = first.weight.shape, second.weight.shape
-    if rank != num_columns or layer.base_layer.weight.shape != (num_outputs, num_inputs):
+    if rank != num_columns or (layer.out_features, layer.in_features) != (num_outputs, num_inputs):
         return None
     return LinearParts(layer.base_layer, first.weight, second.weight, float(layer.scaling[name]))
 

@@ -2,7 +2,8 @@
 
 Stands under the export, which writes the tensors one after the other. A base that is in memory in bfloat16 is read from its own
 file where that holds more than bfloat16 does, so what is shipped is the adapter on the base as it came; the copy in memory shows
-that the file is still the one that was trained on. The arithmetic is float32 and peft's own (`merge` of its layers), and
+that the file is still the one that was trained on. A base in 4 bits (`nf4_layers.py`) is the values that its codes stand for: it is
+beside those that the adapter learned. The arithmetic is float32 and peft's own (`merge` of its layers), and
 `check_merged` compares it with base + scale B A, DoRA's magnitudes included, in float64.
 """
 
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuneful.errors import ExportError
+from tuneful.model.nf4 import dequantize
+from tuneful.model.nf4_layers import NF4_LAYERS, NF4Conv1D, quantized_of
 from tuneful.model.stored import DTYPES, StoredTensor, stored_tensors, stretches
 
 if TYPE_CHECKING:
@@ -28,12 +31,14 @@ MERGED_TOLERANCE = 1e-6
 @dataclass(frozen=True, slots=True, eq=False)
 class MergedTensor:
     """A tensor of the merged model: `held` is the base's in memory, `stored` the same in its file where that holds more, `layer`
-    peft's layer where it has an adapter. Tensors that are one matrix have the same `held`."""
+    peft's layer where it has an adapter. Tensors that are one matrix have the same `held`; of one that `in_4_bits` holds, a layer of
+    `NF4_LAYERS`, it has the shape alone."""
 
     name: str
     held: torch.Tensor
     stored: StoredTensor | None
     layer: Any | None
+    in_4_bits: Any | None = None
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Its numbers one after the other, in float32 where they are floating-point: in pieces, or whole where it is merged."""
@@ -47,7 +52,7 @@ class MergedTensor:
         return torch.cat(list(self._base())).reshape(self.held.shape)
 
     def _base(self) -> Iterator[torch.Tensor]:
-        held = self.held.detach().reshape(-1)
+        held = (self.held if self.in_4_bits is None else dequantized_weight(self.in_4_bits)).detach().reshape(-1)
         for start, stop in stretches(held.numel()):
             known = held[start:stop].cpu()
             if self.stored is None:
@@ -80,6 +85,14 @@ def merged_tensors(model: PreTrainedModel, base: Path | None) -> list[MergedTens
             if inside == "base_layer.weight":
                 owners[name] = layers[owner]
         held[name] = tensor
+    quantized = {
+        f"{path.removesuffix('.base_layer')}.weight": module
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, NF4_LAYERS)
+    }
+    for name, module in quantized.items():
+        held[name] = dequantized_weight(module, "meta")
+        owners[name] = layers.get(name.removesuffix(".weight"))
     stored = stored_tensors(base) if base is not None else {}
     found = []
     for name, tensor in held.items():
@@ -88,7 +101,7 @@ def merged_tensors(model: PreTrainedModel, base: Path | None) -> list[MergedTens
         if is_low and more is None:
             return None
         exact = more is None or getattr(torch, DTYPES[more.dtype]) is tensor.dtype
-        found.append(MergedTensor(name, tensor, None if exact else more, owners.get(name)))
+        found.append(MergedTensor(name, tensor, None if exact else more, owners.get(name), quantized.get(name)))
     return found
 
 
@@ -122,18 +135,25 @@ def _stored(
 @torch.no_grad()
 def _merged(layer: Any, base: torch.Tensor) -> torch.Tensor:
     """The weight of `layer` with its adapter merged into `base`; the layer is left as it was."""
-    weight = layer.get_base_layer().weight
-    kept = weight.data
-    weight.data = base.to(kept.device)
+    kept = layer.base_layer
+    layer.base_layer = torch.nn.Module()
+    layer.base_layer.weight = torch.nn.Parameter(base.to(kept.weight.device), requires_grad=False)
     try:
         layer.merge(safe_merge=True)
-        merged: torch.Tensor = weight.data
+        merged: torch.Tensor = layer.base_layer.weight.data
         return merged.cpu()
     except ValueError as error:  # numbers that are not finite
         raise ExportError(f"the adapter cannot be merged: {error}") from error
     finally:
-        weight.data = kept
+        layer.base_layer = kept
         layer.merged_adapters.clear()
+
+
+def dequantized_weight(layer: Any, device: str | None = None) -> torch.Tensor:
+    """The weight of one of `NF4_LAYERS` in float32, laid out as that of the layer it stands for; on `meta` its shape alone."""
+    quantized = quantized_of(layer)
+    weight = dequantize(quantized) if device is None else torch.empty(quantized.shape, device=device)
+    return weight.T if isinstance(layer, NF4Conv1D) else weight
 
 
 @torch.no_grad()

@@ -19,6 +19,9 @@ ADAPTER = "adapter_config.json"
 TRAINED_WITH = "tuneful.json"
 """What a folder that Tuneful trained says of its training: the template, and of an adapter the base."""
 
+NF4 = "nf4"
+"""How the base of a `qlora` run is rounded, in that document."""
+
 _RUN, _TRAINED = "run.json", ("model", "adapter")
 
 
@@ -31,10 +34,12 @@ def hub_id(base_name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What an adapter stands on: the name of a model, and its fingerprint where that was written down."""
+    """What an adapter stands on: the name of a model, its fingerprint where that was written down, and how its weights were
+    rounded while the adapter learned (`nf4`), where they were."""
 
     name: str
     sha256: str | None = None
+    quantization: str | None = None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -46,7 +51,7 @@ def adapter_base(folder: Path) -> Base:
     """The base of the adapter in `folder`: what Tuneful wrote down with it, else what peft did. ModelError for none."""
     written = _document(folder / TRAINED_WITH).get("base")
     if isinstance(written, dict) and isinstance(written.get("name"), str):
-        return Base(_found_from(folder, written["name"]), written.get("sha256"))
+        return Base(_found_from(folder, written["name"]), written.get("sha256"), _quantization(folder, written))
     name = _document(folder / ADAPTER).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ModelError(
@@ -57,7 +62,18 @@ def adapter_base(folder: Path) -> Base:
 
 def save_trained_with(folder: Path, template: str, base: Base) -> None:
     """Write down in an adapter's folder the template that it was trained with, and the base."""
-    write_json(folder / TRAINED_WITH, {"template": template, "base": {"name": base.name, "sha256": base.sha256}})
+    quantized = {"quantization": base.quantization} if base.quantization else {}
+    document = {"template": template, "base": {"name": base.name, "sha256": base.sha256, **quantized}}
+    write_json(folder / TRAINED_WITH, document)
+
+
+def _quantization(folder: Path, written: dict[str, Any]) -> str | None:
+    found = written.get("quantization")
+    if found not in (None, NF4):
+        raise ModelError(
+            f"{folder / TRAINED_WITH}: the base was quantized as {found!r}, and only {NF4!r} is known; install a newer Tuneful"
+        )
+    return None if found is None else NF4
 
 
 def _found_from(folder: Path, name: str) -> str:

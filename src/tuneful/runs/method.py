@@ -14,6 +14,7 @@ from tuneful.config import METHOD_DEFAULTS, METHOD_SOURCES, Config
 from tuneful.encoding.replay import Replay
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
 from tuneful.model.lora import add_adapter
+from tuneful.model.nf4_layers import num_weights
 from tuneful.model.quantize import quantize
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def begin_method(model: PreTrainedModel, config: Config, device: torch.device) -
     Raises ConfigError where the model has not what the settings name.
     """
     train = config.train
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_parameters = num_weights(model)
     adapter, frozen = None, ""
-    if train.method == "qlora":
+    if train.method == "qlora" and device.type == "cuda":
         quantize(model, device)
     if train.method != "full":
         torch.manual_seed(train.seed)

@@ -323,16 +323,17 @@ def _load(
 ) -> Pretrained:
     """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers.
 
-    A base that stays as it is under an adapter is loaded in the compute dtype: float32 numbers of it are never held.
+    A base that stays as it is under an adapter is loaded in the compute dtype, or in 4 bits: float32 numbers of it are never held.
     """
     name = config.model.name_or_path
-    held = dtype if config.train.method == "lora" and dtype is torch.bfloat16 else None
+    in_4_bits = config.train.method == "qlora" and device.type == "cpu"
+    held = dtype if in_4_bits or (config.train.method == "lora" and dtype is torch.bfloat16) else None
 
     def load() -> Pretrained:
         path = resolve_model(name, terminal.say)
         if group.size == 1:  # of several, each may hold a part
             check_fits(path, name, config, device)
-        return load_from(path, name, terminal.say, held)
+        return load_from(path, name, terminal.say, held, in_4_bits=in_4_bits)
 
     pretrained: Pretrained = on_main_first(group, load)
     return pretrained

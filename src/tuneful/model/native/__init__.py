@@ -87,6 +87,15 @@ class Parameter(ctypes.Structure):
     ]
 
 
+class Nf4(ctypes.Structure):
+    """`nf4` of kernels.c: a matrix in 4 bits."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("codes", "scale_codes", "scale_scales", "mean_scale", "levels", "scale_levels")
+    ]
+
+
 class Factor(ctypes.Structure):
     """`factor` of products.h: the matrices of a product, what is added (or null), and where the result goes."""
 
@@ -248,6 +257,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 8]
     library.rms_norm.argtypes = [*[count] * 4, number, number, *[pointer] * 4]
     library.rotate.argtypes = [*[count] * 5, heads, count, *[pointer] * 4]
+    library.dequantize_nf4.argtypes = [*[count] * 3, ctypes.POINTER(Nf4), pointer]
+    library.nf4_codes.argtypes = [count, count, *[pointer] * 3]
     library.gated_silu.argtypes = [*[count] * 3, *[pointer] * 3]
     library.gated_silu_backward.argtypes = [*[count] * 3, *[pointer] * 5]
     library.squared_norm.argtypes = [count, count, count, parameters, pointer]
@@ -277,6 +288,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         library.rms_norm,
         library.rms_norm_backward,
         library.rotate,
+        library.dequantize_nf4,
+        library.nf4_codes,
         library.gated_silu,
         library.gated_silu_backward,
         library.adamw,
