@@ -25,6 +25,7 @@ from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.names import hub_id
+from tuneful.model.nf4_layers import weights_without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +62,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
         layers_to_transform=list(range(first_layer, num_layers)) if first_layer else None,
         task_type="CAUSAL_LM",
     )
-    with _without_notes():
+    with _without_notes(), contextlib.nullcontext() if config.use_dora else weights_without_values(model):
         adapter = peft.get_peft_model(model, settings)
     adapter.train(model.training)  # new layers come in training mode
     return adapter

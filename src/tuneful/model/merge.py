@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,9 @@ def _merged(layer: Any, base: torch.Tensor) -> torch.Tensor:
     """The weight of `layer` with its adapter merged into `base`; the layer is left as it was."""
     kept = layer.base_layer
     layer.base_layer = torch.nn.Module()
-    layer.base_layer.weight = torch.nn.Parameter(base.to(kept.weight.device), requires_grad=False)
+    layer.base_layer.weight = torch.nn.Parameter(
+        base.to(next(chain(kept.parameters(), kept.buffers())).device), requires_grad=False
+    )
     try:
         layer.merge(safe_merge=True)
         merged: torch.Tensor = layer.base_layer.weight.data

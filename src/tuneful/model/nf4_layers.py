@@ -7,6 +7,8 @@ turned back is dropped after the product and made again for the backward: memory
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +36,7 @@ class NF4Linear(torch.nn.Linear):
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
         """What is computed with: [N, K], in the compute dtype."""
-        return dequantize(quantized_of(self), self.compute_dtype)
+        return _weight(self)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[..., K] -> [..., N]."""
@@ -52,7 +54,7 @@ class NF4Conv1D(Conv1D):  # type: ignore[misc]
     @property
     def weight(self) -> torch.Tensor:
         """What is computed with: [K, N], in the compute dtype."""
-        return dequantize(quantized_of(self), self.compute_dtype).T
+        return _weight(self).T
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., K] -> [..., N]."""
@@ -92,7 +94,7 @@ def dequantize_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:
                 setattr(parent, own, plain.train(layer.training))
 
 
-def linear_layers(model: PreTrainedModel) -> Any:
+def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module, str, Any]]:
     """(name, parent, name in its parent, layer) of each linear layer of `model` but its output head."""
     head = model.get_output_embeddings()
     for path, parent in model.named_modules():
@@ -130,11 +132,30 @@ def _quantized_layer(name: str, layer: Any, compute_dtype: torch.dtype) -> torch
     return made.train(layer.training)
 
 
+@contextlib.contextmanager
+def weights_without_values(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, `weight` of `NF4_LAYERS` has its shape, dtype and device only: for who looks at no more, as peft does many times."""
+    layers = [layer for layer in model.modules() if isinstance(layer, NF4_LAYERS)]
+    for layer in layers:
+        layer.has_values = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.has_values = True
+
+
+def _weight(layer: Any) -> torch.Tensor:
+    if layer.has_values:
+        return dequantize(quantized_of(layer), layer.compute_dtype)
+    return torch.empty((), dtype=layer.compute_dtype, device=layer.codes.device).expand(layer.quantized_shape)
+
+
 def _keep(layer: Any, quantized: NF4, bias: torch.nn.Parameter | None, compute_dtype: torch.dtype) -> None:
     # Not parameters: nothing that casts, counts or saves the model's parameters may touch them.
     for name, tensor in quantized.tensors.items():
         layer.register_buffer(name, tensor, persistent=False)
-    layer.quantized_shape, layer.compute_dtype = quantized.shape, compute_dtype
+    layer.quantized_shape, layer.compute_dtype, layer.has_values = quantized.shape, compute_dtype, True
     layer.register_parameter("bias", bias)
 
 

@@ -118,4 +118,5 @@ def _compare(run: RunState, wanted: Sequence[torch.Tensor], found: Sequence[torc
         raise ExportError(
             f"{run.folder.trained}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest one"
         )
-    run.terminal.say(f"the adapter and its base, merged: the same logits to {largest:.0e} of the largest")
+    base = "its base as 4 bits hold it" if run.config.train.method == "qlora" else "its base"
+    run.terminal.say(f"the adapter and {base}, merged: the same logits to {largest:.0e} of the largest")

@@ -20,6 +20,8 @@ from tuneful.model.quantize import quantize
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+IN_4_BITS = "linear layers in 4 bits (NF4, blocks of 64, scales quantized once more)"
+"""The base of a qlora run, in words."""
 _TOO_HIGH, _TOO_LOW = 100, 1e-4
 """Times the default of the method, beyond which a learning rate is asked about."""
 
@@ -63,9 +65,10 @@ def method_in_words(method: Method, config: Config) -> str:
         return f"full, {said}" + (f"; frozen: {method.frozen}" if method.frozen else "")
     lora, lowest = config.lora, config.train.freeze_layers
     where = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+    base = ["beside a base in 4 bits (NF4), into which it is merged"] if config.train.method == "qlora" else []
     kinds = [name for name, used in (("rsLoRA", lora.use_rslora), ("DoRA", lora.use_dora)) if used]
     above = [f"above layer {lowest}"] if lowest else []
-    return ", ".join([config.train.method, f"r {lora.r}, alpha {lora.alpha:g}", where, *above, *kinds, said])
+    return ", ".join([config.train.method, f"r {lora.r}, alpha {lora.alpha:g}", where, *above, *kinds, *base, said])
 
 
 def rates_in_words(config: Config) -> dict[str, str]:
