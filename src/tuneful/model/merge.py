@@ -2,9 +2,9 @@
 
 Stands under the export, which writes the tensors one after the other. A base that is in memory in bfloat16 is read from its own
 file where that holds more than bfloat16 does, so what is shipped is the adapter on the base as it came; the copy in memory shows
-that the file is still the one that was trained on. A base in 4 bits (`nf4_layers.py`) is the values that its codes stand for: it is
-beside those that the adapter learned. The arithmetic is float32 and peft's own (`merge` of its layers), and
-`check_merged` compares it with base + scale B A, DoRA's magnitudes included, in float64.
+that the file is still the one that was trained on. A base in 4 bits (`nf4_layers.py`) is the values that its codes stand for:
+beside those the adapter learned. The arithmetic is float32 and peft's own (`merge` of its layers), and `check_merged` compares it
+with base + scale B A, DoRA's magnitudes included, in float64.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MERGED_TOLERANCE = 1e-6
 @dataclass(frozen=True, slots=True, eq=False)
 class MergedTensor:
     """A tensor of the merged model: `held` is the base's in memory, `stored` the same in its file where that holds more, `layer`
-    peft's layer where it has an adapter. Tensors that are one matrix have the same `held`; of one that `in_4_bits` holds, a layer of
-    `NF4_LAYERS`, it has the shape alone."""
+    peft's layer where it has an adapter. Tensors that are one matrix have the same `held`; of one that a layer
+    of `NF4_LAYERS` holds, `in_4_bits`, it has the shape alone."""
 
     name: str
     held: torch.Tensor

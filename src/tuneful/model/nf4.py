@@ -21,6 +21,8 @@ BLOCK = 64
 """Numbers that share a scale: the largest of them, whatever its sign."""
 SCALE_BLOCK = 256
 """Scales that share one of their own."""
+BYTES = (4 + 8 / BLOCK + 32 / BLOCK / SCALE_BLOCK) / 8
+"""What a number takes."""
 LEVELS = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),

@@ -134,7 +134,7 @@ def _quantized_layer(name: str, layer: Any, compute_dtype: torch.dtype) -> torch
 
 @contextlib.contextmanager
 def weights_without_values(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, `weight` of `NF4_LAYERS` has its shape, dtype and device only: for who looks at no more, as peft does many times."""
+    """Inside, `weight` of `NF4_LAYERS` has a shape, a dtype and a device only: peft looks at these alone, many times."""
     layers = [layer for layer in model.modules() if isinstance(layer, NF4_LAYERS)]
     for layer in layers:
         layer.has_values = False

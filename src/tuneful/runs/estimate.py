@@ -26,6 +26,7 @@ from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
 from tuneful.model.memory import give_back_freed_memory, total_bytes
+from tuneful.model.nf4_layers import weights_without_values
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.fits import BYTES_WHILE_MERGED
@@ -258,8 +259,9 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
     give_back_freed_memory()
     settled = int(psutil.Process().memory_info().rss)
     if run.method.adapter is not None:
-        layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
-        widest = max((int(weight.numel()) for weight in layers), default=0)
+        with weights_without_values(run.model):
+            layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
+            widest = max((int(weight.numel()) for weight in layers), default=0)
         return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
     itemsize: int = 2 if run.config.model.save_dtype == "bfloat16" else 4
     return settled + itemsize * sum(int(parameter.numel()) for parameter in run.model.parameters())

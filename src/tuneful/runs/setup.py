@@ -323,7 +323,7 @@ def _load(
 ) -> Pretrained:
     """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers.
 
-    A base that stays as it is under an adapter is loaded in the compute dtype, or in 4 bits: float32 numbers of it are never held.
+    A base that stays as it is under an adapter is loaded in the compute dtype, or in 4 bits: it is never held in float32.
     """
     name = config.model.name_or_path
     in_4_bits = config.train.method == "qlora" and device.type == "cpu"
