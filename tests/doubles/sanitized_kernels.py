@@ -12,6 +12,7 @@ from tests.model import test_layer_adapters as adapters
 
 from tuneful.batch.trie import build_trie
 from tuneful.model import layers, native, products
+from tuneful.model.nf4 import dequantize, quantize_nf4
 
 BATCHES = [build_trie([record([5], [6])]), build_trie([record([5], [6, 7])]), build_trie(random_records(3, longest=9))]
 HEADS = [(1, 1, 2), (6, 2, 6), (3, 3, 22), (4, 2, 64), (2, 1, 128), (1, 1, 256)]
@@ -54,6 +55,20 @@ def all_products() -> None:
         torch.autograd.backward(found, [random(*one.shape) for one in found])
 
 
+def all_products_in_4_bits() -> None:
+    """Of one stretch of the depth and of more, of a whole panel of columns and of parts."""
+    library = native.kernels(torch.device("cpu"), torch.bfloat16)
+    for turn, (num_rows, depth) in enumerate(itertools.product((1, 5, 49), (64, 192, 2112))):
+        torch.set_num_threads(1 + turn % 7)
+        rows, fours = random(num_rows, depth).requires_grad_(), []
+        for size in (2, 64, 130):
+            weight, low = quantize_nf4(random(size, depth)), (random(16, depth), random(size, 16))
+            fours += [weight, random(size), *(one.requires_grad_() for one in low)]
+            dequantize(weight, torch.bfloat16)
+        found = products.MatrixProducts.apply(library, rows, [2.0, 1.0, 0.3], *fours)
+        torch.autograd.backward(found, [random(*one.shape) for one in found])
+
+
 def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape).to(torch.bfloat16)
 
@@ -67,4 +82,5 @@ if __name__ == "__main__":
         vars(module)["thread_workspace"] = exactly
     all_layers()
     all_products()
+    all_products_in_4_bits()
     print(native.describe())

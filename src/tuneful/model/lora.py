@@ -25,7 +25,8 @@ from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.names import hub_id
-from tuneful.model.nf4_layers import weights_without_values
+from tuneful.model.nf4 import NF4
+from tuneful.model.nf4_layers import NF4Linear, quantized_of, weights_without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -137,6 +138,7 @@ def merge_adapter(
 class LinearParts:
     """A linear layer of K features in and N out, and beside it `scaling` * (rows * lora_a^T) * lora_b^T, or nothing.
 
+    base     a layer with a weight [N, K], which may be in 4 bits
     lora_a   [r, K], with r even
     lora_b   [N, r]
     """
@@ -147,9 +149,14 @@ class LinearParts:
     scaling: float = 1.0
 
     @property
-    def parameters(self) -> tuple[torch.Tensor | None, ...]:
+    def weight(self) -> torch.Tensor | NF4:
+        """The weight as the layer keeps it."""
+        return quantized_of(self.base) if isinstance(self.base, NF4Linear) else self.base.weight
+
+    @property
+    def parameters(self) -> tuple[torch.Tensor | NF4 | None, ...]:
         """Weight, bias, lora_a and lora_b, None for what there is not."""
-        return self.base.weight, self.base.bias, self.lora_a, self.lora_b
+        return self.weight, self.base.bias, self.lora_a, self.lora_b
 
 
 def linear_parts(layer: Any) -> LinearParts | None:

@@ -160,19 +160,24 @@ def _keep(layer: Any, quantized: NF4, bias: torch.nn.Parameter | None, compute_d
 
 
 def _product(layer: Any, rows: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = _Product.apply(rows, quantized_of(layer))  # type: ignore[no-untyped-call]
-    return product if layer.bias is None else product + layer.bias
+    product: torch.Tensor = _Product.apply(rows, quantized_of(layer), layer.bias)  # type: ignore[no-untyped-call]
+    return product
 
 
 class _Product(torch.autograd.Function):
-    """rows [..., K] times the transposed matrix [N, K]; the backward makes that again."""
+    """rows [..., K] times the transposed matrix [N, K], plus bias [N] or nothing; the backward makes the matrix again."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, quantized: NF4) -> torch.Tensor:
+    def forward(ctx: Any, rows: torch.Tensor, quantized: NF4, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.quantized = quantized
-        return torch.nn.functional.linear(rows, dequantize(quantized, rows.dtype))
+        return torch.nn.functional.linear(rows, dequantize(quantized, rows.dtype), bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grads[0] @ dequantize(ctx.quantized, grads[0].dtype), None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        to_rows, _, to_bias = ctx.needs_input_grad
+        return (
+            grads[0] @ dequantize(ctx.quantized, grads[0].dtype) if to_rows else None,
+            None,
+            grads[0].flatten(end_dim=-2).sum(0) if to_bias else None,
+        )

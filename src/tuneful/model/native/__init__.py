@@ -105,6 +105,7 @@ class Factor(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("low_left", "low_right")],
         ("rank", ctypes.c_int64),
         ("scale", ctypes.POINTER(ctypes.c_float)),
+        ("quantized", ctypes.POINTER(Nf4)),
     ]
 
 
@@ -122,6 +123,7 @@ class Layer(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")],
         ("norms", ctypes.c_void_p * 2),
         *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases", "lora_a", "lora_b")],
+        ("quantized", ctypes.POINTER(Nf4) * NUM_LINEARS),
         ("ranks", ctypes.c_int64 * NUM_LINEARS),
         ("scalings", ctypes.c_float * NUM_LINEARS),
         ("read", ctypes.c_void_p),
