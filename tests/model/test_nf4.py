@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -156,7 +158,7 @@ def test_a_model_in_4_bits_computes_what_its_rounded_weights_do(family):
 
 @pytest.mark.parametrize("made", [torch.nn.Linear(70, 6), Conv1D(6, 70)])
 def test_the_gradient_of_what_goes_in_is_that_of_the_rounded_weight_which_is_not_kept(made):
-    model = torch.nn.Module()
+    model: Any = torch.nn.Module()
     model.layer, model.get_output_embeddings = made, lambda: None
     quantize_layers(model, torch.float32)
     layer = model.layer
@@ -173,7 +175,7 @@ def test_the_gradient_of_what_goes_in_is_that_of_the_rounded_weight_which_is_not
 
 
 def test_a_model_without_linear_layers_cannot_be_kept_in_4_bits():
-    model = torch.nn.Module()
+    model: Any = torch.nn.Module()
     model.get_output_embeddings = lambda: None
     with pytest.raises(ModelError, match=r"no linear layers to keep in 4 bits; use train\.method=lora"):
         quantize_layers(model, torch.float32)

@@ -19,7 +19,7 @@ from tuneful.model.precision import cast_parameters
 from tuneful.model.products import MatrixProducts, projected
 
 BFLOAT16 = torch.bfloat16
-WIDE = {
+WIDE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_attention_heads": 4,
@@ -95,7 +95,7 @@ def test_a_layer_in_4_bits_is_one_node_and_learns_what_the_rounded_one_does(fami
 
 @pytest.mark.parametrize("size", [70, 96])
 def test_rows_that_are_not_whole_blocks_are_computed_by_torch(size):
-    layer = torch.nn.Module()
+    layer: Any = torch.nn.Module()
     layer.linear, layer.get_output_embeddings = torch.nn.Linear(size, 64), lambda: None
     quantize_layers(layer, BFLOAT16)
     layer.to(BFLOAT16)

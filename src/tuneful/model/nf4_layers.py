@@ -8,6 +8,7 @@ turned back is dropped after the product and made again for the backward: memory
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -115,10 +116,8 @@ def is_in_4_bits(model: torch.nn.Module) -> bool:
 
 def num_weights(model: torch.nn.Module) -> int:
     """The parameters of `model`, those in 4 bits among them."""
-    in_4_bits = (layer for layer in model.modules() if isinstance(layer, NF4_LAYERS))
-    return sum(one.numel() for one in model.parameters()) + sum(
-        layer.quantized_shape[0] * layer.quantized_shape[1] for layer in in_4_bits
-    )
+    in_4_bits = (quantized_of(layer).shape for layer in model.modules() if isinstance(layer, NF4_LAYERS))
+    return sum(one.numel() for one in model.parameters()) + sum(map(math.prod, in_4_bits))
 
 
 def _quantized_layer(name: str, layer: Any, compute_dtype: torch.dtype) -> torch.nn.Module:
