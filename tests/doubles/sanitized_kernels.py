@@ -20,6 +20,7 @@ from tuneful.infer import compiled
 from tuneful.model import layers, native, products
 from tuneful.model.attention_native import MAX_QUERIES, NativeAttention, lay_out_blocks
 from tuneful.model.elementwise import GatedSilu, Rotation
+from tuneful.model.nf4 import dequantize, quantize_nf4
 from tuneful.model.norms import RmsNorm
 from tuneful.train.loss import WeightedCrossEntropy
 from tuneful.train.update import NativeUpdate, Trained
@@ -83,6 +84,20 @@ def all_products() -> None:
         trained = [parameter.requires_grad_() for parameter in parameters]
         without_adapter = (random(8, depth), None, None, None)
         found = products.MatrixProducts.apply(library, rows, [2.0, 1.0, 0.3, 1.0], *trained, *without_adapter)
+        torch.autograd.backward(found, [random(*one.shape) for one in found])
+
+
+def all_products_in_4_bits() -> None:
+    """Of one stretch of the depth and of more, of a whole panel of columns and of parts."""
+    library = native.kernels(torch.device("cpu"), torch.bfloat16)
+    for turn, (num_rows, depth) in enumerate(itertools.product((1, 5, 49), (64, 192, 2112))):
+        torch.set_num_threads(1 + turn % 7)
+        rows, fours = random(num_rows, depth).requires_grad_(), []
+        for size in (2, 64, 130):
+            weight, low = quantize_nf4(random(size, depth)), (random(16, depth), random(size, 16))
+            fours += [weight, random(size), *(one.requires_grad_() for one in low)]
+            dequantize(weight, torch.bfloat16)
+        found = products.MatrixProducts.apply(library, rows, [2.0, 1.0, 0.3], *fours)
         torch.autograd.backward(found, [random(*one.shape) for one in found])
 
 
@@ -172,6 +187,15 @@ def exactly(num_bytes: int) -> torch.Tensor:
 if __name__ == "__main__":
     for module in (layers, products, compiled):
         vars(module)["thread_workspace"] = exactly
-    for check in (all_layers, all_products, all_attention, all_windows, all_rows, all_updates, all_steps):
+    for check in (
+        all_layers,
+        all_products,
+        all_products_in_4_bits,
+        all_attention,
+        all_windows,
+        all_rows,
+        all_updates,
+        all_steps,
+    ):
         check()
     print(native.describe())

@@ -71,6 +71,16 @@ def test_an_adapter_needs_its_base_in_the_compute_dtype_and_no_phase_needs_a_flo
     assert needs["saving the model"]["the widest matrix while it is merged and compared"] == 16 * 1000
 
 
+def test_a_base_in_4_bits_takes_these_for_its_matrices_in_every_phase() -> None:
+    needs = {
+        one.phase: one.parts
+        for one in fits._phases(SIZE, load_config(overrides=["train.method=qlora", "lora.r=2"]), torch.bfloat16, CPU)
+    }
+    base = 2 * (10_000 + 10) + int(2000 * (4 + 8 / 64 + 32 / 64 / 256) / 8)
+    assert needs["qlora finetuning"]["weights"] == base + 4 * 2 * 2 * (10 + 100)
+    assert needs["loading the model"]["weights"] == needs["saving the model"]["weights"] == base
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
 def test_the_headers_of_a_folder_tell_what_loading_it_would(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)

@@ -60,7 +60,7 @@ class TrainConfig(Section):
 
     method: Literal["full", "lora", "qlora"] = Field(
         "full",
-        description="all weights, an adapter beside them (section `lora`), or an adapter beside weights in 4 bits (CUDA)",
+        description="all weights, an adapter beside them (section `lora`), or an adapter beside weights in 4 bits",
     )
     freeze_layers: int = Field(
         0,

@@ -39,7 +39,7 @@ class Card:
     `data` are the names of the data as they were given; whoever reads the card sees no more of a path than its last part.
     `license` is the base model's, None where it is not known. `general` names the general text of the `comparison`.
     `base_id` is the Hub id that the base's file gives, `base_title` what it calls itself, in place of its file's name. An adapter
-    is loaded otherwise, and the card says how.
+    is loaded otherwise, and the card says how; so is one that learned beside a base in 4 bits.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +51,7 @@ class Card:
     base_id: str | None = None
     base_title: str | None = None
     is_adapter: bool = False
+    is_of_4_bits: bool = False
 
 
 def write_card(folder: Path, base_name: str, card: Card, dtype: str) -> None:
@@ -75,6 +76,8 @@ def card_text(base_name: str, card: Card, dtype: str) -> str:
         tags=["tuneful", "instruction-tuning", "sft"],
     )
     body = _ADAPTER_BODY if card.is_adapter else _BODY
+    if card.is_of_4_bits:
+        body += _ADAPTER_OF_4_BITS if card.is_adapter else _MERGED_INTO_4_BITS
     parts = [body.format(name=name, dtype=dtype), _comparison_part(card.comparison), _run_part(card)]
     return f"---\n{data.to_yaml()}\n---\n\n{''.join(parts)}"
 
@@ -198,4 +201,24 @@ model, tokenizer = AutoPeftModelForCausalLM.from_pretrained(folder), AutoTokeniz
 generate = pipeline("text-generation", model, tokenizer=tokenizer)
 print(generate([{{"role": "user", "content": "..."}}], max_new_tokens=256)[0]["generated_text"][-1]["content"])
 ```
+"""
+
+_MERGED_INTO_4_BITS = """
+It was trained as an adapter (QLoRA) beside {name} with the weights of its linear layers rounded to 4 bits (NF4, scales quantized
+once more). The adapter is merged into the values that these 4 bits stand for, which are those that it learned beside: the weights
+here are not those of {name} plus the adapter.
+"""
+
+_ADAPTER_OF_4_BITS = """
+It learned beside {name} with the weights of its linear layers rounded to 4 bits (NF4, scales quantized once more; QLoRA). Beside
+the weights as they came it computes something else. To load the base as the adapter knows it:
+
+```python
+from transformers import BitsAndBytesConfig
+
+in_4_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+model = AutoPeftModelForCausalLM.from_pretrained(folder, quantization_config=in_4_bits)
+```
+
+Merging that model with peft would round the sum to 4 bits again: dequantize the base first.
 """

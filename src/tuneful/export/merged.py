@@ -106,7 +106,8 @@ def _write_files(saved: Mapping[str, MergedTensor], folder: Path, target: torch.
     for name, names in split.filename_to_tensors.items():
         _write_file({one: saved[one] for one in names}, folder / name, target)
     if split.is_sharded:
-        total = sum({tensor.held.data_ptr(): tensor.held.numel() for tensor in saved.values()}.values())
+        by_matrix = {tensor.held.data_ptr() or name: tensor.held.numel() for name, tensor in saved.items()}
+        total = sum(by_matrix.values())
         index = {"metadata": {"total_parameters": total, **split.metadata}, "weight_map": split.tensor_to_filename}
         (folder / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

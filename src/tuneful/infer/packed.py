@@ -35,7 +35,7 @@ def _packable(model: PreTrainedModel) -> list[torch.Tensor]:
     """The weights of linear layers that oneDNN multiplies natively, each once."""
     if model.device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return []
-    layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    layers = (module for module in model.modules() if type(module) is torch.nn.Linear)
     return list({id(layer.weight): layer.weight for layer in layers if layer.weight.dtype is torch.bfloat16}.values())
 
 

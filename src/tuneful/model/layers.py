@@ -20,9 +20,10 @@ from transformers.activations import SiLUActivation
 from tuneful.model.attention import AttentionPlan, window_of
 from tuneful.model.attention_native import NativeBlocks, lay_out_plan
 from tuneful.model.lora import LinearParts, linear_parts
-from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, kernels
+from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, Nf4, kernels
+from tuneful.model.nf4 import NF4
 from tuneful.model.norms import epsilon_of, shift_of
-from tuneful.model.products import is_plain, is_served_linear, thread_workspace
+from tuneful.model.products import address, is_plain, is_served_linear, laid_out, pointer_to, thread_workspace
 
 # Legend of shapes: N nodes, D features of the stream, H query heads, K key/value heads, R size of a head
 _FAMILIES = ("Llama", "Mistral", "Qwen2")
@@ -60,7 +61,7 @@ def compiled_layer(
         or hidden.shape != (1, plan.num_nodes, norms[0].weight.shape[0])
         or not cosines.shape == sines.shape == (1, plan.num_nodes, attention.head_dim)
         or (attention.training and attention.attention_dropout)
-        or not _fit_together([linear.base.weight.shape for linear in linears], *norms[0].weight.shape)
+        or not _fit_together([linear.weight.shape for linear in linears], *norms[0].weight.shape)
     ):
         return None
     options = _LayerOptions(
@@ -100,7 +101,7 @@ def _is_served(layer: Any) -> bool:
     )
 
 
-def _fit_together(shapes: Sequence[torch.Size], size: int) -> bool:
+def _fit_together(shapes: Sequence[tuple[int, ...]], size: int) -> bool:
     """Whether the weights of query, key, value, output, gate, up and down read what the others of a stream of `size` write."""
     (queries, *_), (keys, *_), *_, (inner, *_), _ = shapes
     inwards = [(queries, size), (keys, size), (keys, size), (inner, size), (inner, size)]
@@ -136,12 +137,13 @@ class _LayerOptions:
         hidden: torch.Tensor,
         angles: Sequence[torch.Tensor],
         norms: Sequence[torch.Tensor],
-        weights: Sequence[torch.Tensor],
+        weights: Sequence[torch.Tensor | NF4],
         biases: Sequence[torch.Tensor | None],
         lora_a: Sequence[torch.Tensor | None],
         lora_b: Sequence[torch.Tensor | None],
     ) -> Layer:
         """The layer as the kernels read it; the caller keeps the tensors, which are contiguous."""
+        pointers = (ctypes.POINTER(Nf4) * NUM_LINEARS)(*map(pointer_to, weights))
         query, key, *_, down = weights
         num_heads, num_key_heads = query.shape[0] // self.size, key.shape[0] // self.size
         sizes = (hidden.shape[1], num_heads, num_key_heads, self.size, self.size)
@@ -150,20 +152,22 @@ class _LayerOptions:
             *(ctypes.pointer(plan), hidden.shape[2], down.shape[1], self.epsilons, self.shifts),
             *(tensor.data_ptr() for tensor in (hidden, *angles)),
             *(_addresses(tensors) for tensors in (norms, weights, biases, lora_a, lora_b)),
+            pointers,
             *(tuple([0 if one is None else one.shape[0] for one in lora_a]), self.scalings),
             *((None, 0) if self.read_rows is None else (self.read_rows.data_ptr(), len(self.read_rows))),
         )
 
 
-def _addresses(tensors: Sequence[torch.Tensor | None]) -> tuple[int | None, ...]:
-    return tuple([None if tensor is None else tensor.data_ptr() for tensor in tensors])
+def _addresses(tensors: Sequence[torch.Tensor | NF4 | None]) -> tuple[int | None, ...]:
+    return tuple([address(tensor) for tensor in tensors])
 
 
 class DecoderLayer(torch.autograd.Function):
     """middle = hidden + attention(norm(hidden)); output = middle + down(silu(gate(norm(middle))) * up(norm(middle))).
 
     hidden [1, N, D] -> [1, N, D]; parameters: the weights of both norms; the weights of query, key, value, output, gate, up
-    and down; their biases, or None; A and B of their adapters, or None (`linear_parameters`). All in bfloat16. Query and key
+    and down; their biases, or None; A and B of their adapters, or None (`linear_parameters`). All in bfloat16, weights also in 4
+    bits. Query and key
     are rotated by cosines and sines [1, N, R].
     """
 
@@ -174,19 +178,22 @@ class DecoderLayer(torch.autograd.Function):
         cosines: torch.Tensor,
         sines: torch.Tensor,
         options: _LayerOptions,
-        *parameters: torch.Tensor | None,
+        *parameters: torch.Tensor | NF4 | None,
     ) -> torch.Tensor:
         hidden = hidden.contiguous()
-        read = [hidden, *(None if each is None else each.contiguous() for each in (cosines, sines, *parameters))]
+        read = [hidden, *map(laid_out, (cosines, sines, *parameters))]
         output, kept = _computed(options, hidden, options.layer(*_parted(read)))
-        ctx.save_for_backward(None if options.recompute else kept, *read)
+        ctx.quantized = {place: one for place, one in enumerate(read) if isinstance(one, NF4)}
+        tensors = [one if place not in ctx.quantized else None for place, one in enumerate(read)]
+        ctx.save_for_backward(None if options.recompute else kept, *tensors)
         ctx.options = options
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, *read = ctx.saved_tensors
+        kept, *tensors = ctx.saved_tensors
+        read = [ctx.quantized.get(place, one) for place, one in enumerate(tensors)]
         library, layer, to_output = ctx.options.library, ctx.options.layer(*_parted(read)), grads[0].contiguous()
         if kept is None:
             _, kept = _computed(ctx.options, read[0], layer)
@@ -225,8 +232,8 @@ def _parted(read: Sequence[Any]) -> tuple[Any, ...]:
     return hidden, (cosines, sines), *(parameters[part] for part in _PARTS)
 
 
-def linear_parameters(linears: Sequence[LinearParts]) -> list[torch.Tensor | None]:
+def linear_parameters(linears: Sequence[LinearParts]) -> list[torch.Tensor | NF4 | None]:
     """Of a decoder layer's linear layers all weights, all biases, all A, all B: what `DecoderLayer` takes after the norms."""
     bases = [parts.base for parts in linears]
     adapters = [parts.lora_a for parts in linears] + [parts.lora_b for parts in linears]
-    return [base.weight for base in bases] + [base.bias for base in bases] + adapters
+    return [parts.weight for parts in linears] + [base.bias for base in bases] + adapters

@@ -90,16 +90,26 @@ def load_model(name: str, notify: Notify = ignore, dtype: torch.dtype | None = N
     return load_from(resolve_model(name, notify), name, notify, dtype)
 
 
-def load_from(path: Path, name: str, notify: Notify = ignore, dtype: torch.dtype | None = None) -> Pretrained:
-    """The same for a model that was found already: `path` is what `resolve_model` made of `name`."""
+def load_from(
+    path: Path, name: str, notify: Notify = ignore, dtype: torch.dtype | None = None, *, in_4_bits: bool = False
+) -> Pretrained:
+    """The same for a model that was found already: `path` is what `resolve_model` made of `name`.
+
+    With `in_4_bits` its linear layers but the output head are NF4 (`nf4_layers.py`), made of the weights as they are stored.
+    """
     tokenizer = load_tokenizer(path)
     if is_adapter(path):
-        merged = _adapter_model(path, notify, dtype)
+        merged = _adapter_model(path, notify, dtype, in_4_bits=in_4_bits)
         check_vocabulary(merged, tokenizer, path)
         return Pretrained(merged, tokenizer, name, path)
     notify(f"loading {name}")
-    load = partial(folder_model, dtype=dtype)
+    load = partial(folder_model, dtype=dtype, in_4_bits=in_4_bits)
     model = cached_gguf_model(path, load, notify) if path.is_file() else load(path)
+    if in_4_bits:  # of a file that was unpacked just now, and not yet
+        from tuneful.model.nf4_layers import is_in_4_bits, quantize_layers
+
+        if not is_in_4_bits(model):
+            quantize_layers(model, dtype or torch.float32)
     if dtype is not None:
         from tuneful.model.precision import cast_parameters
 
@@ -280,36 +290,47 @@ def _found_base(folder: Path, notify: Notify = ignore) -> Path:
         ) from error
 
 
-def load_base(folder: Path, notify: Notify = ignore, dtype: torch.dtype | None = None) -> Pretrained:
-    """The base of the adapter in `folder`, for the adapter to be put onto it, with the adapter's tokenizer. Raises ModelError."""
-    base = load_from(base_path(folder, notify), adapter_base(folder).name, notify, dtype)
-    return replace(base, tokenizer=load_tokenizer(folder), adapter=folder)
+def load_base(
+    path: Path, notify: Notify = ignore, dtype: torch.dtype | None = None, *, in_4_bits: bool = False
+) -> Pretrained:
+    """The base of the adapter in `path`, for the adapter to be put onto it, with the adapter's tokenizer. Raises ModelError."""
+    base = load_from(base_path(path, notify), adapter_base(path).name, notify, dtype, in_4_bits=in_4_bits)
+    return replace(base, tokenizer=load_tokenizer(path), adapter=path)
 
 
-def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> PreTrainedModel:
+def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None, *, in_4_bits: bool) -> PreTrainedModel:
     """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together.
 
-    In another `dtype` than float32 it is loaded in that, where each merged weight follows from one of the base's files.
+    In another `dtype` than float32 it is loaded in that, where each merged weight follows from one of the base's files. One that
+    was trained beside a base in 4 bits is merged into the values that those stand for. With `in_4_bits` the sums become 4 bits,
+    from float32.
     """
-    from tuneful.model.lora import MERGE_TOLERANCE, merge_adapter, merge_rounded
+    import torch
 
-    adapter, path, name = read_adapter(folder), base_path(folder, notify), adapter_base(folder).name
-    is_low = dtype is not None and dtype.itemsize < 4
+    from tuneful.model.lora import MERGE_TOLERANCE, merge_adapter, merge_rounded
+    from tuneful.model.nf4_layers import dequantize_layers, quantize_layers
+
+    adapter, path, base = read_adapter(folder), base_path(folder, notify), adapter_base(folder)
+    load = partial(load_from, path, base.name, notify, in_4_bits=base.quantization is not None)
+    is_low = dtype is not None and dtype.itemsize < 4 and not in_4_bits
     try:
         if is_low and adapter.leaves_its_base and not is_adapter(path):
-            base = load_from(path, name, notify, dtype).model
-            notify(f"merging {folder} into {name}")
+            model = load(dtype).model
+            notify(f"merging {folder} into {base.name}")
             source = unpacked_folder(path) if path.is_file() else path
-            if (merged := merge_rounded(base, folder, source)) is not None:
+            if (merged := merge_rounded(model, folder, source)) is not None:
                 return merged
-            del base
-        base = load_from(path, name, notify).model
-        notify(f"merging {folder} into {name}")
+            del model
+        model = load().model
+        dequantize_layers(model, torch.float32)
+        notify(f"merging {folder} into {base.name}")
         of_other_kind = adapter.kind != "LORA"
         prompts, tolerance = ([_PROBE], _OTHER_KINDS_TOLERANCE) if of_other_kind else ([], MERGE_TOLERANCE)
-        merged = merge_adapter(base, folder, prompts, tolerance)[0]
+        merged = merge_adapter(model, folder, prompts, tolerance)[0]
     except ExportError as error:
         raise ModelError(str(error)) from error
+    if in_4_bits:
+        quantize_layers(merged, dtype or torch.float32)
     if dtype is not None:
         from tuneful.model.precision import cast_parameters
 
@@ -320,20 +341,44 @@ def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> P
 # Folders
 
 
-def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def folder_model(folder: Path, dtype: torch.dtype | None = None, *, in_4_bits: bool = False) -> PreTrainedModel:
     """The model of a folder, every weight accounted for; ModelError where it is not whole.
 
-    Its parameters are float32, or of `dtype`, copied from the file one by one.
+    Its parameters are float32, or of `dtype`, copied from the file one by one; with `in_4_bits` its linear layers are NF4.
     """
+    import torch
+
+    from tuneful.model.nf4_layers import quantize_layers
+    from tuneful.model.precision import copy_parameters
+
+    if in_4_bits:
+        dtype = dtype or torch.float32
+    model = _opened(folder, None if dtype is None else _stored_dtype(folder))
+    if in_4_bits:
+        quantize_layers(model, dtype)
+    if dtype is not None:
+        copy_parameters(model, dtype)
+    return model
+
+
+def mapped_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder whose parameters stay in its files, in the number format that they have there.
+
+    What is read of them takes memory until `drop_mapped_pages`. Files of several number formats are read into memory, in float32.
+    """
+    return _opened(folder, _stored_dtype(folder))
+
+
+def _opened(folder: Path, stored: torch.dtype | None) -> PreTrainedModel:
+    """The model of a folder, its parameters in `stored`, else float32: as they lie in its files where that is their format."""
     config = read_config(folder)
     check_architecture(config, folder)
     check_weight_files(folder)
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tuneful.model.precision import copy_parameters, parameters_made_in
+    from tuneful.model.precision import parameters_made_in
 
-    stored = None if dtype is None else _stored_dtype(folder)
     with quiet(), parameters_made_in(stored):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -348,8 +393,6 @@ def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMo
         except Exception as error:
             raise damaged_model(folder, error) from error
     check_loading(info, folder)
-    if dtype is not None:
-        copy_parameters(model, dtype)
     return model.eval()
 
 

@@ -28,6 +28,8 @@ from tuneful.model.adapter import Adapter, read_adapter
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.merge import merge_layers
 from tuneful.model.names import hub_id
+from tuneful.model.nf4 import NF4
+from tuneful.model.nf4_layers import NF4Linear, dequantize_layers, quantized_of, weights_without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 MERGE_TOLERANCE = 1e-5
 """Largest difference of a logit, merged against unmerged in float32, as a share of the largest logit."""
-_LINEAR = ("Linear", "Linear4bit")
+_LINEAR = ("Linear", "Linear4bit", "NF4Linear")
 _PEFT_LINEAR = "peft.tuners.lora.layer.Linear"
 
 
@@ -64,7 +66,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
         layers_to_transform=list(range(first_layer, num_layers)) if first_layer else None,
         task_type="CAUSAL_LM",
     )
-    with _without_notes():
+    with _without_notes(), _weights_as_needed(model, settings):
         adapter = peft.get_peft_model(model, settings)
     adapter.train(model.training)  # new layers come in training mode
     return adapter
@@ -84,6 +86,22 @@ def save_adapter(adapter: Any, folder: Path, base_name: str) -> None:
         # "auto" would ask the Hub for the base's vocabulary size
         adapter.save_pretrained(aside, save_embedding_layers=False)
         _settle_order(aside / "adapter_config.json")
+
+
+def restore_adapter(adapter: Any, folder: Path) -> None:
+    """Give `adapter` the numbers that `save_adapter` wrote to `folder`; ExportError where they are not its own, one for one."""
+    import peft
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(folder / "adapter_model.safetensors")
+        wanted = peft.get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        if odd := sorted(saved.keys() ^ wanted.keys()):
+            raise ExportError(f"{folder}: tensor {odd[0]} is not in both the trained and the saved adapter")
+        peft.set_peft_model_state_dict(adapter, saved)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ExportError(f"{folder}: the saved adapter cannot be read back: {error}") from error
 
 
 def merge_adapter(
@@ -115,7 +133,8 @@ def merge_adapter(
 
 
 def merge_rounded(base: PreTrainedModel, folder: Path, source: Path | None) -> PreTrainedModel | None:
-    """`base`, in bfloat16, with the adapter of `folder` merged: each weight in float32, and rounded once, as if all had been.
+    """`base`, in bfloat16 or in 4 bits, with the adapter of `folder` merged: each weight in float32, and rounded once to
+    bfloat16, as if all had been.
 
     `source` is the folder that the base came from, where it holds more than memory does. None where that cannot be read one by
     one; `base` is spent then. Raises ExportError where the folder does not fit the base.
@@ -125,6 +144,7 @@ def merge_rounded(base: PreTrainedModel, folder: Path, source: Path | None) -> P
     if not merge_layers(base, source):
         return None
     merged: PreTrainedModel = adapter.unload()
+    dequantize_layers(merged, merged.dtype)
     _settle(merged)
     return merged
 
@@ -149,12 +169,19 @@ def _attached(base: PreTrainedModel, folder: Path, dropout: float | None = None)
             if dropout is not None:
                 settings.lora_dropout = dropout
             _fit_vocabulary(base, read_adapter(folder))
-            adapter = peft.PeftModel.from_pretrained(
-                base, str(folder), config=settings, is_trainable=dropout is not None
-            )
+            with _weights_as_needed(base, settings):
+                adapter = peft.PeftModel.from_pretrained(
+                    base, str(folder), config=settings, is_trainable=dropout is not None
+                )
         except Exception as error:  # whatever peft raises, the folder is not what was trained
             raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
     return adapter.eval()
+
+
+def _weights_as_needed(model: PreTrainedModel, settings: Any) -> contextlib.AbstractContextManager[None]:
+    """Inside, peft sees no values of weights in 4 bits where it has no use for them: for LoRA, but not for DoRA's norms."""
+    needs_values = settings.peft_type != "LORA" or settings.use_dora
+    return contextlib.nullcontext() if needs_values else weights_without_values(model)
 
 
 def _fit_vocabulary(base: PreTrainedModel, adapter: Adapter) -> None:
@@ -190,6 +217,7 @@ def _settle(merged: PreTrainedModel) -> None:
 class LinearParts:
     """A linear layer of K features in and N out, and beside it `scaling` * (rows * lora_a^T) * lora_b^T, or nothing.
 
+    base     a layer with a weight [N, K], which may be in 4 bits
     lora_a   [r, K], with r even
     lora_b   [N, r]
     """
@@ -200,9 +228,14 @@ class LinearParts:
     scaling: float = 1.0
 
     @property
-    def parameters(self) -> tuple[torch.Tensor | None, ...]:
+    def weight(self) -> torch.Tensor | NF4:
+        """The weight as the layer keeps it."""
+        return quantized_of(self.base) if isinstance(self.base, NF4Linear) else self.base.weight
+
+    @property
+    def parameters(self) -> tuple[torch.Tensor | NF4 | None, ...]:
         """Weight, bias, lora_a and lora_b, None for what there is not."""
-        return self.base.weight, self.base.bias, self.lora_a, self.lora_b
+        return self.weight, self.base.bias, self.lora_a, self.lora_b
 
 
 def linear_parts(layer: Any) -> LinearParts | None:
@@ -226,7 +259,7 @@ def linear_parts(layer: Any) -> LinearParts | None:
     if not plain or drops or name in layer.lora_variant or len(first.weight) % 2:
         return None
     (rank, num_inputs), (num_outputs, num_columns) = first.weight.shape, second.weight.shape
-    if rank != num_columns or layer.base_layer.weight.shape != (num_outputs, num_inputs):
+    if rank != num_columns or (layer.out_features, layer.in_features) != (num_outputs, num_inputs):
         return None
     return LinearParts(layer.base_layer, first.weight, second.weight, float(layer.scaling[name]))
 

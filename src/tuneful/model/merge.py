@@ -2,20 +2,24 @@
 
 Stands under the export, which writes the tensors one after the other. A base that is in memory in bfloat16 is read from its own
 file where that holds more than bfloat16 does, so what is shipped is the adapter on the base as it came; the copy in memory shows
-that the file is still the one that was trained on. The arithmetic is float32 and peft's own (`merge` of its layers), and
-`check_merged` compares it with base + scale B A, DoRA's magnitudes included, in float64.
+that the file is still the one that was trained on. A base in 4 bits (`nf4_layers.py`) is the values that its codes stand for:
+beside those the adapter learned. The arithmetic is float32 and peft's own (`merge` of its layers), and `check_merged` compares it
+with base + scale B A, DoRA's magnitudes included, in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tuneful.errors import ExportError
+from tuneful.model.nf4 import dequantize
+from tuneful.model.nf4_layers import NF4_LAYERS, NF4Conv1D, plain_layer, quantized_of
 from tuneful.model.stored import DTYPES, StoredTensor, stored_tensors, stretches
 
 if TYPE_CHECKING:
@@ -28,12 +32,14 @@ MERGED_TOLERANCE = 1e-6
 @dataclass(frozen=True, slots=True, eq=False)
 class MergedTensor:
     """A tensor of the merged model: `held` is the base's in memory, `stored` the same in its file where that holds more, `layer`
-    peft's layer where it has an adapter. Tensors that are one matrix have the same `held`."""
+    peft's layer where it has an adapter. Tensors that are one matrix have the same `held`; of one that a layer
+    of `NF4_LAYERS` holds, `in_4_bits`, it has the shape alone."""
 
     name: str
     held: torch.Tensor
     stored: StoredTensor | None
     layer: Any | None
+    in_4_bits: Any | None = None
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Its numbers one after the other, in float32 where they are floating-point: in pieces, or whole where it is merged."""
@@ -47,7 +53,7 @@ class MergedTensor:
         return torch.cat(list(self._base())).reshape(self.held.shape)
 
     def _base(self) -> Iterator[torch.Tensor]:
-        held = self.held.detach().reshape(-1)
+        held = (self.held if self.in_4_bits is None else dequantized_weight(self.in_4_bits)).detach().reshape(-1)
         for start, stop in stretches(held.numel()):
             known = held[start:stop].cpu()
             if self.stored is None:
@@ -69,22 +75,26 @@ def merged_tensors(model: PreTrainedModel, base: Path | None) -> list[MergedTens
     model without its adapter.
     """
     held, owners = _held(model)
-    return _found(held, owners, list(held), base, str(model.base_model_prefix))
+    return _found(model, held, owners, list(held), base)
 
 
 @torch.no_grad()
 def merge_layers(model: PreTrainedModel, base: Path | None) -> bool:
-    """Merge the adapter of every layer of `model` into its weight, in place: in float32, rounded once to what memory holds.
+    """Merge the adapter of every layer of `model` into its weight, in place: in float32, rounded once to what memory holds,
+    or, where that is 4 bits, to what is computed with: the layer is a plain one then.
 
     False where memory holds less than the base was given with and no file of `base` tells the rest: nothing is changed then. The
     adapters still stand there, and have to be taken off. Raises ExportError where a sum is not finite.
     """
     held, owners = _held(model)
-    tensors = _found(held, owners, list(owners), base, str(model.base_model_prefix))
+    tensors = _found(model, held, owners, list(owners), base)
     for tensor in tensors or ():
         assert tensor.layer is not None
         (merged,) = tensor.pieces()
-        tensor.held.copy_(merged)
+        if tensor.in_4_bits is None:
+            tensor.held.copy_(merged)
+        else:
+            tensor.layer.base_layer = plain_layer(tensor.in_4_bits, merged.to(tensor.in_4_bits.compute_dtype))
     return tensors is not None
 
 
@@ -102,14 +112,32 @@ def _held(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, An
             if inside == "base_layer.weight":
                 owners[name] = layers[owner]
         held[name] = tensor
+    for name, module in _nf4_matrices(model).items():
+        held[name] = dequantized_weight(module, "meta")
+        if (owner := name.removesuffix(".weight")) in layers:
+            owners[name] = layers[owner]
     return held, owners
 
 
+def _nf4_matrices(model: PreTrainedModel) -> dict[str, Any]:
+    """The layers of `NF4_LAYERS` in `model`, by the names that their weights have without an adapter."""
+    return {
+        f"{path.removesuffix('.base_layer')}.weight": module
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, NF4_LAYERS)
+    }
+
+
 def _found(
-    held: Mapping[str, torch.Tensor], owners: Mapping[str, Any], names: Sequence[str], base: Path | None, prefix: str
+    model: PreTrainedModel,
+    held: Mapping[str, torch.Tensor],
+    owners: Mapping[str, Any],
+    names: Sequence[str],
+    base: Path | None,
 ) -> list[MergedTensor] | None:
     """The tensors called `names`; None where memory holds less of one than the base was given with, and no file tells more."""
     stored = stored_tensors(base) if base is not None else {}
+    prefix, in_4_bits = str(model.base_model_prefix), _nf4_matrices(model)
     found = []
     for name in names:
         tensor = held[name]
@@ -118,7 +146,7 @@ def _found(
         if is_low and more is None:
             return None
         exact = more is None or getattr(torch, DTYPES[more.dtype]) is tensor.dtype
-        found.append(MergedTensor(name, tensor, None if exact else more, owners.get(name)))
+        found.append(MergedTensor(name, tensor, None if exact else more, owners.get(name), in_4_bits.get(name)))
     return found
 
 
@@ -152,18 +180,27 @@ def _stored(
 @torch.no_grad()
 def _merged(layer: Any, base: torch.Tensor) -> torch.Tensor:
     """The weight of `layer` with its adapter merged into `base`; the layer is left as it was."""
-    weight = layer.get_base_layer().weight
-    kept = weight.data
-    weight.data = base.to(kept.device)
+    kept = layer.base_layer
+    layer.base_layer = torch.nn.Module()
+    layer.base_layer.weight = torch.nn.Parameter(
+        base.to(next(chain(kept.parameters(), kept.buffers())).device), requires_grad=False
+    )
     try:
         layer.merge(safe_merge=True)
-        merged: torch.Tensor = weight.data
+        merged: torch.Tensor = layer.base_layer.weight.data
         return merged.cpu()
     except ValueError as error:  # numbers that are not finite
         raise ExportError(f"the adapter cannot be merged: {error}") from error
     finally:
-        weight.data = kept
+        layer.base_layer = kept
         layer.merged_adapters.clear()
+
+
+def dequantized_weight(layer: Any, device: str | None = None) -> torch.Tensor:
+    """The weight of one of `NF4_LAYERS` in float32, laid out as that of the layer it stands for; on `meta` its shape alone."""
+    quantized = quantized_of(layer)
+    weight = dequantize(quantized) if device is None else torch.empty(quantized.shape, device=device)
+    return weight.T if isinstance(layer, NF4Conv1D) else weight
 
 
 @torch.no_grad()

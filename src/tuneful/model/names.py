@@ -28,6 +28,9 @@ _GPT2_HUB_IDS = {
 }
 """gpt2-medium, 355M and "gpt2-medium (355M)" -> its place on the Hub."""
 
+NF4 = "nf4"
+"""How the base of a `qlora` run is rounded, in that document."""
+
 _RUN, _TRAINED = "run.json", ("model", "adapter")
 
 
@@ -47,10 +50,12 @@ def full_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What an adapter stands on: the name of a model, and its fingerprint where that was written down."""
+    """What an adapter stands on: the name of a model, its fingerprint where that was written down, and how its weights were
+    rounded while the adapter learned (`nf4`), where they were."""
 
     name: str
     sha256: str | None = None
+    quantization: str | None = None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -75,12 +80,23 @@ def adapter_base(folder: Path) -> Base:
         )
     found = [_found_from(folder, name) for name in names]
     here = (name for name in found if name == BUILTIN or Path(name).expanduser().exists())
-    return Base(next(here, found[0]), ours.get("sha256"))
+    return Base(next(here, found[0]), ours.get("sha256"), _quantization(folder, ours))
 
 
 def save_trained_with(folder: Path, template: str, base: Base) -> None:
     """Write down in an adapter's folder the template that it was trained with, and the base."""
-    write_json(folder / TRAINED_WITH, {"template": template, "base": {"name": base.name, "sha256": base.sha256}})
+    quantized = {"quantization": base.quantization} if base.quantization else {}
+    document = {"template": template, "base": {"name": base.name, "sha256": base.sha256, **quantized}}
+    write_json(folder / TRAINED_WITH, document)
+
+
+def _quantization(folder: Path, written: dict[str, Any]) -> str | None:
+    found = written.get("quantization")
+    if found not in (None, NF4):
+        raise ModelError(
+            f"{folder / TRAINED_WITH}: the base was quantized as {found!r}, and only {NF4!r} is known; install a newer Tuneful"
+        )
+    return None if found is None else NF4
 
 
 def _found_from(folder: Path, name: str) -> str:

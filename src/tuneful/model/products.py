@@ -2,7 +2,8 @@
 
 oneDNN, torch's library for them, runs large matrix products at the processor's rate and those of a step, a few hundred rows, at
 four fifths of it. Layers that read the same rows are one call, and the sum of the gradients that they give those rows is
-rounded once. An adapter beside a layer (LoRA, Hu et al. 2021) is a second stretch of the depth of its product.
+rounded once. An adapter beside a layer (LoRA, Hu et al. 2021) is a second stretch of the depth of its product. A weight in 4 bits
+(`nf4.py`) is decoded part by part where it is laid out for the product: the result is that of the whole matrix, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from tuneful.model.lora import linear_parts
 from tuneful.model.native import Factor, kernels
+from tuneful.model.nf4 import BLOCK as NF4_BLOCK
+from tuneful.model.nf4 import NF4, compiled
+from tuneful.model.nf4_layers import NF4Linear
 
 # Legend of shapes: M rows, K features that go in, N that come out, r between the two matrices of an adapter
 _MIN_FEATURES = 64
@@ -51,15 +55,17 @@ def projected(layers: Sequence[Any], rows: torch.Tensor) -> Sequence[torch.Tenso
 
 
 def is_served_linear(layer: Any) -> bool:
-    """Whether `layer` is a linear layer of the class and the sizes that the kernels multiply."""
-    if type(layer) is not torch.nn.Linear:
+    """Whether `layer` is a linear layer of a class and of sizes that the kernels multiply."""
+    if type(layer) is not torch.nn.Linear and (type(layer) is not NF4Linear or layer.in_features % NF4_BLOCK):
         return False
     sizes = (layer.in_features, layer.out_features)
     return min(sizes) >= _MIN_FEATURES and not any(size % 2 for size in sizes)
 
 
 def is_plain(tensor: Any) -> bool:
-    """Whether `tensor` is one that the kernels read: no subclass, in bfloat16, in this machine's memory."""
+    """Whether `tensor` is one that the kernels read: of no subclass, in bfloat16, in memory; or a matrix in 4 bits."""
+    if isinstance(tensor, NF4):
+        return tensor.codes.device.type == "cpu"
     return type(tensor) in _PLAIN and tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
 
 
@@ -67,8 +73,8 @@ class MatrixProducts(torch.autograd.Function):
     """rows * weight^T + bias + scaling * (rows * A^T) * B^T, for each scaling and the four parameters that belong to it.
 
     rows [..., K] -> [..., N] for each weight [N, K], bias [N] or None, A [r, K] and B [N, r] or None, with r even. All in
-    bfloat16; every sum is taken in float32 and rounded once, the gradient of the rows over all weights and adapters too. What
-    passes between A and B, r numbers a row each way, is scaled and then rounded.
+    bfloat16, a weight also in 4 bits; every sum is taken in float32 and rounded once, the gradient of the rows over all weights
+    and adapters too. What passes between A and B, r numbers a row each way, is scaled and then rounded.
     """
 
     @staticmethod
@@ -77,20 +83,21 @@ class MatrixProducts(torch.autograd.Function):
         library: ctypes.CDLL,
         rows: torch.Tensor,
         scalings: Sequence[float],
-        *parameters: torch.Tensor | None,
+        *parameters: torch.Tensor | NF4 | None,
     ) -> tuple[torch.Tensor, ...]:
         rows = rows.contiguous()
-        parts = [[None if one is None else one.contiguous() for one in parameters[i::4]] for i in range(4)]
+        parts: Any = [[laid_out(one) for one in parameters[i::4]] for i in range(4)]
         weights, biases, lora_a, lora_b = parts
         low = _low(library, rows, lora_a, scalings)
         _, to_rows, _, *wanted = ctx.needs_input_grad
         ctx.save_for_backward(
             rows if any(wanted[::4]) or any(wanted[2::4]) else None,
             *(one if learns else None for one, learns in zip(low, wanted[3::4], strict=True)),
-            *(one if to_rows else None for one in (*weights, *lora_a)),
+            *(one if to_rows and not isinstance(one, NF4) else None for one in (*weights, *lora_a)),
             *(one if to_rows or learns else None for one, learns in zip(lora_b, wanted[2::4], strict=True)),
         )
         ctx.library, ctx.scalings = library, scalings
+        ctx.quantized = [one if isinstance(one, NF4) else None for one in weights]
         return multiply(library, rows, _present(weights), biases, list(zip(low, lora_b, strict=True)))
 
     @staticmethod
@@ -118,8 +125,16 @@ class MatrixProducts(torch.autograd.Function):
                 (gradients[4 * i + 3],) = multiply_outer(library, [upstream], low[i])
         if not to_rows:
             return None, None, None, *gradients
+        weights = [
+            one if quantized is None else quantized for one, quantized in zip(weights, ctx.quantized, strict=True)
+        ]
         adapters = list(zip(to_low, lora_a, strict=True))
         return None, multiply_back(library, upstreams, weights, adapters), None, *gradients
+
+
+def laid_out(tensor: torch.Tensor | NF4 | None) -> torch.Tensor | NF4 | None:
+    """`tensor` as the kernels read it: contiguous."""
+    return tensor.contiguous() if isinstance(tensor, torch.Tensor) else tensor
 
 
 def _present(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
@@ -146,7 +161,7 @@ _Low = tuple[torch.Tensor | None, torch.Tensor | None]
 def multiply(
     library: ctypes.CDLL,
     rows: torch.Tensor,
-    weights: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor | NF4],
     biases: Sequence[torch.Tensor | None],
     low: Sequence[_Low] | None = None,
     scales: Sequence[float | None] | None = None,
@@ -169,7 +184,7 @@ def multiply(
 def multiply_back(
     library: ctypes.CDLL,
     upstreams: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor | NF4],
     low: Sequence[_Low] | None = None,
     scale: float | None = None,
 ) -> torch.Tensor:
@@ -203,7 +218,7 @@ def multiply_outer(library: ctypes.CDLL, upstreams: Sequence[torch.Tensor], rows
 
 def _factor(
     left: torch.Tensor,
-    right: torch.Tensor,
+    right: torch.Tensor | NF4,
     bias: torch.Tensor | None,
     out: torch.Tensor,
     size: int,
@@ -213,14 +228,21 @@ def _factor(
     low_left, low_right = low
     rank = 0 if low_left is None else low_left.shape[-1]
     return Factor(
-        *(left.data_ptr(), right.data_ptr(), _address(bias), None, out.data_ptr(), size),
-        *(_address(low_left), _address(low_right), rank),
+        *(left.data_ptr(), address(right), address(bias), None, out.data_ptr(), size),
+        *(address(low_left), address(low_right), rank),
         None if scale is None else ctypes.pointer(ctypes.c_float(scale)),
+        pointer_to(right),
     )
 
 
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def address(tensor: torch.Tensor | NF4 | None) -> int | None:
+    """Where the numbers of `tensor` lie; None where there are none, or where they are in 4 bits."""
+    return tensor.data_ptr() if isinstance(tensor, torch.Tensor) else None
+
+
+def pointer_to(tensor: torch.Tensor | NF4 | None) -> Any:
+    """`tensor` as the kernels read what is in 4 bits; None where it is not. The caller keeps both."""
+    return ctypes.pointer(compiled(tensor)) if isinstance(tensor, NF4) else None
 
 
 def _call_product(

@@ -1,7 +1,8 @@
 """QLoRA's base: linear weights in 4 bits, under an adapter in full precision (Dettmers et al. 2023).
 
-Stands between loading and `add_adapter`; the only door to bitsandbytes. Weights are stored as NF4 with their scales
-quantized once more, 4.13 bits each, and turned back for every matrix product: a quarter of bfloat16's memory for a slower step.
+Stands between loading and `add_adapter`; the only door to bitsandbytes, which a GPU computes with. A CPU has layers of our own
+(`nf4_layers.py`). Either way weights are stored as NF4 with their scales quantized once more, 4.13 bits each, and turned back for
+every matrix product: a quarter of bfloat16's memory for a slower step.
 The output head, embeddings and norms stay as they are. The adapter learns to serve on the rounded weights, so it is those
 that it is merged into (`round_to_4_bits`), not the ones that it never saw.
 """
@@ -9,12 +10,13 @@ that it is merged into (`round_to_4_bits`), not the ones that it never saw.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
 from tuneful.errors import ConfigError
+from tuneful.model.nf4 import dequantize, quantize_nf4
+from tuneful.model.nf4_layers import linear_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,21 +25,24 @@ _KIND = "nf4"
 
 
 def check_4_bits(device: torch.device) -> None:
-    """Raise ConfigError where `train.method: qlora` cannot be obeyed: without a CUDA device, or without bitsandbytes."""
-    if device.type != "cuda":
-        raise ConfigError(
-            f"`train.method`: qlora needs a CUDA device, and this run is on {device}; use train.method=lora, which gives the "
-            "same kind of adapter"
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("`train.method`: qlora needs bitsandbytes: pip install 'tuneful[qlora]'")
+    """Raise ConfigError where `train.method: qlora` cannot be obeyed: on a CUDA device without bitsandbytes."""
+    if device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("`train.method`: qlora on a GPU needs bitsandbytes: pip install 'tuneful[qlora]'")
 
 
 def quantize(model: PreTrainedModel, device: torch.device) -> None:
-    """Put `model` on `device` with the weights of its linear layers, but for the output head, in 4 bits. In place."""
+    """Put `model` on `device`, a GPU, with the weights of its linear layers, but for the output head, in 4 bits. In place.
+
+    ConfigError for layers that bitsandbytes has no stand-in for.
+    """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    for parent, own, linear in list(_linear_layers(model)):
+    found = [one for one in linear_layers(model) if type(one[-1]) is torch.nn.Linear]
+    if not found:
+        raise ConfigError(
+            f"`train.method`: on a GPU qlora needs linear layers, and {type(model).__name__} has none; use train.method=lora"
+        )
+    for _, parent, own, linear in found:
         bias = linear.bias is not None
         layer = Linear4bit(linear.in_features, linear.out_features, bias, torch.float32, True, _KIND, device="meta")
         layer.weight = Params4bit(linear.weight.data, False, compress_statistics=True, quant_type=_KIND)
@@ -55,18 +60,22 @@ def compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def round_to_4_bits(model: PreTrainedModel, device: torch.device) -> None:
-    """Give the linear layers of `model` the values that `quantize` would compute with, in the precision that they have."""
+    """Give the linear layers of `model` the values that a base in 4 bits on `device` computes with, in the precision that they
+    have."""
+    with torch.no_grad():
+        for _, _, _, layer in linear_layers(model):
+            is_linear = type(layer) is torch.nn.Linear
+            if device.type != "cuda":
+                weight = layer.weight if is_linear else layer.weight.T.contiguous()
+                rounded = dequantize(quantize_nf4(weight))
+                layer.weight.copy_(rounded if is_linear else rounded.T)
+            elif is_linear:
+                layer.weight.copy_(_rounded_by_bitsandbytes(layer.weight.to(device)))
+
+
+def _rounded_by_bitsandbytes(weight: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    with torch.no_grad():
-        for _, _, linear in _linear_layers(model):
-            rounded, state = quantize_4bit(linear.weight.to(device), compress_statistics=True, quant_type=_KIND)
-            linear.weight.copy_(dequantize_4bit(rounded, state))
-
-
-def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
-    head = model.get_output_embeddings()
-    for parent in model.modules():
-        for own, child in parent.named_children():
-            if type(child) is torch.nn.Linear and child is not head:
-                yield parent, own, child
+    codes, state = quantize_4bit(weight, compress_statistics=True, quant_type=_KIND)
+    rounded: torch.Tensor = dequantize_4bit(codes, state)
+    return rounded

@@ -41,6 +41,13 @@ class ModelSize:
         matrices = [shape for name, shape in self.shapes.items() if len(shape) == 2 and not _EMBEDDINGS.search(name)]
         return max(map(math.prod, matrices), default=0)
 
+    @property
+    def num_in_matrices(self) -> int:
+        """The weights of all matrices of the layers, which a base in 4 bits keeps so."""
+        return sum(
+            math.prod(shape) for name, shape in self.shapes.items() if len(shape) == 2 and not _EMBEDDINGS.search(name)
+        )
+
     def num_trainable(self, freeze_layers: int) -> int:
         """The weights that full finetuning changes where the lowest layers, and the embedding with them, are frozen."""
         return sum(math.prod(shape) for name, shape in self.shapes.items() if not _is_frozen(name, freeze_layers))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tuneful.export.card import Card, data_name, license_of, title_of, write_card
 from tuneful.model.gguf_header import gguf_hub_id
+from tuneful.runs.method import IN_4_BITS
 from tuneful.runs.schema import Comparison, TrainingSummary
 from tuneful.runs.setup import RunState
 
@@ -22,6 +23,7 @@ def describe_model(run: RunState, comparison: Comparison | None = None) -> Card:
         general=run.config.report.general,
         base_id=gguf_hub_id(folder) if folder.is_file() else None,
         base_title=title_of(folder),
+        is_of_4_bits=run.config.train.method == "qlora",
     )
 
 
@@ -43,6 +45,8 @@ def _facts(run: RunState) -> dict[str, str]:
     replay = {} if config.data.replay is None else {"replayed": data_name(config.data.replay)}
     lora = config.lora
     adapter = {} if config.train.method == "full" else {"adapter": f"rank {lora.r}, alpha {lora.alpha:g}"}
+    if config.train.method == "qlora":
+        adapter |= {"base while training": IN_4_BITS}
     return {
         "training records": f"{len(run.dataset.train):,}",
         "template": config.template.name,

@@ -10,6 +10,7 @@ from tuneful.console import Terminal
 from tuneful.encoding.prepare import Dataset
 from tuneful.errors import ConfigError
 from tuneful.files import free_bytes
+from tuneful.model.nf4_layers import num_weights
 from tuneful.runs.folder import RunDir
 from tuneful.train.checkpoint import checkpoint_bytes
 from tuneful.train.optimizer import AdamW
@@ -22,7 +23,7 @@ def disk_bytes(model: PreTrainedModel, optimizer: AdamW, settings: Config, datas
     is_adapter, bytes_a_weight = settings.train.method != "full", 2 if settings.model.save_dtype == "bfloat16" else 4
     adapter_bytes = 4 * sum(weight.numel() for weight in weights.values()) if is_adapter else 0
     is_merged = not is_adapter or settings.lora.merge
-    merged_bytes = bytes_a_weight * sum(parameter.numel() for parameter in model.parameters()) if is_merged else 0
+    merged_bytes = bytes_a_weight * num_weights(model) if is_merged else 0
     model_bytes = adapter_bytes + merged_bytes
     return model_bytes, checkpoint_bytes({"weights": weights, "optimizer": optimizer.moments(), "best": best})
 

@@ -26,6 +26,7 @@ from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
 from tuneful.model.memory import small_copies, total_bytes
+from tuneful.model.nf4_layers import weights_without_values
 from tuneful.model.stored import STRETCH
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
@@ -267,9 +268,10 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
     finish_training(engine)
     settled = int(psutil.Process().memory_info().rss)
     if run.method.adapter is not None:
-        layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
+        with weights_without_values(run.model):
+            layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
+            widest = max((int(weight.numel()) for weight in layers), default=0)
         largest = max(int(parameter.numel()) for parameter in run.model.parameters())
-        widest = max((int(weight.numel()) for weight in layers), default=0)
         widest = max(widest, min(STRETCH, largest))  # what no adapter stands beside is written stretch by stretch
         return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
     # What was saved is read again, and laid out as the weights in memory are.

@@ -17,6 +17,7 @@ from tuneful.config import Config
 from tuneful.errors import ConfigError
 from tuneful.files import cache_root
 from tuneful.model.memory import available_bytes
+from tuneful.model.nf4 import BYTES as NF4_BYTES
 from tuneful.model.precision import choose_dtype
 from tuneful.model.size import ModelSize, size_of
 from tuneful.train.memory import MIN_TOKENS, bytes_a_token
@@ -42,7 +43,7 @@ class Need:
 def check_fits(path: Path, name: str, config: Config, device: torch.device) -> None:
     """ConfigError where the model in `path`, called `name`, cannot be trained as `config` says in the memory there is."""
     size = size_of(path)
-    if size is None or config.train.method == "qlora":
+    if size is None or (config.train.method == "qlora" and device.type != "cpu"):
         return
     dtype = choose_dtype(config.model.dtype, device, cache_root())
     need, available = needed(size, config, dtype, device), available_bytes(device)
@@ -79,7 +80,9 @@ def _phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.d
     on_cpu = device.type == "cpu"  # where the best weights lie, and where models are loaded and compared
     has_validation = bool(config.data.validation_share or config.data.validation_file)
     keeps_best = on_cpu and train.keep == "best" and has_validation
-    frozen_bytes = frozen * (dtype.itemsize + (_FLOAT32 if is_full and is_low else 0))
+    in_4_bits = size.num_in_matrices if train.method == "qlora" else 0
+    frozen_bytes = (frozen - in_4_bits) * (dtype.itemsize + (_FLOAT32 if is_full and is_low else 0))
+    frozen_bytes += int(in_4_bits * NF4_BYTES)
     yield Need(
         "finetuning all weights" if is_full else f"{train.method} finetuning",
         {
@@ -96,7 +99,7 @@ def _phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.d
     if is_full:
         yield Need("loading the model", {"weights in float32": all_weights * _FLOAT32})
         return
-    held, widest = all_weights * dtype.itemsize, _FLOAT32 * max(map(math.prod, size.shapes.values()))
+    held, widest = frozen_bytes, _FLOAT32 * max(map(math.prod, size.shapes.values()))
     yield Need("loading the model", {"weights": held, "the widest as it is stored": widest if is_low else 0})
     merged = BYTES_WHILE_MERGED * size.widest_matrix if config.lora.merge else 0
     yield Need("saving the model", {"weights": held, "the widest matrix while it is merged and compared": merged})
@@ -122,6 +125,8 @@ def _other_ways(config: Config) -> Iterator[tuple[str, Config]]:
             "train.method=lora model.dtype=bfloat16",
             _with(config, train={"method": "lora"}, model={"dtype": "bfloat16"}),
         )
+    if train.method != "qlora":
+        yield "train.method=qlora", _with(config, train={"method": "qlora"})
 
 
 def _with(config: Config, **sections: Mapping[str, object]) -> Config:

@@ -17,6 +17,8 @@ from tuneful.errors import ConfigError, ExportError, ModelError
 from tuneful.model.adapter import Adapter, check_continued, read_adapter
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
 from tuneful.model.lora import add_adapter, continue_adapter, target_modules
+from tuneful.model.names import adapter_base
+from tuneful.model.nf4_layers import num_weights
 from tuneful.model.quantize import quantize
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _WAYS = (
     "that adapter goes on being trained as it is: leave the setting out, or set lora.create_new_adapter=true, which merges it "
     "and trains a new one"
 )
+IN_4_BITS = "linear layers in 4 bits (NF4, blocks of 64, scales quantized once more)"
+"""The base of a qlora run, in words."""
 _TOO_HIGH, _TOO_LOW = 100, 1e-4
 """Times the default of the method, beyond which a learning rate is asked about."""
 
@@ -46,6 +50,12 @@ def continued_settings(config: Config, adapter: Adapter) -> Config:
     Raises ConfigError where it cannot go on, or where a setting asks for another one.
     """
     check_continued(adapter)
+    if config.train.method != "qlora" and adapter_base(adapter.folder).quantization:
+        raise ConfigError(
+            f"`train.method`: {config.train.method}, but {adapter.folder} learned beside its base in 4 bits: set "
+            "train.method=qlora, or lora.create_new_adapter=true, which merges it into what these 4 bits stand for and trains a "
+            "new one"
+        )
     own, asked = adapter.lora_settings, config.lora
     for key, value in own.items():
         wanted = getattr(asked, key)
@@ -69,9 +79,9 @@ def begin_method(model: PreTrainedModel, config: Config, device: torch.device, c
     settings name, and ModelError where the adapter does not fit it.
     """
     train = config.train
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_parameters = num_weights(model)
     adapter, frozen = None, ""
-    if train.method == "qlora":
+    if train.method == "qlora" and device.type == "cuda":
         quantize(model, device)
     if continued is not None:
         adapter = _continued(model, config, continued)
@@ -106,9 +116,10 @@ def method_in_words(method: Method, config: Config) -> str:
         return f"full, {said}" + (f"; frozen: {method.frozen}" if method.frozen else "")
     lora, lowest = config.lora, config.train.freeze_layers
     where = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+    base = ["beside a base in 4 bits (NF4), into which it is merged"] if config.train.method == "qlora" else []
     kinds = [name for name, used in (("rsLoRA", lora.use_rslora), ("DoRA", lora.use_dora)) if used]
     above = [f"above layer {lowest}"] if lowest else []
-    return ", ".join([config.train.method, f"r {lora.r}, alpha {lora.alpha:g}", where, *above, *kinds, said])
+    return ", ".join([config.train.method, f"r {lora.r}, alpha {lora.alpha:g}", where, *above, *kinds, *base, said])
 
 
 def rates_in_words(config: Config) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -342,11 +343,12 @@ def _load(
 ) -> tuple[Config, Pretrained]:
     """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers.
 
-    A base that stays as it is under an adapter is loaded in the compute dtype: float32 numbers of it are never held. Of an
+    A base that stays as it is under an adapter is loaded in the compute dtype, or in 4 bits: it is never held in float32. Of an
     adapter that goes on being trained it is the base that is loaded, and `config` says what the adapter is.
     """
     name = config.model.name_or_path
-    held = dtype if config.train.method == "lora" else torch.float32
+    in_4_bits = config.train.method == "qlora" and device.type == "cpu"
+    held = dtype if in_4_bits or config.train.method == "lora" else torch.float32
 
     def load() -> tuple[Config, Pretrained]:
         path, own = resolve_model(name, terminal.say), config
@@ -355,7 +357,8 @@ def _load(
             own = continued_settings(config, read_adapter(path))
         if group.size == 1:  # of several, each may hold a part
             check_fits(_weights_of(path, terminal), name, own, device)
-        return own, (load_base(path, terminal.say, held) if continues else load_from(path, name, terminal.say, held))
+        begin = load_base if continues else partial(load_from, name=name)
+        return own, begin(path, notify=terminal.say, dtype=held, in_4_bits=in_4_bits)
 
     found: tuple[Config, Pretrained] = on_main_first(group, load)
     return found

@@ -15,7 +15,9 @@ from tuneful.encoding.template import save_template_name
 from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
+from tuneful.model.lora import restore_adapter
 from tuneful.model.memory import give_back_freed_memory, small_copies
+from tuneful.model.nf4_layers import is_in_4_bits
 from tuneful.model.precision import cast_parameters
 from tuneful.numbers import rough_duration
 from tuneful.runs.adapter import save_with_adapter
@@ -105,7 +107,9 @@ def save(run: RunState, engine: Engine) -> None:
                 _save_model(run, model)
         check_signals(run)
         run.group.wait()
-    if run.method.adapter is not None:
+    if is_in_4_bits(run.model):
+        restore_adapter(run.method.adapter, run.folder.adapter)
+    elif run.method.adapter is not None:
         run.take_model(load_model(str(run.folder.trained), dtype=engine.dtype).model)
     elif not is_adapter and (
         saved_before or run.config.model.save_dtype != "float32"

@@ -87,6 +87,15 @@ class Parameter(ctypes.Structure):
     ]
 
 
+class Nf4(ctypes.Structure):
+    """`nf4` of kernels.c: a matrix in 4 bits."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("codes", "scale_codes", "scale_scales", "mean_scale", "levels", "scale_levels")
+    ]
+
+
 class Factor(ctypes.Structure):
     """`factor` of products.h: the matrices of a product, what is added (or null), and where the result goes."""
 
@@ -96,6 +105,7 @@ class Factor(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("low_left", "low_right")],
         ("rank", ctypes.c_int64),
         ("scale", ctypes.POINTER(ctypes.c_float)),
+        ("quantized", ctypes.POINTER(Nf4)),
     ]
 
 
@@ -113,6 +123,7 @@ class Layer(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")],
         ("norms", ctypes.c_void_p * 2),
         *[(name, ctypes.c_void_p * NUM_LINEARS) for name in ("weights", "biases", "lora_a", "lora_b")],
+        ("quantized", ctypes.POINTER(Nf4) * NUM_LINEARS),
         ("ranks", ctypes.c_int64 * NUM_LINEARS),
         ("scalings", ctypes.c_float * NUM_LINEARS),
         ("read", ctypes.c_void_p),
@@ -299,6 +310,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.rms_norm_backward.argtypes = [*[count] * 4, number, number, *[pointer] * 8]
     library.rms_norm.argtypes = [*[count] * 4, number, number, *[pointer] * 4]
     library.rotate.argtypes = [*[count] * 5, heads, count, *[pointer] * 4]
+    library.dequantize_nf4.argtypes = [*[count] * 3, ctypes.POINTER(Nf4), pointer]
+    library.nf4_codes.argtypes = [count, count, *[pointer] * 3]
     library.gated_silu.argtypes = [*[count] * 3, *[pointer] * 3]
     library.gated_silu_backward.argtypes = [*[count] * 3, *[pointer] * 5]
     library.squared_norm.argtypes = [count, count, count, parameters, pointer]
@@ -333,6 +346,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         library.rms_norm,
         library.rms_norm_backward,
         library.rotate,
+        library.dequantize_nf4,
+        library.nf4_codes,
         library.gated_silu,
         library.gated_silu_backward,
         library.adamw,

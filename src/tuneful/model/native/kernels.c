@@ -28,6 +28,8 @@
 #define CHUNK 65536          /* elements of a tensor that one thread updates at once */
 #define NORM_ACCUMULATORS 16 /* partial accumulators that a norm's rows are summed in */
 #define MOST_QUERIES 256     /* that attend together: of one key head */
+#define NF4_BLOCK 64         /* numbers of one scale */
+#define NF4_ZERO 7           /* the code of 0 */
 #define PORTION 1024         /* numbers at once: of squares until they meet the sum in double precision, of a gated activation */
 
 enum { FLOAT32, FLOAT64, BFLOAT16 };
@@ -93,6 +95,20 @@ typedef struct {
     const layer_cache *caches;
     void *logits, *workspace; /* [num_read, vocabulary], in what is computed in */
 } decode_step;
+
+/* A matrix in 4 bits (nf4.py): two numbers a byte, the first in its upper half, NF4_BLOCK of one scale. */
+typedef struct {
+    const uint8_t *codes, *scale_codes;
+    const float *scale_scales, *mean_scale; /* one of 256 scales; their mean, one number */
+    const float *levels, *scale_levels;     /* what the 16 and the 256 codes stand for */
+} nf4;
+
+/* Rounded after the product and after the sum, as torch does it: `volatile` keeps the compiler from making one operation of both. */
+static float scale_of_block(const nf4 *of, int64_t block)
+{
+    volatile float product = of->scale_levels[of->scale_codes[block]] * of->scale_scales[block / 256];
+    return product + *of->mean_scale;
+}
 
 static int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 static int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
@@ -236,6 +252,32 @@ void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows,
 {
     (kind == FLOAT64 ? cross_entropy_backward_double : cross_entropy_backward_float)(
         num_threads, kind, num_rows, size, logits, ids, logsumexp, weights, gradient, rows);
+}
+
+/* out [size], float32 or bfloat16: the numbers that `of` stands for. */
+void dequantize_nf4(int64_t num_threads, int64_t kind, int64_t size, const nf4 *of, void *out)
+{
+    #pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t start = 0; start < size; start += NF4_BLOCK) {
+        float levels[NF4_BLOCK];
+        int64_t count = least(NF4_BLOCK, size - start);
+        for (int64_t i = 0; i < count; i++) levels[i] = of->levels[of->codes[(start + i) / 2] >> (i % 2 ? 0 : 4) & 15];
+        store_float(out, start, levels, count, scale_of_block(of, start / NF4_BLOCK), kind);
+    }
+}
+
+/* codes [size / 2, rounded up]: of each of the `numbers` how many of the 15 bounds `between` levels lie below it. */
+void nf4_codes(int64_t num_threads, int64_t size, const float *numbers, const float *between, uint8_t *codes)
+{
+    #pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t start = 0; start < size; start += NF4_BLOCK) {
+        int32_t found[NF4_BLOCK] = {0};
+        int64_t count = least(NF4_BLOCK, size - start);
+        for (int64_t k = 0; k < 15; k++)
+            for (int64_t i = 0; i < count; i++) found[i] += numbers[start + i] > between[k];
+        if (count % 2) found[count] = NF4_ZERO;
+        for (int64_t i = 0; i < count; i += 2) codes[(start + i) / 2] = (uint8_t)(found[i] << 4 | found[i + 1]);
+    }
 }
 
 /* `residual` is added to the gradient of the input, or null; `to_weight` is null where it is not wanted. */

@@ -23,6 +23,7 @@ typedef struct {
     const uint16_t *hidden, *cosines, *sines;                            /* [N, width]; [N, size of a head] */
     const uint16_t *norms[2], *weights[NUM_LINEARS], *biases[NUM_LINEARS]; /* a bias may be null */
     const uint16_t *lora_a[NUM_LINEARS], *lora_b[NUM_LINEARS]; /* [rank, what goes in], [what comes out, rank] */
+    const nf4 *quantized[NUM_LINEARS];                         /* what a weight is, where that is null */
     int64_t ranks[NUM_LINEARS];                                /* even; 0 where there is no adapter */
     float scalings[NUM_LINEARS];
     const int64_t *read; /* [num_read] rows of the output that are read, rising; null for all N */
@@ -148,6 +149,7 @@ static void multiply_linears(const layer *l, int64_t first, int64_t count, int64
     int64_t num_adapters = 0;
     factor adapters[3];
     for (int64_t i = 0, number = first; i < count; i++, number++) {
+        factors[i].quantized = l->quantized[number];
         if (!l->ranks[number]) continue;
         adapters[num_adapters++] = (factor){factors->left, l->lora_a[number], NULL, NULL, low[number], l->ranks[number],
                                             .scale = l->scalings + number};
@@ -216,6 +218,7 @@ static void multiply_linears_back(const layer *l, int64_t first, int64_t count, 
     int64_t threads = l->plan->num_threads, largest = 0;
     for (int64_t i = 0, number = first; i < count; i++, number++) {
         largest = most(largest, factors[i].size);
+        factors[i].quantized = l->quantized[number];
         if (!l->ranks[number]) continue;
         const factor adapter = {factors[i].left, l->lora_b[number], NULL, NULL, to_low[number], factors[i].size,
                                 .scale = l->scalings + number};

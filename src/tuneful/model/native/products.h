@@ -191,6 +191,29 @@ static void fetch_part(const uint16_t *rows, int64_t stride, int64_t num_rows, i
         _mm_prefetch((const char *)(rows + line / a_row * stride) + line % a_row * 64, _MM_HINT_T1);
 }
 
+/* out [num_rows, num_columns] = that part of a matrix in 4 bits of rows of `stride`, which begins at `row` and `column`; `stride`,
+   `column` and `num_columns` are multiples of NF4_BLOCK. */
+static void decode_nf4(const nf4 *of, int64_t stride, int64_t row, int64_t column, int64_t num_rows, int64_t num_columns,
+                       uint16_t *out)
+{
+    const __m512 levels = _mm512_loadu_ps(of->levels);
+    const __m256i lower_half = _mm256_set1_epi8(15);
+    for (int64_t r = 0; r < num_rows; r++)
+        for (int64_t c = 0; c < num_columns; c += NF4_BLOCK, out += NF4_BLOCK) {
+            int64_t at = (row + r) * stride + column + c;
+            __m256i codes = _mm256_loadu_si256((const __m256i *)(of->codes + at / 2));
+            __m256i first = _mm256_and_si256(_mm256_srli_epi16(codes, 4), lower_half), second = _mm256_and_si256(codes, lower_half);
+            __m256i even = _mm256_unpacklo_epi8(first, second), odd = _mm256_unpackhi_epi8(first, second);
+            __m128i parts[4] = {_mm256_castsi256_si128(even), _mm256_castsi256_si128(odd), _mm256_extracti128_si256(even, 1),
+                                _mm256_extracti128_si256(odd, 1)};
+            __m512 scale = _mm512_set1_ps(scale_of_block(of, at / NF4_BLOCK)), numbers[4];
+            for (int i = 0; i < 4; i++)
+                numbers[i] = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(parts[i]), levels), scale);
+            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(numbers[1], numbers[0]));
+            _mm512_storeu_si512(out + 32, (__m512i)_mm512_cvtne2ps_pbh(numbers[3], numbers[2]));
+        }
+}
+
 static const float no_start[PANEL_WIDTH] __attribute__((aligned(64)));
 
 /* Layers that read the same rows, as query, key and value do, are one call: `count` factors, each of its own size. */
@@ -201,7 +224,22 @@ typedef struct {
     const uint16_t *low_left, *low_right; /* the second stretch of the depth; null where `rank` is 0 */
     int64_t rank;                         /* even */
     const float *scale;                   /* of all, before it is rounded; null for 1 */
+    const nf4 *quantized;                 /* what `right` is, where that is null; its rows are multiples of NF4_BLOCK */
 } factor;
+
+typedef struct {
+    const uint16_t *rows;
+    int64_t stride;
+} matrix_part;
+
+/* The right matrix of rows of `stride` from `row` and `column` on; where it is in 4 bits it is decoded into `room`. */
+static matrix_part right_part(const factor *of, int64_t stride, int64_t row, int64_t column, int64_t num_rows,
+                              int64_t num_columns, uint16_t *room)
+{
+    if (!of->quantized) return (matrix_part){of->right + row * stride + column, stride};
+    decode_nf4(of->quantized, stride, row, column, num_rows, num_columns, room);
+    return (matrix_part){room, num_columns};
+}
 
 static int64_t largest_rank(int64_t count, const factor *factors)
 {
@@ -264,7 +302,7 @@ static int64_t counter_bytes(int64_t num_threads) { return num_parts(num_threads
 
 static int64_t own_bytes(int64_t num_rows, int64_t depth, int64_t rank)
 {
-    return (least(depth / 2, DEPTH) + rank / 2 + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
+    return (2 * least(depth / 2, DEPTH) + rank / 2 + rounded_up(num_rows, TILE) + 1) * PANEL_WIDTH * 4;
 }
 
 /* Bytes of `workspace` that `product` and `sum_of_products` need, the latter for its deepest factor; `rank` is the largest. */
@@ -275,14 +313,15 @@ int64_t product_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t d
 
 typedef struct {
     float *first, *sums; /* what a tile starts from, and where it waits for the next stretch of the depth */
+    uint16_t *decoded;   /* as large as the panel of the deepest stretch */
     uint32_t *panel;
 } thread_workspace;
 
 static thread_workspace workspace_of_thread(char *workspace, int64_t num_rows, int64_t depth, int64_t rank)
 {
     float *first = (float *)(workspace + omp_get_thread_num() * own_bytes(num_rows, depth, rank));
-    float *sums = first + PANEL_WIDTH;
-    return (thread_workspace){first, sums, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
+    float *decoded = first + PANEL_WIDTH, *sums = decoded + least(depth / 2, DEPTH) * PANEL_WIDTH;
+    return (thread_workspace){first, sums, (uint16_t *)decoded, (uint32_t *)(sums + rounded_up(num_rows, TILE) * PANEL_WIDTH)};
 }
 
 /* sums [num_rows, PANEL_WIDTH] = bias + the `width` columns of residual, rows `stride` apart. */
@@ -322,7 +361,8 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
                 int64_t next = is_last ? beyond : column, next_pair = is_last ? 0 : pair + DEPTH;
                 int64_t next_width = next < 0 ? 0 : least(PANEL_WIDTH, at->size - next);
                 if (laid_out != panel || num_chunks > 1) {
-                    lay_out_transposed(at->right + column * depth + 2 * pair, depth, width, pairs, own.panel);
+                    matrix_part part = right_part(at, depth, column, 2 * pair, width, 2 * pairs, own.decoded);
+                    lay_out_transposed(part.rows, part.stride, width, pairs, own.panel);
                     if (is_last && at->rank)
                         lay_out_transposed(at->low_right + column * at->rank, at->rank, width, at->rank / 2,
                                            own.panel + pairs * PANEL_WIDTH);
@@ -333,7 +373,7 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
                     int64_t rows = least(TILE, num_rows - t * TILE), has_start = chunk || at->residual;
                     if (at->residual && !chunk)
                         start_with_residual(own.first, at->residual + t * TILE * at->size + column, at->size, rows, width, sums);
-                    if (next_width > 0)
+                    if (next_width > 0 && at->right)
                         fetch_part(at->right + next * depth + 2 * next_pair, depth, next_width,
                                    4 * least(DEPTH, depth / 2 - next_pair), t - tile, last - tile);
                     multiply_tile(rows, (left_pairs){left + t * TILE * depth + 2 * pair, 2 * depth, 4, pairs},
@@ -373,12 +413,13 @@ void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns,
                 int is_last = f == count;
                 if (is_last) next = factors, next_column += mine.from_end ? -PANEL_WIDTH : PANEL_WIDTH;
                 int64_t next_width = next_column < 0 ? 0 : least(PANEL_WIDTH, num_columns - next_column);
-                lay_out(at->right + 2 * pair * num_columns + column, num_columns, 2 * pairs, width, PANEL_WIDTH, own.panel);
+                matrix_part part = right_part(at, num_columns, 2 * pair, column, 2 * pairs, width, own.decoded);
+                lay_out(part.rows, part.stride, 2 * pairs, width, PANEL_WIDTH, own.panel);
                 if (ends && at->rank)
                     lay_out(at->low_right + column, num_columns, at->rank, width, PANEL_WIDTH, own.panel + pairs * PANEL_WIDTH);
                 for (int64_t t = tile; t < last; t++) {
                     float *sums = own.sums + t * TILE * PANEL_WIDTH;
-                    if (next_width > 0)
+                    if (next_width > 0 && next->right)
                         fetch_part(next->right + 2 * next_pair * num_columns + next_column, num_columns,
                                    2 * least(DEPTH, next->size / 2 - next_pair), 2 * next_width, t - tile, last - tile);
                     multiply_tile(least(TILE, num_rows - t * TILE),
