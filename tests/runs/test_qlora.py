@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM
 
 import tuneful
 from tuneful.config import Config, load_config
-from tuneful.errors import ExportError, ModelError
+from tuneful.errors import ConfigError, ExportError, ModelError
+from tuneful.export.source import find_source
 from tuneful.model.load import load_model
 from tuneful.model.lora import restore_adapter
 from tuneful.model.names import adapter_base
+from tuneful.model.nf4_layers import is_in_4_bits
 from tuneful.model.quantize import round_to_4_bits
 from tuneful.runs import job, training
 
@@ -167,6 +169,58 @@ def test_a_run_goes_on_from_a_run_and_rounds_what_that_one_merged(data: Path, ti
     low, high = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
     expected = base.state_dict()[f"{name}.weight"] + 16 * high @ low
     torch.testing.assert_close(shipped[f"{name}.weight"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def adapter(data: Path, tiny_llama: Path, tmp_path: Path) -> Path:
+    """The adapter of a run that merged nothing."""
+    settings = config(tiny_llama, "model.dtype=float32", "lora.merge=false")
+    return tuneful.run(data, config=settings, output=tmp_path / "first").model
+
+
+@PEFT_WARNS
+def test_an_adapter_goes_on_being_trained_beside_the_rounded_base(
+    adapter: Path, data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    settings = config(adapter, "model.dtype=float32", "train.max_steps=1", "train.learning_rate=1e-9")
+    second = tuneful.run(data, config=settings, output=tmp_path / "second")
+    answers = [adapter.parent / "answers" / "tuned.jsonl", second.path / "answers" / "base.jsonl"]
+    first, begun = ([json.loads(line)["text"] for line in file.read_text().splitlines()] for file in answers)
+    assert begun == first, "it begins where the first run ended"
+    before, after = (load_file(one / "adapter_model.safetensors") for one in (adapter, second.path / "adapter"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-7)
+    base = adapter_base(second.path / "adapter")
+    assert (base.name, base.quantization) == (str(tiny_llama), "nf4")
+    wanted = peft.PeftModel.from_pretrained(rounded_base(tiny_llama), str(second.path / "adapter"))
+    torch.testing.assert_close(logits(load_model(str(second.model)).model), logits(wanted), rtol=0, atol=1e-5)
+
+
+def test_beside_the_base_as_it_came_the_adapter_of_a_rounded_one_does_not_go_on(
+    adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"learned beside its base in 4 bits: set train\.method=qlora, or lora"):
+        tuneful.train(data, config=config(adapter, "train.method=lora"), output=tmp_path / "second")
+
+
+@PEFT_WARNS
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_of_a_rounded_base_is_the_same_in_every_precision_and_for_every_export(
+    family: str, dora: bool, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    settings = ["model.dtype=float32", "lora.merge=false", f"lora.use_dora={dora}", "train.freeze_layers=1"]
+    model = request.getfixturevalue(family)
+    adapter = tuneful.train(data, config=config(model, *settings), output=tmp_path / "first").model
+    wanted = load_model(str(adapter)).model.state_dict()
+    low = load_model(str(adapter), dtype=torch.bfloat16).model
+    assert not is_in_4_bits(low)
+    for name, tensor in low.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name].to(tensor.dtype), rtol=2**-7, atol=1e-7)
+    source = find_source(load_config(overrides=[f"model.name_or_path={adapter}"]))
+    for name, weight in source.weights.items():
+        rows = weight.rows(0, weight.shape[0] if len(weight.shape) > 1 else 1).reshape(weight.shape)
+        torch.testing.assert_close(rows, wanted[name], rtol=1e-5, atol=1e-7)
 
 
 def test_a_dry_run_counts_the_matrices_in_4_bits(data: Path, tiny_llama: Path, tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from tuneful.model.checks import check_architecture, check_weight_files, ignore,
 from tuneful.model.gguf_cache import cached_gguf_model, unpacked_folder
 from tuneful.model.load import folder_model, load_tokenizer, resolve_model
 from tuneful.model.names import adapter_base, is_adapter
+from tuneful.model.nf4_layers import linear_layers
 from tuneful.model.saved_template import with_saved_template
 from tuneful.model.stored import DTYPES, stored_tensors
-from tuneful.model.stored_adapter import MergedWeight, StoredAdapter, StoredWeight, Weight, read_adapter
+from tuneful.model.stored_adapter import MergedWeight, RoundedWeight, StoredAdapter, StoredWeight, Weight, read_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +62,11 @@ class Source:
             if tensor.dtype in DTYPES:
                 whole = name if name.startswith((f"{prefix}.", "lm_head.")) else f"{prefix}.{name}"
                 named[whole] = StoredWeight(tensor)
-        return named if self.adapter is None else _merged(named, self.adapter)
+        if self.adapter is None:
+            return named
+        if adapter_base(self.folder).quantization:
+            named |= _rounded(named, self.base)
+        return _merged(named, self.adapter)
 
     @property
     def ties_embeddings(self) -> bool:
@@ -126,6 +131,26 @@ def _architecture(folder: Path) -> Any:
         except Exception as error:
             raise ModelError(f"{folder}: its config.json cannot be read: {error}") from error
     return config.get_text_config()
+
+
+def _rounded(named: Mapping[str, Weight], base: Path) -> dict[str, Weight]:
+    """The weights among `named` that a base in 4 bits keeps so, as the values that these stand for."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with quiet(), torch.device("meta"):
+        settings = AutoConfig.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
+        model = AutoModelForCausalLM.from_config(settings)
+    rounded: dict[str, Weight] = {}
+    for name, _, _, layer in linear_layers(model):
+        weight = named.get(f"{name}.weight")
+        if not isinstance(weight, StoredWeight):
+            raise ModelError(
+                f"{base} stores {name}.weight in another way than its model has it, and the adapter was trained beside that in "
+                "4 bits: export the run's merged model (lora.merge=true)"
+            )
+        rounded[f"{name}.weight"] = RoundedWeight(weight.stored, type(layer) is not torch.nn.Linear)
+    return rounded
 
 
 def _merged(named: dict[str, Weight], adapter: StoredAdapter) -> dict[str, Weight]:

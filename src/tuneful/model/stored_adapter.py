@@ -7,6 +7,7 @@ size takes little memory. The formulas are peft's: W + scale B A with scale alph
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import torch
 
 from tuneful.errors import ModelError
 from tuneful.model.names import ADAPTER
+from tuneful.model.nf4 import dequantize, quantize_nf4
 from tuneful.model.stored import DTYPES, StoredTensor, stored_tensors
 
 _PREFIX = "base_model.model."
@@ -50,6 +52,34 @@ class StoredWeight:
         """The rows from `start` to before `stop`, in float32."""
         num_columns = self.shape[-1]
         return self.stored.read(start * num_columns, stop * num_columns).float().reshape(-1, num_columns)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedWeight:
+    """A matrix as an adapter knew it whose base was kept in 4 bits: the values that these stand for (`nf4.py`).
+
+    Where it `is_transposed`, [inputs, outputs], its transpose is what was rounded.
+    """
+
+    stored: StoredTensor
+    is_transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the model has it."""
+        return self.stored.shape
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """The rows from `start` to before `stop`, in float32."""
+        return _rounded(self.stored, self.is_transposed)[start:stop]
+
+
+@functools.lru_cache(maxsize=1)
+def _rounded(stored: StoredTensor, is_transposed: bool) -> torch.Tensor:
+    """The whole matrix; kept, for its rows are asked for a few at a time."""
+    weight = StoredWeight(stored).rows(0, stored.shape[0])
+    rounded = dequantize(quantize_nf4(weight.T.contiguous() if is_transposed else weight))
+    return rounded.T.contiguous() if is_transposed else rounded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
