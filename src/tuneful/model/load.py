@@ -1,7 +1,7 @@
 """Pretrained weights come in: a name becomes a model, its tokenizer and the folder they were read from.
 
-Stands at the head of the pipeline, before the first token is made. A name is the built-in model, a folder, a Hub id or
-a `.gguf` file. transformers reads the files; this module decides what may be read, and says in one message what is
+Stands at the head of the pipeline, before the first token is made. A name is the built-in model, a folder, a size of GPT-2, a
+Hub id or a `.gguf` file. transformers reads the files; this module decides what may be read, and says in one message what is
 wrong.
 
 The trade: strictness over reach. Only safetensors (or GGUF) is opened, never a pickle; no code of a model folder ever
@@ -39,7 +39,8 @@ from tuneful.model.checks import (
 )
 from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
 from tuneful.model.gguf_header import gguf_hub_id
-from tuneful.model.names import ADAPTER, adapter_base, hub_id, is_adapter, trained_folder
+from tuneful.model.names import ADAPTER, adapter_base, full_name, hub_id, is_adapter, trained_folder
+from tuneful.model.openai_gpt2 import check_not_above, is_openai_folder, openai_folder
 from tuneful.model.stored import stored_dtype
 
 if TYPE_CHECKING:
@@ -147,12 +148,13 @@ def context_length(model: PreTrainedModel) -> int:
 
 
 def resolve_model(name: str, notify: Notify = ignore) -> Path:
-    """Find what `name` means: the built-in model, a folder or `.gguf` file (as it is), or a Hub id (its snapshot)."""
+    """Find what `name` means: the built-in model, a folder or `.gguf` file (as it is; OpenAI's GPT-2 as it was converted), a size
+    of GPT-2, or a Hub id (its snapshot)."""
     if name == BUILTIN:
         return builtin_folder(notify)
     path = Path(name).expanduser()
     if path.is_dir():
-        return trained_folder(path)
+        return _model_folder(path, notify)
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.is_file():
@@ -161,7 +163,16 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
         raise ModelError(f"there is no model folder {name}: give a folder, a Hub id or the built-in {BUILTIN}")
     if _means_the_builtin(name.lower()):
         raise ModelError(f"unknown model {name}: did you mean the built-in {BUILTIN}?")
-    return _hub_snapshot(name, notify)
+    return _hub_snapshot(full_name(name), notify)
+
+
+def _model_folder(path: Path, notify: Notify) -> Path:
+    if is_openai_folder(path):
+        return openai_folder(path, notify)
+    found = trained_folder(path)
+    if found == path and not is_adapter(path) and not (path / "config.json").exists():
+        check_not_above(path)
+    return found
 
 
 def _looks_like_a_path(name: str) -> bool:

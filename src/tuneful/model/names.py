@@ -19,6 +19,15 @@ ADAPTER = "adapter_config.json"
 TRAINED_WITH = "tuneful.json"
 """What a folder that Tuneful trained says of its training: the template, and of an adapter the base."""
 
+_GPT2_SIZES = {"small": ("gpt2", "124M"), "medium": ("gpt2-medium", "355M"), "large": ("gpt2-large", "774M")}
+_GPT2_SIZES["xl"] = ("gpt2-xl", "1558M")
+_GPT2_HUB_IDS = {
+    name.lower(): f"openai-community/{hub_name}"
+    for size, (hub_name, weights) in _GPT2_SIZES.items()
+    for name in (f"gpt2-{size}", weights, f"gpt2-{size} ({weights})")
+}
+"""gpt2-medium, 355M and "gpt2-medium (355M)" -> its place on the Hub."""
+
 _RUN, _TRAINED = "run.json", ("model", "adapter")
 
 
@@ -26,7 +35,14 @@ def hub_id(base_name: str) -> str | None:
     """The Hub id by which others find the model that is called `base_name` here; None where there is none."""
     if base_name == BUILTIN:
         return BUILTIN_HUB_ID
-    return base_name if HUB_ID.fullmatch(base_name) and not Path(base_name).exists() else None
+    if Path(base_name).exists():
+        return None
+    return found if HUB_ID.fullmatch(found := full_name(base_name)) else None
+
+
+def full_name(name: str) -> str:
+    """The Hub id of the size of GPT-2 that is called `name`, by OpenAI or in the book; any other name as it is."""
+    return _GPT2_HUB_IDS.get(name.lower(), name)
 
 
 @dataclass(frozen=True, slots=True)

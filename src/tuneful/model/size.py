@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.errors import ModelError
+from tuneful.model.checks import LEGACY_BUFFERS
 from tuneful.model.gguf_header import read_gguf_header
 from tuneful.model.stored import stored_tensors
 
@@ -77,7 +78,7 @@ def _size_of_gguf(file: Path) -> ModelSize:
 def _size_of_folder(folder: Path) -> ModelSize:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = {**config, **config.get("text_config", {})}
-    shapes = {name: tensor.shape for name, tensor in stored_tensors(folder).items()}
+    shapes = {name: one.shape for name, one in stored_tensors(folder).items() if not LEGACY_BUFFERS.search(name)}
     if config.get("tie_word_embeddings", True):
         shapes = {name: shape for name, shape in shapes.items() if name not in _HEADS}
     if not shapes:

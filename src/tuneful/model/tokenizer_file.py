@@ -15,7 +15,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tuneful.model.builtin import BUILTIN, cached_folder
-from tuneful.model.names import trained_folder
+from tuneful.model.names import full_name, trained_folder
+from tuneful.model.openai_gpt2 import is_openai_folder, openai_folder
 
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -40,8 +41,8 @@ def find_locally(name: str) -> Path | None:
         return cached_folder()
     folder = Path(name).expanduser()
     if folder.exists():
-        return trained_folder(folder)
-    return _in_hub_cache(name)
+        return openai_folder(folder) if is_openai_folder(folder) else trained_folder(folder)
+    return _in_hub_cache(full_name(name))
 
 
 def read_tokenizer_file(folder: Path) -> TokenizerFile | None:
