@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tuneful.commands.compare import ComparisonResult, compare
     from tuneful.commands.doctor import doctor
     from tuneful.commands.evaluate import EvaluationResult, evaluate
+    from tuneful.commands.export import ExportResult, export
     from tuneful.commands.generate import generate, generate_file
     from tuneful.commands.report import report
     from tuneful.commands.run import dry_run, run, train
@@ -44,6 +45,7 @@ __all__ = [
     "Conversation",
     "EvaluationResult",
     "Example",
+    "ExportResult",
     "InputError",
     "JobResult",
     "Terminal",
@@ -57,6 +59,7 @@ __all__ = [
     "doctor",
     "dry_run",
     "evaluate",
+    "export",
     "generate",
     "generate_file",
     "load_config",
@@ -72,6 +75,7 @@ _HOMES = {
     "commands.compare": ("ComparisonResult", "compare"),
     "commands.doctor": ("doctor",),
     "commands.evaluate": ("EvaluationResult", "evaluate"),
+    "commands.export": ("ExportResult", "export"),
     "commands.generate": ("generate", "generate_file"),
     "commands.report": ("report",),
     "commands.run": ("dry_run", "run", "train"),
@@ -84,7 +88,7 @@ _HOMES = {
 }
 """The module that each public name is imported from when it is first used."""
 
-_ROOMS = ("report", "train")
+_ROOMS = ("export", "report", "train")
 """Commands that share their name with a room of the package."""
 
 # These count only before torch and the Hub's client are loaded: large buffers in huge pages; threads that wait for one another go

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Evidence"),
     "compare": ("compare", "Evidence"),
     "report": ("report", "Evidence"),
+    "export": ("export", "To other programs"),
     "doctor": ("doctor", "This machine"),
 }
 """Every command in the order of the work: the file of `commands/` that holds its NAME_command, and its group in `--help`."""

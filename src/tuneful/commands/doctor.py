@@ -25,6 +25,7 @@ ENVIRONMENT = (
 
 EXTRAS = {
     "judge": ("xllamacpp",),
+    "export": ("xllamacpp",),
     "qlora": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),

@@ -29,6 +29,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful evaluate --calibrate --judge ollama/llama3",
     ),
     "compare": ("tuneful compare runs/first runs/second", 'tuneful compare runs/first runs/second --gate "rouge_l>=0"'),
+    "export": (
+        "tuneful export runs/first --to gguf --type q8_0",
+        "tuneful export runs/first --to ollama -o my-model",
+        "tuneful export runs/first --to adapter --type gguf",
+        "tuneful export runs/first --to huggingface --push me/my-model",
+    ),
     "report": ("tuneful report runs/first",),
     "doctor": ("tuneful doctor", "tuneful doctor --json"),
 }

@@ -1,6 +1,6 @@
 """Trained weights go out: a Hugging Face folder, whole or not at all, loaded again and compared before it is done.
 
-Stands at the end of training. The folder loads in transformers, vLLM and llama.cpp's converter as it is: config.json,
+Stands at the end of training. The folder loads in transformers as it is: config.json,
 model.safetensors, tokenizer files, chat_template.jinja, generation_config.json, README.md.
 
 The trade: an export costs twice the disk for a moment (the new folder is written beside the old one) and one reload

@@ -8,9 +8,6 @@ are unreadable.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ from typing import Any
 from tuneful.config import Config, JudgeConfig, TemplateConfig
 from tuneful.errors import ConfigError, DataError, JudgeError
 from tuneful.files import sha256_of
+from tuneful.infer.llama_cpp import LlamaCppError, LlamaCppMissingError, start_llama_server
 from tuneful.judge.client import AskResult, HttpJudge, Judge, NoReply, OnResult, Reply, open_http_judge, openai_judge
 from tuneful.judge.questions import Question
 from tuneful.types import Answer, Conversation, Turn
@@ -166,9 +164,15 @@ class GgufJudge:
 
 def _gguf_judge(name: str, file: Path, settings: JudgeConfig) -> GgufJudge:
     key = secrets.token_hex(16)
-    server = start_llama_server(
-        file, num_ctx=settings.num_ctx, num_slots=min(settings.concurrency, _MAX_SLOTS), key=key
-    )
+    num_slots = min(settings.concurrency, _MAX_SLOTS)
+    try:
+        server = start_llama_server(file, num_ctx=settings.num_ctx, num_slots=num_slots, key=key)
+    except LlamaCppMissingError:
+        raise ConfigError(
+            "judge.model: gguf:FILE needs llama.cpp: pip install 'tuneful[judge]', or give ollama/NAME"
+        ) from None
+    except LlamaCppError as error:
+        raise JudgeError(str(error)) from None
     identity = {"wire": "gguf", "sha256": sha256_of(file)}
     base_url = f"{server.listening_address}/v1"
     return GgufJudge(openai_judge(name, base_url, identity, settings, model=file.stem, key=key), server)
@@ -179,33 +183,3 @@ def _gguf_file(name: str) -> Path:
     if not file.is_file():
         raise ConfigError(f"judge.model: {name}: no such file")
     return file
-
-
-def start_llama_server(file: Path, *, num_ctx: int, num_slots: int, key: str) -> Any:
-    """llama.cpp's server with the model `file`, listening on loopback until it is garbage-collected.
-
-    `num_ctx` tokens for each of `num_slots` questions at once. Raises ConfigError without xllamacpp, JudgeError where
-    llama.cpp cannot load the file.
-    """
-    try:
-        import xllamacpp
-    except ImportError:
-        raise ConfigError(
-            "judge.model: gguf:FILE needs llama.cpp: pip install 'tuneful[judge]', or give ollama/NAME"
-        ) from None
-    params = xllamacpp.CommonParams()
-    params.model.path = str(file)
-    params.n_ctx, params.n_parallel = num_ctx * num_slots, num_slots
-    params.api_keys = [key]
-    params.warmup = False
-    for threads in (params.cpuparams, params.cpuparams_batch):
-        # As torch does. llama.cpp's threads wait by spinning, which on a busy machine costs more than it gains.
-        threads.n_threads = int(os.environ.get("OMP_NUM_THREADS") or -1)
-        threads.poll = 0
-    params.verbosity = 0
-    params.ui = False
-    logging.getLogger("xllamacpp").setLevel(logging.ERROR)
-    try:
-        return xllamacpp.Server(params)
-    except Exception as error:  # a C++ exception arrives as the type that Cython chose
-        raise JudgeError(f"llama.cpp cannot load {file}: {json.dumps(str(error))[:200]}") from None

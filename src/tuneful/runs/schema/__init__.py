@@ -3,7 +3,7 @@
     rows.py       lines of metrics.jsonl, answers/*.jsonl ...           documents.py   run.json, environment.json, data.json ...
     results.py    comparison.json, evaluation.json, calibration.json    read.py        to plain JSON and back
     names.py      names of earlier versions                             load.py        whole files, or what is wrong with them
-    reference.py  docs/run-folder.md
+    exports.py    proof.json of an export                               reference.py   docs/run-folder.md
 
 Stands on the ground: it imports nothing but that, and every room may import it. A name here is a name in a file that others
 read: to change one is a breaking change, and its old name goes into `names.py`.
@@ -34,6 +34,7 @@ from tuneful.runs.schema.documents import (
     TrainingState,
     TrainingSummary,
 )
+from tuneful.runs.schema.exports import ExportKind, ExportPart, ExportProof
 from tuneful.runs.schema.load import check_sum, load_document, load_rows, noted_sums, read_object
 from tuneful.runs.schema.read import as_row, check_sources, read_loosely, read_rows, read_strictly
 from tuneful.runs.schema.results import (
@@ -86,6 +87,9 @@ __all__ = [
     "Evaluation",
     "EvaluationDocument",
     "Event",
+    "ExportKind",
+    "ExportPart",
+    "ExportProof",
     "FindingSummary",
     "FinishReason",
     "GateOutcome",

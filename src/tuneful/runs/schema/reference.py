@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from tuneful.runs.schema.documents import CheckpointDocument, DataDocument, Environment, RunRecord, TrainingSummary
+from tuneful.runs.schema.exports import ExportProof
 from tuneful.runs.schema.read import fields_of
 from tuneful.runs.schema.results import Calibration, Comparison, EvaluationDocument
 from tuneful.runs.schema.rows import (
@@ -58,6 +59,7 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     ),
     "evaluation.json": ("What a judge gave, in numbers.", (EvaluationDocument,)),
     "calibration.json": ("Written by `tuneful evaluate --calibrate`.", (Calibration,)),
+    "export/NAME/proof.json": ("Written by `tuneful export`, beside what it exported.", (ExportProof,)),
 }
 """Every file that the schema describes, by its place in the folder: what it is, and its rows or its document."""
 

@@ -1,0 +1,105 @@
+"""`tuneful export` of a run: which model, where it goes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.doubles.exported import byte_level_tokenizer, tiny_adapter, tiny_folder
+
+from tuneful.cli import main
+from tuneful.export import gguf_tensors
+from tuneful.runs.schema import ExportProof, read_strictly
+
+ROWS = [
+    {"instruction": f"Say {word}.", "output": word, "source": f"x.jsonl:{at}"} for at, word in enumerate("abcdefghijk")
+]
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """As much of a finished run with an adapter as an export reads."""
+    run = tmp_path / "first"
+    (run / "data").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "data" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    tiny_folder("llama", byte_level_tokenizer(), run / "model")
+    tiny_adapter("llama", tmp_path / "trained").rename(run / "adapter")
+    return run
+
+
+def tuneful(patch: pytest.MonkeyPatch, capture: Any, *arguments: str) -> tuple[int, str, str]:
+    patch.setattr(sys, "argv", ["tuneful", *arguments])
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    read = capture.readouterr()
+    return code, read.out, read.err
+
+
+def test_a_run_is_exported_into_its_folder_and_tried_with_its_test_records(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, out, err = tuneful(monkeypatch, capsys, "export", str(run_folder), "--to", "gguf", "--type", "f32", "--json")
+    assert code == 0, err
+    folder = run_folder / "export" / "gguf-f32"
+    document = json.loads(out)
+    assert document.pop("folder") == str(folder)
+    assert document == json.loads((folder / "proof.json").read_text())
+    proof = read_strictly(ExportProof, document, "proof.json")
+    assert sorted(proof.files) == ["README.md", "first-f32.gguf"]
+    assert proof.template == "alpaca"
+    assert next(part for part in proof.parts if part.name == "answers").number == 8
+    assert "token ids" in err
+    assert "holds" in err
+    card = (folder / "README.md").read_text()
+    assert "llama-server -m first-f32.gguf" in card
+    assert "| tensors | read back" in card
+
+
+def test_the_adapter_of_a_run_is_exported_though_its_model_is_merged(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, out, err = tuneful(monkeypatch, capsys, "export", str(run_folder), "--to", "adapter")
+    assert code == 0, err
+    assert out.strip() == str(run_folder / "export" / "adapter")
+    assert (run_folder / "export" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_an_export_that_is_not_the_model_ends_with_1_and_leaves_what_was_there(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    arguments = ("export", str(run_folder), "--type", "f32")
+    assert tuneful(monkeypatch, capsys, *arguments)[0] == 0
+    before = (run_folder / "export" / "gguf-f32" / "proof.json").read_bytes()
+    monkeypatch.setattr(gguf_tensors, "_interleaved", lambda rows, unit: rows)
+    code, out, err = tuneful(monkeypatch, capsys, *arguments)
+    assert code == 1
+    assert out == ""
+    assert "FAILS" in err
+    assert "error: " in err
+    assert "tensor blk.0.attn_q.weight" in err.rpartition("error: ")[2]
+    assert (run_folder / "export" / "gguf-f32" / "proof.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--to", "onnx"), "--to onnx: there is no such format; there are huggingface, adapter, gguf, ollama"),
+        (("--to", "gguf", "--type", "q5"), "--type q5: --to gguf takes f32"),
+        (("--push", "mine"), "--push mine: expected ORG/NAME"),
+        (("template.name=chatml", "--to", "huggingface", "--type", "f16"), "--to huggingface takes f32, bf16"),
+    ],
+)
+def test_a_request_that_is_wrong_ends_with_2_before_anything_is_written(
+    arguments: tuple[str, ...], message: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    code, _, err = tuneful(monkeypatch, capsys, "export", str(run_folder), *arguments)
+    assert code == 2
+    assert message in err
+    assert not (run_folder / "export").exists()
