@@ -37,11 +37,14 @@ from tuneful.model.checks import (
     read_config,
     with_end_token,
 )
+from tuneful.model.config_sizes import check_sizes
 from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
 from tuneful.model.gguf_header import gguf_hub_id
 from tuneful.model.names import ADAPTER, adapter_base, full_name, hub_id, is_adapter, trained_folder
 from tuneful.model.openai_gpt2 import check_not_above, is_openai_folder, openai_folder
+from tuneful.model.own_files import check_own_files
 from tuneful.model.stored import stored_dtype
+from tuneful.model.tokenizer_limits import check_tokenizer, check_tokenizer_file
 
 if TYPE_CHECKING:
     import torch
@@ -109,12 +112,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base) there")
     from transformers import AutoTokenizer
 
+    check_own_files(folder)
+    if (file := folder / "tokenizer.json").is_file():
+        check_tokenizer_file(file)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
             )
+            if tokenizer.is_fast:
+                check_tokenizer(tokenizer.backend_tokenizer, folder)
             tokenizer("a")  # some settings are read only now
+        except ModelError:
+            raise
         except Exception as error:
             raise damaged_tokenizer(folder, error) from error
     if not tokenizer.is_fast:
@@ -271,7 +281,8 @@ def folder_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMo
     """
     config = read_config(folder)
     check_architecture(config, folder)
-    check_weight_files(folder)
+    check_own_files(folder)
+    check_sizes(config, check_weight_files(folder), folder)
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from tuneful.errors import ModelError
 from tuneful.files import write_json
 from tuneful.model.builtin import BUILTIN, BUILTIN_HUB_ID
+from tuneful.model.own_files import read_document
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 ADAPTER = "adapter_config.json"
@@ -83,13 +84,7 @@ def _found_from(folder: Path, name: str) -> str:
 
 
 def _document(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}; fetch or save the adapter again") from None
-    return document if isinstance(document, dict) else {}
+    return read_document(file) if os.path.lexists(file) else {}
 
 
 def trained_folder(folder: Path) -> Path:
