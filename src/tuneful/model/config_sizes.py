@@ -19,20 +19,30 @@ from tuneful.model.stored import StoredTensor
 
 _LAYERS = re.compile(r"(num|n)_(\w+_)?(layers?|blocks?)|(de|en)coder_layers|attention_types")
 _EXPERTS = re.compile(r"(num|n)_(\w+_)?experts")
-_MAX_LABELS = 1 << 16
+_MAX_LABELS, _MAX_LAYERS, _MAX_EXPERTS = 1 << 16, 10_000, 100_000
 _SPARE_WEIGHTS, _SPARE_BYTES = 10**7, 10**8
 """What a model may have in memory beyond what its files hold: weights left out, and tables that are computed."""
 
 
+def check_counts(config: Mapping[str, Any], folder: Path) -> None:
+    """ModelError where what `config`, the config.json of `folder`, repeats is beyond all models: to be called before any library
+    reads it, which makes a list of it. Needs no weights."""
+    for key, value in _numbers(config):
+        if (most := _most(key, _MAX_LAYERS, _MAX_EXPERTS)) is not None and not value <= most:
+            raise ModelError(
+                f"{folder / 'config.json'}: {key} is {str(value)[:40]}, and {most:,} is the most that is read; fetch it again"
+            )
+
+
 def check_sizes(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], folder: Path) -> None:
     """ModelError where `config`, the config.json of `folder`, asks for much more than its weight files hold as `tensors`."""
-    file, widest = folder / "config.json", max((max(one.shape, default=1) for one in tensors.values()), default=0)
+    widest = max((max(one.shape, default=1) for one in tensors.values()), default=0)
+    check_counts(config, folder)
     for key, value in _numbers(config):
-        most = _most(key, len(tensors), widest)
-        if most is not None and not value <= most:
+        if (most := _most(key, len(tensors), widest)) is not None and not value <= most:
             raise ModelError(
-                f"{file}: {key} is {str(value)[:40]}, and the weight files hold {len(tensors):,} tensors, none with a "
-                f"dimension above {widest:,}; config.json and weights belong to different models"
+                f"{folder / 'config.json'}: {key} is {str(value)[:40]}, and the weight files hold {len(tensors):,} tensors, none "
+                f"with a dimension above {widest:,}; config.json and weights belong to different models"
             )
     _check_built(tensors, folder)
 

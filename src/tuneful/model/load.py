@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from tuneful.errors import ExportError, ModelError
 from tuneful.files import hash_into
+from tuneful.model.adapter_limits import check_adapter
 from tuneful.model.builtin import BUILTIN, builtin_folder
 from tuneful.model.checks import (
     Notify,
@@ -37,12 +38,12 @@ from tuneful.model.checks import (
     read_config,
     with_end_token,
 )
-from tuneful.model.config_sizes import check_sizes
+from tuneful.model.config_sizes import check_counts, check_sizes
 from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
 from tuneful.model.gguf_header import gguf_hub_id
 from tuneful.model.names import ADAPTER, adapter_base, full_name, hub_id, is_adapter, trained_folder
 from tuneful.model.openai_gpt2 import check_not_above, is_openai_folder, openai_folder
-from tuneful.model.own_files import check_own_files
+from tuneful.model.own_files import check_own_files, read_document
 from tuneful.model.stored import stored_dtype
 from tuneful.model.tokenizer_limits import check_tokenizer, check_tokenizer_file
 
@@ -113,6 +114,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     check_own_files(folder)
+    if (file := folder / "config.json").is_file():
+        check_counts(read_document(file), folder)
     if (file := folder / "tokenizer.json").is_file():
         check_tokenizer_file(file)
     with quiet():
@@ -258,6 +261,7 @@ def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> P
     """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together."""
     from tuneful.model.lora import merge_adapter
 
+    check_adapter(folder)
     base = adapter_base(folder)
     pretrained = load_model(base.name, notify, dtype)
     if base.sha256 and fingerprint(pretrained.folder) != base.sha256:

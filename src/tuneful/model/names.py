@@ -29,6 +29,7 @@ _GPT2_HUB_IDS = {
 }
 """gpt2-medium, 355M and "gpt2-medium (355M)" -> its place on the Hub."""
 
+_MAX_ADAPTERS = 8
 _RUN, _TRAINED = "run.json", ("model", "adapter")
 
 
@@ -60,7 +61,22 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_base(folder: Path) -> Base:
-    """The base of the adapter in `folder`: what Tuneful wrote down with it, else what peft did. ModelError for none."""
+    """The base of the adapter in `folder`: what Tuneful wrote down with it, else what peft did. ModelError for none, and where
+    adapters name one another in a circle, or stand on one another more than `_MAX_ADAPTERS` times."""
+    base, passed = _adapter_base(folder), [folder.resolve()]
+    below = base
+    while (path := Path(below.name).expanduser()).is_dir() and is_adapter(path := trained_folder(path)):
+        if path.resolve() in passed or len(passed) == _MAX_ADAPTERS:
+            raise ModelError(
+                f"{folder / ADAPTER}: its base {base.name} is an adapter itself, and so on without an end ({path}); "
+                "write the name or folder of the base model there (base_model_name_or_path)"
+            )
+        passed.append(path.resolve())
+        below = _adapter_base(path)
+    return base
+
+
+def _adapter_base(folder: Path) -> Base:
     written = _document(folder / TRAINED_WITH).get("base")
     if isinstance(written, dict) and isinstance(written.get("name"), str):
         return Base(_found_from(folder, written["name"]), written.get("sha256"))
