@@ -18,7 +18,7 @@ from tests.doubles.damaged_huggingface import write_adapter, write_huggingface_f
 from tests.doubles.damaged_models import KINDS, campaign
 from tests.machine import needs
 from tests.model.test_builtin import tiny_gguf
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from tuneful.errors import ModelError
 from tuneful.model import tokenizer_limits
@@ -146,8 +146,8 @@ def test_sizes_beyond_those_of_the_weights_are_refused_before_anything_is_built(
     refused(folder, r"config\.json")
 
 
-def test_a_table_that_grows_with_the_square_of_the_context_is_refused(folder: Path) -> None:
-    sizes = {"n_positions": 10**6, "n_ctx": 10**6, "rotary_dim": 4, "n_embd": 16, "n_layer": 1, "n_head": 2}
+def test_a_table_that_grows_with_the_context_is_refused(folder: Path) -> None:
+    sizes = {"n_positions": 10**9, "rotary_dim": 4, "n_embd": 16, "n_layer": 1, "n_head": 2}
     edit(folder / "config.json", model_type="gptj", **sizes)
     refused(folder, "tables of")
 
@@ -296,7 +296,7 @@ def test_what_the_tokenizers_of_real_models_do_is_within_the_limit(name: str, tm
     [
         (normalizers.Sequence([normalizers.Replace("a", "bbb"), normalizers.Prepend("xy")]), "aaaa"),
         (normalizers.Sequence([normalizers.ByteLevel(), normalizers.ByteLevel()]), "\U0001f600é"),
-        (normalizers.Replace("", "xx"), "aaaa"),
+        (normalizers.Replace(Regex("(?=a)"), "xx"), "aaaa"),
         (pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(), pre_tokenizers.Metaspace()]), "a 世 é"),
     ],
 )
@@ -345,7 +345,6 @@ def test_an_adapter_as_it_should_be_is_merged(adapter: Path) -> None:
         ({"exclude_modules": "(.*)*!"}, "takes forever"),
         ({"rank_pattern": {"((a|.)+)+!": 2}}, "takes forever"),
         ({"layers_to_transform": list(range(100_000))}, "has 100,000 entries"),
-        ({"base_model_name_or_path": "."}, "adapter itself"),
         ({"base_model_name_or_path": 3}, "names no base model"),
     ],
 )

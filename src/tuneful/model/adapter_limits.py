@@ -93,7 +93,7 @@ def _repeats_within(parsed: Any, inside: bool) -> bool:
 
 def _inner(argument: Any) -> Iterator[Any]:
     """The parts of an operation that are patterns themselves."""
-    if hasattr(argument, "pop") and hasattr(argument, "state"):
+    if hasattr(argument, "data") and hasattr(argument, "state"):
         yield argument
     elif isinstance(argument, (list, tuple)):
         for one in argument:

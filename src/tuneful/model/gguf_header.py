@@ -46,6 +46,8 @@ _LEAST_TENSOR, _LEAST_ENTRY = 24, 13
 _MAX_DIMENSIONS, _MAX_NAME, _SHOWN = 4, 256, 60
 _MAX_ELEMENTS = 1 << 22
 """Of all lists together: a vocabulary of a quarter of a million tokens and its merges have a million and a half."""
+_ELEMENTS_A_TOKEN, _SPARE_ELEMENTS = 16, 1 << 16
+"""A token has a text, a score, a type, and two merges or so; what reads the file after this takes ten microseconds for each."""
 _MAX_TAIL = 1 << 20
 _SHORT = 1 << 12
 """What is passed over by reading it, which is faster."""
@@ -137,6 +139,9 @@ class _Reader:
             if name in tensors:
                 raise ValueError(f"{name[:_SHOWN]!r} stands there twice")
             tensors[name] = tensor
+        widest = max((max(one.shape, default=1) for one in tensors.values()), default=1)
+        if self._num_elements > _ELEMENTS_A_TOKEN * widest + _SPARE_ELEMENTS:
+            raise ValueError(f"its lists have {self._num_elements:,} elements, and its vocabulary {widest:,} at most")
         begin = -(-self._at // (alignment := _alignment(metadata))) * alignment
         moved = {name: replace(tensor, offset=begin + tensor.offset) for name, tensor in tensors.items()}
         _check_places(moved, begin, self._num_bytes)

@@ -271,8 +271,10 @@ def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> P
     notify(f"merging {folder} into {base.name}")
     try:
         return merge_adapter(pretrained.model, folder, ())[0]
-    except ExportError as error:
-        raise ModelError(str(error)) from error
+    except ModelError:
+        raise
+    except (ExportError, ValueError) as error:  # peft's own word for numbers that are not finite
+        raise ModelError(str(error) if isinstance(error, ExportError) else f"{folder}: {error}") from error
 
 
 # Folders
