@@ -147,7 +147,7 @@ def test_sizes_beyond_those_of_the_weights_are_refused_before_anything_is_built(
 
 
 def test_a_table_that_grows_with_the_context_is_refused(folder: Path) -> None:
-    sizes = {"n_positions": 10**9, "rotary_dim": 4, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    sizes = {"max_position_embeddings": 10**9, "rotary_dim": 4, "n_embd": 16, "n_layer": 1, "n_head": 2}
     edit(folder / "config.json", model_type="gptj", **sizes)
     refused(folder, "tables of")
 
@@ -367,6 +367,12 @@ def test_pickled_weights_of_an_adapter_are_never_opened(adapter: Path) -> None:
     (adapter / "adapter_model.bin").write_bytes(b"cbuiltins\nexec\n(Vopen('" + str(marker).encode() + b"', 'w')\ntR.")
     refused(adapter, "pickled")
     assert not marker.exists()
+
+
+def test_an_adapter_of_more_tensors_than_its_base_has_places_for_is_refused(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file({f"more.{number}": np.zeros(2, np.float32) for number in range(1_000)}, file)
+    refused(adapter, "the adapter has 1,000 tensors")
 
 
 def test_adapters_that_name_each_other_as_base_are_one_message(adapter: Path) -> None:

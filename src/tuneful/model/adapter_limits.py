@@ -9,24 +9,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
 from tuneful.model.names import ADAPTER
 from tuneful.model.own_files import check_own_files, own_file, read_document
 from tuneful.model.stored import StoredTensor, read_safetensors_header
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _WEIGHTS = "adapter_model.safetensors"
 _NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "target_parameters")
 _BY_PATTERN = ("rank_pattern", "alpha_pattern")
 _LISTS = ("layers_to_transform", "layer_replication", "trainable_token_indices")
 _MAX_NAMES, _MAX_PATTERN = 20_000, 4_096
+_TENSORS_A_MODULE = 16
 _REPEATS = ("MAX_REPEAT", "MIN_REPEAT")
 _AGAIN = "fetch or save the adapter again"
 
 
-def check_adapter(folder: Path) -> None:
-    """ModelError where the adapter in `folder` has no safetensors, or asks for larger ones or for work without end."""
+def check_adapter(folder: Path) -> int:
+    """ModelError where the adapter in `folder` has no safetensors, or asks for larger ones or for work without end.
+
+    How many tensors it has.
+    """
     check_own_files(folder)
     file, settings = folder / ADAPTER, read_document(folder / ADAPTER)
     tensors = _tensors(folder)
@@ -44,6 +51,15 @@ def check_adapter(folder: Path) -> None:
     for key in (*_NAMES, *_BY_PATTERN, *_LISTS):
         if isinstance(value := settings.get(key), (list, dict)) and len(value) > _MAX_NAMES:
             raise ModelError(f"{file}: {key} has {len(value):,} entries; {_AGAIN}")
+    return len(tensors)
+
+
+def check_suits(num_tensors: int, base: PreTrainedModel, folder: Path) -> None:
+    """ModelError where the adapter in `folder` has many more tensors than its base has places for."""
+    if num_tensors > _TENSORS_A_MODULE * sum(1 for _ in base.modules()):
+        raise ModelError(
+            f"{folder}: the adapter has {num_tensors:,} tensors, and its base no place for as many; {_AGAIN}"
+        )
 
 
 def _tensors(folder: Path) -> dict[str, StoredTensor]:

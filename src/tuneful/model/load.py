@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from tuneful.errors import ExportError, ModelError
 from tuneful.files import hash_into
-from tuneful.model.adapter_limits import check_adapter
+from tuneful.model.adapter_limits import check_adapter, check_suits
 from tuneful.model.builtin import BUILTIN, builtin_folder
 from tuneful.model.checks import (
     Notify,
@@ -261,9 +261,10 @@ def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None) -> P
     """The base of the adapter in `folder`, with the adapter merged into it; ModelError where they do not belong together."""
     from tuneful.model.lora import merge_adapter
 
-    check_adapter(folder)
+    num_tensors = check_adapter(folder)
     base = adapter_base(folder)
     pretrained = load_model(base.name, notify, dtype)
+    check_suits(num_tensors, pretrained.model, folder)
     if base.sha256 and fingerprint(pretrained.folder) != base.sha256:
         raise ModelError(
             f"{folder}: its base {base.name} is not the model that it was trained on; give that one's place"
