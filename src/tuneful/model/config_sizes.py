@@ -44,7 +44,8 @@ def check_sizes(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], 
                 f"{folder / 'config.json'}: {key} is {str(value)[:40]}, and the weight files hold {len(tensors):,} tensors, none "
                 f"with a dimension above {widest:,}; config.json and weights belong to different models"
             )
-    _check_built(tensors, folder)
+    experts = max([1, *(int(value) for key, value in _numbers(config) if _EXPERTS.fullmatch(key))])
+    _check_built(tensors, experts, folder)
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
@@ -68,7 +69,7 @@ def _most(key: str, num_tensors: int, widest: int) -> int | None:
     return _MAX_LABELS if key == "num_labels" else None
 
 
-def _check_built(tensors: Mapping[str, StoredTensor], folder: Path) -> None:
+def _check_built(tensors: Mapping[str, StoredTensor], num_experts: int, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -86,6 +87,14 @@ def _check_built(tensors: Mapping[str, StoredTensor], folder: Path) -> None:
     )
     num_asked = sum(parameter.numel() for parameter in model.parameters())
     computed = sum(buffer.numel() * buffer.itemsize for buffer in model.buffers())
+    num_places = 1_000 + 4 * (1 + num_experts) * sum(
+        1 for _ in model.parameters()
+    )  # experts may be files' own, and one here
+    if len(held) > num_places:  # transformers takes a millisecond for each that has no place
+        raise ModelError(
+            f"{folder}: the weights are {len(held):,} tensors, for which the architecture in config.json has no place; "
+            "config.json and weights belong to different models"
+        )
     if num_asked > 2 * num_held + _SPARE_WEIGHTS:
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         others = [
