@@ -17,6 +17,8 @@ A message says what is wrong, where (`file:line`, key, tensor) and how to fix it
 line prints it without a traceback. Broken promises of our own code are `assert`s, not errors of this tree.
 """
 
+_MAX_MESSAGE = 1_500
+
 
 class TunefulError(Exception):
     """Base of the tree: `str(error)` is the whole message for the user, `exit_code` what the process ends with."""
@@ -39,7 +41,15 @@ class DataError(InputError):
 
 
 class ModelError(InputError):
-    """A model or tokenizer cannot be found, fetched, verified or loaded."""
+    """A model or tokenizer cannot be found, fetched, verified or loaded.
+
+    What a model calls its parts, and what libraries say of them, may be part of the message: it is one line, of characters that
+    can be printed, and not without an end.
+    """
+
+    def __init__(self, message: str) -> None:
+        text = " ".join(message[: 2 * _MAX_MESSAGE].split())
+        super().__init__("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)[:_MAX_MESSAGE])
 
 
 class TemplateError(InputError):

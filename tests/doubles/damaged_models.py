@@ -1,314 +1,199 @@
-"""Model folders that are damaged by chance or by somebody: each is refused in one message, or loaded within its limits.
+"""Model folders and files that are damaged by chance or on purpose: each is refused in one message, or works in its limits.
 
-OpenAI's GPT-2 so far. Of those whose index is rewritten, the checksums are right: what is wrong has to be seen.
+Each is tried as users try it: its tokenizer and its size are looked at (`check`, `--dry-run`), it is loaded, answers three
+tokens, and is trained on one micro-batch; in a process of its own where the system can fork, so that one that dies or hangs is
+one failure. What is done to them stands in `damaged_openai.py`, `damaged_huggingface.py` and `damaged_gguf.py`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
+import select
 import shutil
+import signal
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tests.doubles import openai_gpt2 as written
+from tests.doubles import damaged_gguf, damaged_huggingface, damaged_openai, openai_gpt2
+from tests.doubles.damaged_bytes import MARKER, Mutation
 
-from tuneful.errors import ModelError
+from tuneful.config import load_config
+from tuneful.errors import ModelError, TunefulError
+from tuneful.files import remove
+from tuneful.infer.session import LoadedModel, question
 from tuneful.model.load import load_model
+from tuneful.model.size import size_of
+from tuneful.model.tokenizer_file import find_locally, read_tokenizer_file
+from tuneful.train.layout import choose_layout
+from tuneful.train.loss import micro_batch_loss
+from tuneful.types import Example
 
 MAX_SECONDS = 2.0
-"""Of processor time."""
+"""Of a processor, for all that is tried with one of them."""
 MAX_BYTES = 500 * 10**6
-MARKER = "code-was-run"
-
-Mutation = Callable[[Path, random.Random], None]
-
-INDEX, DATA = f"{written.PREFIX}.index", f"{written.PREFIX}.data-00000-of-00001"
-FILES = ("checkpoint", "hparams.json", "encoder.json", "vocab.bpe", INDEX, DATA)
-NUMBERS = (0, 1, -1, -(1 << 63), 1 << 31, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+_PATIENCE = 60.0
+"""Seconds by the clock after which one hangs."""
+_TEXTS = ("Hello there, a  42\n", "a" * 2_000, "Grüße \U0001f600 " * 50)
 
 
-# Any file
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of model: what writes an undamaged one into a place of its own, and returns its path; and what is done to it."""
+
+    write: Callable[[Path], Path]
+    mutations: Mapping[str, Mutation]
 
 
-def _flip(folder: Path, rng: random.Random) -> None:
-    file = folder / rng.choice(FILES)
-    content = bytearray(file.read_bytes())
-    for _ in range(rng.choice((1, 1, 8))):
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    file.write_bytes(content)
-
-
-def _cut(folder: Path, rng: random.Random) -> None:
-    file = folder / rng.choice(FILES)
-    os.truncate(file, rng.choice((0, rng.randrange(file.stat().st_size))))
-
-
-def _grow(folder: Path, rng: random.Random) -> None:
-    with (folder / rng.choice(FILES)).open("ab") as stream:
-        stream.write(rng.randbytes(rng.choice((1, 48, 100_000))))
-
-
-def _noise(folder: Path, rng: random.Random) -> None:
-    (folder / rng.choice(FILES)).write_bytes(rng.randbytes(rng.choice((1, 60, 5_000))))
-
-
-def _vast(folder: Path, rng: random.Random) -> None:
-    # A file of holes; Windows would fill them.
-    os.truncate(folder / rng.choice(FILES), rng.choice((1 << 30, 1 << 36)) if os.name == "posix" else 1 << 26)
-
-
-def _lose(folder: Path, rng: random.Random) -> None:
-    (folder / rng.choice(FILES)).unlink()
-
-
-def _turn_into_another(folder: Path, rng: random.Random) -> None:
-    file = folder / rng.choice(FILES)
-    file.unlink()
-    rng.choice((file.mkdir, lambda: file.symlink_to(file.name), lambda: file.symlink_to("/dev/zero")))()
-
-
-def _link_out(folder: Path, rng: random.Random) -> None:
-    file = folder / rng.choice(FILES)
-    shutil.move(file, folder.parent / "elsewhere")
-    file.symlink_to("../elsewhere")
-
-
-# The index, its checksums right
-
-
-def _entry(folder: Path, rng: random.Random) -> None:
-    entries = written.read_entries(folder)
-    name = rng.choice(list(entries))
-    what = rng.choice(("dtype", "shard", "offset", "num_bytes", "masked_crc"))
-    value: Any = rng.choice(NUMBERS) & 0xFFFFFFFF if what == "masked_crc" else rng.choice(NUMBERS)
-    written.rewrite_index(folder, name, **{what: value})
-
-
-def _shape(folder: Path, rng: random.Random) -> None:
-    name = rng.choice(list(written.read_entries(folder)))
-    written.rewrite_index(folder, name, shape=tuple(rng.choice(NUMBERS) for _ in range(rng.choice((0, 1, 3, 200)))))
-
-
-def _overlap(folder: Path, rng: random.Random) -> None:
-    entries = written.read_entries(folder)
-    one, other = rng.sample(list(entries), 2)
-    written.rewrite_index(folder, one, offset=max(0, entries[other].offset - 4))
-
-
-def _extra(folder: Path, rng: random.Random) -> None:
-    extra = rng.choice(
-        (b"\x3a\x00", b"\x3a\x02\x0a\x00", b"\x0b\x0c", b"\x42", b"\x2a\xff\xff\xff\xff\x7f", b"\xff" * 11)
-    )
-    written.rewrite_index(folder, "model/wte", extra=extra)
-
-
-def _names(folder: Path, rng: random.Random) -> None:
-    entries = written.read_entries(folder)
-    name = rng.choice(list(entries))
-    entries[rng.choice(("../../x", "\x1b[31m", "a" * 5_000, "model/h99/ln_1/g", "é", name + "/Adam"))] = entries.pop(
-        name
-    )
-    _write(folder, written.index_file(entries))
-
-
-def _header(folder: Path, rng: random.Random) -> None:
-    number = written.varint(rng.choice(NUMBERS))
-    header = rng.choice((b"", b"\x08" + number, b"\x08\x01\x10\x01", b"\x0a\x01\x01", b"\x08", number))
-    _write(folder, written.index_file(written.read_entries(folder), header=header))
-
-
-def _table(folder: Path, rng: random.Random) -> None:
-    entries = written.read_entries(folder)
-    plain = written.index_file(entries)
-    kinds: tuple[Callable[[], bytes], ...] = (
-        lambda: written.index_file(entries, compression=rng.choice((1, 2, 9))),
-        lambda: written.index_file(entries, block_bytes=1),
-        lambda: _with_footer(plain, written.varint(rng.choice(NUMBERS)) + written.varint(rng.choice(NUMBERS))),
-        lambda: _raw_block(b"\0" * 4),
-        lambda: _raw_block(b"\xff" * 4),
-        lambda: _raw_block(b"\x00\x01\x00a" + (b"\xff\x07\x01\x00b" * 1_000) + b"\0\0\0\0\1\0\0\0"),
-        lambda: _raw_block((b"\x00\x00\x00" * 200_000) + b"\0\0\0\0\1\0\0\0"),
-        lambda: _many_keys(200_000),
-        lambda: _repeated_block(100_000),
-        lambda: rng.randbytes(200) + plain[-48:],
-    )
-    _write(folder, rng.choice(kinds)())
-
-
-def _write(folder: Path, index: bytes) -> None:
-    (folder / INDEX).write_bytes(index)
-
-
-def _with_footer(index: bytes, handles: bytes) -> bytes:
-    return index[:-48] + (handles * 2)[:40].ljust(40, b"\0") + index[-8:]
-
-
-def _raw_block(content: bytes) -> bytes:
-    """A table whose one data block is `content`, with the checksum of it."""
-    out = bytearray()
-    handle = written.append(out, content, 0)
-    place = written.append(out, written.block([(b"z", handle)], 1), 0)
-    return bytes(out) + (place + place).ljust(40, b"\0") + written.MAGIC.to_bytes(8, "little")
-
-
-def _many_keys(count: int) -> bytes:
-    """Keys of 900 bytes each that take 7 in the file."""
-    content = b"\x00\x84\x07\x00" + b"a" * 900
-    for number in range(count):
-        content += b"\x81\x07\x03\x00" + number.to_bytes(3, "big")
-    return _raw_block(content + b"\0\0\0\0\1\0\0\0")
-
-
-def _repeated_block(count: int) -> bytes:
-    """An index that names one data block again and again."""
-    out = bytearray()
-    handle = written.append(out, written.block([(b"k", b"v" * 1_000)], 16), 0)
-    place = written.append(out, written.block([(number.to_bytes(4, "big"), handle) for number in range(count)], 1), 0)
-    return bytes(out) + (place + place).ljust(40, b"\0") + written.MAGIC.to_bytes(8, "little")
-
-
-# The documents
-
-
-def _hparams(folder: Path, rng: random.Random) -> None:
-    odd: tuple[Any, ...] = (*NUMBERS, math.nan, math.inf, 1e308, 2.0, "16", True, None, [16], {}, 3, 10**4_000)
-    sizes = {**written.HPARAMS, rng.choice(list(written.HPARAMS)): rng.choice(odd), "auto_map": {"AutoModel": "code.M"}}
-    text = json.dumps(sizes)
-    shapes = (
-        text,
-        text,
-        text,
-        text,
-        f"[{text}]",
-        '{"a": ' + "[" * 100_000,
-        '{"n_layer": ' + '{"a":' * 10_000,
-        "",
-        "null",
-    )
-    (folder / "hparams.json").write_text(rng.choice(shapes))
-
-
-def _encoder(folder: Path, rng: random.Random) -> None:
-    document = json.loads((folder / "encoder.json").read_text())
-    one, other = rng.sample(list(document), 2)
-    lost = {token: number for token, number in document.items() if token != one}
-    kinds: tuple[Any, ...] = (
-        list(document),
-        {**document, one: document[other]},
-        {**document, one: rng.choice((*NUMBERS, math.nan, 1.5, "1", None, [], True))},
-        lost,
-        {**lost, "\ud800": document[one]},
-        {token: number for number, token in enumerate(set(document) - {written.END})},
-        {**document, **{f"more{number}": len(document) + number for number in range(500)}},
-        "[" * 100_000,
-        {str(number): number for number in range(300)},
-    )
-    kind = rng.choice(kinds)
-    (folder / "encoder.json").write_text(kind if isinstance(kind, str) else json.dumps(kind))
-
-
-def _merges(folder: Path, rng: random.Random) -> None:
-    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")
-    place = rng.randrange(1, len(lines) - 1)
-    kinds = (
-        [*lines[:-1], lines[place], ""],
-        [*lines[:place], *lines[place:][::-1]],
-        [*lines[:place], "a b c", *lines[place:]],
-        [*lines[:place], "nowhere tobefound", *lines[place:]],
-        [*lines[:place], "\0", *lines[place:]],
-        [*lines[:place], " ", *lines[place:]],
-        [*lines[:place], "a" * 10_000_000, *lines[place:]],
-        [f"{line}\r" for line in lines],
-        lines[1:],
-        lines[:1],
-    )
-    content = "\n".join(rng.choice(kinds)).encode()
-    (folder / "vocab.bpe").write_bytes(rng.choice((content, content, content, b"\xff\xfe" + content)))
-
-
-def _state(folder: Path, rng: random.Random) -> None:
-    names = ("", "nowhere", "../../../etc/passwd", "/etc/hostname", "a\0b", "é", "a" * 5_000, "*", written.PREFIX)
-    (folder / "checkpoint").write_text(f'model_checkpoint_path: "{rng.choice(names)}"\n')
-
-
-def _numbers(folder: Path, rng: random.Random) -> None:
-    variables = written.random_variables()
-    name = rng.choice(list(variables))
-    variables[name] = np.full_like(variables[name], rng.choice((math.nan, math.inf, 0.0, 1e30)))
-    written.write_checkpoint(folder, variables)
-
-
-def _code(folder: Path, rng: random.Random) -> None:
-    program = f"open({str(folder.parent / MARKER)!r}, 'w')"
-    for name in ("modeling.py", "code.py", "conftest.py", "setup.py", "tokenization.py"):
-        (folder / name).write_text(program)
-    pickle = b"cbuiltins\nexec\n(V" + program.encode() + b"\ntR."
-    for name in ("pytorch_model.bin", rng.choice((f"{written.PREFIX}.meta", "hparams.json", DATA, INDEX))):
-        (folder / name).write_bytes(pickle)
-
-
-MUTATIONS: Mapping[str, Mutation] = {
-    name.__name__.strip("_"): name
-    for name in (
-        *(_flip, _cut, _grow, _noise, _vast, _lose, _turn_into_another, _link_out),
-        *(_entry, _shape, _overlap, _extra, _names, _header, _table),
-        *(_hparams, _encoder, _merges, _state, _numbers, _code),
-    )
+KINDS: Mapping[str, Kind] = {
+    "openai": Kind(lambda place: openai_gpt2.write_openai_folder(place / "model"), damaged_openai.MUTATIONS),
+    "huggingface": Kind(
+        lambda place: damaged_huggingface.write_huggingface_folder(place / "model"), damaged_huggingface.MUTATIONS
+    ),
+    "adapter": Kind(damaged_huggingface.write_adapter, damaged_huggingface.ADAPTER_MUTATIONS),
+    "gguf": Kind(damaged_gguf.write_gguf, damaged_gguf.MUTATIONS),
 }
 
 
-# The campaign
-
-
-def campaign(num_folders: int, seed: int, place: Path) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Damage that many folders in turn; how often each mutation was refused or loaded, and what went wrong with which.
+def campaign(
+    kind: str, num_models: int, seed: int, place: Path, only: str | None = None
+) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Damage that many models in turn; how often each mutation was refused or loaded, and what went wrong with which.
 
     Within `place`, which is to be empty. The cache must not be the user's (TUNEFUL_CACHE).
     """
-    whole = written.write_openai_folder(place / "whole")
-    load_model(str(whole))  # imports, once
+    write, mutations = KINDS[kind].write, KINDS[kind].mutations
+    (place / "whole").mkdir(parents=True)
+    whole = write(place / "whole")
+    ending, problems = _tried(whole)  # imports, once
+    assert ending == "worked", (ending, problems)
     found: Counter[str] = Counter()
     failures = []
-    for number in range(num_folders):
-        name = list(MUTATIONS)[number % len(MUTATIONS)]
+    for number in range(num_models):
+        name = list(mutations)[number % len(mutations)]
+        if only not in (None, name):
+            continue
         inside = place / "one"
-        shutil.copytree(whole, inside / "gpt2")
-        MUTATIONS[name](inside / "gpt2", random.Random(f"{seed}-{number}"))
-        ending, problems = _tried(inside / "gpt2")
+        shutil.copytree(place / "whole", inside)
+        model = inside / whole.relative_to(place / "whole")
+        mutations[name](model, random.Random(f"{seed}-{number}"))
+        ending, problems = _tried_apart(model)
         found[f"{name}: {ending.split(':')[0]}"] += 1
         if (inside / MARKER).exists():
             problems.append("code was run")
         if problems:
             failures.append({"number": number, "what": name, "ending": ending, "problems": problems})
-        shutil.rmtree(inside)
+        remove(inside)
     return found, failures
 
 
-def _tried(folder: Path) -> tuple[str, list[str]]:
-    """How loading `folder` ended, and what was wrong with that."""
+def _tried_apart(model: Path) -> tuple[str, list[str]]:
+    """`_tried` in a process of its own."""
+    if not hasattr(os, "fork"):
+        return _tried(model)
+    reads, writes = os.pipe()
+    if (child := os.fork()) == 0:
+        _report(model, reads, writes)
+    os.close(writes)
+    said, deadline = b"", time.monotonic() + _PATIENCE
+    while select.select([reads], [], [], max(0, deadline - time.monotonic()))[0]:
+        if not (part := os.read(reads, 1 << 16)):
+            break
+        said += part
+    else:
+        os.kill(child, signal.SIGKILL)
+    os.close(reads)
+    _, status = os.waitpid(child, 0)
+    if status or not said:
+        return "died", [f"the process ended with {os.waitstatus_to_exitcode(status)}"]
+    ending, problems = json.loads(said)
+    return ending, problems
+
+
+def _report(model: Path, reads: int, writes: int) -> None:
+    """What the child does; it never returns."""
+    status = 1
+    try:
+        import resource
+
+        os.close(reads)
+        held = (
+            int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            if sys.platform == "linux"
+            else 0
+        )
+        if held:  # the machine is not the test's alone
+            resource.setrlimit(resource.RLIMIT_AS, (held + (6 << 30),) * 2)
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 2)
+        os.write(writes, json.dumps(_tried(model)).encode())
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _tried(model: Path) -> tuple[str, list[str]]:
+    """How using `model` ended, and what was wrong with that."""
     begun, before, problems = time.process_time(), peak_bytes(), list[str]()
     try:
-        load_model(str(folder))
-        ending = "loaded"
-    except ModelError as error:
-        ending = f"refused: {error}"
-        if not ending.isprintable() or len(ending) > 1_000:
-            problems.append("the message is no line of text")
+        ending = _used(model)
     except BaseException as error:
         ending = f"raised: {type(error).__name__}"
-        problems.append(repr(error))
+        problems.append("".join(traceback.format_exception(error)[-6:])[-1_500:])
+    if not ending.isprintable() or len(ending) > 2_000:
+        problems.append("the message is no line of text")
     if (seconds := time.process_time() - begun) > MAX_SECONDS:
         problems.append(f"it took {seconds:.1f} s")
     if (grown := peak_bytes() - before) > MAX_BYTES:
         problems.append(f"it took {grown / 1e6:,.0f} MB")
     return ending, problems
+
+
+def _used(model: Path) -> str:
+    config = load_config(
+        None, [f"model.name_or_path={json.dumps(str(model))}", "generate.max_new_tokens=3", "model.dtype=float32"]
+    )
+    try:
+        if (found := find_locally(str(model))) is not None:
+            if (tokenizer := read_tokenizer_file(found)) is not None:
+                for text in _TEXTS:
+                    tokenizer(text)
+            size_of(found)
+        loaded = LoadedModel.of(load_model(str(model)), config)
+    except ModelError as error:
+        return f"refused: {error}"
+    except TunefulError as error:
+        return f"refused by {type(error).__name__}: {error}"
+    problems = []
+    for use in (_answers, _trains):
+        try:
+            use(loaded)
+        except TunefulError as error:
+            problems.append(f"{use.__name__}: {type(error).__name__}: {error}")
+    return f"loaded: {'; '.join(problems)}" if problems else "worked"
+
+
+def _answers(loaded: LoadedModel) -> None:
+    for text in _TEXTS:
+        loaded.encoder.text.text_ids(text)
+    loaded.answer([question("", (), "Say it.")])
+
+
+def _trains(loaded: LoadedModel) -> None:
+    import numpy as np
+
+    ids = np.arange(1, 9, dtype=np.int32)
+    weights = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=np.float32)
+    records = [Example(ids, weights, 4, "one"), Example(ids[::-1].copy(), weights, 4, "two")]
+    layout = choose_layout(loaded.model, records, loaded.config.train, loaded.model.dtype)
+    micro_batch_loss(loaded.model, records, layout.name).total.backward()
 
 
 def peak_bytes() -> int:
@@ -317,6 +202,4 @@ def peak_bytes() -> int:
         import resource
     except ImportError:
         return 0
-    import sys
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_000)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.doubles import openai_gpt2 as written
-from tests.doubles.damaged_models import MUTATIONS, campaign
+from tests.doubles.damaged_models import KINDS, campaign
 from transformers import GPT2Tokenizer
 
 import tuneful
@@ -296,9 +296,9 @@ def test_a_folder_of_sizes_names_them(folder: Path) -> None:
 
 
 def test_damaged_folders_run_no_code_and_take_neither_time_nor_memory(tmp_path: Path) -> None:
-    found, failures = campaign(len(MUTATIONS) * 2, 3, tmp_path)
+    found, failures = campaign("openai", 2 * len(KINDS["openai"].mutations), 3, tmp_path)
     assert failures == []
-    assert found.total() == 2 * len(MUTATIONS)
+    assert found.total() == 2 * len(KINDS["openai"].mutations)
 
 
 # What goes on from there

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
-from tuneful.files import read_object
+from tuneful.model.own_files import check_own_files, read_document
+from tuneful.model.stored import INDEX, StoredTensor, read_safetensors_header, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +27,7 @@ Notify = Callable[[str], None]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LEGACY_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|(^|\.)attn\.(masked_)?bias)$")
 MAX_NAMED = 5
-_DOCUMENTS = ("config", "generation_config", "tokenizer_config", "special_tokens_map", "added_tokens")
+_DOCUMENTS = ("config", "generation_config", "tokenizer_config", "special_tokens_map", "added_tokens", "chat_template")
 _TEMPLATES = "chat_template.jinja"
 
 
@@ -43,14 +44,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json: a model folder holds one, *.safetensors and a tokenizer")
-    return _document(file)
+    return read_document(file)
 
 
 def check_text_files(folder: Path) -> None:
-    """ModelError that names the first small file of a model folder that is damaged; transformers passes over some of them."""
+    """ModelError that names the first small file of a model folder that is damaged; transformers passes over some of them.
+
+    No file of the folder that transformers may open is a link out of it, or anything else than a file.
+    """
+    check_own_files(folder)
     for file in (folder / f"{name}.json" for name in _DOCUMENTS):
         if os.path.lexists(file):
-            _document(file)
+            read_document(file)
     if os.path.lexists(template := folder / _TEMPLATES):
         try:
             template.read_text(encoding="utf-8")
@@ -86,15 +91,6 @@ def damaged_model(folder: Path, error: Exception) -> ModelError:
         except Exception as own:  # whatever a value of another type brings about
             return _damaged(file, own)
     return ModelError(f"{folder} cannot be loaded as config.json describes it: {first_line(error)}; fetch it again")
-
-
-def _document(file: Path) -> dict[str, Any]:
-    try:
-        return read_object(file)
-    except OSError as error:
-        raise _damaged(file, error) from error
-    except ValueError as error:
-        raise ModelError(f"{file} is not a JSON object: {error}; fetch it again") from error
 
 
 def _damaged(file: Path, error: Exception) -> ModelError:
@@ -137,10 +133,9 @@ def _attention_keys(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def check_weight_files(folder: Path) -> None:
-    """ModelError unless the folder holds whole safetensors files."""
-    files = _weight_files(folder)
-    if not files:
+def check_weight_files(folder: Path) -> dict[str, StoredTensor]:
+    """ModelError unless the folder holds whole safetensors files; what they hold, by name."""
+    if not any(os.path.lexists(folder / name) for name in ("model.safetensors", INDEX)):
         if any(file for pattern in PICKLES for file in folder.glob(pattern)):
             raise ModelError(
                 f"{folder} holds pickled weights only, and Tuneful opens safetensors only. Where you trust the source: "
@@ -148,40 +143,27 @@ def check_weight_files(folder: Path) -> None:
                 f"M.from_pretrained('{folder}').save_pretrained('{folder}')\" writes a model.safetensors beside them"
             )
         raise ModelError(f"{folder} has no weights: model.safetensors is missing")
-    for file in files:
-        _check_safetensors(file)
+    found: dict[str, StoredTensor] = {}
+    for file in weight_files(folder):
+        found |= _checked_safetensors(file)
+    return found
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        return []
-    places = _document(index).get("weight_map")
-    if not isinstance(places, dict) or not all(_is_name(shard) for shard in places.values()) or not places:
-        raise ModelError(f"{index} is no index of weights: `weight_map` names no files; fetch it again")
-    shards = sorted(set(places.values()))
-    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise ModelError(f"{folder} lacks {named(missing)}, which {index.name} lists: fetch the folder again")
-    return [folder / shard for shard in shards]
-
-
-def _is_name(shard: Any) -> bool:
-    return isinstance(shard, str) and shard == Path(shard).name != ""
-
-
-def _check_safetensors(file: Path) -> None:
+def _checked_safetensors(file: Path) -> dict[str, StoredTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with file.open("rb") as stream:
             if stream.read(24).startswith(b"version https://git-lfs"):
                 raise ModelError(f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
+        found = read_safetensors_header(file)
         with safe_open(file, framework="pt"):
             pass
-    except (SafetensorError, OSError) as error:
+    except ModelError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{file} is damaged ({first_line(error)}): fetch it again") from error
+    return found
 
 
 def check_loading(info: Any, path: Path) -> None:

@@ -14,12 +14,59 @@ from typing import TYPE_CHECKING, Any
 from tuneful.errors import ModelError
 from tuneful.model.checks import check_loading, first_line, quiet
 from tuneful.model.gguf_header import read_gguf_header
+from tuneful.model.tokenizer_limits import check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 GPT2_SPLITTERS = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling")
+
+
+_WIDTHS = (
+    *(
+        "embedding_length",
+        "feed_forward_length",
+        "vocab_size",
+        "expert_count",
+        "expert_used_count",
+        "rope.dimension_count",
+    ),
+    *("expert_feed_forward_length", "attention.head_count", "attention.head_count_kv"),
+    *("attention.key_length", "attention.value_length"),
+)
+"""Sizes that are at most the largest dimension of a tensor."""
+_MAX_CONTEXT = 1 << 31
+
+
+def check_gguf(file: Path) -> None:
+    """ModelError where the header of `file` is damaged, or asks for more than its tensors hold. To be called before transformers
+    reads it, which builds what it asks for."""
+    header = read_gguf_header(file)
+    architecture = header.text("general.architecture")
+    if architecture is None or not architecture.isprintable():
+        raise ModelError(f"{file} cannot be read as a GGUF model: it names no architecture; fetch it again")
+    widest = max((max(shape, default=1) for shape in header.shapes.values()), default=0)
+    positions = header.shapes.get("position_embd.weight", (0, _MAX_CONTEXT))[-1]
+    limits = {"block_count": len(header.tensors), "context_length": positions, **dict.fromkeys(_WIDTHS, widest)}
+    for name, most in limits.items():
+        value = header.metadata.get(key := f"{architecture}.{name}", 1)
+        if type(value) is not int or not 0 < value <= most:
+            raise ModelError(
+                f"{file}: {key} is {str(value)[:40]!r}, and its tensors hold {most:,} at most; fetch the file again"
+            )
+
+
+def _unreadable(file: Path, what: str, error: Exception) -> ModelError:
+    import transformers
+
+    if "architecture" in str(error) and "supported" in str(error):
+        architecture = read_gguf_header(file).text("general.architecture")
+        return ModelError(
+            f"{file}: transformers {transformers.__version__} reads no GGUF file of the architecture {architecture!r}; give the "
+            "model's safetensors folder or its Hub id to --model, or upgrade transformers (pip install -U transformers)"
+        )
+    return ModelError(f"{file}{what}: {first_line(error)}")
 
 
 def gguf_model(file: Path) -> PreTrainedModel:
@@ -39,7 +86,7 @@ def gguf_model(file: Path) -> PreTrainedModel:
         try:
             model, info = AutoModelForCausalLM.from_pretrained(str(file.parent), output_loading_info=True, **options)
         except Exception as error:
-            raise ModelError(f"{file} cannot be read as a GGUF model: {first_line(error)}") from error
+            raise _unreadable(file, " cannot be read as a GGUF model", error) from error
     check_loading(info, file)
     _forget_quantization(model)
     _tie_equal_head(model)
@@ -54,7 +101,9 @@ def gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
         except Exception as error:
-            raise ModelError(f"{file}: its tokenizer cannot be read: {first_line(error)}") from error
+            raise _unreadable(file, ": its tokenizer cannot be read", error) from error
+    if tokenizer.is_fast:
+        check_tokenizer(tokenizer.backend_tokenizer, file)
     _set_splitter(tokenizer, read_gguf_header(file).text("tokenizer.ggml.pre"), file)
     return tokenizer
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from tuneful.errors import ModelError
 from tuneful.files import cache_root, free_bytes, held, sha256_of, written_aside
 from tuneful.model.checks import Notify, ignore, quiet
-from tuneful.model.gguf import gguf_model, gguf_tokenizer
+from tuneful.model.gguf import check_gguf, gguf_model, gguf_tokenizer
 from tuneful.model.size import size_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def cached_gguf_model(file: Path, load: Callable[[Path], PreTrainedModel], notif
     """The model of `file`: from the cache by `load`, or unpacked and put there. ModelError where the file is none."""
     from safetensors import SafetensorError  # its writer reports a full disk in words only
 
+    check_gguf(file)
     folder = _folder_of(file) / f"model-{CONVERSION}"
     if (folder / "config.json").is_file():
         return load(folder)
@@ -64,6 +65,7 @@ def cached_gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of `file`, from the cache, or made and put there. ModelError where it cannot be read."""
     from transformers import AutoTokenizer
 
+    check_gguf(file)
     folder = _folder_of(file) / f"tokenizer-{CONVERSION}"
     if (folder / "tokenizer.json").is_file():
         with quiet():

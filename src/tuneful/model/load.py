@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from tuneful.errors import ExportError, ModelError
 from tuneful.files import hash_into
 from tuneful.model.adapter import read_adapter
+from tuneful.model.adapter_limits import check_adapter, check_suits
 from tuneful.model.builtin import BUILTIN, builtin_folder
 from tuneful.model.checks import (
     Notify,
@@ -38,11 +39,14 @@ from tuneful.model.checks import (
     read_config,
     with_end_token,
 )
+from tuneful.model.config_sizes import check_counts, check_sizes
 from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
 from tuneful.model.gguf_header import gguf_hub_id
 from tuneful.model.names import ADAPTER, adapter_base, full_name, hub_id, is_adapter, trained_folder
 from tuneful.model.openai_gpt2 import check_not_above, is_openai_folder, openai_folder
+from tuneful.model.own_files import check_own_files, read_document
 from tuneful.model.stored import stored_dtype
+from tuneful.model.tokenizer_limits import check_tokenizer, check_tokenizer_file
 
 if TYPE_CHECKING:
     import torch
@@ -135,12 +139,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"{folder} has no tokenizer: put the tokenizer.json of this model (or of its base) there")
     from transformers import AutoTokenizer
 
+    check_own_files(folder)
+    if (file := folder / "config.json").is_file():
+        check_counts(read_document(file), folder)
+    if (file := folder / "tokenizer.json").is_file():
+        check_tokenizer_file(file)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
             )
+            if tokenizer.is_fast:
+                check_tokenizer(tokenizer.backend_tokenizer, folder)
             tokenizer("a")  # some settings are read only now
+        except ModelError:
+            raise
         except Exception as error:
             raise damaged_tokenizer(folder, error) from error
     if not tokenizer.is_fast:
@@ -310,25 +323,30 @@ def _adapter_model(folder: Path, notify: Notify, dtype: torch.dtype | None, *, i
     from tuneful.model.lora import MERGE_TOLERANCE, merge_adapter, merge_rounded
     from tuneful.model.nf4_layers import dequantize_layers, quantize_layers
 
+    num_tensors = check_adapter(folder)
     adapter, path, base = read_adapter(folder), base_path(folder, notify), adapter_base(folder)
     load = partial(load_from, path, base.name, notify, in_4_bits=base.quantization is not None)
     is_low = dtype is not None and dtype.itemsize < 4 and not in_4_bits
     try:
         if is_low and adapter.leaves_its_base and not is_adapter(path):
             model = load(dtype).model
+            check_suits(num_tensors, model, folder)
             notify(f"merging {folder} into {base.name}")
             source = unpacked_folder(path) if path.is_file() else path
             if (merged := merge_rounded(model, folder, source)) is not None:
                 return merged
             del model
         model = load().model
+        check_suits(num_tensors, model, folder)
         dequantize_layers(model, torch.float32)
         notify(f"merging {folder} into {base.name}")
         of_other_kind = adapter.kind != "LORA"
         prompts, tolerance = ([_PROBE], _OTHER_KINDS_TOLERANCE) if of_other_kind else ([], MERGE_TOLERANCE)
         merged = merge_adapter(model, folder, prompts, tolerance)[0]
-    except ExportError as error:
-        raise ModelError(str(error)) from error
+    except ModelError:
+        raise
+    except (ExportError, ValueError) as error:  # peft's own word for numbers that are not finite
+        raise ModelError(str(error) if isinstance(error, ExportError) else f"{folder}: {error}") from error
     if in_4_bits:
         quantize_layers(merged, dtype or torch.float32)
     if dtype is not None:
@@ -373,7 +391,8 @@ def _opened(folder: Path, stored: torch.dtype | None) -> PreTrainedModel:
     """The model of a folder, its parameters in `stored`, else float32: as they lie in its files where that is their format."""
     config = read_config(folder)
     check_architecture(config, folder)
-    check_weight_files(folder)
+    check_own_files(folder)
+    check_sizes(config, check_weight_files(folder), folder)
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from tuneful.errors import ModelError
 from tuneful.files import write_json
 from tuneful.model.builtin import BUILTIN, BUILTIN_HUB_ID
+from tuneful.model.own_files import read_document
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 ADAPTER = "adapter_config.json"
@@ -31,6 +32,7 @@ _GPT2_HUB_IDS = {
 NF4 = "nf4"
 """How the base of a `qlora` run is rounded, in that document."""
 
+_MAX_ADAPTERS = 8
 _RUN, _TRAINED = "run.json", ("model", "adapter")
 
 
@@ -65,6 +67,22 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_base(folder: Path) -> Base:
+    """The base of the adapter in `folder`: what Tuneful wrote down with it, else what peft did. ModelError for none, and where
+    adapters name one another in a circle, or stand on one another more than `_MAX_ADAPTERS` times."""
+    base, passed = _adapter_base(folder), [folder.resolve()]
+    below = base
+    while (path := Path(below.name).expanduser()).is_dir() and is_adapter(path := trained_folder(path)):
+        if path.resolve() in passed or len(passed) == _MAX_ADAPTERS:
+            raise ModelError(
+                f"{folder / ADAPTER}: its base {base.name} is an adapter itself, and so on without an end ({path}); "
+                "write the name or folder of the base model there (base_model_name_or_path)"
+            )
+        passed.append(path.resolve())
+        below = _adapter_base(path)
+    return base
+
+
+def _adapter_base(folder: Path) -> Base:
     """The base of the adapter in `folder`: what Tuneful wrote down with it, or what peft did. ModelError for none.
 
     Of two names the one counts that leads to something on this machine: a base that was moved is written into peft's file.
@@ -106,13 +124,7 @@ def _found_from(folder: Path, name: str) -> str:
 
 
 def _document(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}; fetch or save the adapter again") from None
-    return document if isinstance(document, dict) else {}
+    return read_document(file) if os.path.lexists(file) else {}
 
 
 def trained_folder(folder: Path) -> Path:

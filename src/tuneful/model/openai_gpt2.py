@@ -25,7 +25,8 @@ from tuneful.errors import ModelError
 from tuneful.files import cache_root, free_bytes, hash_into, held, read_object, write_json, written_aside
 from tuneful.model.checks import Notify, ignore, named
 from tuneful.model.openai_vocabulary import END, MAX_BYTES, byte_pair_tokenizer
-from tuneful.model.tf_checkpoint import TfCheckpoint, TfVariable, has_checkpoint, own_file, read_checkpoint
+from tuneful.model.own_files import own_file
+from tuneful.model.tf_checkpoint import TfCheckpoint, TfVariable, has_checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from tuneful.errors import ModelError
 from tuneful.model.checks import LEGACY_BUFFERS
 from tuneful.model.gguf_header import read_gguf_header
+from tuneful.model.own_files import read_document
 from tuneful.model.stored import stored_tensors
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blk|blocks|block)\.(\d+)\.")
@@ -66,7 +66,7 @@ def size_of(path: Path) -> ModelSize | None:
     """The size of the model in a folder or `.gguf` file; None where its headers do not tell it. Reads no weight."""
     try:
         return _size_of_gguf(path) if path.is_file() else _size_of_folder(path)
-    except (OSError, ValueError, KeyError, TypeError, ModelError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, ModelError):
         return None  # whoever loads it says what is wrong
 
 
@@ -83,7 +83,7 @@ def _size_of_gguf(file: Path) -> ModelSize:
 
 
 def _size_of_folder(folder: Path) -> ModelSize:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_document(folder / "config.json")
     config = {**config, **config.get("text_config", {})}
     shapes = {name: one.shape for name, one in stored_tensors(folder).items() if not LEGACY_BUFFERS.search(name)}
     if config.get("tie_word_embeddings", True):
@@ -100,7 +100,10 @@ def _size_of_folder(folder: Path) -> ModelSize:
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:
-    return int(next(value for name in names if isinstance(value := config.get(name), int)))
+    for name in names:
+        if type(value := config.get(name)) is int and 0 < value < 1 << 40:
+            return value
+    raise KeyError(names[0])
 
 
 def _is_frozen(name: str, freeze_layers: int) -> bool:

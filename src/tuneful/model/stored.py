@@ -5,12 +5,15 @@ For what looks at weights without loading a model: its size, the precision it is
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tuneful.errors import ModelError
+from tuneful.model.own_files import own_file, parse_object, read_document
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +22,14 @@ STRETCH = 1 << 22
 """How many numbers are read, or worked on, at once."""
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What safetensors calls the number formats of weights, and torch."""
+INDEX = "model.safetensors.index.json"
+_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
+_BITS |= {"F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "U32": 32, "I32": 32, "F32": 32}
+_BITS |= {"U64": 64, "I64": 64, "F64": 64, "C64": 64}
+"""Bits of a number of each format that safetensors knows."""
+_MAX_HEADER_BYTES = 1 << 25
+"""That of a file of a hundred thousand tensors has a third of that."""
+_MAX_DIMENSIONS, _MAX_NAME, _MAX_NAMED = 16, 1_000, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,11 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of its numbers in the file."""
+        return -(-math.prod(self.shape) * _BITS[self.dtype] // 8)
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Its numbers from `start` to before `stop`, counted through all dimensions, one after the other. OSError, ValueError."""
@@ -49,18 +65,76 @@ def stretches(num_numbers: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + STRETCH, num_numbers)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of `folder`: a model's only one, those of its index, else all. ModelError where one is missing."""
+    single, index = folder / "model.safetensors", folder / INDEX
+    if os.path.lexists(single):
+        return [own_file(folder, single.name)]
+    if not index.is_file():
+        return [own_file(folder, file.name) for file in sorted(folder.glob("*.safetensors"))]
+    places = read_document(index).get("weight_map")
+    if not isinstance(places, dict) or not all(_is_name(shard) for shard in places.values()) or not places:
+        raise ModelError(f"{index} is no index of weights: `weight_map` names no files; fetch it again")
+    shards = sorted(set(places.values()))
+    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
+        more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
+        raise ModelError(
+            f"{folder} lacks {', '.join(missing[:_MAX_NAMED])}{more}, which {index.name} lists: fetch the folder again"
+        )
+    return [own_file(folder, shard) for shard in shards]
+
+
+def _is_name(shard: Any) -> bool:
+    return isinstance(shard, str) and len(shard) < 256 and shard.isprintable() and shard == Path(shard).name != ""
+
+
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of the safetensors files of `folder`, by name, from their headers: a length, then JSON. OSError, ValueError."""
-    single, found = folder / "model.safetensors", {}
-    for file in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                shape, (start, _) = tuple(tensor["shape"]), tensor["data_offsets"]
-                found[name] = StoredTensor(file, tensor["dtype"], shape, 8 + length + start)
+    """All tensors of the safetensors files of `folder`, by name, from their headers. OSError, ValueError."""
+    found: dict[str, StoredTensor] = {}
+    for file in weight_files(folder):
+        found |= read_safetensors_header(file)
     return found
+
+
+def read_safetensors_header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file by name: a length, then JSON, then numbers without a gap between them. OSError, ValueError.
+
+    What it says has to be true of the file: each tensor has as many bytes as its shape asks for, none lies in another, and all
+    of them fill the file.
+    """
+    num_bytes = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > min(num_bytes - 8, _MAX_HEADER_BYTES):
+            raise ValueError(f"{file.name} has {num_bytes:,} bytes, and its header claims {length:,} of them")
+        header = parse_object(stream.read(length))
+    header.pop("__metadata__", None)
+    found = {name: _tensor(file, name, about, 8 + length) for name, about in header.items()}
+    at = 8 + length
+    for name, tensor in sorted(found.items(), key=lambda item: (item[1].offset, item[1].num_bytes)):
+        if tensor.offset != at:
+            raise ValueError(f"{file.name}: {name[:200]!r} does not begin where the tensor before it ends")
+        at += tensor.num_bytes
+    if at != num_bytes:
+        raise ValueError(f"{file.name} has {num_bytes:,} bytes, and its header describes {at:,}")
+    return found
+
+
+def _tensor(file: Path, name: str, about: Any, begin: int) -> StoredTensor:
+    if not name.isprintable() or len(name) > _MAX_NAME:
+        raise ValueError(f"{file.name}: the name of a tensor is {name[:40]!r}")
+    dtype, shape, place = map(about.get, ("dtype", "shape", "data_offsets")) if isinstance(about, dict) else ("",) * 3
+    is_shape = _are_counts(shape) and len(shape) <= _MAX_DIMENSIONS
+    if not (isinstance(dtype, str) and dtype in _BITS and is_shape and _are_counts(place) and len(place) == 2):
+        raise ValueError(f"{file.name}: what the header says of {name!r} describes no tensor")
+    tensor = StoredTensor(file, dtype, tuple(shape), begin + place[0])
+    if place[1] - place[0] != tensor.num_bytes:
+        raise ValueError(f"{file.name}: {name!r} of shape {shape} in {dtype} has {place[1] - place[0]:,} bytes")
+    return tensor
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 def stored_dtype(folder: Path) -> str | None:

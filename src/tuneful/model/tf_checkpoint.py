@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tuneful.errors import ModelError
 from tuneful.model.crc32c import crc32c, masked
+from tuneful.model.own_files import own_file
 from tuneful.model.sstable import TableError, read_table, varint
 
 BLOCK_BYTES = 1 << 23
@@ -73,21 +74,6 @@ class TfCheckpoint:
 
     variables: Mapping[str, TfVariable]
     files: tuple[Path, ...]
-
-
-def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
-    """The file `name` of `folder`; ModelError where there is none, it is a link out of the folder, or larger than `max_bytes`."""
-    file = folder / name
-    try:
-        if not file.is_file():
-            raise ModelError(f"{folder} has no {name}; fetch the folder again")
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"{file} is a link out of its folder; put the file itself there")
-        if max_bytes is not None and file.stat().st_size > max_bytes:
-            raise ModelError(f"{file} has more than {max_bytes:,} bytes; fetch it again")
-    except (OSError, RuntimeError) as error:  # links that lead to each other
-        raise ModelError(f"{file} cannot be read: {error}; fetch it again") from error
-    return file
 
 
 def read_checkpoint(folder: Path) -> TfCheckpoint:

@@ -7,7 +7,6 @@ neither; any other goes through `model/load.py`. Which tokens come out is the sa
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from tokenizers import Tokenizer
 from tuneful.model.builtin import BUILTIN, cached_folder
 from tuneful.model.names import full_name, trained_folder
 from tuneful.model.openai_gpt2 import is_openai_folder, openai_folder
+from tuneful.model.own_files import check_own_files, read_document
+from tuneful.model.tokenizer_limits import check_tokenizer_file
 
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -48,10 +49,14 @@ def find_locally(name: str) -> Path | None:
 def read_tokenizer_file(folder: Path) -> TokenizerFile | None:
     """The tokenizer of `folder`, or None where its `tokenizer.json` is not known to be all there is to it."""
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        check_own_files(folder)
+        settings = read_document(folder / "tokenizer_config.json")
         if settings.get("tokenizer_class") not in _PLAIN_CLASSES or settings.get("add_bos_token"):
             return None
+        check_tokenizer_file(folder / "tokenizer.json")
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        backend.no_padding()
+        backend.no_truncation()
     except Exception:  # loading it through transformers says better what is wrong with it
         return None
     ids = [_token_id(backend, settings.get(key)) for key in ("bos_token", "eos_token")]
