@@ -22,6 +22,7 @@ from tuneful.model.decoder import family_name, is_served
 from tuneful.model.lora import LinearParts, linear_parts
 from tuneful.model.memory import available_bytes
 from tuneful.model.native import KINDS, DecodeLayer, Decoder, DecodeStep, LayerCache, Matrix, kernels
+from tuneful.model.nf4 import NF4
 from tuneful.model.norms import epsilon_of, shift_of
 from tuneful.model.products import thread_workspace
 
@@ -83,7 +84,7 @@ def _fault_of_layer(model: Any, layer: Any) -> str | None:
     if not all(one is not None and _is_linear(one.base) for one in parts):
         return "it has linear layers that are not plain ones"
     linears = [one for one in parts if one is not None]
-    if not all(tensor is None or _is_plain(tensor, model) for one in linears for tensor in one.parameters):
+    if not all(_is_plain(tensor, model) for one in linears for tensor in one.parameters if tensor is not None):
         return "its weights are not of one type"
     if not all(_is_norm(norm, model) for norm in norms):
         return "its norms are of another kind"
@@ -103,7 +104,7 @@ def _parameters(layer: Any) -> Iterator[torch.Tensor]:
     for name, module in layer.named_modules():
         parts = linear_parts(module) if hasattr(module, "base_layer") else None
         if parts is not None:
-            yield from (tensor for tensor in parts.parameters if tensor is not None)
+            yield from (tensor for tensor in parts.parameters if isinstance(tensor, torch.Tensor))
         elif not any(part in name for part in (".base_layer", ".lora_")):
             yield from module.parameters(recurse=False)
 
@@ -112,9 +113,10 @@ def _is_linear(layer: Any) -> bool:
     return type(layer) is torch.nn.Linear
 
 
-def _is_plain(tensor: torch.Tensor, model: Any) -> bool:
-    known = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return known and tensor.dtype is model.dtype and tensor.device == model.device
+def _is_plain(tensor: torch.Tensor | NF4, model: Any) -> bool:
+    if not isinstance(tensor, torch.Tensor) or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    return bool(tensor.dtype is model.dtype and tensor.device == model.device)
 
 
 def _is_norm(norm: Any, model: Any) -> bool:
