@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
-from tuneful.model.adapter import Adapter, read_adapter
+from tuneful.model.adapter import Adapter, own_name, read_adapter
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.merge import merge_layers
 from tuneful.model.names import hub_id
@@ -39,6 +39,9 @@ MERGE_TOLERANCE = 1e-5
 """Largest difference of a logit, merged against unmerged in float32, as a share of the largest logit."""
 _LINEAR = ("Linear", "Linear4bit")
 _PEFT_LINEAR = "peft.tuners.lora.layer.Linear"
+_READ_AS_WEIGHTS = ("out_proj", "conv1d", "dt_proj")
+_READING_WEIGHTS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+"""Layers whose weights these families hand to a kernel, past whatever stands beside them; peft refuses two of them."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int = 0) -> Any:
@@ -51,7 +54,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
 
     targets = target_modules(model, config)
     modules = dict(model.named_modules())
-    transposed = any(isinstance(modules[name], Conv1D) for name in modules if name.rpartition(".")[2] in targets)
+    transposed = any(isinstance(modules[name], Conv1D) for name in modules if own_name(name) in targets)
     num_layers = model.config.get_text_config().num_hidden_layers
     settings = peft.LoraConfig(
         r=config.r,
@@ -250,16 +253,23 @@ def _without_notes() -> Iterator[None]:
 
 
 def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
-    """The last parts of the names of the layers that get an adapter: `q_proj`, `up_proj`, ..."""
+    """The names of the layers that get an adapter, by their last parts: `q_proj`, `up_proj`, ... (`ff.0` where a part is a number)."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     linear, ends = set(), set()
     for name, module in model.named_modules():
-        own = name.rpartition(".")[2]
+        own = own_name(name)
         if module is head or module is embedding:
             ends.add(own)
-        elif isinstance(module, Conv1D) or type(module).__name__ in _LINEAR:
+        elif _is_linear(module):
             linear.add(own)
+    if getattr(model.config, "model_type", None) in _READING_WEIGHTS:
+        linear -= set(_READ_AS_WEIGHTS)
     if config.target_modules == ALL_LINEAR:
+        if not linear - ends:
+            raise ConfigError(
+                f"`train.method`: {type(model).__name__} has no linear layer besides its output head, so there is none for an "
+                "adapter to stand beside; use train.method=full"
+            )
         return linear - ends
     wanted = set(config.target_modules)
     tied = head is not None and head.weight is embedding.weight
@@ -274,6 +284,24 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
             f"{', '.join(sorted(linear | (set() if tied else ends)))}"
         )
     return wanted
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    """Whether `module` computes rows * W^T + b: torch's own kinds, and a family's own (Falcon's) that do so when tried on a row."""
+    if isinstance(module, Conv1D) or type(module).__name__ in _LINEAR:
+        return True
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    row = torch.linspace(-1, 1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)[None]
+    try:
+        with torch.no_grad():
+            found = module(row)
+    except Exception:  # it takes something else: whatever it does, it is another layer
+        return False
+    wanted = torch.nn.functional.linear(row, module.weight, module.bias)
+    if not isinstance(found, torch.Tensor) or found.shape != wanted.shape:
+        return False
+    return wanted.is_meta or torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2)
 
 
 def _settle_order(file: Path) -> None:
