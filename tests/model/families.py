@@ -99,9 +99,7 @@ def examine(family: str) -> Found:
         return Found(family, how, layout.reason or "", wrong=(*wrong, f"answers: {type(error).__name__}: {error}"))
     reasons = (layout.reason or "", choice.name, choice.reason or "")
     lora, lora_reason, adapted, wrong_lora = _with_lora(family, examples)
-    return Found(
-        family, how, *reasons, lora, lora_reason, adapted, generate=generate, wrong=(*wrong, *wrong_lora)
-    )
+    return Found(family, how, *reasons, lora, lora_reason, adapted, generate=generate, wrong=(*wrong, *wrong_lora))
 
 
 def _in_words(layout: Layout) -> str:

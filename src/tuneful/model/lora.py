@@ -39,9 +39,13 @@ MERGE_TOLERANCE = 1e-5
 """Largest difference of a logit, merged against unmerged in float32, as a share of the largest logit."""
 _LINEAR = ("Linear", "Linear4bit")
 _PEFT_LINEAR = "peft.tuners.lora.layer.Linear"
-_READ_AS_WEIGHTS = ("out_proj", "conv1d", "dt_proj")
-_READING_WEIGHTS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
-"""Layers whose weights these families hand to a kernel, past whatever stands beside them; peft refuses two of them."""
+_READ_AS_WEIGHTS = {
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"), {"out_proj", "conv1d", "dt_proj"}),
+    "jamba": {"dt_proj"},
+    "longcat_flash": {"classifier"},
+}
+"""model_type -> layers whose weights are read without the layer being called: what stands beside them would learn nothing, and
+change the merged model. peft refuses the first two."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int = 0) -> Any:
@@ -69,8 +73,27 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
     )
     with _without_notes():
         adapter = peft.get_peft_model(model, settings)
+    _check_found_again(adapter, model)
     adapter.train(model.training)  # new layers come in training mode
     return adapter
+
+
+def _check_found_again(adapter: Any, model: PreTrainedModel) -> None:
+    """ConfigError where peft would not find what it saves: before the first step, and not when a run has ended.
+
+    peft gives the names of weights on loading the changes that transformers makes to those of the family's checkpoints.
+    """
+    import peft
+
+    with _without_notes():
+        state = peft.get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        found = peft.set_peft_model_state_dict(adapter, state)
+    lost = [name for name in found.missing_keys if ".lora_" in name] + list(found.unexpected_keys)
+    if lost:
+        raise ConfigError(
+            f"`train.method`: peft {peft.__version__} does not find again what it saves of an adapter of {type(model).__name__} "
+            f"({lost[0]}): leave these layers out of lora.target_modules, or use train.method=full"
+        )
 
 
 def save_adapter(adapter: Any, folder: Path, base_name: str) -> None:
@@ -262,8 +285,7 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
             ends.add(own)
         elif _is_linear(module):
             linear.add(own)
-    if getattr(model.config, "model_type", None) in _READING_WEIGHTS:
-        linear -= set(_READ_AS_WEIGHTS)
+    linear -= _READ_AS_WEIGHTS.get(getattr(model.config, "model_type", ""), set())
     if config.target_modules == ALL_LINEAR:
         if not linear - ends:
             raise ConfigError(
@@ -284,6 +306,13 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
             f"{', '.join(sorted(linear | (set() if tied else ends)))}"
         )
     return wanted
+
+
+def adapted_weights(model: PreTrainedModel, config: LoraConfig) -> int:
+    """The weights of an adapter of rank 1 beside the layers that `config` names."""
+    targets = target_modules(model, config)
+    modules = (module for name, module in model.named_modules() if own_name(name) in targets)
+    return sum(sum(module.weight.shape) for module in modules if isinstance(module, Conv1D) or _is_linear(module))
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

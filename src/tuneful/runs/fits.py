@@ -119,18 +119,19 @@ def _other_ways(config: Config) -> Iterator[tuple[str, Config]]:
     """Settings that need less memory, each with the configuration that it makes of `config`."""
     train = config.train
     if train.keep == "best":
-        yield "train.keep=last", _with(config, train={"keep": "last"})
+        yield "train.keep=last", with_settings(config, train={"keep": "last"})
     if config.model.dtype == "float32":
-        yield "model.dtype=bfloat16", _with(config, model={"dtype": "bfloat16"})
+        yield "model.dtype=bfloat16", with_settings(config, model={"dtype": "bfloat16"})
     if train.method == "full":
-        yield "train.method=lora", _with(config, train={"method": "lora"})
+        yield "train.method=lora", with_settings(config, train={"method": "lora"})
         yield (
             "train.method=lora model.dtype=bfloat16",
-            _with(config, train={"method": "lora"}, model={"dtype": "bfloat16"}),
+            with_settings(config, train={"method": "lora"}, model={"dtype": "bfloat16"}),
         )
 
 
-def _with(config: Config, **sections: Mapping[str, object]) -> Config:
+def with_settings(config: Config, **sections: Mapping[str, object]) -> Config:
+    """`config` with keys of some sections changed."""
     changed = {name: getattr(config, name).model_copy(update=dict(keys)) for name, keys in sections.items()}
     return config.model_copy(update=changed)
 
