@@ -6,7 +6,8 @@
 Each family is built tiny and random (`tests/doubles/families.py`). Two optimizer steps in the layout that is chosen for it must
 have the losses of a plain loop, in which transformers computes each record alone and torch's AdamW updates. The greedy answers to
 four prompts of unlike length in one batch must be those that the model's forward gives to each alone, without a cache; whether
-transformers' `generate` gives the same is noted. Exit code 1 where a family crashes or is wrong.
+transformers' `generate` gives the same is noted. Two steps of LoRA are compared in the same way, and what they learnt is saved,
+and merged into the base as it is read from a folder. Exit code 1 where a family crashes or is wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,11 +30,15 @@ from tests.doubles.families import FAMILIES, BuildError, tiny_family
 from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedModel
 
-from tuneful.config import GenerateConfig
+from tuneful.config import GenerateConfig, LoraConfig
 from tuneful.errors import InputError
 from tuneful.infer.decode import chosen_decoder
 from tuneful.infer.generate import generate
-from tuneful.model.forward import takes
+from tuneful.model.checks import quiet
+from tuneful.model.forward import own_attention, takes
+from tuneful.model.load import folder_model
+from tuneful.model.logits import largest_difference, prompt_logits
+from tuneful.model.lora import add_adapter, merge_adapter, save_adapter, target_modules
 from tuneful.runs.schema import Layout, Step
 from tuneful.train.layout import choose_layout, set_dropout, why_random
 from tuneful.train.loop import Training
@@ -41,9 +47,13 @@ from tuneful.train.optimizer import AdamW
 from tuneful.types import Example
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+CONFIG = train_config(max_steps=2, batch_size=8, learning_rate=1e-3, keep="last")
 TOLERANCE = 1e-3
 """Largest difference (nats) of the loss of a step from that of the plain loop."""
 NUM_NEW_TOKENS = 10
+LORA = LoraConfig(r=4, alpha=8)
+MERGED_TOLERANCE = 1e-4
+"""Largest difference of a logit of the saved and merged model from the trained one's, as a share of the largest logit."""
 PROMPTS = ([3, 1, 4, 1, 5], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9], [2, 7], [3, 1, 4, 1, 8, 2, 8])
 
 
@@ -51,8 +61,9 @@ PROMPTS = ([3, 1, 4, 1, 5], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9], [2, 7], [3,
 class Found:
     """A family: how its records are laid out and its prompts are answered, with the reasons; or why it is refused.
 
-    `generate` says where transformers' `generate` gives other answers than its forward. `wrong` lists what is not as it must be:
-    nothing, for every family.
+    `lora` is the layout of LoRA, `refused` where there is none; `adapted` are the layers that it stands beside. `generate` says
+    where transformers' `generate` gives other answers than its forward. `wrong` lists what is not as it must be: nothing, for
+    every family.
     """
 
     family: str
@@ -60,6 +71,9 @@ class Found:
     layout_reason: str = ""
     answers: str = ""
     answers_reason: str = ""
+    lora: str = ""
+    lora_reason: str = ""
+    adapted: tuple[str, ...] = ()
     refused: str = ""
     generate: str = ""
     wrong: tuple[str, ...] = ()
@@ -68,16 +82,15 @@ class Found:
 def examine(family: str) -> Found:
     """Train and ask the tiny model of `family`. Raises BuildError where there is none."""
     model, examples = _fresh(family), random_records(8)
-    config = train_config(max_steps=2, batch_size=len(examples), learning_rate=1e-3, keep="last")
     wrong: list[str] = []
     try:
-        layout = choose_layout(model, examples, config, torch.float32)
-        wrong += _wrong_losses(family, model, examples, config, layout)
+        layout = choose_layout(model, examples, CONFIG, torch.float32)
+        wrong += _wrong_losses(model, _fresh(family), examples, layout)
     except InputError as error:
         return Found(family, refused=str(error))
     except Exception as error:
         return Found(family, wrong=(f"training: {type(error).__name__}: {error}",))
-    how = "one record at a time" if layout.max_tokens == 1 else layout.name
+    how = _in_words(layout)
     try:
         model = _fresh(family)
         wrong += _wrong_answers(model)
@@ -85,7 +98,12 @@ def examine(family: str) -> Found:
     except Exception as error:
         return Found(family, how, layout.reason or "", wrong=(*wrong, f"answers: {type(error).__name__}: {error}"))
     reasons = (layout.reason or "", choice.name, choice.reason or "")
-    return Found(family, how, *reasons, generate=generate, wrong=tuple(wrong))
+    lora, lora_reason, adapted, wrong_lora = _with_lora(family, examples)
+    return Found(family, how, *reasons, lora, lora_reason, adapted, generate=generate, wrong=(*wrong, *wrong_lora))
+
+
+def _in_words(layout: Layout) -> str:
+    return "one record at a time" if layout.max_tokens == 1 else layout.name
 
 
 def _fresh(family: str) -> PreTrainedModel:
@@ -95,23 +113,70 @@ def _fresh(family: str) -> PreTrainedModel:
     return model
 
 
+def _with_lora(family: str, examples: Sequence[Example]) -> tuple[str, str, tuple[str, ...], list[str]]:
+    """The layout of LoRA, its reason, the layers that have an adapter, and what is wrong with it."""
+    try:
+        model, adapter = _adapted(family)
+    except InputError as error:
+        return "refused", str(error), (), []
+    except Exception as error:
+        return "", "", (), [f"adapter: {type(error).__name__}: {error}"]
+    targets = tuple(sorted(target_modules(_fresh(family), LORA)))
+    try:
+        layout = choose_layout(model, examples, CONFIG, torch.float32)
+        wrong = list(_wrong_losses(model, _adapted(family)[0], examples, layout))
+        wrong += _wrong_when_merged(family, model, adapter)
+    except InputError as error:
+        return "refused", str(error), targets, []
+    except Exception as error:
+        return "", "", targets, [f"LoRA: {type(error).__name__}: {error}"]
+    return _in_words(layout), layout.reason or "", targets, [f"LoRA: {one}" for one in wrong]
+
+
+def _adapted(family: str) -> tuple[PreTrainedModel, Any]:
+    """The tiny model with an adapter that changes its answers, always the same, and the adapter."""
+    model = _fresh(family)
+    torch.manual_seed(0)
+    adapter = add_adapter(model, LORA)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name or ".lora_embedding_B" in name:
+                parameter.normal_(std=0.1)
+    return model, adapter
+
+
+def _wrong_when_merged(family: str, model: PreTrainedModel, adapter: Any) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as place, quiet():
+        base, saved = Path(place, "base"), Path(place, "adapter")
+        _fresh(family).save_pretrained(base)
+        save_adapter(adapter, saved, str(base))
+        read = folder_model(base)
+        set_dropout(read, 0.0)
+        merged, _ = merge_adapter(read, saved, ())
+    model.set_attn_implementation(own_attention(model))
+    for index, prompt in enumerate(PROMPTS):
+        difference, scale = largest_difference(*(prompt_logits(one.eval(), prompt) for one in (merged, model)))
+        if not difference <= MERGED_TOLERANCE * scale:
+            yield f"merged, its logits of prompt {index} differ by {difference / scale:.2g} of the largest"
+
+
 def _wrong_losses(
-    family: str, model: PreTrainedModel, examples: Sequence[Example], config: Any, layout: Layout
+    model: PreTrainedModel, plain: PreTrainedModel, examples: Sequence[Example], layout: Layout
 ) -> Iterator[str]:
-    plain = _fresh(family)
     if why_random(model, examples):  # no two losses in training mode are alike
         losses = [micro_batch_loss(model.eval(), examples, layout.name).total.item() / _weight(examples)]
         wanted = [_loss(plain, examples).item()]
     else:
-        events = Training(model, AdamW(model, config, torch.float32), examples, [], config, layout).run()
+        events = Training(model, AdamW(model, CONFIG, torch.float32), examples, [], CONFIG, layout).run()
         losses = [event.loss for event in events if isinstance(event, Step)]
-        wanted = list(_plain_losses(plain, examples, config))
+        wanted = list(_plain_losses(plain, examples))
     for step, (one, other) in enumerate(zip(losses, wanted, strict=True), start=1):
         if not abs(one - other) <= TOLERANCE:
             yield f"the loss of step {step} is {one:.6f} and {other:.6f} in the plain loop"
 
 
-def _plain_losses(model: PreTrainedModel, examples: Sequence[Example], config: Any) -> Iterator[float]:
+def _plain_losses(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[float]:
+    config = CONFIG
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -197,6 +262,7 @@ differ the next slower way is tried. What was taken is said, with the reason, by
 |---|---|
 | trie | what records share is computed once |
 | padded | a padded batch, in transformers' own attention |
+| refused | of LoRA: there is no layer for it |
 | one record at a time | where records beside one another change what the model computes |
 
 | prompts | |
@@ -220,6 +286,10 @@ numbers fall in training: the losses of one forward in evaluation mode). The gre
 in one batch are token for token those of the model's forward over each prompt alone. A real model of a family may have other
 layers than its default configuration (windows, experts, rotary positions): what is taken for it is decided on it.
 
+LoRA stands beside all linear layers but the output head (`lora.target_modules: all-linear`), with numbers that change the
+answers. Its losses are compared in the same way. It is saved, and merged into its base as that is read from a folder: the logits
+are those of base and adapter within {merged} of the largest.
+
 `tests/model/test_families.py` holds a dozen of them to this page.
 """
 
@@ -227,15 +297,18 @@ layers than its default configuration (windows, experts, rotary positions): what
 def page(rows: Sequence[Found], unbuilt: Mapping[str, str]) -> str:
     """docs/families.md."""
     trained = [row for row in rows if not row.refused]
-    layouts, answers = (Counter(getattr(row, name) for row in trained) for name in ("layout", "answers"))
+    layouts, answers, lora = (Counter(getattr(row, name) for row in trained) for name in ("layout", "answers", "lora"))
     lines = [
         _HEAD,
         f"transformers {transformers.__version__}, torch {torch.__version__}: {len(trained)} families. Records: "
-        f"{_counted(layouts)}. Prompts: {_counted(answers)}. {_verdict(rows)}",
+        f"{_counted(layouts)}. Prompts: {_counted(answers)}. Records under LoRA: {_counted(lora)}. {_verdict(rows)}",
         "",
-        "| family | records | prompts | why |",
-        "|---|---|---|---|",
-        *(f"| `{row.family}` | {row.layout} | {row.answers} | {_cell(_why(row))} |" for row in trained),
+        "| family | records | prompts | LoRA | beside | why |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| `{row.family}` | {row.layout} | {row.answers} | {row.lora} | {', '.join(row.adapted)} | {_cell(_why(row))} |"
+            for row in trained
+        ),
         "",
         "## Refused",
         "",
@@ -257,7 +330,7 @@ def page(rows: Sequence[Found], unbuilt: Mapping[str, str]) -> str:
         "## Not examined",
         "",
         "No small model could be built of these: " + ", ".join(f"`{family}`" for family in unbuilt) + ".",
-        _METHOD.format(tolerance=TOLERANCE, prompts=len(PROMPTS)),
+        _METHOD.format(tolerance=TOLERANCE, prompts=len(PROMPTS), merged=MERGED_TOLERANCE),
     ]
     return "\n".join(lines)
 
@@ -272,19 +345,22 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _why(row: Found) -> str:
-    if row.answers_reason.startswith(row.layout_reason):
-        return row.answers_reason
-    return "; ".join(filter(None, (row.layout_reason, row.answers_reason)))
+    reasons = [row.answers_reason]
+    if not row.answers_reason.startswith(row.layout_reason):
+        reasons.insert(0, row.layout_reason)
+    if row.lora != row.layout:
+        reasons.append(f"LoRA: {row.lora_reason}")
+    return "; ".join(filter(None, reasons))
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def page_rows(text: str) -> dict[str, tuple[str, str]]:
-    """The layout and the way of answering of each family that the page lists."""
-    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (\w+) \|", text, re.MULTILINE)
-    return {family: (layout, answers) for family, layout, answers in rows}
+def page_rows(text: str) -> dict[str, tuple[str, str, str]]:
+    """The layout, the way of answering and the layout under LoRA of each family that the page lists."""
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (\w+) \| ([^|]+) \|", text, re.MULTILINE)
+    return {family: (layout, answers, lora) for family, layout, answers, lora in rows}
 
 
 def page_version(text: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
-from tuneful.commands.options import Json
+from tuneful.commands.options import Json, Model
 
 if TYPE_CHECKING:
     from tuneful.console import Terminal
@@ -35,21 +36,46 @@ EXTRAS = {
 """What is installed on demand, and the modules that it brings."""
 
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "firefox")
+_SECONDS_TO_ANSWER = 1.0
+
+
 def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def doctor() -> dict[str, Any]:
-    """Machine, versions, the device and precision that `auto` would choose, room in the cache, and settings that count."""
+def _ollama() -> dict[str, Any]:
+    """Where an Ollama server would be, and its version where one answers."""
+    import httpx2
+
+    from tuneful.judge.client import ollama_origin
+
+    origin = ollama_origin(os.environ.get("OLLAMA_HOST", ""))
+    try:
+        reply = httpx2.get(f"{origin}/api/version", timeout=_SECONDS_TO_ANSWER, trust_env=False)
+        version = str(reply.raise_for_status().json()["version"])
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        version = None
+    return {"address": origin, "version": version}
+
+
+def doctor(model: str | None = None) -> dict[str, Any]:
+    """Machine, versions, the device and precision that `auto` would choose, room in the cache, and settings that count.
+
+    With `model` also what that is and what training it would take, from its headers: under `model`. Raises ModelError.
+    """
     import torch
 
     from tuneful.files import cache_root, free_bytes
     from tuneful.model.native import describe
     from tuneful.model.precision import choose_device, choose_dtype
     from tuneful.runs.environment import describe_machine
+    from tuneful.runs.model_facts import model_facts
 
     device, cache = choose_device("auto"), cache_root()
+    facts = {} if model is None else {"model": model_facts(model).document()}
     return {
+        **facts,
         **describe_machine(),
         "device": str(device),
         "dtype": str(choose_dtype("auto", device, cache)).removeprefix("torch."),
@@ -57,6 +83,8 @@ def doctor() -> dict[str, Any]:
         "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
         "kernels": describe(),
         "extras": {extra: all(map(_is_installed, modules)) for extra, modules in EXTRAS.items()},
+        "ollama": _ollama(),
+        "browser": next(filter(None, map(shutil.which, BROWSERS)), None),
         "cache": str(cache),
         "cache_bytes": sum(os.path.getsize(file) for file in cache.rglob("*") if file.is_file()),
         "cache_free_bytes": free_bytes(cache),
@@ -64,15 +92,25 @@ def doctor() -> dict[str, Any]:
     }
 
 
-def doctor_command(as_json: Json = False) -> None:
-    """What this machine offers, and whether Tuneful can work on it."""
+def doctor_command(model: Model = None, as_json: Json = False) -> None:
+    """What this machine offers, and whether Tuneful can work on it; with --model what that model is and would take."""
     from tuneful.console import Terminal, to_stdout
 
-    findings = doctor()
+    if model is not None and not as_json:
+        show_model(model, Terminal(stderr=False))
+        return
+    findings = doctor(model)
     if as_json:
         to_stdout(json.dumps(findings, indent=1))
     else:
         show_findings(findings, Terminal(stderr=False))
+
+
+def show_model(model: str, terminal: Terminal) -> None:
+    """What the model is and would take, for a person."""
+    from tuneful.runs.model_facts import facts_in_words, model_facts
+
+    terminal.facts(facts_in_words(model_facts(model)))
 
 
 def show_findings(findings: dict[str, Any], terminal: Terminal) -> None:
@@ -91,6 +129,10 @@ def show_findings(findings: dict[str, Any], terminal: Terminal) -> None:
                 f"{extra} {'installed' if is_there else 'not installed'}"
                 for extra, is_there in findings["extras"].items()
             ),
+            "ollama": f"version {ollama['version']} at {ollama['address']}"
+            if (ollama := findings["ollama"])["version"]
+            else f"no server answers at {ollama['address']}",
+            "browser": findings["browser"] or "none on the PATH; reports open in any",
             "cache": f"{findings['cache']}, {findings['cache_bytes'] / gib:.1f} GiB, which may be deleted; "
             f"{findings['cache_free_bytes'] / gib:.1f} GiB free",
             "settings": ", ".join(f"{name}={value}" for name, value in findings["environment"].items()) or "none",

@@ -36,5 +36,5 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful export runs/first --to adapter --type gguf",
         "tuneful export runs/first --to huggingface --push me/my-model",
     ),
-    "doctor": ("tuneful doctor", "tuneful doctor --json"),
+    "doctor": ("tuneful doctor", "tuneful doctor --model my-model.gguf", "tuneful doctor --json"),
 }

@@ -68,7 +68,7 @@ class Adapter:
             "r": int(self.settings["r"]),
             "alpha": float(self.settings["lora_alpha"]),
             "dropout": float(self.settings.get("lora_dropout") or 0.0),
-            "target_modules": tuple(sorted({path.rpartition(".")[2] for path in pairs})),
+            "target_modules": tuple(sorted(set(map(own_name, pairs)))),
             "use_rslora": bool(self.settings.get("use_rslora")),
             "use_dora": bool(self.settings.get("use_dora")),
         }
@@ -99,6 +99,13 @@ class Adapter:
         if not found and (other := [name for name in self.tensors if not _LORA_TENSOR.search(name)]):
             found.append(f"weights of its own for {other[0]}")
         return found
+
+
+def own_name(path: str) -> str:
+    """What a layer is called in its parent: the last part of its `path`, with the parts before a number, which layers have too."""
+    parts = path.split(".")
+    first = next((at for at in range(len(parts) - 1, -1, -1) if not parts[at].isdigit()), 0)
+    return ".".join(parts[first:])
 
 
 def read_adapter(folder: Path) -> Adapter:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
 from tuneful.model.checks import check_loading, first_line, quiet
+from tuneful.model.gguf_config import check_all_taken, gguf_config
 from tuneful.model.gguf_header import read_gguf_header
 from tuneful.model.tokenizer_limits import check_tokenizer
 
@@ -78,6 +79,7 @@ def gguf_model(file: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.float32, "local_files_only": True}
+    options["config"] = gguf_config(file)
     with contextlib.suppress(ImportError):  # transformers without packed GGUF weights always unpacks them
         from transformers import GgufConfig
 
@@ -88,6 +90,7 @@ def gguf_model(file: Path) -> PreTrainedModel:
         except Exception as error:
             raise _unreadable(file, " cannot be read as a GGUF model", error) from error
     check_loading(info, file)
+    check_all_taken(model, file)
     _forget_quantization(model)
     _tie_equal_head(model)
     return model.eval()

@@ -23,7 +23,7 @@ from tuneful.errors import ExportError, ModelError
 from tuneful.files import hash_into
 from tuneful.model.adapter import read_adapter
 from tuneful.model.adapter_limits import check_adapter, check_suits
-from tuneful.model.builtin import BUILTIN, builtin_folder
+from tuneful.model.builtin import BUILTIN, builtin_folder, cached_folder
 from tuneful.model.checks import (
     Notify,
     check_architecture,
@@ -205,6 +205,35 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
     return _hub_snapshot(full_name(name), notify)
 
 
+def located(name: str) -> Path | None:
+    """Where the files behind `name` lie on this machine, as they are: nothing is fetched or converted. None where they would be
+    fetched; ModelError for a name that means nothing."""
+    path = Path(name).expanduser()
+    if name == BUILTIN:
+        return cached_folder()
+    if path.is_dir():
+        return path if is_openai_folder(path) else _model_folder(path, ignore)
+    if path.is_file() or _looks_like_a_path(name) or _means_the_builtin(name.lower()):
+        return resolve_model(name)
+    return _in_hub_cache(full_name(name))
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except errors.HFValidationError as error:
+        raise _unknown(name) from error
+    except errors.LocalEntryNotFoundError:
+        return None
+
+
+def _unknown(name: str) -> ModelError:
+    return ModelError(f"unknown model {name}: no such folder, and no valid Hub id (owner/name)")
+
+
 def _model_folder(path: Path, notify: Notify) -> Path:
     if is_openai_folder(path):
         return openai_folder(path, notify)
@@ -235,7 +264,7 @@ def _hub_snapshot(name: str, notify: Notify) -> Path:
                 )
             )
         except errors.HFValidationError as error:
-            raise ModelError(f"unknown model {name}: no such folder, and no valid Hub id (owner/name)") from error
+            raise _unknown(name) from error
         except errors.GatedRepoError as error:
             raise ModelError(
                 f"{name} is gated: accept its terms on its Hub page, then set HF_TOKEN or run `hf auth login`"

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
-from tuneful.model.adapter import Adapter, read_adapter
+from tuneful.model.adapter import Adapter, own_name, read_adapter
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.merge import merge_layers
 from tuneful.model.names import hub_id
@@ -41,6 +41,13 @@ MERGE_TOLERANCE = 1e-5
 """Largest difference of a logit, merged against unmerged in float32, as a share of the largest logit."""
 _LINEAR = ("Linear", "Linear4bit", "NF4Linear")
 _PEFT_LINEAR = "peft.tuners.lora.layer.Linear"
+_READ_AS_WEIGHTS = {
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"), {"out_proj", "conv1d", "dt_proj"}),
+    "jamba": {"dt_proj"},
+    "longcat_flash": {"classifier"},
+}
+"""model_type -> layers whose weights are read without the layer being called: what stands beside them would learn nothing, and
+change the merged model. peft refuses the first two."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int = 0) -> Any:
@@ -53,7 +60,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
 
     targets = target_modules(model, config)
     modules = dict(model.named_modules())
-    transposed = any(isinstance(modules[name], Conv1D) for name in modules if name.rpartition(".")[2] in targets)
+    transposed = any(isinstance(modules[name], Conv1D) for name in modules if own_name(name) in targets)
     num_layers = model.config.get_text_config().num_hidden_layers
     settings = peft.LoraConfig(
         r=config.r,
@@ -68,8 +75,27 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, *, first_layer: int 
     )
     with _without_notes(), _weights_as_needed(model, settings):
         adapter = peft.get_peft_model(model, settings)
+    _check_found_again(adapter, model)
     adapter.train(model.training)  # new layers come in training mode
     return adapter
+
+
+def _check_found_again(adapter: Any, model: PreTrainedModel) -> None:
+    """ConfigError where peft would not find what it saves: before the first step, and not when a run has ended.
+
+    peft gives the names of weights on loading the changes that transformers makes to those of the family's checkpoints.
+    """
+    import peft
+
+    with _without_notes():
+        state = peft.get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        found = peft.set_peft_model_state_dict(adapter, state)
+    lost = [name for name in found.missing_keys if ".lora_" in name] + list(found.unexpected_keys)
+    if lost:
+        raise ConfigError(
+            f"`train.method`: peft {peft.__version__} does not find again what it saves of an adapter of {type(model).__name__} "
+            f"({lost[0]}): leave these layers out of lora.target_modules, or use train.method=full"
+        )
 
 
 def save_adapter(adapter: Any, folder: Path, base_name: str) -> None:
@@ -283,16 +309,22 @@ def _without_notes() -> Iterator[None]:
 
 
 def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
-    """The last parts of the names of the layers that get an adapter: `q_proj`, `up_proj`, ..."""
+    """The names of the layers that get an adapter, by their last parts: `q_proj`, `up_proj`, ... (`ff.0` where a part is a number)."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     linear, ends = set(), set()
     for name, module in model.named_modules():
-        own = name.rpartition(".")[2]
+        own = own_name(name)
         if module is head or module is embedding:
             ends.add(own)
-        elif isinstance(module, Conv1D) or type(module).__name__ in _LINEAR:
+        elif _is_linear(module):
             linear.add(own)
+    linear -= _READ_AS_WEIGHTS.get(getattr(model.config, "model_type", ""), set())
     if config.target_modules == ALL_LINEAR:
+        if not linear - ends:
+            raise ConfigError(
+                f"`train.method`: {type(model).__name__} has no linear layer besides its output head, so there is none for an "
+                "adapter to stand beside; use train.method=full"
+            )
         return linear - ends
     wanted = set(config.target_modules)
     tied = head is not None and head.weight is embedding.weight
@@ -307,6 +339,31 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
             f"{', '.join(sorted(linear | (set() if tied else ends)))}"
         )
     return wanted
+
+
+def adapted_weights(model: PreTrainedModel, config: LoraConfig) -> int:
+    """The weights of an adapter of rank 1 beside the layers that `config` names."""
+    targets = target_modules(model, config)
+    modules = (module for name, module in model.named_modules() if own_name(name) in targets)
+    return sum(sum(module.weight.shape) for module in modules if isinstance(module, Conv1D) or _is_linear(module))
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    """Whether `module` computes rows * W^T + b: torch's own kinds, and a family's own (Falcon's) that do so when tried on a row."""
+    if isinstance(module, Conv1D) or type(module).__name__ in _LINEAR:
+        return True
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    row = torch.linspace(-1, 1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)[None]
+    try:
+        with torch.no_grad():
+            found = module(row)
+    except Exception:  # it takes something else: whatever it does, it is another layer
+        return False
+    wanted = torch.nn.functional.linear(row, module.weight, module.bias)
+    if not isinstance(found, torch.Tensor) or found.shape != wanted.shape:
+        return False
+    return wanted.is_meta or torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2)
 
 
 def _settle_order(file: Path) -> None:

@@ -118,6 +118,13 @@ def openai_folder(folder: Path, notify: Notify = ignore) -> Path:
     return made
 
 
+def described(folder: Path) -> tuple[dict[str, object], dict[str, tuple[int, ...]]]:
+    """What config.json will say of the model in `folder`, and the shape of each of its weights; no weight is read. ModelError."""
+    hparams = _read_hparams(own_file(folder, _HPARAMS, _MAX_HPARAMS_BYTES))
+    weights = _weights(read_checkpoint(folder), hparams, folder)
+    return _config(hparams, 0), {name: variable.shape for name, variable in weights.items()}
+
+
 def _digest(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:

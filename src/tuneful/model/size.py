@@ -84,12 +84,17 @@ def _size_of_gguf(file: Path) -> ModelSize:
 
 def _size_of_folder(folder: Path) -> ModelSize:
     config = read_document(folder / "config.json")
+    return size_from(config, {name: one.shape for name, one in stored_tensors(folder).items()})
+
+
+def size_from(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
+    """The size of the model of a config.json whose files hold tensors of these shapes. ValueError, StopIteration for none."""
     config = {**config, **config.get("text_config", {})}
-    shapes = {name: one.shape for name, one in stored_tensors(folder).items() if not LEGACY_BUFFERS.search(name)}
+    shapes = {name: shape for name, shape in shapes.items() if not LEGACY_BUFFERS.search(name)}
     if config.get("tie_word_embeddings", True):
         shapes = {name: shape for name, shape in shapes.items() if name not in _HEADS}
     if not shapes:
-        raise ValueError(f"{folder}: no weights")
+        raise ValueError("no weights")
     hidden = _first(config, "hidden_size", "n_embd", "d_model")
     return ModelSize(
         shapes,

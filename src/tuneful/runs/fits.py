@@ -50,25 +50,31 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
     if need.num_bytes <= available:
         return
     parts = ", ".join(f"{part} {_gb(num_bytes)}" for part, num_bytes in need.parts.items() if num_bytes)
-    ways = [
-        f"{setting} (at least {_gb(found.num_bytes)} GB)"
-        for setting, other in _other_ways(config)
-        if (found := needed(size, other, choose_dtype(other.model.dtype, device, cache_root()), device)).num_bytes
-        <= available
-    ]
-    out = f"What fits: {', '.join(ways)}, or a smaller model" if ways else "A smaller model is needed, or more memory"
+    out = what_fits(size, config, device, available)
     raise ConfigError(
         f"{name}: {need.phase} needs at least {_gb(need.num_bytes)} GB of memory, and {_gb(available)} GB are available. "
         f"Of {size.num_parameters / 1e6:,.1f} M parameters, in GB: {parts}. {out}"
     )
 
 
+def what_fits(size: ModelSize, config: Config, device: torch.device, available: int) -> str:
+    """A sentence: the settings with which `config`, which needs more, does with `available` bytes of `device`."""
+    ways = [
+        f"{setting} (at least {_gb(found.num_bytes)} GB)"
+        for setting, other in _other_ways(config)
+        if (found := needed(size, other, choose_dtype(other.model.dtype, device, cache_root()), device)).num_bytes
+        <= available
+    ]
+    return f"What fits: {', '.join(ways)}, or a smaller model" if ways else "A smaller model is needed, or more memory"
+
+
 def needed(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Need:
     """What the phase of a run that needs most needs of `device` at least, beyond what the process holds already."""
-    return max(_phases(size, config, dtype, device), key=lambda need: need.num_bytes)
+    return max(phases(size, config, dtype, device), key=lambda need: need.num_bytes)
 
 
-def _phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Iterator[Need]:
+def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Iterator[Need]:
+    """What each phase of a run that may need most needs of `device`: training, loading and saving."""
     train, all_weights = config.train, size.num_parameters
     is_full, is_low = train.method == "full", dtype is torch.bfloat16
     trained = (
@@ -116,20 +122,21 @@ def _other_ways(config: Config) -> Iterator[tuple[str, Config]]:
     """Settings that need less memory, each with the configuration that it makes of `config`."""
     train = config.train
     if train.keep == "best":
-        yield "train.keep=last", _with(config, train={"keep": "last"})
+        yield "train.keep=last", with_settings(config, train={"keep": "last"})
     if config.model.dtype == "float32":
-        yield "model.dtype=bfloat16", _with(config, model={"dtype": "bfloat16"})
+        yield "model.dtype=bfloat16", with_settings(config, model={"dtype": "bfloat16"})
     if train.method == "full":
-        yield "train.method=lora", _with(config, train={"method": "lora"})
+        yield "train.method=lora", with_settings(config, train={"method": "lora"})
         yield (
             "train.method=lora model.dtype=bfloat16",
-            _with(config, train={"method": "lora"}, model={"dtype": "bfloat16"}),
+            with_settings(config, train={"method": "lora"}, model={"dtype": "bfloat16"}),
         )
     if train.method != "qlora":
         yield "train.method=qlora", _with(config, train={"method": "qlora"})
 
 
-def _with(config: Config, **sections: Mapping[str, object]) -> Config:
+def with_settings(config: Config, **sections: Mapping[str, object]) -> Config:
+    """`config` with keys of some sections changed."""
     changed = {name: getattr(config, name).model_copy(update=dict(keys)) for name, keys in sections.items()}
     return config.model_copy(update=changed)
 
