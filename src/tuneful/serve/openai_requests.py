@@ -133,5 +133,5 @@ class CompletionRequest(_Request):
         if not self.prompt:
             raise RequestError("prompt is an empty list", "prompt")
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)  # type: ignore[arg-type]
+            return [self.prompt]
+        return list(self.prompt)

@@ -32,10 +32,14 @@ class Reply:
         self._came: asyncio.Queue[Sequence[Event]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         self.rows = rows
+
+        def deliver(events: Sequence[Event]) -> None:
+            loop.call_soon_threadsafe(self._came.put_nowait, events)
+
         self.ticket = engine.submit(
             model.batch,
             rows,
-            lambda events: loop.call_soon_threadsafe(self._came.put_nowait, events) and None,
+            deliver,
             num_scored=num_scored,
         )
 

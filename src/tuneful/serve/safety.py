@@ -164,7 +164,7 @@ class Guard:
         if not self._access.token or scope["path"] != "/" or scope["method"] != "GET":
             return False
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        return _same(given, self._access.token)
+        return _same(str(given), self._access.token)
 
     async def _set_cookie(self, checked: _Checked) -> None:
         cookie = f"{COOKIE}={self._access.cookie}; Path=/; HttpOnly; SameSite=Strict"
