@@ -35,7 +35,7 @@ ORDER = (
     ("train", "infer"),
     ("evaluation",),
     ("judge",),
-    ("report", "export"),
+    ("report", "export", "serve"),
     ("runs",),
     ("commands",),
     ("cli",),
@@ -53,6 +53,11 @@ DOORS = {
     "pyarrow": {"tuneful.data.tables", "tuneful.data.compression"},
     "httpx2": {"tuneful.judge.client", "tuneful.infer.llama_cpp"},
     "xllamacpp": {"tuneful.infer.llama_cpp"},
+    "uvicorn": {"tuneful.commands.serve"},
+    "fastapi": {
+        "tuneful.commands.serve",
+        *(f"tuneful.serve.{name}" for name in ("app", "errors", "ollama", "ollama_models", "openai", "replies")),
+    },
     **{name: {"tuneful.runs.trackers"} for name in TRACKERS},
 }
 
