@@ -219,7 +219,7 @@ def test_what_is_not_served_is_said_and_answered_by_torch(monkeypatch):
 
 
 def test_without_room_for_a_second_copy_of_the_weights_torch_answers(monkeypatch):
-    monkeypatch.setattr(compiled, "_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(compiled, "room_for_a_copy", lambda _: False)
     assert compiled_model(small("llama")) is None
 
 

@@ -72,7 +72,8 @@ def test_a_layer_in_4_bits_is_one_node_and_learns_what_the_rounded_one_does(fami
     forward = DecoderLayer.forward
     monkeypatch.setattr(DecoderLayer, "forward", lambda *arguments: nodes.append(1) or forward(*arguments))
     for in_4_bits in (True, False):
-        model = tiny_model(family, **WIDE, **({"head_dim": 16} if family == "llama" else {}))
+        sizes: dict[str, Any] = WIDE | ({"head_dim": 16} if family == "llama" else {})
+        model = tiny_model(family, **sizes)
         quantize_layers(model, BFLOAT16)
         if not in_4_bits:
             dequantize_layers(model, BFLOAT16)

@@ -20,7 +20,7 @@ from tuneful.model.attention import has_windows, plan_attention, why_no_trie
 from tuneful.model.attention_native import lay_out_plan
 from tuneful.model.decoder import family_name, is_served
 from tuneful.model.lora import LinearParts, linear_parts
-from tuneful.model.memory import available_bytes
+from tuneful.model.memory import room_for_a_copy
 from tuneful.model.native import KINDS, DecodeLayer, Decoder, DecodeStep, LayerCache, Matrix, kernels
 from tuneful.model.nf4 import NF4
 from tuneful.model.norms import epsilon_of, shift_of
@@ -31,8 +31,6 @@ from tuneful.model.products import thread_workspace
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 _NORMS, _HEAD_NORMS = ("input_layernorm", "post_attention_layernorm"), ("q_norm", "k_norm")
-_MEMORY_SHARE = 0.5
-"""The second copy of the weights may take this share of the memory that is free."""
 _MOST_GROUPED = 256  # MOST_QUERIES of kernels.c
 _STEP = 16
 """VALUE_STEP of decode.h: what a value's size is rounded up to. Slots hold a multiple of it, so that keys end with a block."""
@@ -45,7 +43,7 @@ def compiled_model(model: PreTrainedModel) -> CompiledModel | None:
     if why_not_compiled(model) is not None:
         return None
     num_bytes = sum(layer.weight.numel() * layer.weight.element_size() for layer in _linears(model))
-    if num_bytes > _MEMORY_SHARE * available_bytes():
+    if not room_for_a_copy(num_bytes):
         return None
     with torch.no_grad():
         return CompiledModel(model)
@@ -99,7 +97,7 @@ def _fault_of_layer(model: Any, layer: Any) -> str | None:
     return None if known == sum(1 for _ in _parameters(layer)) else "its layers have parameters that they do not know"
 
 
-def _parameters(layer: Any) -> Iterator[torch.Tensor]:
+def _parameters(layer: Any) -> Iterator[torch.Tensor | NF4]:
     """Those of a layer, of adapters only the one in use."""
     for name, module in layer.named_modules():
         parts = linear_parts(module) if hasattr(module, "base_layer") else None
@@ -114,9 +112,9 @@ def _is_linear(layer: Any) -> bool:
 
 
 def _is_plain(tensor: torch.Tensor | NF4, model: Any) -> bool:
-    if not isinstance(tensor, torch.Tensor) or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if isinstance(tensor, NF4) or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return False
-    return bool(tensor.dtype is model.dtype and tensor.device == model.device)
+    return tensor.dtype is model.dtype and tensor.device == model.device
 
 
 def _is_norm(norm: Any, model: Any) -> bool:

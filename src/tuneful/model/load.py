@@ -398,12 +398,12 @@ def folder_model(folder: Path, dtype: torch.dtype | None = None, *, in_4_bits: b
     from tuneful.model.nf4_layers import quantize_layers
     from tuneful.model.precision import copy_parameters
 
-    model = _opened(folder, None if dtype is None and not in_4_bits else _stored_dtype(folder))
-    if in_4_bits:
-        dtype = dtype or torch.float32
-        quantize_layers(model, dtype)
-    if dtype is not None:
-        copy_parameters(model, dtype)
+    wanted = torch.float32 if in_4_bits and dtype is None else dtype
+    model = _opened(folder, None if wanted is None else _stored_dtype(folder))
+    if wanted is not None:
+        if in_4_bits:
+            quantize_layers(model, wanted)
+        copy_parameters(model, wanted)
     return model
 
 
