@@ -188,10 +188,11 @@ def text(folder: Path, rng: random.Random) -> None:
 
 def tokens(folder: Path, rng: random.Random) -> None:
     one = {"content": "a" * 100_000, "special": True}
+    ends: tuple[Any, ...] = ({"content": []}, "nowhere", {"__type": "AddedToken"}, ["a"], "")
     many = {str(number): {"content": f"t{number}", "special": False} for number in range(20_000)}
     changes: tuple[dict[str, Any], ...] = (
         *({"added_tokens_decoder": {"0": rng.choice((one, [], 3, {"content": 3}))}}, {"added_tokens_decoder": many}),
-        *({"eos_token": kind} for kind in ({"content": []}, "nowhere", {"__type": "AddedToken"}, ["a"], "")),
+        *({"eos_token": end} for end in ends),
         {
             "tokenizer_class": rng.choice(
                 ("Nothing", "os.system", "GPT2Tokenizer", "LlamaTokenizer", "BertTokenizer", 3)
