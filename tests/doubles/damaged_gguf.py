@@ -29,7 +29,7 @@ def write_gguf(place: Path) -> Path:
 # Numbers of the header
 
 
-def _numbers(data: bytes) -> Iterator[tuple[str, int, int]]:
+def _numbers(data: bytes | bytearray) -> Iterator[tuple[str, int, int]]:
     """(what it says, where, how many bytes) of every number of a header that says how it is to be read; `end` last."""
     yield from (("version", 4, 4), ("tensors", 8, 8), ("entries", 16, 8))
     num_tensors, num_entries = struct.unpack_from("<QQ", data, 8)
@@ -60,7 +60,7 @@ def _numbers(data: bytes) -> Iterator[tuple[str, int, int]]:
     yield "end", at, 0
 
 
-def _number(data: bytes, at: int, size: int) -> int:
+def _number(data: bytes | bytearray, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "little")
 
 
@@ -152,7 +152,7 @@ def _array(kind: int, values: list[bytes], count: int | None = None) -> bytes:
 
 def entries(file: Path, rng: random.Random) -> None:
     keys = [key for key in read_gguf_header(file).metadata if not key.startswith("general")]
-    odd = (
+    odd: tuple[Any, ...] = (
         *(number & 0xFFFFFFFF for number in NUMBERS),
         1_000_000,
         math.nan,

@@ -1,4 +1,4 @@
-"""A tiny random Llama as transformers saves it, and an adapter beside it, damaged in what their documents and headers say."""
+"""A tiny random Llama as transformers saves it, damaged in what their documents and headers say."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _DOCUMENTS = (
     "special_tokens_map.json",
     "tokenizer.json",
 )
-_NESTED = '{"a":' * 10_000
-_ODD: tuple[Any, ...] = (
+NESTED = '{"a":' * 10_000
+ODD: tuple[Any, ...] = (
     *NUMBERS,
     *(
         math.nan,
@@ -75,22 +75,7 @@ def write_huggingface_folder(folder: Path) -> Path:
     return folder
 
 
-def write_adapter(place: Path) -> Path:
-    """Write the model as `base` and an adapter of it, whose folder is returned."""
-    write_huggingface_folder(place / "base")
-    folder = place / "adapter"
-    folder.mkdir()
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "../base"}))
-    weights = {}
-    for layer in range(2):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_"
-        weights |= {f"{name}A.weight": np.ones((2, 16), np.float32), f"{name}B.weight": np.ones((16, 2), np.float32)}
-    save_file(weights, folder / "adapter_model.safetensors")
-    return folder
-
-
-def _edit(file: Path, change: Mapping[str, Any]) -> None:
+def edit(file: Path, change: Mapping[str, Any]) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
 
 
@@ -99,12 +84,20 @@ def _edit(file: Path, change: Mapping[str, Any]) -> None:
 
 def value(folder: Path, rng: random.Random) -> None:
     file = folder / rng.choice(_DOCUMENTS)
-    _edit(file, {rng.choice(list(json.loads(file.read_text()))): rng.choice(_ODD)})
+    edit(file, {rng.choice(list(json.loads(file.read_text()))): rng.choice(ODD)})
 
 
 def config(folder: Path, rng: random.Random) -> None:
     file = folder / "config.json"
-    others = ("num_labels", "rope_parameters", "rope_scaling", "layer_types", "sliding_window", "text_config", "dtype")
+    others: tuple[str, ...] = (
+        "num_labels",
+        "rope_parameters",
+        "rope_scaling",
+        "layer_types",
+        "sliding_window",
+        "text_config",
+        "dtype",
+    )
     others += (
         "quantization_config",
         "attn_implementation",
@@ -113,11 +106,11 @@ def config(folder: Path, rng: random.Random) -> None:
         "id2label",
         "model_type",
     )
-    _edit(file, {rng.choice([*json.loads(file.read_text()), *others]): rng.choice(_ODD)})
+    edit(file, {rng.choice([*json.loads(file.read_text()), *others]): rng.choice(ODD)})
 
 
 def generation(folder: Path, rng: random.Random) -> None:
-    keys = (
+    keys: tuple[str, ...] = (
         "eos_token_id",
         "bos_token_id",
         "max_length",
@@ -127,11 +120,11 @@ def generation(folder: Path, rng: random.Random) -> None:
         "num_beams",
         "cache_implementation",
     )
-    _edit(folder / "generation_config.json", {rng.choice(keys): rng.choice(_ODD)})
+    edit(folder / "generation_config.json", {rng.choice(keys): rng.choice(ODD)})
 
 
 def sizes(folder: Path, rng: random.Random) -> None:
-    keys = (
+    keys: tuple[str, ...] = (
         "num_hidden_layers",
         "vocab_size",
         "hidden_size",
@@ -140,7 +133,7 @@ def sizes(folder: Path, rng: random.Random) -> None:
         "num_key_value_heads",
     )
     keys += ("max_position_embeddings", "head_dim", "num_labels")
-    _edit(
+    edit(
         folder / "config.json",
         {key: rng.choice((1_000_000, *NUMBERS)) for key in rng.sample(keys, rng.choice((1, 1, 2)))},
     )
@@ -161,9 +154,9 @@ def family(folder: Path, rng: random.Random) -> None:
         "xlnet",
         "gemma3",
     )
-    huge = {"num_local_experts": 10**9, "num_experts": 10**9, "n_layer": 10**9, "n_positions": 10**6}
+    huge: dict[str, Any] = {"num_local_experts": 10**9, "num_experts": 10**9, "n_layer": 10**9, "n_positions": 10**6}
     huge |= {"attention_types": [[["global", "local"], 10**9]], "num_layers": 10**9, "d_model": 1 << 40}
-    _edit(
+    edit(
         folder / "config.json", {"model_type": rng.choice(kinds), **dict(rng.sample(sorted(huge.items(), key=str), 2))}
     )
 
@@ -180,9 +173,9 @@ def text(folder: Path, rng: random.Random) -> None:
             '"x"',
             f"[{good}]",
             f"\ufeff{good}",
-            _NESTED,
+            NESTED,
             "[" * 100_000,
-            good[:-1] + ',"a":' + _NESTED,
+            good[:-1] + ',"a":' + NESTED,
         ),
         good.replace("}", ', "a": NaN, "b": -Infinity, "a": 1e999}', 1),
         good.replace("{", '{"model_type": "x", "vocab_size": 1, "added_tokens": 3, "eos_token": 7,', 1),
@@ -195,10 +188,11 @@ def text(folder: Path, rng: random.Random) -> None:
 
 def tokens(folder: Path, rng: random.Random) -> None:
     one = {"content": "a" * 100_000, "special": True}
+    ends: tuple[Any, ...] = ({"content": []}, "nowhere", {"__type": "AddedToken"}, ["a"], "")
     many = {str(number): {"content": f"t{number}", "special": False} for number in range(20_000)}
     changes: tuple[dict[str, Any], ...] = (
         *({"added_tokens_decoder": {"0": rng.choice((one, [], 3, {"content": 3}))}}, {"added_tokens_decoder": many}),
-        *({"eos_token": kind} for kind in ({"content": []}, "nowhere", {"__type": "AddedToken"}, ["a"], "")),
+        *({"eos_token": end} for end in ends),
         {
             "tokenizer_class": rng.choice(
                 ("Nothing", "os.system", "GPT2Tokenizer", "LlamaTokenizer", "BertTokenizer", 3)
@@ -213,7 +207,7 @@ def tokens(folder: Path, rng: random.Random) -> None:
         *({key: 1 << 62} for key in ("max_length", "model_max_length", "pad_to_multiple_of")),
         {"padding_side": "up"},
     )
-    _edit(folder / "tokenizer_config.json", rng.choice(changes))
+    edit(folder / "tokenizer_config.json", rng.choice(changes))
 
 
 def steps(folder: Path, rng: random.Random) -> None:
@@ -239,11 +233,12 @@ def steps(folder: Path, rng: random.Random) -> None:
                             "pair": [], "special_tokens": {}}},
         {"model": {**json.loads((folder / "tokenizer.json").read_text())["model"], "continuing_subword_prefix": "a" * 10**7}},
     )  # fmt: skip
-    _edit(folder / "tokenizer.json", kind := rng.choice(kinds))
+    kind: dict[str, Any] = rng.choice(kinds)
+    edit(folder / "tokenizer.json", kind)
     added = {"id": 300, "content": "a" * 50, "special": False, "normalized": True}
     added |= dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
     if "normalizer" in kind:
-        _edit(
+        edit(
             folder / "tokenizer.json",
             {"added_tokens": [*json.loads((folder / "tokenizer.json").read_text())["added_tokens"], added]},
         )
@@ -260,7 +255,7 @@ def templates(folder: Path, rng: random.Random) -> None:
         ),
         lambda: (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}"),
         lambda: (folder / "chat_template.jinja").write_text("(" * 100_000 + "{{" + "(" * 10_000),
-        lambda: (folder / "chat_template.json").write_text(rng.choice(("{", "[]", '{"chat_template": 3}', _NESTED))),
+        lambda: (folder / "chat_template.json").write_text(rng.choice(("{", "[]", '{"chat_template": 3}', NESTED))),
         lambda: (more.mkdir(), (more / "a.jinja").symlink_to("/dev/zero")),
         lambda: (more.mkdir(), os.mkfifo(more / "a.jinja")),
         lambda: more.symlink_to("/dev"),
@@ -275,7 +270,7 @@ def header(folder: Path, rng: random.Random) -> None:
     file = next(folder.glob("*.safetensors"))
     length, document, data = _parts(file)
     name, other = rng.sample([name for name in document if name != "__metadata__"], 2)
-    odd = rng.choice(_ODD)
+    odd = rng.choice(ODD)
     kind = rng.randrange(12)
     if kind == 0:
         length = rng.choice((*(number & (1 << 64) - 1 for number in NUMBERS), length + 8, 100_000_000, 99_999_999))
@@ -299,7 +294,7 @@ def header(folder: Path, rng: random.Random) -> None:
         document["__metadata__"] = odd
     elif kind == 11:
         document[name], document[other] = document[other], document[name]
-    encoded = json.dumps(document).encode() if kind != 0 or rng.random() < 0.7 else _NESTED.encode()
+    encoded = json.dumps(document).encode() if kind != 0 or rng.random() < 0.7 else NESTED.encode()
     stated = length if kind == 0 else len(encoded)
     file.write_bytes(stated.to_bytes(8, "little") + encoded + data)
 
@@ -317,13 +312,13 @@ def shards(folder: Path, rng: random.Random) -> None:
     places = {name: parts[number % 2] for number, name in enumerate(weights)}
     for part in parts:
         save_file({name: weights[name] for name in weights if places[name] == part}, folder / part, {"format": "pt"})
-    odd: tuple[Any, ...] = (*_ODD, "../base.safetensors", "/etc/passwd", "no.safetensors", "config.json", ".", "a\0b")
+    odd: tuple[Any, ...] = (*ODD, "../base.safetensors", "/etc/passwd", "no.safetensors", "config.json", ".", "a\0b")
     kinds: tuple[Any, ...] = (
         *({"weight_map": {**places, rng.choice(list(places)): rng.choice(odd)}} for _ in range(3)),
-        {"weight_map": rng.choice(_ODD)},
+        {"weight_map": rng.choice(ODD)},
         {"weight_map": {f"t{number}": f"{number}.safetensors" for number in range(100_000)}},
         {"weight_map": dict.fromkeys(places, parts[0])},
-        {"metadata": rng.choice(_ODD), "weight_map": places},
+        {"metadata": rng.choice(ODD), "weight_map": places},
         [],
     )
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(rng.choice(kinds)))
@@ -373,11 +368,11 @@ def code(folder: Path, rng: random.Random) -> None:
     auto = {"AutoConfig": "configuration.C", "AutoModelForCausalLM": "modeling.M"}
     for change in rng.sample(
         (
-            lambda: _edit(folder / "config.json", {"auto_map": auto}),
-            lambda: _edit(folder / "config.json", {"auto_map": auto, "model_type": "custom"}),
-            lambda: _edit(folder / "config.json", {"attn_implementation": "someone/kernels"}),
-            lambda: _edit(folder / "config.json", {"experts_implementation": "someone/kernels"}),
-            lambda: _edit(folder / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "tokenization.T"]}}),
+            lambda: edit(folder / "config.json", {"auto_map": auto}),
+            lambda: edit(folder / "config.json", {"auto_map": auto, "model_type": "custom"}),
+            lambda: edit(folder / "config.json", {"attn_implementation": "someone/kernels"}),
+            lambda: edit(folder / "config.json", {"experts_implementation": "someone/kernels"}),
+            lambda: edit(folder / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "tokenization.T"]}}),
             lambda: (folder / WEIGHTS).unlink(),
             lambda: (folder / WEIGHTS).write_bytes(pickle),
             lambda: (folder / "tokenizer.json").unlink(),
@@ -408,82 +403,4 @@ MUTATIONS: Mapping[str, Mutation] = {
         *(*ANY_FILE, value, config, generation, sizes, family, text, tokens, steps, templates),
         *(header, shards, numbers, shapes, code, link_in_a_cache),
     )
-}
-
-
-# An adapter
-
-
-def settings(folder: Path, rng: random.Random) -> None:
-    keys = (
-        "r",
-        "lora_alpha",
-        "target_modules",
-        "peft_type",
-        "task_type",
-        "base_model_name_or_path",
-        "lora_dropout",
-        "bias",
-    )
-    keys += (
-        "rank_pattern",
-        "alpha_pattern",
-        "modules_to_save",
-        "layers_to_transform",
-        "layers_pattern",
-        "init_lora_weights",
-    )
-    keys += (
-        "use_dora",
-        "use_rslora",
-        "fan_in_fan_out",
-        "exclude_modules",
-        "target_parameters",
-        "auto_mapping",
-        "revision",
-    )
-    _edit(folder / "adapter_config.json", {key: rng.choice(_ODD) for key in rng.sample(keys, rng.choice((1, 1, 2)))})
-
-
-def patterns(folder: Path, rng: random.Random) -> None:
-    changes: tuple[dict[str, Any], ...] = (
-        *({"r": number} for number in NUMBERS),
-        {"target_modules": [f"m{number}" for number in range(1_000_000)]},
-        {"target_modules": "(([a-z0-9_.])+)+!"},
-        {"target_modules": "(.*)*!", "r": 2},
-        {"rank_pattern": {"((a|.)+)+!": 4}},
-        {"rank_pattern": {"q_proj": 1 << 40}},
-        {"layers_to_transform": list(range(1_000_000))},
-        {"layers_to_transform": [0], "layers_pattern": "((.)+)+!"},
-        {"exclude_modules": "((.)+)+!"},
-        {"init_lora_weights": rng.choice(("pissa", "olora", "corda", "eva", "loftq", "x"))},
-        {"modules_to_save": ["lm_head", "embed_tokens"]},
-        {"peft_type": rng.choice(("IA3", "ADALORA", "BOFT", "PREFIX_TUNING", "VERA", "NOTHING", "X-LORA"))},
-    )
-    _edit(folder / "adapter_config.json", rng.choice(changes))
-
-
-def circle(folder: Path, rng: random.Random) -> None:
-    other = folder.parent / "other"
-    shutil.copytree(folder, other)
-    places = rng.choice(((".", "../base"), ("../other", "../adapter"), ("../other", "."), ("nowhere/here/at-all", ".")))
-    for one, place in zip((folder, other), places, strict=True):
-        _edit(
-            one / "adapter_config.json", {"base_model_name_or_path": rng.choice((place, str((one / place).resolve())))}
-        )
-
-
-def adapter_code(folder: Path, rng: random.Random) -> None:
-    program = f"open({str(folder.parent / MARKER)!r}, 'w')"
-    (folder / "adapter_model.bin").write_bytes(b"cbuiltins\nexec\n(V" + program.encode() + b"\ntR.")
-    if rng.random() < 0.8:
-        (folder / "adapter_model.safetensors").unlink()
-    (folder / "tuneful.json").write_text(
-        rng.choice(("{}", "[]", _NESTED, '{"base": {"name": 3, "sha256": []}}', '{"base": []}'))
-    )
-
-
-ADAPTER_MUTATIONS: Mapping[str, Mutation] = {
-    mutation.__name__: mutation
-    for mutation in (*ANY_FILE, settings, patterns, circle, adapter_code, header, numbers, shapes)
 }

@@ -2,7 +2,7 @@
 
 Each is tried as users try it: its tokenizer and its size are looked at (`check`, `--dry-run`), it is loaded, answers three
 tokens, and is trained on one micro-batch; in a process of its own where the system can fork, so that one that dies or hangs is
-one failure. What is done to them stands in `damaged_openai.py`, `damaged_huggingface.py` and `damaged_gguf.py`.
+one failure. What is done to them stands in the other `damaged_*.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.doubles import damaged_gguf, damaged_huggingface, damaged_openai, openai_gpt2
+from tests.doubles import damaged_adapter, damaged_gguf, damaged_huggingface, damaged_openai, openai_gpt2
 from tests.doubles.damaged_bytes import MARKER, Mutation
 
 from tuneful.config import load_config
@@ -57,7 +57,7 @@ KINDS: Mapping[str, Kind] = {
     "huggingface": Kind(
         lambda place: damaged_huggingface.write_huggingface_folder(place / "model"), damaged_huggingface.MUTATIONS
     ),
-    "adapter": Kind(damaged_huggingface.write_adapter, damaged_huggingface.ADAPTER_MUTATIONS),
+    "adapter": Kind(damaged_adapter.write_adapter, damaged_adapter.MUTATIONS),
     "gguf": Kind(damaged_gguf.write_gguf, damaged_gguf.MUTATIONS),
 }
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.doubles import damaged_gguf
-from tests.doubles.damaged_huggingface import write_adapter, write_huggingface_folder
+from tests.doubles.damaged_adapter import write_adapter
+from tests.doubles.damaged_huggingface import edit, write_huggingface_folder
 from tests.doubles.damaged_models import KINDS, campaign
 from tests.machine import needs
-from tests.model.test_builtin import tiny_gguf
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from tuneful.errors import ModelError
 from tuneful.model import tokenizer_limits
-from tuneful.model.gguf_header import read_gguf_header
 from tuneful.model.load import load_model, load_tokenizer
 from tuneful.model.size import size_of
 from tuneful.model.stored import read_safetensors_header, stored_tensors
@@ -43,10 +39,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "home" / "model"))
-
-
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def refused(model: Path, words: str) -> None:
@@ -142,13 +134,13 @@ def test_what_is_nested_too_deeply_is_one_message(name: str, depth: int, folder:
 def test_sizes_beyond_those_of_the_weights_are_refused_before_anything_is_built(
     key: str, value: Any, folder: Path
 ) -> None:
-    edit(folder / "config.json", **{key: value})
+    edit(folder / "config.json", {key: value})
     refused(folder, r"config\.json")
 
 
 def test_a_table_that_grows_with_the_context_is_refused(folder: Path) -> None:
     sizes = {"max_position_embeddings": 10**9, "rotary_dim": 4, "n_embd": 16, "n_layer": 1, "n_head": 2}
-    edit(folder / "config.json", model_type="gptj", **sizes)
+    edit(folder / "config.json", dict(model_type="gptj", **sizes))
     refused(folder, "tables of")
 
 
@@ -253,7 +245,7 @@ def sequence(*steps: Any) -> dict[str, Any]:
     ],
 )
 def test_a_tokenizer_that_stretches_text_is_refused_before_it_is_used(key: str, step: Any, folder: Path) -> None:
-    edit(folder / "tokenizer.json", **{key: step})
+    edit(folder / "tokenizer.json", {key: step})
     refused(folder, rf"tokenizer\.json: `{key}` makes a text up to")
     assert read_tokenizer_file(folder) is None
     file = folder / "tokenizer.json"
@@ -264,7 +256,7 @@ def test_a_tokenizer_that_stretches_text_is_refused_before_it_is_used(key: str, 
 def test_a_template_of_the_tokenizer_that_repeats_text_is_refused(folder: Path) -> None:
     pieces = [{"Sequence": {"id": "A", "type_id": 0}}] * 1_000
     step = {"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}}
-    edit(folder / "tokenizer.json", post_processor=step)
+    edit(folder / "tokenizer.json", {"post_processor": step})
     refused(folder, "`post_processor` makes a text up to 1,000 times")
 
 
@@ -314,7 +306,7 @@ def test_padding_and_truncation_of_a_tokenizer_json_do_not_matter(folder: Path) 
     padding = {"strategy": {"Fixed": 1 << 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
     padding |= {"pad_type_id": 0, "pad_token": "<|end|>"}
     truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    edit(folder / "tokenizer.json", padding=padding, truncation=truncation)
+    edit(folder / "tokenizer.json", {"padding": padding, "truncation": truncation})
     found = read_tokenizer_file(folder)
     assert found is not None
     assert len(found("Hello")["input_ids"]) == len(load_tokenizer(folder)("Hello")["input_ids"]) == 5
@@ -351,13 +343,13 @@ def test_an_adapter_as_it_should_be_is_merged(adapter: Path) -> None:
 def test_settings_of_an_adapter_that_its_weights_do_not_bear_out_are_refused(
     settings: dict[str, Any], words: str, adapter: Path
 ) -> None:
-    edit(adapter / "adapter_config.json", **settings)
+    edit(adapter / "adapter_config.json", settings)
     refused(adapter, words)
 
 
 def test_a_regular_expression_as_trainers_write_it_is_taken(adapter: Path) -> None:
     pattern = r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|k_proj))|(?:\bmodel\.layers\.[\d]{1,}\.self_attn\.q_proj)"
-    edit(adapter / "adapter_config.json", target_modules=f"(?:base_model\\.)?.*({pattern}|q_proj)")
+    edit(adapter / "adapter_config.json", {"target_modules": f"(?:base_model\\.)?.*({pattern}|q_proj)"})
     assert load_model(str(adapter)).model is not None
 
 
@@ -377,102 +369,9 @@ def test_an_adapter_of_more_tensors_than_its_base_has_places_for_is_refused(adap
 
 def test_adapters_that_name_each_other_as_base_are_one_message(adapter: Path) -> None:
     other = Path(shutil.copytree(adapter, adapter.parent / "other"))
-    edit(adapter / "adapter_config.json", base_model_name_or_path=str(other))
-    edit(other / "adapter_config.json", base_model_name_or_path=str(adapter))
+    edit(adapter / "adapter_config.json", {"base_model_name_or_path": str(other)})
+    edit(other / "adapter_config.json", {"base_model_name_or_path": str(adapter)})
     refused(adapter, "adapter itself")
-
-
-# GGUF
-
-
-@pytest.fixture
-def gguf_file(tmp_path: Path) -> Path:
-    tiny_gguf(tmp_path / "tiny.gguf")
-    return tmp_path / "tiny.gguf"
-
-
-def at(what: str, number: int = 0) -> Callable[[Path, int], None]:
-    """Writes a number in the place of the `number`th that says `what` in the header."""
-
-    def write(file: Path, value: int) -> None:
-        data = bytearray(file.read_bytes())
-        _, place, size = [found for found in damaged_gguf._numbers(data) if found[0] == what][number]
-        data[place : place + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-        file.write_bytes(data)
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("change", "value", "words"),
-    [
-        (at("version"), 1, "GGUF version 1"),
-        (at("version"), 4, "GGUF version 4"),
-        (at("version"), 3 << 24, "big-endian"),
-        (at("tensors"), 1 << 63, "run past the end"),
-        (at("entries"), 1 << 63, "run past the end"),
-        (at("length"), 1 << 63, "run past the end"),
-        (at("count"), 1 << 62, "run past the end"),
-        (at("type"), 77, "damaged"),
-        (at("tensor type"), 77, "type 77"),
-        (at("dimensions"), 1 << 30, "dimensions"),
-        (at("dimension"), 1 << 63, "past the end|begins within"),
-        (at("offset", 1), 0, "begins within"),
-        (at("offset", -1), 1 << 62, "past the end"),
-    ],
-)
-def test_a_number_of_a_gguf_header_that_cannot_be_is_one_message(
-    change: Callable[[Path, int], None], value: int, words: str, gguf_file: Path
-) -> None:
-    change(gguf_file, value)
-    refused(gguf_file, words)
-    assert size_of(gguf_file) is None
-
-
-@pytest.mark.parametrize("alignment", [0, 3, 1 << 31, "32", 32.0])
-def test_an_alignment_that_is_no_power_of_two_is_refused(alignment: Any, gguf_file: Path) -> None:
-    damaged_gguf._rewrite(gguf_file, {"general.alignment": alignment})
-    refused(gguf_file, r"general\.alignment")
-
-
-def test_a_gguf_file_is_refused_where_it_was_cut_or_has_grown(gguf_file: Path) -> None:
-    size = gguf_file.stat().st_size
-    os.truncate(gguf_file, size - 1)
-    refused(gguf_file, "cut off")
-    os.truncate(gguf_file, 1 << 36)
-    refused(gguf_file, "follow the last tensor")
-
-
-def test_an_architecture_that_transformers_cannot_read_is_named_with_what_to_do(gguf_file: Path) -> None:
-    damaged_gguf._rewrite(gguf_file, {"general.architecture": "rwkv9"})
-    refused(gguf_file, "rwkv9.*safetensors")
-
-
-def test_a_list_of_lists_and_one_of_too_many_elements_are_refused(gguf_file: Path) -> None:
-    whole = gguf_file.read_bytes()
-    damaged_gguf._rewrite(gguf_file, {"a": damaged_gguf._array(9, [struct.pack("<IQ", 4, 0)])})
-    refused(gguf_file, "a list holds lists")
-    gguf_file.write_bytes(whole)
-    damaged_gguf._rewrite(gguf_file, {"a": damaged_gguf._array(0, [bytes(5_000_000)], 5_000_000)})
-    refused(gguf_file, "elements")
-
-
-@needs("posix")
-def test_a_gguf_file_that_shrinks_while_its_header_is_read_is_one_message(
-    gguf_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tuneful.model import gguf_header
-
-    check = gguf_header._Reader._check_version
-
-    def shrink(self: Any, version: int) -> None:
-        os.truncate(gguf_file, 8)
-        self._stream.seek(8)
-        check(self, version)
-
-    monkeypatch.setattr(gguf_header._Reader, "_check_version", shrink)
-    with pytest.raises(ModelError, match="damaged"):
-        read_gguf_header(gguf_file)
 
 
 def test_a_tokenizer_written_by_the_library_passes_as_it_is(folder: Path) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tuneful.errors import ModelError
 from tuneful.model.own_files import own_file, parse_object, read_document
@@ -123,9 +123,11 @@ def read_safetensors_header(file: Path) -> dict[str, StoredTensor]:
 def _tensor(file: Path, name: str, about: Any, begin: int) -> StoredTensor:
     if not name.isprintable() or len(name) > _MAX_NAME:
         raise ValueError(f"{file.name}: the name of a tensor is {name[:40]!r}")
-    dtype, shape, place = map(about.get, ("dtype", "shape", "data_offsets")) if isinstance(about, dict) else ("",) * 3
-    is_shape = _are_counts(shape) and len(shape) <= _MAX_DIMENSIONS
-    if not (isinstance(dtype, str) and dtype in _BITS and is_shape and _are_counts(place) and len(place) == 2):
+    told: dict[str, Any] = about if isinstance(about, dict) else {}
+    found: tuple[Any, Any, Any] = (told.get("dtype"), told.get("shape"), told.get("data_offsets"))
+    dtype, shape, place = found
+    is_told = isinstance(dtype, str) and dtype in _BITS and _are_counts(shape) and _are_counts(place)
+    if not is_told or len(shape) > _MAX_DIMENSIONS or len(place) != 2:
         raise ValueError(f"{file.name}: what the header says of {name!r} describes no tensor")
     tensor = StoredTensor(file, dtype, tuple(shape), begin + place[0])
     if place[1] - place[0] != tensor.num_bytes:
@@ -133,7 +135,7 @@ def _tensor(file: Path, name: str, about: Any, begin: int) -> StoredTensor:
     return tensor
 
 
-def _are_counts(values: Any) -> bool:
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
