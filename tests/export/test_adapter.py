@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.doubles.exported import byte_level_tokenizer, tiny_adapter, tiny_folder
 
 import tuneful
-from tuneful.errors import ConfigError, ModelError
+from tuneful.errors import ConfigError, ExportError, ModelError
+from tuneful.export.source import Source
 from tuneful.model.gguf_header import read_gguf_header
 from tuneful.model.load import load_model
 from tuneful.model.stored import stored_tensors
@@ -111,3 +112,45 @@ def test_a_merged_folder_for_transformers_holds_the_adapter(tmp_path: Path) -> N
     name = "model.layers.1.self_attn.q_proj.weight"
     assert torch.equal(saved[name], wanted[name].bfloat16())
     assert json.loads((tmp_path / "out" / "tuneful.json").read_text()) == {"template": "alpaca"}
+
+
+@pytest.mark.parametrize("type", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("begins", [False, True], ids=["plain", "with a begin token"])
+def test_a_folder_for_transformers_asks_as_training_did(type: str, begins: bool, tmp_path: Path) -> None:
+    folder = tiny_folder("llama", byte_level_tokenizer(begins=begins), tmp_path / "model")
+    result = tuneful.export(folder, "huggingface", type=type, output=tmp_path / "out")
+    assert {part.name: part.holds for part in result.proof.parts} == dict.fromkeys(
+        ["tensors", "token ids", "prompts", "logits"], True
+    )
+    kind = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[type]
+    assert set(result.proof.tensor_types) == {kind}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == kind
+    assert {str(tensor.dtype) for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        f"torch.{kind}"
+    }
+
+
+def test_a_folder_that_asks_otherwise_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_folder("llama", byte_level_tokenizer(), tmp_path / "model")
+    right = Source.chat_template.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Source, "chat_template", property(lambda one: right(one).replace("Response", "Answer")))
+    with pytest.raises(ExportError, match=r"prompts: the prompt is '.*Answer:.*not '.*Response:"):
+        tuneful.export(folder, "huggingface", output=tmp_path / "out")
+
+
+def test_numbers_that_sixteen_bits_cannot_hold_are_refused_by_name(tmp_path: Path) -> None:
+    folder = tiny_folder("llama", byte_level_tokenizer(), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 7e4
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ExportError, match=r"model\.layers\.0\.mlp\.up_proj\.weight holds 7e\+04, and f16 ends at 65504"
+    ):
+        tuneful.export(folder, "huggingface", type="f16", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpt2_folder_names_the_context_as_llama_cpps_converter_wants_it(tmp_path: Path) -> None:
+    folder = tiny_folder("gpt2", byte_level_tokenizer(), tmp_path / "model")
+    tuneful.export(folder, "huggingface", output=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["n_ctx"] == 512

@@ -105,7 +105,7 @@ def export_command(
         str | None,
         typer.Option(
             "--type",
-            help="numbers: f32, f16, bf16, q8_0 or q4_0 (gguf, ollama), f32 or bf16 (huggingface); of an adapter: gguf",
+            help="numbers: f32, f16, bf16, q8_0 or q4_0 (gguf, ollama), f32, f16 or bf16 (huggingface); of an adapter: gguf",
         ),
     ] = None,
     output: Annotated[

@@ -23,6 +23,7 @@ import torch
 from tuneful.encoding.template import save_template_name
 from tuneful.errors import ExportError
 from tuneful.export.card import Card, license_of
+from tuneful.export.folder_check import check_range, tokenizer_parts
 from tuneful.export.gguf_adapter import adapter_keys, adapter_of, adapter_tensors, scale_fault
 from tuneful.export.gguf_check import key_faults, tensor_faults
 from tuneful.export.gguf_file import file_keys, num_bytes, write_gguf
@@ -278,8 +279,10 @@ def _adapter_in_runtime(file: Path, request: Request) -> list[ExportPart]:
 def write_huggingface_folder(request: Request) -> Written:
     """The folder that transformers reads, an adapter merged; loaded again and compared."""
     source = request.source
-    dtype = cast(DType, {"f32": "float32", "bf16": "bfloat16"}[request.type or "f32"])
+    dtype = _DTYPES[request.type or "f32"]
     pretrained = load_model(source.name, request.notify)
+    if dtype == "float16":
+        check_range(pretrained.model)
     shipped = Shipped(
         source.tokenizer, source.chat_template, tuple(sorted(source.encoder.text.stop_token_ids)), source.name
     )
@@ -290,22 +293,21 @@ def write_huggingface_folder(request: Request) -> Written:
     prompts = [source.encoder.prompt_ids(one) for one in request.asked[:MAX_PROMPTS]]
     difference = verify_export(pretrained.model, request.folder, prompts)
     count = len(pretrained.model.state_dict())
-    parts = (
-        ExportPart("tensors", "loaded again, with those in memory after rounding", count, "equal", "equal", True),
-        ExportPart(
-            "logits", "of the loaded model, largest difference", len(prompts), f"{difference:.2g}", "rounding", True
-        ),
+    tensors = ExportPart("tensors", "loaded again, with those in memory after rounding", count, "equal", "equal", True)
+    logits = ExportPart(
+        "logits", "of the loaded model, largest difference", len(prompts), f"{difference:.2g}", "rounding", True
     )
     kinds = Counter(
         str(tensor.dtype).removeprefix("torch.")
         for tensor in pretrained.model.to(getattr(torch, dtype)).state_dict().values()
     )
-    return Written(parts, kinds)
+    return Written((tensors, *tokenizer_parts(request.folder, source), logits), kinds)
 
 
+_DTYPES: Mapping[str, DType] = MappingProxyType({"f32": "float32", "f16": "float16", "bf16": "bfloat16"})
 FORMATS: Mapping[ExportKind, Format] = MappingProxyType(
     {
-        "huggingface": Format(write_huggingface_folder, ("f32", "bf16"), "f32"),
+        "huggingface": Format(write_huggingface_folder, tuple(_DTYPES), "f32"),
         "adapter": Format(write_adapter_folder, (ADAPTER_AS_GGUF,), None),
         "gguf": Format(write_gguf_folder, ("f32", "f16", "bf16", "q8_0", "q4_0"), "q8_0"),
         "ollama": Format(write_ollama_folder, ("f32", "f16", "bf16", "q8_0", "q4_0"), "q8_0"),

@@ -62,7 +62,7 @@ def _fault(file: Path, info: GgufTensorInfo, tensor: GgufTensor) -> str | None:
     largest = 0.0
     for start, stop in tensor.stretches():
         written = read_rows(file, info, start, stop, tensor.matrix_shape[1])
-        difference = (tensor.restored(written) - _expected(tensor, start, stop)).abs().nan_to_num(float("inf"))
+        difference = (tensor.restored(written) - expected_rows(tensor, start, stop)).abs().nan_to_num(float("inf"))
         largest = max(largest, float(difference.max()))
     return (
         None
@@ -78,8 +78,8 @@ def kind_name(info: GgufTensorInfo) -> str:
     return str(gguf.GGMLQuantizationType(info.kind).name.lower())
 
 
-def _expected(tensor: GgufTensor, start: int, stop: int) -> torch.Tensor:
-    """The weight's own rows as they come out of a file of that type."""
+def expected_rows(tensor: GgufTensor, start: int, stop: int) -> torch.Tensor:
+    """The weight's own rows as they come out of a file of the tensor's type, laid out as the model has them."""
     own = tensor.source_rows(start, stop)
     if tensor.change == "plus 1":
         return rounded(own + 1, tensor.type) - 1

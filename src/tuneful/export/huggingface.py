@@ -29,11 +29,11 @@ from tuneful.model.memory import drop_mapped_pages
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DType = Literal["float32", "bfloat16"]
+DType = Literal["float32", "bfloat16", "float16"]
 """Number formats a model is saved in."""
 
 SAME_WEIGHTS_TOLERANCE = 1e-5  # of the largest logit: what another order of summation can do; usually exactly 0
-BFLOAT16_TOLERANCE = 0.1  # of the largest logit; the weights themselves are compared bit for bit
+SIXTEEN_BITS_TOLERANCE = 0.1  # of the largest logit; the weights themselves are compared bit for bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequen
     gc.collect()
     largest = max((difference for difference, _ in differences), default=0.0)
     scale = max((size for _, size in differences), default=0.0)
-    allowed = (SAME_WEIGHTS_TOLERANCE if exact else BFLOAT16_TOLERANCE) * scale
+    allowed = (SAME_WEIGHTS_TOLERANCE if exact else SIXTEEN_BITS_TOLERANCE) * scale
     if not largest <= allowed:
         raise ExportError(
             f"{folder}: logits of the saved model differ by {largest:.3g} from the trained one's (at most "
@@ -155,6 +155,8 @@ def _shipped_configs(model: PreTrainedModel, eos_token_id: int | list[int], pad_
     shipped.name_or_path = ""  # it would publish a path of this machine
     if hasattr(shipped, "quantization_config"):
         del shipped.quantization_config
+    if shipped.model_type == "gpt2":
+        shipped.n_ctx = shipped.n_positions  # transformers has forgotten the name, llama.cpp's converter has not
     shipped_generation = copy.deepcopy(generation) if generation is not None else GenerationConfig()
     shipped_generation.eos_token_id, shipped_generation.pad_token_id = eos_token_id, pad_token_id
     shipped_generation.use_cache, shipped_generation._from_model_config = True, False

@@ -32,6 +32,7 @@ from tuneful.export.parts import (
     runtime_part,
 )
 from tuneful.export.probes import probe_conversations, probe_texts
+from tuneful.export.sharpness import move_at_random, rounding_as_llama_cpp
 from tuneful.export.source import Source
 from tuneful.infer.generate import generate, stop_token_ids
 from tuneful.infer.llama_cpp import Continuation, LlamaCpp
@@ -176,14 +177,30 @@ def model_parts(
         endings_part(ours, theirs, excused, exported.type),
     ]
     if not takes_file:
-        return [runtime_part(found, trained, exported.type), *parts]
+        return [runtime_part(found, trained, exported.type, lambda: _as_in_llama_cpp(model, exported, prompts)), *parts]
     parts.append(listed("weights", _WEIGHTS, len(exported.tensors), take_numbers(model, exported)))
     rounded = [_last_logits(model, prompt) for prompt in prompts]
     return [
-        runtime_part(found, rounded, exported.type),
-        rounding_part(rounded, trained, exported.type),
+        runtime_part(found, rounded, exported.type, lambda: _as_in_llama_cpp(model, exported, prompts)),
+        rounding_part(rounded, trained, exported.type, lambda: _moved_at_random(model, exported, prompts)),
         *parts,
     ]
+
+
+def _as_in_llama_cpp(
+    model: PreTrainedModel, exported: Exported, prompts: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """The logits of `model` where it rounds what llama.cpp rounds."""
+    with rounding_as_llama_cpp(model, exported.type):
+        return [_last_logits(model, prompt) for prompt in prompts]
+
+
+def _moved_at_random(
+    model: PreTrainedModel, exported: Exported, prompts: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """The logits of `model` with weights that are as far from the trained ones as those of the file."""
+    move_at_random(model, exported.tensors)
+    return [_last_logits(model, prompt) for prompt in prompts]
 
 
 def take_numbers(model: PreTrainedModel, exported: Exported) -> list[str]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from tuneful.errors import ExportError
 from tuneful.export.huggingface import (
-    BFLOAT16_TOLERANCE,
+    SIXTEEN_BITS_TOLERANCE,
     Shipped,
     as_tested,
     complete_adapter,
@@ -115,7 +115,7 @@ def _compare(run: RunState, wanted: Sequence[torch.Tensor], found: Sequence[torc
     pairs = [largest_difference(one.cpu(), other) for one, other in zip(found, wanted, strict=True)]
     largest = max((difference / scale for difference, scale in pairs), default=0.0)
     is_exact = run.dtype is torch.float32 and run.config.model.save_dtype == "float32"
-    if not largest <= (MERGE_TOLERANCE if is_exact else BFLOAT16_TOLERANCE):
+    if not largest <= (MERGE_TOLERANCE if is_exact else SIXTEEN_BITS_TOLERANCE):
         raise ExportError(
             f"{run.folder.trained}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest one"
         )
