@@ -3,14 +3,13 @@
     python benchmarks/serve_load.py rates  [--clients 1,16,64] [--seconds 30] [--systems tuneful,llama.cpp] [--model M]
     python benchmarks/serve_load.py endure [--seconds 180] [--rush-seconds 60] [--echo] [--model M]
 
-`rates`: every client asks one streamed completion after another, 64 tokens at most, of the same rendered prompts, greedily. Told are
-tokens a second over all clients, and the time to the first token (median and 95th percentile). llama.cpp's server (xllamacpp)
+`rates`: every client asks one streamed completion after another, 64 tokens at most, of the same rendered prompts, greedily. Told
+are tokens a second over all clients, and the time to the first token (median and 95th percentile). llama.cpp's server (xllamacpp)
 gets the GGUF file that the built-in model was made from, and a slot a client.
 
 `endure`: 64 clients, of whose requests 30 in a hundred are left midway and 5 are malformed, then 256 of the same. Fails where a
-status is other than 200, 400 or 503, where an answer is not the one to its prompt (with `--echo`: a stand-in model says the
-prompt again, a nonce; else: greedy answers to one prompt differ in their beginnings only by where they were left), and where
-memory or descriptors of the server do not come back to what they were.
+status is other than 200, 400 or 503, where memory or descriptors of the server do not come back to what they were, and, with
+`--echo`, where an answer is not the one to its prompt: a stand-in model says the prompt again, a nonce.
 
 Servers are processes of their own, clients one more, all on the cores of this machine.
 """
@@ -57,7 +56,6 @@ class Tally:
     statuses: Counter[int] = field(default_factory=Counter)
     num_left: int = 0
     wrong: list[str] = field(default_factory=list)
-    answers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,9 +186,9 @@ async def ask(client: httpx.AsyncClient, target: Target, prompt: str, tally: Tal
 
 def check(prompt: str, said: str, is_whole: bool, tally: Tally) -> None:
     """Note an answer that is not the one to its prompt."""
-    if prompt.startswith("nonce"):
-        if said != prompt if is_whole else not prompt.startswith(said):
-            tally.wrong.append(f"{prompt!r}: {said!r}")
+    is_its_own = said == prompt if is_whole else prompt.startswith(said)
+    if prompt.startswith("nonce") and not is_its_own:
+        tally.wrong.append(f"{prompt!r}: {said!r}")
 
 
 async def ask_badly(client: httpx.AsyncClient, tally: Tally, chance: random.Random) -> None:
