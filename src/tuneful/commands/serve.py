@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _GRACE_SECONDS = 3
 """How long answers in work may go on after Ctrl-C."""
+_KEEP_ALIVE_SECONDS = 75
+"""How long a connection stays open unused: longer than clients keep theirs, or one is closed as they ask again."""
 _MANY = 512
 """Connections that may wait to be accepted."""
 
@@ -157,6 +159,7 @@ def _run(app: Any, listener: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         ws="none",
     )
     with contextlib.suppress(KeyboardInterrupt):
