@@ -62,7 +62,7 @@ def test_an_adapter_needs_its_base_in_the_compute_dtype_and_no_phase_needs_a_flo
     adapter = 2 * 2 * (10 + 100)
     needs = {
         one.phase: one.parts
-        for one in fits._phases(SIZE, load_config(overrides=["train.method=lora", "lora.r=2"]), torch.bfloat16, CPU)
+        for one in fits.phases(SIZE, load_config(overrides=["train.method=lora", "lora.r=2"]), torch.bfloat16, CPU)
     }
     assert needs["lora finetuning"]["weights"] == 2 * WEIGHTS + 4 * adapter
     assert needs["lora finetuning"]["AdamW's moments"] == 8 * adapter
@@ -74,7 +74,7 @@ def test_an_adapter_needs_its_base_in_the_compute_dtype_and_no_phase_needs_a_flo
 def test_a_base_in_4_bits_takes_these_for_its_matrices_in_every_phase() -> None:
     needs = {
         one.phase: one.parts
-        for one in fits._phases(SIZE, load_config(overrides=["train.method=qlora", "lora.r=2"]), torch.bfloat16, CPU)
+        for one in fits.phases(SIZE, load_config(overrides=["train.method=qlora", "lora.r=2"]), torch.bfloat16, CPU)
     }
     base = 2 * (10_000 + 10) + int(2000 * (4 + 8 / 64 + 32 / 64 / 256) / 8)
     assert needs["qlora finetuning"]["weights"] == base + 4 * 2 * 2 * (10 + 100)
@@ -190,6 +190,6 @@ def test_the_limit_of_a_container_counts_and_its_file_cache_does_not(
 def test_on_a_gpu_the_best_weights_and_the_copies_that_are_compared_lie_elsewhere() -> None:
     cpu, gpu = (fits.needed(SIZE, load_config(), torch.float32, torch.device(name)) for name in ("cpu", "cuda"))
     assert cpu.num_bytes - gpu.num_bytes == 4 * WEIGHTS
-    assert [one.phase for one in fits._phases(SIZE, load_config(), torch.float32, torch.device("cuda"))] == [
+    assert [one.phase for one in fits.phases(SIZE, load_config(), torch.float32, torch.device("cuda"))] == [
         "finetuning all weights"
     ]

@@ -132,7 +132,7 @@ def _other_ways(config: Config) -> Iterator[tuple[str, Config]]:
             with_settings(config, train={"method": "lora"}, model={"dtype": "bfloat16"}),
         )
     if train.method != "qlora":
-        yield "train.method=qlora", _with(config, train={"method": "qlora"})
+        yield "train.method=qlora", with_settings(config, train={"method": "qlora"})
 
 
 def with_settings(config: Config, **sections: Mapping[str, object]) -> Config:
