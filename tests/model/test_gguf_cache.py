@@ -92,9 +92,9 @@ def test_an_unpacking_that_was_killed_leaves_no_half_of_a_model(
         patch.setattr("transformers.LlamaForCausalLM.save_pretrained", killed)
         with pytest.raises(KilledError):
             load_model(str(file))
-    assert not list(models.glob("gguf-*/model-1"))
+    assert not list(models.glob("gguf-*/model-2"))
     load_model(str(file))
-    assert [path.name for path in models.glob("gguf-*/model-1/*.safetensors")] == ["model.safetensors"]
+    assert [path.name for path in models.glob("gguf-*/model-2/*.safetensors")] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(("head", "is_tied"), [("", True), ("equal", True), ("own", False)])

@@ -102,7 +102,7 @@ class Adapter:
 
 
 def own_name(path: str) -> str:
-    """What a layer is called in its parent: the last part of its `path`, with the parts before a number, which layers have too."""
+    """What a layer is called in its parent: the last part of its `path`, with the one before a number, which layers have too."""
     parts = path.split(".")
     first = next((at for at in range(len(parts) - 1, -1, -1) if not parts[at].isdigit()), 0)
     return ".".join(parts[first:])

@@ -1,6 +1,6 @@
 """A `.gguf` file is unpacked once: its model and its tokenizer stay in the cache, under the hash of the file.
 
-    models/gguf-3f7a.../model-1/      config.json, model.safetensors in float32
+    models/gguf-3f7a.../model-2/      config.json, model.safetensors in float32
     models/gguf-3f7a.../tokenizer-1/  the tokenizer's files
 
 Unpacking 1.5 billion weights takes a minute, and every command needs them. The trade: four bytes of disk a weight, which are
@@ -24,7 +24,7 @@ from tuneful.model.size import size_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CONVERSION = 1  # part of the folders' names: raise it when the conversion changes
+CONVERSION, TOKENIZER = 2, 1  # parts of the folders' names: raise them when the conversion changes
 
 _SPARE_BYTES = 1 << 30
 """What is left free on the disk of the cache."""
@@ -66,7 +66,7 @@ def cached_gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     check_gguf(file)
-    folder = _folder_of(file) / f"tokenizer-{CONVERSION}"
+    folder = _folder_of(file) / f"tokenizer-{TOKENIZER}"
     if (folder / "tokenizer.json").is_file():
         with quiet():
             return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

@@ -1,8 +1,8 @@
 """What a `.gguf` file says of its model becomes a configuration: what transformers makes of the header, put right where it errs.
 
-transformers takes a few keys of each architecture and its own defaults for the rest. The stretched angles of Llama 3.1, biases, the
-size of a head in Qwen 3 and the scale of Gemma's queries would be another model's, without a word. They are read here; what cannot
-be said in transformers' terms is refused, and so is a file some of whose weights the model has no place for.
+transformers takes a few keys of each architecture and its own defaults for the rest. The stretched angles of Llama 3.1, biases,
+the size of a head in Qwen 3 and the scale of Gemma's queries would be another model's, without a word. They are read here; what
+cannot be said in transformers' terms is refused, and so is a file some of whose weights the model has no place for.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def check_readable(header: GgufHeader, file: Path) -> None:
     source = gguf_hub_id(file)
     take = f"--model {source}" if source else "--model with its folder, or its id on the Hub"
     raise ModelError(
-        f"{file}: a GGUF file of architecture {kind!r}{of_experts}, which transformers {transformers.__version__} does not read (it "
-        f"reads {', '.join(readable)}). Take the safetensors that it was made from: {take}"
+        f"{file}: a GGUF file of architecture {kind!r}{of_experts}, which transformers {transformers.__version__} does not read "
+        f"(it reads {', '.join(readable)}). Take the safetensors that it was made from: {take}"
     )
 
 
@@ -88,9 +88,10 @@ def check_all_taken(model: PreTrainedModel, file: Path) -> None:
     wanted += sum(buffer.numel() for name, buffer in model.state_dict().items() if name in _saved_buffers(model))
     if held not in (wanted, wanted + head):
         biases = [name for name in shapes if name.endswith(".bias")]
+        among = f" (its biases: {named(biases)})" if biases else ""
         raise ModelError(
-            f"{file}: holds {held:,} weights, and {type(model).__name__} as transformers makes it of the file has {wanted:,}; some "
-            f"would be left out{f' (its biases: {named(biases)})' if biases else ''}. Take the safetensors that it was made from"
+            f"{file}: holds {held:,} weights, and {type(model).__name__} as transformers makes it of the file has {wanted:,}; "
+            f"some would be left out{among}. Take the safetensors that it was made from"
         )
 
 
@@ -105,7 +106,8 @@ def _complete(config: Any, header: GgufHeader, file: Path) -> None:
         return header.metadata.get(f"{kind}.{name}")
 
     def put(name: str, value: Any) -> None:
-        if value is not None and hasattr(config, name):
+        computed = isinstance(getattr(type(config), name, None), property)  # as the size of a head is in Falcon
+        if value is not None and hasattr(config, name) and not computed:
             setattr(config, name, value)
 
     put("head_dim", said("attention.key_length"))
@@ -115,6 +117,11 @@ def _complete(config: Any, header: GgufHeader, file: Path) -> None:
         put("sliding_window", said("attention.sliding_window"))
     put("attention_bias", "blk.0.attn_q.bias" in header.tensors or None)
     put("mlp_bias", "blk.0.ffn_up.bias" in header.tensors or None)
+    put("ffn_hidden_size", said("feed_forward_length"))
+    put("moe_intermediate_size", said("expert_feed_forward_length"))
+    put("shared_expert_intermediate_size", said("expert_shared_feed_forward_length"))
+    if isinstance(padding := getattr(config, "pad_token_id", None), int) and padding >= config.vocab_size:
+        config.pad_token_id = None  # transformers' default, for another vocabulary
     if kind == "gpt2":
         put("n_inner", said("feed_forward_length"))
         put("n_positions", said("context_length"))
@@ -129,8 +136,8 @@ def _set_angles(config: Any, said: Any, header: GgufHeader, file: Path) -> None:
     scaling, base = said("rope.scaling.type"), said("rope.freq_base")
     if {"rope_factors_long.weight", "rope_factors_short.weight"} & header.tensors.keys() or scaling == "longrope":
         raise ModelError(
-            f"{file}: its angles are stretched by factors of its own (longrope), which transformers does not read from a GGUF file. "
-            "Take the safetensors that it was made from"
+            f"{file}: its angles are stretched by factors of its own (longrope), which transformers does not read from a GGUF "
+            "file. Take the safetensors that it was made from"
         )
     angles: dict[str, Any] = {} if base is None else {"rope_theta": float(base)}
     if scaling in ("linear", "yarn"):
@@ -141,7 +148,24 @@ def _set_angles(config: Any, said: Any, header: GgufHeader, file: Path) -> None:
     elif _FACTORS in header.tensors:
         theta = angles.get("rope_theta") or _whole(config)["rope_theta"]
         angles |= {"rope_type": "llama3", **_llama3(_factors(header, file), float(theta), file)}
+    angles |= _turned_part(config, said("rope.dimension_count"), file)
     _whole(config).update(angles)
+
+
+def _turned_part(config: Any, num_turned: int | None, file: Path) -> dict[str, Any]:
+    """The share of a head that is turned, where that is not all of it."""
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    is_partial = _whole(config).get("partial_rotary_factor") is not None
+    if num_turned is None or (num_turned == head_size and not is_partial):
+        return {}
+    if not is_partial:
+        raise ModelError(
+            f"{file}: {num_turned} of the {head_size} numbers of a head are turned, and transformers' {config.model_type} turns all. "
+            "Take the safetensors that it was made from"
+        )
+    if hasattr(config, "partial_rotary_factor"):
+        config.partial_rotary_factor = num_turned / head_size
+    return {"partial_rotary_factor": num_turned / head_size}
 
 
 def _whole(config: Any) -> dict[str, Any]:
@@ -186,8 +210,8 @@ def _llama3(factors: np.ndarray[Any, Any], theta: float, file: Path) -> Mapping[
             if np.allclose(_divisors(waves, factor, **settings), factors, rtol=_TOLERANCE):
                 return {"factor": factor, **settings}
     raise ModelError(
-        f"{file}: its angles are stretched in a way that transformers does not have ({_FACTORS}). Take the safetensors that it was "
-        "made from"
+        f"{file}: its angles are stretched in a way that transformers does not have ({_FACTORS}). Take the safetensors that it "
+        "was made from"
     )
 
 

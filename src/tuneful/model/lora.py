@@ -42,9 +42,11 @@ MERGE_TOLERANCE = 1e-5
 _LINEAR = ("Linear", "Linear4bit", "NF4Linear")
 _PEFT_LINEAR = "peft.tuners.lora.layer.Linear"
 _READ_AS_WEIGHTS = {
-    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"), {"out_proj", "conv1d", "dt_proj"}),
-    "jamba": {"dt_proj"},
-    "longcat_flash": {"classifier"},
+    **dict.fromkeys(
+        ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"), frozenset(("out_proj", "conv1d", "dt_proj"))
+    ),
+    "jamba": frozenset(("dt_proj",)),
+    "longcat_flash": frozenset(("classifier",)),
 }
 """model_type -> layers whose weights are read without the layer being called: what stands beside them would learn nothing, and
 change the merged model. peft refuses the first two."""
@@ -309,7 +311,7 @@ def _without_notes() -> Iterator[None]:
 
 
 def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
-    """The names of the layers that get an adapter, by their last parts: `q_proj`, `up_proj`, ... (`ff.0` where a part is a number)."""
+    """The layers that get an adapter, by the last part of their names: `q_proj`, `up_proj`, ... (`ff.0` where it is a number)."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     linear, ends = set(), set()
     for name, module in model.named_modules():
@@ -318,7 +320,7 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
             ends.add(own)
         elif _is_linear(module):
             linear.add(own)
-    linear -= _READ_AS_WEIGHTS.get(getattr(model.config, "model_type", ""), set())
+    linear -= _READ_AS_WEIGHTS.get(getattr(model.config, "model_type", ""), frozenset())
     if config.target_modules == ALL_LINEAR:
         if not linear - ends:
             raise ConfigError(
@@ -349,7 +351,7 @@ def adapted_weights(model: PreTrainedModel, config: LoraConfig) -> int:
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
-    """Whether `module` computes rows * W^T + b: torch's own kinds, and a family's own (Falcon's) that do so when tried on a row."""
+    """Whether `module` computes rows * W^T + b: torch's own kinds, and a family's own (Falcon's) that do so on a row."""
     if isinstance(module, Conv1D) or type(module).__name__ in _LINEAR:
         return True
     if not isinstance(module, torch.nn.Linear):

@@ -37,7 +37,7 @@ class Outline:
 
 
 def outline(path: Path) -> Outline:
-    """The model in `path`, a folder or file as `load.located` finds it, that is no adapter. ModelError where it cannot be read."""
+    """The model in `path`, a folder or file as `load.located` finds it, and no adapter. ModelError where it cannot be read."""
     assert not is_adapter(path), path
     if path.is_file():
         return _of_gguf(path)
@@ -55,8 +55,8 @@ def outline(path: Path) -> Outline:
         raise ModelError(f"{path}: the headers of its weights do not tell how large it is; fetch it again")
     if size.num_layers > len(size.shapes):
         raise ModelError(
-            f"{path}: config.json says {size.num_layers:,} layers, and the files hold {len(size.shapes):,} tensors; they belong to "
-            "different models"
+            f"{path}: config.json says {size.num_layers:,} layers, and the files hold {len(size.shapes):,} tensors; they belong "
+            "to different models"
         )
     return Outline(_without_weights(values, path), size, "safetensors folder", "read as it is", stored_dtype(path))
 

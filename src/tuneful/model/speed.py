@@ -39,7 +39,7 @@ class ProductSpeed:
 def measure_products(
     size: ModelSize, num_active: int, dtype: torch.dtype, device: torch.device, seconds: float = 0.5
 ) -> ProductSpeed:
-    """Measure for about `seconds` with the shapes that most of the weights of `size` have, of which each token meets `num_active`."""
+    """Measure for about `seconds`, with the shapes of most of the weights of `size`, of which a token meets `num_active`."""
     shapes = _common_shapes(size)
     share = seconds / (3 * max(1, len(shapes)))
     per_weight = {

@@ -1,7 +1,7 @@
 """What training a model would take on this machine, told from its headers before anything is loaded: `tuneful doctor --model M`.
 
-The memory is the arithmetic of `fits.py`, by which a run is refused; `tuneful run --dry-run` measures. How records are laid out is
-what the configuration tells; the self-check decides it on the first records.
+The memory is the arithmetic of `fits.py`, by which a run is refused; `tuneful run --dry-run` measures. How records are laid out
+is what the configuration tells; the self-check decides it on the first records.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def _records(found: Outline) -> str:
         return f"computed one by one in padded batches: {reason}"
     if dropout := largest_dropout(found.model):
         return (
-            f"what they share is computed once under model.dropout=0; with the model's dropout of {dropout:g} they are computed one "
-            "by one in padded batches"
+            f"what they share is computed once under model.dropout=0; with the model's dropout of {dropout:g} they are computed "
+            "one by one in padded batches"
         )
     return "what they share is computed once, where the self-check before the first step agrees"
 
@@ -203,8 +203,8 @@ def facts_in_words(facts: ModelFacts) -> dict[str, str]:
         "products on the machine as it is now, and from nothing else"
     )
     said["answering"] = (
-        f"about {_figure(speed.answering_one)} tokens/s for one prompt, {_figure(speed.answering_together)} for 16 together, in the "
-        "same way"
+        f"about {_figure(speed.answering_one)} tokens/s for one prompt, {_figure(speed.answering_together)} for 16 together, in "
+        "the same way"
     )
     return said
 
