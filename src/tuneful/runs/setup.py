@@ -343,8 +343,7 @@ def _load(
 ) -> tuple[Config, Pretrained]:
     """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers.
 
-    A base that stays as it is under an adapter is loaded in the compute dtype, or in 4 bits: it is never held in float32. Of an
-    adapter that goes on being trained it is the base that is loaded, and `config` says what the adapter is.
+    A base that stays as it is is loaded in the compute dtype or 4 bits; `config` says what an adapter is that goes on beside it.
     """
     name = config.model.name_or_path
     in_4_bits = config.train.method == "qlora" and device.type == "cpu"
