@@ -189,7 +189,7 @@ def test_cut_records_are_found_and_their_end_tokens_not_counted(tmp_path: Path, 
 def test_a_doubled_begin_token_is_found(tmp_path: Path, byte_tokenizer: Any) -> None:
     encoder = encoder_of(byte_tokenizer, "template.name=chatml")
     start = next(number for number, text in encoder.text.control_token_ids.items() if text == "<|im_start|>")
-    encoder.text.bos_token_ids = [start]  # a tokenizer that begins each text with what the template begins with
+    encoder.text._begin_token_ids = [start]  # a tokenizer that begins each text with what the template begins with
     write_rows(tmp_path / "rows.jsonl", clean_records(5))
     found = look(tmp_path / "rows.jsonl", "template.name=chatml", encoder=encoder)
     assert lines(found)["double_bos"] == {1, 2, 3, 4, 5}

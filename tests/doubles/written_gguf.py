@@ -80,9 +80,11 @@ def _tensors(model: PreTrainedModel, architecture: str) -> Iterator[tuple[str, n
 
 def _as_stored(name: str, numbers: np.ndarray[Any, Any], architecture: str) -> np.ndarray[Any, Any]:
     if architecture == "nemotron" and "norm" in name and name.endswith("weight"):
-        return numbers + 1
+        more: np.ndarray[Any, Any] = np.add(numbers, 1)
+        return more
     if name.endswith("A_log"):
-        return -np.exp(numbers)
+        negative: np.ndarray[Any, Any] = np.negative(np.exp(numbers))
+        return negative
     if "conv1d.weight" in name or name.endswith("shared_expert_gate.weight"):
         return numbers.squeeze(1 if "conv1d" in name else 0)
     return numbers

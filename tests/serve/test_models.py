@@ -61,6 +61,7 @@ def test_a_prompt_is_the_beginning_of_the_training_example(run):
             {"role": "assistant", "content": "one"},
             {"role": "user", "content": "And two?"},
         ]
+        assert not isinstance(example, str)
         ids = chat_prompt(tuned, conversation_of(messages), Limits()).token_ids
         assert example.token_ids[: len(ids)].tolist() == ids
 

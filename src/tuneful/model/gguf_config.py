@@ -76,7 +76,7 @@ def gguf_config(file: Path) -> PreTrainedConfig:
         except Exception as error:
             raise ModelError(f"{file} cannot be read as a GGUF model: {first_line(error)}") from error
     _complete(config, header, file)
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def check_all_taken(model: PreTrainedModel, file: Path) -> None:
@@ -160,8 +160,8 @@ def _turned_part(config: Any, num_turned: int | None, file: Path) -> dict[str, A
         return {}
     if not is_partial:
         raise ModelError(
-            f"{file}: {num_turned} of the {head_size} numbers of a head are turned, and transformers' {config.model_type} turns all. "
-            "Take the safetensors that it was made from"
+            f"{file}: {num_turned} of the {head_size} numbers of a head are turned, and transformers' {config.model_type} turns "
+            "all. Take the safetensors that it was made from"
         )
     if hasattr(config, "partial_rotary_factor"):
         config.partial_rotary_factor = num_turned / head_size

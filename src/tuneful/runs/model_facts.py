@@ -141,11 +141,11 @@ def _num_active(found: Outline) -> int:
     """The weights that a token meets: of the experts of a layer those that it is sent to."""
     config = found.model.config.get_text_config()
     num_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
-    chosen = getattr(config, "num_experts_per_tok", None)
+    chosen: int | None = getattr(config, "num_experts_per_tok", None)
     if not num_experts or not chosen:
         return found.size.num_parameters
     of_experts = sum(math.prod(shape) for name, shape in found.size.shapes.items() if _EXPERT.search(name))
-    return found.size.num_parameters - of_experts + of_experts * chosen // num_experts
+    return int(found.size.num_parameters - of_experts + of_experts * chosen // num_experts)
 
 
 def _targets(found: Outline, config: Config) -> tuple[str, ...]:
