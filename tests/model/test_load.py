@@ -504,7 +504,7 @@ def test_the_sizes_of_gpt2_have_names(
     names: tuple[str, ...], hub_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(load, "_hub_snapshot", lambda name, _: Path(name))
+    monkeypatch.setattr(load, "hub_snapshot", lambda name, _: Path(name))
     for name in names:
         assert resolve_model(name) == Path(f"openai-community/{hub_name}")
         assert hub_id(name) == f"openai-community/{hub_name}", "what cards and adapters call their base"

@@ -46,17 +46,10 @@ def _is_installed(module: str) -> bool:
 
 def _ollama() -> dict[str, Any]:
     """Where an Ollama server would be, and its version where one answers."""
-    import httpx2
-
-    from tuneful.judge.client import ollama_origin
+    from tuneful.judge.client import ollama_origin, ollama_version
 
     origin = ollama_origin(os.environ.get("OLLAMA_HOST", ""))
-    try:
-        reply = httpx2.get(f"{origin}/api/version", timeout=_SECONDS_TO_ANSWER, trust_env=False)
-        version = str(reply.raise_for_status().json()["version"])
-    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-        version = None
-    return {"address": origin, "version": version}
+    return {"address": origin, "version": ollama_version(origin, _SECONDS_TO_ANSWER)}
 
 
 def doctor(model: str | None = None) -> dict[str, Any]:

@@ -265,6 +265,15 @@ def ollama_origin(host: str) -> str:
     return f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}{parts.path.rstrip('/')}"
 
 
+def ollama_version(origin: str, seconds: float) -> str | None:
+    """The version of the Ollama server at `origin`; None where none answers within `seconds`."""
+    try:
+        reply = httpx2.get(f"{origin}/api/version", timeout=seconds, trust_env=False)
+        return str(reply.raise_for_status().json()["version"])
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _checked_url(url: str, variable: str) -> str:
     """`url` without a slash at its end; ConfigError where it is not a plain http(s) address."""
     url = url.strip().rstrip("/")

@@ -12,7 +12,6 @@ random numbers.
 from __future__ import annotations
 
 import hashlib
-import sys
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -33,7 +32,6 @@ from tuneful.model.checks import (
     check_weight_files,
     damaged_model,
     damaged_tokenizer,
-    first_line,
     ignore,
     quiet,
     read_config,
@@ -42,6 +40,7 @@ from tuneful.model.checks import (
 from tuneful.model.config_sizes import check_counts, check_sizes
 from tuneful.model.gguf_cache import cached_gguf_model, cached_gguf_tokenizer, unpacked_folder
 from tuneful.model.gguf_header import gguf_hub_id
+from tuneful.model.hub import hub_snapshot, unknown_model
 from tuneful.model.names import ADAPTER, adapter_base, full_name, hub_id, is_adapter, trained_folder
 from tuneful.model.openai_gpt2 import check_not_above, is_openai_folder, openai_folder
 from tuneful.model.own_files import check_own_files, read_document
@@ -52,8 +51,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"]
-HUB_FILES_IGNORED = ["*/*", "consolidated*"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 
 UNLIMITED = 1 << 30
@@ -202,7 +199,7 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
         raise ModelError(f"there is no model folder {name}: give a folder, a Hub id or the built-in {BUILTIN}")
     if _means_the_builtin(name.lower()):
         raise ModelError(f"unknown model {name}: did you mean the built-in {BUILTIN}?")
-    return _hub_snapshot(full_name(name), notify)
+    return hub_snapshot(full_name(name), notify)
 
 
 def located(name: str) -> Path | None:
@@ -225,13 +222,9 @@ def _in_hub_cache(name: str) -> Path | None:
     try:
         return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except errors.HFValidationError as error:
-        raise _unknown(name) from error
+        raise unknown_model(name) from error
     except errors.LocalEntryNotFoundError:
         return None
-
-
-def _unknown(name: str) -> ModelError:
-    return ModelError(f"unknown model {name}: no such folder, and no valid Hub id (owner/name)")
 
 
 def _model_folder(path: Path, notify: Notify) -> Path:
@@ -249,57 +242,6 @@ def _looks_like_a_path(name: str) -> bool:
 
 def _means_the_builtin(name: str) -> bool:
     return "/" not in name and bool(BUILTIN.startswith(name[:7]) or get_close_matches(name, [BUILTIN], cutoff=0.7))
-
-
-def _hub_snapshot(name: str, notify: Notify) -> Path:
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    notify(f"fetching {name} from the Hugging Face Hub")
-    with quiet(hub_bars=sys.stderr.isatty()):
-        try:
-            return Path(
-                huggingface_hub.snapshot_download(
-                    name, allow_patterns=HUB_FILES, ignore_patterns=HUB_FILES_IGNORED, library_name="tuneful"
-                )
-            )
-        except errors.HFValidationError as error:
-            raise _unknown(name) from error
-        except errors.GatedRepoError as error:
-            raise ModelError(
-                f"{name} is gated: accept its terms on its Hub page, then set HF_TOKEN or run `hf auth login`"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
-            raise ModelError(
-                f"the Hub at {_endpoint()} knows no model {name}: check the spelling; for a private one set HF_TOKEN. "
-                f"The built-in model is {BUILTIN}"
-            ) from error
-        except errors.LocalEntryNotFoundError as error:
-            answered = isinstance(error.__cause__, errors.HfHubHTTPError)
-            raise ModelError(_unfetched(name, error.__cause__) if answered else _unreachable(name)) from error
-        except Exception as error:  # any network error: the user gets one line
-            raise ModelError(_unfetched(name, error)) from error
-
-
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT)
-
-
-def _unfetched(name: str, error: object) -> str:
-    return f"{name} could not be fetched from {_endpoint()}: {first_line(error)}. Try again, or give --model a folder"
-
-
-def _unreachable(name: str) -> str:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return f"{name} is not in the Hub cache and HF_HUB_OFFLINE is set: unset it once, or give --model a folder"
-    return (
-        f"{name} is not (wholly) in the Hub cache and {constants.ENDPOINT} cannot be reached: connect once, give "
-        f"--model a folder, or set HF_ENDPOINT to a mirror"
-    )
 
 
 # Adapters
