@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,8 @@ import numpy as np
 
 from tuneful.evaluation.rater_agreement import rater_agreement
 from tuneful.evaluation.statistics import Ratio
-from tuneful.runs.schema import PeopleSummary, RaterAgreement, RatingRow, load_rows
+from tuneful.numbers import plural
+from tuneful.runs.schema import AnswerScores, PeopleSummary, RaterAgreement, RatingRow, load_rows
 
 RATINGS = "ratings.jsonl"
 
@@ -104,8 +105,7 @@ def _turned(row: RatingRow, *, a_is_base: bool) -> Preferred:
 
 def summarise_ratings(
     matched: MatchedRatings,
-    judge_gains: Sequence[float | None] = (),
-    *,
+    judge_gains: Sequence[float | None],
     confidence: float,
     num_resamples: int,
     seed: int,
@@ -155,3 +155,45 @@ def preference_ratios(matched: MatchedRatings) -> tuple[Ratio, Ratio]:
     there = np.array([float(share is not None) for share in shares])
     tuned = np.array([share or 0.0 for share in shares])
     return Ratio(there - tuned, there), Ratio(tuned, there)
+
+
+def with_preferences(
+    base: Sequence[AnswerScores], tuned: Sequence[AnswerScores], matched: MatchedRatings
+) -> tuple[list[AnswerScores], list[AnswerScores]]:
+    """The scores of both models with what people preferred: the metric `people_preference`."""
+    shares = matched.shares()
+    return (
+        [
+            replace(one, people_preference=None if share is None else 1 - share)
+            for one, share in zip(base, shares, strict=True)
+        ],
+        [replace(one, people_preference=share) for one, share in zip(tuned, shares, strict=True)],
+    )
+
+
+def in_words(people: PeopleSummary, confidence: float, sides: tuple[str, str]) -> str:
+    """The ratings in sentences; `sides` are what the two answers are called."""
+    said = (
+        f"{plural(people.num_raters, 'person', 'people')} gave {plural(people.num_ratings, 'rating')} of "
+        f"{plural(people.num_items, 'item')}: {people.base_preferred} for {sides[0]}, {people.tuned_preferred} for {sides[1]}, "
+        f"{people.ties} as good, {people.both_bad} both bad."
+    )
+    if people.agreement is not None:
+        said += f" The raters agree with {kappa_in_words(people.agreement, confidence)}."
+    if people.judge is not None:
+        said += f" The judge agrees with most of them with {kappa_in_words(people.judge, confidence)}."
+    if people.num_left_out:
+        said += f" {plural(people.num_left_out, 'rating')} of other answers than these are left out."
+    return said
+
+
+def kappa_in_words(agreement: RaterAgreement, confidence: float) -> str:
+    """An agreement inside a sentence: kappa with its interval, the share of equal ratings, and over how many items."""
+    on_items = f"on {plural(agreement.num_items, 'item')}"
+    if agreement.kappa is None or agreement.low is None or agreement.high is None:
+        kappa = f"no {agreement.statistic}: too few items, or all rated alike"
+    else:
+        interval = f"{100 * confidence:g} % interval {agreement.low:.2f} to {agreement.high:.2f}"
+        kappa = f"{agreement.statistic} {agreement.kappa:.2f} ({interval})"
+    share = "" if agreement.share is None else f", in {agreement.share:.0%} of the pairs of ratings"
+    return f"{kappa}{share}, {on_items}"

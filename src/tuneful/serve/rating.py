@@ -133,7 +133,7 @@ class RatingDesk:
         pairs = [RatedPair((item.source,), item.answers[a], item.answers[b]) for item in both]
         rows = [row for row in self.store(run).rows() if {row.a, row.b} == {a, b}]
         matched = match_ratings(rows, pairs)
-        summary = summarise_ratings(matched, confidence=_CONFIDENCE, num_resamples=_NUM_RESAMPLES, seed=self._seed)
+        summary = summarise_ratings(matched, (), _CONFIDENCE, _NUM_RESAMPLES, self._seed)
         measured = preference_ratios(matched)
         raters: dict[str, int] = {}
         for rated in matched.by_item:
