@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tuneful.commands.generate import generate, generate_file
     from tuneful.commands.report import report
     from tuneful.commands.run import dry_run, run, train
+    from tuneful.commands.serve import serve
     from tuneful.commands.show import show
     from tuneful.config import Config, load_config
     from tuneful.console import Terminal
@@ -65,6 +66,7 @@ __all__ = [
     "load_config",
     "report",
     "run",
+    "serve",
     "show",
     "train",
 ]
@@ -79,6 +81,7 @@ _HOMES = {
     "commands.generate": ("generate", "generate_file"),
     "commands.report": ("report",),
     "commands.run": ("dry_run", "run", "train"),
+    "commands.serve": ("serve",),
     "commands.show": ("show",),
     "config": ("Config", "load_config"),
     "console": ("Terminal",),
@@ -88,7 +91,7 @@ _HOMES = {
 }
 """The module that each public name is imported from when it is first used."""
 
-_ROOMS = ("export", "report", "train")
+_ROOMS = ("export", "report", "serve", "train")
 """Commands that share their name with a room of the package."""
 
 # These count only before torch and the Hub's client are loaded: large buffers in huge pages; threads that wait for one another go

@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("run", "Training"),
     "generate": ("generate", "Answers"),
     "chat": ("chat", "Answers"),
+    "serve": ("serve", "Answers"),
     "evaluate": ("evaluate", "Evidence"),
     "compare": ("compare", "Evidence"),
     "report": ("report", "Evidence"),

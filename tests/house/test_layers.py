@@ -51,9 +51,9 @@ DOORS = {
     "peft": {"tuneful.model.lora"},
     "gguf": {"tuneful.export.gguf_file", "tuneful.export.gguf_check", "tuneful.export.gguf_tensors"},
     "pyarrow": {"tuneful.data.tables", "tuneful.data.compression"},
-    "fastapi": {"tuneful.serve.pages"},
     "httpx2": {"tuneful.judge.client", "tuneful.infer.llama_cpp"},
     "xllamacpp": {"tuneful.infer.llama_cpp"},
+    "uvicorn": {"tuneful.commands.serve"},
     **{name: {"tuneful.runs.trackers"} for name in TRACKERS},
 }
 

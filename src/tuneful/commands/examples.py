@@ -24,6 +24,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful generate -m runs/first --data questions.jsonl -o answers.jsonl",
     ),
     "chat": ("tuneful chat -m runs/first", 'tuneful chat -m runs/first --system "Be brief." generate.temperature=0.7'),
+    "serve": (
+        "tuneful serve -m runs/first",
+        "tuneful serve -m runs/first --compare smollm2-135m-instruct",
+        "tuneful serve -m runs/first --host 0.0.0.0 --token SECRET-TOKEN --allow-host host.docker.internal",
+    ),
     "evaluate": (
         "tuneful evaluate runs/first --judge ollama/llama3",
         "tuneful evaluate --calibrate --judge ollama/llama3",

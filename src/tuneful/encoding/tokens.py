@@ -72,7 +72,8 @@ class TextEncoder:
         self._any_control = any_of(self._control)
         self._strips = any(token.takes_before or token.takes_behind for token in self._control.values())
         self.control_token_ids = {token.token_id: content for content, token in self._control.items()}
-        self.bos_token_ids = [] if template.writes_bos else _bos_token_ids(tokenizer)
+        self._bos_token_ids = _bos_token_ids(tokenizer)
+        self.bos_token_ids = [] if template.writes_bos else self._bos_token_ids
         self.end_token_id = self._find_end(tokenizer)
         self.special_token_texts = tuple(
             sorted(set(filter(str.strip, self._control)) | set(template.stop), key=lambda text: (-len(text), text))
@@ -136,6 +137,14 @@ class TextEncoder:
     def text_ids(self, text: str) -> list[int]:
         """The token ids of a plain text by itself; what looks like a control token is none."""
         return list(self._at_start.encode(text, add_special_tokens=False).ids)
+
+    def rendered_ids(self, text: str) -> list[int]:
+        """The token ids of a prompt that somebody else has rendered: its control tokens are such, a begin token stands before it
+        where the tokenizer adds one and the text has none."""
+        bos = self._bos_token_ids
+        run = self.run([Piece(text, Origin.TEMPLATE)], after=bos)
+        (ids,) = self.ids([[*bos, *(run[len(bos) :] if bos and run[: len(bos)] == bos else run)]])
+        return ids
 
     def cut_after(self, text: str, num_tokens: int) -> str:
         """The beginning of `text` that takes `num_tokens` tokens or a few less: whole characters, at least one."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from transformers import PreTrainedModel
 
 from tuneful.batch.order import derived_seed
@@ -21,6 +20,7 @@ from tuneful.config import GenerateConfig
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
 from tuneful.infer.decode import Decoder, attending, make_decoder
+from tuneful.infer.row import Row
 from tuneful.infer.sample import next_tokens
 from tuneful.infer.text import AnswerText
 from tuneful.model.load import context_length
@@ -104,7 +104,7 @@ def stream(
     """The answer to the last turn of one conversation, piece by piece: put together, the text that `answer` gives."""
     prompt = encoder.prompt_ids(conversation)
     _check_room(prompt, model, conversation.source)
-    row = _Row(0, prompt, _num_allowed(model, prompt, config), derived_seed(seed, 0), new_text(encoder, config))
+    row = Row(0, prompt, _num_allowed(model, prompt, config), derived_seed(seed, 0), new_text(encoder, config))
     stops = stop_token_ids(model, encoder)
     decoder = make_decoder(model, 1, 0, len(row.prompt) + row.max_new_tokens)
     for _ in _each_aside(model, decoder, _run(decoder, deque([row]), config, stops)):
@@ -130,7 +130,7 @@ def generate(
     for index, prompt in enumerate(prompts):
         _check_room(prompt, model, f"prompt {index}")
     rows = [
-        _Row(index, list(prompt), _num_allowed(model, prompt, config), derived_seed(seed, number), new_text())
+        Row(index, list(prompt), _num_allowed(model, prompt, config), derived_seed(seed, number), new_text())
         for index, (prompt, number) in enumerate(zip(prompts, numbers or range(len(prompts)), strict=True))
     ]
     if not rows:
@@ -159,39 +159,11 @@ def new_text(encoder: Encoder, config: GenerateConfig) -> AnswerText:
     return AnswerText(encoder.text.decode, (*template.stop, *config.stop), template.generation_prefix)
 
 
-class _Row:
-    """One prompt in flight, with what was generated so far and its own random numbers."""
-
-    def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int, text: AnswerText) -> None:
-        self.index, self.prompt, self.max_new_tokens, self.text = index, prompt, max_new_tokens, text
-        self.generated: list[int] = []
-        self.finish_reason: Literal["stop", "length"] | None = None
-        self.generator = torch.Generator().manual_seed(seed)
-        self._shown: list[str] = []
-
-    def accept(self, token_id: int, stop_token_ids: Collection[int]) -> None:
-        """Take one more token; `finish_reason` says whether it is the last."""
-        self.generated.append(token_id)
-        if token_id not in stop_token_ids:
-            self._shown.append(self.text.push(token_id))
-        if token_id in stop_token_ids or self.text.stopped:
-            self.finish_reason = "stop"
-        elif len(self.generated) >= self.max_new_tokens:
-            self.finish_reason = "length"
-        if self.finish_reason:
-            self._shown.append(self.text.finish(cut=self.finish_reason == "length"))
-
-    def take_shown(self) -> str:
-        """The text that has become certain since the last call."""
-        shown, self._shown = "".join(self._shown), []
-        return shown
-
-
 def _run(
-    decoder: Decoder, waiting: deque[_Row], config: GenerateConfig, stop_token_ids: Collection[int]
-) -> Iterator[_Row]:
+    decoder: Decoder, waiting: deque[Row], config: GenerateConfig, stop_token_ids: Collection[int]
+) -> Iterator[Row]:
     """Every row, once for each of its tokens, as soon as it has it; the order of work."""
-    rows: list[_Row] = []
+    rows: list[Row] = []
     max_rows = min(config.batch_size, decoder.max_rows)
     while rows or waiting:
         entering = _entering(decoder, len(rows), waiting, max_rows)
@@ -210,7 +182,7 @@ def _run(
             rows = [rows[at] for at in decoder.release(gone)]
 
 
-def _entering(decoder: Decoder, num_rows: int, waiting: deque[_Row], max_rows: int) -> list[_Row]:
+def _entering(decoder: Decoder, num_rows: int, waiting: deque[Row], max_rows: int) -> list[Row]:
     """The rows that enter now, taken from those that wait: none before a quarter of the places is free."""
     room = min(max_rows - num_rows, len(waiting))
     if not room or not decoder.admits() or (num_rows and room < min(len(waiting), -(-max_rows // 4))):
@@ -223,7 +195,7 @@ def _entering(decoder: Decoder, num_rows: int, waiting: deque[_Row], max_rows: i
     return entering
 
 
-def _each_aside(model: PreTrainedModel, decoder: Decoder, rows: Iterator[_Row]) -> Iterator[_Row]:
+def _each_aside(model: PreTrainedModel, decoder: Decoder, rows: Iterator[Row]) -> Iterator[Row]:
     """`rows`, computed in evaluation mode with the decoder's attention and no gradients, both undone while a row is yielded."""
     model.eval()
     while True:

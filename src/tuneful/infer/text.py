@@ -22,12 +22,20 @@ class AnswerText:
     """The text of one answer in the making.
 
     `decode` gives the text of token ids, an unfinished character as U+FFFD at its end. `stops` are texts at which the answer
-    ends; they and what follows are no part of it, nor is `lead`, where the text begins with it.
+    ends; they and what follows are no part of it, nor is `lead`, where the text begins with it, nor, with `strips`, outer white
+    space.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), lead: str = "") -> None:
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stops: Sequence[str] = (),
+        lead: str = "",
+        *,
+        strips: bool = True,
+    ) -> None:
         assert all(stops), "an empty text would stop every answer"
-        self._decode, self._stops, self._lead = decode, tuple(stops), lead
+        self._decode, self._stops, self._lead, self._strips = decode, tuple(stops), lead, strips
         self._token_ids: list[int] = []
         self._start = 0  # the first token of the window that is decoded
         self._taken = 0  # characters of the window's text that stand in `_text`
@@ -48,7 +56,7 @@ class AnswerText:
         off, since the model was not done with it."""
         if not self.stopped:
             self._read(finished=not cut)
-        return self._release(len(self._text.rstrip()), finished=True)
+        return self._release(self._length(self._text), finished=True)
 
     @property
     def text(self) -> str:
@@ -81,9 +89,12 @@ class AnswerText:
     def _settled(self) -> int:
         """How many characters no later token can take back."""
         if self.stopped:
-            return len(self._text.rstrip())
+            return self._length(self._text)
         longest = max((_overlap(self._text, stop) for stop in self._stops), default=0)
-        return len(self._text[: len(self._text) - longest].rstrip())
+        return self._length(self._text[: len(self._text) - longest])
+
+    def _length(self, text: str) -> int:
+        return len(text.rstrip() if self._strips else text)
 
     def _release(self, settled: int, *, finished: bool = False) -> str:
         if self._begin is None:
@@ -97,6 +108,8 @@ class AnswerText:
 
     def _beginning(self, settled: int, finished: bool) -> int:
         """Where the answer begins in the settled text: after white space and `lead`; at its end while it may be either."""
+        if not self._strips:
+            return 0
         text = self._text[:settled].lstrip()
         if text.startswith(self._lead):
             text = text[len(self._lead) :].lstrip()

@@ -1,1 +1,1 @@
-"""A model answers to others' clients, and people compare and rate it in a browser."""
+"""A model answers over HTTP: OpenAI's protocol and Ollama's, and a page in the browser."""
