@@ -37,8 +37,8 @@ def create_app(
 ) -> Guard:
     """The ASGI application that serves `models` to whom `access` lets ask.
 
-    `folder` is where the page looks for runs to browse and rate, `reports` makes their reports. The engine's thread begins here and ends with the application's
-    lifespan.
+    `folder` is where the page looks for runs to browse and rate, `reports` makes their reports. The engine's thread begins here
+    and ends with the application's lifespan.
     """
     access, limits = access or Access(), limits or Limits()
     engine = Engine(limits, max_rows=max(model.loaded.config.generate.batch_size for model in models))
