@@ -4,7 +4,7 @@ Raters ask for an item, choose, undo now and then, and note what the server ackn
 anew, and the database and ratings.jsonl are held against their notes. A request that was in flight when the kill came may have
 been kept or not.
 
-    python -m tests.doubles.killed_rating --raters 20 --kills 10 --seconds 3
+    python -m tests.doubles.killed_rating --raters 20 --kills 10 --clicks 500
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Rater:
         self.name, self._dice = name, random.Random(seed)
         self.kept: dict[str, str] = {}
         self.open: tuple[str, str] | None = None
+        self.num_clicks = 0
         self._last: list[str] = []
 
     def click(self, url: str) -> None:
@@ -56,10 +57,11 @@ class Rater:
     def _rate(self, url: str, asked: dict[str, str], view: dict[str, Any]) -> dict[str, Any]:
         item, choice = view["item"], self._dice.choice(CHOICES)
         self.open = (item["source"], choice)
-        body = {**asked, "source": item["source"], "digest": item["digest"], "choice": choice, "remark": choice}
+        body = {**asked, "digest": item["digest"], "choice": choice, "remark": choice}
         status, found = ask(f"{url}/page/api/rating", body)
         assert status == 200, found
         self.kept[item["source"]], self.open = choice, None
+        self.num_clicks += 1
         self._last.append(item["source"])
         return dict(found)
 
@@ -89,8 +91,8 @@ class Rater:
         return wrong
 
 
-def campaign(num_raters: int, num_kills: int, seconds: float, seed: int = 0, num_items: int = 400) -> dict[str, Any]:
-    """Kill the server `num_kills` times, after up to `seconds` of clicking each; what was found wrong, and how much was rated."""
+def campaign(num_raters: int, num_kills: int, num_clicks: int, seed: int = 0, num_items: int = 400) -> dict[str, Any]:
+    """Kill the server `num_kills` times, after up to `num_clicks` choices each; what was found wrong, and how much was rated."""
     dice, raters = random.Random(seed), [Rater(f"rater {n}", seed + n) for n in range(num_raters)]
     wrong: list[str] = []
     num_in_flight = 0
@@ -101,7 +103,9 @@ def campaign(num_raters: int, num_kills: int, seconds: float, seed: int = 0, num
             threads = [threading.Thread(target=rater.click, args=(url,)) for rater in raters]
             for thread in threads:
                 thread.start()
-            time.sleep(seconds * dice.uniform(0.3, 1))
+            enough = sum(rater.num_clicks for rater in raters) + dice.randint(num_clicks // 3, num_clicks)
+            while sum(rater.num_clicks for rater in raters) < enough and any(map(threading.Thread.is_alive, threads)):
+                time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
             process.wait()
             for thread in threads:
@@ -149,7 +153,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--raters", type=int, default=20)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--clicks", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(json.dumps(campaign(options.raters, options.kills, options.seconds, options.seed), indent=1))
+    print(json.dumps(campaign(options.raters, options.kills, options.clicks, options.seed), indent=1))

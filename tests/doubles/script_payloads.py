@@ -141,6 +141,13 @@ _WHOLE = (
     "<img name=getElementById><form id=status>",
     "<map name=x><area shape=default href='javascript:{run}'></map><img usemap=#x>",
     "<main id=main hidden><p id=status role=alert>obeyed</p></main>",
+    "<video><source onerror={run} src=x></video>",
+    "<audio controls autoplay onplay={run} src=data:audio/wav,x></audio>",
+    "<input type=hidden oncontentvisibilityautostatechange={run} style=content-visibility:auto>",
+    "<div popover id=x onbeforetoggle={run}></div><button popovertarget=x autofocus>x</button>",
+    "<search><script>{run}</script></search>",
+    "<fencedframe src={elsewhere}></fencedframe>",
+    "<template shadowrootmode=open><script>{run}</script></template>",
     "__proto__",
     "constructor.prototype.obeyed=1",
 )

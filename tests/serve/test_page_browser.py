@@ -36,6 +36,8 @@ ELEMENTS = """
   obeyed: Boolean(window.obeyed), title: document.title })
 """  # noqa: E501
 
+REFUSED = "data: " + json.dumps({"error": {"message": "\n".join(payloads())}}) + "\n\n"
+
 
 def say(model: str, prompt: str) -> str:
     if prompt == "models":
@@ -281,8 +283,7 @@ def test_no_payload_runs_or_makes_an_element_in_chat_and_compare(opened: Any) ->
             shown = page.locator(f"#{part} .message.assistant .text").last.text_content()
             assert " ".join(shown.split()) == " ".join(text.split())
         if part == "chat":
-            told = "data: " + json.dumps({"error": {"message": "\n".join(every)}}) + "\n\n"
-            page.route("**/v1/chat/completions", lambda route, told=told: route.fulfill(status=200, body=told))
+            page.route("**/v1/chat/completions", lambda route: route.fulfill(status=200, body=REFUSED))
             page.fill("#chat-text", "hello")
             page.press("#chat-text", "Enter")
             expect(page.locator("#chat-error")).to_contain_text("__proto__")

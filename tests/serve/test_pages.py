@@ -116,7 +116,6 @@ def test_ratings_come_out_as_rows_and_results(runs: Path, server: PageServer) ->
             better = ["first", "second"][item["texts"][1].startswith("tuned")]
             rated = {
                 **asked,
-                "source": item["source"],
                 "digest": item["digest"],
                 "choice": better,
                 "remark": "\ud800 ok",
@@ -130,13 +129,15 @@ def test_ratings_come_out_as_rows_and_results(runs: Path, server: PageServer) ->
     assert found["raters"] == {"Bob": 3, "Cem": 3}
     rows = [json.loads(line) for line in (runs / "small" / "ratings.jsonl").read_text().splitlines()]
     assert {(row["rater"], row["preference"]) for row in rows} == {("Bob", "b"), ("Cem", "b")}
+    assert {row["remark"] for row in rows} == {"? ok"}
 
 
 @pytest.mark.parametrize(
     ("change", "status"),
     [
         ({"digest": "0" * 16}, 409),
-        ({"source": "my.json:999"}, 409),
+        ({"digest": "\ud800"}, 409),
+        ({"choice": "\ud800"}, 422),
         ({"choice": "third"}, 422),
         ({"rater": ""}, 400),
         ({"remark": "x" * 2001}, 400),
@@ -147,7 +148,7 @@ def test_ratings_come_out_as_rows_and_results(runs: Path, server: PageServer) ->
 def test_a_rating_that_cannot_be_kept_is_refused(server: PageServer, change: dict[str, str], status: int) -> None:
     asked = {"run": "small", "a": "base", "b": "tuned", "rater": "Dan"}
     item = server.post("/page/api/rating/next", asked)[1]["item"]
-    rated = {**asked, "source": item["source"], "digest": item["digest"], "choice": "tie", **change}
+    rated = {**asked, "digest": item["digest"], "choice": "tie", **change}
     assert server.post("/page/api/rating", rated)[0] == status
     assert server.post("/page/api/rating/next", asked)[1]["num_rated"] == 0
 

@@ -35,7 +35,7 @@ def rate(desk: RatingDesk, run: Path, rater: str, better: str, remark: str = "")
     choice: Any = {0: "first", 1: "second"}.get(
         next((place for place, text in enumerate(shown.texts) if text.startswith(better)), 2), better
     )
-    desk.rate(run, rater, "base", "tuned", shown.item.source, shown.digest, choice, remark)
+    desk.rate(run, rater, "base", "tuned", shown.digest, choice, remark)
     return shown.item.source
 
 
@@ -94,7 +94,7 @@ def test_a_rating_sent_twice_is_kept_once_and_the_later_one_counts(run: Path) ->
     shown = desk.view(run, "Ada", "base", "tuned").item
     assert shown is not None
     for choice in ("first", "first", "second"):
-        desk.rate(run, "Ada", "base", "tuned", shown.item.source, shown.digest, choice, "")  # type: ignore[arg-type]
+        desk.rate(run, "Ada", "base", "tuned", shown.digest, choice, "")  # type: ignore[arg-type]
     (row,) = desk.store(run).rows()
     assert row.preference != row.shown_first
 
@@ -107,7 +107,7 @@ def test_a_rating_of_answers_that_have_changed_is_refused_and_the_old_one_counts
     file = run / "answers" / "tuned.jsonl"
     file.write_text(file.read_text().replace('"tuned ', '"tuned anew '))
     with pytest.raises(StaleItemError, match="have changed"):
-        desk.rate(run, "Ada", "base", "tuned", shown.item.source, shown.digest, "first", "")
+        desk.rate(run, "Ada", "base", "tuned", shown.digest, "first", "")
     view = desk.view(run, "Ada", "base", "tuned")
     assert (view.num_rated, view.num_items) == (0, 4)
     summary, _, raters = desk.results(run, "base", "tuned")
@@ -146,6 +146,18 @@ def test_a_run_folder_copied_without_its_database_keeps_its_ratings(run: Path, t
     assert [row["rater"] for row in exported(copied)] == ["Ada", "Bob"]
 
 
+def test_texts_that_utf_8_cannot_hold_are_kept_as_they_are(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [("Task.", "r", "base \udfff", "tuned \0")])
+    for file in run.rglob("*.jsonl"):
+        file.write_text(file.read_text().replace("my.json:1", "my\\udce9.json:1"))
+    desk = RatingDesk()
+    assert rate(desk, run, "Ada", "tuned", remark="\udc00") == "my\udce9.json:1"
+    desk.export(run)
+    (row,) = exported(run)
+    assert (row["source"], row["remark"], row["preference"]) == ("my\udce9.json:1", "\udc00", "b")
+    assert desk.view(run, "Ada", "base", "tuned").num_rated == 1
+
+
 def test_a_damaged_database_is_said_and_not_written_over(run: Path) -> None:
     (run / DATABASE).write_bytes(b"no database at all" * 100)
     before = (run / DATABASE).read_bytes()
@@ -164,7 +176,9 @@ def test_a_name_is_the_same_however_it_is_typed() -> None:
     assert clean_rater(" Zoe\u0308  Quint ") == clean_rater("Zo\u00eb Quint") == "Zo\u00eb Quint"
 
 
-@pytest.mark.parametrize("name", ["..", "../run", "/etc", "run/../..", "", "run\0", "nothing", "run/answers"])
+@pytest.mark.parametrize(
+    "name", ["..", "../run", "/etc", "run/../..", "", "run\0", "\ud800", "x" * 5000, "nothing", "run/answers"]
+)
 def test_no_name_leads_out_of_the_folder_of_runs(run: Path, name: str) -> None:
     folder = RunsFolder(run.parent)
     assert [one.name for one in folder.runs()] == ["run"]
@@ -184,6 +198,6 @@ def test_a_link_out_of_the_folder_of_runs_is_not_followed(run: Path, tmp_path: P
 
 @needs("posix")
 def test_whatever_was_acknowledged_survives_kill_9_while_twenty_people_rate() -> None:
-    found = campaign(num_raters=20, num_kills=2, seconds=1.5)
+    found = campaign(num_raters=20, num_kills=2, num_clicks=60)
     assert found["wrong"] == []
-    assert found["num_kept"] > 40
+    assert found["num_kept"] > 20

@@ -52,8 +52,12 @@ class RunsFolder:
     def path(self, name: str) -> Path:
         """The folder of the run called `name`; DataError where there is none under the root."""
         root = self.root.resolve()
-        path = (root / name).resolve() if "\0" not in name else root
-        if not name or not path.is_relative_to(root) or not (path / "config.yaml").is_file():
+        try:
+            path = (root / name).resolve()
+            is_run = path.is_relative_to(root) and (path / "config.yaml").is_file()
+        except (OSError, ValueError):  # too long, or no name of a file at all
+            is_run = False
+        if not name or not is_run:
             raise DataError(f"{name[:200]}: no run of this name; the page lists those that there are")
         return path
 

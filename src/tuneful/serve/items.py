@@ -52,8 +52,8 @@ class BlindItem:
 
     @property
     def digest(self) -> str:
-        """What the rater sees, as a hash: whoever rates says what was rated."""
-        return text_sha256(json.dumps([self.item.task, *self.texts]))
+        """The item and what the rater sees of it, as a hash: whoever rates says what was rated."""
+        return text_sha256(json.dumps([self.item.source, self.item.task, *self.texts]))
 
 
 def answer_names(run: Path) -> list[str]:

@@ -11,6 +11,7 @@ text. A report runs in an origin of its own, where it can ask this server for no
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from tuneful.errors import TunefulError
 from tuneful.serve.folder import RunsFolder
@@ -63,20 +64,29 @@ class Reports:
         return self.script_source.strip("'") in text
 
 
+def _whole(value: Any) -> Any:
+    """A text without lone surrogates, which neither pydantic nor UTF-8 takes."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+
+
+_Text = Annotated[str, BeforeValidator(_whole)]
+
+
 class _Answers(BaseModel):
     """Two sets of answers of a run, and who rates them."""
 
-    run: str = Field(max_length=1_000)
-    a: str = Field(max_length=200)
-    b: str = Field(max_length=200)
-    rater: str = Field(max_length=200)
+    run: _Text = Field(max_length=1_000)
+    a: _Text = Field(max_length=200)
+    b: _Text = Field(max_length=200)
+    rater: _Text = Field(max_length=200)
 
 
 class _Rating(_Answers):
-    source: str = Field(max_length=4_000)
-    digest: str = Field(max_length=64)
-    choice: Literal["first", "second", "tie", "both_bad"]
-    remark: str = Field(default="", max_length=MAX_REMARK * 2)
+    """What was chosen, of the item that was shown with `digest`."""
+
+    digest: _Text = Field(max_length=64)
+    choice: Annotated[Literal["first", "second", "tie", "both_bad"], BeforeValidator(_whole)]
+    remark: _Text = Field(default="", max_length=MAX_REMARK * 2)
 
 
 def page_router(runs: Path, reports: Reports | None = None, *, seed: int = 0) -> APIRouter:
@@ -139,7 +149,7 @@ def _add_rating(router: APIRouter, folder: RunsFolder, desk: RatingDesk) -> None
     def rate(asked: _Rating, after: BackgroundTasks) -> Response:
         def rated() -> dict[str, Any]:
             path = folder.path(asked.run)
-            desk.rate(path, asked.rater, asked.a, asked.b, asked.source, asked.digest, asked.choice, asked.remark)
+            desk.rate(path, asked.rater, asked.a, asked.b, asked.digest, asked.choice, asked.remark)
             after.add_task(desk.export, path)
             return _view(desk.view(path, asked.rater, asked.a, asked.b))
 
@@ -215,7 +225,7 @@ def _view(view: RatingView) -> dict[str, Any]:
 def _answered(made: Callable[[], Any], after: BackgroundTasks | None = None) -> Response:
     """The JSON that `made` returns, or the error it raised in words, with a status that says whose it is."""
     try:
-        return JSONResponse(_whole(made()), headers=HEADERS, background=after)
+        return _Json(made(), headers=HEADERS, background=after)
     except StaleItemError as error:
         return _error(str(error), 409)
     except TunefulError as error:
@@ -224,22 +234,23 @@ def _answered(made: Callable[[], Any], after: BackgroundTasks | None = None) -> 
         return _error(f"nothing was kept: {error}", 503)
 
 
-def _whole(value: Any) -> Any:
-    """JSON for every browser: lone surrogates, which UTF-8 has not, are replaced."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, dict):
-        return {key: _whole(one) for key, one in value.items()}
-    return [_whole(one) for one in value] if isinstance(value, (list, tuple)) else value
+class _Json(JSONResponse):
+    """JSON in ASCII: a lone surrogate, which UTF-8 has not, reaches the browser and comes back as it was."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of the body."""
+        return json.dumps(content, allow_nan=False).encode("ascii")
 
 
 def _error(message: str, status: int) -> Response:
-    return JSONResponse({"error": {"message": _whole(message)}}, status_code=status, headers=HEADERS)
+    return _Json({"error": {"message": message}}, status_code=status, headers=HEADERS)
 
 
 def _plain(text: str, status: int) -> Response:
     policy = {"Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'"}
-    return Response(_whole(text), status_code=status, media_type="text/plain", headers={**HEADERS, **policy})
+    return Response(
+        text.encode("utf-8", "replace"), status_code=status, media_type="text/plain", headers={**HEADERS, **policy}
+    )
 
 
 def _file(name: str) -> Response:

@@ -96,18 +96,16 @@ class RatingDesk:
         left = [one for one in blind if not _is_of(rated.get(one.item.source), one)]
         return RatingView(left[0] if left else None, len(blind) - len(left), len(blind), num_equal(items, a, b))
 
-    def rate(
-        self, run: Path, rater: str, a: str, b: str, source: str, digest: str, choice: Choice, remark: str
-    ) -> None:
-        """Keep the choice of `rater` about the item `source`, which was shown with `digest`.
+    def rate(self, run: Path, rater: str, a: str, b: str, digest: str, choice: Choice, remark: str) -> None:
+        """Keep the choice of `rater` about the item that was shown with `digest`.
 
-        StaleItemError where that is not what it holds now. On disk when this returns.
+        StaleItemError where nothing is shown so any more. On disk when this returns.
         """
         a, b = sorted((a, b))
         rater = clean_rater(rater)
         blind = items_for(self.items(run, (a, b)), rater, a, b, self._seed)
-        shown = next((one for one in blind if one.item.source == source), None)
-        if shown is None or shown.digest != digest:
+        shown = next((one for one in blind if one.digest == digest), None)
+        if shown is None:
             raise StaleItemError("the answers have changed since this item was shown; it was not rated")
         if len(remark) > MAX_REMARK:
             raise DataError(f"a remark has at most {MAX_REMARK:,} characters, this one has {len(remark):,}")

@@ -24,6 +24,8 @@ DATABASE = "ratings.sqlite3"
 
 _BUSY_SECONDS = 30.0
 _COLUMNS = tuple(field.name for field in fields(RatingRow))
+_TEXT = "CAST(? AS TEXT)"
+"""Texts go in as bytes: SQLite takes any, Python's `str` only what UTF-8 knows, and a record's source may hold half a pair."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS ratings (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -32,7 +34,7 @@ CREATE TABLE IF NOT EXISTS ratings (
 )
 """
 _INSERT = f"""
-INSERT OR REPLACE INTO ratings ({", ".join(_COLUMNS)}) VALUES ({", ".join("?" * len(_COLUMNS))})
+INSERT OR REPLACE INTO ratings ({", ".join(_COLUMNS)}) VALUES ({", ".join([_TEXT] * len(_COLUMNS))})
 """
 
 
@@ -52,7 +54,7 @@ class RatingStore:
     def add(self, row: RatingRow) -> None:
         """Keep a rating; an earlier one of the same rater, item and answers gives way to it."""
         with self._connected() as connection, connection:
-            connection.execute(_INSERT, astuple(row))
+            connection.execute(_INSERT, _bytes(astuple(row)))
         self._num_changes += 1
 
     def undo(self, rater: str, a: str, b: str) -> RatingRow | None:
@@ -60,8 +62,8 @@ class RatingStore:
         with self._connected() as connection, connection:
             found = connection.execute(
                 f"DELETE FROM ratings WHERE position = (SELECT max(position) FROM ratings "
-                f"WHERE rater = ? AND a = ? AND b = ?) RETURNING {', '.join(_COLUMNS)}",
-                (rater, a, b),
+                f"WHERE rater = {_TEXT} AND a = {_TEXT} AND b = {_TEXT}) RETURNING {', '.join(_COLUMNS)}",
+                _bytes((rater, a, b)),
             ).fetchall()
         self._num_changes += 1
         return RatingRow(*found[0]) if found else None
@@ -94,7 +96,7 @@ class RatingStore:
 
     @staticmethod
     def _read(connection: sqlite3.Connection, rater: str | None = None) -> list[RatingRow]:
-        where, values = ("WHERE rater = ?", (rater,)) if rater is not None else ("", ())
+        where, values = (f"WHERE rater = {_TEXT}", _bytes((rater,))) if rater is not None else ("", [])
         found = connection.execute(
             f"SELECT {', '.join(_COLUMNS)} FROM ratings {where} ORDER BY a, b, rater, position", values
         )
@@ -110,6 +112,7 @@ class RatingStore:
     def _opened(self) -> sqlite3.Connection:
         before = [] if (self.run / DATABASE).is_file() else load_ratings(self.run)
         connection = sqlite3.connect(self.run / DATABASE, timeout=_BUSY_SECONDS)
+        connection.text_factory = lambda stored: stored.decode("utf-8", "surrogatepass")
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
@@ -124,4 +127,10 @@ class RatingStore:
         """The rows of a ratings.jsonl whose database was left behind, where the folder was copied, say."""
         if before:
             with connection:
-                connection.executemany(_INSERT.replace("OR REPLACE", "OR IGNORE"), map(astuple, before))
+                connection.executemany(
+                    _INSERT.replace("OR REPLACE", "OR IGNORE"), (_bytes(astuple(row)) for row in before)
+                )
+
+
+def _bytes(texts: Sequence[str]) -> list[bytes]:
+    return [text.encode("utf-8", "surrogatepass") for text in texts]

@@ -84,7 +84,7 @@ function show(view) {
   if (item === null) {
     byId("rate-done").textContent = view.num_items ? "You have rated every item. Thank you." : "All answers of these two are equal: there is nothing to rate.";
     byId("rate-done").focus();
-    if (view.num_items) guarded(() => showResults(chosen));
+    if (view.num_items) showResults(chosen).catch(error => showError(byId("rate-error"), error));
     return;
   }
   byId("rate-results").hidden = true;
@@ -114,7 +114,7 @@ function pressed(event) {
 
 async function rate(choice) {
   if (item === null) return;
-  const body = { ...chosen, source: item.source, digest: item.digest, choice, remark: byId("rate-remark").value };
+  const body = { ...chosen, digest: item.digest, choice, remark: byId("rate-remark").value };
   await guarded(async () => {
     show(await postJson("/page/api/rating", body));
     announce(`${SAID[choice]}, kept. ${byId("rate-count").textContent}`);
