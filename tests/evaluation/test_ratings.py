@@ -114,7 +114,7 @@ def test_ratings_of_other_texts_or_other_records_are_counted_and_left_out() -> N
     assert people is not None
     assert (people.num_ratings, people.num_left_out, people.num_items, people.num_raters) == (1, 2, 1, 1)
     assert people.tuned_preferred + people.base_preferred + people.ties + people.both_bad == people.num_ratings
-    assert "2 ratings of other answers than these are left out" in in_words(people, 0.95, ("before", "after"))
+    assert "Left out: 2 ratings of other answers than these." in in_words(people, 0.95, ("before", "after"))
     assert summarise_ratings(match_ratings([], [PAIR]), (), 0.95, 100, 0) is None
 
 

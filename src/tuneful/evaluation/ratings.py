@@ -183,7 +183,7 @@ def in_words(people: PeopleSummary, confidence: float, sides: tuple[str, str]) -
     if people.judge is not None:
         said += f" The judge agrees with most of them with {kappa_in_words(people.judge, confidence)}."
     if people.num_left_out:
-        said += f" {plural(people.num_left_out, 'rating')} of other answers than these are left out."
+        said += f" Left out: {plural(people.num_left_out, 'rating')} of other answers than these."
     return said
 
 
