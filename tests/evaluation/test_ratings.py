@@ -17,7 +17,7 @@ from tuneful.evaluation.ratings import (
     summarise_ratings,
     text_sha256,
 )
-from tuneful.runs.schema import RaterAgreement, RatingRow
+from tuneful.runs.schema import PreferredAnswer, RaterAgreement, RatingRow
 
 
 def agreed(*items: dict[str, str]) -> RaterAgreement | None:
@@ -77,19 +77,9 @@ def test_kappa_lies_in_its_interval_and_names_mean_nothing(items: list[dict[str,
         assert -1 <= found.low <= found.kappa <= found.high <= 1
 
 
-def row(source: str, rater: str, preference: str, a: str = "base", b: str = "tuned", first: str = "a") -> RatingRow:
-    return RatingRow(
-        source,
-        rater,
-        "x",
-        "y",
-        preference,
-        first,
-        "",
-        "2026-11-30T00:00:00+00:00",
-        text_sha256(a),
-        text_sha256(b),  # type: ignore[arg-type]
-    )
+def row(source: str, rater: str, preference: PreferredAnswer, a: str = "base", b: str = "tuned") -> RatingRow:
+    """What stood first was `a`."""
+    return RatingRow(source, rater, "x", "y", preference, "a", "", "2026-11-30", text_sha256(a), text_sha256(b))
 
 
 PAIR = RatedPair(("t:1",), "base", "tuned")
@@ -120,7 +110,8 @@ def test_ratings_of_other_texts_or_other_records_are_counted_and_left_out() -> N
 
 def test_preferences_are_shares_of_the_rated_items_alone() -> None:
     base, tuned = preference_ratios(MatchedRatings(({"a": "tuned", "b": "both_bad"}, {}, {"a": "base"})))
-    assert (base.value(), tuned.value()) == (pytest.approx(0.625), pytest.approx(0.375))
+    assert base.value() == pytest.approx(0.625)
+    assert tuned.value() == pytest.approx(0.375)
 
 
 def test_a_judge_is_held_against_the_majority() -> None:

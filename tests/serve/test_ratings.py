@@ -15,7 +15,8 @@ from tests.machine import needs
 
 from tuneful.errors import DataError
 from tuneful.serve.folder import RunsFolder
-from tuneful.serve.rating import RatingDesk, RatingView, StaleItemError, clean_rater
+from tuneful.serve.items import items_for
+from tuneful.serve.rating import Choice, RatingDesk, RatingView, StaleItemError, clean_rater
 from tuneful.serve.ratings import DATABASE
 
 
@@ -56,14 +57,10 @@ def test_a_choice_by_place_becomes_the_name_that_stood_there(run: Path) -> None:
 def test_orders_differ_between_raters_and_items_and_stay_after_a_restart(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", plain_items(200))
 
-    def orders(rater: str, seed: int = 0) -> list[tuple[str, str]]:
-        desk, found = RatingDesk(seed), []
-        items = desk.items(run, ("base", "tuned"))
-        from tuneful.serve.items import items_for
+    items = RatingDesk().items(run, ("base", "tuned"))
 
-        for one in items_for(items, rater, "base", "tuned", seed):
-            found.append((one.item.source, one.first))
-        return found
+    def orders(rater: str, seed: int = 0) -> list[tuple[str, str]]:
+        return [(one.item.source, one.first) for one in items_for(items, rater, "base", "tuned", seed)]
 
     ada, bob = orders("Ada"), orders("Bob")
     assert ada == orders("Ada") != orders("Ada", seed=1)
@@ -93,8 +90,9 @@ def test_a_rating_sent_twice_is_kept_once_and_the_later_one_counts(run: Path) ->
     desk = RatingDesk()
     shown = desk.view(run, "Ada", "base", "tuned").item
     assert shown is not None
-    for choice in ("first", "first", "second"):
-        desk.rate(run, "Ada", "base", "tuned", shown.digest, choice, "")  # type: ignore[arg-type]
+    choices: tuple[Choice, ...] = ("first", "first", "second")
+    for choice in choices:
+        desk.rate(run, "Ada", "base", "tuned", shown.digest, choice, "")
     (row,) = desk.store(run).rows()
     assert row.preference != row.shown_first
 
