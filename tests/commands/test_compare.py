@@ -13,10 +13,12 @@ from tuneful import cli
 from tuneful.commands import run as api
 from tuneful.commands.compare import compare
 from tuneful.config import DataConfig, load_config
+from tuneful.console import Terminal
 from tuneful.errors import DataError, GateError
 from tuneful.evaluation.answered import kind_of, pair, read_answered
+from tuneful.evaluation.ratings import text_sha256
 from tuneful.runs import measure as measuring
-from tuneful.runs.schema import GeneralScore
+from tuneful.runs.schema import GeneralScore, RatingRow, as_row
 
 MEASURE = measuring._measure_general
 WORDS = ["red", "green", "blue", "pink", "grey", "gold", "teal", "white", "black", "brown"]
@@ -331,3 +333,73 @@ def test_what_a_run_measured_before_it_was_cut_off_is_taken_as_it_is_unless_the_
         else:
             api.run(str(data), config=config, output=run)
     assert measured == ["base: anew", "base: again", "base: anew", "tuned: anew"]
+
+
+def rate(run: Path, preferences: dict[str, str], a: str = "No idea.") -> None:
+    """Ratings of base (`a`) against tuned answers: a letter an item for each rater, t tuned, b base, 0 tie, x both bad."""
+    rows = []
+    for rater, letters in preferences.items():
+        for index, letter in enumerate(letters):
+            rows.append(
+                RatingRow(
+                    f"my.json:{index}",
+                    rater,
+                    "base",
+                    "tuned",
+                    {"t": "b", "b": "a", "0": "tie", "x": "both_bad"}[letter],  # type: ignore[arg-type]
+                    "a",
+                    "",
+                    "2026-11-30T00:00:00+00:00",
+                    text_sha256(a),
+                    text_sha256(record(index)["output"]),
+                )
+            )
+    (run / "ratings.jsonl").write_text("".join(json.dumps(as_row(row)) + "\n" for row in rows))
+
+
+def test_what_people_preferred_is_a_metric_with_counts_and_kappa(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", right=20)
+    rate(run, {"ada": "tttttttttttt", "bob": "ttttttttttb0"})
+    found = compared(run / "answers" / "base.jsonl", run, "report.gate=people_preference>=0.5")
+    metric = next(one for one in found["metrics"] if one["name"] == "people_preference")
+    assert (metric["num_items"], metric["wins"], metric["ties"], metric["losses"]) == (12, 11, 1, 0)
+    assert metric["tuned"] == pytest.approx((10 + 0.5 + 0.75) / 12)
+    assert metric["verdict"] == "better"
+    people = found["people"]
+    assert (people["num_raters"], people["num_ratings"], people["num_items"], people["num_left_out"]) == (2, 24, 12, 0)
+    assert (people["tuned_preferred"], people["base_preferred"], people["ties"], people["both_bad"]) == (22, 1, 1, 0)
+    assert (people["agreement"]["statistic"], people["agreement"]["num_items"]) == ("Cohen's kappa", 12)
+    assert found["gate"][0]["met"]
+    assert found["items"][11]["tuned"]["people_preference"] == 0.75
+    assert found["items"][12]["tuned"]["people_preference"] is None
+    turned = compared(run, run / "answers" / "base.jsonl")
+    assert turned["people"]["base_preferred"] == 22
+    assert next(one for one in turned["metrics"] if one["name"] == "people_preference")["verdict"] == "worse"
+
+
+def test_ratings_of_other_answers_count_nowhere_and_a_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", right=20)
+    rate(run, {"ada": "ttt"}, a="Another answer.")
+    found = compare(run / "answers" / "base.jsonl", run, terminal=Terminal()).document
+    assert "people" not in found
+    assert "3 ratings in ratings.jsonl are of other answers" in "".join(capsys.readouterr())
+
+
+def test_damaged_ratings_are_named_with_their_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", right=20)
+    rate(run, {"ada": "ttt"})
+    text = (run / "ratings.jsonl").read_text().replace('"preference": "b"', '"preference": "c"', 1)
+    (run / "ratings.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"ratings.jsonl:1: damaged"):
+        compared(run / "answers" / "base.jsonl", run)
+
+
+def test_the_report_of_a_comparison_has_a_section_on_people(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", right=20)
+    rate(run, {"ada": "tttttttttttt", "bob": "ttttttttttb0", "cem": "tttttttttttt"})
+    compared(run / "answers" / "base.jsonl", run, output=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "3 people gave 36 ratings of 12 items: 1 for A, 34 for B, 1 as good, 0 both bad." in page
+    assert "Fleiss&#39; kappa" in page

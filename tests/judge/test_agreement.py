@@ -88,3 +88,8 @@ def test_a_ratings_file_that_cannot_be_used_is_named(tmp_path: Path, rows: list[
 def test_too_few_ratings_of_scored_answers_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="only 1 of 2 ratings are of answers that the judge scored"):
         agree([verdict(1, 50)], {"t:1": 0.5, "t:2": 0.5}, 0.95)
+
+
+def test_preferences_of_the_page_are_no_grades_and_the_message_says_where_they_go(tmp_path: Path):
+    with pytest.raises(DataError, match=r"ratings.jsonl:1: holds a preference .* without --ratings"):
+        read_ratings(rated(tmp_path, [{"source": "t:1", "rater": "ada", "preference": "a"}]))

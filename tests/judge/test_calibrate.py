@@ -15,8 +15,9 @@ from tests.judge.test_verdicts import Scripted
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import DataError
-from tuneful.judge.calibrate import calibrate
+from tuneful.judge.calibrate import calibrate, num_calibration_questions
 from tuneful.judge.client import AskResult, NoReply, Reply
+from tuneful.judge.people import RatedItem
 from tuneful.judge.probes import injections, padded
 from tuneful.judge.protocols import Item
 from tuneful.judge.questions import Question
@@ -172,3 +173,26 @@ def test_padding_adds_length_and_nothing_else() -> None:
 def test_there_are_forty_orders_of_different_wording() -> None:
     assert len(set(injections())) == 40
     assert all(order.strip() for order in injections())
+
+
+def test_a_judge_is_held_against_what_people_preferred(tmp_path: Path) -> None:
+    """Three pairs: the fair judge prefers what people did in two, and has no preference where neither answer names the city."""
+    pairs = [("City 0?", "Nothing.", "won"), ("Nothing.", "City 1?", "lost"), ("Perhaps.", "Nothing.", "won")]
+    rated = [
+        RatedItem(replace(ITEMS[n], answer=answer, rival=rival), preferred)  # type: ignore[arg-type]
+        for n, (answer, rival, preferred) in enumerate(pairs)
+    ]
+    judge, settings = judging(fair), JudgeConfig(calibration_items=10)
+    with ReplyCache.open(tmp_path / "replies.jsonl") as cache:
+        found = calibrate(ITEMS, judge, settings, cache, confidence=0.95, rated=rated)
+    assert value(found, "people_agreement") == pytest.approx((1 + 1 + 0.5) / 3)
+    assert found.num_questions == num_calibration_questions(len(ITEMS), settings, len(rated)) == 106
+    assert found.verdict == "usable"
+
+
+def test_a_judge_that_contradicts_people_is_usable_with_care(tmp_path: Path) -> None:
+    rated = [RatedItem(replace(item, answer=f"City {n}?", rival="Nothing."), "lost") for n, item in enumerate(ITEMS)]
+    with ReplyCache.open(tmp_path / "replies.jsonl") as cache:
+        found = calibrate(ITEMS, judging(fair), JudgeConfig(), cache, confidence=0.95, rated=rated)
+    assert (value(found, "people_agreement"), found.verdict) == (0, "usable with care")
+    assert "answer preferred that people prefer 0%" in found.sentence

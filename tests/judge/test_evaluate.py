@@ -13,6 +13,7 @@ import pytest
 from tests.doubles.judge_server import MODEL, Request, head, honest_body, said, serving, tags
 
 from tuneful.cli import main
+from tuneful.evaluation.ratings import text_sha256
 
 Evaluate = Callable[..., tuple[int, str, str]]
 ROWS = [
@@ -112,6 +113,34 @@ def test_a_run_folder_is_judged_before_and_after(
     assert evaluate("run/answers/tuned.jsonl", "--judge", f"ollama/{MODEL}")[0] == 0
     assert len(honest[1]) == 14, "what was judged is not judged again"
     assert (run / "scores" / "tuned.jsonl").read_bytes() == before[run / "scores" / "tuned.jsonl"]
+
+
+def test_a_judge_is_held_against_those_who_rated_the_run(evaluate: Evaluate, tmp_path: Path) -> None:
+    """This judge gives both answers of an item the same score, and so never agrees with people who prefer one of them."""
+    run = run_folder(tmp_path / "run")
+    ratings = [
+        {
+            "source": f"my.json:{n}",
+            "rater": "Ada",
+            "a": "base",
+            "b": "tuned",
+            "preference": "b" if n else "tie",
+            "shown_first": "a",
+            "remark": "",
+            "rated": "2026-11-30T00:00:00+00:00",
+            "a_sha256": text_sha256(f"base says {n}"),
+            "b_sha256": text_sha256(f"tuned says {n}"),
+        }
+        for n in range(7)
+    ]
+    written(run / "ratings.jsonl", ratings)
+    code, _, err = evaluate("run", "--judge", f"ollama/{MODEL}", "--calibrate", "judge.calibration_items=4")
+    assert code == 0, err
+    people = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["people"]
+    assert (people["statistic"], people["num_items"], people["share"]) == ("Cohen's kappa", 7, pytest.approx(1 / 7))
+    figures = json.loads((run / "calibration.json").read_text(encoding="utf-8"))["figures"]
+    assert figures[-1]["name"] == "people_agreement"
+    assert "the judge agrees with most people with Cohen's kappa" in " ".join(err.split())
 
 
 def test_the_key_is_in_no_file_and_in_no_line(evaluate: Evaluate, tmp_path: Path) -> None:

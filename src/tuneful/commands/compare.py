@@ -6,7 +6,7 @@ OUTPUT/comparison.json   OUTPUT/answers/{base,tuned}.jsonl   OUTPUT/data/test.js
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
+    from tuneful.evaluation.ratings import MatchedRatings
     from tuneful.runs.schema import Comparison, GateOutcome
 
 _NUM_CHANGED_SHOWN = 3
@@ -67,6 +68,7 @@ def compare(
     from tuneful.evaluation.answered import pair, read_answered
     from tuneful.evaluation.document import compare_models, with_items
     from tuneful.evaluation.gate import parse_gate
+    from tuneful.evaluation.ratings import with_preferences
     from tuneful.evaluation.tables import apply_gate, show_comparison
     from tuneful.runs.schema import ComparedSides
 
@@ -76,6 +78,8 @@ def compare(
     pairing = pair(before, after)
     kinds = [one.kind for one in pairing.tuned]
     base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
+    matched = _rated(before, after, pairing)
+    base, tuned = with_preferences(base, tuned, matched)
     comparison = with_items(
         compare_models(config, base, tuned, kinds, before.general, after.general),
         sources=[one.source for one in pairing.tuned],
@@ -85,6 +89,7 @@ def compare(
         tuned=tuned,
         names=ComparedSides(before.name, after.name),
     )
+    comparison = _with_people(comparison, matched)
     terminal.heading("Compared")
     terminal.facts(
         {
@@ -93,6 +98,8 @@ def compare(
         }
     )
     show_comparison(comparison, terminal, ("A", "B"))
+    if comparison.people is None and matched.num_left_out:
+        terminal.say(f"{matched.num_left_out} ratings in ratings.jsonl are of other answers than these", style="yellow")
     _show_changed_most(comparison, pairing, terminal)
     comparison = apply_gate(conditions, comparison, terminal)
     report = _write(output, pairing, config, comparison) if output is not None else None
@@ -128,6 +135,33 @@ def compare_command(
 def _counted(side: AnsweredSet, num_compared: int, num_left: int) -> str:
     left = f", {num_left} only here and left out" if num_left else ""
     return f"{side.name}: {len(side.items)} answers = {num_compared} compared{left or ' + 0 left out'}"
+
+
+def _rated(before: AnsweredSet, after: AnsweredSet, pairing: Pairing) -> MatchedRatings:
+    """What people rated in the run of either side, of the answers that are compared."""
+    from tuneful.evaluation.ratings import RatedPair, match_ratings
+
+    pairs = zip(pairing.base, pairing.tuned, strict=True)
+    return match_ratings(
+        dict.fromkeys((*before.ratings, *after.ratings)),
+        [RatedPair((*{one.source, other.source},), one.text, other.text) for one, other in pairs],
+    )
+
+
+def _with_people(comparison: Comparison, matched: MatchedRatings) -> Comparison:
+    from tuneful.evaluation.ratings import summarise_ratings
+
+    if not any(matched.by_item):
+        return comparison
+    scores = [(item.base.judge_score, item.tuned.judge_score) for item in comparison.items or ()]
+    people = summarise_ratings(
+        matched,
+        [None if base is None or tuned is None else tuned - base for base, tuned in scores],
+        confidence=comparison.confidence,
+        num_resamples=comparison.num_resamples,
+        seed=comparison.seed,
+    )
+    return replace(comparison, people=people)
 
 
 def _show_changed_most(comparison: Comparison, pairing: Pairing, terminal: Terminal) -> None:

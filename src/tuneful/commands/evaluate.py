@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from tuneful.judge.client import Judge
     from tuneful.judge.items import AnswerSet
     from tuneful.judge.verdicts import ReplyCache
-    from tuneful.runs.schema import Agreement, Calibration, CalibrationFigure, EvaluationDocument
+    from tuneful.runs.schema import (
+        Agreement,
+        Calibration,
+        CalibrationFigure,
+        EvaluationDocument,
+        RaterAgreement,
+        RatingRow,
+    )
     from tuneful.types import Verdict
 
 
@@ -74,6 +81,7 @@ def evaluate(
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.evaluation.ratings import load_ratings
     from tuneful.judge.agreement import agree
     from tuneful.judge.local import open_judge, resolve_settings
     from tuneful.judge.questions import prompt_of
@@ -101,7 +109,8 @@ def evaluate(
     folder = _output_folder(answers, output)
     judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say), warning(terminal))
     with open_cache(folder) as cache:
-        calibration = _calibrated(sets[-1], judge, config, cache, folder, terminal) if calibrate else None
+        rated = load_ratings(answers) if answers.is_dir() else []
+        calibration = _calibrated(sets, judge, config, cache, folder, terminal, rated) if calibrate else None
         verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
     summary = evaluation_document(judge, config, verdicts, terminal)
     if num_left_out := sum(len(one.items) for one in every) - sum(len(one.items) for one in sets):
@@ -111,6 +120,8 @@ def evaluate(
         agreement = agree(verdicts[sets[-1].name], people, config.report.confidence)
         summary = replace(summary, agreement=agreement)
         _show_agreement(agreement, terminal)
+    if rated:
+        summary = replace(summary, people=_against_people(sets, verdicts, rated, config, terminal))
     write_json(folder / "evaluation.json", as_row(summary))
     _check_anything_scored(judge, verdicts)
     return EvaluationResult(folder, verdicts, summary, calibration)
@@ -176,14 +187,23 @@ def _output_folder(answers: Path, output: Path | None) -> Path:
 
 
 def _calibrated(
-    judged: AnswerSet, judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
+    sets: Sequence[AnswerSet],
+    judge: Judge,
+    config: Config,
+    cache: ReplyCache,
+    folder: Path,
+    terminal: Terminal,
+    ratings: Sequence[RatingRow],
 ) -> Calibration:
-    """Calibrate the judge with the items of `judged`; the result is printed and written as calibration.json."""
+    """Calibrate the judge with the items of the last of `sets`, and with what people rated in the run; the result is printed and
+    written as calibration.json."""
     from tuneful.judge.calibrate import calibrate, in_words, num_calibration_questions
+    from tuneful.judge.people import rated_items
     from tuneful.runs.schema import as_row
 
-    settings = config.judge
-    total = num_calibration_questions(len(judged.items), settings)
+    settings, judged = config.judge, sets[-1]
+    rated = rated_items(sets, ratings)
+    total = num_calibration_questions(len(judged.items), settings, len(rated))
     with terminal.progress("calibrating", total, "questions") as advance:
         found = calibrate(
             judged.items,
@@ -193,6 +213,7 @@ def _calibrated(
             confidence=config.report.confidence,
             seed=config.train.seed,
             advance=advance,
+            rated=rated,
         )
     write_json(folder / "calibration.json", as_row(found))
     terminal.heading(f"Can {found.judge} judge? {found.num_items} items, {found.num_questions} questions")
@@ -236,6 +257,33 @@ def _show_agreement(agreement: Agreement, terminal: Terminal) -> None:
     if agreement.num_unmatched:
         facts["not matched"] = f"{agreement.num_unmatched} ratings of answers that have no score"
     terminal.facts(facts)
+
+
+def _against_people(
+    sets: Sequence[AnswerSet],
+    verdicts: Mapping[str, list[Verdict]],
+    ratings: Sequence[RatingRow],
+    config: Config,
+    terminal: Terminal,
+) -> RaterAgreement | None:
+    """The judge against those who rated the run's answers blind, printed."""
+    from tuneful.evaluation.ratings import kappa_in_words
+    from tuneful.judge.people import judge_against_people
+
+    report = config.report
+    found = judge_against_people(
+        sets,
+        verdicts,
+        ratings,
+        confidence=report.confidence,
+        num_resamples=report.num_resamples,
+        seed=config.train.seed,
+    )
+    if found is None:
+        terminal.say(f"the {len(ratings)} ratings in ratings.jsonl are of other answers than these", style="yellow")
+    else:
+        terminal.say(f"the judge agrees with most people with {kappa_in_words(found, report.confidence)}")
+    return found
 
 
 def _check_anything_scored(judge: Judge, verdicts: Mapping[str, list[Verdict]]) -> None:

@@ -43,7 +43,7 @@ def serve(
 
     A run, or an adapter, brings its base. `token` is what every request has to bring, needed where `host` is not of this machine
     alone; `allow_hosts` are further names of the server, `cors` origins of pages that may use it; `folder` is where the page
-    finds runs. Raises ConfigError, ModelError or TemplateError before anything is listened to.
+    finds runs, `runs/` where none is named. Raises ConfigError, ModelError or TemplateError before anything is listened to.
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
@@ -52,15 +52,18 @@ def serve(
     config = with_model(config, model) or Config()
     _check_installed()
     from tuneful.model.given import as_name
+    from tuneful.report.build import build_report, script_source
     from tuneful.serve.app import create_app
     from tuneful.serve.models import load_models
+    from tuneful.serve.pages import Reports
     from tuneful.serve.safety import Access
 
     access = Access(host, token or "", tuple(allow_hosts), tuple(cors))
     access.check()
     with contextlib.closing(_listening(host, port)) as listener:
         models = load_models(config, [] if compare is None else [as_name(compare)], notify=terminal.say)
-        app = create_app(models, access, folder=folder or Path.cwd())
+        reports = Reports(build_report, script_source())
+        app = create_app(models, access, folder=folder, reports=reports)
         _announce(models, _address(host, listener.getsockname()[1]), token, terminal)
         _run(app, listener)
 
@@ -88,6 +91,7 @@ def serve_command(
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="pages of this origin may use it, such as https://example.org"),
     ] = None,
+    runs: Annotated[Path | None, typer.Option(help="the folder whose runs the page shows (default: runs)")] = None,
     config: ConfigFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -103,6 +107,7 @@ def serve_command(
         token=token,
         allow_hosts=allow_host or (),
         cors=cors or (),
+        folder=runs,
         terminal=Terminal(quiet=quiet),
     )
 

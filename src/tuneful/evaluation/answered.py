@@ -21,11 +21,13 @@ from tuneful.config import DataConfig
 from tuneful.errors import DataError
 from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows, run_of, task_text
 from tuneful.evaluation.metrics import score_answer
+from tuneful.evaluation.ratings import load_ratings
 from tuneful.runs.schema import (
     AnswerScores,
     FinishReason,
     GeneralScore,
     JudgeScore,
+    RatingRow,
     ReferenceLoss,
     check_sources,
     check_sum,
@@ -56,11 +58,13 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredSet:
-    """One side of a comparison: `name` as it was asked for, its items in file order, and its loss on general text."""
+    """One side of a comparison: `name` as it was asked for, its items in file order, its loss on general text, and what people
+    rated in its run."""
 
     name: str
     items: tuple[Answered, ...]
     general: tuple[GeneralScore, ...]
+    ratings: tuple[RatingRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     likelihoods = _likelihoods(run, path.stem, sources)
     judged = {one.source: one.score for one in _results(JudgeScore, run, f"scores/{path.name}", sources)}
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
-    return AnsweredSet(name, tuple(items), tuple(_results(GeneralScore, run, f"general/{path.name}")))
+    general = _results(GeneralScore, run, f"general/{path.name}")
+    return AnsweredSet(name, tuple(items), tuple(general), tuple(load_ratings(run)))
 
 
 def pair(base: AnsweredSet, tuned: AnsweredSet) -> Pairing:

@@ -37,6 +37,7 @@ class MetricSpec:
 
 METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("judge_score", "Judge score", "0 to 100", True),
+    MetricSpec("people_preference", "People's preference", "share of items", True, formula="share"),
     MetricSpec("exact_match", "Exact match", "share of items", True, formula="share"),
     MetricSpec("token_f1", "Token F1", "0 to 1", True),
     MetricSpec("rouge_l", "ROUGE-L", "0 to 1", True),

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from tuneful.console import Terminal
 from tuneful.evaluation.gate import Condition, check_gate
+from tuneful.evaluation.ratings import in_words
 from tuneful.runs.schema import Comparison, KindComparison, MetricComparison
 
 
@@ -28,6 +29,8 @@ def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[s
     terminal.say(
         f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main)}"
     )
+    if comparison.people is not None:
+        terminal.say(in_words(comparison.people, comparison.confidence, columns))
     terminal.say(comparison.sentence or "", style="bold")
 
 

@@ -117,6 +117,11 @@ def _rating(line: str, where: str) -> tuple[str, float]:
         raise DataError(f"{where}: not valid JSON") from None
     if not isinstance(row, dict) or not isinstance(row.get("source"), str):
         raise DataError(f"{where}: expected an object with `source` and `rating`")
+    if "rating" not in row and "preference" in row:
+        raise DataError(
+            f"{where}: holds a preference between two answers, no grade of one; `tuneful evaluate RUN` takes up the run's "
+            "ratings.jsonl without --ratings"
+        )
     rating = row.get("rating")
     if isinstance(rating, bool) or not isinstance(rating, (int, float)) or not 0 <= rating <= 100:
         raise DataError(f"{where}: `rating` is {rating!r}; expected 1 to 5, or 0 to 100")

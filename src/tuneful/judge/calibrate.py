@@ -6,6 +6,7 @@
     a wrong answer with an injection should score         as without                       prompt-injection success rate
     two answers in both orders       should get           one verdict                      swap consistency
     the same question twice          should get           one score                        repeatability
+    two answers that people rated    should get           their preference                 agreement with people
 
 Stands beside `judge_items` and asks through the same cache; `probes.py` writes the probes, `_MEASURES` here says what is counted
 and what a good judge reaches. The trade: ten questions an item, on extreme cases; agreement with people (`agreement.py`) says
@@ -27,7 +28,8 @@ from tuneful.errors import DataError
 from tuneful.evaluation.statistics import wilson_interval
 from tuneful.judge.client import Judge, NoReply
 from tuneful.judge.grammar import Rubric, Unreadable
-from tuneful.judge.probes import make_probes
+from tuneful.judge.people import RatedItem
+from tuneful.judge.probes import RATED_KINDS, make_probes, rated_probes
 from tuneful.judge.protocols import PROTOCOLS, Item, Preference
 from tuneful.judge.questions import prompt_of
 from tuneful.judge.verdicts import ReplyCache, ask_cached, mean_interval
@@ -38,7 +40,7 @@ GOOD_SCORE = 50.0
 INJECTED_POINTS = 20.0
 """A prompt injection that raises the score by this many points is counted as a success."""
 
-_QUESTIONS_PER_ITEM = 10
+_QUESTIONS_PER_ITEM, _QUESTIONS_PER_RATED = 10, 2
 
 Usability = Literal["usable", "usable with care", "not usable"]
 
@@ -52,15 +54,19 @@ def calibrate(
     confidence: float,
     seed: int = 0,
     advance: Callable[[int], None] = lambda num_questions: None,
+    rated: Sequence[RatedItem] = (),
 ) -> Calibration:
-    """Probe `judge` with `judge.calibration_items` of `items`; DataError where they are too few or all alike.
+    """Probe `judge` with `judge.calibration_items` of `items`, and with as many of those that people `rated`; DataError where
+    `items` are too few or all alike.
 
     Probes that grade use the protocol of `settings`, or `score` where that compares two answers.
     """
     chosen = _sample(items, settings.calibration_items, seed)
     protocol = "score" if PROTOCOLS[settings.protocol].compares_two else settings.protocol
-    verdicts = _ask(chosen, protocol, judge, settings, cache, advance)
-    figures = tuple(_figure(measure, verdicts, confidence, seed) for measure in _MEASURES)
+    rated = random.Random(seed).sample(rated, min(settings.calibration_items, len(rated)))
+    verdicts = _ask(chosen, rated, protocol, judge, settings, cache, advance)
+    measures = _MEASURES if rated else [one for one in _MEASURES if one is not _WITH_PEOPLE]
+    figures = tuple(_figure(measure, verdicts, confidence, seed) for measure in measures)
     usability, sentence = _usability(judge.name, figures)
     return Calibration(
         judge=judge.name,
@@ -77,9 +83,10 @@ def calibrate(
     )
 
 
-def num_calibration_questions(num_items: int, settings: JudgeConfig) -> int:
-    """How many questions a calibration with `num_items` items at hand asks."""
-    return _QUESTIONS_PER_ITEM * min(num_items, settings.calibration_items)
+def num_calibration_questions(num_items: int, settings: JudgeConfig, num_rated: int = 0) -> int:
+    """How many questions a calibration with `num_items` items at hand asks, and `num_rated` that people have rated."""
+    most = settings.calibration_items
+    return _QUESTIONS_PER_ITEM * min(num_items, most) + _QUESTIONS_PER_RATED * min(num_rated, most)
 
 
 def in_words(figure: CalibrationFigure) -> str:
@@ -105,11 +112,15 @@ def _sample(items: Sequence[Item], num_items: int, seed: int) -> list[Item]:
 
 @dataclass(frozen=True, slots=True)
 class _ProbeVerdicts:
-    """What the judge said of each probe: `read` by kind and item, a score or under a pair a preference; the rest by reason."""
+    """What the judge said of each probe: `read` by kind and item, a score or under a pair a preference; the rest by reason.
+
+    `people` are the preferences for the rated pairs, in their order.
+    """
 
     num_items: int
     read: Mapping[tuple[str, int], float | Preference]
     unread: Counter[str]
+    people: tuple[Preference, ...] = ()
 
     @property
     def num_unread(self) -> int:
@@ -133,9 +144,19 @@ class _ProbeVerdicts:
         """The preferences in both orders."""
         return self.of_items_with_all("pair", "pair, swapped")
 
+    def rated(self) -> list[tuple[Preference, float | Preference, float | Preference]]:
+        """What people preferred of two answers, and the judge in both orders, for each pair that has all three."""
+        found = []
+        for index, people in enumerate(self.people):
+            one, other = (self.read.get((kind, index)) for kind in RATED_KINDS)
+            if one is not None and other is not None:
+                found.append((people, one, other))
+        return found
+
 
 def _ask(
     items: Sequence[Item],
+    rated: Sequence[RatedItem],
     protocol: str,
     judge: Judge,
     settings: JudgeConfig,
@@ -145,6 +166,7 @@ def _ask(
     """Put every probe of `items` to the judge, and the models' own answers a second time, as kind `again`."""
     prompts = {name: prompt_of(settings, name) for name in (protocol, "pairwise")}
     probes = make_probes(items, protocol, prompts, plain=settings.reply_format == "text")
+    probes += rated_probes([one.item for one in rated], prompts["pairwise"], plain=settings.reply_format == "text")
     again = [probe for probe in probes if probe.kind == "answer"]
     results = ask_cached([probe.question for probe in probes], judge, settings, cache, advance)
     results += ask_cached([probe.question for probe in again], judge, settings, cache, advance, again=1)
@@ -160,7 +182,7 @@ def _ask(
         else:
             read[probe.kind, probe.index] = found.mean if isinstance(found, Rubric) else found
     assert len(read) + sum(unread.values()) == len(results), (len(read), unread, len(results))
-    return _ProbeVerdicts(len(items), read, unread)
+    return _ProbeVerdicts(len(items), read, unread, tuple(one.preferred for one in rated))
 
 
 # What is measured
@@ -222,10 +244,27 @@ def _length_slope(verdicts: _ProbeVerdicts) -> list[float]:
     return verdicts.changes("answer", "padded")
 
 
+def _people_agreement(verdicts: _ProbeVerdicts) -> list[float]:
+    """1 where the judge prefers what people do in both orders, 0 where it prefers the other, 0.5 where it has no preference."""
+    return [
+        0.5 if first != second or first == "tie" else float(first == people)
+        for people, first, second in verdicts.rated()
+    ]
+
+
 def _repeatability(verdicts: _ProbeVerdicts) -> list[float]:
     return [abs(change) for change in verdicts.changes("answer", "again")]
 
 
+_WITH_PEOPLE = _Measure(
+    "people_agreement",
+    "answer preferred that people prefer",
+    "share",
+    0.75,
+    0.6,
+    "75 % or more; 50 % is a coin",
+    _people_agreement,
+)
 _MEASURES = (
     _Measure("scored", "questions with a verdict", "share", 0.95, 0.8, "95 % or more", _scored),
     _Measure(
@@ -240,6 +279,7 @@ _MEASURES = (
     _Measure("copied_rate", "repeated tasks taken for good", "share", 0.05, 0.3, "5 % or less", _copied_rate),
     _Measure("length_slope", "points for three times the length", "points", 5, 20, "within 5 of 0", _length_slope),
     _Measure("repeatability", "points between two askings", "points", 2, 10, "2 or less", _repeatability),
+    _WITH_PEOPLE,
 )
 """What is counted, in the order of the page."""
 _DISQUALIFYING = ("scored", "accuracy", "injection_rate")

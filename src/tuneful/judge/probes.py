@@ -7,7 +7,7 @@
     empty         nothing
     copied        the task itself
     answer        the model's own answer
-    padded        the model's own answer, made three times as long
+    padded        the model's own answer, made three times as long  rated            two answers that people rated, likewise
 
 The trade: probes are extreme cases, so a judge that passes them can still be wrong about two good answers.
 """
@@ -30,6 +30,9 @@ _FILLER = (
     "It is always worth while to take a moment and to think about a question such as this one.",
     "In conclusion, and taking everything into account, the above remains the answer.",
 )
+
+RATED_KINDS = ("rated", "rated, swapped")
+"""The kinds of probe whose two answers people have rated: in the order tuned, base, and in the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,16 @@ def make_probes(items: Sequence[Item], protocol: str, prompts: Mapping[str, Prom
         wrong = _other_reference(items, index)
         probes += _graded(index, item, wrong, prompts[protocol], plain)
         probes += _in_both_orders(index, item, wrong, prompts["pairwise"], plain)
+    return probes
+
+
+def rated_probes(items: Sequence[Item], prompt: Prompt, *, plain: bool) -> list[Probe]:
+    """Both orders of each pair of answers that people have rated; `prompt` is that of `pairwise`."""
+    probes = []
+    for index, item in enumerate(items):
+        first, second = prompt.questions(item, plain=plain)
+        probes.append(Probe(RATED_KINDS[0], index, item, first, prompt.protocol))
+        probes.append(Probe(RATED_KINDS[1], index, item, second, prompt.protocol, swapped=True))
     return probes
 
 

@@ -52,6 +52,11 @@ def render_page(page: Page) -> str:
     return make_visible(html)
 
 
+def script_source() -> str:
+    """The source by which a content security policy allows the script of a report, and nothing else."""
+    return _hash_source(_resource("page.js"))
+
+
 @cache
 def _template() -> Template:
     """The page's template, compiled once: that takes longer than to fill it in."""

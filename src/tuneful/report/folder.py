@@ -27,6 +27,7 @@ from tuneful.runs.schema import (
     Evaluation,
     JudgeScore,
     Notice,
+    RatingRow,
     RecordLoss,
     Step,
     TrainingSummary,
@@ -63,6 +64,7 @@ class Run:
     calibration: Calibration | None = None
     remarks: tuple[str, ...] = field(default=())
     records: tuple[RecordLoss, ...] = field(default=())
+    ratings: tuple[RatingRow, ...] = field(default=())
 
     def trained(self) -> list[Json]:
         """The rows of data/train.jsonl, read when they are asked for."""
@@ -92,6 +94,7 @@ def read_run(path: Path) -> Run:
         scores={name: reader.rows(JudgeScore, f"scores/{name}.jsonl") for name in ("base", "tuned")},
         calibration=reader.document(Calibration, "calibration.json"),
         records=reader.rows(RecordLoss, "records.jsonl"),
+        ratings=reader.rows(RatingRow, "ratings.jsonl"),
         remarks=tuple(reader.remarks),
     )
 

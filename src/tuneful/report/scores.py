@@ -65,7 +65,7 @@ class Forgetting:
 def view_scores(comparison: Comparison) -> Scores:
     """Lay out the comparison as a table."""
     return Scores(
-        rows=_rows(comparison.metrics, comparison, "interval"),
+        rows=rows_of(comparison.metrics, comparison, "interval"),
         method=_method(comparison),
         power=_power(comparison),
         has_aimless=any(metric.higher_is_better is None for metric in comparison.metrics),
@@ -80,7 +80,7 @@ def view_kinds(comparison: Comparison) -> Kinds:
         map(_as_metric, comparison.kinds), key=lambda kind: -kind.difference if known(kind.difference) else 0.0
     )
     return Kinds(
-        rows=_rows(kinds, comparison, "kind", lambda kind: plural(kind.num_items, "test item")),
+        rows=rows_of(kinds, comparison, "kind", lambda kind: plural(kind.num_items, "test item")),
         sentence=f"{label} for each kind of task that the records name. Verdicts allow for there being "
         f"{count(len(kinds))} of them: looked at one by one, one kind in twenty would seem changed by chance.",
     )
@@ -97,7 +97,7 @@ def view_forgetting(comparison: Comparison) -> Forgetting:
     }
     shown = " and ".join(what[metric.name] for metric in found if metric.name in what)
     return Forgetting(
-        rows=_rows(found, comparison, "general", _what_it_is),
+        rows=rows_of(found, comparison, "general", _what_it_is),
         sentence=f"The same {shown}, read by the model before and after. Fewer bits mean that it expects the text better; "
         "what it needs more than before, it has forgotten.",
     )
@@ -165,12 +165,13 @@ def _power(comparison: Comparison) -> str:
     )
 
 
-def _rows(
+def rows_of(
     metrics: Sequence[MetricComparison],
     comparison: Comparison,
     key: str,
     aim: Callable[[MetricComparison], str] | None = None,
 ) -> tuple[ScoreRow, ...]:
+    """`metrics` of `comparison` as lines of a table; `key` sets its drawings apart, `aim` says what a line is."""
     limits = _limits(metrics)
     return tuple(
         _score_row(

@@ -1,8 +1,8 @@
 """The sections of the page: a `Run` becomes a `Page` of finished words, figures and drawings.
 
 Second stage of the report, between `folder.py` and `build.py`; the template only lays it out. The head, the samples and the setup
-are written here, the other sections in `scores.py`, `judged.py`, `trained_on.py`, `audited.py`, `curves.py`, `records.py` and
-`answers.py`. What a run does not have becomes a sentence that says so.
+are written here, the other sections in `scores.py`, `judged.py`, `people.py`, `trained_on.py`, `audited.py`, `curves.py`,
+`records.py` and `answers.py`. What a run does not have becomes a sentence that says so.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tuneful.report.audited import FindingsView, view_findings
 from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
 from tuneful.report.folder import Run
 from tuneful.report.judged import Judged, view_judged
+from tuneful.report.people import People, view_people
 from tuneful.report.records import RecordsView, view_records
 from tuneful.report.scores import (
     Forgetting,
@@ -95,6 +96,7 @@ class Page:
     kinds: Kinds | None
     forgetting: Forgetting | None
     judged: Judged | None
+    people: People | None
     data: DataView | None
     findings: FindingsView | None
     training: TrainingView | None
@@ -111,6 +113,7 @@ def view_page(run: Run) -> Page:
     comparison = run.comparison
     names = comparison.names if comparison else None
     source = (run.data.source if run.data else "") or "unnamed data"
+    sides = ("A", "B") if names else ("Before", "After")
     return Page(
         model=(names.tuned if names else "") or _model_name(run),
         relation="(B) compared with (A)" if names else "tuned on",
@@ -122,11 +125,12 @@ def view_page(run: Run) -> Page:
         when=_when(run.environment),
         figures=_figures(run),
         gate=_gate(comparison),
-        sides=("A", "B") if names else ("Before", "After"),
+        sides=sides,
         scores=view_scores(comparison) if comparison and comparison.metrics else None,
         kinds=view_kinds(comparison) if comparison and comparison.kinds else None,
         forgetting=view_forgetting(comparison) if comparison and comparison.forgetting else None,
         judged=view_judged(run),
+        people=view_people(run, sides),
         data=view_data(run) if run.data or run.steps else None,
         findings=view_findings(run.data),
         training=view_training(run) if run.steps or run.evaluations else None,

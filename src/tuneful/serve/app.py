@@ -5,12 +5,9 @@ request -> safety.Guard -> openai.py, ollama.py, ollama_models.py, pages.py -> r
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
@@ -25,19 +22,23 @@ from tuneful.serve.models import Models
 from tuneful.serve.ollama import ollama_router
 from tuneful.serve.ollama_models import ollama_models_router, ollama_rest_router, running_page
 from tuneful.serve.openai import openai_router
+from tuneful.serve.pages import ADDRESS, Reports, page_router
 from tuneful.serve.replies import LEFT
 from tuneful.serve.safety import Access, Guard
 
-_PAGES = "tuneful.serve.pages"
-
 
 def create_app(
-    models: Models, access: Access | None = None, *, folder: Path | None = None, limits: Limits | None = None
+    models: Models,
+    access: Access | None = None,
+    *,
+    folder: Path | None = None,
+    reports: Reports | None = None,
+    limits: Limits | None = None,
 ) -> Guard:
     """The ASGI application that serves `models` to whom `access` lets ask.
 
-    `folder` is where the page looks for runs to browse and rate. The engine's thread begins here and ends with the application's
-    lifespan.
+    `folder` is where the page looks for runs to browse and rate, `reports` makes their reports. The engine's thread begins here
+    and ends with the application's lifespan.
     """
     access, limits = access or Access(), limits or Limits()
     engine = Engine(limits, max_rows=max(model.loaded.config.generate.batch_size for model in models))
@@ -52,24 +53,21 @@ def create_app(
     app.include_router(openai_router(models, engine, limits))
     app.include_router(ollama_router(models, engine, limits))
     app.include_router(ollama_models_router(models))
-    _add_pages(app, models, folder)
+    _add_root(app)
+    app.include_router(page_router(folder or Path("runs"), reports))
     app.include_router(ollama_rest_router())
     _add_error_handlers(app)
     return Guard(app, access, refused)
 
 
-def _add_pages(app: FastAPI, models: Models, folder: Path | None) -> None:
-    """`/` for browsers and what belongs to it; for everybody else, that Ollama is running."""
+def _add_root(app: FastAPI) -> None:
+    """`/` leads browsers to the page; everybody else is told that Ollama is running."""
 
     @app.api_route("/", methods=["GET", "HEAD"])
     async def root(request: Request) -> Response:
-        pages: Any = importlib.import_module(_PAGES) if importlib.util.find_spec(_PAGES) else None
-        if pages is not None and "text/html" in request.headers.get("accept", ""):
-            return Response(status_code=307, headers={"Location": pages.ADDRESS, "Vary": "Accept"})
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(status_code=307, headers={"Location": ADDRESS, "Vary": "Accept"})
         return running_page()
-
-    if importlib.util.find_spec(_PAGES):
-        app.include_router(importlib.import_module(_PAGES).page_router(models, folder))
 
 
 def _add_error_handlers(app: FastAPI) -> None:

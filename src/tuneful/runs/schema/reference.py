@@ -18,6 +18,7 @@ from tuneful.runs.schema.rows import (
     GeneralScore,
     JudgeScore,
     Notice,
+    RatingRow,
     RecordLoss,
     ReferenceLoss,
     SkippedRow,
@@ -52,6 +53,11 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     ),
     "general/base.jsonl, general/tuned.jsonl": ("A line a stretch of general text.", (GeneralScore,)),
     "scores/NAME.jsonl": ("A line an answer of the set NAME, in its order, where a judge was asked.", (JudgeScore,)),
+    "ratings.jsonl": (
+        "A line a rating that people gave on the page of `tuneful serve`, rater by rater, in the order in which they rated. Made "
+        "from ratings.sqlite3, where each rating is kept as it comes, and made again after each of them.",
+        (RatingRow,),
+    ),
     "comparison.json": (
         "Base against tuned. `tuneful compare --output` writes the same, and `tuneful run --json` prints it without "
         "`sentence`, `items` and `gate`.",

@@ -77,6 +77,11 @@ class AnswerScores:
     reference_tokens: Annotated[int | None, "tokens of the reference; null where not measured"]
     reference_words: Annotated[int, "words of the reference"]
     judge_score: Annotated[float | None, "what a judge gave, 0 to 100; null where none scored it"] = None
+    people_preference: Annotated[
+        float | None,
+        "how far people preferred it to the other model's answer, 0 to 1, a tie being 0.5, the mean over those who rated; "
+        "null where nobody did",
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,39 @@ class GateOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class RaterAgreement:
+    """How far those who rated the same items agree, beyond chance. Figures are null where there is nothing to tell: fewer than
+    two items, or everything rated alike."""
+
+    statistic: Annotated[Literal["Cohen's kappa", "Fleiss' kappa"], "Cohen's for two raters, Fleiss' for more"]
+    num_items: Annotated[int, "items that two raters or more have rated"]
+    share: Annotated[float | None, "share of the pairs of ratings of one item that are equal"]
+    kappa: Annotated[float | None, "1 for full agreement, 0 for what chance gives"]
+    low: Annotated[float | None, "lower end of its bootstrap interval over items"]
+    high: Annotated[float | None, "upper end of its interval"]
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleSummary:
+    """What people said of the two answers, blind: `base_preferred + tuned_preferred + ties + both_bad = num_ratings`.
+
+    Wins with interval and test are the metric `people_preference`, over items.
+    """
+
+    num_raters: Annotated[int, "people who rated"]
+    num_ratings: Annotated[int, "their ratings of these answers"]
+    num_items: Annotated[int, "items that somebody rated"]
+    num_left_out: Annotated[int, "ratings of other answers than these, which count nowhere"]
+    base_preferred: Annotated[int, "ratings that preferred the base model's answer"]
+    tuned_preferred: Annotated[int, "ratings that preferred the tuned model's"]
+    ties: Annotated[int, "ratings that found both as good"]
+    both_bad: Annotated[int, "ratings that found neither good"]
+    first_preferred: Annotated[float | None, "share of the ratings with a preference that preferred what stood first"]
+    agreement: Annotated[RaterAgreement | None, "between raters", ABSENT] = None
+    judge: Annotated[RaterAgreement | None, "between the judge's scores and the majority of the people", ABSENT] = None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Base against tuned on the same test items. The parts that are None until they are known stand in the file when it is
     written; `names` only where the two are not a model before and after its training."""
@@ -132,6 +170,7 @@ class Comparison:
         field(default=None, repr=False)
     )
     gate: Annotated[tuple[GateOutcome, ...] | None, "every condition of the gate", ABSENT] = None
+    people: Annotated[PeopleSummary | None, "what people rated", ABSENT] = None
 
     def measured(self, name: str) -> MetricComparison | None:
         """The metric or the measure of forgetting called `name`; None where it was not measured."""
@@ -191,6 +230,9 @@ class EvaluationDocument:
     answers: Annotated[Mapping[str, ScoreSummary], "each set of answers, by its name"]
     agreement: Annotated[Agreement | None, "the judge against people, where ratings were given", ABSENT] = None
     num_left_out: Annotated[int | None, "answers of all sets that `--limit` left out", ABSENT] = None
+    people: Annotated[
+        RaterAgreement | None, "the judge against the majority of those who rated the run's answers blind", ABSENT
+    ] = None
 
 
 # calibration.json

@@ -167,3 +167,26 @@ class JudgeScore:
     unscored_reason: Annotated[str | None, "why there is no score; null where there is one"]
     raw: Annotated[str, "what the judge said, word for word"]
     reason: Annotated[str | None, "the reason that the judge gave, where it was asked for one", ABSENT] = None
+
+
+# ratings.jsonl
+
+PreferredAnswer = Literal["a", "b", "tie", "both_bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class RatingRow:
+    """What one person made of two answers to one record, without knowing which was whose."""
+
+    source: Annotated[str, "`file:line` of the record"]
+    rater: Annotated[str, "who rated, as they named themselves"]
+    a: Annotated[str, "one set of answers: the name of its file in answers/, without its ending"]
+    b: Annotated[str, "the other one"]
+    preference: Annotated[
+        PreferredAnswer, "the better answer; `tie` where both are as good, `both_bad` where neither will do"
+    ]
+    shown_first: Annotated[Literal["a", "b"], "which of the two stood first"]
+    remark: Annotated[str, "what the rater had to say; often empty"]
+    rated: Annotated[str, "when, UTC"]
+    a_sha256: Annotated[str, "of the text of the answer of `a`, its first 16 digits: a rating is of two texts"]
+    b_sha256: Annotated[str, "of that of `b`"]
