@@ -160,8 +160,8 @@ def _turned_part(config: Any, num_turned: int | None, file: Path) -> dict[str, A
         return {}
     if not is_partial:
         raise ModelError(
-            f"{file}: {num_turned} of the {head_size} numbers of a head are turned, and transformers' {config.model_type} turns all. "
-            "Take the safetensors that it was made from"
+            f"{file}: {num_turned} of the {head_size} numbers of a head are turned, and transformers' {config.model_type} turns "
+            "all. Take the safetensors that it was made from"
         )
     if hasattr(config, "partial_rotary_factor"):
         config.partial_rotary_factor = num_turned / head_size
