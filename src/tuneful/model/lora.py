@@ -14,6 +14,7 @@ import contextlib
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,13 +314,17 @@ def _without_notes() -> Iterator[None]:
 def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
     """The layers that get an adapter, by the last part of their names: `q_proj`, `up_proj`, ... (`ff.0` where it is a number)."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    linear, ends = set(), set()
-    for name, module in model.named_modules():
+    linear, ends, places = set(), set(), list[tuple[str, Any]]()
+    for name, module in model.named_modules(remove_duplicate=False):
         own = own_name(name)
         if module is head or module is embedding:
             ends.add(own)
         elif _is_linear(module):
             linear.add(own)
+            places.append((own, getattr(module, "weight", None)))
+    uses = Counter(id(weight) for _, weight in places if weight is not None)
+    shared = {own for own, weight in places if uses[id(weight)] > 1}
+    linear -= shared
     linear -= _READ_AS_WEIGHTS.get(getattr(model.config, "model_type", ""), frozenset())
     if config.target_modules == ALL_LINEAR:
         if not linear - ends:
@@ -329,6 +334,11 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
             )
         return linear - ends
     wanted = set(config.target_modules)
+    if held := wanted & shared:
+        raise ConfigError(
+            f"`lora.target_modules`: {', '.join(sorted(held))}: several layers of this model have one matrix there, and an "
+            "adapter beside one of them would be merged into all; leave it out"
+        )
     tied = head is not None and head.weight is embedding.weight
     if tied and (held := wanted & ends):
         raise ConfigError(
