@@ -92,7 +92,7 @@ def serve_echo() -> None:
     def make(made_for: Any, num_rows: int, num_shared: int, longest: int = 0) -> EchoDecoder:
         return EchoDecoder(num_rows, vocabulary, end, seconds=0.005)
 
-    continuous.make_decoder = make
+    vars(continuous)["make_decoder"] = make
     import uvicorn
 
     from tuneful.serve.app import create_app

@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -80,7 +81,7 @@ def test_who_leaves_stops_the_work_within_a_token(models, echoing, streams):
 
 
 def test_who_finds_no_room_is_told_when_to_come_again_in_either_protocol(lively_llama, monkeypatch, echoing):
-    make = continuous.make_decoder
+    make: Any = vars(continuous)["make_decoder"]
 
     def slow(*arguments):
         decoder = make(*arguments)
@@ -106,7 +107,7 @@ def test_who_finds_no_room_is_told_when_to_come_again_in_either_protocol(lively_
 
 
 def test_a_model_that_fails_is_told_of_and_the_next_request_is_answered(models, monkeypatch, echoing):
-    make = continuous.make_decoder
+    make: Any = vars(continuous)["make_decoder"]
     broken = [True]
 
     def failing(*arguments):
