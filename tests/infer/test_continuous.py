@@ -114,6 +114,7 @@ def test_a_long_text_is_scored_in_parts_to_the_same_end(model, monkeypatch):
     vocabulary = model.get_input_embeddings().weight.shape[0]
     monkeypatch.setattr("tuneful.infer.continuous._MAX_SCORED_LOGITS", 3 * vocabulary)
     parts = prompt_logprobs(model, prompt * 2, 1)
+    assert len(parts) == len(whole)
     for one, other in zip(parts[1:], whole[1:], strict=True):
         assert one is not None
         assert other is not None

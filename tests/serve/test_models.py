@@ -55,6 +55,7 @@ def test_a_prompt_is_the_beginning_of_the_training_example(run):
     turns = (Turn("Say one.", "", "one"), Turn("And two?", "", "two"))
     for system in ("", "Be brief."):
         example = tuned.loaded.encoder.example(Conversation(system, turns, "here"))
+        assert not isinstance(example, str)
         messages = [
             *([{"role": "system", "content": system}] if system else []),
             {"role": "user", "content": "Say one."},
