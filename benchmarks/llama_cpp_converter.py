@@ -105,7 +105,7 @@ def compared(folder: Path, type_name: GgufType, place: Path, python: Path) -> Li
         place / f"ours-{type_name}.gguf",
     )
     tuneful.export(folder, "huggingface", output=exported)
-    call = [python, "-c", _START, exported, "--outtype", type_name, "--outfile", theirs]
+    call = [str(python), "-c", _START, str(exported), "--outtype", type_name, "--outfile", str(theirs)]
     ended = subprocess.run(call, capture_output=True, text=True, check=False, env=_without_paths())
     if ended.returncode:
         return {"refused": ended.stderr.strip().splitlines()[-1]}
@@ -123,7 +123,7 @@ def tensor_differences(theirs: Path, ours: Path, their_header: GgufHeader, our_h
         pair = [header.tensors[name] for header in (their_header, our_header)]
         if (pair[0].kind, pair[0].shape) != (pair[1].kind, pair[1].shape):
             differing[name] = f"{pair[0].kind} {pair[0].shape}, and {pair[1].kind} {pair[1].shape}"
-        elif not np.array_equal(*(_bytes(file, info) for file, info in zip((theirs, ours), pair, strict=True))):
+        elif not np.array_equal(_bytes(theirs, pair[0]), _bytes(ours, pair[1])):
             differing[name] = "other numbers"
         else:
             equal += 1

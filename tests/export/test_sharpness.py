@@ -86,7 +86,7 @@ def test_weights_moved_by_chance_are_as_far_from_their_own_as_rounded_ones(type:
 def test_the_table_of_gelu_is_read_as_ggml_reads_it() -> None:
     holder = torch.nn.Sequential(GELUTanh())
     given = torch.tensor([-11.0, -10.0, -0.30001, 0.30001, 9.9, 10.0, 11.3])
-    with rounding_as_llama_cpp(holder, "f32"):  # type: ignore[arg-type]
+    with rounding_as_llama_cpp(holder, "f32"):
         found = holder(given)
     middle = holder(given[2:5].half().float()).half().float()
     assert torch.equal(found, torch.cat([torch.zeros(2), middle, given[5:]]))
