@@ -34,6 +34,10 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+TWO_ANGLES = {
+    "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+}
 GEMMA: dict[str, Any] = {"query_pre_attn_scalar": 16, "sliding_window": 16}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"rope_parameters": ANGLES}),
@@ -48,6 +52,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("Gemma", {}),
     "gemma2": ("Gemma2", {**GEMMA}),
     "gemma3": ("Gemma3", {**GEMMA, "num_hidden_layers": 6}),
+    "gemma3, other angles": ("Gemma3", {**GEMMA, "num_hidden_layers": 6, "rope_parameters": TWO_ANGLES}),
     "gpt2": ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}),
 }
 CLASSES = {"Gemma3": "Gemma3TextConfig"}

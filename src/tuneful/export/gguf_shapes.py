@@ -20,8 +20,6 @@ Value = int | float | bool | str | list[str] | list[int] | list[float]
 """What a key of a GGUF file holds."""
 
 _ANGLES = ("default", "linear", "yarn", "llama3")
-_SWA_BASE = 10000.0
-"""The base of the angles in Gemma 3's layers with a window, which llama.cpp does not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +142,8 @@ def _angles(config: Any) -> Mapping[str, Any]:
 def _angle_keys(config: Any, head_dim: int) -> dict[str, Value]:
     angles = _angles(config)
     keys: dict[str, Value] = {"rope.freq_base": angle_base(config), "rope.dimension_count": head_dim}
+    if local := config.rope_parameters.get("sliding_attention"):
+        keys["rope.freq_base_swa"] = float(local["rope_theta"])
     if angles["rope_type"] not in ("linear", "yarn"):
         return keys
     keys |= {"rope.scaling.type": str(angles["rope_type"]), "rope.scaling.factor": float(angles["factor"])}
@@ -190,8 +190,8 @@ def _angles_fault(config: Any, shape: Shape) -> str | None:
     if angles["rope_type"] == "yarn" and any(angles.get(key) is not None for key in plain):
         return "its yarn angles have factors of their own"
     local = config.rope_parameters.get("sliding_attention")
-    if local and (local["rope_type"] != "default" or local["rope_theta"] != _SWA_BASE):
-        return f"llama.cpp turns by {_SWA_BASE:g} within a window, and this model by {local['rope_theta']:g}"
+    if local and local["rope_type"] != "default":
+        return "llama.cpp does not stretch the angles of layers with a window"
     return None
 
 
