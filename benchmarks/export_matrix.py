@@ -53,11 +53,7 @@ def rows(families: list[str]) -> Iterator[Row]:
                     model = tiny_folder(family, byte_level_tokenizer(), folder / "model")
                 else:
                     model = tiny_adapter(family, folder, **options)
-<<<<<<< HEAD
-                cells: Row = {str(type): cell(model, type, folder / f"out-{type}") for type in TYPES}
-=======
                 cells: Row = {type: cell(model, type, folder / f"out-{type}") for type in TYPES}
->>>>>>> proof9
                 adapter = "" if options is None else adapter_cell(model, folder / "adapter-out")
             yield {"family": family, "trained": kind, **cells, "as a GGUF adapter": adapter}
 
@@ -65,11 +61,7 @@ def rows(families: list[str]) -> Iterator[Row]:
 def row_of(model: Path) -> Row:
     """The row of a real model."""
     with tempfile.TemporaryDirectory() as place:
-<<<<<<< HEAD
-        cells: Row = {str(type): cell(model, type, Path(place) / f"out-{type}") for type in TYPES}
-=======
         cells: Row = {type: cell(model, type, Path(place) / f"out-{type}") for type in TYPES}
->>>>>>> proof9
     return {"family": model.name, "trained": "a run", **cells, "as a GGUF adapter": ""}
 
 

@@ -105,11 +105,7 @@ def compared(folder: Path, type_name: GgufType, place: Path, python: Path) -> Li
         place / f"ours-{type_name}.gguf",
     )
     tuneful.export(folder, "huggingface", output=exported)
-<<<<<<< HEAD
-    call: list[str | Path] = [python, "-c", _START, exported, "--outtype", type_name, "--outfile", theirs]
-=======
     call = [str(python), "-c", _START, str(exported), "--outtype", type_name, "--outfile", str(theirs)]
->>>>>>> proof9
     ended = subprocess.run(call, capture_output=True, text=True, check=False, env=_without_paths())
     if ended.returncode:
         return {"refused": ended.stderr.strip().splitlines()[-1]}
