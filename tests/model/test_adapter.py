@@ -112,7 +112,9 @@ def test_in_bfloat16_it_is_bit_for_bit_what_merging_in_float32_and_rounding_once
     cast_parameters(wanted, torch.bfloat16)
     loaded: list[Any] = []
     own = load.folder_model
-    monkeypatch.setattr(load, "folder_model", lambda path, dtype=None: loaded.append(dtype) or own(path, dtype))
+    monkeypatch.setattr(
+        load, "folder_model", lambda path, dtype=None, **given: loaded.append(dtype) or own(path, dtype, **given)
+    )
     found = load_model(str(tmp_path / "adapter"), dtype=torch.bfloat16).model
     assert found.state_dict().keys() == wanted.state_dict().keys()
     for name, tensor in wanted.state_dict().items():
@@ -244,7 +246,9 @@ def test_what_answers_in_bfloat16_is_never_held_in_float32_and_is_the_same(
     cast_parameters(wanted.model, torch.bfloat16)
     loaded: list[Any] = []
     own = load.folder_model
-    monkeypatch.setattr(load, "folder_model", lambda path, dtype=None: loaded.append(dtype) or own(path, dtype))
+    monkeypatch.setattr(
+        load, "folder_model", lambda path, dtype=None, **given: loaded.append(dtype) or own(path, dtype, **given)
+    )
     for model in (load_to_answer(config).model, LoadedModel.load(config).model):
         assert torch.equal(logits(model), logits(wanted.model))
     assert set(loaded) == {torch.bfloat16}
