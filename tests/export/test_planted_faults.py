@@ -10,7 +10,7 @@ from tests.doubles.exported import byte_level_tokenizer, tiny_adapter, tiny_fold
 
 import tuneful
 from tuneful.errors import ExportError, ModelError
-from tuneful.export import gguf_adapter, gguf_file, gguf_shapes, gguf_tensors, gguf_tokenizer, ollama, source
+from tuneful.export import gguf_adapter, gguf_shapes, gguf_tensors, gguf_tokenizer, ollama, source
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -150,10 +150,9 @@ def test_angles_of_a_window_that_are_left_out_show_in_the_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_folder("gemma3, other angles", byte_level_tokenizer(), tmp_path / "model")
-    right = gguf_file.shape_keys
+    right = gguf_shapes.shape_keys
     monkeypatch.setattr(
-        gguf_file,
-        "shape_keys",
+        "tuneful.export.gguf_file.shape_keys",
         lambda *given: {key: value for key, value in right(*given).items() if not key.endswith("freq_base_swa")},
     )
     with pytest.raises(ExportError, match=r"logits: most after prompt \d: \d\.\d+; rounding alone brings this model"):
