@@ -41,6 +41,7 @@ MAX_SECONDS = 2.0
 MAX_BYTES = 500 * 10**6
 _PATIENCE = 60.0
 """Seconds by the clock after which one hangs."""
+_SHORT = ("template.name=phi-3",)
 _TEXTS = ("Hello there, a  42\n", "a" * 2_000, "Grüße \U0001f600 " * 50)
 
 
@@ -158,7 +159,8 @@ def _tried(model: Path) -> tuple[str, list[str]]:
 
 def _used(model: Path) -> str:
     config = load_config(
-        None, [f"model.name_or_path={json.dumps(str(model))}", "generate.max_new_tokens=3", "model.dtype=float32"]
+        None,
+        [f"model.name_or_path={json.dumps(str(model))}", "generate.max_new_tokens=3", "model.dtype=float32", *_SHORT],
     )
     try:
         if (found := find_locally(str(model))) is not None:
@@ -183,7 +185,7 @@ def _used(model: Path) -> str:
 def _answers(loaded: LoadedModel) -> None:
     for text in _TEXTS:
         loaded.encoder.text.text_ids(text)
-    loaded.answer([question("", (), "Say it.")])
+    loaded.answer([question("", (), "Hi")])
 
 
 def _trains(loaded: LoadedModel) -> None:

@@ -31,7 +31,7 @@ def test_a_gate_is_read_as_it_is_written():
     [
         ("drift<=1", "--gate: `drift` is called `kl_to_base` now"),
         ("rogue_l>=0", "--gate: unknown metric `rogue_l`: did you mean `rouge_l`?"),
-        ("xyz>=0", "--gate: unknown metric `xyz`: known are judge_score, exact_match,"),
+        ("xyz>=0", "--gate: unknown metric `xyz`: known are judge_score, people_preference, exact_match,"),
         (
             "rouge_l.mean>=0",
             "--gate: `rouge_l` has no figure `.mean`; there are .difference, .low, .high, .base, .tuned",

@@ -56,7 +56,10 @@ DOORS = {
     "uvicorn": {"tuneful.commands.serve"},
     "fastapi": {
         "tuneful.commands.serve",
-        *(f"tuneful.serve.{name}" for name in ("app", "errors", "ollama", "ollama_models", "openai", "replies")),
+        *(
+            f"tuneful.serve.{name}"
+            for name in ("app", "errors", "ollama", "ollama_models", "openai", "pages", "replies")
+        ),
     },
     **{name: {"tuneful.runs.trackers"} for name in TRACKERS},
 }

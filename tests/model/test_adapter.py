@@ -217,7 +217,7 @@ def _set(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_without_weights, "has no weights: adapter_model.safetensors is missing"),
+        (_without_weights, "has no adapter_model.safetensors"),
         (_pickled, "is pickled, and Tuneful opens safetensors only"),
         (_cut, "adapter_model.safetensors is damaged"),
         (_lacking_one, "the adapter cannot be read back onto its base"),

@@ -208,9 +208,15 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
     for place, (_, kinds) in FILES.items():
         for name in place.replace("NNNNNN", "000006").split(", "):
             if not (BEFORE_RENAMING / name).is_file():
-                assert name in ("scores/NAME.jsonl", "evaluation.json", "calibration.json", "export/NAME/proof.json"), (
-                    name
-                )
+                assert name in (
+                    *(
+                        "scores/NAME.jsonl",
+                        "evaluation.json",
+                        "calibration.json",
+                        "export/NAME/proof.json",
+                        "ratings.jsonl",
+                    ),
+                ), name
             elif name.endswith(".jsonl"):
                 for row in rows(name):
                     kind = kinds[0] if len(kinds) == 1 else Step if "loss" in row else Evaluation

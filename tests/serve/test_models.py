@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import json
 from pathlib import Path
 
@@ -54,15 +56,13 @@ def test_a_prompt_is_the_beginning_of_the_training_example(run):
     tuned = models_of(run).find("tuned")
     turns = (Turn("Say one.", "", "one"), Turn("And two?", "", "two"))
     for system in ("", "Be brief."):
-        example = tuned.loaded.encoder.example(Conversation(system, turns, "here"))
-        assert not isinstance(example, str)
+        example: Any = tuned.loaded.encoder.example(Conversation(system, turns, "here"))
         messages = [
             *([{"role": "system", "content": system}] if system else []),
             {"role": "user", "content": "Say one."},
             {"role": "assistant", "content": "one"},
             {"role": "user", "content": "And two?"},
         ]
-        assert not isinstance(example, str)
         ids = chat_prompt(tuned, conversation_of(messages), Limits()).token_ids
         assert example.token_ids[: len(ids)].tolist() == ids
 

@@ -187,9 +187,15 @@ def _show(written: Written, terminal: Terminal) -> None:
     terminal.heading("Proof")
     words = {True: "holds", False: "FAILS", None: "not made"}
     terminal.table(
-        ["", "compared", "number", "found", "bound", ""],
+        ["compared", "number", "found", "bound", ""],
         [
-            [part.name, part.compared, f"{part.number:,}", part.figure or "", part.bound or "", words[part.holds]]
+            [
+                f"{part.name}: {part.compared}",
+                f"{part.number:,}",
+                part.figure or "",
+                part.bound or "",
+                words[part.holds],
+            ]
             for part in written.parts
         ],
     )

@@ -38,8 +38,9 @@ def check_adapter(folder: Path) -> int:
     file, settings = folder / ADAPTER, read_document(folder / ADAPTER)
     tensors = _tensors(folder)
     largest = max((max(one.shape, default=0) for one in tensors.values()), default=0)
+    least = 1 if settings.get("peft_type", "LORA") == "LORA" else 0  # other kinds may say 0 for "by the size of blocks"
     for key, rank in _ranks(settings):
-        if type(rank) is not int or not 0 < rank <= largest:
+        if type(rank) is not int or not least <= rank <= largest:
             raise ModelError(
                 f"{file}: {key} is {str(rank)[:40]}, and no weight in {_WEIGHTS} is larger than {largest:,}; {_AGAIN}"
             )

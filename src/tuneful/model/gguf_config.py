@@ -150,6 +150,9 @@ def _set_angles(config: Any, said: Any, header: GgufHeader, file: Path) -> None:
         angles |= {"rope_type": "llama3", **_llama3(_factors(header, file), float(theta), file)}
     angles |= _turned_part(config, said("rope.dimension_count"), file)
     _whole(config).update(angles)
+    within_window = config.rope_parameters.get("sliding_attention")
+    if within_window is not None and (local := said("rope.freq_base_swa")) is not None:
+        within_window["rope_theta"] = float(local)
 
 
 def _turned_part(config: Any, num_turned: int | None, file: Path) -> dict[str, Any]:

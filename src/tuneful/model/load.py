@@ -388,6 +388,9 @@ def _opened(folder: Path, stored: torch.dtype | None) -> PreTrainedModel:
 def _stored_dtype(folder: Path) -> torch.dtype | None:
     import torch
 
-    name = stored_dtype(folder)
+    try:
+        name = stored_dtype(folder)
+    except (OSError, ValueError):
+        return None  # whoever opens the files says what is wrong with them
     found: torch.dtype | None = None if name is None else getattr(torch, name)
     return found

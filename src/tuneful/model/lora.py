@@ -308,6 +308,9 @@ def _without_notes() -> Iterator[None]:
     """Hide the warnings about names that peft and transformers are about to change, which the user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings(
+            "ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning
+        )  # peft's own, for experts
         yield
 
 
