@@ -82,7 +82,8 @@ def _as_stored(name: str, numbers: np.ndarray[Any, Any], architecture: str) -> n
     if architecture == "nemotron" and "norm" in name and name.endswith("weight"):
         return numbers + 1
     if name.endswith("A_log"):
-        return -np.exp(numbers)
+        negated: np.ndarray[Any, Any] = -np.exp(numbers)
+        return negated
     if "conv1d.weight" in name or name.endswith("shared_expert_gate.weight"):
         return numbers.squeeze(1 if "conv1d" in name else 0)
     return numbers

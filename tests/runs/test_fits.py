@@ -62,7 +62,7 @@ def test_an_adapter_needs_its_base_in_the_compute_dtype_and_no_phase_needs_a_flo
     adapter = 2 * 2 * (10 + 100)
     needs = {
         one.phase: one.parts
-        for one in fits._phases(SIZE, load_config(overrides=["train.method=lora", "lora.r=2"]), torch.bfloat16, CPU)
+        for one in fits.phases(SIZE, load_config(overrides=["train.method=lora", "lora.r=2"]), torch.bfloat16, CPU)
     }
     assert needs["lora finetuning"]["weights"] == 2 * WEIGHTS + 4 * adapter
     assert needs["lora finetuning"]["AdamW's moments"] == 8 * adapter
@@ -180,6 +180,6 @@ def test_the_limit_of_a_container_counts_and_its_file_cache_does_not(
 def test_on_a_gpu_the_best_weights_and_the_copies_that_are_compared_lie_elsewhere() -> None:
     cpu, gpu = (fits.needed(SIZE, load_config(), torch.float32, torch.device(name)) for name in ("cpu", "cuda"))
     assert cpu.num_bytes - gpu.num_bytes == 4 * WEIGHTS
-    assert [one.phase for one in fits._phases(SIZE, load_config(), torch.float32, torch.device("cuda"))] == [
+    assert [one.phase for one in fits.phases(SIZE, load_config(), torch.float32, torch.device("cuda"))] == [
         "finetuning all weights"
     ]

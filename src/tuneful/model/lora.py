@@ -303,8 +303,8 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
     wanted = set(config.target_modules)
     if held := wanted & shared:
         raise ConfigError(
-            f"`lora.target_modules`: {', '.join(sorted(held))}: several layers of this model have one matrix there, and an adapter "
-            "beside one of them would be merged into all; leave it out"
+            f"`lora.target_modules`: {', '.join(sorted(held))}: several layers of this model have one matrix there, and an "
+            "adapter beside one of them would be merged into all; leave it out"
         )
     tied = head is not None and head.weight is embedding.weight
     if tied and (held := wanted & ends):

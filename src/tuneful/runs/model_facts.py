@@ -144,8 +144,8 @@ def _num_active(found: Outline) -> int:
     chosen = getattr(config, "num_experts_per_tok", None)
     if not num_experts or not chosen:
         return found.size.num_parameters
-    of_experts = sum(math.prod(shape) for name, shape in found.size.shapes.items() if _EXPERT.search(name))
-    return found.size.num_parameters - of_experts + of_experts * chosen // num_experts
+    of_experts: int = sum(math.prod(shape) for name, shape in found.size.shapes.items() if _EXPERT.search(name))
+    return found.size.num_parameters - of_experts + of_experts * int(chosen) // int(num_experts)
 
 
 def _targets(found: Outline, config: Config) -> tuple[str, ...]:
