@@ -83,8 +83,8 @@ def _as_stored(name: str, numbers: np.ndarray[Any, Any], architecture: str) -> n
         more: np.ndarray[Any, Any] = np.add(numbers, 1)
         return more
     if name.endswith("A_log"):
-        negative: np.ndarray[Any, Any] = np.negative(np.exp(numbers))
-        return negative
+        negated: np.ndarray[Any, Any] = -np.exp(numbers)
+        return negated
     if "conv1d.weight" in name or name.endswith("shared_expert_gate.weight"):
         return numbers.squeeze(1 if "conv1d" in name else 0)
     return numbers

@@ -38,7 +38,7 @@ from tuneful.model.checks import quiet
 from tuneful.model.forward import own_attention, takes
 from tuneful.model.load import folder_model
 from tuneful.model.logits import largest_difference, prompt_logits
-from tuneful.model.lora import add_adapter, merge_adapter, save_adapter, target_modules
+from tuneful.model.lora import adapted_layers, add_adapter, merge_adapter, save_adapter
 from tuneful.runs.schema import Layout, Step
 from tuneful.train.layout import choose_layout, set_dropout, why_random
 from tuneful.train.loop import Training
@@ -121,7 +121,7 @@ def _with_lora(family: str, examples: Sequence[Example]) -> tuple[str, str, tupl
         return "refused", str(error), (), []
     except Exception as error:
         return "", "", (), [f"adapter: {type(error).__name__}: {error}"]
-    targets = tuple(sorted(target_modules(_fresh(family), LORA)))
+    targets = tuple(sorted(adapted_layers(model)))
     try:
         layout = choose_layout(model, examples, CONFIG, torch.float32)
         wrong = list(_wrong_losses(model, _adapted(family)[0], examples, layout))
@@ -288,7 +288,8 @@ layers than its default configuration (windows, experts, rotary positions): what
 
 LoRA stands beside all linear layers but the output head (`lora.target_modules: all-linear`), with numbers that change the
 answers. Its losses are compared in the same way. It is saved, and merged into its base as that is read from a folder: the logits
-are those of base and adapter within {merged} of the largest.
+are those of base and adapter within {merged} of the largest. Where `experts` stand among the layers, peft has put the pairs beside
+the experts' own tensors, in place of the dense layers that are called as those of an expert.
 
 `tests/model/test_families.py` holds a dozen of them to this page.
 """

@@ -37,19 +37,10 @@ EXTRAS = {
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "firefox")
-_SECONDS_TO_ANSWER = 1.0
 
 
 def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
-
-
-def _ollama() -> dict[str, Any]:
-    """Where an Ollama server would be, and its version where one answers."""
-    from tuneful.judge.client import ollama_origin, ollama_version
-
-    origin = ollama_origin(os.environ.get("OLLAMA_HOST", ""))
-    return {"address": origin, "version": ollama_version(origin, _SECONDS_TO_ANSWER)}
 
 
 def doctor(model: str | None = None) -> dict[str, Any]:
@@ -60,6 +51,7 @@ def doctor(model: str | None = None) -> dict[str, Any]:
     import torch
 
     from tuneful.files import cache_root, free_bytes
+    from tuneful.judge.client import ollama_version
     from tuneful.model.native import describe
     from tuneful.model.precision import choose_device, choose_dtype
     from tuneful.runs.environment import describe_machine
@@ -76,7 +68,7 @@ def doctor(model: str | None = None) -> dict[str, Any]:
         "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
         "kernels": describe(),
         "extras": {extra: all(map(_is_installed, modules)) for extra, modules in EXTRAS.items()},
-        "ollama": _ollama(),
+        "ollama": dict(zip(("address", "version"), ollama_version(os.environ.get("OLLAMA_HOST", "")), strict=True)),
         "browser": next(filter(None, map(shutil.which, BROWSERS)), None),
         "cache": str(cache),
         "cache_bytes": sum(os.path.getsize(file) for file in cache.rglob("*") if file.is_file()),

@@ -265,13 +265,14 @@ def ollama_origin(host: str) -> str:
     return f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}{parts.path.rstrip('/')}"
 
 
-def ollama_version(origin: str, seconds: float) -> str | None:
-    """The version of the Ollama server at `origin`; None where none answers within `seconds`."""
+def ollama_version(host: str, seconds: float = 1.0) -> tuple[str, str | None]:
+    """The address that OLLAMA_HOST means, and the version of the server that answers there within `seconds`; None for none."""
+    origin = ollama_origin(host)
     try:
         reply = httpx2.get(f"{origin}/api/version", timeout=seconds, trust_env=False)
-        return str(reply.raise_for_status().json()["version"])
+        return origin, str(reply.raise_for_status().json()["version"])
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-        return None
+        return origin, None
 
 
 def _checked_url(url: str, variable: str) -> str:

@@ -72,7 +72,9 @@ def gguf_config(file: Path) -> PreTrainedConfig:
     check_readable(header, file)
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         try:
-            config: Any = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                str(file.parent), gguf_file=file.name, local_files_only=True
+            )
         except Exception as error:
             raise ModelError(f"{file} cannot be read as a GGUF model: {first_line(error)}") from error
     _complete(config, header, file)

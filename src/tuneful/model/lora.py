@@ -308,9 +308,7 @@ def _without_notes() -> Iterator[None]:
     """Hide the warnings about names that peft and transformers are about to change, which the user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings(
-            "ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning
-        )  # peft's own, for experts
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
         yield
 
 
@@ -356,11 +354,11 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
     return wanted
 
 
-def adapted_weights(model: PreTrainedModel, config: LoraConfig) -> int:
-    """The weights of an adapter of rank 1 beside the layers that `config` names."""
-    targets = target_modules(model, config)
-    modules = (module for name, module in model.named_modules() if own_name(name) in targets)
-    return sum(sum(module.weight.shape) for module in modules if isinstance(module, Conv1D) or _is_linear(module))
+def adapted_layers(model: PreTrainedModel) -> set[str]:
+    """What the adapter in `model` stands beside, by own names. For the experts of a layer that are one tensor peft takes
+    `experts`, in place of the layers of that layer which are called as those of an expert."""
+    pairs = (name.partition(".lora_A.")[0] for name, _ in model.named_parameters() if ".lora_A." in name)
+    return {own_name(path.removesuffix(".base_layer")) for path in pairs}
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

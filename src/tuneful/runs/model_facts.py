@@ -21,7 +21,7 @@ from tuneful.files import cache_root
 from tuneful.model.adapter import check_continued, read_adapter
 from tuneful.model.builtin import BUILTIN, NUM_BYTES_NEEDED, SOURCE
 from tuneful.model.load import UNLIMITED, context_length, located
-from tuneful.model.lora import adapted_weights, target_modules
+from tuneful.model.lora import adapted_layers, add_adapter
 from tuneful.model.memory import available_bytes
 from tuneful.model.names import adapter_base, full_name, is_adapter
 from tuneful.model.outline import Outline, outline
@@ -111,7 +111,8 @@ def _facts_of_model(name: str, path: Path, config: Config) -> ModelFacts:
     device = choose_device(config.model.device)
     dtype = choose_dtype(config.model.dtype, device, cache_root())
     available, context = available_bytes(device), context_length(found.model)
-    targets = _targets(found, config)
+    vocab_size, records = found.model.config.get_text_config().vocab_size, _records(found)
+    targets, num_in_adapter = _adapter(found, config)  # puts it into the model
     return ModelFacts(
         name,
         path=str(path),
@@ -120,12 +121,18 @@ def _facts_of_model(name: str, path: Path, config: Config) -> ModelFacts:
         num_parameters=found.size.num_parameters,
         stored_dtype=found.stored,
         context=None if context == UNLIMITED else context,
-        vocab_size=found.model.config.get_text_config().vocab_size,
+        vocab_size=vocab_size,
         target_modules=targets,
-        records=_records(found),
+        records=records,
         available_bytes=available,
         methods={
-            method: _method(found, with_settings(config, train={"method": method}), dtype, device, available)
+            method: _method(
+                found.size,
+                with_settings(config, train={"method": method}),
+                found.size.num_parameters if method == "full" else num_in_adapter,
+                dtype,
+                device,
+            )
             for method in _METHODS
             if method == "full" or targets
         },
@@ -144,23 +151,27 @@ def _num_active(found: Outline) -> int:
     chosen: int | None = getattr(config, "num_experts_per_tok", None)
     if not num_experts or not chosen:
         return found.size.num_parameters
-    of_experts = sum(math.prod(shape) for name, shape in found.size.shapes.items() if _EXPERT.search(name))
-    return int(found.size.num_parameters - of_experts + of_experts * chosen // num_experts)
+    of_experts: int = sum(math.prod(shape) for name, shape in found.size.shapes.items() if _EXPERT.search(name))
+    return found.size.num_parameters - of_experts + of_experts * int(chosen) // int(num_experts)
 
 
-def _targets(found: Outline, config: Config) -> tuple[str, ...]:
+def _adapter(found: Outline, config: Config) -> tuple[tuple[str, ...], int]:
+    """What an adapter would stand beside, and how many weights it would have; nothing and 0 where there is no place for one."""
     try:
-        return tuple(sorted(target_modules(found.model, config.lora)))
+        add_adapter(found.model, config.lora)
     except ConfigError:
-        return ()
+        return (), 0
+    trained = sum(parameter.numel() for parameter in found.model.parameters() if parameter.requires_grad)
+    return tuple(sorted(adapted_layers(found.model))), trained
 
 
-def _method(found: Outline, config: Config, dtype: torch.dtype, device: torch.device, available: int) -> MethodFacts:
-    needs = {need.phase: need.num_bytes for need in phases(found.size, config, dtype, device)}
-    is_full = config.train.method == "full"
-    trainable = found.size.num_parameters if is_full else config.lora.r * adapted_weights(found.model, config.lora)
+def _method(
+    size: ModelSize, config: Config, num_trainable: int, dtype: torch.dtype, device: torch.device
+) -> MethodFacts:
+    needs = {need.phase: need.num_bytes for need in phases(size, config, dtype, device)}
+    available = available_bytes(device)
     fits = max(needs.values()) <= available
-    return MethodFacts(trainable, needs, fits, None if fits else what_fits(found.size, config, device, available))
+    return MethodFacts(num_trainable, needs, fits, None if fits else what_fits(size, config, device, available))
 
 
 def _records(found: Outline) -> str:
