@@ -74,6 +74,11 @@ class Process:
         self._said = []
         return out, err
 
+    @property
+    def error_so_far(self) -> str:
+        """What it wrote to standard error until now."""
+        return self._said[1].read_text(encoding="utf-8")
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:

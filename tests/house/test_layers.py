@@ -54,6 +54,10 @@ DOORS = {
     "httpx2": {"tuneful.judge.client", "tuneful.infer.llama_cpp"},
     "xllamacpp": {"tuneful.infer.llama_cpp"},
     "uvicorn": {"tuneful.commands.serve"},
+    "fastapi": {
+        "tuneful.commands.serve",
+        *(f"tuneful.serve.{name}" for name in ("app", "errors", "ollama", "ollama_models", "openai", "replies")),
+    },
     **{name: {"tuneful.runs.trackers"} for name in TRACKERS},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import ollama
@@ -14,7 +15,7 @@ import tuneful
 from tuneful.infer.session import question
 
 ASKED = "Name three rivers."
-MESSAGES = [{"role": "user", "content": ASKED}]
+MESSAGES: Any = [{"role": "user", "content": ASKED}]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_the_openai_client_gets_it_asynchronously_several_at_once(server, wanted
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any") as client:
 
             async def streamed():
-                stream = await client.chat.completions.create(
+                stream: Any = await client.chat.completions.create(
                     model="lively", messages=MESSAGES, max_completion_tokens=24, stream=True
                 )
                 return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])

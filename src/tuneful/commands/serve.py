@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _GRACE_SECONDS = 3
 """How long answers in work may go on after Ctrl-C."""
+_KEEP_ALIVE_SECONDS = 75
+"""How long a connection stays open unused: longer than clients keep theirs, or one is closed as they ask again."""
 _MANY = 512
 """Connections that may wait to be accepted."""
 
@@ -119,17 +122,20 @@ def _check_installed() -> None:
 
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens, before a model is loaded for it: a port that is taken is said at once."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_MANY)
-    except OSError as error:
-        raise ConfigError(
-            f"{host}:{port} cannot be listened at: {error.strerror or error}; give another --port or --host"
-        ) from None
-    return listener
+    with contextlib.ExitStack() as on_failure:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = on_failure.enter_context(socket.socket(family, kind, protocol))
+            if os.name == "posix":  # elsewhere it would let two servers share a port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_MANY)
+        except OSError as error:
+            raise ConfigError(
+                f"{host}:{port} cannot be listened at: {error.strerror or error}; give another --port or --host"
+            ) from None
+        on_failure.pop_all()
+        return listener
 
 
 def _address(host: str, port: int) -> str:
@@ -158,6 +164,7 @@ def _run(app: Any, listener: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         ws="none",
     )
     with contextlib.suppress(KeyboardInterrupt):

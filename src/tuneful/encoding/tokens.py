@@ -72,8 +72,7 @@ class TextEncoder:
         self._any_control = any_of(self._control)
         self._strips = any(token.takes_before or token.takes_behind for token in self._control.values())
         self.control_token_ids = {token.token_id: content for content, token in self._control.items()}
-        self._bos_token_ids = _bos_token_ids(tokenizer)
-        self.bos_token_ids = [] if template.writes_bos else self._bos_token_ids
+        self._begin_token_ids = _bos_token_ids(tokenizer)
         self.end_token_id = self._find_end(tokenizer)
         self.special_token_texts = tuple(
             sorted(set(filter(str.strip, self._control)) | set(template.stop), key=lambda text: (-len(text), text))
@@ -82,6 +81,11 @@ class TextEncoder:
         self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id} - {None}
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.fingerprint = self._fingerprint(description)
+
+    @property
+    def bos_token_ids(self) -> list[int]:
+        """What the tokenizer puts before a text, where the template does not write it."""
+        return [] if self.template.writes_bos else self._begin_token_ids
 
     # Runs
 
@@ -141,7 +145,7 @@ class TextEncoder:
     def rendered_ids(self, text: str) -> list[int]:
         """The token ids of a prompt that somebody else has rendered: its control tokens are such, a begin token stands before it
         where the tokenizer adds one and the text has none."""
-        bos = self._bos_token_ids
+        bos = self._begin_token_ids
         run = self.run([Piece(text, Origin.TEMPLATE)], after=bos)
         (ids,) = self.ids([[*bos, *(run[len(bos) :] if bos and run[: len(bos)] == bos else run)]])
         return ids

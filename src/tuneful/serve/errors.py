@@ -60,4 +60,4 @@ def described(error: Exception) -> tuple[int, str, str | None, str | None]:
 def _of_validation(error: ValidationError) -> tuple[str, str | None]:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = ".".join(map(str, first["loc"]))
-    return (f"{name}: {first['msg']}" if name else first["msg"]), name or None
+    return (f"{name}: {first['msg']}" if name else first["msg"]), str(first["loc"][0]) if name else None

@@ -1,4 +1,4 @@
-"""What a server takes at most: bodies, prompts, answers, requests that wait. What is beyond is refused in words."""
+"""What a server takes at most: prompts, answers, requests that wait. What is beyond is refused in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 class Limits:
     """Bounds of one server. An answer of more tokens than `max_new_tokens` is cut there, as one that leaves the context is."""
 
-    max_body_bytes: int = 4 << 20
     max_prompt_tokens: int = 1 << 17
     max_new_tokens: int = 4096
     max_answers: int = 64

@@ -110,7 +110,7 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """The body of /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    prompt: str | list[int] | list[str | list[int]] = ""
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0)
     suffix: str | None = None
@@ -132,6 +132,5 @@ class CompletionRequest(_Request):
             return [self.prompt]
         if not self.prompt:
             raise RequestError("prompt is an empty list", "prompt")
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)
+        whole = [one for one in self.prompt if not isinstance(one, int)]
+        return whole or [[one for one in self.prompt if isinstance(one, int)]]

@@ -158,7 +158,7 @@ class Guard:
 
     def _is_open(self, scope: Any) -> bool:
         """Whether a path says nothing that needs a token: that Ollama is running."""
-        return scope["path"] == "/" and scope["method"] == "HEAD"
+        return bool(scope["path"] == "/" and scope["method"] == "HEAD")
 
     def _brings_token(self, scope: Any) -> bool:
         if not self._access.token or scope["path"] != "/" or scope["method"] != "GET":

@@ -1,0 +1,152 @@
+"""The engine under load: no answer is another's, who leaves is forgotten within a token, who finds no room is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from tests.doubles.served import Server, models_of
+
+from tuneful.infer import continuous
+from tuneful.serve.limits import Limits
+
+COMPLETIONS = "/v1/completions"
+
+
+def nonce(number):
+    return f"n{number}-" + "".join(chr(97 + (number * 7 + at * at) % 26) for at in range(5 + number % 40))
+
+
+def body(prompt, **others):
+    return {"model": "lively", "prompt": prompt, "max_tokens": 200, **others}
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_of_many_at_once_none_gets_the_answer_of_another(models, echoing):
+    async def ask(client, number):
+        text = nonce(number)
+        if number % 3 == 0:
+            given = await client.post(COMPLETIONS, json=body(text))
+            return given.json()["choices"][0]["text"] == text
+        if number % 3 == 1:
+            given = await client.post("/api/generate", json={"model": "gpt2", "prompt": text, "raw": True})
+            return "".join(json.loads(line)["response"] for line in given.text.splitlines()) == text
+        async with client.stream("POST", COMPLETIONS, json=body(text, stream=True)) as stream:
+            said = ""
+            async for line in stream.aiter_lines():
+                if line.startswith("data: {"):
+                    said += json.loads(line[6:])["choices"][0]["text"]
+                if number % 5 == 0 and len(said) > 3:
+                    break  # leaves
+            return text.startswith(said) if number % 5 == 0 else said == text
+
+    async def ask_all():
+        limits = httpx.Limits(max_connections=40)
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
+            return await asyncio.gather(*[ask(client, number) for number in range(120)])
+
+    with Server(models) as server:
+        assert all(asyncio.run(ask_all()))
+        wait_until(lambda: server.engine.num_unfinished == 0)
+    assert echoing
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_who_leaves_stops_the_work_within_a_token(models, echoing, streams):
+    with Server(models) as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        sent = json.dumps(body("a long one " * 25, stream=streams)).encode()
+        head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(sent)}\r\n\r\n"
+        connection.sendall(head.encode() + sent)
+        wait_until(lambda: echoing and echoing[-1].num_steps > 3)
+        assert server.engine.num_unfinished == 1
+        connection.close()
+        wait_until(lambda: server.engine.num_unfinished == 0)
+        steps = echoing[-1].num_steps
+        assert steps < 150
+        time.sleep(0.05)
+        assert echoing[-1].num_steps == steps
+
+
+def test_who_finds_no_room_is_told_when_to_come_again_in_either_protocol(lively_llama, monkeypatch, echoing):
+    make: Any = vars(continuous)["make_decoder"]
+
+    def slow(*arguments):
+        decoder = make(*arguments)
+        decoder._seconds = 0.03
+        return decoder
+
+    monkeypatch.setattr(continuous, "make_decoder", slow)
+    most = 3 + 2
+    models = models_of(lively_llama, settings=["generate.batch_size=3"])
+    with Server(models, limits=Limits(max_waiting=2)) as server, ThreadPoolExecutor(most) as pool:
+        asked = [
+            pool.submit(httpx.post, server.url + COMPLETIONS, json=body("x" * 30), timeout=60) for _ in range(most)
+        ]
+        wait_until(lambda: server.engine.num_unfinished == most)
+        full = httpx.post(server.url + COMPLETIONS, json=body("a"))
+        assert full.status_code == 503
+        assert full.headers["retry-after"] == "1"
+        assert full.json()["error"]["code"] == "queue_full"
+        full = httpx.post(server.url + "/api/generate", json={"model": "lively", "prompt": "a"})
+        assert (full.status_code, list(full.json())) == (503, ["error"])
+        assert {one.result().status_code for one in asked} == {200}
+        assert httpx.post(server.url + COMPLETIONS, json=body("a")).status_code == 200
+
+
+def test_a_model_that_fails_is_told_of_and_the_next_request_is_answered(models, monkeypatch, echoing):
+    make: Any = vars(continuous)["make_decoder"]
+    broken = [True]
+
+    def failing(*arguments):
+        decoder = make(*arguments)
+        if broken.pop() if broken else False:
+            decoder.step = lambda token_ids: 1 / 0
+        return decoder
+
+    monkeypatch.setattr(continuous, "make_decoder", failing)
+    with Server(models) as server:
+        given = httpx.post(server.url + COMPLETIONS, json=body("abc"))
+        assert given.status_code == 500
+        assert "ZeroDivisionError" in given.json()["error"]["message"]
+        assert httpx.post(server.url + COMPLETIONS, json=body("abc")).json()["choices"][0]["text"] == "abc"
+        broken.append(True)
+        given = httpx.post(server.url + COMPLETIONS, json=body("abc", stream=True))
+        events = [json.loads(line[6:]) for line in given.text.splitlines() if line]
+        assert "ZeroDivisionError" in events[-1]["error"]["message"]
+        assert "[DONE]" not in given.text
+        broken.append(True)
+        given = httpx.post(server.url + "/api/generate", json={"model": "lively", "prompt": "abc", "raw": True})
+        assert "ZeroDivisionError" in json.loads(given.text.splitlines()[-1])["error"]
+        assert server.engine.num_unfinished == 0
+
+
+def test_two_models_take_turns(models, echoing):
+    with Server(models) as server, ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(httpx.post, server.url + COMPLETIONS, json={**body("x" * 100), "model": name}, timeout=60)
+            for name in ("lively", "gpt2")
+        ]
+        assert [one.result().json()["choices"][0]["text"] for one in asked] == ["x" * 100] * 2
+    assert len(echoing) >= 2
+
+
+def test_a_server_that_ends_lets_nobody_wait(models, echoing):
+    with ThreadPoolExecutor(1) as pool:
+        with Server(models) as server:
+            asked = pool.submit(httpx.post, server.url + COMPLETIONS, json=body("y" * 199, stream=True), timeout=30)
+            wait_until(lambda: server.engine.num_unfinished == 1)
+        with contextlib.suppress(httpx.HTTPError):  # cut off
+            assert asked.result().status_code in (200, 500)
