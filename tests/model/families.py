@@ -288,8 +288,8 @@ layers than its default configuration (windows, experts, rotary positions): what
 
 LoRA stands beside all linear layers but the output head (`lora.target_modules: all-linear`), with numbers that change the
 answers. Its losses are compared in the same way. It is saved, and merged into its base as that is read from a folder: the logits
-are those of base and adapter within {merged} of the largest. Where `experts` stand among the layers, peft has put the pairs beside
-the experts' own tensors, in place of the dense layers that are called as those of an expert.
+are those of base and adapter within {merged} of the largest. Where `experts` stand among the layers, peft has put the pairs
+beside the experts' own tensors, in place of the dense layers that are called as those of an expert.
 
 `tests/model/test_families.py` holds a dozen of them to this page.
 """
