@@ -69,7 +69,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/memory-DATE.json")
     parser.add_argument("--worker", choices=["run", "estimate"], help=argparse.SUPPRESS)
     parser.add_argument("--output", default="", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def _compared(model: str, settings: Sequence[str]) -> dict[str, Any]:
