@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py                                    the built-in model: full finetuning and LoRA
     python benchmarks/memory.py --shape qwen2-0.5b                 random weights of that shape in bfloat16, LoRA
-    python benchmarks/memory.py --shape qwen2-1.5b --steps 3       3 GB on disk; the figure that README gives
+    python benchmarks/memory.py --shape qwen2-1.5b --steps 3       3 GB on disk
     python benchmarks/memory.py --model FOLDER train.method=lora   another model, other settings
 
 Both are the product's own code in a process of its own, on starter records. The kernel counts: the peak of resident memory
