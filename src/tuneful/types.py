@@ -35,12 +35,17 @@ class Conversation:
 
     At least one turn has a response that is trained; a turn without one is context. `source` names the place it was
     read from, for messages and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
+
+    Of a preference pair this is the preferred side, and `rejected` the other: the same but for what follows the prompt. A record
+    with a `label` says whether its response is wanted (KTO), without another one to compare it with.
     """
 
     system: str
     turns: tuple[Turn, ...]
     source: str
     weight: float = 1.0
+    rejected: Conversation | None = None
+    label: bool | None = None
 
     def __post_init__(self) -> None:
         assert any(map(_is_trained, self.turns)), f"{self.source}: a conversation without a response"
@@ -65,7 +70,9 @@ class Example:
     `weights[0]` is 0 (nothing predicts the first token) and the sum is positive. `num_prompt_tokens` tokens stand before
     the first trained response. The end token closes the record and is a target, unless the response was cut (`cut`).
     `num_input_cut` tokens of what was asked were left out so that the response fits. `seams_apart` are the places where a
-    response begins with another token than if prompt and response were encoded in one go.
+    response begins with another token than if prompt and response were encoded in one go. Of a preference pair this is the
+    preferred side, and `rejected` the other: both begin with the same `num_prompt_tokens` tokens, and the weights of either are
+    those of its own response. `label` is the record's, where it has one (KTO).
     """
 
     token_ids: IntArray
@@ -75,6 +82,8 @@ class Example:
     cut: bool = False
     num_input_cut: int = 0
     seams_apart: tuple[int, ...] = ()
+    rejected: Example | None = None
+    label: bool | None = None
 
     def __post_init__(self) -> None:
         assert self.token_ids.shape == self.weights.shape, self.source

@@ -58,6 +58,11 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """How the weights change."""
 
+    objective: Literal["sft", "dpo", "orpo", "simpo", "cpo", "kto", "text"] = Field(
+        "sft",
+        description="what is descended: the loss of the responses (`sft`), a loss of preference pairs (`dpo`, `orpo`, `simpo`, "
+        "`cpo`; section `preference`), of answers that are wanted or not (`kto`), or of whole documents (`text`)",
+    )
     method: Literal["full", "lora", "qlora"] = Field(
         "full",
         description="all weights, an adapter beside them (section `lora`), or an adapter beside weights in 4 bits",
