@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,9 @@ def add_options(parser: argparse.ArgumentParser, known: dict[str, System], defau
     )
     parser.add_argument("--threads", type=int, default=machine.hardware()["cores"], help="of every system")
     parser.add_argument("--output", type=Path, help="default: a dated file in benchmarks/results, none with --quick")
+    parser.add_argument(
+        "--variants", default="", help="of a system with several settings only these, by commas, such as `padding-free`"
+    )
     parser.add_argument("--quick", action="store_true", help="2 rounds of 2 steps, first settings: does it run?")
 
 
@@ -71,7 +74,7 @@ def check_options(
         if unknown := [one for one in given if one not in there]:
             parser.error(f"unknown: {', '.join(unknown)} (known: {', '.join(there)})")
     rank = getattr(options, "rank", 0)
-    contestants = [known[one] for one in asked]
+    contestants = [_narrowed(known[one], options.variants.split(",")) for one in asked]
     if options.before:
         if not (options.before / "src" / "tuneful").is_dir():
             parser.error(f"--before {options.before}: no checkout of Tuneful, src/tuneful is not in it")
@@ -87,6 +90,12 @@ def check_options(
     ladder = getattr(options, "ladder", False)
     found = [works.WORKS[one] for one in chosen]
     return Options(found, contestants, options.reference, settings, options.model, options.quick, ladder, output)
+
+
+def _narrowed(system: System, variants: list[str]) -> System:
+    """`system` in those of its settings that are among `variants`, where any are."""
+    kept = tuple(variant for variant in system.variants if variant in variants)
+    return replace(system, variants=kept) if kept else system
 
 
 def read_rows() -> list[works.Row]:
@@ -111,6 +120,7 @@ def run(name: str, options: Options, rows: list[works.Row]) -> int:
         "optimization": asdict(OPTIMIZATION[options.settings.method]),
         "rank": options.settings.rank,
         "starter": STARTER.name,
+        "variants": {system.name: system.variants for system in options.systems},
         "definitions": definitions(),
         "software": {},
         "works": [],
