@@ -5,7 +5,7 @@ import torch
 from tests.doubles.engine import FAMILIES, TRIE, random_records, run_alone, run_batches, tiny_model, train_config
 
 from tuneful.errors import ConfigError
-from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
+from tuneful.model.freeze import activations_computed_again, checkpoint_activations, freeze_lower_layers
 from tuneful.train.loop import Training
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
@@ -61,3 +61,17 @@ def test_less_is_kept_for_the_backward():
         return sum(sizes)
 
     assert kept_bytes(True) < kept_bytes(False) / 2
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_inside_activations_are_computed_again_and_afterwards_as_before(before):
+    model = tiny_model()
+    if before:
+        checkpoint_activations(model)
+
+    def flags():
+        return [layer.gradient_checkpointing for layer in model.model.layers]
+
+    with activations_computed_again(model):
+        assert flags() == [True, True]
+    assert flags() == [before, before]

@@ -187,6 +187,28 @@ def test_evaluation_leaves_weights_and_gradients_alone():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_smaller_micro_batches_of_an_evaluation_change_its_losses_by_rounding_alone(monkeypatch):
+    model, examples = tiny_model(dtype=torch.float64), random_records(9, longest=40)
+    found = []
+    for most in (1, 1 << 28):  # so many bytes of logits; the micro-batches are never cut below 64 tokens here
+        monkeypatch.setattr(loop, "_EVALUATED_BYTES", most)
+        monkeypatch.setattr(loop, "MIN_TOKENS", 64)
+        monkeypatch.setattr(loop, "micro_batch_loss", counted := Counted(micro_batch_loss))
+        found.append((counted, mean_loss(model, examples, TRIE), *record_nll(model, examples, TRIE)))
+    (few, *capped), (many, *whole) = found
+    assert few.num_calls > many.num_calls == 2
+    assert capped == pytest.approx(whole, rel=1e-12)
+
+
+class Counted:
+    def __init__(self, work):
+        self.work, self.num_calls = work, 0
+
+    def __call__(self, *given):
+        self.num_calls += 1
+        return self.work(*given)
+
+
 # Which weights a training ends with
 
 

@@ -11,8 +11,11 @@ import transformers
 from tests.doubles.decoders import small_model
 from tests.doubles.engine import random_records, tiny_model, train_config
 
+from tuneful.config import LoraConfig
 from tuneful.model import decoder, elementwise
 from tuneful.model.decoder import FAMILIES, is_served
+from tuneful.model.lora import add_adapter
+from tuneful.model.nf4_layers import quantize_layers
 from tuneful.model.norms import epsilon_of
 from tuneful.train import layout
 from tuneful.train.layout import _why_not_in, choose_layout, self_check
@@ -240,3 +243,18 @@ def test_a_gradient_that_is_turned_and_as_long_as_it_should_be_is_found(monkeypa
     attend = decoder.attend
     monkeypatch.setattr(decoder, "attend", lambda *given: Turned.apply(attend(*given)))
     assert "the gradient differs as a trie" in str(self_check(model, random_records(4)))
+
+
+def test_beside_a_base_in_4_bits_the_check_keeps_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen, loss = tiny_model("llama", hidden_size=64).bfloat16(), [], layout.micro_batch_loss
+    quantize_layers(model, torch.bfloat16)
+    add_adapter(model, LoraConfig(r=2))
+
+    def watched(*given: Any) -> Any:
+        seen.append({layer.gradient_checkpointing for layer in model.model.layers})
+        return loss(*given)
+
+    monkeypatch.setattr(layout, "micro_batch_loss", watched)
+    assert self_check(model, random_records(3)) is None
+    assert seen == [{True}] * 4
+    assert not any(layer.gradient_checkpointing for layer in model.model.layers)

@@ -295,7 +295,12 @@ def write_huggingface_folder(request: Request) -> Written:
     count = len(pretrained.model.state_dict())
     tensors = ExportPart("tensors", "loaded again, with those in memory after rounding", count, "equal", "equal", True)
     logits = ExportPart(
-        "logits", "of the loaded model, largest difference", len(prompts), f"{difference:.2g}", "rounding", True
+        "logits",
+        "of the loaded model, and of the weights as rounded: largest difference",
+        len(prompts),
+        f"{difference:.2g}",
+        "rounding",
+        True,
     )
     kinds = Counter(
         str(tensor.dtype).removeprefix("torch.")

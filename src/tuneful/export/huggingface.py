@@ -25,6 +25,7 @@ from tuneful.files import written_aside
 from tuneful.model.checks import quiet
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.memory import drop_mapped_pages
+from tuneful.model.widened import rounded_to, widened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +34,6 @@ DType = Literal["float32", "bfloat16", "float16"]
 """Number formats a model is saved in."""
 
 SAME_WEIGHTS_TOLERANCE = 1e-5  # of the largest logit: what another order of summation can do; usually exactly 0
-SIXTEEN_BITS_TOLERANCE = 0.1  # of the largest logit; the weights themselves are compared bit for bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +74,18 @@ def complete_adapter(folder: Path, shipped: Shipped, card: Card) -> None:
 def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequence[int]]) -> float:
     """Load `folder` again and return the largest absolute difference of its logits from `model`'s over `prompts`.
 
-    Weights are compared bit for bit (after `model`'s are rounded to the dtype of the folder). Logits of the same dtype
-    differ by 0, or by the order of summation where a device does not keep to one. Raises ExportError, naming the
-    tensor or the difference. The second copy is freed before returning.
+    Weights are compared bit for bit (after `model`'s are rounded to the dtype of the folder). Logits differ by 0, or by the order
+    of summation where a device does not keep to one: those of another dtype are computed in float32, of weights that were rounded
+    alike. Raises ExportError, naming the tensor or the difference. The second copy is freed before returning.
     """
     saved = _reload(folder)
-    exact = _check_weights(model, saved, folder)
+    exact, dtype = _check_weights(model, saved, folder), saved.dtype
     _lay_out_alike(model, saved)
-    with as_tested(model, saved.config._attn_implementation):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(as_tested(model, saved.config._attn_implementation))
+        if not exact:
+            stack.enter_context(widened(model, rounded_to(dtype)))
+            stack.enter_context(widened(saved))
         differences = [
             largest_difference(prompt_logits(saved, prompt), prompt_logits(model, prompt)) for prompt in prompts
         ]
@@ -89,7 +93,7 @@ def verify_export(model: PreTrainedModel, folder: Path, prompts: Sequence[Sequen
     gc.collect()
     largest = max((difference for difference, _ in differences), default=0.0)
     scale = max((size for _, size in differences), default=0.0)
-    allowed = (SAME_WEIGHTS_TOLERANCE if exact else SIXTEEN_BITS_TOLERANCE) * scale
+    allowed = SAME_WEIGHTS_TOLERANCE * scale
     if not largest <= allowed:
         raise ExportError(
             f"{folder}: logits of the saved model differ by {largest:.3g} from the trained one's (at most "

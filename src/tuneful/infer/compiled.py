@@ -2,12 +2,14 @@
 
 Stands beside `cache.py`, which does the same by torch's operations, some ninety a layer. With a token a row those, and the
 Python between them, take several times as long as reading the weights does. The price is a second copy of the weights for as
-long as answers are generated. An adapter is merged into that copy. Which models are served, `why_not_compiled` says.
+long as answers are generated, or as the model is loaded (`decode.keep_laid_out`). An adapter is merged into that copy. Which
+models are served, `why_not_compiled` says.
 """
 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -140,7 +142,8 @@ class CompiledModel:
     """A model as the kernels read it: its weights in panels, as they were when it was made."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.library = model, kernels(model.device, model.dtype)
+        self._model = weakref.ref(model)  # which may keep this
+        self.library = kernels(model.device, model.dtype)
         self.dtype, self.computed = model.dtype, torch.promote_types(model.dtype, torch.float32)
         attention, norm = _layers(model)[0].self_attn, model.base_model.norm
         self.size = attention.head_dim
@@ -158,6 +161,13 @@ class CompiledModel:
             *(self._address(model.get_input_embeddings().weight), self._address(norm.weight)),
             self._matrix([LinearParts(model.get_output_embeddings())]),
         )
+
+    @property
+    def model(self) -> Any:
+        """The model whose weights these are."""
+        model = self._model()
+        assert model is not None, "the model is gone"
+        return model
 
     def _layer(self, layer: Any) -> DecodeLayer:
         attention, mlp = layer.self_attn, layer.mlp

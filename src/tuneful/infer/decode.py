@@ -16,7 +16,7 @@ and the logits are those of each row alone in one plain forward. That costs some
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -42,6 +42,8 @@ LEAST_SHARED, LEAST_SHARED_COMPILED = 256, 32
 reading below, the kernels gain from the first block on."""
 _REACHING, _LONGEST_REACH = ("window", "chunk", "compress", "topk", "block_size", "local_attention"), 256
 """What settings are called that show only after as many tokens as they say: all prompts but the shortest are that much longer."""
+
+_KEPT = "_tuneful_laid_out"
 
 DecoderName = Literal["shared", "padded", "held", "single", "recompute"]
 _IN_WORDS: dict[DecoderName, str] = {
@@ -95,7 +97,10 @@ def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens, none of
     them to become longer than `longest` tokens."""
     choice, weights = laid_out(model)
-    if num_shared < (LEAST_SHARED_COMPILED if isinstance(weights, CompiledModel) else LEAST_SHARED):
+    least = LEAST_SHARED_COMPILED if isinstance(weights, CompiledModel) else LEAST_SHARED
+    if num_shared < least or has_windows(
+        model
+    ):  # a window slides over what all rows share, of each row at its own pace
         num_shared = 0
     apart = choice.by_length and longest_changes_others(model, _prompts(model)[0], longest)
     return _decoder("single" if apart else choice.name, model, num_rows, num_shared, weights)
@@ -103,7 +108,41 @@ def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest
 
 def laid_out(model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
     """The decoder for `model`, and its weights as that reads them: by the compiled kernels, where they serve the model and prove
-    themselves on it, else by torch's operations."""
+    themselves on it, else by torch's operations. What `keep_laid_out` was called for is laid out once."""
+    kept: _Kept | None = vars(model).get(_KEPT)
+    return _lay_out(model) if kept is None else kept.of(model)
+
+
+def keep_laid_out(model: PreTrainedModel) -> None:
+    """From now on what `laid_out` makes of `model` stays with it as long as its weights are what they were: for one that only
+    answers, as a copy that takes as much memory as the weights."""
+    vars(model)[_KEPT] = _Kept()
+
+
+class _Kept:
+    """What was made of a model's weights when they were last laid out. A copy of the model has nothing of it."""
+
+    def __init__(self) -> None:
+        self._weights: list[tuple[int, ...]] = []
+        self._found: tuple[DecoderChoice, Weights] | None = None
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
+
+    def of(self, model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
+        """The same as before, unless weights have been replaced or written to, layers switched, or there was no room."""
+        weights = [(id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())]
+        weights += [(id(module),) for module in model.modules() if getattr(module, "disable_adapters", False)]
+        if self._found is None or weights != self._weights:
+            self._found = None  # not both at once
+            found, self._weights = _lay_out(model), weights
+            if isinstance(found[1], nullcontext):
+                return found
+            self._found = found
+        return self._found
+
+
+def _lay_out(model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
     reason = None
     if (compiled := compiled_model(model)) is not None:
         choice = chosen_decoder(model, compiled)

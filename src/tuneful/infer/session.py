@@ -15,7 +15,7 @@ from tuneful.config import Config
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import load_encoder
 from tuneful.files import cache_root
-from tuneful.infer.decode import laid_out
+from tuneful.infer.decode import keep_laid_out, laid_out
 from tuneful.infer.generate import answer, stream
 from tuneful.model.checks import ignore
 from tuneful.model.load import Pretrained, load_model
@@ -26,7 +26,10 @@ from tuneful.types import Answer, Conversation, Turn
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode with the encoder of its template; answers are generated under `config`."""
+    """A model in evaluation mode with the encoder of its template; answers are generated under `config`.
+
+    Its weights are laid out for the kernels once, as long as nothing changes them.
+    """
 
     model: PreTrainedModel
     encoder: Encoder
@@ -51,6 +54,7 @@ class LoadedModel:
         cast_parameters(pretrained.model, choose_dtype(config.model.dtype, device, cache_root()))
         encoder = load_encoder(pretrained.tokenizer, config)
         model = pretrained.model.to(device)
+        keep_laid_out(model)
         if (choice := laid_out(model)[0]).reason:
             notify(f"answers: {choice}")
         return cls(model, encoder, config)

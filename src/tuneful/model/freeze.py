@@ -7,7 +7,9 @@ the layer again when the backward comes by: far less memory for about a third mo
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,3 +48,16 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         raise ConfigError(f"`train.activation_checkpointing`: {type(model).__name__} cannot do without its activations")
     # Not reentrant: the old kind needs an input that requires a gradient, which frozen embeddings do not give.
     model._set_gradient_checkpointing(True, functools.partial(checkpoint, use_reentrant=False))
+
+
+@contextlib.contextmanager
+def activations_computed_again(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a model that can computes its activations again in the backward, whatever it does otherwise."""
+    before = [(one, one.gradient_checkpointing) for one in model.modules() if hasattr(one, "gradient_checkpointing")]
+    if model.supports_gradient_checkpointing and not all(value for _, value in before):
+        checkpoint_activations(model)
+    try:
+        yield
+    finally:
+        for module, value in before:
+            module.gradient_checkpointing = value

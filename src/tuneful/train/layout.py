@@ -30,7 +30,9 @@ from tuneful.model.behaviour import (
     sees_later_tokens,
 )
 from tuneful.model.decoder import is_served
+from tuneful.model.freeze import activations_computed_again
 from tuneful.model.load import UNLIMITED, context_length
+from tuneful.model.nf4_layers import is_in_4_bits
 from tuneful.model.quantize import compute_in
 from tuneful.model.sources import why_unknown
 from tuneful.runs.schema import Layout, LayoutName
@@ -398,11 +400,13 @@ def _loss_and_gradients(
     model: PreTrainedModel, micro_batches: Sequence[Sequence[Example]], layout: LayoutName
 ) -> _LossAndGradients:
     total = 0.0
-    for examples in micro_batches:
-        loss = micro_batch_loss(model, examples, layout).total
-        if loss.requires_grad:
-            loss.backward()
-        total += loss.item()
+    # What a base in 4 bits takes is little: the check, in transformers' own forward, is not to take more than the training.
+    with activations_computed_again(model) if is_in_4_bits(model) else nullcontext():
+        for examples in micro_batches:
+            loss = micro_batch_loss(model, examples, layout).total
+            if loss.requires_grad:
+                loss.backward()
+            total += loss.item()
     gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
     if not gradients:
         raise ModelError(
