@@ -138,7 +138,7 @@ def _encoded(records: Sequence[Record], config: Config) -> list[ShownRecord]:
     return [
         ShownRecord(record.source, refused=example)
         if isinstance(example, str)
-        else ShownRecord(record.source, tuple(shown_tokens(example, encoder.text)))
+        else ShownRecord(record.source, tuple(shown_tokens(example, encoder.text, record.conversation)))
         for record, example in zip(records, examples, strict=True)
     ]
 
