@@ -289,6 +289,9 @@ class ChatTemplate:
         own = set(message.numbers()) & set(frame.slots)
         if (number := thought_number(message)) is not None and number not in own and not is_last:
             return None, ""  # without its thought it is no answer to learn
+        marks = self._template.marks_generation
+        if marks and not all(mark for slot, mark in zip(frame.slots, frame.marked, strict=True) if slot in own):
+            return None, ""
         prompt = self._bare_frame(before, True)
         first = len(prompt.slots)
         same = prompt.slots == frame.slots[:first] and prompt.literals[:-1] == frame.literals[:first]
@@ -306,8 +309,8 @@ class ChatTemplate:
         last = first
         while last < len(frame.slots) and frame.slots[last] in own:
             last += 1
-        if self._template.marks_generation and not self._is_marked(frame, first, last, len(literal) - len(asked)):
-            return None, ""
+        if marks and last > first:
+            self._check_marked(frame, first, len(literal) - len(asked))
         found = self._end_in(frame.literals[last], message, len(asked) if last == first else 0)
         if found is None:
             if message.calls:
@@ -319,17 +322,14 @@ class ChatTemplate:
             )
         return Span(index, first, len(asked), last, *found), opened
 
-    def _is_marked(self, frame: Frame, first: int, last: int, length: int) -> bool:
-        """Whether {% generation %} is around an answer; TemplateError where it leaves out the `length` characters before it."""
-        if not all(frame.marked[first:last]):
-            return False
-        if last > first and length > frame.marked_tails[first]:
+    def _check_marked(self, frame: Frame, first: int, length: int) -> None:
+        """TemplateError where {% generation %} leaves out the `length` characters before an answer."""
+        if length > frame.marked_tails[first]:
             raise TemplateError(
                 f"{self.where}: the template writes {frame.literals[first][-length:]!r} between the prompt and the response and "
                 "keeps it out of {% generation %}: the model would not learn to write it. Give it to the prompt "
                 "(add_generation_prompt), or put it inside"
             )
-        return True
 
     def _end_in(self, literal: str, message: MessageOutline, start: int) -> tuple[int, int] | None:
         """Where in the `literal` after the last text of an answer its end token stands, and stops; None where it has none.
