@@ -94,7 +94,9 @@ def opened_thought(literal: str, prompt: str) -> str:
     if literal.startswith(prompt) or (found := _OPENING_AT_END.search(prompt)) is None:
         return ""
     for at in (found.start(1), found.start()):
-        if literal.startswith(prompt[:at]):
+        if literal.startswith(prompt[:at]) and not _OPENING.match(
+            literal, at
+        ):  # it has a thought of its own, otherwise spelt
             return prompt[at:]
     return ""
 
