@@ -6,7 +6,8 @@
 
 The first writes every text out by hand, byte by byte (`tests/doubles/written_weights.py`). The second is for records with tools,
 thoughts and marks: transformers renders them, and marks in the texts say whose each character is
-(`tests/doubles/written_tools.py`). It takes the chat templates that were written for the tests, or those of a folder that are known here: TRL's.
+(`tests/doubles/written_tools.py`). It takes the chat templates that were written for the tests, or those of a folder that are
+known here: TRL's.
 """
 
 from __future__ import annotations

@@ -279,38 +279,39 @@ def expected(
 ) -> tuple[str, list[float]]:
     """The text of the record up to its last end token, and the weight of each character."""
     last = max(at for at, one in enumerate(said) if one.weight and one.role == "assistant")
-    said = said[: last + 1]
+    said, inner = said[: last + 1], ""
+    asked = rendered(tokenizer, takes, said[:last], tools, prompt=True)
     whole = rendered(tokenizer, takes, said, tools, prompt=False)
-    answers = [at for at, one in enumerate(said) if one.role == "assistant"]
-    weights = [settings["prompt_weight"]] * len(whole)
-    for at in answers:
-        one, is_last = said[at], at == last
-        asked = rendered(tokenizer, takes, said[:at], tools, prompt=True)
-        if is_last and takes.opens:
-            base = asked.removesuffix(takes.opens)
-            assert whole.startswith(base), (asked, whole)
-            inner = one.thought + "\n</think>\n\n" if one.thought else "\n</think>\n\n"
-            whole = asked + inner + whole[len(base) :]
-            weights = [*weights[: len(base)], *[settings["prompt_weight"]] * (len(whole) - len(base))]
-        elif not whole.startswith(asked) or (one.thought and one.thought not in whole):
-            assert not is_last, (asked, whole)
+    if takes.opens and asked.endswith(takes.opens):
+        inner = f"{said[last].thought}\n</think>\n\n"
+    base = asked.removesuffix(takes.opens)
+    if not whole.startswith(base):  # a thought is left out only once there is an answer: what is asked has it
+        *_, mark = re.finditer(r"k\d+z", base)
+        at = whole.index(mark.group()) + len(mark.group())
+        assert whole.startswith(base[mark.end() :], at), (base, whole)
+        whole = base + whole[at + len(base) - mark.end() :]
+    text = asked + inner + whole[len(base) :]
+    weights = [settings["prompt_weight"]] * len(text)
+    for at, one in enumerate(said):
+        if one.role != "assistant":
             continue
-        texts = _texts(one)
-        reached = max([whole.index(text) + len(text) for text in texts if text in whole], default=len(asked))
-        ending = takes.call_end if one.calls else takes.end if is_last else takes.middle_end
-        ending = ending or takes.end
-        stop = whole.index(ending, reached) + len(ending)
+        before = asked if at == last else rendered(tokenizer, takes, said[:at], tools, prompt=True)
+        if at != last and (not asked.startswith(before) or (one.thought and one.thought not in asked)):
+            continue
+        reached = max([text.index(own) + len(own) for own in _texts(one) if own in text], default=len(before))
+        ending = takes.call_end if one.calls else takes.end if at == last else takes.middle_end
+        stop = text.index(ending or takes.end, reached) + len(ending or takes.end)
         trained = (
-            one.weight if is_last or not settings["last_turn"] else settings["prompt_weight"] if one.weight else 0.0
+            one.weight if at == last or not settings["last_turn"] else settings["prompt_weight"] if one.weight else 0.0
         )
-        weights[len(asked) : stop] = [trained] * (stop - len(asked))
+        weights[len(before) : stop] = [trained] * (stop - len(before))
         if one.thought and not settings["train_reasoning"]:
             closing = takes.before_call if one.calls and not one.text else takes.after_thought
-            until = whole.index(one.thought) + len(one.thought) + len(closing)
-            weights[len(asked) : until] = [0.0] * (until - len(asked))
-        if is_last:
-            whole, weights = whole[:stop], weights[:stop]
-    return whole, weights
+            until = text.index(one.thought) + len(one.thought) + len(closing)
+            weights[len(before) : until] = [0.0] * (until - len(before))
+        if at == last:
+            text, weights = text[:stop], weights[:stop]
+    return text, weights
 
 
 def _texts(one: Said) -> list[str]:

@@ -143,9 +143,9 @@ class ChatTemplate:
         thought = conversation.answered_turns[-1].thought
         before, written = self._pieces(self._outlined(conversation, answered=True), thought, is_prompt=False)
         prompt = self.prompt(conversation)
-        if before != prompt:
+        if before != prompt and not conversation.tools and not any(turn.thought for turn in conversation.turns):
             raise self._prompt_mismatch(_text(prompt), _text(before))
-        return [*before, *written]
+        return [*prompt, *written]  # a template may keep more thoughts while the last answer is not there
 
     def prompt(self, conversation: Conversation) -> list[Piece]:
         """What stands before the last response; TemplateError as for `example`."""
@@ -156,11 +156,14 @@ class ChatTemplate:
         marks them so. TemplateError as for `example`."""
         turns = [turn for turn in conversation.answered_turns if turn.thought]
         outline = self._outlined(conversation, answered=True).outline
-        frame = self._frame(outline, False)
+        frame, before = self._frame(outline, False), self._frame(outline.before(len(outline.messages) - 1), True)
+        own = set(frame.slots) & set(outline.messages[-1].numbers())
         numbers = {number for message in outline.messages if (number := thought_number(message)) is not None}
-        kept = len(numbers & set(frame.slots)) + bool(frame.thought and conversation.answered_turns[-1].thought)
-        answers = [at for at, message in enumerate(outline.messages) if self._answers(outline, at)]
-        return len(turns) - kept, len(answers) - len(frame.spans)
+        kept = len(numbers & (set(before.slots) | own)) + bool(
+            frame.thought and conversation.answered_turns[-1].thought
+        )
+        answers = [at for at in range(len(outline.messages)) if self._answers(outline, at)]
+        return len(turns) - kept, len(answers) - len(before.spans) - 1
 
     def parse(self, generated: str) -> str:
         """The answer in generated text: without what the template has the model write first, cut where a turn begins."""
@@ -294,7 +297,11 @@ class ChatTemplate:
             return None, ""
         prompt = self._bare_frame(before, True)
         first = len(prompt.slots)
-        same = prompt.slots == frame.slots[:first] and prompt.literals[:-1] == frame.literals[:first]
+        if is_last and not _is_plain(outline) and own:
+            first = min(place for place, slot in enumerate(frame.slots) if slot in own)
+            same = prompt.slots[-1:] == frame.slots[first - 1 : first]
+        else:
+            same = self._begins(prompt, frame)
         literal, asked = frame.literals[first], prompt.literals[-1]
         opened = opened_thought(literal, asked) if same else ""
         if opened and not is_last:
@@ -321,6 +328,11 @@ class ChatTemplate:
                 "file of your own (template.file)"
             )
         return Span(index, first, len(asked), last, *found), opened
+
+    def _begins(self, prompt: Frame, frame: Frame) -> bool:
+        """Whether `frame` begins with `prompt`, what follows its last text aside."""
+        count = len(prompt.slots)
+        return prompt.slots == frame.slots[:count] and prompt.literals[:-1] == frame.literals[:count]
 
     def _check_marked(self, frame: Frame, first: int, length: int) -> None:
         """TemplateError where {% generation %} leaves out the `length` characters before an answer."""
