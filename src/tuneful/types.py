@@ -56,12 +56,10 @@ class Turn:
 class Conversation:
     """A record as the user meant it: an optional system text and one or more turns.
 
-    At least one turn has a response that is trained; a turn without one is context. `source` names the place it was
-    read from, for messages and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss. `tools`
-    is the JSON text of a list of the tools that may be called, each {"type": "function", "function": {...}}; "" for none.
-
-    Of a preference pair this is the preferred side, and `rejected` the other: the same but for what follows the prompt. A record
-    with a `label` says whether its response is wanted (KTO), without another one to compare it with.
+    At least one turn has a response that is trained; a turn without one is context. `source` is where it was read, as in
+    `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss. `tools` is the JSON text of the list of those
+    that may be called, each {"type": "function", "function": {...}}. Of a preference pair this is the preferred side, `rejected`
+    the other: the same but for what follows the prompt. A `label` says whether the response is wanted (KTO).
     """
 
     system: str

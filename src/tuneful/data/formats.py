@@ -154,9 +154,7 @@ class FormatReader:
             fields = fields_of(row, plan, self._columns.values(), noted)
             system, turns = format.read(fields, noted, self._asks)
             weight = _weight(row.get(self._columns[WEIGHT])) if WEIGHT in self._columns else 1.0
-            conversation = Conversation(
-                system, turns, source, weight, tools=tools_of(fields, noted) if "tools" in format.fields else ""
-            )
+            conversation = Conversation(system, turns, source, weight, tools=_tools(format, fields, noted))
             if plan.unused:
                 note_unused(row, plan.unused, _texts_of(conversation), format.unused, noted)
             note_placeholders((text for turn in turns for text in (turn.instruction, turn.input)), noted)
@@ -330,6 +328,10 @@ def _weight(value: Any) -> float:
     if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
         unfit(f"`weight` is {_shown_value(value)}, expected a number from {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
     return weight
+
+
+def _tools(format: Format, fields: Fields, noted: Noted) -> str:
+    return tools_of(fields, noted) if "tools" in format.fields else ""
 
 
 def _shown_value(value: Any) -> str:

@@ -81,8 +81,7 @@ class Encoder:
 
     def _pieces(self, conversation: Conversation) -> list[Piece] | str:
         try:
-            pieces = self.text.template.example(conversation)
-            return pieces if self.train_reasoning else without_thoughts(pieces)
+            return without_thoughts(self.text.template.example(conversation), trained=self.train_reasoning)
         except TemplateError as error:  # of this record: the template itself was tried when it was loaded
             greets = not (conversation.turns[0].instruction or conversation.turns[0].input)
             hint = " (the record begins with a message of the assistant's, which template.name=chatml renders)"
@@ -104,11 +103,8 @@ class Encoder:
         segments: list[_Segment] = []
         for (reply, weight), group in groupby(zip(kinds, pieces, strict=True), key=lambda pair: pair[0]):
             own = [piece for _, piece in group]
-            if not segments:
-                run = self._opening_run(own)
-            else:
-                after = [part for part in segments[-1].run[-1:] if isinstance(part, int) and not reply]
-                run = self.text.run(own, after=after, strips=not reply)
+            after = [part for one in segments[-1:] for part in one.run[-1:] if isinstance(part, int) and not reply]
+            run = self.text.run(own, after=after, strips=not reply) if segments else self._opening_run(own)
             segments.append(_Segment(run, reply, weight, not segments))
         return segments
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tuneful.errors import TemplateError
 from tuneful.files import write_text
@@ -154,11 +154,6 @@ class PromptFormat:
     end: str
     turn_end: str
     stop: tuple[str, ...]
-    generation_prefix: str = ""
-    writes_bos: bool = False
-    notes: tuple[str, ...] = ()
-    call_end: str = ""
-    call_tokens: frozenset[str] = frozenset()
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response."""
@@ -215,21 +210,23 @@ class PromptFormat:
 
     def _opening(self, conversation: Conversation) -> Iterator[Piece]:
         default = self.default_system_with_input if conversation.turns[0].input else self.default_system
-        if conversation.system or default:
-            yield Piece(self.system_start, Origin.TEMPLATE)
-            if conversation.system:
-                yield Piece(conversation.system, Origin.SYSTEM)
-            else:
-                yield Piece(default, Origin.TEMPLATE)
-            yield Piece(self.system_end, Origin.TEMPLATE)
+        said = Piece(conversation.system, Origin.SYSTEM) if conversation.system else Piece(default, Origin.TEMPLATE)
+        if said.text:
+            yield from (Piece(self.system_start, Origin.TEMPLATE), said, Piece(self.system_end, Origin.TEMPLATE))
 
     def _asked(self, turn: Turn) -> Iterator[Piece]:
-        yield Piece(self.instruction_start, Origin.TEMPLATE)
-        yield Piece(turn.instruction, Origin.USER)
+        yield from (Piece(self.instruction_start, Origin.TEMPLATE), Piece(turn.instruction, Origin.USER))
         if turn.input:
-            yield Piece(self.input_start, Origin.TEMPLATE)
-            yield Piece(turn.input, Origin.USER)
+            yield from (Piece(self.input_start, Origin.TEMPLATE), Piece(turn.input, Origin.USER))
         yield Piece(self.instruction_end, Origin.TEMPLATE)
+
+    # What a chat template may have, and no format here
+
+    generation_prefix: ClassVar[str] = ""
+    writes_bos: ClassVar[bool] = False
+    notes: ClassVar[tuple[str, ...]] = ()
+    call_end: ClassVar[str] = ""
+    call_tokens: ClassVar[frozenset[str]] = frozenset()
 
 
 def _said(turn: Turn) -> Iterator[Piece]:
@@ -258,9 +255,11 @@ def no_tools(where: str, fields: Iterable[str]) -> TemplateError:
     )
 
 
-def without_thoughts(pieces: Iterable[Piece]) -> list[Piece]:
-    """`pieces`, of which thoughts and what the template writes around them are not trained."""
+def without_thoughts(pieces: Iterable[Piece], *, trained: bool) -> list[Piece]:
+    """`pieces`, of which thoughts and what the template writes around them are not `trained`; as they are where they shall be."""
     kept = list(pieces)
+    if trained:
+        return kept
     beside = {place + step for place, one in enumerate(kept) if one.origin is Origin.THOUGHT for step in (-1, 0, 1)}
     around = (Origin.THOUGHT, Origin.GENERATION_PREFIX)
     return [
