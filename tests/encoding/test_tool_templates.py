@@ -228,6 +228,17 @@ def test_a_thought_is_written_where_the_prompt_opens_one() -> None:
     assert template("deepseek").left_out(TWO) == (1, 1)
 
 
+@pytest.mark.parametrize("name", ["qwen3", "deepseek"])
+def test_an_empty_thought_of_a_record_is_the_one_that_the_template_writes(name: str) -> None:
+    written = "<think>\n\n</think>\n\n"
+    with_it, without = (
+        replace(TWO, turns=(Turn("Add", "", lead + "3"), Turn("Again", "", lead + "4"))) for lead in (written, "")
+    )
+    assert template(name).example(with_it) == template(name).example(without)
+    assert f"{written}4" in text(template(name).example(with_it))
+    assert f"{written}3" in text(template("hermes").example(with_it)), "where it writes none, it is text"
+
+
 def test_thoughts_may_be_messages_of_their_own() -> None:
     pieces = template("harmony").example(TWO)
     assert trained(pieces) == [

@@ -49,6 +49,7 @@ TOKENIZER_TEMPLATE = "tokenizer"
 
 _SHOWN_CHARACTERS = 300
 _PLAIN = Dialect()
+_EMPTY_THOUGHT = re.compile(r"\A\s*<think>\s*</think>\s*(?=\S)")
 
 
 def load_template(config: TemplateConfig, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -83,6 +84,7 @@ class ChatTemplate:
         self._sentinels = Sentinels()
         self._bare_frame = lru_cache(maxsize=4096)(self._make_bare_frame)
         self._frame = lru_cache(maxsize=4096)(self._make_frame)
+        self.generation_prefix = ""
         asked, again = Turn("a", "", "b"), Turn("c", "", "d")
         pieces = self.example(Conversation("", (asked,), where))
         self.end = self._added.findall(pieces[-1].text)[0]
@@ -178,7 +180,13 @@ class ChatTemplate:
     # A record's pieces
 
     def _outlined(self, conversation: Conversation, *, answered: bool) -> Outlined:
-        """The outline in the dialect of the template, which an ordinary conversation does not need."""
+        """The outline in the dialect of the template, which an ordinary conversation does not need.
+
+        Where the template itself writes an empty thought, or has the model close one, that of a response is this one.
+        """
+        if "</think>" in self.generation_prefix and any("</think>" in turn.response for turn in conversation.turns):
+            turns = [replace(turn, response=_EMPTY_THOUGHT.sub("", turn.response)) for turn in conversation.turns]
+            conversation = replace(conversation, turns=tuple(turns))
         is_plain = not conversation.tools and not any(
             turn.thought or turn.calls or turn.results for turn in conversation.turns
         )
