@@ -38,9 +38,8 @@ class ToolResult:
 class Turn:
     """One exchange: what was asked (`instruction`, and `input`, empty where there is none) and the `response` wanted.
 
-    `weight` multiplies the weights of the response's tokens in the loss; one of weight 0 is context. A turn that asks nothing is
-    a greeting of the assistant's. What tools answered (`results`) is asked before the instruction; before the response the
-    assistant may think (`thought`), and after it call tools (`calls`).
+    `weight` multiplies the weights of the response's tokens in the loss; 0 is context. A turn that asks nothing is a greeting.
+    What tools answered (`results`) is asked first; before the response there may be a `thought`, after it `calls` of tools.
     """
 
     instruction: str

@@ -21,7 +21,7 @@ import numpy as np
 from tuneful.encoding.template import Origin, Piece, without_thoughts
 from tuneful.encoding.tokens import Run, TextEncoder
 from tuneful.errors import TemplateError
-from tuneful.types import Conversation, Example
+from tuneful.types import Conversation, Example, has_question
 
 _MAX_TRIES = 8
 """How often the text that was asked is cut until a record fits: each cut is of as many tokens as were too many."""
@@ -83,9 +83,8 @@ class Encoder:
         try:
             return without_thoughts(self.text.template.example(conversation), trained=self.train_reasoning)
         except TemplateError as error:  # of this record: the template itself was tried when it was loaded
-            greets = not (conversation.turns[0].instruction or conversation.turns[0].input)
-            hint = " (the record begins with a message of the assistant's, which template.name=chatml renders)"
-            return str(error) + (hint if greets else "")
+            greeted = " (the record begins with a message of the assistant's, which template.name=chatml renders)"
+            return str(error) + ("" if has_question(conversation.turns[0]) else greeted)
 
     def _encoded(self, records: Sequence[Sequence[Piece]]) -> list[_Encoded]:
         """The token ids of each record, of all of them in one batch."""
@@ -96,9 +95,8 @@ class Encoder:
     def _segments(self, pieces: Sequence[Piece]) -> list[_Segment]:
         """Contexts and replies in turn. An end token closes its reply, and what follows is encoded as standing behind it."""
         trained = [piece.is_trained for piece in pieces]
-        if self.last_turn:
-            last = max(number for number, is_trained in enumerate(trained) if not is_trained)
-            trained[:last] = [False] * last
+        last = max(number for number, is_trained in enumerate(trained) if not is_trained) if self.last_turn else 0
+        trained[:last] = [False] * last
         kinds = [self._kind(piece, is_trained) for piece, is_trained in zip(pieces, trained, strict=True)]
         segments: list[_Segment] = []
         for (reply, weight), group in groupby(zip(kinds, pieces, strict=True), key=lambda pair: pair[0]):

@@ -204,9 +204,7 @@ class PromptFormat:
             if number == len(turns) or turn.response:
                 yield Piece(self.response_start, Origin.TEMPLATE)
             if turn.response and (answered or number < len(turns)):
-                yield from _said(turn)
-                if number < len(turns):
-                    yield Piece(self.turn_end, Origin.TEMPLATE)
+                yield from _said(turn, self.turn_end if number < len(turns) else "")
 
     def _opening(self, conversation: Conversation) -> Iterator[Piece]:
         default = self.default_system_with_input if conversation.turns[0].input else self.default_system
@@ -229,14 +227,15 @@ class PromptFormat:
     call_tokens: ClassVar[frozenset[str]] = frozenset()
 
 
-def _said(turn: Turn) -> Iterator[Piece]:
-    """What the model writes of a turn: its thought, its response, the end token."""
+def _said(turn: Turn, turn_end: str) -> Iterator[Piece]:
+    """What the model writes of a turn: its thought, its response, the end token; then what stands before another turn."""
     if turn.thought:
         yield Piece(THOUGHT_START, Origin.GENERATION_PREFIX, turn.weight)
         yield Piece(turn.thought, Origin.THOUGHT, turn.weight)
         yield Piece(THOUGHT_END, Origin.GENERATION_PREFIX, turn.weight)
     yield Piece(turn.response, Origin.RESPONSE, turn.weight)
     yield Piece("", Origin.END, turn.weight)
+    yield Piece(turn_end, Origin.TEMPLATE)
 
 
 def _check_no_tools(conversation: Conversation, name: str) -> None:
