@@ -22,6 +22,7 @@ from tests.doubles.tool_templates import ADDED, CONTROL, ENDS, TEMPLATES
 from tests.doubles.written_weights import BYTE_OF, SNIPPETS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from tuneful.config import TemplateConfig
 from tuneful.data.formats import FormatReader, ReadRow
@@ -245,9 +246,13 @@ def _think(rng: random.Random, one: Said, message: dict[str, Any], key: str) -> 
 def rendered(tokenizer: Any, takes: Takes, said: Sequence[Said], tools: Sequence[Any], *, prompt: bool) -> str:
     """The messages as transformers renders them."""
     messages = [_for_template(takes, one) for one in said]
-    return str(
-        tokenizer.apply_chat_template(messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt)
-    )
+    given: dict[str, Any] = {"tools": list(tools) or None, "add_generation_prompt": prompt}
+    if takes.null_content:  # apply_chat_template leaves out what is null, which such a template asks for
+        found, _ = render_jinja_template(
+            [messages], chat_template=tokenizer.chat_template, **given, **tokenizer.special_tokens_map
+        )
+        return str(found[0])
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **given))
 
 
 def _for_template(takes: Takes, one: Said) -> dict[str, Any]:
@@ -324,8 +329,8 @@ def _texts(one: Said) -> list[str]:
 
 def difference(example: Any, text: str, weights: Sequence[float], tokenizer: Any, encoder: TextEncoder) -> str | None:
     """What is wrong with an example whose text should be `text`, a weight a character; None where nothing is."""
-    if not isinstance(example, Example):
-        return f"no example: {example}"
+    if not isinstance(example, Example) or example.cut:
+        return f"no whole example: {example}"
     contents = [_bytes_of(token_id, tokenizer) for token_id in example.token_ids.tolist()]
     said = b"".join(contents)
     if said != text.encode():
