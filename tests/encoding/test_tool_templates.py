@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.doubles.tool_templates import CONTROL, DEEPSEEK, ENDS, HARMONY, HERMES, LLAMA, MISTRAL, QWEN3, TEMPLATES
 from tests.doubles.written_tools import tokenizer_of
 
-from tuneful.config import TemplateConfig
+from tuneful.config import TemplateConfig, load_config
+from tuneful.data.read import read_data, stream_data
+from tuneful.encoding import prepare
 from tuneful.encoding.chat_template import ChatTemplate, load_template
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.left_out import LeftOut
@@ -330,3 +334,32 @@ def test_text_between_control_tokens_is_encoded_as_the_tokenizer_does() -> None:
         maker = encoder(name)
         prompt = maker.prompt_ids(RECORD)
         assert prompt == maker.text.rendered_ids(text(maker.text.template.prompt(RECORD))), source[:40]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_tools_and_what_a_template_leaves_out_come_back_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    monkeypatch.setattr(prepare, "MAX_IN_MEMORY", 8192 if in_memory else 0)
+    asked = {"role": "user", "content": "Rain?"}
+    call = {"id": "abcDEF123", "name": "get_weather", "arguments": {"city": "Bern"}}
+    rows = [
+        {"messages": [asked, {"role": "assistant", "content": "No.", "thinking": "Dry."}] * number}
+        | ({"tools": [{"name": "get_weather"}]} if number == 1 else {})
+        for number in (1, 2, 3)
+    ]
+    rows[0]["messages"][1:1] = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "none", "tool_call_id": "abcDEF123"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = load_config(None, ["data.test_share=0", "data.validation_share=0"])
+    wanted = [one.conversation for one in read_data(str(tmp_path / "a.jsonl")).records]
+    assert wanted[0].turns[0].calls
+    for _ in range(2):
+        stream = stream_data(str(tmp_path / "a.jsonl"), config.data)
+        dataset = prepare.prepare_data(stream, encoder("qwen3"), config, tmp_path / "cache")
+        assert list(dataset.train.conversations) == wanted
+        kinds = {note.kind: (note.count, note.num_records) for note in dataset.file.notes}
+        assert kinds["thought_left_out"] == kinds["answer_as_context"] == (3, 2)
+        assert kinds["calls"] == (1, 1)

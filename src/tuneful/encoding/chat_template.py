@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,7 +29,6 @@ from tuneful.encoding.dialects import (
     control_in_names,
     fields_left_out,
     find_dialect,
-    thought_number,
     written,
 )
 from tuneful.encoding.fixed_date import DATE, fixed_dates, with_fixed_date
@@ -82,8 +81,7 @@ class ChatTemplate:
         self._added = any_of(token for token in added_tokens if token.strip())
         self._ending = re.compile(rf"\s*((?:{self._added.pattern})+)")
         self._sentinels = Sentinels()
-        self._bare_frame = lru_cache(maxsize=4096)(self._make_bare_frame)
-        self._frame = lru_cache(maxsize=4096)(self._make_frame)
+        self._bare_frame, self._frame = _kept(self._make_bare_frame), _kept(self._make_frame)
         self.generation_prefix = ""
         asked, again = Turn("a", "", "b"), Turn("c", "", "d")
         pieces = self.example(Conversation("", (asked,), where))
@@ -160,7 +158,7 @@ class ChatTemplate:
         outline = self._outlined(conversation, answered=True).outline
         frame, before = self._frame(outline, False), self._frame(outline.before(len(outline.messages) - 1), True)
         own = set(frame.slots) & set(outline.messages[-1].numbers())
-        numbers = {number for message in outline.messages if (number := thought_number(message)) is not None}
+        numbers = {number for message in outline.messages if (number := message.thought_number) is not None}
         kept = len(numbers & (set(before.slots) | own)) + bool(
             frame.thought and conversation.answered_turns[-1].thought
         )
@@ -215,7 +213,7 @@ class ChatTemplate:
     def _rendered(
         self, outline: Outline, texts: Sequence[str], is_prompt: bool, dialect: Dialect | None = None, **marks: Any
     ) -> str:
-        messages = messages_of(outline, texts, dialect or (_PLAIN if _is_plain(outline) else self.dialect))
+        messages = messages_of(outline, texts, dialect or (_PLAIN if outline.is_plain else self.dialect))
         tools = json.loads(outline.tools) if outline.tools else None
         return self._template.render(messages, self._special_tokens, is_prompt=is_prompt, tools=tools, **marks)
 
@@ -241,7 +239,7 @@ class ChatTemplate:
     def _make_frame(self, outline: Outline, is_prompt: bool) -> Frame:
         """The frame of a conversation, with its spans: every trained answer stands where generation would put it."""
         frame = self._bare_frame(outline, is_prompt)
-        if not _is_plain(outline) and (said := control_in_names(outline, self._special.search)):
+        if not outline.is_plain and (said := control_in_names(outline, self._special.search)):
             raise TemplateError(
                 f"{self.where}: {said[:_SHOWN_CHARACTERS]!r} is a name, a key or a description of tools and holds a control token"
             )
@@ -258,7 +256,7 @@ class ChatTemplate:
             ):  # as a server will ask for it, an opened one cannot stand inside
                 spans.append(span)
                 thought = opened
-        if not _is_plain(outline):
+        if not outline.is_plain:
             self._check_all_is_there(outline, frame, spans, is_prompt)
         if not is_prompt and (not spans or spans[-1].message != last):
             if outline.messages[last].calls:
@@ -281,8 +279,8 @@ class ChatTemplate:
     def _check_all_is_there(self, outline: Outline, frame: Frame, spans: Sequence[Span], is_prompt: bool) -> None:
         """TemplateError where the template drops something of the record; an earlier thought it may drop."""
         missing = {number for message in outline.messages for number in message.numbers()} - set(frame.slots)
-        if not _is_plain(outline):
-            missing -= {thought_number(message) for message in outline.messages[: None if is_prompt else -1]}
+        if not outline.is_plain:
+            missing -= {message.thought_number for message in outline.messages[: None if is_prompt else -1]}
             without = self._bare_frame(Outline(outline.messages), is_prompt) if outline.tools else None
             if fields := fields_left_out(outline, frame, without, spans):
                 raise no_tools(self.where, fields)
@@ -298,14 +296,14 @@ class ChatTemplate:
         """What the model has to write of message `index`, and the thought that its prompt opens; None where it is context."""
         message, before = outline.messages[index], outline.before(index)
         own = set(message.numbers()) & set(frame.slots)
-        if (number := thought_number(message)) is not None and number not in own and not is_last:
+        if (number := message.thought_number) is not None and number not in own and not is_last:
             return None, ""  # without its thought it is no answer to learn
         marks = self._template.marks_generation
         if marks and not all(mark for slot, mark in zip(frame.slots, frame.marked, strict=True) if slot in own):
             return None, ""
         prompt = self._bare_frame(before, True)
         first = len(prompt.slots)
-        if is_last and not _is_plain(outline) and own:
+        if is_last and not outline.is_plain and own:
             first = min(place for place, slot in enumerate(frame.slots) if slot in own)
             same = prompt.slots[-1:] == frame.slots[first - 1 : first]
         else:
@@ -316,7 +314,7 @@ class ChatTemplate:
             return None, opened
         asked = asked.removesuffix(opened) if opened else asked
         if not (same and literal.startswith(asked)):
-            if not is_last and not _is_plain(outline):
+            if not is_last and not outline.is_plain:
                 return None, ""  # tools or thoughts stand elsewhere than when this was answered
             if own:
                 raise self._prompt_mismatch(self._sketch(prompt), self._sketch(frame))
@@ -399,11 +397,10 @@ class ChatTemplate:
         )
 
 
-def _is_plain(outline: Outline) -> bool:
-    """Whether it has roles and texts alone."""
-    return not outline.tools and not any(
-        one.calls or one.role == "tool" or thought_number(one) is not None for one in outline.messages
-    )
+def _kept(make: Callable[..., Frame]) -> Callable[..., Frame]:
+    """`make`, whose frames are kept for conversations of the same outline; those of tools are long, and seldom the same."""
+    plain, others = lru_cache(maxsize=4096)(make), lru_cache(maxsize=256)(make)
+    return lambda outline, *more: (plain if outline.is_plain else others)(outline, *more)
 
 
 def _from_file(path: Path) -> tuple[str, str]:

@@ -145,12 +145,3 @@ def control_in_names(outline: Outline, finds: Callable[[str], Any]) -> str:
         said += [message.name, message.call_id]
         said += [part for call in message.calls for part in (call.name, call.call_id, *fixed_parts(call.arguments))]
     return next((one for one in said if one and finds(one)), "")
-
-
-def _thinks(message: MessageOutline) -> bool:
-    return message.role == "assistant" and (message.thought is not None or message.parts[:1] == (THOUGHT_START,))
-
-
-def thought_number(message: MessageOutline) -> int | None:
-    """The number of the thought of a message, None where it has none."""
-    return message.numbers()[0] if _thinks(message) else None

@@ -69,6 +69,11 @@ class MessageOutline(NamedTuple):
         thought = [] if self.thought is None else [self.thought]
         return [*thought, *own, *(number for call in self.calls for number in _numbers(call.arguments))]
 
+    @property
+    def thought_number(self) -> int | None:
+        """The number of its thought, None where it has none."""
+        return self.numbers()[0] if self.thought is not None or self.parts[:1] == (THOUGHT_START,) else None
+
 
 class Outline(NamedTuple):
     """The messages of a conversation without their texts, and the JSON text of its tools ("" for none)."""
@@ -79,6 +84,13 @@ class Outline(NamedTuple):
     def before(self, index: int) -> Outline:
         """The messages before message `index`."""
         return Outline(self.messages[:index], self.tools)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has roles and texts alone."""
+        return not self.tools and not any(
+            one.calls or one.role == "tool" or one.thought_number is not None for one in self.messages
+        )
 
     @property
     def roles(self) -> str:
