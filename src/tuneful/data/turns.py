@@ -24,6 +24,7 @@ Conversed = tuple[str, tuple[Turn, ...]]
 UNANSWERED = "?"
 """Stands for the response of a turn whose answer is wanted: a prompt is rendered without it."""
 _BETWEEN = "\n\n"
+_NOTHING = Turn("", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def _with(first: Message, other: Message) -> Message:
 def _turns(messages: Sequence[Message], noted: Noted) -> list[Turn]:
     """The turns of messages whose roles alternate; the last one may have no response."""
     turns: list[Turn] = []
-    asked = Turn("", "", "")
+    asked = _NOTHING
     for message in messages:
         if message.role == "tool":
             if asked.instruction or not turns:
@@ -125,10 +126,9 @@ def _turns(messages: Sequence[Message], noted: Noted) -> list[Turn]:
                 noted.add("greeting")
             said = replace(asked, response=message.text, thought=message.thought, calls=message.calls)
             turns.append(replace(said, weight=0.0 if greets else message.weight))
-            asked = Turn("", "", "")
-    return [
-        _named_results(turns[at - 1 : at], turn) for at, turn in enumerate([*turns, asked]) if turn != Turn("", "", "")
-    ]
+            asked = _NOTHING
+    turns += [] if asked is _NOTHING else [asked]
+    return [_named_results(turns[at - 1 : at], turn) for at, turn in enumerate(turns)]
 
 
 def _named_results(before: Sequence[Turn], turn: Turn) -> Turn:
@@ -137,19 +137,15 @@ def _named_results(before: Sequence[Turn], turn: Turn) -> Turn:
     if not turn.results or not calls:
         return turn
     by_id = {call.call_id: call for call in calls if call.call_id}
-    in_order = (
-        dict(enumerate(calls))
-        if len(calls) == len(turn.results)
-        else dict.fromkeys(range(len(turn.results)), calls[0])
-        if len(calls) == 1
-        else {}
-    )
+    in_order: dict[int, ToolCall] = dict(enumerate(calls)) if len(calls) == len(turn.results) else {}
+    if len(calls) == 1:
+        in_order = dict.fromkeys(range(len(turn.results)), calls[0])
     results = []
     for at, result in enumerate(turn.results):
         call = by_id.get(result.call_id) or (None if result.call_id and by_id else in_order.get(at))
-        results.append(
-            replace(result, name=result.name or call.name, call_id=result.call_id or call.call_id) if call else result
-        )
+        if call is not None:
+            result = replace(result, name=result.name or call.name, call_id=result.call_id or call.call_id)
+        results.append(result)
     return replace(turn, results=tuple(results))
 
 
