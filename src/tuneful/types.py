@@ -5,6 +5,7 @@ file -> Conversation -> Example -> TrieBatch -> loss           prompt -> Answer 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,28 +17,48 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool: its `name`, its `arguments` as the JSON text of an object, and its `call_id`, "" where it has none."""
+
+    name: str
+    arguments: str
+    call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered; `name` is the tool's and `call_id` that of the call, "" where the record has none."""
+
+    text: str
+    name: str = ""
+    call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One exchange: what was asked (`instruction`, and `input`, empty where there is none) and the `response` wanted.
 
-    `weight` multiplies the weights of the response's tokens in the loss; one of weight 0 is context. A turn that asks nothing is
-    a greeting of the assistant's.
+    `weight` multiplies the weights of the response's tokens in the loss; 0 is context. A turn that asks nothing is a greeting.
+    What tools answered (`results`) is asked first; before the response there may be a `thought`, after it `calls` of tools.
     """
 
     instruction: str
     input: str
     response: str
     weight: float = 1.0
+    thought: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    results: tuple[ToolResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """A record as the user meant it: an optional system text and one or more turns.
 
-    At least one turn has a response that is trained; a turn without one is context. `source` names the place it was
-    read from, for messages and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
-
-    Of a preference pair this is the preferred side, and `rejected` the other: the same but for what follows the prompt. A record
-    with a `label` says whether its response is wanted (KTO), without another one to compare it with.
+    At least one turn has a response that is trained; a turn without one is context. `source` is where it was read, as in
+    `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss. `tools` is the JSON text of the list of those
+    that may be called, each {"type": "function", "function": {...}}. Of a preference pair this is the preferred side, `rejected`
+    the other: the same but for what follows the prompt. A `label` says whether the response is wanted (KTO).
     """
 
     system: str
@@ -46,6 +67,7 @@ class Conversation:
     weight: float = 1.0
     rejected: Conversation | None = None
     label: bool | None = None
+    tools: str = ""
 
     def __post_init__(self) -> None:
         assert any(map(_is_trained, self.turns)), f"{self.source}: a conversation without a response"
@@ -58,8 +80,38 @@ class Conversation:
         return self.turns[: last + 1]
 
 
+def has_answer(turn: Turn) -> bool:
+    """Whether the assistant says or calls something in it."""
+    return bool(turn.response or turn.calls)
+
+
+def has_question(turn: Turn) -> bool:
+    """Whether something is asked in it: by the user, or by what a tool answered."""
+    return bool(turn.instruction or turn.input or turn.results)
+
+
+def answer_text(turn: Turn) -> str:
+    """What the assistant answers in a turn, as people read it: the response, then each call as JSON between <tool_call> tags."""
+    calls = [
+        f'<tool_call>\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n</tool_call>'
+        for call in turn.calls
+    ]
+    return "\n".join(filter(None, (turn.response, *calls)))
+
+
+def question_text(turn: Turn) -> str:
+    """What is asked in a turn, its input aside: what tools answered, and the instruction."""
+    return "\n\n".join(filter(None, (*(one.text for one in turn.results), turn.instruction)))
+
+
+def texts_of(turn: Turn) -> tuple[str, ...]:
+    """What is said in a turn, in order, those that are empty left out; of calls their arguments, as JSON."""
+    said = (turn.instruction, turn.input, turn.thought, turn.response)
+    return tuple(filter(None, (*(one.text for one in turn.results), *said, *(call.arguments for call in turn.calls))))
+
+
 def _is_trained(turn: Turn) -> bool:
-    return bool(turn.response) and turn.weight > 0
+    return has_answer(turn) and turn.weight > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

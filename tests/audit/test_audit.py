@@ -56,6 +56,23 @@ def test_exactly_the_planted_rows_are_found(tmp_path: Path) -> None:
         assert [case.source for case in finding.cases] == list(finding.sources[:3])
 
 
+def test_a_record_that_the_template_cannot_render_is_named_and_the_rest_is_looked_at(
+    tmp_path: Path, byte_tokenizer: Any
+) -> None:
+    called = {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 1}}]}
+    asked, told = {"role": "user", "content": "1+1?"}, {"role": "tool", "content": "2"}
+    rows = [
+        {"messages": [asked, called, told, {"role": "assistant", "content": "Two."}]},
+        record("Name a river.", "The Nile."),
+    ]
+    write_rows(tmp_path / "a.jsonl", rows)
+    for encoder in (None, encoder_of(byte_tokenizer)):
+        found = look(tmp_path / "a.jsonl", encoder=encoder)
+        assert found.num_read == 2
+        assert "Name a river." in found.prompt
+        assert ("unusable_rows" in lines(found)) == (encoder is not None)
+
+
 def test_a_clean_file_has_no_findings(tmp_path: Path, builtin_tokenizer: Any) -> None:
     path = tmp_path / "clean.jsonl"
     write_rows(path, clean_records(400))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.doubles import killed_answering
 from tests.doubles.processes import Process
+from tests.doubles.tool_templates import HERMES
 
 from tuneful.commands.chat import ChatSession, converse
 from tuneful.commands.generate import generate_file
@@ -54,6 +55,33 @@ def whole_journal(speaker, output):
 
     answered(speaker, output, advance=look)
     return seen[-1], output.read_bytes()
+
+
+def test_the_prompt_of_a_record_with_tools_has_its_tools_and_what_they_answered(tiny_llama, tmp_path):
+    (tmp_path / "tools.jinja").write_text(HERMES.replace("<|im_end|>", tiny_llama_end(tiny_llama)))
+    row = {
+        "tools": [{"name": "get_weather", "description": "The weather."}],
+        "messages": [
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "tool_calls": [{"name": "get_weather", "arguments": {"city": "Bern"}}]},
+            {"role": "tool", "content": "rain"},
+        ],
+    }
+    (tmp_path / "asked.jsonl").write_text(json.dumps(row) + "\n")
+    settings = ["generate.max_new_tokens=4", f"template.file={tmp_path / 'tools.jinja'}", "template.name=tokenizer"]
+    config = load_config(None, [f"model.name_or_path={tiny_llama}", *settings])
+    (answer_row,) = generate_file(str(tmp_path / "asked.jsonl"), tmp_path / "answers.jsonl", config=config)
+    for said in (
+        '"description": "The weather."',
+        '"arguments": {"city": "Bern"}',
+        "<tool_response>\nrain\n</tool_response>",
+    ):
+        assert said in answer_row.prompt
+    assert answer_row.prompt.endswith("<|im_start|>assistant\n")
+
+
+def tiny_llama_end(folder):
+    return json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
 
 
 def test_records_without_an_answer_are_answered(tiny_llama, tmp_path):

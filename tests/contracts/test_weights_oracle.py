@@ -3,12 +3,15 @@
 The oracle is put to the test as well: an example that is wrong in one token or one weight is found.
 """
 
+import json
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.doubles import written_tools as tools
 from tests.doubles import written_weights as oracle
 
 from tuneful.encoding.encode import Encoder
@@ -24,6 +27,33 @@ def test_every_template_agrees_with_the_oracle(tokenizer: str) -> None:
         assert found["differences"] == 0, found["first"]
         assert found["records"] == 60
         assert found["cut"] > 0
+
+
+@pytest.mark.parametrize("name", tools.TEMPLATES)
+def test_every_template_of_tools_agrees_with_the_oracle(name: str) -> None:
+    found = tools.check(name, 40, 1)
+    assert found["differences"] == 0, found["first"]
+    assert found["records"] == 40
+    assert min(found["calls"], found["thoughts"], found["trained"]) > 0
+
+
+def test_the_oracle_of_tools_finds_a_thought_that_is_trained_and_a_call_that_is_not() -> None:
+    takes, rng = tools.TAKES["hermes"], random.Random(0)
+    maker = tools.Maker(rng, takes, ())
+    tokenizer = tools.tokenizer_of(tools.CONTROL["hermes"], tools.TEMPLATES["hermes"], takes.end)
+    text = TextEncoder(tokenizer, oracle.own_template(tokenizer, "tokenizer"))
+    said = [tools.Said("user", maker.text()), tools.Said("assistant", "", maker.text(), [maker.call()])]
+    row = tools.row_of(rng, said, maker.tools())
+    read = tools.FormatReader("auto", None).read(row, "here:1")
+    assert isinstance(read, tools.ReadRow)
+    settings = {"prompt_weight": 0.0, "last_turn": False, "train_reasoning": False}
+    expected = tools.expected(tokenizer, takes, said, json.loads(read.conversation.tools), settings)
+    good = Encoder(text, 10_000, train_reasoning=False).example(read.conversation)
+    assert isinstance(good, Example)
+    assert tools.difference(good, *expected, tokenizer, text) is None
+    assert all(tools.difference(one, *expected, tokenizer, text) for one in spoilt(good))
+    trained = Encoder(text, 10_000).example(read.conversation)
+    assert "should weigh 0" in str(tools.difference(trained, *expected, tokenizer, text))
 
 
 def spoilt(example: Example) -> Iterator[Example]:

@@ -355,7 +355,7 @@ def one_token_too_short(lab: Laboratory) -> str:
 
 
 def several_turns(lab: Laboratory, setting: str) -> list[float]:
-    conversation = Conversation("", (Turn("a", "", "b"), Turn("c", "", "d")), "here:1")
+    conversation = Conversation("", (Turn("a", "", "b"), Turn("c", "", "d", thought="e")), "here:1")
     example = lab.encoder(lab.config(setting)).example(conversation)
     assert isinstance(example, Example)
     return list(example.weights.tolist())
@@ -387,6 +387,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "data.train_turns": lambda lab: (
         several_turns(lab, "data.train_turns=all"),
         several_turns(lab, "data.train_turns=last"),
+    ),
+    "data.train_reasoning": lambda lab: (
+        several_turns(lab, "data.train_reasoning=true"),
+        several_turns(lab, "data.train_reasoning=false"),
     ),
     "data.max_length": lambda lab: (lab.dataset(), lab.dataset(one_token_too_short(lab))),
     "data.on_long": lambda lab: (

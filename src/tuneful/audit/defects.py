@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from tuneful.data.duplicates import normal_text
-from tuneful.types import Conversation, Turn
+from tuneful.types import Conversation, Turn, texts_of
 
 Defect = tuple[str, str, int]
 """The kind's name (`findings.KINDS`), the text it is in, and where in it."""
@@ -41,7 +41,7 @@ def is_null_like(text: str) -> bool:
 def is_error_row(conversation: Conversation) -> bool:
     """Whether nothing is answered but `<nooutput>`, which no question asks for: what a generator wrote where it failed."""
     answers = [turn.response for turn in conversation.turns if turn.response]
-    return all(len(answer) < 20 and _NO_OUTPUT.fullmatch(answer) is not None for answer in answers)
+    return bool(answers) and all(len(answer) < 20 and _NO_OUTPUT.fullmatch(answer) is not None for answer in answers)
 
 
 def escaped_texts(conversation: Conversation) -> set[str]:
@@ -60,7 +60,7 @@ def _texts(conversation: Conversation) -> Iterator[str]:
     if conversation.system:
         yield conversation.system
     for turn in conversation.turns:
-        yield from filter(None, (turn.instruction, turn.input, turn.response))
+        yield from texts_of(turn)
 
 
 # Answers

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import Origin, Template
 from tuneful.encoding.tokens import TextEncoder
-from tuneful.types import Conversation, Example
+from tuneful.types import Conversation, Example, answer_text, texts_of
 
 _NUM_PROMPTS = 256
 """Records whose prompt is encoded a second time, as inference does it: it doubles the work, and one in many shows it."""
@@ -43,7 +43,7 @@ class Preflight:
         if lost := self._lost_characters(conversation):
             yield "unwritable_characters", " ".join(f"U+{ord(character):04X}" for character in lost)
         if example.seams_apart:
-            yield "boundary_tokenization", conversation.answered_turns[-1].response[:40]
+            yield "boundary_tokenization", answer_text(conversation.answered_turns[-1])[:40]
 
     def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
         """Whether what inference sends is what training saw before the last response, up to an earlier one that it encodes
@@ -55,7 +55,7 @@ class Preflight:
     def _lost_characters(self, conversation: Conversation) -> list[str]:
         characters: set[str] = set()
         for turn in conversation.turns:
-            characters.update(turn.instruction, turn.input, turn.response)
+            characters.update(*texts_of(turn))
         characters.update(conversation.system)
         lost = []
         for character in sorted(characters):
@@ -84,7 +84,7 @@ class SpecialTokenTexts:
     def find(self, conversation: Conversation) -> tuple[str, int] | None:
         """The first text of `conversation` that holds one, and where; None where none does."""
         for turn in conversation.turns:
-            for text in (turn.instruction, turn.input, turn.response):
+            for text in texts_of(turn):
                 if any(head in text for head in self._heads) and (found := self._pattern.search(text)):
                     return text, found.start()
         found = self._pattern.search(conversation.system) if conversation.system else None

@@ -9,6 +9,7 @@ forgotten; what is kept of it is under 900 bytes, the sketch of its prompt inclu
 
 from __future__ import annotations
 
+import contextlib
 import re
 from array import array
 from collections import Counter
@@ -26,7 +27,8 @@ from tuneful.data.read import Record, SkippedRow
 from tuneful.data.split import normal_prompt
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import find_template
-from tuneful.types import Conversation, Example
+from tuneful.errors import TemplateError
+from tuneful.types import Conversation, Example, answer_text, question_text
 
 AuditedRow = tuple[Record | SkippedRow, Example | str | None]
 """A row as it was read, and its example; the reason why it has none; or None where nothing was encoded."""
@@ -64,8 +66,8 @@ class ScannedRows:
     def add(self, number: int, side: int, conversation: Conversation, example: Example | str | None) -> None:
         """Keep what it takes of one more row."""
         turns = conversation.turns
-        asked = "\n".join(filter(None, [text for turn in turns for text in (turn.instruction, turn.input)]))
-        answer = "\n".join(turn.response for turn in turns)
+        asked = "\n".join(filter(None, [text for turn in turns for text in (question_text(turn), turn.input)]))
+        answer = "\n".join(answer_text(turn) for turn in turns)
         normal = normal_text(answer)
         self.number.append(number)
         self.side.append(side)
@@ -147,14 +149,15 @@ class Scan:
         if found := self._special_token_texts.find(conversation):
             self.findings.add("special_token_texts", number, source, _around(*found))
         if isinstance(example, str):
-            self.findings.add("too_long", number, source, example)
+            self.findings.add("too_long" if "data.max_length" in example else "unusable_rows", number, source, example)
         elif example is not None and self.preflight:
             self.num_trained += int((example.weights > 0).sum())
             for kind, text in self.preflight.look(conversation, example):
                 self.findings.add(kind, number, source, text)
-        if not self.prompt_source:
-            self.prompt = "".join(piece.text for piece in self._template.prompt(conversation))
-            self.prompt_source = source
+        if not self.prompt_source and not isinstance(example, str):
+            with contextlib.suppress(TemplateError):  # the record is refused where it is encoded
+                self.prompt = "".join(piece.text for piece in self._template.prompt(conversation))
+                self.prompt_source = source
 
 
 def _kind_of(skipped: SkippedRow) -> str:

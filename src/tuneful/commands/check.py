@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream
     from tuneful.encoding.encode import Encoder
+    from tuneful.encoding.left_out import LeftOut
     from tuneful.runs.schema import ReadingNote
     from tuneful.types import Conversation
 
@@ -109,6 +110,7 @@ def check(
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.data.read import stream_data
+    from tuneful.encoding.left_out import LeftOut
     from tuneful.model.saved_template import with_saved_template
 
     data = data_of(data, config, "starter")
@@ -122,9 +124,10 @@ def check(
     encoder, without_tokens = find_encoder(config)
     others = [conversation for name in against for conversation in _conversations(stream_data([name], settings))]
     stream = stream_data(data, settings)
+    left_out = LeftOut(encoder) if encoder else None
     with terminal.progress("checking", None, "rows") as advance:
         found = audit(
-            _with_examples(stream, encoder),
+            _with_examples(stream, encoder, left_out),
             config,
             encoder,
             given=_given_sides(settings, encoder),
@@ -141,7 +144,7 @@ def check(
         max_length=config.data.max_length,
         split=config.data.split,
         against=tuple(against),
-        reading=stream.notes,
+        reading=(*stream.notes, *(left_out.notes if left_out else ())),
         audit=found,
         without_tokens=without_tokens,
         fixes=fixes,
@@ -220,7 +223,7 @@ def _conversations(stream: DataStream) -> Iterator[Conversation]:
     return (row.conversation for row in stream if isinstance(row, Record))
 
 
-def _with_examples(rows: DataStream, encoder: Encoder | None) -> Iterator[AuditedRow]:
+def _with_examples(rows: DataStream, encoder: Encoder | None, left_out: LeftOut | None = None) -> Iterator[AuditedRow]:
     """Each row with its example; encoded a batch at a time."""
     from tuneful.data.read import Record, SkippedRow
 
@@ -231,6 +234,8 @@ def _with_examples(rows: DataStream, encoder: Encoder | None) -> Iterator[Audite
             continue
         records = [row for row in batch if isinstance(row, Record)]
         examples = iter(encoder.examples([record.conversation for record in records]))
+        if left_out is not None:
+            left_out.add(record.conversation for record in records)
         for row in batch:
             yield row, None if isinstance(row, SkippedRow) else next(examples)
 

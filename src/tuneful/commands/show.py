@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream, Record
+    from tuneful.encoding.encode import Encoder
     from tuneful.encoding.show import ShownRecord
     from tuneful.encoding.template import Template
 
@@ -41,7 +42,7 @@ def show(data: Data | None = None, *, config: Config | None = None, start: int =
     from tuneful.model.saved_template import with_saved_template
 
     data, config = data_of(data, config, "starter"), with_saved_template(config or Config())
-    return _encoded(_chosen(stream_data(data, config.data), start, rows), config)
+    return _encoded(_chosen(stream_data(data, config.data), start, rows), _encoder(config))
 
 
 def show_command(
@@ -70,7 +71,14 @@ def show_command(
     if text:
         _show_text(chosen, settings, as_json)
         return
-    shown = _encoded(chosen, settings)
+    from tuneful.encoding.left_out import LeftOut
+
+    encoder = _encoder(settings)
+    shown = _encoded(chosen, encoder)
+    left_out = LeftOut(encoder)
+    left_out.add(record.conversation for record in chosen)
+    for note in left_out.notes:
+        Terminal().say(note.text, style="yellow")
     if html is not None:
         from tuneful.encoding.show import as_page
         from tuneful.files import write_text
@@ -98,16 +106,19 @@ def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None
     from tuneful.console import to_stdout
 
     template = _template_without_model(config)
-    shown = [{"source": record.source, "text": _rendered(template, record)} for record in records]
+    thoughts = config.data.train_reasoning
+    shown = [{"source": record.source, "text": _rendered(template, record, thoughts)} for record in records]
     if as_json:
         to_stdout(json.dumps(shown, ensure_ascii=False, indent=1))
     else:
         to_stdout("\n\n".join(f"{one['source']}\n{one['text']}" for one in shown))
 
 
-def _rendered(template: Template, record: Record) -> str:
+def _rendered(template: Template, record: Record, train_reasoning: bool) -> str:
+    from tuneful.encoding.template import without_thoughts
+
     try:
-        pieces = template.example(record.conversation)
+        pieces = without_thoughts(template.example(record.conversation), trained=train_reasoning)
     except TemplateError as error:
         return f"refused: {error}"
 
@@ -128,17 +139,21 @@ def _template_without_model(config: Config) -> Template:
     return load_template(config.template, load_tokenizer(resolve_model(config.model.name_or_path)))
 
 
-def _encoded(records: Sequence[Record], config: Config) -> list[ShownRecord]:
+def _encoder(config: Config) -> Encoder:
     from tuneful.encoding.prepare import load_encoder
-    from tuneful.encoding.show import ShownRecord, shown_tokens
     from tuneful.model.load import load_tokenizer, resolve_model
 
-    encoder = load_encoder(load_tokenizer(resolve_model(config.model.name_or_path)), config)
+    return load_encoder(load_tokenizer(resolve_model(config.model.name_or_path)), config)
+
+
+def _encoded(records: Sequence[Record], encoder: Encoder) -> list[ShownRecord]:
+    from tuneful.encoding.show import ShownRecord, shown_tokens
+
     examples = encoder.examples([record.conversation for record in records])
     return [
         ShownRecord(record.source, refused=example)
         if isinstance(example, str)
-        else ShownRecord(record.source, tuple(shown_tokens(example, encoder.text)))
+        else ShownRecord(record.source, tuple(shown_tokens(example, encoder.text, record.conversation)))
         for record, example in zip(records, examples, strict=True)
     ]
 

@@ -60,6 +60,9 @@ class DataConfig(Section):
     train_turns: Literal["all", "last"] = Field(
         "all", description="of a record with several turns, train every response or only the last one"
     )
+    train_reasoning: bool = Field(
+        True, description="train the thoughts that records have before their responses; `false` makes them context"
+    )
     max_length: int = Field(1024, ge=2, description="most tokens a record may have, the end token included")
     on_long: Literal["refuse", "cut_response", "cut_input"] = Field(
         "refuse",

@@ -16,6 +16,7 @@ from tuneful.data.marks import MASKING
 from tuneful.data.messages import is_prose, looks_like_a_dialogue, looks_like_messages
 from tuneful.data.notes import UNUSED, Noted, quoted
 from tuneful.data.rows import shown
+from tuneful.data.tools import TOOLS
 from tuneful.data.values import Fields, from_json_text, is_blank, unfit
 
 ASKS = ("instruction", "prompt", "question")
@@ -23,7 +24,7 @@ ANSWERS = ("output", "response", "completion", "answer")
 INPUTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
 MESSAGES = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
-SAME = {name: names for names in (ASKS, ANSWERS, INPUTS, SYSTEMS, MESSAGES[:2]) for name in names}
+SAME = {name: names for names in (ASKS, ANSWERS, INPUTS, SYSTEMS, MESSAGES[:2], TOOLS) for name in names}
 """The names that mean the same field, by each of them."""
 
 WEIGHT = "weight"
@@ -126,6 +127,7 @@ _MEANING = {
     **dict.fromkeys(INPUTS, "an input"),
     **dict.fromkeys(SYSTEMS, "a system text"),
     **dict.fromkeys(MESSAGES, "messages"),
+    **dict.fromkeys(TOOLS, "tools"),
 }
 
 

@@ -8,8 +8,8 @@
     dolly              instruction, response         context
 
 Each row is told by itself, so that files of several formats can be put together; `data.format` names one for all, and
-`data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
-pairs, a finished `text`) is refused by its name, never read in part. Stands on `columns.py` (which column is which field) and
+`data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (images, pairs, a
+finished `text`) is refused by its name, never read in part. Stands on `columns.py` (which column is which field) and
 `messages.py` (conversations).
 
 A new format is an entry of FORMATS, and its name one of `data.format` in the configuration: keys, readers, the columns by
@@ -41,10 +41,11 @@ from tuneful.data.columns import (
 from tuneful.data.messages import message_texts, plain_text, read_messages
 from tuneful.data.notes import Noted, NoteKey, quoted
 from tuneful.data.rows import shown
+from tuneful.data.tools import tools_of, without_thought
 from tuneful.data.turns import UNANSWERED, Conversed
 from tuneful.data.values import Fields, UnfitError, from_json_text, is_blank, is_nan, kind_of, names_of, text_of, unfit
 from tuneful.errors import ConfigError
-from tuneful.types import Conversation, Turn
+from tuneful.types import Conversation, Turn, texts_of
 
 _MAX_KEY_SETS = 1000
 _MAY_BE_NULL = ("input", "context", "system")
@@ -153,7 +154,7 @@ class FormatReader:
             fields = fields_of(row, plan, self._columns.values(), noted)
             system, turns = format.read(fields, noted, self._asks)
             weight = _weight(row.get(self._columns[WEIGHT])) if WEIGHT in self._columns else 1.0
-            conversation = Conversation(system, turns, source, weight)
+            conversation = Conversation(system, turns, source, weight, tools=_tools(format, fields, noted))
             if plan.unused:
                 note_unused(row, plan.unused, _texts_of(conversation), format.unused, noted)
             note_placeholders((text for turn in turns for text in (turn.instruction, turn.input)), noted)
@@ -270,10 +271,8 @@ def _nearest(formats: Sequence[Format], keys: Collection[str]) -> Format:
 
 def _texts_of(conversation: Conversation) -> list[str]:
     """Every text of a record."""
-    turns = conversation.turns
-    return [conversation.system] * bool(conversation.system) + [
-        text for turn in turns for text in (turn.instruction, turn.input, turn.response) if text
-    ]
+    more = [conversation.system] * bool(conversation.system) + [conversation.tools] * bool(conversation.tools)
+    return more + [text for turn in conversation.turns for text in texts_of(turn)]
 
 
 def _why_no_format(fields: Fields, *, asks: bool) -> str:
@@ -331,14 +330,12 @@ def _weight(value: Any) -> float:
     return weight
 
 
+def _tools(format: Format, fields: Fields, noted: Noted) -> str:
+    return tools_of(fields, noted) if "tools" in format.fields else ""
+
+
 def _shown_value(value: Any) -> str:
     return shown(str(value)) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else kind_of(value)
-
-
-def _check_no_tools(fields: Fields) -> None:
-    for key in ("tools", "functions"):
-        if fields.get(key) not in (None, "", "[]", [], {}):
-            unfit(f"`{key}`: tool calls are not trained; leave such records out, or the key where no call is made")
 
 
 def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
@@ -353,7 +350,7 @@ def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
             response = UNANSWERED
         if not asked.strip() and not given.strip():
             unfit(f"`{ask}` and `{context}` are both empty: nothing is asked")
-        turn = Turn(asked, given, response)
+        turn = _turn(asked, given, response, noted)
         earlier = _history(fields["history"], noted) if fields.get("history") else ()
         return _text(fields, "system", noted), (*earlier, turn)
 
@@ -363,6 +360,11 @@ def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
 
     unused = f"; data.columns={context}={{column}} puts it into the prompt"
     return Format(name, (ask, answer), (context, "system", *more), read, texts, answer, unused)
+
+
+def _turn(asked: str, given: str, answer: str, noted: Noted) -> Turn:
+    thought, response = without_thought(answer, noted)
+    return Turn(asked, given, response, thought=thought)
 
 
 def _history(history: Any, noted: Noted) -> list[Turn]:
@@ -377,7 +379,7 @@ def _history(history: Any, noted: Noted) -> list[Turn]:
         asked, response = (text_of(part, f"`history` {number}", noted, "`history`") for part in pair)
         if not asked.strip() or not response.strip():
             unfit(f"`history` {number} has an empty half")
-        turns.append(Turn(asked, "", response))
+        turns.append(_turn(asked, "", response, noted))
     return turns
 
 
@@ -388,7 +390,6 @@ def _chat(name: str, key: str) -> Format:
     """A format of messages under `key`."""
 
     def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
-        _check_no_tools(fields)
         return read_messages(fields[key], key, _text(fields, "system", noted), noted, asks=asks)
 
     def texts(fields: Fields) -> RecordTexts:
@@ -400,7 +401,7 @@ def _chat(name: str, key: str) -> Format:
 
 def _prompt_completion() -> Format:
     """A prompt and a completion: single texts, or lists of messages."""
-    flat = _flat("prompt-completion", "prompt", "input", "completion")
+    flat = _flat("prompt-completion", "prompt", "input", "completion", "tools")
 
     def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
         prompt, completion = (_listed(fields.get(key), key, noted) for key in ("prompt", "completion"))
@@ -410,7 +411,6 @@ def _prompt_completion() -> Format:
             return flat.read({**fields, "completion": completion}, noted, asks)
         if not isinstance(prompt, list) or not isinstance(completion, list):
             unfit("`prompt` and `completion` are a text and a list of messages; expected two of a kind")
-        _check_no_tools(fields)
         return read_messages([*prompt, *completion], "prompt", _text(fields, "system", noted), noted, asks=asks)
 
     def texts(fields: Fields) -> RecordTexts:

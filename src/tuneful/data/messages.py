@@ -16,6 +16,7 @@ from typing import Any
 from tuneful.data.marks import MARKS, answer_weight, note_idle_marks
 from tuneful.data.notes import Noted, quoted
 from tuneful.data.rows import shown
+from tuneful.data.tools import CALLS, THOUGHTS, TOOLS, calls_in, calls_of, result_text, thought_of, without_thought
 from tuneful.data.turns import Conversed, Message, conversed
 from tuneful.data.values import Fields, from_json_text, is_blank, kind_of, names_of, text_of, unfit
 
@@ -24,14 +25,18 @@ ROLES = {
     "developer": "system",
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
-_UNTRAINED = ("tool_calls", "function_call", "tool_call_id", "audio", "images", "reasoning_content", "thinking")
+_UNTRAINED = ("audio", "images", *TOOLS)
 """Parts of a message that are neither trained nor shown to the model, so that a message with one is refused."""
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "text", "message")
 _ASKED_KEYS = ("input", "instruction", "prompt", "question", "human", "user")
 _ANSWERED_KEYS = ("output", "response", "completion", "answer", "assistant", "bot")
-_KNOWN_KEYS = frozenset((*_ROLE_KEYS, *_TEXT_KEYS, *_UNTRAINED, *MARKS, "name", "id"))
+_KNOWN_KEYS = frozenset(
+    (*_ROLE_KEYS, *_TEXT_KEYS, *_UNTRAINED, *MARKS, *CALLS, *THOUGHTS, "name", "id", "tool_call_id", "tool_name")
+)
 _TWO_WORDS = re.compile(r"[^\W\d_]{2}\S*\s+\S*[^\W\d_]{2}|[\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7af]{8}")
 
 
@@ -54,7 +59,7 @@ def looks_like_messages(value: Any) -> bool:
 def _has_role_and_text(entry: Any) -> bool:
     if not isinstance(entry, dict):
         return False
-    role, text = _one_of(entry, _ROLE_KEYS), _one_of(entry, _TEXT_KEYS)
+    role, text = _one_of(entry, _ROLE_KEYS), _one_of(entry, (*_TEXT_KEYS, *CALLS))
     return role is not None and text is not None and str(entry[role]).lower() in ROLES
 
 
@@ -99,12 +104,13 @@ def message_texts(value: Any) -> list[tuple[str, str]]:
 
 def _shown_message(entry: Fields) -> tuple[str, str, bool]:
     role = plain_text(entry.get(_one_of(entry, _ROLE_KEYS) or ""))
-    text = plain_text(entry.get(_one_of(entry, _TEXT_KEYS) or ""))
+    said = ROLES.get(role.lower(), role)
+    texts = [plain_text(entry.get(key)) for key in (_one_of(entry, _TEXT_KEYS) or "", *CALLS)]
     try:
         counts = answer_weight(entry, "", Noted()) > 0
     except ValueError:
         counts = True
-    return ROLES.get(role.lower(), role), text, counts
+    return "assistant" if said == "call" else said, "\n".join(filter(None, texts)), counts
 
 
 def plain_text(value: Any) -> str:
@@ -182,24 +188,54 @@ def _message(entry: Any, number: int, noted: Noted, *, asks: bool) -> Message:
     if not isinstance(entry, dict):
         unfit(f"{where} is {kind_of(entry)}, expected {{'role': ..., 'content': ...}}")
     role_key, text_key = _one_of(entry, _ROLE_KEYS), _one_of(entry, _TEXT_KEYS)
-    if role_key is None or text_key is None:
+    calls = any(not is_blank(entry.get(key)) for key in CALLS)
+    if role_key is None or (text_key is None and not calls):
         unfit(f"{where} has no `{'role' if role_key is None else 'content'}`; keys are {names_of(entry)}")
     if untrained := next((key for key in _UNTRAINED if entry.get(key)), None):
-        unfit(f"{where} has `{untrained}`, which is not trained; leave such records out")
+        hint = "put it beside the messages" if untrained in TOOLS else "which is not trained; leave such records out"
+        unfit(f"{where} has `{untrained}`, {hint}")
     role = entry[role_key]
     meant = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if meant is None:
         name = quoted(role) if isinstance(role, str) else kind_of(role)
-        unfit(f"{where} is by {name}; messages of system, user and assistant are known, tools' are not")
-    content = "" if entry[text_key] is None and asks and meant == "assistant" else _only_text(entry[text_key], where)
-    text = text_of(content, f"`{text_key}` of {where}", noted, f"`{text_key}`")
+        unfit(f"{where} is by {name}; messages of system, user, assistant and tool are known")
     for key in entry.keys() - _KNOWN_KEYS:
         if is_prose(entry[key]):
             noted.add("unused_text", f"`{shown(key)}` of messages")
-    if meant == "assistant":
-        return Message(meant, text, answer_weight(entry, where, noted), number)
+    content = entry.get(text_key or "")
+    if meant in ("assistant", "call"):
+        return _answer(entry, content, text_key or "content", number, noted, asks=asks, is_call=meant == "call")
+    if calls or any(not is_blank(entry.get(key)) for key in THOUGHTS):
+        unfit(f"{where} calls a tool or thinks, and is the {meant}'s; the assistant alone does")
     note_idle_marks(entry, where, noted)
+    if meant == "tool":
+        text = result_text(_text_of_parts(content), where, noted)
+        name, call_id = (entry.get(key) for key in (_one_of(entry, ("name", "tool_name")) or "", "tool_call_id"))
+        return Message(meant, text, 0.0, number, name=str(name or ""), call_id=str(call_id or ""))
+    text = text_of(_only_text(content, where), f"`{text_key}` of {where}", noted, f"`{text_key}`")
     return Message(meant, text, 0.0, number)
+
+
+def _answer(entry: Fields, content: Any, key: str, number: int, noted: Noted, *, asks: bool, is_call: bool) -> Message:
+    """A message of the assistant's: a thought, a text, calls; with `is_call` its text is a call, as in ShareGPT's."""
+    where = f"message {number}"
+    weight = answer_weight(entry, where, noted)
+    calls = calls_in(content, where, noted) if is_call else calls_of(entry, where, noted)
+    content = "" if is_call or (content is None and (asks or calls)) else _only_text(content, where)
+    text = text_of(content, f"`{key}` of {where}", noted, f"`{key}`")
+    thought = thought_of(entry, where, noted)
+    inner, text = without_thought(text, noted)
+    if thought and inner and thought != inner:
+        unfit(f"{where} has two different thoughts, one of them in its text")
+    if calls:
+        noted.add("calls")
+    return Message("assistant", text, weight, number, thought or inner, calls)
+
+
+def _text_of_parts(content: Any) -> Any:
+    """The text of a content that is parts of text; any other content as it is."""
+    is_parts = isinstance(content, list) and content and all(isinstance(one, dict) and "text" in one for one in content)
+    return "".join(str(part["text"]) for part in content) if is_parts else content
 
 
 def _only_text(content: Any, where: str) -> Any:

@@ -99,6 +99,7 @@ def normal_prompt(conversation: Conversation) -> str:
 def _prompt_fields(conversation: Conversation) -> Iterator[str]:
     yield conversation.system
     for turn in conversation.turns:
+        yield from (result.text for result in turn.results)
         yield turn.instruction
         yield turn.input
 

@@ -15,28 +15,28 @@ that looks like structure stays text, whatever the template is. `jinja_sandbox.p
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuneful.config import TemplateConfig
-from tuneful.encoding.fixed_date import DATE, fixed_dates, with_fixed_date
-from tuneful.encoding.frame import (
-    Frame,
-    Outline,
-    Sentinels,
-    Text,
-    closing_of,
-    messages_of,
-    num_texts,
-    opened_thought,
-    outline_of,
+from tuneful.encoding.dialects import (
+    PROBE_CALL,
+    control_in_names,
+    fields_left_out,
+    find_dialect,
+    written,
 )
+from tuneful.encoding.fixed_date import DATE, fixed_dates, with_fixed_date
+from tuneful.encoding.frame import Frame, Sentinels, Span, closing_of, json_forms, line_after, opened_thought
 from tuneful.encoding.jinja_sandbox import SandboxedTemplate
-from tuneful.encoding.template import Origin, Piece, Template, any_of, find_template, joined
+from tuneful.encoding.outline import Dialect, MessageOutline, Outline, Outlined, Text, messages_of, outline_of
+from tuneful.encoding.spans import SpanPieces
+from tuneful.encoding.template import Origin, Piece, Template, any_of, find_template, joined, no_tools
 from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Turn
 
@@ -47,6 +47,8 @@ TOKENIZER_TEMPLATE = "tokenizer"
 """`template.name` of a Jinja chat template."""
 
 _SHOWN_CHARACTERS = 300
+_PLAIN = Dialect()
+_EMPTY_THOUGHT = re.compile(r"\A\s*<think>\s*</think>\s*(?=\S)")
 
 
 def load_template(config: TemplateConfig, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -79,8 +81,8 @@ class ChatTemplate:
         self._added = any_of(token for token in added_tokens if token.strip())
         self._ending = re.compile(rf"\s*((?:{self._added.pattern})+)")
         self._sentinels = Sentinels()
-        self._bare_frame = lru_cache(maxsize=4096)(self._make_bare_frame)
-        self._frame = lru_cache(maxsize=4096)(self._make_frame)
+        self._bare_frame, self._frame = _kept(self._make_bare_frame), _kept(self._make_frame)
+        self.generation_prefix = ""
         asked, again = Turn("a", "", "b"), Turn("c", "", "d")
         pieces = self.example(Conversation("", (asked,), where))
         self.end = self._added.findall(pieces[-1].text)[0]
@@ -89,11 +91,41 @@ class ChatTemplate:
         ).strip()
         self.stop = self._next_turn(Conversation("", (asked, again), where))
 
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the template takes calls and thoughts."""
+        return find_dialect(self._source, lambda outline, dialect: self._bare_frame(outline, False, dialect))
+
+    @cached_property
+    def call_end(self) -> str:
+        """The control token that closes a call; "" where the template renders none."""
+        try:
+            frame = self._bare_frame(PROBE_CALL, False, self.dialect)
+        except TemplateError:
+            return ""
+        rows = list(re.finditer(f"(?:{self._added.pattern})+", frame.literals[-1]))
+        if not rows or set(frame.slots) != {0, 1, 2}:
+            return ""
+        in_a_row, eos = self._added.findall(rows[-1].group()), self._special_tokens.get("eos_token")
+        return eos if eos in in_a_row else str(in_a_row[-1])
+
+    @cached_property
+    def call_tokens(self) -> frozenset[str]:
+        """The control tokens that stand inside of a call."""
+        if not self.call_end:
+            return frozenset()
+        try:
+            frame = self._frame(PROBE_CALL, False)
+        except TemplateError:
+            return frozenset()
+        return frozenset(self._added.findall(written(frame, frame.spans[-1])))
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is fixed, closed or left untrained here that a person may not expect, a sentence each."""
-        outline, _ = outline_of(Conversation("", (Turn("a", "", "b"),), self.where), answered=True)
-        frame = self._frame(outline, False)
+        frame = self._frame(
+            outline_of(Conversation("", (Turn("a", "", "b"),), self.where), _PLAIN, answered=True)[0], False
+        )
         notes = (
             [f"the template asks for today's date, which is {DATE} in every prompt"]
             if fixed_dates(self._source)
@@ -101,23 +133,37 @@ class ChatTemplate:
         )
         if frame.thought:
             notes.append(
-                f"the prompt opens a thought ({frame.thought.strip()}), and records have none: the model is trained to close it "
+                f"the prompt opens a thought ({frame.thought.strip()}): where a record has none the model is trained to close it "
                 "at once. Of a record with several turns the last response is trained, the others are context"
             )
         return tuple(notes)
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response; TemplateError where text of it is changed or lost."""
-        pieces = self._pieces(*outline_of(conversation, answered=True), is_prompt=False)
-        before = pieces[: -3 if pieces[-3].origin is Origin.GENERATION_PREFIX else -2]
+        thought = conversation.answered_turns[-1].thought
+        before, written = self._pieces(self._outlined(conversation, answered=True), thought, is_prompt=False)
         prompt = self.prompt(conversation)
-        if before != prompt:
+        if before != prompt and not conversation.tools and not any(turn.thought for turn in conversation.turns):
             raise self._prompt_mismatch(_text(prompt), _text(before))
-        return pieces
+        return [*prompt, *written]  # a template may keep more thoughts while the last answer is not there
 
     def prompt(self, conversation: Conversation) -> list[Piece]:
         """What stands before the last response; TemplateError as for `example`."""
-        return self._pieces(*outline_of(conversation, answered=False), is_prompt=True)
+        return self._pieces(self._outlined(conversation, answered=False), "", is_prompt=True)[0]
+
+    def left_out(self, conversation: Conversation) -> tuple[int, int]:
+        """How many thoughts of a conversation the template leaves out, and how many of its answers are context though nothing
+        marks them so. TemplateError as for `example`."""
+        turns = [turn for turn in conversation.answered_turns if turn.thought]
+        outline = self._outlined(conversation, answered=True).outline
+        frame, before = self._frame(outline, False), self._frame(outline.before(len(outline.messages) - 1), True)
+        own = set(frame.slots) & set(outline.messages[-1].numbers())
+        numbers = {number for message in outline.messages if (number := message.thought_number) is not None}
+        kept = len(numbers & (set(before.slots) | own)) + bool(
+            frame.thought and conversation.answered_turns[-1].thought
+        )
+        answers = [at for at in range(len(outline.messages)) if self._answers(outline, at)]
+        return len(turns) - kept, len(answers) - len(before.spans) - 1
 
     def parse(self, generated: str) -> str:
         """The answer in generated text: without what the template has the model write first, cut where a turn begins."""
@@ -131,40 +177,55 @@ class ChatTemplate:
 
     # A record's pieces
 
-    def _pieces(self, outline: Outline, texts: Sequence[Text], *, is_prompt: bool) -> list[Piece]:
+    def _outlined(self, conversation: Conversation, *, answered: bool) -> Outlined:
+        """The outline in the dialect of the template, which an ordinary conversation does not need.
+
+        Where the template itself writes an empty thought, or has the model close one, that of a response is this one.
+        """
+        if "</think>" in self.generation_prefix and any("</think>" in turn.response for turn in conversation.turns):
+            turns = [replace(turn, response=_EMPTY_THOUGHT.sub("", turn.response)) for turn in conversation.turns]
+            conversation = replace(conversation, turns=tuple(turns))
+        is_plain = not conversation.tools and not any(
+            turn.thought or turn.calls or turn.results for turn in conversation.turns
+        )
+        return outline_of(conversation, _PLAIN if is_plain else self.dialect, answered=answered)
+
+    def _pieces(self, outlined: Outlined, thought: str, *, is_prompt: bool) -> tuple[list[Piece], list[Piece]]:
+        """What stands before the last answer, and that answer; a `thought` is written where the prompt opens one."""
+        outline, texts, weights = outlined
         frame = self._frame(outline, is_prompt)
+        found = self._found(frame, self._rendered(outline, [one.text for one in texts], is_prompt), texts)
+        pieces = SpanPieces(frame, outline, texts, weights)
+        before, last = pieces.divided(found, is_prompt=is_prompt)
+        if frame.thought and not is_prompt:
+            weight, line = weights[-1], line_after(frame.thought)
+            opened = [Piece(closing_of(frame.thought), Origin.GENERATION_PREFIX, weight)]
+            if thought:
+                closing = closing_of(frame.thought).removeprefix(line)
+                opened = [
+                    Piece(line, Origin.GENERATION_PREFIX, weight),
+                    Piece(thought, Origin.THOUGHT, weight),
+                    Piece(closing, Origin.GENERATION_PREFIX, weight),
+                ]
+            before, last = [*before, Piece(frame.thought, Origin.TEMPLATE)], [*opened, *last]
+        return joined(before), joined(last)
+
+    def _rendered(
+        self, outline: Outline, texts: Sequence[str], is_prompt: bool, dialect: Dialect | None = None, **marks: Any
+    ) -> str:
+        messages = messages_of(outline, texts, dialect or (_PLAIN if outline.is_plain else self.dialect))
+        tools = json.loads(outline.tools) if outline.tools else None
+        return self._template.render(messages, self._special_tokens, is_prompt=is_prompt, tools=tools, **marks)
+
+    def _found(self, frame: Frame, rendered: str, texts: Sequence[Text]) -> Sequence[str]:
+        """What stands in each slot of `rendered`; TemplateError where it is not the texts, as they are, trimmed or as JSON."""
         plain = [one.text for one in texts]
-        found = self._found(frame, self._rendered(outline, plain, is_prompt), plain)
-        pieces: list[Piece] = []
-        start = 0  # of what is left of the literal: an end token may have been taken from it
-        for number, (slot, text, length) in enumerate(zip(frame.slots, found, frame.prefixes, strict=True)):
-            literal, start = frame.literals[number][start:], 0
-            if length is None:
-                origin = Origin.USER if texts[slot].origin is Origin.RESPONSE else texts[slot].origin
-                pieces += (Piece(literal, Origin.TEMPLATE), Piece(text, origin))
-                continue
-            at = len(literal) - length
-            end = self._end_of(frame.literals[number + 1])
-            weight = texts[slot].weight
-            pieces += (Piece(literal[:at], Origin.TEMPLATE), Piece(literal[at:], Origin.GENERATION_PREFIX, weight))
-            if frame.thought and number == len(frame.slots) - 1:
-                closing = closing_of(frame.thought)
-                pieces += (Piece(frame.thought, Origin.TEMPLATE), Piece(closing, Origin.GENERATION_PREFIX, weight))
-            pieces += (Piece(text, Origin.RESPONSE, weight), Piece(end, Origin.END, weight))
-            start = len(end)
-        if is_prompt:
-            pieces.append(Piece(frame.literals[-1][start:], Origin.TEMPLATE))
-        return joined(pieces)
-
-    def _rendered(self, outline: Outline, texts: Sequence[str], is_prompt: bool) -> str:
-        messages = messages_of(outline, texts)
-        return self._template.render(messages, self._special_tokens, is_prompt=is_prompt)
-
-    def _found(self, frame: Frame, rendered: str, texts: Sequence[str]) -> Sequence[str]:
-        """What stands in each slot of `rendered`; TemplateError where it is not the texts, as they are or trimmed."""
-        if (expected := frame.filled(texts)) == rendered:
-            return [texts[slot] for slot in frame.slots]
-        found = frame.trimmed(rendered, texts)
+        if (expected := frame.filled(plain)) == rendered:
+            return [plain[slot] for slot in frame.slots]
+        in_json = [json_forms(one.text)[-1] if one.origin is Origin.ARGUMENT else one.text for one in texts]
+        if frame.filled(in_json) == rendered:
+            return [in_json[slot] for slot in frame.slots]
+        found = frame.found(rendered, texts)
         if found is None:
             first, second = _around_the_difference(expected, rendered)
             raise TemplateError(
@@ -176,70 +237,139 @@ class ChatTemplate:
     # Frames
 
     def _make_frame(self, outline: Outline, is_prompt: bool) -> Frame:
-        """The frame of a conversation, with its prefixes: every trained response stands where generation would put it."""
+        """The frame of a conversation, with its spans: every trained answer stands where generation would put it."""
         frame = self._bare_frame(outline, is_prompt)
-        answers = {parts[0]: index for index, (role, parts) in enumerate(outline) if role == "assistant"}
-        if missing := set(range(num_texts(outline))) - set(frame.slots):
-            role = next(role for role, parts in outline if min(missing) in parts)
+        if not outline.is_plain and (said := control_in_names(outline, self._special.search)):
             raise TemplateError(
-                f"{self.where}: the template leaves out or changes the {role} text of a conversation with the roles "
-                f"{', '.join(role for role, _ in outline)}: it renders {self._sketch(frame)!r}. Leave that text out of the "
-                "record, or give a template that has it (template.file)"
+                f"{self.where}: {said[:_SHOWN_CHARACTERS]!r} is a name, a key or a description of tools and holds a control token"
             )
-        marks = self._template.marks_generation
-        prefixes: list[int | None] = []
-        thought, last = "", len(frame.slots) - 1
-        for number, slot in enumerate(frame.slots):
-            answers_one = slot in answers and any(role == "user" for role, _ in outline[: answers[slot]])
-            trained = answers_one and (frame.marked[number] or not marks)
-            opened = self._opened_thought(frame, number, outline[: answers[slot]]) if trained else ""
-            if opened and number < last:  # as a server will ask for it, it cannot stand inside a longer conversation
-                trained = False
-            elif opened:
+        self._check_all_is_there(outline, frame, [], is_prompt)
+        spans: list[Span] = []
+        thought, last = "", len(outline.messages) - 1
+        for index in range(len(outline.messages)):
+            if not self._answers(outline, index):
+                continue
+            is_last = index == last and not is_prompt
+            span, opened = self._span(frame, outline, index, is_last)
+            if span is not None and (
+                is_last or not opened
+            ):  # as a server will ask for it, an opened one cannot stand inside
+                spans.append(span)
                 thought = opened
-            prefixes.append(self._prefix_length(frame, number, outline[: answers[slot]], opened) if trained else None)
-        if not is_prompt and (prefixes[-1] is None or frame.slots[-1] != num_texts(outline) - 1):
+        if not outline.is_plain:
+            self._check_all_is_there(outline, frame, spans, is_prompt)
+        if not is_prompt and (not spans or spans[-1].message != last):
+            if outline.messages[last].calls:
+                raise TemplateError(
+                    f"{self.where}: a call of a tool is not what the prompt asks for, or no control token ends it, in "
+                    f"{self._sketch(frame)!r}"
+                )
+            marks = self._template.marks_generation
             raise TemplateError(
                 f"{self.where}: the last thing that the template lets the model say is not its last response, in "
                 f"{self._sketch(frame)!r}" + (": {% generation %} has to stand around it" if marks else "")
             )
-        return replace(frame, prefixes=tuple(prefixes), thought=thought)
+        return replace(frame, spans=tuple(spans), thought=thought)
 
-    def _opened_thought(self, frame: Frame, number: int, before: Outline) -> str:
-        """The opening of a thought in which the prompt of the response in slot `number` ends, where a rendering has none."""
-        prompt, literal = self._bare_frame(before, True), frame.literals[number]
-        same = prompt.slots == frame.slots[:number] and prompt.literals[:-1] == frame.literals[:number]
-        return opened_thought(literal, prompt.literals[-1]) if same else ""
+    def _answers(self, outline: Outline, index: int) -> bool:
+        """Whether message `index` is the assistant's and answers something."""
+        before = outline.messages[:index]
+        return outline.messages[index].role == "assistant" and any(one.role in ("user", "tool") for one in before)
 
-    def _prefix_length(self, frame: Frame, number: int, before: Outline, thought: str) -> int:
-        """How many characters before the response in slot `number` come after its prompt, that of the messages `before`, which
-        may open a `thought`."""
-        prompt = self._bare_frame(before, True)
-        literal, asked = frame.literals[number], prompt.literals[-1].removesuffix(thought)
-        same = prompt.slots == frame.slots[:number] and prompt.literals[:-1] == frame.literals[:number]
-        if not (same and literal.startswith(asked)):
-            raise self._prompt_mismatch(self._sketch(prompt), self._sketch(frame))
-        length = len(literal) - len(asked)
-        if self._template.marks_generation and length > frame.marked_tails[number]:
+    def _check_all_is_there(self, outline: Outline, frame: Frame, spans: Sequence[Span], is_prompt: bool) -> None:
+        """TemplateError where the template drops something of the record; an earlier thought it may drop."""
+        missing = {number for message in outline.messages for number in message.numbers()} - set(frame.slots)
+        if not outline.is_plain:
+            missing -= {message.thought_number for message in outline.messages[: None if is_prompt else -1]}
+            without = self._bare_frame(Outline(outline.messages), is_prompt) if outline.tools else None
+            if fields := fields_left_out(outline, frame, without, spans):
+                raise no_tools(self.where, fields)
+        if missing:
+            role = next(message.role for message in outline.messages if min(missing) in message.numbers())
             raise TemplateError(
-                f"{self.where}: the template writes {literal[-length:]!r} between the prompt and the response and keeps it out "
-                "of {% generation %}: the model would not learn to write it. Give it to the prompt (add_generation_prompt), or "
-                "put it inside"
+                f"{self.where}: the template leaves out or changes the {role} text of a conversation with the roles "
+                f"{outline.roles}: it renders {self._sketch(frame)!r}. Leave that text out of the "
+                "record, or give a template that has it (template.file)"
             )
-        if not self._end_of(frame.literals[number + 1]):
+
+    def _span(self, frame: Frame, outline: Outline, index: int, is_last: bool) -> tuple[Span | None, str]:
+        """What the model has to write of message `index`, and the thought that its prompt opens; None where it is context."""
+        message, before = outline.messages[index], outline.before(index)
+        own = set(message.numbers()) & set(frame.slots)
+        if (number := message.thought_number) is not None and number not in own and not is_last:
+            return None, ""  # without its thought it is no answer to learn
+        marks = self._template.marks_generation
+        if marks and not all(mark for slot, mark in zip(frame.slots, frame.marked, strict=True) if slot in own):
+            return None, ""
+        prompt = self._bare_frame(before, True)
+        first = len(prompt.slots)
+        if is_last and not outline.is_plain and own:
+            first = min(place for place, slot in enumerate(frame.slots) if slot in own)
+            same = prompt.slots[-1:] == frame.slots[first - 1 : first]
+        else:
+            same = self._begins(prompt, frame)
+        literal, asked = frame.literals[first], prompt.literals[-1]
+        opened = opened_thought(literal, asked) if same else ""
+        if opened and not is_last:
+            return None, opened
+        asked = asked.removesuffix(opened) if opened else asked
+        if not (same and literal.startswith(asked)):
+            if not is_last and not outline.is_plain:
+                return None, ""  # tools or thoughts stand elsewhere than when this was answered
+            if own:
+                raise self._prompt_mismatch(self._sketch(prompt), self._sketch(frame))
+            return None, ""
+        last = first
+        while last < len(frame.slots) and frame.slots[last] in own:
+            last += 1
+        if marks and last > first:
+            self._check_marked(frame, first, len(literal) - len(asked))
+        found = self._end_in(frame.literals[last], message, len(asked) if last == first else 0)
+        if found is None:
+            if message.calls:
+                return None, ""
             raise TemplateError(
                 f"{self.where}: no control token of this tokenizer follows a response (it goes on "
-                f"{frame.literals[number + 1][:40]!r}), so no answer would ever end. Write {{{{ eos_token }}}} after it, in a "
+                f"{frame.literals[last][:40]!r}), so no answer would ever end. Write {{{{ eos_token }}}} after it, in a "
                 "file of your own (template.file)"
             )
-        return length
+        return Span(index, first, len(asked), last, *found), opened
 
-    def _make_bare_frame(self, outline: Outline, is_prompt: bool) -> Frame:
+    def _begins(self, prompt: Frame, frame: Frame) -> bool:
+        """Whether `frame` begins with `prompt`, what follows its last text aside."""
+        count = len(prompt.slots)
+        return prompt.slots == frame.slots[:count] and prompt.literals[:-1] == frame.literals[:count]
+
+    def _check_marked(self, frame: Frame, first: int, length: int) -> None:
+        """TemplateError where {% generation %} leaves out the `length` characters before an answer."""
+        if length > frame.marked_tails[first]:
+            raise TemplateError(
+                f"{self.where}: the template writes {frame.literals[first][-length:]!r} between the prompt and the response and "
+                "keeps it out of {% generation %}: the model would not learn to write it. Give it to the prompt "
+                "(add_generation_prompt), or put it inside"
+            )
+
+    def _end_in(self, literal: str, message: MessageOutline, start: int) -> tuple[int, int] | None:
+        """Where in the `literal` after the last text of an answer its end token stands, and stops; None where it has none.
+
+        After a response it is the first control token, with the white space before it, and what follows it up to the end token of
+        the tokenizer: an answer is not ended before. After a call it is the first token that ends one.
+        """
+        if message.calls:
+            at = literal.find(self.call_end, start) if self.call_end else -1
+            return None if at < 0 else (at, at + len(self.call_end))
+        if (found := self._ending.match(literal)) is None:
+            return None
+        in_a_row, eos = self._added.findall(found[1]), self._special_tokens.get("eos_token")
+        num_ending = in_a_row.index(eos) + 1 if eos in in_a_row else 1
+        return 0, found.start(1) + len("".join(in_a_row[:num_ending]))
+
+    def _make_bare_frame(self, outline: Outline, is_prompt: bool, dialect: Dialect | None = None) -> Frame:
         """The frame as a rendering of sentinels shows it."""
-        count = num_texts(outline)
-        messages = messages_of(outline, self._sentinels.texts(count))
-        marks = self._sentinels.marks
-        rendered = self._template.render(messages, self._special_tokens, is_prompt=is_prompt, marks=marks)
+        count = 1 + max((number for message in outline.messages for number in message.numbers()), default=-1)
+        rendered = self._rendered(
+            outline, self._sentinels.texts(count), is_prompt, dialect, marks=self._sentinels.marks
+        )
         return self._sentinels.frame(rendered, count)
 
     def _next_turn(self, two_turns: Conversation) -> tuple[str, ...]:
@@ -251,18 +381,6 @@ class ChatTemplate:
         ended = next((number for number, piece in enumerate(pieces) if piece.origin is Origin.END), len(pieces) - 1)
         following = pieces[ended + 1].text.rstrip() if ended + 1 < len(pieces) else ""
         return (following,) if following.strip() else ()
-
-    def _end_of(self, literal: str) -> str:
-        """What ends a response in the `literal` after it, or "": its first control token and the white space before it.
-
-        Where the end token of the tokenizer is one of several in a row, all of them up to it: an answer is not ended before.
-        """
-        if (found := self._ending.match(literal)) is None:
-            return ""
-        in_a_row = self._added.findall(found[1])
-        eos = self._special_tokens.get("eos_token")
-        num_ending = in_a_row.index(eos) + 1 if eos in in_a_row else 1
-        return literal[: found.start(1)] + "".join(in_a_row[:num_ending])
 
     def _without_control(self, text: str) -> str:
         return self._special.sub("", text)
@@ -277,6 +395,12 @@ class ChatTemplate:
             f"{self.where}: the prompt is not the beginning of the training text, so the model would be asked in a way that it "
             f"was not trained on. Prompt: {prompt!r}. Training text: {training!r}. Fix add_generation_prompt in the template"
         )
+
+
+def _kept(make: Callable[..., Frame]) -> Callable[..., Frame]:
+    """`make`, whose frames are kept for conversations of the same outline; those of tools are long, and seldom the same."""
+    plain, others = lru_cache(maxsize=4096)(make), lru_cache(maxsize=256)(make)
+    return lambda outline, *more: (plain if outline.is_plain else others)(outline, *more)
 
 
 def _from_file(path: Path) -> tuple[str, str]:

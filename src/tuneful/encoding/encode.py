@@ -18,10 +18,10 @@ from itertools import groupby
 
 import numpy as np
 
-from tuneful.encoding.template import Origin, Piece
+from tuneful.encoding.template import Origin, Piece, without_thoughts
 from tuneful.encoding.tokens import Run, TextEncoder
 from tuneful.errors import TemplateError
-from tuneful.types import Conversation, Example
+from tuneful.types import Conversation, Example, has_question
 
 _MAX_TRIES = 8
 """How often the text that was asked is cut until a record fits: each cut is of as many tokens as were too many."""
@@ -42,9 +42,9 @@ class Encoder:
     """Conversations to Examples under one template and one set of limits.
 
     A trained token weighs what its turn does (1), a token of the context `prompt_weight`, and both the record's own weight; an
-    answer that is marked as not trained weighs nothing. With `last_turn` only the last response is trained. A record over
-    `max_length` tokens is refused, or, by `on_long`, loses the end of its last responses and with it the end token
-    (`cut_response`), or as much of what was asked as leaves room (`cut_input`).
+    answer that is marked as not trained weighs nothing, nor does a thought without `train_reasoning`. With `last_turn` only the
+    last response is trained. A record over `max_length` tokens is refused, or, by `on_long`, loses the end of its last responses
+    and with it the end token (`cut_response`), or as much of what was asked as leaves room (`cut_input`).
     """
 
     text: TextEncoder
@@ -52,6 +52,7 @@ class Encoder:
     prompt_weight: float = 0.0
     on_long: str = "refuse"
     last_turn: bool = False
+    train_reasoning: bool = True
 
     def example(self, conversation: Conversation) -> Example | str:
         """The Example of a conversation, or the reason why it can have none."""
@@ -80,11 +81,10 @@ class Encoder:
 
     def _pieces(self, conversation: Conversation) -> list[Piece] | str:
         try:
-            return self.text.template.example(conversation)
+            return without_thoughts(self.text.template.example(conversation), trained=self.train_reasoning)
         except TemplateError as error:  # of this record: the template itself was tried when it was loaded
-            greets = not (conversation.turns[0].instruction or conversation.turns[0].input)
-            hint = " (the record begins with a message of the assistant's, which template.name=chatml renders)"
-            return str(error) + (hint if greets else "")
+            greeted = " (the record begins with a message of the assistant's, which template.name=chatml renders)"
+            return str(error) + ("" if has_question(conversation.turns[0]) else greeted)
 
     def _encoded(self, records: Sequence[Sequence[Piece]]) -> list[_Encoded]:
         """The token ids of each record, of all of them in one batch."""
@@ -95,17 +95,14 @@ class Encoder:
     def _segments(self, pieces: Sequence[Piece]) -> list[_Segment]:
         """Contexts and replies in turn. An end token closes its reply, and what follows is encoded as standing behind it."""
         trained = [piece.is_trained for piece in pieces]
-        if self.last_turn:
-            last = max(number for number, is_trained in enumerate(trained) if not is_trained)
-            trained[:last] = [False] * last
+        last = max(number for number, is_trained in enumerate(trained) if not is_trained) if self.last_turn else 0
+        trained[:last] = [False] * last
         kinds = [self._kind(piece, is_trained) for piece, is_trained in zip(pieces, trained, strict=True)]
         segments: list[_Segment] = []
         for (reply, weight), group in groupby(zip(kinds, pieces, strict=True), key=lambda pair: pair[0]):
             own = [piece for _, piece in group]
-            if not segments:
-                run = self._opening_run(own)
-            else:
-                run = self.text.run(own, after=[] if reply else segments[-1].run[-1:], strips=not reply)
+            after = [part for one in segments[-1:] for part in one.run[-1:] if isinstance(part, int) and not reply]
+            run = self.text.run(own, after=after, strips=not reply) if segments else self._opening_run(own)
             segments.append(_Segment(run, reply, weight, not segments))
         return segments
 
@@ -130,7 +127,7 @@ class Encoder:
         seams_apart: list[int] = []
         for number, segment in enumerate(segments):
             first: Sequence[int] | None = None
-            if segment.is_reply and (seam := _seam(segments[number - 1], segment)) is not None:
+            if number and (seam := _seam(segments[number - 1], segment)) is not None:
                 before, joint = found[seam.before, seam.opens], found[seam.joint, seam.opens]
                 if list(joint[: len(before)]) == list(before):
                     first = joint[len(before) :]
@@ -249,9 +246,9 @@ def _seam(context: _Segment, reply: _Segment) -> _Seam | None:
 def _keys(segments: Sequence[_Segment]) -> Iterator[tuple[str, bool]]:
     """Every stretch that has to be encoded, with whether it opens a text."""
     for number, segment in enumerate(segments):
-        seam = _seam(segments[number - 1], segment) if segment.is_reply else None
+        seam = _seam(segments[number - 1], segment) if number else None
         if seam is not None:
-            yield seam.joint, seam.opens
+            yield from ((seam.before, seam.opens), (seam.joint, seam.opens))
         for place, part in enumerate(segment.run):
             if isinstance(part, str) and not (seam is not None and place == 0):
                 yield part, segment.opens and place == 0

@@ -1,7 +1,6 @@
 """What a chat template writes around the texts of a conversation, found by rendering sentinels in their place.
 
-    conversation -> outline (roles, numbered texts) + texts
-    outline      -> messages of sentinels, rendered by the template -> Frame
+    outline (outline.py) -> messages of sentinels, rendered by the template -> Frame
 
     frame      <|im_start|>user\\n  [0]  <|im_end|>\\n<|im_start|>assistant\\n  [1]  <|im_end|>\\n
 
@@ -11,30 +10,33 @@ which character is known and never guessed. Sentinels are random: no record can 
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from tuneful.encoding.outline import Text
 from tuneful.encoding.template import Origin
-from tuneful.types import Conversation
 
-INPUT_START = "\n\n"
-"""What stands between the instruction and the input of a user message."""
-
-_OPENING = re.compile(r"\s*<(think|thinking|thought|reasoning)>(\n?)")
-
-Outline = tuple[tuple[str, tuple[int | str, ...]], ...]
-"""Messages without their texts: (role, parts), where a part is the number of a text, or INPUT_START."""
+_TAGS = "think|thinking|thought|reasoning"
+_OPENING = re.compile(rf"\s*<({_TAGS})>(\n?)")
+_OPENING_AT_END = re.compile(rf"\s*(<(?:{_TAGS})>\n?)\Z")
+CLOSING = re.compile(rf"\s*</(?:{_TAGS})>\s*")
+"""What closes a thought in what a template writes after it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text of the record, whose it is, and the weight of its turn in the loss."""
+class Span(NamedTuple):
+    """What the model has to write of message number `message`: from character `start` of literal `first` to the end token,
+    characters `end` to `stop` of literal `last`."""
 
-    origin: Origin
-    text: str
-    weight: float = 1.0
+    message: int
+    first: int
+    start: int
+    last: int
+    end: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,16 @@ class Frame:
     """What a template writes around the texts of a conversation: literals[0], text slots[0], literals[1], ... literals[-1].
 
     Where the template marks what the assistant says ({% generation %}), `marked[k]` says that slot k is, and
-    `marked_tails[k]` how many characters at the end of literals[k] are. `prefixes[k]` is None where slot k is not trained,
-    else the length of its generation prefix: the characters at the end of literals[k] that come after the prompt, which the
-    model has to write. `thought` is what the prompt of the last response has after literals[-2] beyond that: the opening of a
-    thought, which the model has to close; "" where it has none.
+    `marked_tails[k]` how many characters at the end of literals[k] are. `spans` are what the model has to write, in order:
+    a message that has none is context. `thought` is what the prompt of the last one has where its span begins, beyond the
+    frame: the opening of a thought, which the model has to close; "" where it has none.
     """
 
     literals: tuple[str, ...]
     slots: tuple[int, ...]
     marked: tuple[bool, ...]
     marked_tails: tuple[int, ...]
-    prefixes: tuple[int | None, ...] = ()
+    spans: tuple[Span, ...] = ()
     thought: str = ""
 
     def filled(self, texts: Sequence[str]) -> str:
@@ -62,8 +63,9 @@ class Frame:
             parts += (texts[slot], literal)
         return "".join(parts)
 
-    def trimmed(self, rendered: str, texts: Sequence[str]) -> list[str] | None:
-        """What stands in each slot of `rendered`: its text, or that without outer white space; None where neither fits."""
+    def found(self, rendered: str, texts: Sequence[Text]) -> list[str] | None:
+        """What stands in each slot of `rendered`: its text, as it is, without outer white space or, where it may be part of JSON,
+        as that writes it; None where none of these fits."""
         if not rendered.startswith(self.literals[0]):
             return None
         # After each literal: the positions that it may end at, each with (position before, text in between).
@@ -86,33 +88,17 @@ class Frame:
         return found[::-1]
 
 
-def outline_of(conversation: Conversation, *, answered: bool) -> tuple[Outline, list[Text]]:
-    """The messages of a conversation up to its last response (included if `answered`), without and beside their texts."""
-    texts: list[Text] = []
-    messages: list[tuple[str, tuple[int | str, ...]]] = []
-
-    def add(role: str, *said: Text) -> None:
-        parts: list[int | str] = []
-        for one in said:
-            if one.text:
-                parts += ([INPUT_START] if parts else []) + [len(texts)]
-                texts.append(one)
-        if parts:
-            messages.append((role, tuple(parts)))
-
-    add("system", Text(Origin.SYSTEM, conversation.system))
-    turns = conversation.answered_turns
-    for number, turn in enumerate(turns, start=1):
-        add("user", Text(Origin.USER, turn.instruction), Text(Origin.USER, turn.input))
-        if answered or number < len(turns):
-            add("assistant", Text(Origin.RESPONSE, turn.response, turn.weight))
-    return tuple(messages), texts
-
-
 def opened_thought(literal: str, prompt: str) -> str:
-    """What `prompt` has after `literal`, where that is the opening of a thought (`<think>`, `<thinking>` ...); else ""."""
-    opening = prompt.removeprefix(literal)
-    return opening if opening != prompt and _OPENING.fullmatch(opening) else ""
+    """What `prompt` ends in beyond the beginning of `literal`, where that is the opening of a thought (`<think>`, `<thinking>`
+    ...); else ""."""
+    if literal.startswith(prompt) or (found := _OPENING_AT_END.search(prompt)) is None:
+        return ""
+    for at in (found.start(1), found.start()):
+        if literal.startswith(prompt[:at]) and not _OPENING.match(
+            literal, at
+        ):  # it has a thought of its own, otherwise spelt
+            return prompt[at:]
+    return ""
 
 
 def closing_of(opening: str) -> str:
@@ -120,20 +106,12 @@ def closing_of(opening: str) -> str:
     and one after it."""
     found = _OPENING.fullmatch(opening)
     assert found is not None, opening
-    return f"{'' if found[2] else chr(10)}\n</{found[1]}>\n\n"
+    return f"{line_after(opening)}\n</{found[1]}>\n\n"
 
 
-def messages_of(outline: Outline, texts: Sequence[str]) -> list[dict[str, str]]:
-    """The messages with `texts` in them, as a chat template takes them."""
-    return [
-        {"role": role, "content": "".join(texts[part] if isinstance(part, int) else part for part in parts)}
-        for role, parts in outline
-    ]
-
-
-def num_texts(outline: Outline) -> int:
-    """How many texts stand in the messages."""
-    return sum(isinstance(part, int) for _, parts in outline for part in parts)
+def line_after(opening: str) -> str:
+    """The line feed after the opening of a thought, where that has none of its own."""
+    return "" if opening.endswith("\n") else "\n"
 
 
 class Sentinels:
@@ -169,6 +147,16 @@ class Sentinels:
         return Frame(tuple(literals), tuple(slots), tuple(marked), tuple(marked_tails))
 
 
-def _variants(text: str) -> list[str]:
-    """`text` as templates trim it; where two reach the same place, the text as it is wins."""
-    return [text.strip(), text.rstrip(), text.lstrip(), text]
+def _variants(one: Text) -> list[str]:
+    """`one` as templates trim or write it; where two reach the same place, the text as it is wins."""
+    text = one.text
+    plain = [text.strip(), text.rstrip(), text.lstrip(), text]
+    if one.origin not in (Origin.ARGUMENT, Origin.TOOL):
+        return plain
+    return [*plain[:3], *(json for other in dict.fromkeys(plain) for json in json_forms(other)), text]
+
+
+def json_forms(text: str) -> list[str]:
+    """`text` as it stands inside of JSON, and inside of JSON inside of JSON."""
+    once = [json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)]
+    return [*(json.dumps(one, ensure_ascii=False)[1:-1] for one in once), *once]

@@ -68,19 +68,23 @@ class SandboxedTemplate:
 
     def render(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         special_tokens: Mapping[str, str],
         *,
         is_prompt: bool,
         marks: tuple[str, str] = ("", ""),
+        tools: Sequence[Any] | None = None,
     ) -> str:
-        """The text of `messages`, with `marks` around what {% generation %} marks; TemplateError for whatever goes wrong."""
+        """The text of `messages` and `tools`, with `marks` around what {% generation %} marks.
+
+        Raises TemplateError for whatever goes wrong.
+        """
         try:
             with self._sandbox.budget.of(_MAX_SECONDS):
                 return self._compiled.render(
                     **special_tokens,
                     messages=messages,
-                    tools=None,
+                    tools=tools,
                     documents=None,
                     add_generation_prompt=is_prompt,
                     generation_opens=marks[0],
@@ -129,7 +133,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         tree = Metered().visit(super()._parse(source, name, filename))
         return tree.set_environment(self)  # type: ignore[no-any-return]
 
-    def call(self, context: Any, called: Any, *args: Any, **options: Any) -> Any:
+    def call(self, context: Any, called: Any, /, *args: Any, **options: Any) -> Any:
         """What a template calls; of the methods of text those that make it longer are counted before."""
         method = getattr(called, "__wrapped__", called)  # as the sandbox wraps `format`
         name, owner = getattr(method, "__name__", ""), getattr(method, "__self__", None)

@@ -29,6 +29,7 @@ from tuneful.data.sources import sha256_of
 from tuneful.data.split import SPLIT_VERSION, TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.encode import Encoder
+from tuneful.encoding.left_out import LeftOut
 from tuneful.encoding.show import as_tokens, shown_tokens
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.encoding.tokens import TextEncoder
@@ -124,6 +125,7 @@ def make_encoder(text: TextEncoder, config: DataConfig) -> Encoder:
         prompt_weight=config.resolved_prompt_weight,
         on_long=config.on_long,
         last_turn=config.train_turns == "last",
+        train_reasoning=config.train_reasoning,
     )
 
 
@@ -211,10 +213,11 @@ class _Encoded:
 def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, cache: Path | None) -> _Encoded:
     """The records of `file`: from the store of an earlier run, or encoded now; many go to a store of their own."""
     rows: Iterable[Record | SkippedRow] = file if isinstance(file, DataStream) else chain(file.refused, file.records)
-    batches = _encode_in_batches(rows, encoder)
+    left_out = LeftOut(encoder)
+    batches = _encode_in_batches(rows, encoder, left_out)
     sha256 = sha256_of(file.files) if isinstance(file, DataStream) and cache is not None else None
     if not isinstance(file, DataStream) or cache is None or sha256 is None:
-        return _in_memory(file, _gathered(batches, math.inf))
+        return _in_memory(file, _gathered(batches, math.inf), left_out)
     folder = cache / fingerprint(sha256, file.files, config, encoder)
     with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
         return _from_store(Store(folder), file.name)
@@ -222,18 +225,18 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
         remove(folder)
     first = _gathered(batches, MAX_IN_MEMORY)
     if len(first) <= MAX_IN_MEMORY:
-        return _in_memory(file, first)
+        return _in_memory(file, first, left_out)
     all_batches = chain([first], batches)
     del first  # let go once it is written, like the others
     with StoreWriter(folder, encoder.text.vocab_size) as writer:
-        return _from_store(_stored(file, sha256, all_batches, writer), file.name)
+        return _from_store(_stored(file, sha256, all_batches, writer, left_out), file.name)
 
 
-def _in_memory(file: DataFile | DataStream, batch: _Batch) -> _Encoded:
+def _in_memory(file: DataFile | DataStream, batch: _Batch, left_out: LeftOut) -> _Encoded:
     _check_any_record(file, len(batch.records), batch.skipped)
     assert len(batch.records) == len(batch.examples)
     return _Encoded(
-        DataSource(file.name, file.sha256, file.format, file.notes),
+        DataSource(file.name, file.sha256, file.format, (*file.notes, *left_out.notes)),
         len(batch),
         batch.records,
         batch.examples,
@@ -243,7 +246,7 @@ def _in_memory(file: DataFile | DataStream, batch: _Batch) -> _Encoded:
     )
 
 
-def _stored(file: DataStream, sha256: str, batches: Iterable[_Batch], writer: StoreWriter) -> Store:
+def _stored(file: DataStream, sha256: str, batches: Iterable[_Batch], writer: StoreWriter, left_out: LeftOut) -> Store:
     """The store of `batches`, each written when it comes and let go; the bytes of `file` had this `sha256` before."""
     num_records, skipped = 0, list[SkippedRow]()
     special_token_texts = Counter[str]()
@@ -259,7 +262,7 @@ def _stored(file: DataStream, sha256: str, batches: Iterable[_Batch], writer: St
     about = {
         "sha256": file.sha256,
         "format": file.format,
-        "notes": [as_row(note) for note in file.notes],
+        "notes": [as_row(note) for note in (*file.notes, *left_out.notes)],
         "special_token_texts": special_token_texts,
     }
     return writer.finish(about)
@@ -303,7 +306,7 @@ class _Batch:
         return self
 
 
-def _encode_in_batches(rows: Iterable[Record | SkippedRow], encoder: Encoder) -> Iterator[_Batch]:
+def _encode_in_batches(rows: Iterable[Record | SkippedRow], encoder: Encoder, left_out: LeftOut) -> Iterator[_Batch]:
     reading = iter(rows)
     while chunk := list(islice(reading, _AT_ONCE)):
         batch = _Batch()
@@ -318,6 +321,7 @@ def _encode_in_batches(rows: Iterable[Record | SkippedRow], encoder: Encoder) ->
                 batch.special_token_texts.update(encoder.text.count_special_tokens(row.conversation))
             else:
                 batch.skipped.append(SkippedRow(row.source, example, row.raw))
+        left_out.add(record.conversation for record in batch.records)
         yield batch
 
 
@@ -360,8 +364,8 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         train_tokens=TokenCounts(record=int(sizes.num_tokens.sum()), trained=int(sizes.num_trained.sum())),
         reading=dataset.file.notes,
         shown=tuple(
-            ShownExample(example.source, as_tokens(shown_tokens(example, encoder.text)))
-            for example in train[:NUM_SHOWN]
+            ShownExample(example.source, as_tokens(shown_tokens(example, encoder.text, conversation)))
+            for example, conversation in zip(train[:NUM_SHOWN], dataset.train.conversations[:NUM_SHOWN], strict=True)
         ),
     )
 

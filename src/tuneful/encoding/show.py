@@ -9,15 +9,16 @@ what would be one token if prompt and response were encoded in one go.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 
 from rich.text import Text
 
+from tuneful.encoding.template import Origin, Piece
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.runs.schema import Token
-from tuneful.types import Example
+from tuneful.types import Conversation, Example
 
 SEAM = "‸"
 """Stands before a token that `parts` from the one before it only because generation begins there."""
@@ -27,7 +28,8 @@ SEAM = "‸"
 class ShownToken:
     """A token's text, its weight in the loss, whether it is a control token, and its id.
 
-    `ends` says that it ends a message, `parts` that it opens a response inside what would otherwise be one token.
+    `ends` says that it ends a message, `parts` that it opens a response inside what would otherwise be one token. `origin` is
+    who wrote it, or its first character; "" where that is not known.
     """
 
     text: str
@@ -36,6 +38,7 @@ class ShownToken:
     token_id: int
     ends: bool = False
     parts: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,11 @@ class ShownRecord:
         return sum(token.weight > 0 for token in self.tokens)
 
 
-def shown_tokens(example: Example, encoder: TextEncoder) -> list[ShownToken]:
-    """The example token by token; bytes of one character that several tokens share are shown with the last of them."""
+def shown_tokens(example: Example, encoder: TextEncoder, conversation: Conversation | None = None) -> list[ShownToken]:
+    """The example token by token, with who wrote each where its `conversation` is given.
+
+    Bytes of one character that several tokens share are shown with the last of them.
+    """
     shown: list[ShownToken] = []
     token_ids = example.token_ids.tolist()
     # token_ids[start:end], the character shown last, is decoded again: some tokenizers drop the space at the head of a text.
@@ -67,11 +73,51 @@ def shown_tokens(example: Example, encoder: TextEncoder) -> list[ShownToken]:
             start, end = end, index + 1
         ends, parts = token_ids[index] in encoder.stop_token_ids, index in example.seams_apart
         shown.append(ShownToken("" if pending else text, weight, special, token_ids[index], ends, parts))
+    return shown if conversation is None else _with_origins(shown, encoder, encoder.template.example(conversation))
+
+
+def _with_origins(tokens: Sequence[ShownToken], encoder: TextEncoder, pieces: Sequence[Piece]) -> list[ShownToken]:
+    """`tokens` with the origin of each: pieces are followed letter by letter, white space that a tokenizer moves aside.
+
+    From where the tokens say something else than the pieces, as in a record of which something was cut, no origin is known.
+    """
+    end = encoder.token_text([encoder.end_token_id])
+    letters = [(letter, piece.origin.value) for piece in pieces for letter in _text_of(piece, end)]
+    shown, at = [], 0
+    for token in tokens:
+        if not shown and token.token_id in encoder.bos_token_ids:
+            shown.append(replace(token, origin=Origin.TEMPLATE.value))
+            continue
+        found = _followed(token.text, letters, at)
+        if found is None:
+            return [*shown, *tokens[len(shown) :]]
+        first, at = found
+        shown.append(replace(token, origin=letters[min(first, len(letters) - 1)][1]))
     return shown
 
 
+def _text_of(piece: Piece, end: str) -> str:
+    return end if piece.origin is Origin.END and not piece.text else piece.text
+
+
+def _followed(text: str, letters: Sequence[tuple[str, str]], at: int) -> tuple[int, int] | None:
+    """Where the first letter of `text` stands in `letters` from place `at` on, and the place after it all; None where it does
+    not stand there."""
+    first = None
+    for letter in text:
+        while at < len(letters) and letters[at][0] != letter and letters[at][0].isspace() and not letter.isspace():
+            at += 1
+        if at < len(letters) and letters[at][0] == letter:
+            first = at if first is None or letters[first][0].isspace() else first
+            at += 1
+        elif not letter.isspace():
+            return None
+    return at if first is None else first, at
+
+
 def coloured(tokens: Sequence[ShownToken]) -> Text:
-    """For a terminal: trained tokens green, partly weighted ones yellow, context dim, control tokens reversed."""
+    """For a terminal: trained tokens green, partly weighted ones yellow, context dim, control tokens reversed; thoughts are
+    slanted, calls of tools bold, what tools answered underlined."""
     text = Text()
     for token, breaks in _with_breaks(tokens):
         text.append(SEAM if token.parts else "", style="red")
@@ -93,7 +139,11 @@ def legend() -> Text:
 
 def _style(token: ShownToken) -> str:
     style = "green" if token.weight >= 1 else "yellow" if token.weight > 0 else "dim"
+    style += _STYLES.get(token.origin, "")
     return f"{style} reverse" if token.special else style
+
+
+_STYLES = {"thought": " italic", "call": " bold", "argument": " bold", "tool": " underline"}
 
 
 def _with_breaks(tokens: Sequence[ShownToken]) -> Iterator[tuple[ShownToken, bool]]:
@@ -111,14 +161,34 @@ def bracketed(tokens: Sequence[ShownToken]) -> str:
 def described(record: ShownRecord) -> str:
     """How many tokens a record has and how many of them are trained, and what a seam in it means."""
     counts = f"{len(record.tokens):,} tokens, {record.num_trained:,} trained"
+    if not _STYLES.keys().isdisjoint(token.origin for token in record.tokens):
+        counts += f" ({_by_origin(record.tokens)})"
     if any(token.parts for token in record.tokens):
         counts += f" ({SEAM} encoded in one go with the prompt, this response would begin with another token)"
     return counts
 
 
+def _by_origin(tokens: Sequence[ShownToken]) -> str:
+    """How many tokens are whose, trained ones and context apart, in the order in which they come."""
+    found: dict[tuple[str, bool], int] = {}
+    for token in tokens:
+        kind = (_NAMES.get(token.origin, token.origin or "other"), token.weight > 0)
+        found[kind] = found.get(kind, 0) + 1
+    trained, context = (
+        ", ".join(f"{count} {name}" for (name, is_trained), count in found.items() if is_trained is wanted)
+        for wanted in (True, False)
+    )
+    return f"trained: {trained}; context: {context}"
+
+
+_NAMES = {"generation_prefix": "prefix", "argument": "call"}
+
+
 def as_tokens(tokens: Sequence[ShownToken]) -> tuple[Token, ...]:
     """As data.json and `tuneful show --json` hold them."""
-    return tuple(Token(token.text, token.weight, token.special, token.token_id) for token in tokens)
+    return tuple(
+        Token(token.text, token.weight, token.special, token.token_id, token.origin or None) for token in tokens
+    )
 
 
 def as_page(records: Sequence[ShownRecord], *, title: str) -> str:
@@ -137,6 +207,7 @@ def _as_section(record: ShownRecord) -> str:
 def _as_span(token: ShownToken) -> str:
     kind = "trained" if token.weight >= 1 else "partly" if token.weight > 0 else "context"
     title = f"id {token.token_id}" + ("" if token.weight in (0, 1) else f", weight {token.weight:g}")
+    title += f", {token.origin}" if token.origin else ""
     text = escape(token.text).replace("\n", "⏎\n")
     seam = f'<span class="seam">{SEAM}</span>' if token.parts else ""
     return f'{seam}<span class="{kind}{" special" if token.special else ""}" title="{title}">{text}</span>'

@@ -25,7 +25,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -40,12 +40,12 @@ from tuneful.data.sources import Place
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
 from tuneful.files import flush_entry, read_object, sha256_of, write_text, written
-from tuneful.types import Conversation, Example, IntArray, Turn
+from tuneful.types import Conversation, Example, IntArray, ToolCall, ToolResult, Turn
 
 Item = TypeVar("Item", covariant=True)
 Indices = npt.NDArray[np.int64]
 
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 """Raise it with every change by which the same rows under the same settings come to other tokens, weights or columns; no
 store of the version before is read then. (A test holds the tokens of some records to it.)"""
 
@@ -184,8 +184,8 @@ class Store:
 
     def record(self, index: int) -> Record:
         """Record `index`, as it was read and as it is meant."""
-        source, weight, system, turns, raw = self._read("rows", "row_ends", index)
-        return Record(raw, Conversation(system, tuple(Turn(*turn) for turn in turns), source, weight))
+        source, weight, system, turns, raw, *tools = self._read("rows", "row_ends", index)
+        return Record(raw, Conversation(system, tuple(map(_turn, turns)), source, weight, tools="".join(tools)))
 
     def conversation(self, index: int) -> Conversation:
         """Record `index` as it is meant."""
@@ -314,6 +314,7 @@ def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, e
     names = [place.name for place in places]
     reading = [config.format, config.columns, config.on_error]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
+    limits += [encoder.train_reasoning]
     code = [ENCODING_VERSION, tokenizers.__version__]
     decisive = [code, data_sha256, names, encoder.text.fingerprint, reading, limits]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
@@ -321,8 +322,25 @@ def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, e
 
 def _row(record: Record) -> list[Any]:
     conversation = record.conversation
-    turns = [[turn.instruction, turn.input, turn.response, turn.weight] for turn in conversation.turns]
-    return [conversation.source, conversation.weight, conversation.system, turns, record.raw]
+    turns = [_plain(turn) for turn in conversation.turns]
+    tools = [conversation.tools] * bool(conversation.tools)
+    return [conversation.source, conversation.weight, conversation.system, turns, record.raw, *tools]
+
+
+def _plain(turn: Turn) -> list[Any]:
+    """A turn as JSON; what an ordinary one has not is left out."""
+    said = [turn.instruction, turn.input, turn.response, turn.weight]
+    if not (turn.thought or turn.calls or turn.results):
+        return said
+    return [*said, turn.thought, list(map(astuple, turn.calls)), list(map(astuple, turn.results))]
+
+
+def _turn(said: list[Any]) -> Turn:
+    """What `_plain` wrote."""
+    if len(said) == 4:
+        return Turn(*said)
+    *rest, calls, results = said
+    return Turn(*rest, tuple(ToolCall(*one) for one in calls), tuple(ToolResult(*one) for one in results))
 
 
 def _as_json(value: Any) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tuneful.errors import TemplateError
 from tuneful.files import write_text
@@ -33,18 +33,22 @@ class Origin(Enum):
     TEMPLATE = "template"  # control tokens are recognised; context
     SYSTEM = "system"  # the record's own system text: plain, whatever it says; context
     USER = "user"  # plain text, whatever it says; context
-    GENERATION_PREFIX = (
-        "generation_prefix"  # what the model writes before a response: control tokens are recognised; trained
-    )
+    TOOL = "tool"  # what a tool answered: plain; context
+    GENERATION_PREFIX = "generation_prefix"  # what the model writes around a thought, before a response: as END
+    THOUGHT = "thought"  # plain, whatever it says; trained
     RESPONSE = "response"  # plain text, whatever it says; trained
+    CALL = "call"  # what the template writes of a call: as END
+    ARGUMENT = "argument"  # a text among a call's arguments: plain, whatever it says; trained
     END = "end"  # what ends a response: control tokens are recognised; trained
 
 
-FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.GENERATION_PREFIX, Origin.END)
+FROM_THE_TEMPLATE = (Origin.TEMPLATE, Origin.GENERATION_PREFIX, Origin.CALL, Origin.END)
 """The origins whose text may hold control tokens."""
+THOUGHT_START, THOUGHT_END = "<think>\n", "\n</think>\n\n"
+"""What stands around a thought where the format has no form of its own for it."""
 
 
-_TRAINED = (Origin.GENERATION_PREFIX, Origin.RESPONSE, Origin.END)
+_TRAINED = (Origin.GENERATION_PREFIX, Origin.THOUGHT, Origin.RESPONSE, Origin.CALL, Origin.ARGUMENT, Origin.END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,14 @@ class Template(Protocol):
         """What the template has the model write before a response, outer white space and control tokens aside."""
 
     @property
+    def call_end(self) -> str:
+        """The control token that closes a call of a tool; "" where the template renders none."""
+
+    @property
+    def call_tokens(self) -> frozenset[str]:
+        """The control tokens that stand inside of a call."""
+
+    @property
     def writes_bos(self) -> bool:
         """Whether the begin token is the template's to write, and not the tokenizer's to add."""
 
@@ -108,6 +120,9 @@ class Template(Protocol):
 
     def prompt(self, conversation: Conversation) -> list[Piece]:
         """What stands before the last response: what a model is given to answer. TemplateError as for `example`."""
+
+    def left_out(self, conversation: Conversation) -> tuple[int, int]:
+        """How many thoughts are left out, and how many answers are context though nothing marks them so."""
 
     def parse(self, generated: str) -> str:
         """The answer in generated text."""
@@ -139,9 +154,6 @@ class PromptFormat:
     end: str
     turn_end: str
     stop: tuple[str, ...]
-    generation_prefix: str = ""
-    writes_bos: bool = False
-    notes: tuple[str, ...] = ()
 
     def example(self, conversation: Conversation) -> list[Piece]:
         """The conversation up to the end token of its last response."""
@@ -150,6 +162,10 @@ class PromptFormat:
     def prompt(self, conversation: Conversation) -> list[Piece]:
         """What stands before the last response: what a model is given to answer."""
         return joined(self._pieces(conversation, answered=False))
+
+    def left_out(self, conversation: Conversation) -> tuple[int, int]:
+        """Nothing is: a thought is part of the text."""
+        return 0, 0
 
     def parse(self, generated: str) -> str:
         """The answer in generated text: cut where a next turn begins, outer white space removed."""
@@ -179,6 +195,7 @@ class PromptFormat:
 
     def _pieces(self, conversation: Conversation, *, answered: bool) -> Iterator[Piece]:
         """The conversation up to its last response, which is written if `answered`."""
+        _check_no_tools(conversation, self.name)
         yield from self._opening(conversation)
         turns = conversation.answered_turns
         for number, turn in enumerate(turns, start=1):
@@ -187,28 +204,66 @@ class PromptFormat:
             if number == len(turns) or turn.response:
                 yield Piece(self.response_start, Origin.TEMPLATE)
             if turn.response and (answered or number < len(turns)):
-                yield Piece(turn.response, Origin.RESPONSE, turn.weight)
-                yield Piece("", Origin.END, turn.weight)
-                if number < len(turns):
-                    yield Piece(self.turn_end, Origin.TEMPLATE)
+                yield from _said(turn, self.turn_end if number < len(turns) else "")
 
     def _opening(self, conversation: Conversation) -> Iterator[Piece]:
         default = self.default_system_with_input if conversation.turns[0].input else self.default_system
-        if conversation.system or default:
-            yield Piece(self.system_start, Origin.TEMPLATE)
-            if conversation.system:
-                yield Piece(conversation.system, Origin.SYSTEM)
-            else:
-                yield Piece(default, Origin.TEMPLATE)
-            yield Piece(self.system_end, Origin.TEMPLATE)
+        said = Piece(conversation.system, Origin.SYSTEM) if conversation.system else Piece(default, Origin.TEMPLATE)
+        if said.text:
+            yield from (Piece(self.system_start, Origin.TEMPLATE), said, Piece(self.system_end, Origin.TEMPLATE))
 
     def _asked(self, turn: Turn) -> Iterator[Piece]:
-        yield Piece(self.instruction_start, Origin.TEMPLATE)
-        yield Piece(turn.instruction, Origin.USER)
+        yield from (Piece(self.instruction_start, Origin.TEMPLATE), Piece(turn.instruction, Origin.USER))
         if turn.input:
-            yield Piece(self.input_start, Origin.TEMPLATE)
-            yield Piece(turn.input, Origin.USER)
+            yield from (Piece(self.input_start, Origin.TEMPLATE), Piece(turn.input, Origin.USER))
         yield Piece(self.instruction_end, Origin.TEMPLATE)
+
+    # What a chat template may have, and no format here
+
+    generation_prefix: ClassVar[str] = ""
+    writes_bos: ClassVar[bool] = False
+    notes: ClassVar[tuple[str, ...]] = ()
+    call_end: ClassVar[str] = ""
+    call_tokens: ClassVar[frozenset[str]] = frozenset()
+
+
+def _said(turn: Turn, turn_end: str) -> Iterator[Piece]:
+    """What the model writes of a turn: its thought, its response, the end token; then what stands before another turn."""
+    if turn.thought:
+        yield Piece(THOUGHT_START, Origin.GENERATION_PREFIX, turn.weight)
+        yield Piece(turn.thought, Origin.THOUGHT, turn.weight)
+        yield Piece(THOUGHT_END, Origin.GENERATION_PREFIX, turn.weight)
+    yield Piece(turn.response, Origin.RESPONSE, turn.weight)
+    yield Piece("", Origin.END, turn.weight)
+    yield Piece(turn_end, Origin.TEMPLATE)
+
+
+def _check_no_tools(conversation: Conversation, name: str) -> None:
+    turns = conversation.turns
+    found = {"tools": conversation.tools, "tool_calls": any(turn.calls for turn in turns)}
+    found["tool results"] = any(turn.results for turn in turns)
+    if fields := [field for field, is_there in found.items() if is_there]:
+        raise no_tools(f"template.name={name}", fields)
+
+
+def no_tools(where: str, fields: Iterable[str]) -> TemplateError:
+    """That a template does not render `fields` of a record."""
+    return TemplateError(
+        f"{where}: the template has no {', no '.join(fields)}, which the record has; name one that renders them "
+        "(template.name=tokenizer of a model that calls tools, or a Jinja file as template.file), or leave such records out"
+    )
+
+
+def without_thoughts(pieces: Iterable[Piece], *, trained: bool) -> list[Piece]:
+    """`pieces`, of which thoughts and what the template writes around them are not `trained`; as they are where they shall be."""
+    kept = list(pieces)
+    if trained:
+        return kept
+    beside = {place + step for place, one in enumerate(kept) if one.origin is Origin.THOUGHT for step in (-1, 0, 1)}
+    around = (Origin.THOUGHT, Origin.GENERATION_PREFIX)
+    return [
+        replace(one, weight=0.0) if place in beside and one.origin in around else one for place, one in enumerate(kept)
+    ]
 
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:

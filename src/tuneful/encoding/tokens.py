@@ -21,13 +21,14 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from tuneful.encoding.template import FROM_THE_TEMPLATE, Origin, Piece, Template, any_of
 from tuneful.errors import TemplateError
-from tuneful.types import Conversation, Turn
+from tuneful.types import Conversation, Turn, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +79,7 @@ class TextEncoder:
             sorted(set(filter(str.strip, self._control)) | set(template.stop), key=lambda text: (-len(text), text))
         )
         self._any_special = any_of(self.special_token_texts)
-        self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id} - {None}
+        self.stop_token_ids = {self.end_token_id, tokenizer.eos_token_id, self._call_end_id()} - {None}
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.fingerprint = self._fingerprint(description)
 
@@ -198,13 +199,22 @@ class TextEncoder:
         return "".join(piece.text or end if piece.origin is Origin.END else piece.text for piece in pieces)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of generated ids; control tokens are left out."""
-        said = [token_id for token_id in token_ids if token_id not in self.control_token_ids]
-        return str(self._backend.decode(said, skip_special_tokens=True))
+        """The text of generated ids; control tokens are left out, but for those inside of a call."""
+        said = [one for one in token_ids if one not in self.control_token_ids or one in self._call_token_ids]
+        return str(self._backend.decode(said, skip_special_tokens=not self._call_token_ids))
 
     def token_text(self, token_ids: Sequence[int]) -> str:
         """The text of a few tokens, control tokens included; bytes that are no whole character come out as U+FFFD."""
         return str(self._backend.decode(list(token_ids), skip_special_tokens=False))
+
+    def _call_end_id(self) -> int | None:
+        end = self._control.get(self.template.call_end)
+        return end.token_id if end else None
+
+    @cached_property
+    def _call_token_ids(self) -> frozenset[int]:
+        """The control tokens that a call is written with: part of what the model says."""
+        return frozenset(one.token_id for text, one in self._control.items() if text in self.template.call_tokens)
 
     def _find_end(self, tokenizer: PreTrainedTokenizerBase) -> int:
         if (end := self._control.get(self.template.end)) is not None:
@@ -333,5 +343,4 @@ def _in_a_sequence(step: Any, change: Any) -> Any:
 
 
 def _texts(conversation: Conversation) -> list[str]:
-    said = [text for turn in conversation.turns for text in (turn.instruction, turn.input, turn.response)]
-    return [conversation.system, *said]
+    return [conversation.system, *(text for turn in conversation.turns for text in texts_of(turn))]

@@ -26,7 +26,7 @@ from tuneful.data.read import STARTER, Record, read_data, stream_data
 from tuneful.errors import DataError
 from tuneful.files import read_lines
 from tuneful.runs.schema import AnswerRow, FinishReason, check_sources, check_sum, load_rows, noted_sums, read_loosely
-from tuneful.types import Conversation
+from tuneful.types import Conversation, answer_text, question_text
 
 ANSWER_KEYS = ("text", "model_response")
 """The keys of the answer in a file that is not Tuneful's, where none is named."""
@@ -55,7 +55,7 @@ class AnsweredRecord:
     @property
     def reference(self) -> str:
         """The answer that the record itself gives to its last turn; "" where it has none."""
-        return self.record.conversation.answered_turns[-1].response if self.has_reference else ""
+        return answer_text(self.record.conversation.answered_turns[-1]) if self.has_reference else ""
 
 
 def read_answer_rows(
@@ -113,9 +113,9 @@ def task_text(conversation: Conversation) -> str:
     *before, last = conversation.turns
     parts = [conversation.system] if conversation.system else []
     for turn in before:
-        said = {"User": _asked(turn.instruction, turn.input), "Assistant": turn.response}
+        said = {"User": _asked(question_text(turn), turn.input), "Assistant": answer_text(turn)}
         parts += [f"{role}: {text}" for role, text in said.items() if text]
-    asked = _asked(last.instruction, last.input)
+    asked = _asked(question_text(last), last.input)
     return "\n\n".join([*parts, f"User: {asked}" if before else asked])
 
 
@@ -277,7 +277,7 @@ def _used_by_record(record: Record, key: str, reader: FormatReader) -> tuple[boo
     if isinstance(changed, str):
         return False, False
     before, after = record.conversation, changed.conversation
-    is_reference = before.answered_turns[-1].response != after.answered_turns[-1].response
+    is_reference = answer_text(before.answered_turns[-1]) != answer_text(after.answered_turns[-1])
     return is_reference, task_text(before) != task_text(after)
 
 

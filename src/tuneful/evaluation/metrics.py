@@ -50,7 +50,12 @@ def score_answer(
     reference_tokens: int | None = None,
     judge_score: float | None = None,
 ) -> AnswerScores:
-    """Every score of one answer; `reference_nll` (nats, summed over `reference_tokens` tokens) comes from the model."""
+    """Every score of one answer; `reference_nll` (nats, summed over `reference_tokens` tokens) comes from the model.
+
+    What the model thought before (up to </think>) is no part of the answer, unless the reference has a thought, too.
+    """
+    if "</think>" in text and "</think>" not in reference:
+        text = text.rpartition("</think>")[2].strip()
     assert (reference_nll is None) == (reference_tokens is None), "a likelihood is of a number of tokens"
     if reference_nll is not None and reference_tokens is not None:
         assert math.isfinite(reference_nll), f"log likelihood of a reference: {reference_nll}"

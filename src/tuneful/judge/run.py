@@ -29,7 +29,7 @@ from tuneful.judge.questions import prompt_of
 from tuneful.judge.verdicts import ReplyCache, judge_items, num_missing, score_row, summarise
 from tuneful.numbers import plural, rough_duration
 from tuneful.runs.schema import EvaluationDocument, ScoreSummary, as_row
-from tuneful.types import Answer, Conversation, Verdict
+from tuneful.types import Answer, Conversation, Verdict, answer_text, question_text
 
 REPLIES = Path("judge") / "replies.jsonl"
 _SECONDS_WORTH_SAYING = 5.0
@@ -96,7 +96,8 @@ def time_judging(config: Config, asked: Sequence[Conversation], folder: Path, te
 
 def _example_item(asked: Conversation) -> Item:
     turn = asked.answered_turns[-1]
-    return Item(asked.source, turn.instruction, turn.response, answer=turn.instruction, rival=turn.response)
+    question, answer = question_text(turn), answer_text(turn)
+    return Item(asked.source, question, answer, answer=question, rival=answer)
 
 
 def answer_sets(

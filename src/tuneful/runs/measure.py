@@ -34,7 +34,7 @@ from tuneful.runs.schema import (
 )
 from tuneful.runs.setup import Engine, RunState
 from tuneful.train.loop import record_nll
-from tuneful.types import Example
+from tuneful.types import Example, answer_text
 
 Row = TypeVar("Row")
 
@@ -61,7 +61,7 @@ def compare(run: RunState, base: Measured, tuned: Measured) -> Comparison:
     comparison = with_items(
         compare_models(run.config, before, after, kinds, base.general, tuned.general),
         sources=[record.source for record in test.records],
-        references=[conversation.answered_turns[-1].response for conversation in test.conversations],
+        references=[answer_text(conversation.answered_turns[-1]) for conversation in test.conversations],
         kinds=kinds,
         base=before,
         tuned=after,
@@ -83,7 +83,7 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
     return [
         score_answer(
             answer.text,
-            conversation.answered_turns[-1].response,
+            answer_text(conversation.answered_turns[-1]),
             ended=answer.finish_reason == "stop",
             reference_nll=loss.nll,
             reference_tokens=loss.num_tokens,

@@ -193,6 +193,12 @@ class Token:
     weight: Annotated[float, "its weight in the loss"]
     special: Annotated[bool, "whether it is a control token"]
     id: Annotated[int | None, "its id in the vocabulary; in a run of an older version", ABSENT] = None
+    origin: Annotated[
+        str | None,
+        "who wrote it: `template`, `system`, `user`, `tool`, `generation_prefix`, `thought`, `response`, `call`, `argument` or "
+        "`end`; in a run of an older version, or a record of which something was cut",
+        ABSENT,
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
