@@ -120,18 +120,19 @@ def check(
         raise DataError(f"{fix}: exists already; name a new file for --fix")
     settings = config.data.model_copy(update={"on_error": "skip"})
     encoder, without_tokens = find_encoder(config)
-    others = [conversation for name in against for conversation in _conversations(stream_data([name], settings))]
-    stream = stream_data(data, settings)
+    objective = config.train.objective
+    others = [one for name in against for one in _against(name, settings, objective)]
+    stream = stream_data(data, settings, objective)
     with terminal.progress("checking", None, "rows") as advance:
         found = audit(
             _with_examples(stream, encoder),
             config,
             encoder,
-            given=_given_sides(settings, encoder),
+            given=_given_sides(settings, encoder, objective),
             against=others,
             advance=advance,
         )
-    fixes = write_fixed(stream_data(data, settings), found.dropped, fix) if fix else None
+    fixes = write_fixed(stream_data(data, settings, objective), found.dropped, fix) if fix else None
     return Checked(
         name=stream.name,
         sha256=stream.sha256,
@@ -203,15 +204,29 @@ def find_encoder(config: Config) -> tuple[Encoder | None, str]:
     return load_encoder(load_tokenizer(folder), config), ""
 
 
-def _given_sides(settings: DataConfig, encoder: Encoder | None) -> dict[int, Iterator[AuditedRow]]:
+def _given_sides(settings: DataConfig, encoder: Encoder | None, objective: str) -> dict[int, Iterator[AuditedRow]]:
     """The rows of `data.validation_file` and `data.test_file`, by side."""
     from tuneful.data.read import stream_data
     from tuneful.data.split import TEST, VALIDATION
 
     files = {VALIDATION: settings.validation_file, TEST: settings.test_file}
     return {
-        side: _with_examples(stream_data(name, settings), encoder) for side, name in files.items() if name is not None
+        side: _with_examples(stream_data(name, settings, objective), encoder)
+        for side, name in files.items()
+        if name is not None
     }
+
+
+def _against(name: str, settings: DataConfig, objective: str) -> list[Conversation]:
+    """The records of a file given with --against: plain ones, or such as are trained on."""
+    from tuneful.data.read import stream_data
+
+    try:
+        return list(_conversations(stream_data([name], settings)))
+    except DataError:
+        if objective == "sft":
+            raise
+        return list(_conversations(stream_data([name], settings, objective)))
 
 
 def _conversations(stream: DataStream) -> Iterator[Conversation]:

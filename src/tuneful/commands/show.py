@@ -41,7 +41,7 @@ def show(data: Data | None = None, *, config: Config | None = None, start: int =
     from tuneful.model.saved_template import with_saved_template
 
     data, config = data_of(data, config, "starter"), with_saved_template(config or Config())
-    return _encoded(_chosen(stream_data(data, config.data), start, rows), config)
+    return _encoded(_chosen(stream_data(data, config.data, config.train.objective), start, rows), config)
 
 
 def show_command(
@@ -63,7 +63,8 @@ def show_command(
     settings = with_saved_template(configuration(config, overrides, {"model.name_or_path": model}))
     if html is not None and (text or as_json):
         raise ConfigError("--html shows tokens on a page; leave out --text and --json")
-    stream = stream_data(chosen_data(data, settings, config, command="show", default="starter"), settings.data)
+    data = chosen_data(data, settings, config, command="show", default="starter")
+    stream = stream_data(data, settings.data, settings.train.objective)
     chosen = _chosen(stream, start, rows)
     for note in stream.notes:
         Terminal().say(note.text, style="dim")

@@ -144,7 +144,8 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
     parts = [whole]
     for side, name in ((VALIDATION, config.data.validation_file), (TEST, config.data.test_file)):
         if name is not None:
-            given = _encoded(stream_data(name, config.data), encoder, config.data, cache)
+            stream = stream_data(name, config.data, config.train.objective)
+            given = _encoded(stream, encoder, config.data, cache)
             subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)))
             parts.append(given)
     notes = merged(*(part.file.notes for part in parts))
@@ -215,7 +216,7 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
     sha256 = sha256_of(file.files) if isinstance(file, DataStream) and cache is not None else None
     if not isinstance(file, DataStream) or cache is None or sha256 is None:
         return _in_memory(file, _gathered(batches, math.inf))
-    folder = cache / fingerprint(sha256, file.files, config, encoder)
+    folder = cache / fingerprint(sha256, file.files, config, encoder, file.objective)
     with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
         return _from_store(Store(folder), file.name)
     with contextlib.suppress(OSError):  # what cannot be removed, the writer names
