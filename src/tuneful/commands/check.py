@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream
     from tuneful.encoding.encode import Encoder
-    from tuneful.runs.schema import ReadingNote
+    from tuneful.runs.schema import PreferenceSummary, ReadingNote
     from tuneful.types import Conversation
 
 _BATCH = 512
@@ -304,6 +304,8 @@ def _facts(checked: Checked) -> dict[str, str]:
         share = found.num_trained / found.num_units
         facts["trained"] = f"{found.num_trained:,} of {found.num_units:,} tokens ({share:.1%}) carry loss"
         facts["end token"] = f"trained in {found.num_ended:,} of {found.num_used:,} records"
+    if found.preferences is not None:
+        facts |= _preference_facts(found.preferences)
     if found.sides:
         sides = ", ".join(f"{count:,} {name}" for name, count in found.sides.items())
         facts["split"] = f"{sides} ({checked.split})"
@@ -312,6 +314,16 @@ def _facts(checked: Checked) -> dict[str, str]:
     facts["scripts"] = _named(found.scripts)
     facts["first words"] = _named({f"“{words}”": count for words, count in found.first_words.items()})
     return {name: value for name, value in facts.items() if value}
+
+
+def _preference_facts(found: PreferenceSummary) -> dict[str, str]:
+    from tuneful.audit.preferences import length_sentence
+
+    labels = f"{found.num_wanted:,} wanted, {found.num_unwanted:,} not wanted"
+    return {
+        "pairs": ", ".join(filter(None, [f"{found.num_pairs:,}", length_sentence(found)])) if found.num_pairs else "",
+        "labels": labels if found.num_wanted + found.num_unwanted else "",
+    }
 
 
 def _named(counts: Mapping[str, int]) -> str:
@@ -370,10 +382,12 @@ def _show_pairs(pairs: Sequence[tuple[str, str]], terminal: Terminal) -> None:
 
 def _clean(checked: Checked) -> list[str]:
     """The names of what was looked for in vain."""
-    from tuneful.audit.findings import KINDS, NEEDS_TOKENS
+    from tuneful.audit.findings import KINDS, NEEDS_PAIRS, NEEDS_TOKENS
 
     found = {finding.kind.name for finding in checked.audit.findings}
     not_looked_for = {*(NEEDS_TOKENS if checked.without_tokens else ()), *(() if checked.against else ("overlap",))}
+    if checked.audit.preferences is None:
+        not_looked_for |= NEEDS_PAIRS
     return [name for name in KINDS if name not in found | not_looked_for]
 
 

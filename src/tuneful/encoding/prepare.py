@@ -29,7 +29,7 @@ from tuneful.data.sources import sha256_of
 from tuneful.data.split import SPLIT_VERSION, TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.encode import Encoder
-from tuneful.encoding.show import as_tokens, shown_tokens
+from tuneful.encoding.show import as_shown_example, shown_record
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
@@ -37,7 +37,6 @@ from tuneful.files import remove
 from tuneful.runs.schema import (
     DataDocument,
     ReadingNote,
-    ShownExample,
     SkippedPlace,
     Split,
     TokenCounts,
@@ -360,10 +359,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         train_turns=config.data.train_turns,
         train_tokens=TokenCounts(record=int(sizes.num_tokens.sum()), trained=int(sizes.num_trained.sum())),
         reading=dataset.file.notes,
-        shown=tuple(
-            ShownExample(example.source, as_tokens(shown_tokens(example, encoder.text)))
-            for example in train[:NUM_SHOWN]
-        ),
+        shown=tuple(as_shown_example(shown_record(example, encoder.text)) for example in train[:NUM_SHOWN]),
     )
 
 
