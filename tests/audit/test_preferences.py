@@ -14,7 +14,7 @@ from tuneful.audit.findings import NEEDS_PAIRS
 from tuneful.commands.check import check
 from tuneful.config import load_config
 
-WORDS = "river stone window garden letter copper morning station bridge candle harbour orchard market valley lantern".split()
+WORDS = ["river", "stone", "window", "garden", "letter", "copper", "morning", "station", "bridge", "candle", "harbour"]
 
 
 def sentence(rng: random.Random, length: int = 12) -> str:
