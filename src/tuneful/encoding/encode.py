@@ -174,14 +174,9 @@ class Encoder:
         weights = np.repeat((np.array(encoded.weights) * conversation.weight).astype(np.float32), lengths)
         weights[0] = 0.0
         token_ids = np.array([token_id for own in encoded.ids for token_id in own], dtype=np.int32)
+        token_ids, weights = token_ids[: self.max_length], weights[: self.max_length]
         return Example(
-            token_ids[: self.max_length],
-            weights[: self.max_length],
-            num_prompt_tokens,
-            conversation.source,
-            cut,
-            num_input_cut,
-            encoded.seams_apart,
+            token_ids, weights, num_prompt_tokens, conversation.source, cut, num_input_cut, encoded.seams_apart
         )
 
     def _with_less_input(self, pieces: list[Piece], encoded: _Encoded) -> _Encoded | None:
