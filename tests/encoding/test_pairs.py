@@ -171,7 +171,7 @@ def test_sides_whose_prompt_a_template_renders_otherwise_are_refused() -> None:
         "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<' + m.content + eos_token }}{% else %}"
         "{{ '>' + m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<{% endif %}"
     )
-    counting = "{{ messages | length }}" + source
+    counting = "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}" + source
     tokenizer = oracle.byte_tokenizer()
     row = {
         "chosen": [user("1"), bot("a"), user("2"), bot("b")],

@@ -157,7 +157,8 @@ class Preferences:
     def check_lengths(self, unit: str, add: Add) -> str:
         """Add the pairs whose answers differ the way most do, where that is a rule by itself; the sentence that says so."""
         found = self.summary(unit)
-        if found is None or found.num_pairs < _MIN_PAIRS or found.longer_low is None or found.longer_high is None:
+        num_unlike = sum(one != other for one, other in zip(self.chosen_units, self.rejected_units, strict=True))
+        if found is None or num_unlike < _MIN_PAIRS or found.longer_low is None or found.longer_high is None:
             return ""
         prefers_longer = found.longer_low > _BIASED
         if not prefers_longer and found.longer_high >= 1 - _BIASED:
@@ -204,4 +205,4 @@ def _interval(count: int, total: int) -> tuple[float, float]:
     share, shrink = count / total, 1 + _Z * _Z / total
     middle = (share + _Z * _Z / (2 * total)) / shrink
     half = _Z / shrink * math.sqrt(share * (1 - share) / total + _Z * _Z / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, middle - half) if count else 0.0, min(1.0, middle + half)

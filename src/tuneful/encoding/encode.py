@@ -231,8 +231,8 @@ class Encoder:
                 return f"the {name} side: {side}"
         assert isinstance(chosen, Example)
         assert isinstance(rejected, Example)
-        prompts = [side.token_ids[: side.num_prompt_tokens] for side in (chosen, rejected)]
-        if not np.array_equal(*prompts):
+        prompt, other = (side.token_ids[: side.num_prompt_tokens] for side in (chosen, rejected))
+        if not np.array_equal(prompt, other):
             return "the two sides of the pair do not begin with the same prompt under this template"
         return replace(chosen, rejected=rejected, label=conversation.label)
 

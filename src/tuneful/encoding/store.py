@@ -185,8 +185,10 @@ class Store:
     def sizes(self) -> Sizes:
         """The sizes of all examples."""
         tokens = np.diff(self._columns["token_ends"], prepend=0).astype(np.int32)
-        rest = (np.array(self._columns[name]) for name in ("num_prompt_tokens", "num_trained", "num_input_cut"))
-        return Sizes(tokens, *rest, self._columns["cut"] | self._columns["rejected_cut"])
+        num_prompt, num_trained, num_cut = (
+            np.array(self._columns[name]) for name in ("num_prompt_tokens", "num_trained", "num_input_cut")
+        )
+        return Sizes(tokens, num_prompt, num_trained, num_cut, self._columns["cut"] | self._columns["rejected_cut"])
 
     def example(self, index: int) -> Example:
         """The example of record `index`."""

@@ -45,8 +45,8 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
     for example in dataset.train.examples[:3]:
         shown = shown_record(example, text)
         terminal.say(f"{example.source}  (green or in brackets: trained)", style="dim")
-        for tokens in filter(None, (shown.tokens, shown.rejected_answer)):
-            terminal.say(coloured(tokens) if terminal.console.is_terminal else bracketed(tokens))
+        for side in filter(None, (shown.tokens, shown.rejected_answer)):
+            terminal.say(coloured(side) if terminal.console.is_terminal else bracketed(side))
         terminal.say()
 
 
