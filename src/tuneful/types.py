@@ -106,8 +106,19 @@ def question_text(turn: Turn) -> str:
 
 def texts_of(turn: Turn) -> tuple[str, ...]:
     """What is said in a turn, in order, those that are empty left out; of calls their arguments, as JSON."""
-    said = (turn.instruction, turn.input, turn.thought, turn.response)
-    return tuple(filter(None, (*(one.text for one in turn.results), *said, *(call.arguments for call in turn.calls))))
+    asked = (*(one.text for one in turn.results), turn.instruction, turn.input)
+    return (*filter(None, asked), *reply_texts(turn))
+
+
+def reply_texts(turn: Turn) -> tuple[str, ...]:
+    """What the assistant says in a turn, in order, those that are empty left out; of calls their arguments, as JSON."""
+    return tuple(filter(None, (turn.thought, turn.response, *(call.arguments for call in turn.calls))))
+
+
+def rejected_texts(conversation: Conversation) -> list[str]:
+    """What is said on the rejected side of a pair, behind the prompt; nothing where the record is no pair."""
+    turns = conversation.rejected.turns if conversation.rejected is not None else ()
+    return [text for turn in turns if turn.weight for text in reply_texts(turn)]
 
 
 def _is_trained(turn: Turn) -> bool:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from tuneful.data.duplicates import normal_text
-from tuneful.types import Conversation, Turn, texts_of
+from tuneful.types import Conversation, Turn, rejected_texts, texts_of
 
 Defect = tuple[str, str, int]
 """The kind's name (`findings.KINDS`), the text it is in, and where in it."""
@@ -61,6 +61,7 @@ def _texts(conversation: Conversation) -> Iterator[str]:
         yield conversation.system
     for turn in conversation.turns:
         yield from texts_of(turn)
+    yield from rejected_texts(conversation)
 
 
 # Answers

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import Origin, Template
 from tuneful.encoding.tokens import TextEncoder
-from tuneful.types import Conversation, Example, answer_text, texts_of
+from tuneful.types import Conversation, Example, answer_text, rejected_texts, texts_of
 
 _NUM_PROMPTS = 256
 """Records whose prompt is encoded a second time, as inference does it: it doubles the work, and one in many shows it."""
@@ -31,19 +31,23 @@ class Preflight:
     def look(self, conversation: Conversation, example: Example) -> Iterator[tuple[str, str]]:
         """(kind, text) of everything that is wrong with how `conversation` became `example`."""
         ids = example.token_ids
-        self.num_ended += bool(ids[-1] in self._text.stop_token_ids and example.weights[-1] > 0)
+        sides = [side for side in (example, example.rejected) if side is not None]
+        self.num_ended += all(map(self._is_ended, sides))
         begin = self._text.bos_token_ids
         if begin and len(ids) > 1 and ids[0] == ids[1] == begin[0]:
             yield "double_bos", self._text.token_text(ids[:8].tolist())
-        if example.cut:
+        if any(side.cut for side in sides):
             yield "cut_records", f"{len(ids)} tokens kept"
         elif self._num_looked_at < _NUM_PROMPTS and not self._is_prefix(conversation, example):
             yield "prompt_mismatch", self._encoder.prompt_text(conversation)
         self._num_looked_at += 1
         if lost := self._lost_characters(conversation):
             yield "unwritable_characters", " ".join(f"U+{ord(character):04X}" for character in lost)
-        if example.seams_apart:
+        if any(side.seams_apart for side in sides):
             yield "boundary_tokenization", answer_text(conversation.answered_turns[-1])[:40]
+
+    def _is_ended(self, side: Example) -> bool:
+        return bool(side.token_ids[-1] in self._text.stop_token_ids and side.weights[-1] > 0)
 
     def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
         """Whether what inference sends is what training saw before the last response, up to an earlier one that it encodes
@@ -56,6 +60,7 @@ class Preflight:
         characters: set[str] = set()
         for turn in conversation.turns:
             characters.update(*texts_of(turn))
+        characters.update(*rejected_texts(conversation))
         characters.update(conversation.system)
         lost = []
         for character in sorted(characters):
@@ -83,10 +88,10 @@ class SpecialTokenTexts:
 
     def find(self, conversation: Conversation) -> tuple[str, int] | None:
         """The first text of `conversation` that holds one, and where; None where none does."""
-        for turn in conversation.turns:
-            for text in texts_of(turn):
-                if any(head in text for head in self._heads) and (found := self._pattern.search(text)):
-                    return text, found.start()
+        said = (text for turn in conversation.turns for text in texts_of(turn))
+        for text in (*said, *rejected_texts(conversation)):
+            if any(head in text for head in self._heads) and (found := self._pattern.search(text)):
+                return text, found.start()
         found = self._pattern.search(conversation.system) if conversation.system else None
         return (conversation.system, found.start()) if found else None
 

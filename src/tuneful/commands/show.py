@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tuneful.data.read import DataStream, Record
     from tuneful.encoding.encode import Encoder
     from tuneful.encoding.show import ShownRecord
-    from tuneful.encoding.template import Template
+    from tuneful.encoding.template import Piece, Template
 
 
 def show(data: Data | None = None, *, config: Config | None = None, start: int = 1, rows: int = 3) -> list[ShownRecord]:
@@ -42,7 +42,8 @@ def show(data: Data | None = None, *, config: Config | None = None, start: int =
     from tuneful.model.saved_template import with_saved_template
 
     data, config = data_of(data, config, "starter"), with_saved_template(config or Config())
-    return _encoded(_chosen(stream_data(data, config.data), start, rows), _encoder(config))
+    chosen = _chosen(stream_data(data, config.data, config.train.objective), start, rows)
+    return _encoded(chosen, _encoder(config))
 
 
 def show_command(
@@ -64,7 +65,8 @@ def show_command(
     settings = with_saved_template(configuration(config, overrides, {"model.name_or_path": model}))
     if html is not None and (text or as_json):
         raise ConfigError("--html shows tokens on a page; leave out --text and --json")
-    stream = stream_data(chosen_data(data, settings, config, command="show", default="starter"), settings.data)
+    data = chosen_data(data, settings, config, command="show", default="starter")
+    stream = stream_data(data, settings.data, settings.train.objective)
     chosen = _chosen(stream, start, rows)
     for note in stream.notes:
         Terminal().say(note.text, style="dim")
@@ -115,15 +117,20 @@ def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None
 
 
 def _rendered(template: Template, record: Record, train_reasoning: bool) -> str:
+    """A record as marked text; of a pair the whole of both sides."""
     from tuneful.encoding.template import without_thoughts
 
+    sides = [side for side in (record.conversation, record.conversation.rejected) if side is not None]
     try:
-        pieces = without_thoughts(template.example(record.conversation), trained=train_reasoning)
+        texts = [_marked(without_thoughts(template.example(side), trained=train_reasoning)) for side in sides]
     except TemplateError as error:
         return f"refused: {error}"
+    return "\nrejected:\n".join(texts)
 
-    marked = groupby(pieces, attrgetter("is_trained"))
-    stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in marked)
+
+def _marked(pieces: Iterable[Piece]) -> str:
+    same = groupby(pieces, attrgetter("is_trained"))
+    stretches = ((trained, "".join(piece.text for piece in run)) for trained, run in same)
     return "".join(f"⟦{text}⟧" if trained else text for trained, text in stretches)
 
 
@@ -147,13 +154,13 @@ def _encoder(config: Config) -> Encoder:
 
 
 def _encoded(records: Sequence[Record], encoder: Encoder) -> list[ShownRecord]:
-    from tuneful.encoding.show import ShownRecord, shown_tokens
+    from tuneful.encoding.show import ShownRecord, shown_record
 
     examples = encoder.examples([record.conversation for record in records])
     return [
         ShownRecord(record.source, refused=example)
         if isinstance(example, str)
-        else ShownRecord(record.source, tuple(shown_tokens(example, encoder.text, record.conversation)))
+        else shown_record(example, encoder.text, record.conversation)
         for record, example in zip(records, examples, strict=True)
     ]
 
@@ -170,6 +177,8 @@ def _document(one: ShownRecord) -> dict[str, Any]:
         "num_trained": one.num_trained,
         "seams_apart": [place for place, token in enumerate(one.tokens) if token.parts],
         "tokens": [as_row(token) for token in as_tokens(one.tokens)],
+        **({"rejected": [as_row(token) for token in as_tokens(one.rejected)]} if one.rejected else {}),
+        **({} if one.label is None else {"label": one.label}),
     }
 
 
@@ -177,7 +186,7 @@ def _print(shown: Sequence[ShownRecord]) -> None:
     from rich.console import Console
 
     from tuneful.console import to_stdout
-    from tuneful.encoding.show import bracketed, coloured, described, legend
+    from tuneful.encoding.show import AFTER_THE_PROMPT, bracketed, coloured, described, legend
 
     console = Console(highlight=False)
     if console.is_terminal:
@@ -188,8 +197,11 @@ def _print(shown: Sequence[ShownRecord]) -> None:
             console.print(f"{one.source}  refused: {one.refused}", style="yellow", markup=False)
             continue
         console.print(f"{one.source}  {described(one)}", style="bold", markup=False)
-        if console.is_terminal:
-            console.print(coloured(one.tokens))
-        else:
-            to_stdout(bracketed(one.tokens))
+        for tokens in filter(None, (one.tokens, one.rejected_answer)):
+            if tokens is not one.tokens:
+                console.print(AFTER_THE_PROMPT, style="bold", markup=False)
+            if console.is_terminal:
+                console.print(coloured(tokens))
+            else:
+                to_stdout(bracketed(tokens))
         console.print()

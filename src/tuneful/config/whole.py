@@ -66,6 +66,16 @@ class Config(Section):
             raise ValueError("the section lora is ignored under train.method: full; set train.method=lora, or drop it")
         return self
 
+    @model_validator(mode="after")
+    def _prompts_of_preferences_are_context(self) -> Config:
+        objective = self.train.objective
+        if objective not in ("sft", "text") and self.data.resolved_prompt_weight:
+            setting = "train_on: all" if self.data.prompt_weight is None else "prompt_weight"
+            raise ValueError(
+                f"data.{setting} is ignored under train.objective: {objective}, which compares answers to one prompt; drop it"
+            )
+        return self
+
 
 def _sections() -> dict[str, type[Section]]:
     """Every section by its name."""

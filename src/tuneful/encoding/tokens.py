@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 
 from tuneful.encoding.template import FROM_THE_TEMPLATE, Origin, Piece, Template, any_of
 from tuneful.errors import TemplateError
-from tuneful.types import Conversation, Turn, texts_of
+from tuneful.types import Conversation, Turn, rejected_texts, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -343,4 +343,5 @@ def _in_a_sequence(step: Any, change: Any) -> Any:
 
 
 def _texts(conversation: Conversation) -> list[str]:
-    return [conversation.system, *(text for turn in conversation.turns for text in texts_of(turn))]
+    said = [text for turn in conversation.turns for text in texts_of(turn)]
+    return [conversation.system, *said, *rejected_texts(conversation)]
