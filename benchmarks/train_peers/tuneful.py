@@ -21,8 +21,8 @@ from tuneful.model.load import load_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters
 from tuneful.runs.method import begin_method
-from tuneful.train.loop import total_weight
 from tuneful.train.loss import WeightedCrossEntropy, embedded, micro_batch_loss
+from tuneful.train.objective import total_weight
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Example
 
