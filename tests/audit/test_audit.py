@@ -9,7 +9,7 @@ import pytest
 from tests.doubles.planted import AGAINST, clean_records, record, write_planted, write_rows
 
 from tuneful.audit.audit import Audit, audit, audit_sides
-from tuneful.audit.findings import KINDS, NEEDS_TOKENS
+from tuneful.audit.findings import KINDS, NEEDS_PAIRS, NEEDS_TOKENS
 from tuneful.audit.fix import write_fixed
 from tuneful.commands import check as checking
 from tuneful.config import Config, load_config
@@ -50,7 +50,7 @@ def test_exactly_the_planted_rows_are_found(tmp_path: Path) -> None:
     write_rows(tmp_path / "benchmark.jsonl", AGAINST)
     found = look(tmp_path / "planted.jsonl", against=conversations(tmp_path / "benchmark.jsonl"))
     assert lines(found) == expected
-    assert set(expected) == set(KINDS) - NEEDS_TOKENS - {"leakage"}  # every kind was planted
+    assert set(expected) == set(KINDS) - NEEDS_TOKENS - NEEDS_PAIRS - {"leakage"}  # every kind was planted
     for finding in found.findings:
         assert len(finding.cases) == min(3, finding.count)
         assert [case.source for case in finding.cases] == list(finding.sources[:3])

@@ -27,7 +27,7 @@ from tuneful.data.duplicates import Sketches
 from tuneful.data.read import Record, SkippedRow
 from tuneful.data.split import SIDE_NAMES, Sides, normal_prompt
 from tuneful.encoding.encode import Encoder
-from tuneful.runs.schema import Cluster, DataDocument, Histogram, LengthSummary, as_row
+from tuneful.runs.schema import Cluster, DataDocument, Histogram, LengthSummary, PreferenceSummary, as_row
 from tuneful.types import Conversation, Example
 
 __all__ = ["Audit", "AuditedRow", "audit", "audit_sides"]
@@ -62,6 +62,7 @@ class Audit:
     findings: tuple[Finding, ...]
     clusters: tuple[Cluster, ...]
     dropped: Mapping[int, str]
+    preferences: PreferenceSummary | None = None
 
     @property
     def num_findings(self) -> int:
@@ -76,6 +77,7 @@ class Audit:
             length_histogram=self.histogram,
             findings=tuple(finding.summary() for finding in self.findings),
             num_findings=self.num_findings,
+            preferences=self.preferences,
             clusters=self.clusters,
             turns=self.turns,
             languages=self.languages,
@@ -100,6 +102,7 @@ class Audit:
             "scripts": dict(self.scripts),
             "first_words": dict(self.first_words),
             "split": dict(self.sides),
+            "preferences": as_row(self.preferences) if self.preferences else None,
             "prompt": {"source": self.prompt_source, "text": self.prompt},
             "num_findings": self.num_findings,
             "findings": [finding.as_dict(max_sources) for finding in self.findings],
@@ -148,13 +151,19 @@ def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...], *, is_grou
     """Everything that both stages found, put together."""
     prompts = np.array(scan.rows.prompt_units, dtype=np.int64)
     records = np.array(scan.rows.units, dtype=np.int64)
-    lengths = {"prompt": prompts, "response": records - prompts, "record": records}
+    unit = "tokens" if scan.preflight else "words"
+    answers = {"response": records - prompts}
+    if len(pairs := scan.preferences.unit_row) == len(records):
+        answers = {
+            name: np.array(getattr(scan.preferences, f"{name}_units")) for name in ("chosen", "rejected") if pairs
+        }
+    lengths = {"prompt": prompts, **answers, "record": records}
     counts = {name: int((sides == side).sum()) for side, name in enumerate(SIDE_NAMES)}
     return Audit(
         num_read=scan.num_read,
         num_used=len(records),
         num_refused=scan.num_read - len(records),
-        unit="tokens" if scan.preflight else "words",
+        unit=unit,
         lengths={name: summarize_lengths(values) for name, values in lengths.items()} if len(records) else {},
         histogram=length_histogram(records),
         num_units=int(records.sum()),
@@ -170,6 +179,7 @@ def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...], *, is_grou
         findings=scan.findings.findings(is_grouped),
         clusters=clusters,
         dropped=dict(sorted(scan.dropped.items())),
+        preferences=scan.preferences.summary(unit),
     )
 
 

@@ -96,6 +96,7 @@ class CrossChecks:
 
     def __init__(self, scan: Scan, prompts: PromptSketches, config: Config) -> None:
         self._rows, self._findings, self._dropped = scan.rows, scan.findings, scan.dropped
+        self._preferences, self._unit = scan.preferences, "tokens" if scan.preflight else "words"
         self._prompts, self._config = prompts, config
         self._fits = np.array(scan.rows.fits, dtype=np.int8).astype(bool)
 
@@ -110,6 +111,7 @@ class CrossChecks:
         self._check_length_ratios()
         sides = self._sides(matches)
         self._check_leakage(sides)
+        self._check_preferences(sides)
         self._check_overlap()
         return sides, self._clusters(near, matches)
 
@@ -128,7 +130,7 @@ class CrossChecks:
                 self._dropped[rows.number[row]] = "exact_duplicates"
             else:
                 self._add("near_duplicates", row, self._asked(row), f"1.00 {rows.sources[first]}: ")
-        if len(first_with) > 1:
+        if len(first_with) > 1 and not len(self._preferences):  # of pairs and labels several answers are what is wanted
             is_short = all(rows.answer_words[row] <= _SHORT_ANSWER_WORDS for row in group)
             kind = "contradictions" if is_short else "several_answers"
             for row in group:
@@ -203,6 +205,18 @@ class CrossChecks:
         earliest = matches.earliest[held_out]
         for row in held_out[(earliest >= 0) & (sides[earliest] == TRAIN)].tolist():
             self._add_match("leakage", row, matches, f"{SIDE_NAMES[sides[row]]}, ")
+
+    def _check_preferences(self, sides: Sides) -> None:
+        """What pairs and labels say beside one another."""
+        found, prompts, sources = self._preferences, self._prompts.hashes, self._rows.sources
+
+        def add(kind: str, row: int, label: str) -> None:
+            self._add(kind, row, self._asked(row), label)
+
+        if len(found):
+            found.check_orders(prompts, sources, add)
+            found.check_answers(prompts, sides, sources, add)
+            self._findings.details["length_bias"] = found.check_lengths(self._unit, add)
 
     def _check_overlap(self) -> None:
         for row, other, similarity in self._prompts.against():

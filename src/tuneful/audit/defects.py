@@ -61,6 +61,8 @@ def _texts(conversation: Conversation) -> Iterator[str]:
         yield conversation.system
     for turn in conversation.turns:
         yield from filter(None, (turn.instruction, turn.input, turn.response))
+    if conversation.rejected is not None:
+        yield from (turn.response for turn in conversation.rejected.turns if turn.response and turn.weight)
 
 
 # Answers

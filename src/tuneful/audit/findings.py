@@ -61,6 +61,8 @@ class FindingCollector:
 
     _places: dict[str, dict[int, str]] = field(default_factory=dict)
     _cases: dict[str, list[Case]] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+    """A sentence with figures that goes before the harm of a kind."""
 
     def add(self, name: str, row: int, source: str, text: str, label: str = "") -> None:
         """Row number `row`, which stands at `source`, has a finding of the kind `name`; `text` shows it, behind a `label`."""
@@ -78,7 +80,7 @@ class FindingCollector:
         """
         found = (
             Finding(
-                KINDS[name] if is_grouped else _UNGROUPED.get(name, KINDS[name]),
+                self._detailed(KINDS[name] if is_grouped else _UNGROUPED.get(name, KINDS[name])),
                 tuple(self._places[name].values()),
                 tuple(self._cases[name]),
             )
@@ -86,6 +88,10 @@ class FindingCollector:
             if name in self._places
         )
         return tuple(sorted(found, key=lambda one: one.kind.severity == "note"))
+
+    def _detailed(self, kind: Kind) -> Kind:
+        detail = self.details.get(kind.name, "")
+        return replace(kind, why=f"{detail[0].upper()}{detail[1:]}. {kind.why}") if detail else kind
 
 
 def excerpt(text: str, at: int = 0) -> str:
@@ -260,6 +266,57 @@ KINDS: Mapping[str, Kind] = {
             "dropped",
         ),
         Kind(
+            "empty_sides",
+            "finding",
+            "Pairs one side of which is empty",
+            "There is nothing to compare; they stop a run, or are left out of it.",
+            "Write the answers, or train without the pairs: data.on_error=skip.",
+            "dropped",
+        ),
+        Kind(
+            "identical_sides",
+            "finding",
+            "Pairs whose two answers are the same",
+            "They teach nothing, and count in every mean as a pair that is not told apart.",
+            "Delete them; --fix does.",
+            "dropped",
+        ),
+        Kind(
+            "contradicting_ratings",
+            "finding",
+            "Pairs whose own ratings prefer the rejected answer",
+            "Either the sides or the ratings are swapped: the model learns the contrary of one of them.",
+            "Find out which is meant; exchange the sides, or delete the pairs.",
+        ),
+        Kind(
+            "contradicting_preferences",
+            "finding",
+            "The same answers to the same prompt, preferred the other way round",
+            "What one record raises the other lowers; together they teach nothing.",
+            "Decide on one order, or one label.",
+        ),
+        Kind(
+            "prefix_sides",
+            "finding",
+            "Pairs in which one answer is the beginning of the other",
+            "All that tells them apart is where the answer ends: the model learns to stop, or to go on, not to answer better.",
+            "Look whether an answer was cut off; delete the pairs where it was.",
+        ),
+        Kind(
+            "length_bias",
+            "finding",
+            "Preferences that follow the length of the answers",
+            "A model that learns nothing but the length agrees with most pairs: its answers grow, or shrink.",
+            "Balance the pairs by length, or take a loss that divides by it: train.objective=simpo.",
+        ),
+        Kind(
+            "answer_leakage",
+            "finding",
+            "Answers of the test or validation set that were trained on",
+            "That such a pair is told apart measures memory, not skill.",
+            "Take the rows out of one of the sides.",
+        ),
+        Kind(
             "too_long",
             "finding",
             "Records over data.max_length, refused",
@@ -293,6 +350,13 @@ KINDS: Mapping[str, Kind] = {
             "Characters that the tokenizer cannot write",
             "They vanish or change on the way into the model: what is trained is not what stands here.",
             "Replace the characters, or choose a model whose tokenizer has them.",
+        ),
+        Kind(
+            "equal_ratings",
+            "note",
+            "Pairs whose two answers are rated the same",
+            "Which of them was chosen is chance, as far as the ratings say.",
+            "Nothing, if somebody compared the two; else delete them.",
         ),
         Kind(
             "several_answers",
@@ -329,6 +393,20 @@ _UNGROUPED: Mapping[str, Kind] = {
         KINDS["leakage"], advice="Divide with data.split=grouped, or take the rows out of one of the sides."
     ),
 }
+
+NEEDS_PAIRS = frozenset(
+    {
+        "empty_sides",
+        "identical_sides",
+        "contradicting_ratings",
+        "contradicting_preferences",
+        "prefix_sides",
+        "length_bias",
+        "answer_leakage",
+        "equal_ratings",
+    }
+)
+"""What can be found in preferences only."""
 
 NEEDS_TOKENS = frozenset(
     {

@@ -31,19 +31,23 @@ class Preflight:
     def look(self, conversation: Conversation, example: Example) -> Iterator[tuple[str, str]]:
         """(kind, text) of everything that is wrong with how `conversation` became `example`."""
         ids = example.token_ids
-        self.num_ended += bool(ids[-1] in self._text.stop_token_ids and example.weights[-1] > 0)
+        sides = [side for side in (example, example.rejected) if side is not None]
+        self.num_ended += all(map(self._is_ended, sides))
         begin = self._text.bos_token_ids
         if begin and len(ids) > 1 and ids[0] == ids[1] == begin[0]:
             yield "double_bos", self._text.token_text(ids[:8].tolist())
-        if example.cut:
+        if any(side.cut for side in sides):
             yield "cut_records", f"{len(ids)} tokens kept"
         elif self._num_looked_at < _NUM_PROMPTS and not self._is_prefix(conversation, example):
             yield "prompt_mismatch", self._encoder.prompt_text(conversation)
         self._num_looked_at += 1
         if lost := self._lost_characters(conversation):
             yield "unwritable_characters", " ".join(f"U+{ord(character):04X}" for character in lost)
-        if example.seams_apart:
+        if any(side.seams_apart for side in sides):
             yield "boundary_tokenization", conversation.answered_turns[-1].response[:40]
+
+    def _is_ended(self, side: Example) -> bool:
+        return bool(side.token_ids[-1] in self._text.stop_token_ids and side.weights[-1] > 0)
 
     def _is_prefix(self, conversation: Conversation, example: Example) -> bool:
         """Whether what inference sends is what training saw before the last response, up to an earlier one that it encodes
@@ -56,6 +60,8 @@ class Preflight:
         characters: set[str] = set()
         for turn in conversation.turns:
             characters.update(turn.instruction, turn.input, turn.response)
+        for turn in conversation.rejected.turns if conversation.rejected is not None else ():
+            characters.update(turn.response)
         characters.update(conversation.system)
         lost = []
         for character in sorted(characters):
@@ -83,7 +89,8 @@ class SpecialTokenTexts:
 
     def find(self, conversation: Conversation) -> tuple[str, int] | None:
         """The first text of `conversation` that holds one, and where; None where none does."""
-        for turn in conversation.turns:
+        rejected = conversation.rejected.turns if conversation.rejected is not None else ()
+        for turn in (*conversation.turns, *rejected):
             for text in (turn.instruction, turn.input, turn.response):
                 if any(head in text for head in self._heads) and (found := self._pattern.search(text)):
                     return text, found.start()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from tuneful.audit.defects import find_defects, is_error_row
 from tuneful.audit.findings import FindingCollector
+from tuneful.audit.preferences import Preferences, find_pair_defects
 from tuneful.audit.preflight import Preflight, SpecialTokenTexts
 from tuneful.audit.traits import conversation_text, first_words_of, language_of, script_of
 from tuneful.config import Config
@@ -32,6 +33,7 @@ AuditedRow = tuple[Record | SkippedRow, Example | str | None]
 """A row as it was read, and its example; the reason why it has none; or None where nothing was encoded."""
 
 _EXCERPT_CHARACTERS = 72
+_NO_SIDE = "a pair needs two answers"
 _NO_ANSWER = re.compile(r"nothing to learn|no answer to learn|the assistant's, is empty|`output`.* is null")
 
 
@@ -65,22 +67,26 @@ class ScannedRows:
         """Keep what it takes of one more row."""
         turns = conversation.turns
         asked = "\n".join(filter(None, [text for turn in turns for text in (turn.instruction, turn.input)]))
-        answer = "\n".join(turn.response for turn in turns)
+        sides = [side for side in (conversation, conversation.rejected) if side is not None]
+        answers = ["\n".join(turn.response for turn in side.turns) for side in sides]
+        answer = answers[0]
         normal = normal_text(answer)
+        told = "" if conversation.label is None else str(conversation.label)  # another answer, or label, is no copy
         self.number.append(number)
         self.side.append(side)
         self.fits.append(not isinstance(example, str))
         if isinstance(example, Example):
             self.prompt_units.append(example.num_prompt_tokens)
-            self.units.append(len(example))
+            other = example.rejected
+            self.units.append(len(example) + (len(other) - example.num_prompt_tokens if other is not None else 0))
         elif example is None:
             self.prompt_units.append(num_asked := asked.count(" ") + 1)
-            self.units.append(num_asked + answer.count(" ") + 1)
+            self.units.append(num_asked + sum(text.count(" ") + 1 for text in answers))
         self.asked_characters.append(len(asked))
         self.answer_characters.append(len(answer))
         self.answer_words.append(normal.count(" ") + 1)
-        self.answer_hash.append(text_hash(answer.strip()))
-        self.normal_answer_hash.append(text_hash(normal))
+        self.answer_hash.append(text_hash("\0".join([text.strip() for text in answers]) + told))
+        self.normal_answer_hash.append(text_hash("\0".join([normal, *map(normal_text, answers[1:])]) + told))
         self.sources.append(conversation.source)
         self.asked.append(asked[:_EXCERPT_CHARACTERS])
         self.answers.append(answer[:_EXCERPT_CHARACTERS])
@@ -115,6 +121,7 @@ class Scan:
 
     def __init__(self, config: Config, encoder: Encoder | None, advance: Callable[[int], None]) -> None:
         self.findings, self.rows, self.traits = FindingCollector(), ScannedRows(), TraitCounts()
+        self.preferences = Preferences()
         self.num_read = self.num_trained = 0
         self.dropped: dict[int, str] = {}
         self.prompt = self.prompt_source = ""
@@ -133,13 +140,18 @@ class Scan:
                 self.findings.add(kind, number, row.source, row.reason)
                 self.dropped[number] = kind
             else:
-                self._look(number, row.conversation, example)
+                self._look(number, row, example)
+                self.preferences.add(len(self.rows), row.conversation, example)
                 self.rows.add(number, side, row.conversation, example)
                 self.traits.add(row.conversation)
                 yield normal_prompt(row.conversation)
 
-    def _look(self, number: int, conversation: Conversation, example: Example | str | None) -> None:
-        source = conversation.source
+    def _look(self, number: int, record: Record, example: Example | str | None) -> None:
+        conversation, source = record.conversation, record.source
+        for kind, text in find_pair_defects(record.raw, conversation):
+            self.findings.add(kind, number, source, text)
+            if kind == "identical_sides":
+                self.dropped[number] = kind
         for kind, text, at in find_defects(conversation):
             self.findings.add(kind, number, source, _around(text, at))
         if is_error_row(conversation):
@@ -147,9 +159,10 @@ class Scan:
         if found := self._special_token_texts.find(conversation):
             self.findings.add("special_token_texts", number, source, _around(*found))
         if isinstance(example, str):
-            self.findings.add("too_long", number, source, example)
+            self.findings.add("too_long" if "data.max_length" in example else "unusable_rows", number, source, example)
         elif example is not None and self.preflight:
-            self.num_trained += int((example.weights > 0).sum())
+            sides = (example, example.rejected)
+            self.num_trained += sum(int((side.weights > 0).sum()) for side in sides if side is not None)
             for kind, text in self.preflight.look(conversation, example):
                 self.findings.add(kind, number, source, text)
         if not self.prompt_source:
@@ -161,6 +174,8 @@ def _kind_of(skipped: SkippedRow) -> str:
     """What a skipped row is a finding of: too long, without an answer, or of no use for what else is wrong with it."""
     if "data.max_length" in skipped.reason:
         return "too_long"
+    if _NO_SIDE in skipped.reason:
+        return "empty_sides"
     return "empty_answers" if _NO_ANSWER.search(skipped.reason) else "unusable_rows"
 
 

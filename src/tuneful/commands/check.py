@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream
     from tuneful.encoding.encode import Encoder
-    from tuneful.runs.schema import ReadingNote
+    from tuneful.runs.schema import PreferenceSummary, ReadingNote
     from tuneful.types import Conversation
 
 _BATCH = 512
@@ -120,18 +120,19 @@ def check(
         raise DataError(f"{fix}: exists already; name a new file for --fix")
     settings = config.data.model_copy(update={"on_error": "skip"})
     encoder, without_tokens = find_encoder(config)
-    others = [conversation for name in against for conversation in _conversations(stream_data([name], settings))]
-    stream = stream_data(data, settings)
+    objective = config.train.objective
+    others = [one for name in against for one in _against(name, settings, objective)]
+    stream = stream_data(data, settings, objective)
     with terminal.progress("checking", None, "rows") as advance:
         found = audit(
             _with_examples(stream, encoder),
             config,
             encoder,
-            given=_given_sides(settings, encoder),
+            given=_given_sides(settings, encoder, objective),
             against=others,
             advance=advance,
         )
-    fixes = write_fixed(stream_data(data, settings), found.dropped, fix) if fix else None
+    fixes = write_fixed(stream_data(data, settings, objective), found.dropped, fix) if fix else None
     return Checked(
         name=stream.name,
         sha256=stream.sha256,
@@ -203,15 +204,29 @@ def find_encoder(config: Config) -> tuple[Encoder | None, str]:
     return load_encoder(load_tokenizer(folder), config), ""
 
 
-def _given_sides(settings: DataConfig, encoder: Encoder | None) -> dict[int, Iterator[AuditedRow]]:
+def _given_sides(settings: DataConfig, encoder: Encoder | None, objective: str) -> dict[int, Iterator[AuditedRow]]:
     """The rows of `data.validation_file` and `data.test_file`, by side."""
     from tuneful.data.read import stream_data
     from tuneful.data.split import TEST, VALIDATION
 
     files = {VALIDATION: settings.validation_file, TEST: settings.test_file}
     return {
-        side: _with_examples(stream_data(name, settings), encoder) for side, name in files.items() if name is not None
+        side: _with_examples(stream_data(name, settings, objective), encoder)
+        for side, name in files.items()
+        if name is not None
     }
+
+
+def _against(name: str, settings: DataConfig, objective: str) -> list[Conversation]:
+    """The records of a file given with --against: plain ones, or such as are trained on."""
+    from tuneful.data.read import stream_data
+
+    try:
+        return list(_conversations(stream_data([name], settings)))
+    except DataError:
+        if objective == "sft":
+            raise
+        return list(_conversations(stream_data([name], settings, objective)))
 
 
 def _conversations(stream: DataStream) -> Iterator[Conversation]:
@@ -289,6 +304,8 @@ def _facts(checked: Checked) -> dict[str, str]:
         share = found.num_trained / found.num_units
         facts["trained"] = f"{found.num_trained:,} of {found.num_units:,} tokens ({share:.1%}) carry loss"
         facts["end token"] = f"trained in {found.num_ended:,} of {found.num_used:,} records"
+    if found.preferences is not None:
+        facts |= _preference_facts(found.preferences)
     if found.sides:
         sides = ", ".join(f"{count:,} {name}" for name, count in found.sides.items())
         facts["split"] = f"{sides} ({checked.split})"
@@ -297,6 +314,16 @@ def _facts(checked: Checked) -> dict[str, str]:
     facts["scripts"] = _named(found.scripts)
     facts["first words"] = _named({f"“{words}”": count for words, count in found.first_words.items()})
     return {name: value for name, value in facts.items() if value}
+
+
+def _preference_facts(found: PreferenceSummary) -> dict[str, str]:
+    from tuneful.audit.preferences import length_sentence
+
+    labels = f"{found.num_wanted:,} wanted, {found.num_unwanted:,} not wanted"
+    return {
+        "pairs": ", ".join(filter(None, [f"{found.num_pairs:,}", length_sentence(found)])) if found.num_pairs else "",
+        "labels": labels if found.num_wanted + found.num_unwanted else "",
+    }
 
 
 def _named(counts: Mapping[str, int]) -> str:
@@ -355,10 +382,12 @@ def _show_pairs(pairs: Sequence[tuple[str, str]], terminal: Terminal) -> None:
 
 def _clean(checked: Checked) -> list[str]:
     """The names of what was looked for in vain."""
-    from tuneful.audit.findings import KINDS, NEEDS_TOKENS
+    from tuneful.audit.findings import KINDS, NEEDS_PAIRS, NEEDS_TOKENS
 
     found = {finding.kind.name for finding in checked.audit.findings}
     not_looked_for = {*(NEEDS_TOKENS if checked.without_tokens else ()), *(() if checked.against else ("overlap",))}
+    if checked.audit.preferences is None:
+        not_looked_for |= NEEDS_PAIRS
     return [name for name in KINDS if name not in found | not_looked_for]
 
 

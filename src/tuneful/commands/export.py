@@ -176,8 +176,12 @@ def _asked(run: Path, source: Source) -> Sequence[Conversation]:
 
     file = run / "data" / "test.jsonl"
     if (run / _RUN).is_file() and file.is_file():
+        objective = source.config.train.objective
         try:
-            return [record.conversation for record in read_data([str(file)], source.config.data).records]
+            return [
+                record.conversation
+                for record in read_data([str(file)], source.config.data, objective=objective).records
+            ]
         except DataError:  # of a format that its own settings explain
             pass
     return renderable(source)

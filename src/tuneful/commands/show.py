@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tuneful.data.in_memory import Data
     from tuneful.data.read import DataStream, Record
     from tuneful.encoding.show import ShownRecord
-    from tuneful.encoding.template import Template
+    from tuneful.encoding.template import Piece, Template
 
 
 def show(data: Data | None = None, *, config: Config | None = None, start: int = 1, rows: int = 3) -> list[ShownRecord]:
@@ -41,7 +41,7 @@ def show(data: Data | None = None, *, config: Config | None = None, start: int =
     from tuneful.model.saved_template import with_saved_template
 
     data, config = data_of(data, config, "starter"), with_saved_template(config or Config())
-    return _encoded(_chosen(stream_data(data, config.data), start, rows), config)
+    return _encoded(_chosen(stream_data(data, config.data, config.train.objective), start, rows), config)
 
 
 def show_command(
@@ -63,7 +63,8 @@ def show_command(
     settings = with_saved_template(configuration(config, overrides, {"model.name_or_path": model}))
     if html is not None and (text or as_json):
         raise ConfigError("--html shows tokens on a page; leave out --text and --json")
-    stream = stream_data(chosen_data(data, settings, config, command="show", default="starter"), settings.data)
+    data = chosen_data(data, settings, config, command="show", default="starter")
+    stream = stream_data(data, settings.data, settings.train.objective)
     chosen = _chosen(stream, start, rows)
     for note in stream.notes:
         Terminal().say(note.text, style="dim")
@@ -106,13 +107,18 @@ def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None
 
 
 def _rendered(template: Template, record: Record) -> str:
+    """A record as marked text; of a pair the whole of both sides."""
+    sides = [side for side in (record.conversation, record.conversation.rejected) if side is not None]
     try:
-        pieces = template.example(record.conversation)
+        texts = [_marked(template.example(side)) for side in sides]
     except TemplateError as error:
         return f"refused: {error}"
+    return "\nrejected:\n".join(texts)
 
-    marked = groupby(pieces, attrgetter("is_trained"))
-    stretches = ((trained, "".join(piece.text for piece in same)) for trained, same in marked)
+
+def _marked(pieces: Sequence[Piece]) -> str:
+    same = groupby(pieces, attrgetter("is_trained"))
+    stretches = ((trained, "".join(piece.text for piece in pieces)) for trained, pieces in same)
     return "".join(f"⟦{text}⟧" if trained else text for trained, text in stretches)
 
 
@@ -130,15 +136,13 @@ def _template_without_model(config: Config) -> Template:
 
 def _encoded(records: Sequence[Record], config: Config) -> list[ShownRecord]:
     from tuneful.encoding.prepare import load_encoder
-    from tuneful.encoding.show import ShownRecord, shown_tokens
+    from tuneful.encoding.show import ShownRecord, shown_record
     from tuneful.model.load import load_tokenizer, resolve_model
 
     encoder = load_encoder(load_tokenizer(resolve_model(config.model.name_or_path)), config)
     examples = encoder.examples([record.conversation for record in records])
     return [
-        ShownRecord(record.source, refused=example)
-        if isinstance(example, str)
-        else ShownRecord(record.source, tuple(shown_tokens(example, encoder.text)))
+        ShownRecord(record.source, refused=example) if isinstance(example, str) else shown_record(example, encoder.text)
         for record, example in zip(records, examples, strict=True)
     ]
 
@@ -155,6 +159,8 @@ def _document(one: ShownRecord) -> dict[str, Any]:
         "num_trained": one.num_trained,
         "seams_apart": [place for place, token in enumerate(one.tokens) if token.parts],
         "tokens": [as_row(token) for token in as_tokens(one.tokens)],
+        **({"rejected": [as_row(token) for token in as_tokens(one.rejected)]} if one.rejected else {}),
+        **({} if one.label is None else {"label": one.label}),
     }
 
 
@@ -162,7 +168,7 @@ def _print(shown: Sequence[ShownRecord]) -> None:
     from rich.console import Console
 
     from tuneful.console import to_stdout
-    from tuneful.encoding.show import bracketed, coloured, described, legend
+    from tuneful.encoding.show import AFTER_THE_PROMPT, bracketed, coloured, described, legend
 
     console = Console(highlight=False)
     if console.is_terminal:
@@ -173,8 +179,11 @@ def _print(shown: Sequence[ShownRecord]) -> None:
             console.print(f"{one.source}  refused: {one.refused}", style="yellow", markup=False)
             continue
         console.print(f"{one.source}  {described(one)}", style="bold", markup=False)
-        if console.is_terminal:
-            console.print(coloured(one.tokens))
-        else:
-            to_stdout(bracketed(one.tokens))
+        for tokens in filter(None, (one.tokens, one.rejected_answer)):
+            if tokens is not one.tokens:
+                console.print(AFTER_THE_PROMPT, style="bold", markup=False)
+            if console.is_terminal:
+                console.print(coloured(tokens))
+            else:
+                to_stdout(bracketed(tokens))
         console.print()

@@ -75,16 +75,22 @@ class Config(Section):
         if self.train.objective not in PREFERENCE_OBJECTIVES:
             return self
         under = f"under train.objective: {self.train.objective}"
-        if self.data.resolved_prompt_weight:
-            raise ValueError(
-                f"data.train_on: all and data.prompt_weight are ignored {under}, where responses are compared"
-            )
         if self.data.replay is not None:
             raise ValueError(f"data.replay is for train.objective: sft; {under} drop it")
         if self.lora.dropout or self.model.dropout:
             raise ValueError(
                 f"dropout is refused {under}: the model would differ from its reference before it learned anything; set "
                 "lora.dropout and model.dropout to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_of_preferences_are_context(self) -> Config:
+        objective = self.train.objective
+        if objective not in ("sft", "text") and self.data.resolved_prompt_weight:
+            setting = "train_on: all" if self.data.prompt_weight is None else "prompt_weight"
+            raise ValueError(
+                f"data.{setting} is ignored under train.objective: {objective}, which compares answers to one prompt; drop it"
             )
         return self
 

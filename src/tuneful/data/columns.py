@@ -31,13 +31,14 @@ WEIGHT = "weight"
 RECORD_MARKS = frozenset(("loss", "train", "training", "trainable", *MASKING))
 """What would be a mark on a message; of a whole record it may say as well to which side it belongs, and is not read."""
 LABELS = ("label", "kto_tag")
-_REJECTED = ("rejected", "rejected_response", "rejected_messages", "reject")
+CHOSEN = ("chosen", "chosen_response", "chosen_messages", "preferred_output")
+REJECTED = ("rejected", "rejected_response", "rejected_messages", "reject", "non_preferred_output")
 _IMAGES = ("image", "images", "img", "image_path", "image_url", "image_file", "picture")
 _MEDIA = frozenset((*_IMAGES, "video", "videos", "audio", "audios"))
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tiff")
 _MEDIA_ENDINGS = (*_IMAGE_ENDINGS, ".mp4", ".avi", ".webm", ".mp3", ".wav", ".flac", ".ogg")
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>", "<|image|>", "<image_1>")
-_SUSPECT = frozenset((*_MEDIA, *LABELS, *_REJECTED, WEIGHT, *RECORD_MARKS))
+_SUSPECT = frozenset((*_MEDIA, *LABELS, *REJECTED, WEIGHT, *RECORD_MARKS))
 _JSON_OPENINGS = ("[", "{", '"[', '"{')
 _TEXTS_IN_TURN = frozenset((*MESSAGES, "data", "utterances"))
 """Columns whose lists of texts are read as a conversation; elsewhere such a list may be anything."""
@@ -141,8 +142,14 @@ def message_columns(row: Fields) -> list[str]:
     return [
         key
         for key, value in row.items()
-        if normal_name(key) not in (*_REJECTED, "chosen") and _holds_messages(value, normal_name(key) in _TEXTS_IN_TURN)
+        if normal_name(key) not in (*CHOSEN, *REJECTED) and _holds_messages(value, normal_name(key) in _TEXTS_IN_TURN)
     ]
+
+
+def is_pair(row: Fields) -> bool:
+    """Whether a row holds an answer that is chosen and one that is rejected."""
+    names = {normal_name(key) for key, value in row.items() if not is_blank(value)}
+    return not names.isdisjoint(CHOSEN) and not names.isdisjoint(REJECTED)
 
 
 def _holds_messages(value: Any, may_be_texts: bool) -> bool:
@@ -168,9 +175,9 @@ def check_plain(row: Fields, answer: str, mapped: Mapping[str, str], noted: Note
         name = normal_name(key)
         if is_blank(value):
             continue
-        if name in _REJECTED and answer not in mapped and not asks:
+        if name in REJECTED and answer not in mapped and not asks:
             unfit(
-                f"a preference pair: {quoted(key)} is an answer that is not wanted, and training on pairs is not supported; "
+                f"a preference pair: {quoted(key)} is an answer that is not wanted; train.objective=dpo trains on pairs, and "
                 f"data.columns={answer}=COLUMN names the answer to be trained as a plain one"
             )
         if name in LABELS and key not in mapped.values() and not asks:
@@ -187,7 +194,10 @@ def _check_label(key: str, value: Any, may_be_number: bool, noted: Noted) -> Non
     """UnfitError where a label is false; 0 and 1 are labels of KTO's only beside its other columns, else numbers of classes."""
     word = str(value).strip().lower()
     if word == "false" or (may_be_number and word in ("0", "0.0")):
-        unfit(f"{quoted(key)} is {word}: an answer that is not wanted (KTO); data.on_error=skip leaves such rows out")
+        unfit(
+            f"{quoted(key)} is {word}: an answer that is not wanted; train.objective=kto trains on labels, and "
+            "data.on_error=skip leaves such rows out"
+        )
     if word == "true" or (may_be_number and word in ("1", "1.0")):
         noted.add("label", quoted(key))
 

@@ -9,8 +9,8 @@
 
 Each row is told by itself, so that files of several formats can be put together; `data.format` names one for all, and
 `data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (tool calls, images,
-pairs, a finished `text`) is refused by its name, never read in part. Stands on `columns.py` (which column is which field) and
-`messages.py` (conversations).
+a finished `text`; pairs, which `pairs.py` reads) is refused by its name, never read in part. Stands on `columns.py` (which
+column is which field) and `messages.py` (conversations).
 
 A new format is an entry of FORMATS, and its name one of `data.format` in the configuration: keys, readers, the columns by
 which CSV is told, what makes a JSON object a record, and what a report shows of a record all follow from it.
@@ -33,6 +33,7 @@ from tuneful.data.columns import (
     Plan,
     check_plain,
     fields_of,
+    is_pair,
     message_columns,
     note_placeholders,
     note_unused,
@@ -171,7 +172,7 @@ class FormatReader:
         found = self.plan(row)
         if found is not None:
             return found
-        if not self._asks and not is_blank(row.get("chosen")) and not is_blank(row.get("rejected")):
+        if not self._asks and is_pair(row):
             return _why_pair(row)
         may_hold = any(one.answer in MESSAGES for one in self._formats) and MESSAGES[0] not in self._columns
         holding = message_columns(row) if may_hold else []
@@ -291,12 +292,12 @@ def _why_no_format(fields: Fields, *, asks: bool) -> str:
 
 def _why_pair(fields: Fields) -> str:
     """Why a preference pair is refused; the setting that reads its chosen answer: beside the prompt, or a whole conversation."""
-    is_whole = isinstance(fields["chosen"], list) and not isinstance(fields.get("prompt"), list)
+    is_whole = isinstance(fields.get("chosen"), list) and not isinstance(fields.get("prompt"), list)
     asks = {"prompt": "completion", "question": "answer"}
     field = MESSAGES[0] if is_whole else next((answer for ask, answer in asks.items() if ask in fields), "output")
     return (
-        "a preference pair (`chosen`, `rejected`), which is no instruction with its answer; "
-        f"data.columns={field}=chosen trains the chosen answers as plain ones"
+        "a preference pair (`chosen`, `rejected`), which is no instruction with its answer: train.objective=dpo trains on pairs, "
+        f"and data.columns={field}=chosen trains the chosen answers as plain ones"
     )
 
 

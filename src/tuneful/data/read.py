@@ -15,8 +15,9 @@ from itertools import islice
 from typing import Any
 
 from tuneful.config import DataConfig
-from tuneful.data.formats import RECORD_KEYS, FormatReader
+from tuneful.data.formats import RECORD_KEYS
 from tuneful.data.notes import ReadingNotes
+from tuneful.data.pairs import PREFERENCE_KEYS, PreferenceReader, open_reader
 from tuneful.data.rows import Row
 from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
 from tuneful.data.tables import is_table, table_rows
@@ -70,6 +71,7 @@ def read_data(
     data: str | Sequence[str],
     config: DataConfig | None = None,
     *,
+    objective: str = "sft",
     on_error: str | None = None,
     asks: bool = False,
     aside: Collection[str] = (),
@@ -81,7 +83,7 @@ def read_data(
     config = config or DataConfig()
     if on_error is not None:
         config = config.model_copy(update={"on_error": on_error})
-    stream = DataStream(data, config, asks=asks, aside=aside)
+    stream = DataStream(data, config, objective=objective, asks=asks, aside=aside)
     records: list[Record] = []
     refused: list[SkippedRow] = []
     for row in stream:
@@ -93,12 +95,13 @@ def read_data(
     return DataFile(stream.name, stream.sha256, tuple(records), tuple(refused), stream.format, stream.notes)
 
 
-def stream_data(data: str | Sequence[str], config: DataConfig) -> DataStream:
-    """The rows of `data`: a file, a pattern, a Hub id, `starter`, `-`, or several of them.
+def stream_data(data: str | Sequence[str], config: DataConfig, objective: str = "sft") -> DataStream:
+    """The rows of `data`: a file, a pattern, a Hub id, `starter`, `-`, or several of them; pairs or labels where `objective`,
+    that is train.objective, takes them.
 
     Raises DataError where a file is missing and ConfigError where `data.columns` suits no format; all else on the way.
     """
-    return DataStream(data, config)
+    return DataStream(data, config, objective=objective)
 
 
 class DataStream:
@@ -110,10 +113,16 @@ class DataStream:
     """
 
     def __init__(
-        self, data: str | Sequence[str], config: DataConfig, *, asks: bool = False, aside: Collection[str] = ()
+        self,
+        data: str | Sequence[str],
+        config: DataConfig,
+        *,
+        objective: str = "sft",
+        asks: bool = False,
+        aside: Collection[str] = (),
     ) -> None:
-        self.files = find_files(data)
-        self._reader = FormatReader(config.format, config.columns, asks=asks, aside=aside)
+        self.files, self.objective = find_files(data), objective
+        self._reader = open_reader(config.format, config.columns, objective, asks=asks, aside=aside)
         self._skips = config.on_error == "skip"
         names = [data] if isinstance(data, str) else list(data)
         self.name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -178,9 +187,13 @@ class DataStream:
     def _rows(self, stream: ByteStream) -> Iterator[Row]:
         head = stream.peek(16)
         if stream.compression or not is_table(head):
-            return text_rows(stream, self._reader.columns, RECORD_KEYS)
+            return self._apart(text_rows(stream, self._reader.columns, RECORD_KEYS | PREFERENCE_KEYS))
         if stream.path is None:
             raise DataError("stdin: byte 0: Parquet and Arrow are read from files only; save it and name the file")
         for _ in stream.blocks():  # for its hash: tables are read here and there
             pass
-        return table_rows(head, stream.path, stream.name)
+        return self._apart(table_rows(head, stream.path, stream.name))
+
+    def _apart(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Under kto each pair is two rows from here on."""
+        return self._reader.rows(rows) if isinstance(self._reader, PreferenceReader) else rows

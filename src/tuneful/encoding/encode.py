@@ -59,6 +59,8 @@ class Encoder:
 
     def examples(self, conversations: Sequence[Conversation]) -> list[Example | str]:
         """For each conversation its Example, or the reason why it can have none; encoded in one batch."""
+        if any(one.rejected is not None or one.label is not None for one in conversations):
+            return self._preferences(conversations)
         pieces = [self._pieces(conversation) for conversation in conversations]
         whole = iter(self._encoded([one for one in pieces if not isinstance(one, str)]))
         return [
@@ -172,14 +174,9 @@ class Encoder:
         weights = np.repeat((np.array(encoded.weights) * conversation.weight).astype(np.float32), lengths)
         weights[0] = 0.0
         token_ids = np.array([token_id for own in encoded.ids for token_id in own], dtype=np.int32)
+        token_ids, weights = token_ids[: self.max_length], weights[: self.max_length]
         return Example(
-            token_ids[: self.max_length],
-            weights[: self.max_length],
-            num_prompt_tokens,
-            conversation.source,
-            cut,
-            num_input_cut,
-            encoded.seams_apart,
+            token_ids, weights, num_prompt_tokens, conversation.source, cut, num_input_cut, encoded.seams_apart
         )
 
     def _with_less_input(self, pieces: list[Piece], encoded: _Encoded) -> _Encoded | None:
@@ -210,6 +207,58 @@ class Encoder:
             shorter[number] = replace(pieces[number], text=self.text.cut_after(pieces[number].text, kept))
             over -= lengths[number] - kept
         return shorter
+
+    # Preferences: both sides of a pair, or a record with a label
+
+    def _preferences(self, conversations: Sequence[Conversation]) -> list[Example | str]:
+        """The Examples of pairs and of records with a label: nothing of a prompt is trained, and all that follows it is."""
+        plain = replace(self, prompt_weight=0.0, last_turn=False)
+        sides = [side for one in conversations for side in (one, one.rejected) if side is not None]
+        fitted = iter(plain.examples([replace(side, rejected=None, label=None) for side in sides]))
+        return [plain._preference(one, next(fitted), next(fitted) if one.rejected else None) for one in conversations]
+
+    def _preference(
+        self, conversation: Conversation, chosen: Example | str, rejected: Example | str | None
+    ) -> Example | str:
+        """The Example of a pair, or the reason why it has none: both sides have to begin with the same prompt, and end in an
+        answer."""
+        if rejected is None:
+            return chosen if isinstance(chosen, str) else replace(chosen, label=conversation.label)
+        if any(not isinstance(side, str) and side.num_input_cut for side in (chosen, rejected)):
+            chosen, rejected = self._cut_alike(conversation)
+        for name, side in (("chosen", chosen), ("rejected", rejected)):
+            if isinstance(side, str):
+                return f"the {name} side: {side}"
+        assert isinstance(chosen, Example)
+        assert isinstance(rejected, Example)
+        prompts = [side.token_ids[: side.num_prompt_tokens] for side in (chosen, rejected)]
+        if not np.array_equal(*prompts):
+            return "the two sides of the pair do not begin with the same prompt under this template"
+        return replace(chosen, rejected=rejected, label=conversation.label)
+
+    def _cut_alike(self, conversation: Conversation) -> tuple[Example | str, Example | str]:
+        """Both sides of a pair with as much less of the same prompt as the longer one needs."""
+        assert conversation.rejected is not None
+        sides = (conversation, conversation.rejected)
+        pieces = [self.text.template.example(side) for side in sides]
+        whole = encoded = self._encoded(pieces)
+        num_asked = next(number for number, piece in enumerate(pieces[0]) if piece.is_trained)
+        for _ in range(_MAX_TRIES):
+            if (over := max(one.num_tokens for one in encoded) - self.max_length) <= 0:
+                break
+            shorter = self._shortened(pieces[0][:num_asked], over)
+            pieces = [[*shorter, *own[num_asked:]] for own in pieces]
+            encoded = self._encoded(pieces)
+        if any(one.num_tokens > self.max_length for one in encoded):
+            reason = f"over data.max_length={self.max_length}, and cutting all that was asked would not make room"
+            return reason, reason
+        chosen, rejected = (
+            self._example(
+                side, one, sum(map(len, one.ids[: one.first_trained])), False, before.num_tokens - one.num_tokens
+            )
+            for side, one, before in zip(sides, encoded, whole, strict=True)
+        )
+        return chosen, rejected
 
 
 @dataclass(frozen=True, slots=True)

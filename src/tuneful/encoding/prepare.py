@@ -29,7 +29,7 @@ from tuneful.data.sources import sha256_of
 from tuneful.data.split import SPLIT_VERSION, TEST, TRAIN, VALIDATION, normal_prompt, split_sides
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.encode import Encoder
-from tuneful.encoding.show import as_tokens, shown_tokens
+from tuneful.encoding.show import as_shown_example, shown_record
 from tuneful.encoding.store import Selected, Sizes, Store, StoreWriter, fingerprint
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
@@ -37,7 +37,6 @@ from tuneful.files import remove
 from tuneful.runs.schema import (
     DataDocument,
     ReadingNote,
-    ShownExample,
     SkippedPlace,
     Split,
     TokenCounts,
@@ -144,7 +143,8 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
     parts = [whole]
     for side, name in ((VALIDATION, config.data.validation_file), (TEST, config.data.test_file)):
         if name is not None:
-            given = _encoded(stream_data(name, config.data), encoder, config.data, cache)
+            stream = stream_data(name, config.data, config.train.objective)
+            given = _encoded(stream, encoder, config.data, cache)
             subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)))
             parts.append(given)
     notes = merged(*(part.file.notes for part in parts))
@@ -215,7 +215,7 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
     sha256 = sha256_of(file.files) if isinstance(file, DataStream) and cache is not None else None
     if not isinstance(file, DataStream) or cache is None or sha256 is None:
         return _in_memory(file, _gathered(batches, math.inf))
-    folder = cache / fingerprint(sha256, file.files, config, encoder)
+    folder = cache / fingerprint(sha256, file.files, config, encoder, file.objective)
     with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
         return _from_store(Store(folder), file.name)
     with contextlib.suppress(OSError):  # what cannot be removed, the writer names
@@ -359,10 +359,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         train_turns=config.data.train_turns,
         train_tokens=TokenCounts(record=int(sizes.num_tokens.sum()), trained=int(sizes.num_trained.sum())),
         reading=dataset.file.notes,
-        shown=tuple(
-            ShownExample(example.source, as_tokens(shown_tokens(example, encoder.text)))
-            for example in train[:NUM_SHOWN]
-        ),
+        shown=tuple(as_shown_example(shown_record(example, encoder.text)) for example in train[:NUM_SHOWN]),
     )
 
 

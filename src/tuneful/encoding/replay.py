@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tuneful.data.pairs import LABEL_OBJECTIVE, PAIR_OBJECTIVES
 from tuneful.data.read import read_data
 from tuneful.data.split import normal_prompt
 from tuneful.encoding.encode import Encoder
@@ -38,9 +39,17 @@ class Replay:
         return len(self.examples) + self.num_refused + self.num_held_out
 
 
-def read_replay(name: str, ratio: float, encoder: Encoder, held_out: Iterable[Conversation]) -> Replay:
-    """Read `name`: a file of records, `starter`, or a `.txt` file of passages. DataError where nothing can be used."""
-    replay = _passages(name, ratio, encoder) if name.endswith(".txt") else _records(name, ratio, encoder, held_out)
+def read_replay(
+    name: str, ratio: float, encoder: Encoder, held_out: Iterable[Conversation], objective: str = "sft"
+) -> Replay:
+    """Read `name`: a file of records, `starter`, or a `.txt` file of passages; of pairs or labels where `objective`, that is
+    train.objective, takes them. DataError where nothing can be used."""
+    is_text = name.endswith(".txt")
+    if is_text and objective in (*PAIR_OBJECTIVES, LABEL_OBJECTIVE):
+        raise DataError(
+            f"`data.replay`: {name} is text, and train.objective={objective} trains on preferences; name a file of them"
+        )
+    replay = _passages(name, ratio, encoder) if is_text else _records(name, ratio, encoder, held_out, objective)
     if not replay.examples:
         raise DataError(
             f"`data.replay`: {name} leaves nothing to replay: of {replay.num_read} rows {replay.num_refused} cannot be used "
@@ -49,8 +58,8 @@ def read_replay(name: str, ratio: float, encoder: Encoder, held_out: Iterable[Co
     return replay
 
 
-def _records(name: str, ratio: float, encoder: Encoder, held_out: Iterable[Conversation]) -> Replay:
-    file = read_data(name, on_error="skip")
+def _records(name: str, ratio: float, encoder: Encoder, held_out: Iterable[Conversation], objective: str) -> Replay:
+    file = read_data(name, objective=objective, on_error="skip")
     asked = {normal_prompt(conversation) for conversation in held_out}
     free = [record for record in file.records if normal_prompt(record.conversation) not in asked]
     encoded = [encoder.example(record.conversation) for record in free]

@@ -16,11 +16,13 @@ from itertools import groupby
 from rich.text import Text
 
 from tuneful.encoding.tokens import TextEncoder
-from tuneful.runs.schema import Token
+from tuneful.runs.schema import ShownExample, Token
 from tuneful.types import Example
 
 SEAM = "‸"
 """Stands before a token that `parts` from the one before it only because generation begins there."""
+AFTER_THE_PROMPT = "rejected, after the same prompt:"
+"""Stands before the rejected answer of a pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +42,40 @@ class ShownToken:
 
 @dataclass(frozen=True, slots=True)
 class ShownRecord:
-    """A record as its tokens, or the reason why it is `refused`."""
+    """A record as its tokens, or the reason why it is `refused`.
+
+    Of a pair `tokens` are those of the chosen side and `rejected` those of the other; both begin with the same
+    `num_prompt_tokens`. `label` says whether the answer is wanted, where the record does (KTO).
+    """
 
     source: str
     tokens: tuple[ShownToken, ...] = ()
     refused: str | None = None
+    rejected: tuple[ShownToken, ...] = ()
+    num_prompt_tokens: int = 0
+    label: bool | None = None
 
     @property
     def num_trained(self) -> int:
         """Tokens with a weight."""
         return sum(token.weight > 0 for token in self.tokens)
+
+    @property
+    def rejected_answer(self) -> tuple[ShownToken, ...]:
+        """What the rejected side has behind the prompt."""
+        return self.rejected[self.num_prompt_tokens :]
+
+
+def shown_record(example: Example, encoder: TextEncoder) -> ShownRecord:
+    """An example as it is shown, both sides of it where it is a pair."""
+    other = example.rejected
+    return ShownRecord(
+        example.source,
+        tuple(shown_tokens(example, encoder)),
+        rejected=() if other is None else tuple(shown_tokens(other, encoder)),
+        num_prompt_tokens=example.num_prompt_tokens,
+        label=example.label,
+    )
 
 
 def shown_tokens(example: Example, encoder: TextEncoder) -> list[ShownToken]:
@@ -110,10 +136,23 @@ def bracketed(tokens: Sequence[ShownToken]) -> str:
 
 def described(record: ShownRecord) -> str:
     """How many tokens a record has and how many of them are trained, and what a seam in it means."""
-    counts = f"{len(record.tokens):,} tokens, {record.num_trained:,} trained"
-    if any(token.parts for token in record.tokens):
+    counts = _counts(record.tokens)
+    if record.rejected:
+        counts = f"chosen {counts}; rejected {_counts(record.rejected)}"
+    if record.label is not None:
+        counts += ", wanted" if record.label else ", not wanted"
+    if any(token.parts for token in (*record.tokens, *record.rejected)):
         counts += f" ({SEAM} encoded in one go with the prompt, this response would begin with another token)"
     return counts
+
+
+def _counts(tokens: Sequence[ShownToken]) -> str:
+    return f"{len(tokens):,} tokens, {sum(token.weight > 0 for token in tokens):,} trained"
+
+
+def as_shown_example(record: ShownRecord) -> ShownExample:
+    """As data.json holds it."""
+    return ShownExample(record.source, as_tokens(record.tokens), as_tokens(record.rejected) or None, record.label)
 
 
 def as_tokens(tokens: Sequence[ShownToken]) -> tuple[Token, ...]:
@@ -129,9 +168,14 @@ def as_page(records: Sequence[ShownRecord], *, title: str) -> str:
 def _as_section(record: ShownRecord) -> str:
     if record.refused is not None:
         return f"<section><h2>{escape(record.source)}</h2><p>refused: {escape(record.refused)}</p></section>"
-    counts = described(record)
-    tokens = "".join(_as_span(token) + ("\n" if breaks else "") for token, breaks in _with_breaks(record.tokens))
-    return f"<section><h2>{escape(record.source)} <small>{counts}</small></h2><pre>{tokens}</pre></section>"
+    head = f"<h2>{escape(record.source)} <small>{described(record)}</small></h2>"
+    other = f"<p>{AFTER_THE_PROMPT}</p>{_as_block(record.rejected_answer)}" if record.rejected else ""
+    return f"<section>{head}{_as_block(record.tokens)}{other}</section>"
+
+
+def _as_block(tokens: Sequence[ShownToken]) -> str:
+    spans = (_as_span(token) + ("\n" if breaks else "") for token, breaks in _with_breaks(tokens))
+    return f"<pre>{''.join(spans)}</pre>"
 
 
 def _as_span(token: ShownToken) -> str:

@@ -25,7 +25,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -45,7 +45,7 @@ from tuneful.types import Conversation, Example, IntArray, Turn
 Item = TypeVar("Item", covariant=True)
 Indices = npt.NDArray[np.int64]
 
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 """Raise it with every change by which the same rows under the same settings come to other tokens, weights or columns; no
 store of the version before is read then. (A test holds the tokens of some records to it.)"""
 
@@ -60,6 +60,9 @@ _COLUMNS = {
     "num_trained": "int32",
     "num_input_cut": "int32",
     "cut": "bool",
+    "num_rejected": "int32",
+    "rejected_cut": "bool",
+    "label": "int8",
     "sources": "uint8",
     "source_ends": "int64",
     "rows": "uint8",
@@ -76,7 +79,7 @@ _UNUSED_DAYS = 30
 @dataclass(frozen=True, slots=True, eq=False)
 class Sizes:
     """How long the examples are, each int32 [N]: tokens, tokens before the first response, trained tokens, tokens cut from
-    what was asked; and bool [N] whether the response was cut."""
+    what was asked; and bool [N] whether the response was cut. Of a pair the prompt counts once and both sides' tokens do."""
 
     num_tokens: IntArray
     num_prompt_tokens: IntArray
@@ -88,11 +91,13 @@ class Sizes:
     def of(cls, examples: Sequence[Example]) -> Sizes:
         """The sizes of `examples`, in order."""
         return cls(
-            np.array([len(example) for example in examples], dtype=np.int32),
+            np.array([len(example) + _num_rejected(example) for example in examples], dtype=np.int32),
             np.array([example.num_prompt_tokens for example in examples], dtype=np.int32),
-            np.array([np.count_nonzero(example.weights) for example in examples], dtype=np.int32),
+            np.array(
+                [sum(np.count_nonzero(side.weights) for side in _sides(example)) for example in examples], np.int32
+            ),
             np.array([example.num_input_cut for example in examples], dtype=np.int32),
-            np.array([example.cut for example in examples], dtype=np.bool_),
+            np.array([any(side.cut for side in _sides(example)) for example in examples], dtype=np.bool_),
         )
 
     def take(self, indices: Indices) -> Sizes:
@@ -104,6 +109,20 @@ class Sizes:
             self.num_input_cut[indices],
             self.cut[indices],
         )
+
+
+def _sides(example: Example) -> tuple[Example, ...]:
+    return (example,) if example.rejected is None else (example, example.rejected)
+
+
+def _num_rejected(example: Example) -> int:
+    """Tokens of the rejected side behind the prompt; 0 where there is none."""
+    return len(example.rejected) - example.num_prompt_tokens if example.rejected is not None else 0
+
+
+def _laid_out(values: Sequence[npt.NDArray[Any]], num_prompt_tokens: int) -> npt.NDArray[Any]:
+    """The tokens, or weights, of a record's sides one behind the other, the prompt once."""
+    return np.concatenate([values[0], *(side[num_prompt_tokens:] for side in values[1:])])
 
 
 class Selected(Sequence[Item]):
@@ -166,26 +185,39 @@ class Store:
     def sizes(self) -> Sizes:
         """The sizes of all examples."""
         tokens = np.diff(self._columns["token_ends"], prepend=0).astype(np.int32)
-        rest = (np.array(self._columns[name]) for name in ("num_prompt_tokens", "num_trained", "num_input_cut", "cut"))
-        return Sizes(tokens, *rest)
+        rest = (np.array(self._columns[name]) for name in ("num_prompt_tokens", "num_trained", "num_input_cut"))
+        return Sizes(tokens, *rest, self._columns["cut"] | self._columns["rejected_cut"])
 
     def example(self, index: int) -> Example:
         """The example of record `index`."""
         columns = self._columns
         tokens, runs = self._span("token_ends", index), self._span("run_ends", index)
-        return Example(
-            columns["token_ids"][tokens].astype(np.int32),
-            np.repeat(columns["run_weights"][runs], columns["run_lengths"][runs]),
+        token_ids = columns["token_ids"][tokens].astype(np.int32)
+        weights = np.repeat(columns["run_weights"][runs], columns["run_lengths"][runs])
+        num_rejected, label = int(columns["num_rejected"][index]), int(columns["label"][index])
+        first = Example(
+            token_ids[: len(token_ids) - num_rejected],
+            weights[: len(token_ids) - num_rejected],
             int(columns["num_prompt_tokens"][index]),
             columns["sources"][self._span("source_ends", index)].tobytes().decode("utf-8", "surrogatepass"),
             bool(columns["cut"][index]),
             int(columns["num_input_cut"][index]),
+            label=None if label < 0 else bool(label),
         )
+        if not num_rejected:
+            return first
+        own = np.r_[: first.num_prompt_tokens, len(first) : len(token_ids)]
+        cut = bool(columns["rejected_cut"][index])
+        return replace(first, rejected=replace(first, token_ids=token_ids[own], weights=weights[own], cut=cut))
 
     def record(self, index: int) -> Record:
         """Record `index`, as it was read and as it is meant."""
-        source, weight, system, turns, raw = self._read("rows", "row_ends", index)
-        return Record(raw, Conversation(system, tuple(Turn(*turn) for turn in turns), source, weight))
+        source, weight, system, turns, raw, rejected, label = self._read("rows", "row_ends", index)
+        conversation = Conversation(system, tuple(Turn(*turn) for turn in turns), source, weight, label=label)
+        if rejected is not None:
+            other = replace(conversation, turns=tuple(Turn(*turn) for turn in rejected))
+            conversation = replace(conversation, rejected=other)
+        return Record(raw, conversation)
 
     def conversation(self, index: int) -> Conversation:
         """Record `index` as it is meant."""
@@ -254,11 +286,27 @@ class StoreWriter:
             return
         with _written(self.folder):
             sizes = Sizes.of(examples)
-            self._put("token_ids", np.concatenate([example.token_ids for example in examples]))
+            token_ids, weights = (
+                np.concatenate(
+                    [
+                        _laid_out([getattr(side, name) for side in _sides(one)], one.num_prompt_tokens)
+                        for one in examples
+                    ]
+                )
+                for name in ("token_ids", "weights")
+            )
+            self._put("token_ids", token_ids)
             self._put_ends("token_ends", sizes.num_tokens)
-            self._put_runs(np.concatenate([example.weights for example in examples]), sizes.num_tokens)
-            for name in ("num_prompt_tokens", "num_trained", "num_input_cut", "cut"):
+            self._put_runs(weights, sizes.num_tokens)
+            for name in ("num_prompt_tokens", "num_trained", "num_input_cut"):
                 self._put(name, getattr(sizes, name))
+            self._put("cut", np.array([example.cut for example in examples]))
+            self._put("num_rejected", np.array([_num_rejected(example) for example in examples]))
+            self._put(
+                "rejected_cut",
+                np.array([example.rejected is not None and example.rejected.cut for example in examples]),
+            )
+            self._put("label", np.array([-1 if example.label is None else int(example.label) for example in examples]))
             self._put_texts("sources", "source_ends", [record.source for record in records])
             self._put_texts("rows", "row_ends", [_as_json(_row(record)) for record in records])
 
@@ -309,10 +357,12 @@ class StoreWriter:
         self._put_ends("run_ends", np.add.reduceat(begins.astype(np.int64), starts))
 
 
-def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, encoder: Encoder) -> str:
+def fingerprint(
+    data_sha256: str, places: Sequence[Place], config: DataConfig, encoder: Encoder, objective: str = "sft"
+) -> str:
     """sha256 of all that decides what the records of these files, of these bytes, encode to."""
     names = [place.name for place in places]
-    reading = [config.format, config.columns, config.on_error]
+    reading = [config.format, config.columns, config.on_error, objective]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
     code = [ENCODING_VERSION, tokenizers.__version__]
     decisive = [code, data_sha256, names, encoder.text.fingerprint, reading, limits]
@@ -321,8 +371,21 @@ def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, e
 
 def _row(record: Record) -> list[Any]:
     conversation = record.conversation
-    turns = [[turn.instruction, turn.input, turn.response, turn.weight] for turn in conversation.turns]
-    return [conversation.source, conversation.weight, conversation.system, turns, record.raw]
+    turns, *others = (
+        [[turn.instruction, turn.input, turn.response, turn.weight] for turn in side.turns]
+        for side in (conversation, conversation.rejected)
+        if side is not None
+    )
+    rejected = others[0] if others else None
+    return [
+        conversation.source,
+        conversation.weight,
+        conversation.system,
+        turns,
+        record.raw,
+        rejected,
+        conversation.label,
+    ]
 
 
 def _as_json(value: Any) -> str:

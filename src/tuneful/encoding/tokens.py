@@ -334,4 +334,5 @@ def _in_a_sequence(step: Any, change: Any) -> Any:
 
 def _texts(conversation: Conversation) -> list[str]:
     said = [text for turn in conversation.turns for text in (turn.instruction, turn.input, turn.response)]
-    return [conversation.system, *said]
+    other = conversation.rejected.turns if conversation.rejected is not None else ()
+    return [conversation.system, *said, *(turn.response for turn in other if turn.weight)]

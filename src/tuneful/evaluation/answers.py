@@ -66,13 +66,13 @@ def read_answer_rows(
     `config` says how the records are read that the answers belong to; answers of a run are read by the run's own config.yaml.
     Raises DataError with file and line where a row has no answer, no task, or, with `needs_reference`, no reference of its own.
     """
-    config = _of_its_run(path, config)
+    config, objective = _of_its_run(path, config)
     if (
         (run := run_of(path)) is not None
         and answer_key is None
         and (given := load_rows(AnswerRow, path, _NEEDED)) is not None
     ):
-        return _of_run(run, path, given, config)
+        return _of_run(run, path, given, config, objective)
     rows = _own_rows(path) if path.suffix == ".jsonl" and answer_key is None else None
     if rows is not None:
         return _joined(path, rows, config)
@@ -132,13 +132,14 @@ def run_of(path: Path) -> Path | None:
     return run if path.parent.name == "answers" and is_run else None
 
 
-def _of_its_run(path: Path, config: DataConfig) -> DataConfig:
-    """The data configuration of the run that the file belongs to, else `config`."""
+def _of_its_run(path: Path, config: DataConfig) -> tuple[DataConfig, str]:
+    """The data configuration and the objective of the run that the file belongs to, else `config`, and `sft`."""
     run = run_of(path)
     if run is None or not (file := run / "config.yaml").is_file():
-        return config
+        return config, "sft"
     check_unchanged(run, file, noted_sums(run))
-    return load_config(begun_with=read_yaml(file)).data
+    found = load_config(begun_with=read_yaml(file))
+    return found.data, found.train.objective
 
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
@@ -148,12 +149,14 @@ def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     return rows if is_own else None
 
 
-def _of_run(run: Path, path: Path, rows: Sequence[AnswerRow], config: DataConfig) -> list[AnsweredRecord]:
+def _of_run(
+    run: Path, path: Path, rows: Sequence[AnswerRow], config: DataConfig, objective: str
+) -> list[AnsweredRecord]:
     """The answers of a run beside the records of its test set, in whose order they are; DataError where they are not."""
     test, noted = run / "data" / "test.jsonl", noted_sums(run)
     for file in (test, path):
         check_unchanged(run, file, noted)
-    records = read_data(str(test), config).records
+    records = read_data(str(test), config, objective=objective).records
     sources = [str(record.raw.get("source")) for record in records]
     known = set(sources)
     for number, row in enumerate(rows, start=1):

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from tuneful.data.formats import record_texts
+from tuneful.data.pairs import record_texts
 from tuneful.numbers import fixed, known, signed
 from tuneful.report.folder import Json, Run, text
 from tuneful.report.scores import main_metric

@@ -19,6 +19,13 @@ from tuneful.runs.schema import DataDocument, Histogram, LengthSummary, ShownExa
 MAX_REFUSED_ROWS = 200
 
 Cells = tuple[tuple[str, str], ...]
+_LENGTHS = {
+    "prompt": "Prompt",
+    "response": "Response",
+    "chosen": "Chosen answer",
+    "rejected": "Rejected answer",
+    "record": "Whole record",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class ExampleView:
     source: str
     tokens: tuple[TokenView, ...]
     summary: str
+    rejected: tuple[TokenView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,7 @@ def _work_sentence(run: Run) -> str:
 def _lengths(lengths: Mapping[str, LengthSummary]) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (what, significant(found.mean), count(found.p50), count(found.p95), count(found.max))
-        for name, what in (("prompt", "Prompt"), ("response", "Response"), ("record", "Whole record"))
+        for name, what in _LENGTHS.items()
         if (found := lengths.get(name)) is not None
     )
 
@@ -230,9 +238,20 @@ def _histogram_table(row: Histogram) -> Cells:
 
 
 def _shown(example: ShownExample) -> ExampleView:
-    tokens = tuple(map(_token, example.tokens))
+    tokens, rejected = (tuple(map(_token, side)) for side in (example.tokens, example.rejected or ()))
+    summary = _summary(tokens)
+    if rejected:
+        summary = f"chosen: {summary}; rejected: {_summary(rejected)}"
+    if example.label is not None:
+        summary += ", wanted" if example.label else ", not wanted"
+    pairs = zip(example.tokens, example.rejected or (), strict=False)
+    same = next((at for at, (one, other) in enumerate(pairs) if one.id != other.id or one.weight > 0), 0)
+    return ExampleView(example.source, tokens, summary, rejected[same:])
+
+
+def _summary(tokens: Sequence[TokenView]) -> str:
     num_trained = sum(not token.css_class.startswith("context") for token in tokens)
-    return ExampleView(example.source, tokens, f"{plural(len(tokens), 'token')}, {count(num_trained)} trained")
+    return f"{plural(len(tokens), 'token')}, {count(num_trained)} trained"
 
 
 def _token(token: Token) -> TokenView:

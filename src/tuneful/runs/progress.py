@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tuneful.console import Advance, Terminal
 from tuneful.data.notes import UNUSED
 from tuneful.encoding.prepare import Dataset
-from tuneful.encoding.show import bracketed, coloured, shown_tokens
+from tuneful.encoding.show import bracketed, coloured, shown_record
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.runs.schema import DataDocument, Evaluation, Event, Step
 
@@ -43,9 +43,10 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
         terminal.say(f"  refused {refusal.source}: {refusal.reason}", style="yellow")
     terminal.say()
     for example in dataset.train.examples[:3]:
-        shown = shown_tokens(example, text)
+        shown = shown_record(example, text)
         terminal.say(f"{example.source}  (green or in brackets: trained)", style="dim")
-        terminal.say(coloured(shown) if terminal.console.is_terminal else bracketed(shown))
+        for tokens in filter(None, (shown.tokens, shown.rejected_answer)):
+            terminal.say(coloured(tokens) if terminal.console.is_terminal else bracketed(tokens))
         terminal.say()
 
 

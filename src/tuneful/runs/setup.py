@@ -165,7 +165,7 @@ def set_up(
     start = time.perf_counter()
     keep_freed_memory()
     conditions, general_texts, device = _check_request(verb, config, group)
-    stream = stream_data(data, config.data)
+    stream = stream_data(data, config.data, config.train.objective)
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
     with _released_on_error(folder):
@@ -371,10 +371,10 @@ def _weights_of(path: Path, terminal: Terminal) -> Path:
 
 
 def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:
-    if config.data.replay is None:
+    if (data := config.data).replay is None:
         return None
     held_out = chain(dataset.validation.conversations, dataset.test.conversations)
-    return read_replay(config.data.replay, config.data.resolved_replay_ratio, encoder, held_out)
+    return read_replay(data.replay, data.resolved_replay_ratio, encoder, held_out, config.train.objective)
 
 
 def _write_data(folder: RunDir, dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument:

@@ -200,7 +200,9 @@ class ShownExample:
     """A record as the model sees it."""
 
     source: Annotated[str, "`file:line` of the record"]
-    tokens: Annotated[tuple[Token, ...], "all its tokens"]
+    tokens: Annotated[tuple[Token, ...], "all its tokens; of a pair those of the chosen side"]
+    rejected: Annotated[tuple[Token, ...] | None, "of a pair, those of the rejected side", ABSENT] = None
+    label: Annotated[bool | None, "whether the answer is wanted, where the record says so", ABSENT] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,23 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferenceSummary:
+    """Preference pairs and records with a label, over all used records."""
+
+    num_pairs: Annotated[int, "pairs of a chosen and a rejected answer"]
+    num_wanted: Annotated[int, "records whose answer is labelled as wanted"]
+    num_unwanted: Annotated[int, "records whose answer is labelled as not wanted"]
+    unit: Annotated[str, "what lengths are in, `tokens` or `words`"]
+    chosen_longer: Annotated[
+        float | None, "share of the pairs in which the chosen answer is the longer one, of those that differ in length"
+    ]
+    longer_low: Annotated[float | None, "lower end of its 95 % interval"]
+    longer_high: Annotated[float | None, "upper end of its 95 % interval"]
+    chosen_median: Annotated[float | None, "median length of the chosen answers"]
+    rejected_median: Annotated[float | None, "median length of the rejected answers"]
+
+
+@dataclass(frozen=True, slots=True)
 class DataDocument:
     """What was trained on: `rows_read = rows_used + rows_refused`, and every row used is on one side of the split."""
 
@@ -258,14 +277,15 @@ class DataDocument:
     train_tokens: Annotated[TokenCounts, "tokens of the training records"]
     shown: Annotated[tuple[ShownExample, ...], "the first training records, token by token"]
     reading: Annotated[tuple[ReadingNote, ...], "what there is to know of how the rows were read"] = ()
-    lengths: Annotated[Mapping[str, LengthSummary], "of `prompt`, `response` and whole `record`"] = field(
-        default_factory=dict
-    )
+    lengths: Annotated[
+        Mapping[str, LengthSummary], "of `prompt`, `response` (of pairs `chosen` and `rejected`) and whole `record`"
+    ] = field(default_factory=dict)
     length_histogram: Annotated[Histogram, "used records by length"] = Histogram((), ())
     findings: Annotated[
         tuple[FindingSummary, ...] | None, "what the check found; in a run of an older version", ABSENT
     ] = None
     num_findings: Annotated[int, "findings that are no mere notes"] = 0
+    preferences: Annotated[PreferenceSummary | None, "pairs and labels, where there are any", ABSENT] = None
     clusters: Annotated[tuple[Cluster, ...], "records that nearly repeat each other, the largest clusters"] = ()
     turns: Annotated[Mapping[str, int], "records by number of turns"] = field(default_factory=dict)
     languages: Annotated[Mapping[str, int], "records by language"] = field(default_factory=dict)
