@@ -138,7 +138,7 @@ def test_the_other_objectives_run(objective: str, tiny_llama: Path, pairs: Path,
 @pytest.mark.parametrize("setting", ["model.dropout=0.1", "lora.dropout=0.1", "data.replay=starter"])
 def test_what_would_part_the_model_from_its_reference_is_refused(setting: str) -> None:
     method = ["train.method=lora"] if setting.startswith("lora") else []
-    with pytest.raises(ConfigError, match="train.objective: dpo"):
+    with pytest.raises(ConfigError, match=r"under train\.objective"):
         load_config(None, ["train.objective=dpo", *method, setting])
 
 

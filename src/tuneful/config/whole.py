@@ -77,6 +77,10 @@ class Config(Section):
         under = f"under train.objective: {self.train.objective}"
         if self.data.replay is not None:
             raise ValueError(f"data.replay is for train.objective: sft; {under} drop it")
+        if self.train.objective == "kto" and self.train.batch_size == 1:
+            raise ValueError(
+                f"train.batch_size: 1 {under}, whose KL takes the responses of other records of a step; raise it"
+            )
         if self.lora.dropout or self.model.dropout:
             raise ValueError(
                 f"dropout is refused {under}: the model would differ from its reference before it learned anything; set "

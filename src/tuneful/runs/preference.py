@@ -11,6 +11,7 @@ from dataclasses import replace
 from tuneful.batch.order import all_steps
 from tuneful.config import PREFERENCE_OBJECTIVES, Config
 from tuneful.errors import DataError
+from tuneful.evaluation.preference import outcome_in_words
 from tuneful.evaluation.statistics import wilson_interval
 from tuneful.runs.phases import check_signals
 from tuneful.runs.schema import Layout, PreferenceOutcome, ReferenceDocument
@@ -75,25 +76,7 @@ def measure_held_out(run: RunState, engine: Engine, objective: Objective) -> Non
     )
     run.folder.write_document(SUMMARY, summary)
     run.folder.note_finished(SUMMARY)
-    run.terminal.say(in_words(summary))
-
-
-def in_words(summary: PreferenceOutcome) -> str:
-    """One line: how many of the records that were held out are on the right side, and where the chosen responses went."""
-    records = f"{summary.num_records:,} {summary.subset} records"
-    if summary.accuracy is None or summary.accuracy_low is None or summary.accuracy_high is None:
-        return f"loss {summary.loss:.4f} on {records}"
-    said = f"preference accuracy {summary.accuracy:.1%} ({summary.accuracy_low:.1%} to {summary.accuracy_high:.1%}) on {records}"
-    if (margin := summary.figures.get("rewards_margins")) is not None:
-        said += f", mean margin {margin:.3g}"
-    if (logratio := summary.figures.get("chosen_logratio")) is None:
-        return said
-    more = "more" if logratio >= 0 else "less"
-    below = summary.figures["chosen_below_reference"]
-    return (
-        f"{said}; chosen responses are {more} probable than under the reference by {abs(logratio):.3g} nats a token, {below:.0%} "
-        "of them less"
-    )
+    run.terminal.say(outcome_in_words(summary))
 
 
 def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) -> dict[str, float]:

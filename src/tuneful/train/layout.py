@@ -77,9 +77,8 @@ def choose_layout(
 
     To be called while `model` is still in float32, where the self-check is sharp. It is made once more in `dtype`, the compute
     dtype of the training: the kernels and the rounding are another's there. A base that is in `dtype` already, as a frozen one
-    in bfloat16 is, is checked in that alone, within its bounds: a copy in float32 would take more memory than the training.
-    `others` are the sets besides `examples` that will be computed in this layout. Raises ModelError where the model cannot be
-    computed at all, or sees tokens that come later.
+    in bfloat16 is, is checked in that alone: a copy in float32 would take more memory than the training. `others` are the sets
+    besides `examples` that will be computed so. ModelError where the model cannot be computed, or sees tokens that come later.
     """
     examples, others = AllSides(examples), [AllSides(one) for one in others]
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -167,11 +167,8 @@ class Training:
         norm = self.optimizer.step(rate)
         if not math.isfinite(norm):
             raise not_finite(step, f"the gradient's norm is {norm}", together)
-        notices = [
-            one for one in (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm)) if one
-        ]
         figures = self.objective.figures(costs.of(examples))
-        notices += preference_notices(step, figures, self.state)
+        notices = self._notices(step, loss, norm, figures)
         if self.loss_tracker is not None:
             self.loss_tracker.see(step, indices, [row[0] for row in costs.of(examples)])
         self.state.step, self.state.evaluated = step, False
@@ -191,11 +188,15 @@ class Training:
         )
         yield from notices
 
+    def _notices(self, step: int, loss: float, norm: float, figures: Mapping[str, float]) -> list[Notice]:
+        """What a person should hear of at this step."""
+        found = (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm))
+        return [*filter(None, found), *preference_notices(step, figures, self.state)]
+
     def _gradient_is_zero(self, step: int, norm: float) -> Notice | None:
-        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more."""
-        if (
-            norm or self._zero_was_said or self.objective is not RESPONSE_LOSS
-        ):  # of pairs that are apart enough it may be 0
+        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more. Pairs that are
+        far enough apart have it, too."""
+        if norm or self._zero_was_said or self.objective is not RESPONSE_LOSS:
             return None
         self._zero_was_said = True
         return Notice(
@@ -226,10 +227,8 @@ class Training:
         return [self.replay.examples[index] for index in indices]
 
     def _backward(self, examples: Sequence[Example], layout: Layout) -> Costs:
-        """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs.
-
-        Where gradients come back averaged over ranks, what is averaged is as many times larger.
-        """
+        """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs. Where they
+        come back averaged over ranks, what is averaged is as many times larger."""
         objective, group, costs = self.objective, self.group, Costs()
         share_of = objective.begin(examples, measure_in(self.model, layout, group, self.should_stop))
         self.model.train()
