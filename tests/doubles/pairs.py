@@ -53,7 +53,7 @@ def random_pairs(count: int, seed: int = 0, longest: int = 8) -> list[Example]:
     opening = rng.integers(1, VOCABULARY, 4)
     made = []
     for index in range(count):
-        prompt = [*opening, *rng.integers(1, 4, rng.integers(1, 4))]
+        prompt = [*opening, 1 + index % (VOCABULARY - 1), *rng.integers(1, 4, rng.integers(0, 3))]
         sides = [[*rng.integers(1, VOCABULARY, rng.integers(1, longest)), END] for _ in range(2)]
         made.append(pair(prompt, *sides, source=f"pairs.json:{index}"))
     return made
@@ -129,7 +129,9 @@ def plain_loss(
     known = torch.zeros(2, len(pairs), dtype=torch.float64)
     if objective.objective == "dpo":
         sides = [list(pairs), [one.rejected for one in pairs if one.rejected is not None]]
-        known = torch.tensor([[objective.reference[side_key(one)] for one in side] for side in sides]).double()
+        known = torch.tensor(
+            [[objective.reference[side_key(one)] for one in side] for side in sides], dtype=torch.float64
+        )
     logps = PairLogps(own.chosen, own.rejected, known[0], known[1], own.num_chosen, own.num_rejected)
 
     def mean(losses: torch.Tensor) -> torch.Tensor:

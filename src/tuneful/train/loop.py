@@ -194,8 +194,8 @@ class Training:
         return [*filter(None, found), *preference_notices(step, figures, self.state)]
 
     def _gradient_is_zero(self, step: int, norm: float) -> Notice | None:
-        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more. Pairs that are
-        far enough apart have it, too."""
+        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more. Pairs that
+        are far enough apart have it, too."""
         if norm or self._zero_was_said or self.objective is not RESPONSE_LOSS:
             return None
         self._zero_was_said = True
