@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
 WORKERS ?= 2
 
-.PHONY: demo test check bench-train bench-lora bench-generate bench-peers browser clean
+.PHONY: demo test check bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -31,6 +31,9 @@ bench-train: $(TEST_STAMP)
 
 bench-lora: $(TEST_STAMP)
 	@$(BIN)/python benchmarks/lora.py $(BENCH)
+
+bench-preferences: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/preferences.py $(BENCH)
 
 bench-generate: $(TEST_STAMP)
 	@$(BIN)/python benchmarks/generate.py $(BENCH)

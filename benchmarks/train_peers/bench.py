@@ -21,21 +21,26 @@ NUM_WARMUP = 8  # the gate's among them; until then allocators still grow by wha
 OPTIMIZATION: dict[Method, Optimization] = {
     "full": Optimization(),
     "lora": Optimization(learning_rate=2e-4),
+    "dpo": Optimization(learning_rate=5e-6),
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks of every work. A `rank` of 0 trains all weights, else an adapter of that rank."""
+    """What the command line asks of every work. A `rank` of 0 trains all weights, else an adapter of that rank; `of_pairs` by
+    DPO, else by the loss of the responses."""
 
     model: Path
     num_threads: int
     num_rounds: int
     num_steps: int | None
     rank: int = 0
+    of_pairs: bool = False
 
     @property
     def method(self) -> Method:
+        if self.of_pairs:
+            return "dpo"
         return "lora" if self.rank else "full"
 
 
@@ -51,6 +56,7 @@ class Bench:
     folder: Path
     rank: int
     adapter: Path | None
+    method: Method = "full"
 
     def steps_of(self, round_number: int) -> list[int]:
         """The measured steps of a round."""
@@ -63,7 +69,7 @@ class Bench:
 
     def method_of(self, contender: Contender) -> Method:
         """What the contender trains: the bench's own method unless its system is there to be compared with another."""
-        return contender.system.method or ("lora" if self.rank else "full")
+        return contender.system.method or self.method
 
     def job_for(self, contender: Contender, steps: Sequence[int]) -> dict[str, Any]:
         """The job of a process that runs these steps, and fails rather than take more memory than there is."""
@@ -78,10 +84,11 @@ class Bench:
 
     def describe(self) -> str:
         """The work in a line."""
-        lengths = sorted(len(record.ids) for batch in self.batches for record in batch)
+        lengths = sorted(len(side.ids) for batch in self.batches for record in batch for side in record.sides)
         trained = f"LoRA r {self.rank} beside all linear layers, " if self.rank else ""
+        what = "pairs" if self.method == "dpo" else "records"
         return (
-            f"{trained}{self.work.batch_size} records a step of {self.work.num_records:,}, "
+            f"{trained}{self.work.batch_size} {what} a step of {self.work.num_records:,}, "
             f"{lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}; "
             f"{self.num_rounds} rounds of {self.num_steps} steps"
         )
@@ -111,6 +118,7 @@ def prepare(work: works.Work, rows: list[works.Row], settings: Settings) -> Benc
         job={"model": str(settings.model), "batches": str(path), "num_threads": settings.num_threads},
         folder=folder,
         rank=settings.rank,
+        method=settings.method,
         adapter=write_adapter(settings.model, folder / "adapter", settings.rank) if settings.rank else None,
     )
 
@@ -135,4 +143,4 @@ def find_model(name: str, rows: list[works.Row]) -> Path:
 
 def tokens(batch: Batch) -> int:
     """Tokens of the records as given."""
-    return sum(len(record.ids) for record in batch)
+    return sum(len(side.ids) for record in batch for side in record.sides)

@@ -85,6 +85,7 @@ def check_options(
         num_rounds=2 if options.quick else options.repeats,
         num_steps=2 if options.quick else options.steps,
         rank=rank,
+        of_pairs=name == "preferences",
     )
     output = options.output or (None if options.quick else RESULTS / f"{name}-{date.today()}.json")
     ladder = getattr(options, "ladder", False)
@@ -172,7 +173,7 @@ def run_work(bench: Bench, shape: Shape, options: Options, document: dict[str, A
         "description": bench.describe(),
         "record_tokens": [[tokens(bench.batches[step]) for step in steps] for steps in bench.all_steps()],
         "reference_losses": truth,
-        "num_targets_of_step_1": sum(record.num_targets for record in bench.batches[0]),
+        "num_targets_of_step_1": _num_targets(bench),
         "disagreeing": list(disagreeing(options.systems, trials)),
         "roofline": roofline_document(bench, shape, comparison),
         "trials": [asdict(trial) for trial in trials],
@@ -288,12 +289,16 @@ def settings_lines(trials: Sequence[Trial]) -> list[str]:
 
 def equal_work_lines(bench: Bench, truth: Truth) -> list[str]:
     """The losses that every system was held against."""
-    num_targets = sum(record.num_targets for record in bench.batches[0])
+    num_targets = _num_targets(bench)
     return [
         f"Reference ({method}; transformers, float32, each record alone): loss of step 1 {losses[0]:.4f} over {num_targets} "
         f"target tokens, then {', '.join(f'{loss:.4f}' for loss in losses[1:])}."
         for method, losses in truth.items()
     ]
+
+
+def _num_targets(bench: Bench) -> int:
+    return sum(side.num_targets for record in bench.batches[0] for side in record.sides)
 
 
 def roofline_line(bench: Bench, shape: Shape, measured: Measured) -> str:

@@ -13,11 +13,11 @@ from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from train_peers.worker import Batch, Job, open_job, serve
+from train_peers.worker import BETA, Batch, Job, Record, open_job, serve
 
 
 def make_step(model: torch.nn.Module, job: Job) -> Callable[[Batch], float]:
-    """One step of AdamW on the summed loss of the records, divided once by the number of targets."""
+    """One step of AdamW on the summed loss of the records, divided once by the number of targets, or of pairs (DPO)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, **job.optimization.adamw())
 
@@ -26,9 +26,11 @@ def make_step(model: torch.nn.Module, job: Job) -> Callable[[Batch], float]:
         optimizer.zero_grad()
         total = 0.0
         for record in batch:
-            ids = torch.tensor(record.ids)
-            logits = model(ids[None, :-1], use_cache=False).logits[0, record.num_prompt - 1 :]
-            loss = F.cross_entropy(logits, ids[record.num_prompt :], reduction="sum") / num_targets
+            if record.reference is None:
+                loss = -_logp(model, record) / num_targets
+            else:
+                moved = [_logp(model, side) - known for side, known in zip(record.sides, record.reference, strict=True)]
+                loss = -F.logsigmoid(BETA * (moved[0] - moved[1])) / len(batch)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), job.optimization.max_grad_norm)
@@ -36,6 +38,13 @@ def make_step(model: torch.nn.Module, job: Job) -> Callable[[Batch], float]:
         return total
 
     return run_step
+
+
+def _logp(model: torch.nn.Module, record: Record) -> torch.Tensor:
+    """The summed log-probability of the targets."""
+    ids = torch.tensor(record.ids)
+    logits = model(ids[None, :-1], use_cache=False).logits[0, record.num_prompt - 1 :]
+    return -F.cross_entropy(logits, ids[record.num_prompt :], reduction="sum")
 
 
 def main() -> None:

@@ -133,14 +133,14 @@ def count(batch: Batch) -> Necessary:
     nodes: dict[tuple[int, int], int] = {}  # (node of the prefix before, token) -> node; the root is -1
     depth: list[int] = []
     with_target: set[int] = set()
-    for record in batch:
+    for side in (side for record in batch for side in record.sides):
         node = -1
-        for position, token in enumerate(record.ids[:-1]):
+        for position, token in enumerate(side.ids[:-1]):
             child = nodes.setdefault((node, token), len(nodes))
             if child == len(depth):
                 depth.append(position + 1)
             node = child
-            if position + 1 >= record.num_prompt:
+            if position + 1 >= side.num_prompt:
                 with_target.add(node)
     return Necessary(
         rows=len(nodes),

@@ -121,6 +121,14 @@ LORA_SYSTEMS = _named(
 """What `lora.py` compares: an adapter on a bfloat16 base, and beside it all weights, in Tuneful."""
 
 
+PREFERENCE_SYSTEMS = _named(
+    TUNEFUL,
+    System("trl", "trl_dpo", (*_with_huge_pages("padded"), "padded compiled"), environment="trl"),
+    System("trl-defaults", "trl_dpo", ("defaults",), environment="trl"),
+)
+"""What `preferences.py` compares: DPO of all weights."""
+
+
 def oracle(method: Method | None) -> System:
     """The reference of the gate, training by `method` or, where that is None, as the others do."""
     return System("oracle", "oracle", ("float32",), method=method)
@@ -313,7 +321,7 @@ def _last_line(text: str) -> str:
 
 def main() -> None:
     """Make the environments of all peers, so that a measurement finds them."""
-    for system in (FULL_SYSTEMS | LORA_SYSTEMS).values():
+    for system in (FULL_SYSTEMS | LORA_SYSTEMS | PREFERENCE_SYSTEMS).values():
         try:
             print(f"{system.name}: {python_of(system)}")
         except NotInstalledError as reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,18 +13,19 @@ import numpy as np
 import torch
 
 from train_peers.adapter import read_into
-from train_peers.worker import Batch, Job, Optimization, Record, open_job, serve
+from train_peers.worker import BETA, Batch, Job, Optimization, Record, open_job, serve
 from tuneful.batch.trie import build_trie, visible
-from tuneful.config import Config, TrainConfig
+from tuneful.config import Config, PreferenceConfig, TrainConfig
 from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.model.decoder import is_served, target_logits
 from tuneful.model.load import load_model
 from tuneful.model.memory import keep_freed_memory
 from tuneful.model.precision import cast_parameters
 from tuneful.runs.method import begin_method
-from tuneful.train.loop import total_weight
 from tuneful.train.loss import WeightedCrossEntropy, embedded, micro_batch_loss
+from tuneful.train.objective import total_weight
 from tuneful.train.optimizer import AdamW
+from tuneful.train.preference import PairObjective, side_key
 from tuneful.types import Example
 
 Model = Any
@@ -46,6 +48,15 @@ def make_stepper(job: Job, dtype: str) -> Callable[[Batch], float]:
         forward = partial(_ablated_loss, **techniques)
     make_optimizer = _own_optimizer if switches["one_pass_optimizer"] else _torch_optimizer
     update = make_optimizer(model, job.optimization, getattr(torch, dtype))
+
+    def run_pairs(batch: Batch) -> float:
+        loss = _pair_loss(model, batch, switches["sharing"])
+        loss.backward()
+        update()
+        return float(loss.item())
+
+    if job.batches and job.batches[0][0].rejected is not None:
+        return run_pairs
 
     def run_step(batch: Batch) -> float:
         examples = [_example(record) for record in batch]
@@ -77,6 +88,18 @@ def _example(record: Record) -> Example:
 
 def _total_loss(model: Model, examples: list[Example], share: bool) -> torch.Tensor:
     return micro_batch_loss(model, examples, "trie" if share else "unshared").total
+
+
+def _pair_loss(model: Model, batch: Batch, share: bool) -> torch.Tensor:
+    """DPO's loss of a step, against the reference that the batch brings."""
+    pairs, reference = [], {}
+    for record in batch:
+        chosen, rejected = map(_example, record.sides)
+        pairs.append(replace(chosen, rejected=rejected))
+        reference |= {side_key(side): known for side, known in zip((chosen, rejected), record.reference, strict=True)}
+    objective = PairObjective("dpo", PreferenceConfig(beta=BETA), reference)
+    found = micro_batch_loss(model, objective.sides(pairs), "trie" if share else "unshared")
+    return objective.begin(pairs, lambda _: [])(pairs, found)[0]
 
 
 def _ablated_loss(

@@ -21,15 +21,28 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 IGNORED = -100
-Method = Literal["full", "lora"]
+BETA = 0.1  # of DPO
+Method = Literal["full", "lora", "dpo"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """Token ids, the end token included; the loss is on `ids[num_prompt:]`."""
+    """Token ids, the end token included; the loss is on `ids[num_prompt:]`.
+
+    Of a preference pair these are the chosen side; `rejected` is the other, behind the same prompt, and `reference` the
+    log-probabilities of both under the reference.
+    """
 
     ids: list[int]
     num_prompt: int
+    rejected: list[int] | None = None
+    reference: list[float] | None = None
+
+    @property
+    def sides(self) -> list[Record]:
+        """The record, or both sides of the pair as records."""
+        chosen = Record(self.ids, self.num_prompt)
+        return [chosen] if self.rejected is None else [chosen, Record(self.rejected, self.num_prompt)]
 
     @property
     def labels(self) -> list[int]:
@@ -155,7 +168,7 @@ def open_job() -> tuple[Job, Channel]:
 def read_batches(path: Path, steps: list[int]) -> list[Batch]:
     """The batches of the numbered steps of a `batches.json`."""
     document = json.loads(path.read_text())
-    return [[Record(record["ids"], record["num_prompt"]) for record in document[step]] for step in steps]
+    return [[Record(**record) for record in document[step]] for step in steps]
 
 
 def serve(job: Job, channel: Channel, run_step: Callable[[Batch], float], **facts: Any) -> None:

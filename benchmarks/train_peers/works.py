@@ -4,6 +4,7 @@
 |---|---|---|
 | starter8, starter32 | the built-in data set in the Alpaca template | 8, 32 |
 | nopreamble8 | the same records without any common text: the control for prefix sharing | 8 |
+| pairs8, pairs32 | the starter's prompts, each with its answer and another that opens like it | 8, 32 |
 | mixed8 | responses of 50 to 1,500 tokens, lengths log-uniform, short prompts | 8 |
 
 Pieces of a record (preamble, instruction, response ...) are encoded apart and their ids concatenated, so no token
@@ -26,6 +27,7 @@ PREAMBLE = (
     "\n\n### Instruction:\n"
 )
 MIXED_RECORDS = 256
+NUM_PAIRS = 1_100
 MIXED_TOKENS = (50, 1500)
 SEED = 7
 
@@ -51,6 +53,8 @@ WORKS = {
         Work("starter32", "starter", 32, 4),
         Work("nopreamble8", "nopreamble", 8, 8),
         Work("mixed8", "mixed", 8, 2),
+        Work("pairs8", "pairs", 8, 8),
+        Work("pairs32", "pairs", 32, 4),
     )
 }
 
@@ -59,6 +63,8 @@ def make_records(content: str, rows: list[Row], encode: Encode, end_token: int) 
     """All records of a work's set."""
     if content == "mixed":
         return list(_mixed(rows, encode, end_token))
+    if content == "pairs":
+        return list(_pairs(rows[:NUM_PAIRS], encode, end_token))
     prompt = _alpaca_prompt if content == "starter" else _bare_prompt
     return [_record(prompt(row), encode(row["output"]), encode, end_token) for row in rows]
 
@@ -92,6 +98,24 @@ def _alpaca_prompt(row: Row) -> list[str]:
 
 def _bare_prompt(row: Row) -> list[str]:
     return [row["instruction"], "\n", row["input"], "\n"] if row["input"] else [row["instruction"], "\n"]
+
+
+def _pairs(rows: list[Row], encode: Encode, end_token: int) -> Iterator[Record]:
+    """Each prompt with its answer and a worse one as in the book's set: about as long, most often with the same first words.
+
+    The worse one opens like the answer, up to seven tokens, and goes on like that of another record. The reference's
+    log-probabilities are made up, two nats a token and some, so that the first loss says whether a system has the same tokens.
+    """
+    rng = random.Random(SEED)
+    answers = [encode(row["output"]) for row in rows]
+    for row, answer in zip(rows, answers, strict=True):
+        opening = answer[: min(len(answer) - 1, rng.choice([0, 0, 0, 1, 2, 4, 7, 7]))]
+        rest = rng.choice(answers)[len(opening) :][: max(1, len(answer) - len(opening) + rng.randint(-2, 2))]
+        chosen = _record(_alpaca_prompt(row), answer, encode, end_token)
+        prompt = chosen.ids[: chosen.num_prompt]
+        rejected = [*prompt, *opening, *rest, end_token]
+        reference = [-2.0 * (len(side) - len(prompt)) - rng.random() for side in (chosen.ids, rejected)]
+        yield Record(chosen.ids, chosen.num_prompt, rejected, reference)
 
 
 def _mixed(rows: list[Row], encode: Encode, end_token: int) -> Iterator[Record]:

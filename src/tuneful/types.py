@@ -159,6 +159,11 @@ class Example:
         return len(self.token_ids)
 
 
+def sides_of(example: Example) -> tuple[Example, ...]:
+    """What is computed of a record: itself, or both sides of a preference pair, the preferred one first."""
+    return (example,) if example.rejected is None else (example, example.rejected)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a model said to one prompt.

@@ -22,7 +22,7 @@ def test_the_drawing_of_the_design_is_what_is_built():
     targets = zip(batch.target_rows.tolist(), batch.target_ids.tolist(), batch.target_weights.tolist(), strict=True)
     assert list(targets) == [(0, B, 3), (1, C, 1), (1, D, 2), (2, X, 1), (3, Y, 1), (4, Z, 1)]
     assert batch.num_record_tokens == 12
-    assert batch.total_weight == 9
+    assert batch.target_weights.sum() == 9
 
 
 def test_blocks_are_cut_as_drawn():
@@ -86,7 +86,7 @@ def test_unshared_records_are_branches_of_their_own_in_the_order_given(examples)
     owner = np.repeat(np.arange(len(examples)), [len(example) - 1 for example in examples])
     node = np.arange(batch.num_nodes)
     assert np.array_equal(visible(batch), (owner[:, None] == owner) & (node[:, None] >= node))
-    assert batch.total_weight == pytest.approx(sum(float(example.weights.sum()) for example in examples))
+    assert batch.target_weights.sum() == pytest.approx(sum(float(example.weights.sum()) for example in examples))
 
 
 def test_identical_records_cost_once_and_weigh_twice():

@@ -33,7 +33,8 @@ from tuneful.model.attention import plan_attention, use_trie_attention
 from tuneful.runs.schema import Layout, Step
 from tuneful.train import loop, loss
 from tuneful.train.layout import cut_micro_batches
-from tuneful.train.loop import Training, mean_loss, record_nll, total_weight
+from tuneful.train.loop import Training, mean_loss, record_nll
+from tuneful.train.objective import total_weight
 from tuneful.train.optimizer import AdamW
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

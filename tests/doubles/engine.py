@@ -36,8 +36,8 @@ from transformers import (
 from tuneful.batch.trie import TrieBatch, visible
 from tuneful.config import TrainConfig
 from tuneful.runs.schema import Layout, LayoutName
-from tuneful.train.loop import total_weight
 from tuneful.train.loss import micro_batch_loss
+from tuneful.train.objective import total_weight
 from tuneful.types import Example
 
 END = 0

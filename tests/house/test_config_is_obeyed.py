@@ -9,6 +9,7 @@ import asyncio
 import copy
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import wraps
@@ -17,8 +18,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.doubles.engine import record
+from tests.doubles.engine import record, tiny_model
 from tests.doubles.judge_server import serving
+from tests.doubles.pairs import random_labelled, random_pairs
 
 import tuneful
 from tuneful.commands.options import data_of
@@ -44,10 +46,11 @@ from tuneful.model import decoder
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
-from tuneful.runs.schema import AnswerScores, Evaluation, Step
+from tuneful.runs.preference import make_objective
+from tuneful.runs.schema import AnswerScores, Evaluation, Layout, Step
 from tuneful.train.distributed import choose_strategy
 from tuneful.train.layout import choose_layout, set_dropout
-from tuneful.train.loop import Training
+from tuneful.train.loop import Training, mean_costs
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
 from tuneful.types import Answer, Conversation, Example, Turn
@@ -361,6 +364,21 @@ def several_turns(lab: Laboratory, setting: str) -> list[float]:
     return list(example.weights.tolist())
 
 
+def preferred(*settings: str) -> float:
+    """The loss of some pairs, or labelled records, against a reference that is another model."""
+    config = load_config(None, [f"train.objective={settings[0]}", *settings[1:]])
+    made = random_labelled(4) if settings[0] == "kto" else random_pairs(4)
+    layout = Layout("trie", config.data.max_length)
+    objective = make_objective(config, defaultdict(lambda: -9.0))
+    costs = mean_costs(tiny_model(), made, layout, objective=objective)
+    assert costs is not None
+    return costs.loss
+
+
+def preference(objective: str, *changed: str, given: tuple[str, ...] = ()) -> Experiment:
+    return lambda lab: (preferred(objective, *given), preferred(objective, *given, *changed))
+
+
 def layouts(lab: Laboratory) -> tuple[Any, Any]:
     shared, padded = lab.training(), lab.training("train.layout=padded")
     assert shared["evaluations"][-1][1] == pytest.approx(padded["evaluations"][-1][1], abs=1e-4)  # and nothing else
@@ -423,6 +441,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Path(lab.base_after_an_adapter("lora.create_new_adapter=true")).name,
     ),
     "lora.merge": lambda lab: (lab.kept("lora.merge=true"), lab.kept("lora.merge=false")),
+    "train.objective": lambda lab: tuple(preferred(objective) for objective in ("dpo", "orpo")),
     "train.method": whole("train.method=lora"),
     "train.freeze_layers": whole("train.freeze_layers=1"),
     "train.activation_checkpointing": lambda lab: (
@@ -460,6 +479,21 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "train.layout": layouts,
     "train.report_to": lambda lab: (lab.tracked(), lab.tracked("train.report_to=trackio")),
+    "preference.loss_type": preference("dpo", "preference.loss_type=hinge"),
+    "preference.loss_weights": preference(
+        "dpo", "preference.loss_weights=[1, 0.2]", given=("preference.loss_type=[sigmoid, sft]",)
+    ),
+    "preference.beta": preference("dpo", "preference.beta=0.5"),
+    "preference.label_smoothing": preference(
+        "dpo", "preference.label_smoothing=0.1", given=("preference.loss_type=robust",)
+    ),
+    "preference.discopop_tau": preference(
+        "dpo", "preference.discopop_tau=0.5", given=("preference.loss_type=discopop",)
+    ),
+    "preference.cpo_alpha": preference("cpo", "preference.cpo_alpha=0.5"),
+    "preference.simpo_gamma": preference("simpo", "preference.simpo_gamma=1"),
+    "preference.desirable_weight": preference("kto", "preference.desirable_weight=2"),
+    "preference.undesirable_weight": preference("kto", "preference.undesirable_weight=2"),
     "generate.max_new_tokens": generation("generate.max_new_tokens=3"),
     "generate.temperature": generation(*SAMPLED),
     "generate.top_k": generation("generate.top_k=1", given=SAMPLED),

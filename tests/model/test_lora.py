@@ -14,7 +14,8 @@ from tuneful.model.freeze import checkpoint_activations
 from tuneful.model.lora import MERGE_TOLERANCE, add_adapter, merge_adapter, save_adapter, without_adapter
 from tuneful.runs.schema import Step
 from tuneful.train.layout import choose_layout
-from tuneful.train.loop import Training, total_weight
+from tuneful.train.loop import Training
+from tuneful.train.objective import total_weight
 from tuneful.train.optimizer import AdamW
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own

@@ -9,16 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from tests.doubles.engine import tiny_model, train_config
+from tests.doubles.pairs import random_labelled, random_pairs
 
+from tuneful.batch.order import all_steps
+from tuneful.config import PreferenceConfig
 from tuneful.model.attention import use_trie_attention
 from tuneful.model.decoder import is_served
 from tuneful.runs.schema import Evaluation, Layout, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, full_tensor, joined_group, shard
 from tuneful.train.loop import Training, mean_loss
 from tuneful.train.optimizer import AdamW
+from tuneful.train.preference import KtoObjective, PairObjective
+from tuneful.train.reference import largest_difference, reference_logps
 from tuneful.types import Example
 
 LAYOUT = Layout("trie", max_tokens=30)  # two or three records a micro-batch
+MIXTURE = PreferenceConfig(loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.2))
 
 
 def records(count):
@@ -29,6 +35,37 @@ def records(count):
         weights = (np.arange(len(ids)) >= 5).astype(np.float32)
         made.append(Example(ids, weights, 5, f"record {index}"))
     return made
+
+
+def train_pairs(group):
+    """Four steps of pairs and labels, the last of fewer records than micro-batches; the reference is computed by all ranks."""
+    found = {}
+    for name, examples in (("dpo", random_pairs(13)), ("kto", random_labelled(13))):
+        model = tiny_model("llama", dtype=torch.float64)
+        use_trie_attention(model)
+        if group.sharded:
+            shard(model, torch.float64)
+        config = train_config(batch_size=4, num_train_epochs=1, learning_rate=1e-2, eval_steps=4, keep="last")
+        bare = KtoObjective(PreferenceConfig(), 64) if name == "kto" else PairObjective("dpo", MIXTURE)
+        known = {}
+        order = [[examples[index] for index in step] for step in all_steps(10, 4, config.seed, 1)]
+        list(reference_logps(model, bare, [*order, examples[10:]], LAYOUT, known, group=group))
+        objective = replace(bare, reference=known)
+        assert largest_difference(model, objective, order[0], LAYOUT, group) < 1e-12
+        optimizer = AdamW(model, config, torch.float64, group)
+        training = Training(
+            model, optimizer, examples[:10], examples[10:], config, LAYOUT, objective=objective, group=group
+        )
+        events = list(training.run())
+        steps = [event for event in events if isinstance(event, Step)]
+        found |= {
+            f"{name} loss": [event.loss for event in steps],
+            f"{name} logps": [event.logps_chosen for event in steps],
+            f"{name} margin": [event.rewards_margins for event in steps[1:]],
+            f"{name} validation": [event.validation_loss for event in events if isinstance(event, Evaluation)],
+            f"{name} weight": {key: full_tensor(one).detach() for key, one in model.named_parameters()},
+        }
+    return found
 
 
 def train(group):
@@ -85,7 +122,7 @@ def difference(one, other):
 def train_rank(folder):
     """What one of the processes does; its rank stands in its environment."""
     torch.set_num_threads(1)
-    alone = train(SINGLE_PROCESS)
+    alone, alone_with_pairs = train(SINGLE_PROCESS), train_pairs(SINGLE_PROCESS)
     with joined_group(torch.device("cpu")) as group:
         found: dict[str, Any] = {"gathered": group.gather([{"rank": group.rank, "said": "é\n" * group.rank}])}
         for strategy in ("ddp", "fsdp"):
@@ -96,6 +133,10 @@ def train_rank(folder):
                 difference(here["validation_loss"], alone["validation_loss"]),
                 difference(here["own"], [alone["own"][0]] * len(here["own"])),
             )
+            with_pairs = train_pairs(replace(group, sharded=strategy == "fsdp"))
+            found[strategy]["preferences"] = {
+                what: difference(with_pairs[what], alone_with_pairs[what]) for what in with_pairs
+            }
             digests = group.gather([float(sum(weight.sum() for weight in here["weight"].values()))])
             found[strategy]["ranks_differ"] = max(digests) - min(digests)
         if group.is_main:

@@ -84,6 +84,15 @@ def test_losses_norms_and_weights_of_a_training_are_those_of_one_process(found, 
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_preferences_are_learned_as_one_process_learns_them(found, strategy):
+    """One mean over the pairs, and one over the chosen tokens, of the whole step; one KL; one reference."""
+    apart = found[strategy]["preferences"]
+    assert {what.split()[0] for what in apart} == {"dpo", "kto"}
+    assert max(apart.values()) <= 1e-7, apart
+    assert max(apart["dpo loss"], apart["kto loss"], apart["dpo logps"]) <= 1e-10, apart
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_every_rank_ends_with_the_same_weights(found, strategy):
     assert found[strategy]["ranks_differ"] == 0
 

@@ -69,9 +69,19 @@ def test_large_logits_neither_overflow_nor_lose_the_answer():
     assert torch.autograd.grad(total, logits)[0].isfinite().all()
 
 
-def test_the_nll_has_no_gradient():
-    _, nll = WeightedCrossEntropy.apply(*case(torch.float32))
-    assert not nll.requires_grad
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_slopes_of_a_function_of_the_nll_are_further_weights_of_either_sign(dtype):
+    logits, ids, weights = case(dtype)
+    slopes = torch.linspace(-2, 2, len(ids), dtype=dtype)
+    total, nll = WeightedCrossEntropy.apply(logits, ids, weights)
+    found = torch.autograd.grad(0.5 * total + (slopes * nll).sum(), logits)[0]
+    expected = torch.autograd.grad(torchs_own(logits, ids, 0.5 * weights + slopes), logits)[0]
+    torch.testing.assert_close(found, expected)
+    _, nll = WeightedCrossEntropy.apply(logits, ids, weights)
+    torch.testing.assert_close(
+        torch.autograd.grad((slopes * nll).sum(), logits)[0],
+        torch.autograd.grad(torchs_own(logits, ids, slopes), logits)[0],
+    )
 
 
 def test_a_tied_matrix_has_the_heads_gradient_before_the_look_up_adds_to_it(monkeypatch):

@@ -59,11 +59,6 @@ class TrieBatch:
         """N: the tokens that are computed."""
         return len(self.input_ids)
 
-    @property
-    def total_weight(self) -> float:
-        """The sum of all target weights."""
-        return float(self.target_weights.sum())
-
 
 def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
     """The trie of `examples`; without `share` each record is a branch of its own from its first token on."""

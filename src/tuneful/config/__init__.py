@@ -1,6 +1,7 @@
 """The configuration: every setting with its default, and how a file and a command line become one."""
 
 from tuneful.config.load import all_keys, dump_config, load_config
+from tuneful.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from tuneful.config.schema import (
     DataConfig,
     GenerateConfig,
@@ -10,23 +11,26 @@ from tuneful.config.schema import (
     Section,
     TemplateConfig,
 )
-from tuneful.config.training import METHOD_DEFAULTS, METHOD_SOURCES, LoraConfig, TrainConfig
+from tuneful.config.training import METHOD_DEFAULTS, LoraConfig, TrainConfig, default_source, train_defaults
 from tuneful.config.whole import Config
 
 __all__ = [
     "METHOD_DEFAULTS",
-    "METHOD_SOURCES",
+    "PREFERENCE_OBJECTIVES",
     "Config",
     "DataConfig",
     "GenerateConfig",
     "JudgeConfig",
     "LoraConfig",
     "ModelConfig",
+    "PreferenceConfig",
     "ReportConfig",
     "Section",
     "TemplateConfig",
     "TrainConfig",
     "all_keys",
+    "default_source",
     "dump_config",
     "load_config",
+    "train_defaults",
 ]

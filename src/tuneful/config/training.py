@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tuneful.config.preference import PREFERENCE_OBJECTIVES
 from tuneful.config.schema import Section, names_of
 
 METHOD_DEFAULTS: Mapping[str, Mapping[str, float]] = {
@@ -18,12 +19,31 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, float]] = {
 for models up to 13B (Dettmers et al. 2023, table 9); the adapter starts at no change, and decay would pull it back there."""
 
 
-METHOD_SOURCES: Mapping[str, str] = {
+_METHOD_SOURCES: Mapping[str, str] = {
     "full": "the book's",
     "lora": "QLoRA's, for models up to 13B",
     "qlora": "QLoRA's, for models up to 13B",
 }
 """Where the defaults of a method come from, in words for the terminal."""
+
+_OF_PREFERENCES: Mapping[str, float] = {"full": 5e-6, "lora": 2e-5, "qlora": 2e-5}
+"""The learning rate of each method under preferences, in one epoch: of full finetuning that of the DPO notebook
+beside the book's chapter 7, of an adapter the most that is common. At ten times as much answers begin to repeat themselves."""
+
+
+def train_defaults(method: str, objective: str) -> Mapping[str, float]:
+    """What suits a method under an objective: learning rate, weight decay and, where it is not two, epochs."""
+    defaults = METHOD_DEFAULTS.get(method, {})
+    if objective not in PREFERENCE_OBJECTIVES or method not in _OF_PREFERENCES:
+        return defaults
+    return {**defaults, "learning_rate": _OF_PREFERENCES[method], "num_train_epochs": 1}
+
+
+def default_source(key: str, method: str, objective: str) -> str:
+    """Where the default of a setting of training comes from, in words."""
+    if objective in PREFERENCE_OBJECTIVES and key == "learning_rate":
+        return f"the default of {method} under {objective}, a tenth of sft's"
+    return f"the default of {method}, {_METHOD_SOURCES[method]}"
 
 
 class LoraConfig(Section):
@@ -77,10 +97,15 @@ class TrainConfig(Section):
         description="compute each layer again in the backward instead of keeping it: less memory, a third more time",
     )
     batch_size: int = Field(8, ge=1, description="records in one optimizer step")
-    num_train_epochs: float = Field(2, gt=0, description="passes over the training records")
+    num_train_epochs: float = Field(
+        2, gt=0, description="passes over the training records; where none is given 1 for preferences"
+    )
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
     learning_rate: float = Field(
-        5e-5, gt=0, description="peak learning rate of AdamW; where none is given 2e-4 for lora and qlora"
+        5e-5,
+        gt=0,
+        description="peak learning rate of AdamW; where none is given 2e-4 for lora and qlora, and for preferences a tenth: "
+        "5e-6, and 2e-5 for lora and qlora",
     )
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="shape of the learning rate after the warmup"
@@ -153,7 +178,7 @@ class TrainConfig(Section):
     def _what_suits_the_method(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**METHOD_DEFAULTS.get(str(values.get("method", "full")), {}), **values}
+        return {**train_defaults(str(values.get("method", "full")), str(values.get("objective", "sft"))), **values}
 
     @field_validator("report_to", mode="before")
     @classmethod

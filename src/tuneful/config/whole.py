@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tuneful.config.explain import explained
+from tuneful.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from tuneful.config.schema import (
     DataConfig,
     GenerateConfig,
@@ -29,6 +30,7 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
     generate: GenerateConfig = Field(default_factory=GenerateConfig)
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
@@ -64,6 +66,26 @@ class Config(Section):
     def _the_section_of_another_method_is_refused(self) -> Config:
         if self.train.method == "full" and self.lora != LoraConfig():
             raise ValueError("the section lora is ignored under train.method: full; set train.method=lora, or drop it")
+        return self
+
+    @model_validator(mode="after")
+    def _preferences_are_learned_as_they_can_be(self) -> Config:
+        if why := self.preference.why_not(self.train.objective):
+            raise ValueError(why)
+        if self.train.objective not in PREFERENCE_OBJECTIVES:
+            return self
+        under = f"under train.objective: {self.train.objective}"
+        if self.data.replay is not None:
+            raise ValueError(f"data.replay is for train.objective: sft; {under} drop it")
+        if self.train.objective == "kto" and self.train.batch_size == 1:
+            raise ValueError(
+                f"train.batch_size: 1 {under}, whose KL takes the responses of other records of a step; raise it"
+            )
+        if self.lora.dropout or self.model.dropout:
+            raise ValueError(
+                f"dropout is refused {under}: the model would differ from its reference before it learned anything; set "
+                "lora.dropout and model.dropout to 0"
+            )
         return self
 
     @model_validator(mode="after")

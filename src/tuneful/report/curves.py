@@ -7,12 +7,13 @@ them are in `metrics.jsonl`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from markupsafe import Markup
 
+from tuneful.evaluation.preference import outcome_in_words
 from tuneful.numbers import UNKNOWN, count, duration, known, plain, plural, significant
 from tuneful.report import charts
 from tuneful.report.charts import NARROW, SMALL, WIDE, Series, smooth
@@ -97,6 +98,9 @@ def _training_sentence(run: Run, num_without: int) -> str:
     else:
         sentences.append("Validation loss was not measured.")
     sentences.extend(_how_it_ended(run.training))
+    if run.preference is not None:
+        said = outcome_in_words(run.preference)
+        sentences.append(f"{said[0].upper()}{said[1:]}.")
     sentences.extend(f"At step {count(one.step)} {one.sentence}." for one in run.notices[:MAX_NOTICES])
     if len(run.notices) > MAX_NOTICES:
         sentences.append(f"metrics.jsonl tells of {plural(len(run.notices) - MAX_NOTICES, 'more such notice')}.")
@@ -146,7 +150,7 @@ def _loss_charts(
             title=f"Loss over {by}",
             description=_loss_description(losses, measured),
             x_label="optimizer step" if tokens_at is None else "record tokens seen",
-            y_label="loss per trained token",
+            y_label="loss" if any(known(step.rewards_chosen) for step in run.steps) else "loss per trained token",
             frame=frame,
             lowest=best[0] if best else None,
             marks=_epoch_marks(run, tokens_at),
@@ -190,6 +194,7 @@ def _small_charts(run: Run) -> tuple[tuple[str, Markup], ...]:
         ),
         ("Gradient norm", [(float(s.step), s.grad_norm) for s in run.steps if known(s.grad_norm)], "norm", True),
         ("Record tokens per second", rates, "speed", True),
+        *_preference_charts(run),
     )
     return tuple(
         (
@@ -216,6 +221,18 @@ def _small_charts(run: Run) -> tuple[tuple[str, Markup], ...]:
         for name, points, key, from_zero in kinds
         if points
     )
+
+
+def _preference_charts(run: Run) -> Iterator[tuple[str, list[tuple[float, float]], str, bool]]:
+    """Name, points, key and whether the axis begins at 0, of each figure that steps of preferences have."""
+    for name, field, from_zero in (
+        ("Reward margin, chosen over rejected", "rewards_margins", False),
+        ("Share of pairs ranked right", "rewards_accuracies", True),
+        ("Chosen responses against the reference, nats a token", "chosen_logratio", False),
+        ("KL to the reference", "kl", True),
+    ):
+        points = [(float(step.step), getattr(step, field)) for step in run.steps]
+        yield name, [(x, y) for x, y in points if known(y)], field, from_zero
 
 
 def _step_table(run: Run) -> tuple[tuple[str, ...], ...]:

@@ -27,6 +27,7 @@ from tuneful.runs.schema import (
     Evaluation,
     JudgeScore,
     Notice,
+    PreferenceOutcome,
     RatingRow,
     RecordLoss,
     Step,
@@ -65,6 +66,7 @@ class Run:
     remarks: tuple[str, ...] = field(default=())
     records: tuple[RecordLoss, ...] = field(default=())
     ratings: tuple[RatingRow, ...] = field(default=())
+    preference: PreferenceOutcome | None = None
 
     def trained(self) -> list[Json]:
         """The rows of data/train.jsonl, read when they are asked for."""
@@ -87,6 +89,7 @@ def read_run(path: Path) -> Run:
         evaluations=_in_order(read_loosely(Evaluation, row) for row in metrics if "validation_loss" in row),
         notices=tuple(read_loosely(Notice, row) for row in metrics if "notice" in row),
         training=reader.document(TrainingSummary, "training.json"),
+        preference=reader.document(PreferenceOutcome, "preference.json"),
         base=reader.rows(AnswerRow, "answers/base.jsonl"),
         tuned=reader.rows(AnswerRow, "answers/tuned.jsonl"),
         test=tuple(reader.lines("data/test.jsonl")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tuneful.config import PREFERENCE_OBJECTIVES
 from tuneful.export.card import Card, data_name, license_of, title_of, write_card
 from tuneful.model.gguf_header import gguf_hub_id
 from tuneful.runs.method import IN_4_BITS
@@ -47,7 +48,11 @@ def _facts(run: RunState) -> dict[str, str]:
     adapter = {} if config.train.method == "full" else {"adapter": f"rank {lora.r}, alpha {lora.alpha:g}"}
     if config.train.method == "qlora":
         adapter |= {"base while training": IN_4_BITS}
+    preference, objective = config.preference, config.train.objective
+    losses = ", ".join(preference.resolved_loss_types(objective))
+    learned = {"objective": f"{objective} ({losses}), beta {preference.resolved_beta(objective):g}"}
     return {
+        **(learned if objective in PREFERENCE_OBJECTIVES else {}),
         "training records": f"{len(run.dataset.train):,}",
         "template": config.template.name,
         "trained tokens": f"{tokens.trained:,} of {tokens.record:,}",

@@ -9,6 +9,7 @@ behind: the two steps change weights in memory only.
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,13 @@ from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.fits import BYTES_WHILE_MERGED
 from tuneful.runs.phases import after_training, in_words, saving_seconds, seconds_of
+from tuneful.runs.preference import make_objective
 from tuneful.runs.schema import Step
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.training import finish_training, sample
 from tuneful.train.loop import Training, mean_loss
-from tuneful.types import Example
+from tuneful.train.objective import AllSides
+from tuneful.types import Example, sides_of
 
 _TIMED_RECORDS, _TIMED_PASSAGES = 32, 8
 
@@ -89,8 +92,8 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
         before = _phases_before(run, engine)
     memory |= {"answers": _most_bytes_so_far(run)} if before.get("answers_base") else {}
     _forget_most_bytes()
-    lengths = np.array([len(example) for example in train])
-    trained = np.array([int((example.weights > 0).sum()) for example in train])
+    lengths = np.array([sum(map(len, sides_of(example))) for example in train])
+    trained = np.array([sum(int((side.weights > 0).sum()) for side in sides_of(example)) for example in train])
     visits = _visits(len(train), config)
     steps = np.add.reduceat(lengths[visits], np.arange(0, len(visits), config.batch_size))
     longest, middling = int(steps.argmax()), int(np.argsort(steps)[len(steps) // 2])
@@ -169,7 +172,8 @@ def _visits(num_examples: int, config: TrainConfig) -> np.ndarray[tuple[int], np
 def _take(run: RunState, engine: Engine, examples: Sequence[Example]) -> Step:
     """One real step on `examples`, and nothing else."""
     config = run.config.train.model_copy(update={"batch_size": len(examples), "max_steps": 1, "keep": "last"})
-    training = Training(run.model, engine.optimizer, examples, [], config, engine.layout)
+    objective = make_objective(run.config, defaultdict(float))
+    training = Training(run.model, engine.optimizer, examples, [], config, engine.layout, objective=objective)
     return next(event for event in training.run() if isinstance(event, Step))
 
 
@@ -186,6 +190,8 @@ def _phases_before(run: RunState, engine: Engine) -> dict[str, float]:
     phases = {name: run.phase_seconds.get(name, 0.0) for name in ("setup", "self_check")}
     if run.config.report.record_losses == "all":
         phases["record_losses_before"] = _seconds_of_losses(run, engine, run.dataset.train.examples)
+    if getattr(make_objective(run.config), "uses_reference", False):
+        phases["reference"] = _seconds_of_losses(run, engine, AllSides(run.dataset.train.examples))
     if run.verb == "run" and len(run.dataset.test):
         phases["answers_base"] = _seconds_of_answers(run)
         phases["references_base"] = _seconds_of_losses(run, engine, run.dataset.test.examples)
@@ -194,7 +200,7 @@ def _phases_before(run: RunState, engine: Engine) -> dict[str, float]:
 
 
 def _seconds_of_an_evaluation(run: RunState, engine: Engine) -> float:
-    return _seconds_of_losses(run, engine, run.dataset.validation.examples)
+    return _seconds_of_losses(run, engine, AllSides(run.dataset.validation.examples))
 
 
 def _seconds_of_losses(run: RunState, engine: Engine, examples: Sequence[Example]) -> float:

@@ -29,6 +29,8 @@ FILES = (
     *(f"answers/{name}-references.jsonl" for name in ("base", "tuned")),
     "metrics.jsonl",
     "training.json",
+    "reference.json",
+    "preference.json",
     "records.jsonl",
     "comparison.json",
     "evaluation.json",

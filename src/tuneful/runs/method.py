@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuneful.config import METHOD_DEFAULTS, METHOD_SOURCES, Config
+from tuneful.config import PREFERENCE_OBJECTIVES, Config, default_source, train_defaults
 from tuneful.encoding.replay import Replay
 from tuneful.errors import ConfigError, ExportError, ModelError
 from tuneful.model.adapter import Adapter, check_continued, read_adapter
@@ -67,6 +67,8 @@ def continued_settings(config: Config, adapter: Adapter) -> Config:
             f"{min(adapter.layers)}, and {_WAYS}"
         )
     kept = own | {"dropout": asked.dropout} if "dropout" in asked.model_fields_set else own
+    if config.train.objective in PREFERENCE_OBJECTIVES:
+        kept = kept | {"dropout": 0.0}  # it would move the model away from its reference
     if "target_modules" in asked.model_fields_set:
         kept = kept | {"target_modules": asked.target_modules}  # what it comes to is known once the model is there
     return config.model_copy(update={"lora": asked.model_copy(update=kept)})
@@ -124,11 +126,12 @@ def method_in_words(method: Method, config: Config) -> str:
 
 def rates_in_words(config: Config) -> dict[str, str]:
     """Learning rate and weight decay, each with where it comes from."""
-    method = config.train.method
+    method, objective = config.train.method, config.train.objective
     said = {}
-    for key, default in METHOD_DEFAULTS[method].items():
+    for key in ("learning_rate", "weight_decay"):
         value = getattr(config.train, key)
-        source = f"the default of {method}, {METHOD_SOURCES[method]}" if value == default else "as asked for"
+        is_default = value == train_defaults(method, objective)[key]
+        source = default_source(key, method, objective) if is_default else "as asked for"
         said[key.replace("_", " ")] = f"{value:g}: {source}"
     return said
 
@@ -139,7 +142,7 @@ def doubtful_rate(config: Config) -> str | None:
     AdamW moves every weight by about the rate at each step, whatever the gradient. It is asked about and not refused.
     """
     rate, method = config.train.learning_rate, config.train.method
-    usual = METHOD_DEFAULTS[method]["learning_rate"]
+    usual = train_defaults(method, config.train.objective)["learning_rate"]
     if _TOO_LOW * usual <= rate <= _TOO_HIGH * usual:
         return None
     outcome = "every weight moves by about that much at each step" if rate > usual else "next to nothing will change"

@@ -14,6 +14,8 @@ from tuneful.config import Config
 from tuneful.files import written
 from tuneful.numbers import rough_duration
 from tuneful.runs.schema import Evaluation, Event, Step
+from tuneful.signals import Interrupted, Signals
+from tuneful.train.distributed import ProcessGroup
 from tuneful.train.schedule import Schedule
 
 LABELS: Mapping[str, str] = {
@@ -22,8 +24,10 @@ LABELS: Mapping[str, str] = {
     "answers_base": "answers before",
     "references_base": "reference losses before",
     "general_base": "general text before",
+    "reference": "reference of the preferences",
     "record_losses_before": "record losses before",
     "training": "training",
+    "preference_accuracy": "preference accuracy",
     "record_losses_after": "record losses after",
     "saving": "saving",
     "answers_tuned": "answers after",
@@ -34,6 +38,14 @@ LABELS: Mapping[str, str] = {
 """Every phase by its name in environment.json, in order. Checkpoints are written while it trains, and counted apart, too."""
 
 _PROBE_BYTES = 32 << 20
+
+
+def check_signals(signals: Signals, group: ProcessGroup) -> None:
+    """Raise Interrupted where a signal was received, by any rank."""
+    if group.size == 1:
+        signals.check()
+    elif number := max(group.gather([signals.received or 0])):
+        raise Interrupted(number)
 
 
 def in_words(seconds: Mapping[str, float]) -> str:

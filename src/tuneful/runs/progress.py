@@ -70,7 +70,8 @@ def training_progress(terminal: Terminal, step: int, total: int) -> Iterator[Cal
 
 def _show_evaluation(event: Evaluation, terminal: Terminal) -> None:
     loss = "no validation set" if event.validation_loss is None else f"validation loss {event.validation_loss:.4f}"
-    terminal.say(f"step {event.step:>5}  {loss}")
+    accuracy = f", accuracy {event.validation_accuracy:.1%}" if event.validation_accuracy is not None else ""
+    terminal.say(f"step {event.step:>5}  {loss}{accuracy}")
     if event.sample:
         room = min(terminal.console.width, 200) - len(_SAMPLE_INDENT) - len(" ...")
         terminal.say(_SAMPLE_INDENT + _clipped(event.sample.prompt, -room), style="dim")

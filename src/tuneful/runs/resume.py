@@ -29,7 +29,7 @@ from tuneful.runs.folder import (
     this_process,
 )
 from tuneful.runs.schema import Environment, RunRecord, read_loosely, read_object
-from tuneful.types import Example
+from tuneful.types import Example, sides_of
 
 FREE_SECTIONS = ("report", "judge")
 FREE_KEYS = {
@@ -185,8 +185,11 @@ def _is_free(section: str, key: str) -> bool:
 
 
 def _digest_of(examples: Iterable[Example]) -> str:
-    """sha256 over the token ids and weights of `examples`, in order."""
+    """sha256 over the token ids and weights of `examples` and of their other sides, and their labels, in order."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(len(example).to_bytes(8, "little") + example.token_ids.tobytes() + example.weights.tobytes())
+        for side in sides_of(example):
+            digest.update(len(side).to_bytes(8, "little") + side.token_ids.tobytes() + side.weights.tobytes())
+        if example.label is not None:
+            digest.update(b"wanted" if example.label else b"unwanted")
     return digest.hexdigest()

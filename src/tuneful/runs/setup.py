@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.audit.audit import audit_sides
-from tuneful.config import Config, JudgeConfig
+from tuneful.config import PREFERENCE_OBJECTIVES, Config, JudgeConfig
 from tuneful.console import Terminal
 from tuneful.data.read import Record, stream_data
 from tuneful.encoding.encode import Encoder
@@ -174,8 +174,8 @@ def set_up(
         config = with_saved_template(config)
         config, pretrained = _load(config, dtype, device, group, terminal)
         loading_seconds = time.perf_counter() - begun_loading
-        if config.model.dropout is not None:
-            set_dropout(pretrained.model, config.model.dropout)
+        if (dropout := 0.0 if config.train.objective in PREFERENCE_OBJECTIVES else config.model.dropout) is not None:
+            set_dropout(pretrained.model, dropout)
         method = begin_method(pretrained.model, config, device, pretrained.adapter)
         config = _within_context(config, pretrained.model, terminal)
         encoder = load_encoder(pretrained.tokenizer, config)

@@ -24,7 +24,8 @@ from tuneful.runs.adapter import save_with_adapter
 from tuneful.runs.card import describe_model
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.folder import differences
-from tuneful.runs.phases import Pace, after_training, in_words, saving_seconds
+from tuneful.runs.phases import Pace, after_training, check_signals, in_words, saving_seconds
+from tuneful.runs.preference import begin_objective, measure_held_out
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
 from tuneful.runs.schema import (
@@ -60,6 +61,7 @@ def train(run: RunState, engine: Engine) -> None:
         return
     config, examples = run.config.train, run.dataset.train.examples
     loss_tracker = LossTracker(len(examples))
+    objective = begin_objective(run, engine)
     state = _newest_state(run, engine, loss_tracker)
     records_all = run.config.report.record_losses == "all"
     if state.step == 0 and records_all:
@@ -74,6 +76,7 @@ def train(run: RunState, engine: Engine) -> None:
         lambda step: sample(run, step),
         sample_tokens=run.config.generate.max_new_tokens,
         replay=run.replay,
+        objective=objective,
         loss_tracker=loss_tracker,
         state=state,
         should_stop=_should_stop(run),
@@ -81,6 +84,7 @@ def train(run: RunState, engine: Engine) -> None:
     )
     _take_steps(run, training)
     _tell_how_it_ended(run, training)
+    measure_held_out(run, engine, objective)
     if records_all:
         loss_tracker.after[:] = _record_losses(run, engine, "after")
     run.folder.write_rows("records.jsonl", rank(loss_tracker, examples))
@@ -105,7 +109,7 @@ def save(run: RunState, engine: Engine) -> None:
             model = _whole_model(run)
             if run.group.is_main:
                 _save_model(run, model)
-        check_signals(run)
+        check_signals(run.signals, run.group)
         run.group.wait()
     if is_in_4_bits(run.model):
         restore_adapter(run.method.adapter, run.folder.adapter)
@@ -131,14 +135,6 @@ def sample(run: RunState, step: int) -> Answer:
         return answer(run.model, run.encoder, source.conversations[:1], run.config.generate, seed=step)[0]
 
 
-def check_signals(run: RunState) -> None:
-    """Raise Interrupted where a signal was received, by any rank."""
-    if run.group.size == 1:
-        run.signals.check()
-    elif number := max(run.group.gather([run.signals.received or 0])):
-        raise Interrupted(number)
-
-
 # Steps
 
 
@@ -162,7 +158,7 @@ def _take_steps(run: RunState, training: Training) -> None:
                 if isinstance(event, Step) and _save_is_due(run, state.step - saved_step, saved_at):
                     _save_checkpoint(run, training)
                     saved_step, saved_at = state.step, time.monotonic()
-                check_signals(run)
+                check_signals(run.signals, run.group)
         except Interrupted:
             if state.step > saved_step and not run.signals.second_signal:
                 run.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")

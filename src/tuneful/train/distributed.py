@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 from tuneful.batch.trie import token_order
 from tuneful.errors import ConfigError, TunefulError
 from tuneful.model.structure import decoder_layers
-from tuneful.types import Example
+from tuneful.types import Example, sides_of
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 _TIMEOUT = timedelta(hours=2)
@@ -67,7 +67,7 @@ class ProcessGroup:
         if self.size == 1:
             return list(examples)
         ordered = sorted(examples, key=token_order)
-        lengths = np.array([len(example) for example in ordered], dtype=np.float64)
+        lengths = np.array([sum(map(len, sides_of(example))) for example in ordered], dtype=np.float64)
         middles = np.cumsum(lengths) - lengths / 2
         owners = np.floor(middles * self.size / max(lengths.sum(), 1)).astype(int)
         wanted = self.rank if rank is None else rank

@@ -39,7 +39,8 @@ from tuneful.runs.schema import Layout, LayoutName
 from tuneful.train.distributed import ProcessGroup
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.memory import affordable_tokens
-from tuneful.types import Example
+from tuneful.train.objective import AllSides
+from tuneful.types import Example, sides_of
 
 LOSS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """Largest relative difference of the loss between the two ways, by the dtype that computes it. transformers' norms are of float32
@@ -78,10 +79,10 @@ def choose_layout(
 
     To be called while `model` is still in float32, where the self-check is sharp. It is made once more in `dtype`, the compute
     dtype of the training: the kernels and the rounding are another's there. A base that is in `dtype` already, as a frozen one
-    in bfloat16 is, is checked in that alone, within its bounds: a copy in float32 would take more memory than the training.
-    `others` are the sets besides `examples` that will be computed in this layout. Raises ModelError where the model cannot be
-    computed at all, or sees tokens that come later.
+    in bfloat16 is, is checked in that alone: a copy in float32 would take more memory than the training. `others` are the sets
+    besides `examples` that will be computed so. ModelError where the model cannot be computed, or sees tokens that come later.
     """
+    examples, others = AllSides(examples), [AllSides(one) for one in others]
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
     few = next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout))
     few += _beyond_window(model, few, examples) if config.layout != "padded" else []
@@ -188,13 +189,11 @@ def _why_not(
 
 
 def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: LayoutName) -> Iterator[list[Example]]:
-    """The examples of one optimizer step in micro-batches of at most `max_tokens` computed tokens, or of one record.
-
-    Records are taken in the order of their token ids, so that those that share a prefix meet (padded: of their length).
-    """
+    """The examples of one optimizer step in micro-batches of at most `max_tokens` computed tokens, or of one record: a pair stays
+    together. Taken in the order of their token ids, so that those that share a prefix meet (padded: of their length)."""
     batch: list[Example] = []
     num_computed = 0
-    for example in sorted(examples, key=len if layout == "padded" else token_order):
+    for example in sorted(examples, key=_longest_side if layout == "padded" else token_order):
         grown = _grown(num_computed, batch, example, layout)
         if batch and grown > max_tokens:
             yield batch
@@ -390,10 +389,17 @@ def _without_adapter_dropout(model: torch.nn.Module) -> Iterator[None]:
 
 def _grown(num_computed: int, batch: Sequence[Example], example: Example, layout: LayoutName) -> int:
     """How many tokens a micro-batch computes once `example` has joined it, records coming in sorted order."""
+    sides = sides_of(example)
     if layout == "padded":
-        return (len(batch) + 1) * (len(example) - 1)
-    shared = common_prefix(batch[-1], example) if batch and layout == "trie" else 0
-    return num_computed + len(example) - 1 - shared
+        return (len(batch) + 1) * len(sides) * (_longest_side(example) - 1)
+    for before, side in zip((batch[-1] if batch else None, example), sides, strict=False):
+        shared = common_prefix(before, side) if before is not None and layout == "trie" else 0
+        num_computed += len(side) - 1 - shared
+    return num_computed
+
+
+def _longest_side(example: Example) -> int:
+    return max(map(len, sides_of(example)))
 
 
 def _loss_and_gradients(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -27,7 +27,9 @@ from tuneful.train.finite import check_losses, culprits, not_finite, validation_
 from tuneful.train.layout import cut_micro_batches, own_micro_batches
 from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
 from tuneful.train.memory import MIN_TOKENS, fitted, out_of_memory_says
+from tuneful.train.objective import RESPONSE_LOSS, Measure, Objective, Row, total_weight
 from tuneful.train.optimizer import AdamW, learning_rate
+from tuneful.train.preference_watch import preference_notices
 from tuneful.train.progress import LossTracker
 from tuneful.train.schedule import Schedule, schedule_of
 from tuneful.types import Answer, Example
@@ -64,6 +66,7 @@ class Training:
     sample: Callable[[int], Answer] | None = None
     sample_tokens: int = 1
     replay: Replay | None = None
+    objective: Objective = RESPONSE_LOSS
     loss_tracker: LossTracker | None = None
     state: TrainingState = field(default_factory=TrainingState)
     should_stop: Callable[[], None] = no_op
@@ -114,14 +117,21 @@ class Training:
     def evaluate(self) -> Iterator[Event]:
         """The validation loss after `state.step` steps, and a sample answer."""
 
-        def validation_loss(layout: Layout) -> float | None:
+        def validation_costs(layout: Layout) -> Costs | None:
             bad.clear()
-            return mean_loss(
-                self.model, self.validation, layout, should_stop=self.should_stop, group=self.group, bad=bad
+            return mean_costs(
+                self.model,
+                self.validation,
+                layout,
+                objective=self.objective,
+                should_stop=self.should_stop,
+                group=self.group,
+                bad=bad,
             )
 
         bad: list[Example] = []
-        loss, notices = self._fitted(validation_loss)
+        costs, notices = self._fitted(validation_costs)
+        loss = costs.loss if costs else None
         if loss is not None and not math.isfinite(loss):
             raise validation_not_finite(self.state.step, loss, bad)
         yield from notices
@@ -129,7 +139,8 @@ class Training:
         answer = shown(self.state.step) if shown else None
         sample = Sample(answer.source, answer.prompt, answer.text) if answer else None
         _remember(self.state, loss)
-        yield Evaluation(self.state.step, loss, sample)
+        figures = self.objective.figures(list(costs.rows.values())) if costs else {}
+        yield Evaluation(self.state.step, loss, sample, validation_accuracy=figures.get("rewards_accuracies"))
 
     def step(self, indices: Sequence[int]) -> Iterator[Event]:
         """One optimizer step on the training records `indices` and those replayed with them; `state` and `loss_tracker` are those
@@ -138,8 +149,9 @@ class Training:
         examples = [self.train[index] for index in indices]
         replayed = self._replayed(len(examples))
         together = [*examples, *replayed]
+        sides = self.objective.sides(together)
 
-        def gradients(layout: Layout) -> _Costs:
+        def gradients(layout: Layout) -> Costs:
             torch.manual_seed(derived_seed(self.config.seed, step))  # of dropout
             self.optimizer.forget_gradients()
             return self._backward(together, layout)
@@ -149,17 +161,16 @@ class Training:
         if step == 1 and (unused := _without_gradient(self.optimizer, self.group)):
             yield unused
         self.optimizer.sum_gradients()
-        costs = own.summed(together, self.group)
+        costs = own.summed(together, self.group, self.objective.num_columns)
         rate = learning_rate(self.config, step, self.num_steps)
         loss = costs.mean(examples) if replayed else costs.loss
         norm = self.optimizer.step(rate)
         if not math.isfinite(norm):
             raise not_finite(step, f"the gradient's norm is {norm}", together)
-        notices = [
-            one for one in (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm)) if one
-        ]
+        figures = self.objective.figures(costs.of(examples))
+        notices = self._notices(step, loss, norm, figures)
         if self.loss_tracker is not None:
-            self.loss_tracker.see(step, indices, [costs.nll[id(example)] for example in examples])
+            self.loss_tracker.see(step, indices, [row[0] for row in costs.of(examples)])
         self.state.step, self.state.evaluated = step, False
         self.state.recent_losses = [*self.state.recent_losses, loss][-_SPIKE_WINDOW:]
         yield Step(
@@ -168,17 +179,24 @@ class Training:
             loss=loss,
             learning_rate=rate,
             grad_norm=norm,
-            target_tokens=sum(int((example.weights > 0).sum()) for example in together),
-            record_tokens=sum(len(example) for example in together),
+            target_tokens=sum(int((side.weights > 0).sum()) for side in sides),
+            record_tokens=sum(map(len, sides)),
             computed_tokens=costs.num_computed_tokens,
             step_seconds=time.perf_counter() - start,
             replay_loss=costs.mean(replayed) if replayed else None,
+            **figures,
         )
         yield from notices
 
+    def _notices(self, step: int, loss: float, norm: float, figures: Mapping[str, float]) -> list[Notice]:
+        """What a person should hear of at this step."""
+        found = (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm))
+        return [*filter(None, found), *preference_notices(step, figures, self.state)]
+
     def _gradient_is_zero(self, step: int, norm: float) -> Notice | None:
-        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more."""
-        if norm or self._zero_was_said:
+        """Said once: a gradient of exactly 0, as a model has that has diverged so far that nothing moves it any more. Pairs that
+        are far enough apart have it, too."""
+        if norm or self._zero_was_said or self.objective is not RESPONSE_LOSS:
             return None
         self._zero_was_said = True
         return Notice(
@@ -208,28 +226,27 @@ class Training:
         )
         return [self.replay.examples[index] for index in indices]
 
-    def _backward(self, examples: Sequence[Example], layout: Layout) -> _Costs:
-        """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs.
-
-        Where gradients come back averaged over ranks, what is averaged is as many times larger.
-        """
+    def _backward(self, examples: Sequence[Example], layout: Layout) -> Costs:
+        """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs. Where they
+        come back averaged over ranks, what is averaged is as many times larger."""
+        objective, group, costs = self.objective, self.group, Costs()
+        share_of = objective.begin(examples, measure_in(self.model, layout, group, self.should_stop))
         self.model.train()
-        weight, group = total_weight(examples), self.group
-        costs = _Costs()
         for number, (batch, counts) in enumerate(own_micro_batches(examples, layout, group)):
             self.should_stop()
             if number:
                 self.optimizer.collect()
             with out_of_memory_says(batch):
-                micro_batch = micro_batch_loss(self.model, batch, layout.name)
-                share = micro_batch.total / weight if counts else micro_batch.total * 0
+                found = micro_batch_loss(self.model, sides := objective.sides(batch), layout.name)
+                share, rows = share_of(batch, found)
+                share = share if counts else share * 0
                 (share * group.size if group.sharded else share).backward()
             costs.loss += share.item()
             if not math.isfinite(costs.loss):
                 self.optimizer.forget_gradients()
-                raise not_finite(self.state.step + 1, f"the loss is {costs.loss}", culprits(batch, micro_batch))
+                raise not_finite(self.state.step + 1, f"the loss is {costs.loss}", culprits(sides, found))
             if counts:
-                costs.add(batch, micro_batch)
+                costs.add(batch, found, rows)
         return costs
 
 
@@ -240,26 +257,65 @@ def mean_loss(
     *,
     should_stop: Callable[[], None] = no_op,
     group: ProcessGroup = SINGLE_PROCESS,
-    bad: list[Example] | None = None,
 ) -> float | None:
-    """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none.
+    """The weighted mean loss (nats) over all targets of `examples`, of which each rank computes its share; None for none."""
+    costs = mean_costs(model, examples, layout, should_stop=should_stop, group=group)
+    return costs.loss if costs else None
+
+
+def mean_costs(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    layout: Layout,
+    *,
+    objective: Objective = RESPONSE_LOSS,
+    should_stop: Callable[[], None] = no_op,
+    group: ProcessGroup = SINGLE_PROCESS,
+    bad: list[Example] | None = None,
+) -> Costs | None:
+    """What `examples` cost as one step of `objective` that changes nothing, each rank computing its share; None for none.
 
     The records of this rank whose loss is not finite are added to `bad`.
     """
     if not examples:
         return None
-    layout = _evaluated_in(layout, model)
-    batches = own_micro_batches(examples, layout, group)
-    losses = _without_gradients(model, (batch for batch, _ in batches), layout, should_stop)
-    total = 0.0
-    for (batch, found), (_, counts) in zip(losses, batches, strict=True):
+    examples, layout = list(examples), evaluated_in(layout, model)  # told apart by identity
+    share_of = objective.begin(examples, measure_in(model, layout, group, should_stop))
+    batches, costs = own_micro_batches(examples, layout, group), Costs()
+    sides = [objective.sides(batch) for batch, _ in batches]
+    losses = without_gradients(model, iter(sides), layout, should_stop)
+    for (own_sides, found), (batch, counts) in zip(losses, batches, strict=True):
         if not counts:
             continue
-        loss = found.total.item()
-        total += loss
+        share, rows = share_of(batch, found)
+        loss = share.item()
+        costs.loss += loss
+        costs.add(batch, found, rows)
         if bad is not None and not math.isfinite(loss):
-            bad += culprits(batch, found)
-    return group.sum([total])[0] / total_weight(examples)
+            bad += culprits(own_sides, found)
+    return costs.summed(examples, group, objective.num_columns)
+
+
+def measure_in(
+    model: PreTrainedModel,
+    layout: Layout,
+    group: ProcessGroup = SINGLE_PROCESS,
+    should_stop: Callable[[], None] = no_op,
+) -> Measure:
+    """What an objective computes more with: the summed log-probability of each example's targets, on every rank alike."""
+
+    def measure(examples: Sequence[Example]) -> list[float]:
+        place = {id(example): index for index, example in enumerate(examples)}
+        logps = [0.0] * len(examples)
+        batches = own_micro_batches(examples, layout, group)
+        losses = without_gradients(model, (batch for batch, _ in batches), layout, should_stop)
+        for (batch, found), (_, counts) in zip(losses, batches, strict=True):
+            for example, nll in zip(batch, found.record_nll(), strict=True):
+                if counts:
+                    logps[place[id(example)]] = -nll
+        return group.sum(logps)
+
+    return measure
 
 
 def record_nll(
@@ -269,28 +325,23 @@ def record_nll(
     finite."""
     examples = list(examples)  # told apart by identity: a sequence on disk makes another object at each asking
     nll: dict[int, float] = {}
-    layout = _evaluated_in(layout, model)
+    layout = evaluated_in(layout, model)
     batches = cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else iter(())
-    for batch, found in _without_gradients(model, batches, layout, should_stop):
+    for batch, found in without_gradients(model, batches, layout, should_stop):
         own = found.record_nll()
         check_losses(batch, own)
         nll.update(zip(map(id, batch), own, strict=True))
     return [nll[id(example)] for example in examples]
 
 
-def total_weight(examples: Sequence[Example]) -> float:
-    """The summed target weight of `examples`: what a summed loss is divided by, once."""
-    return float(sum(example.weights.sum(dtype="float64") for example in examples))
-
-
-def _evaluated_in(layout: Layout, model: PreTrainedModel) -> Layout:
+def evaluated_in(layout: Layout, model: PreTrainedModel) -> Layout:
     """`layout` with micro-batches whose logits stay small where every token may be a target: an evaluation is to take less memory
     than a step, and is not faster in larger ones."""
     a_token = model.config.get_text_config().vocab_size * model.dtype.itemsize
     return replace(layout, max_tokens=min(layout.max_tokens, max(MIN_TOKENS, _EVALUATED_BYTES // a_token)))
 
 
-def _without_gradients(
+def without_gradients(
     model: PreTrainedModel, batches: Iterator[list[Example]], layout: Layout, should_stop: Callable[[], None]
 ) -> Iterator[tuple[list[Example], MicroBatchLoss]]:
     model.eval()
@@ -315,38 +366,40 @@ def _remember(state: TrainingState, validation_loss: float | None) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Costs:
-    """What the records of one step cost: the weighted mean `loss` of all of them, and by the identity of each its summed
-    negative log-likelihood, plain (`nll`) and `weighted`."""
+class Costs:
+    """What the records of one step cost: its mean `loss`, and by the identity of each record its row under the objective."""
 
     loss: float = 0.0
     num_computed_tokens: int = 0
-    nll: dict[int, float] = field(default_factory=dict)
-    weighted: dict[int, float] = field(default_factory=dict)
+    rows: dict[int, Row] = field(default_factory=dict)
 
-    def add(self, batch: Sequence[Example], found: MicroBatchLoss) -> None:
+    def add(self, batch: Sequence[Example], found: MicroBatchLoss, rows: Sequence[Row]) -> None:
         """Write down what the records of one micro-batch cost."""
         self.num_computed_tokens += found.num_computed_tokens
-        self.nll.update(zip(map(id, batch), found.record_nll(), strict=True))
-        self.weighted.update(zip(map(id, batch), found.record_losses(batch), strict=True))
+        self.rows.update(zip(map(id, batch), rows, strict=True))
 
-    def summed(self, examples: Sequence[Example], group: ProcessGroup) -> _Costs:
+    def summed(self, examples: Sequence[Example], group: ProcessGroup, num_columns: int) -> Costs:
         """What all ranks have written down together; `examples` are the records of the whole step."""
         if group.size == 1:
             return self
         keys = list(dict.fromkeys(map(id, examples)))
-        own = [(self.nll.get(key, 0.0), self.weighted.get(key, 0.0), float(key in self.nll)) for key in keys]
+        nothing = (0.0,) * (num_columns + 1)
+        own = [(*self.rows[key], 1.0) if key in self.rows else nothing for key in keys]
         loss, num_computed, *rest = group.sum([self.loss, self.num_computed_tokens, *(x for row in own for x in row)])
-        times = [max(1.0, count) for count in rest[2::3]]  # a record that stands in a step twice may have two ranks
-        nll, weighted = (
-            {key: total / count for key, total, count in zip(keys, rest[which::3], times, strict=True)}
-            for which in (0, 1)
-        )
-        return _Costs(loss, int(num_computed), nll, weighted)
+        whole = [rest[start : start + num_columns + 1] for start in range(0, len(rest), num_columns + 1)]
+        # a record that stands in a step twice may have two ranks
+        rows = {
+            key: tuple(value / max(1.0, count) for value in row) for key, (*row, count) in zip(keys, whole, strict=True)
+        }
+        return Costs(loss, int(num_computed), rows)
+
+    def of(self, examples: Sequence[Example]) -> list[Row]:
+        """The rows of some of them."""
+        return [self.rows[id(example)] for example in examples]
 
     def mean(self, examples: Sequence[Example]) -> float:
-        """The weighted mean loss of some of them."""
-        return sum(self.weighted[id(example)] for example in examples) / total_weight(examples)
+        """The weighted mean loss of some of them, records of responses."""
+        return sum(row[1] for row in self.of(examples)) / total_weight(examples)
 
 
 # What a step may show

@@ -39,8 +39,8 @@ _SOFTMAX_ELEMENTS = 1 << 19
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatchLoss:
-    """What one micro-batch gives: `total`, the weighted sum (float32 or float64 scalar, with its graph); the negative
-    log-likelihood of each target [M], without; which targets belong to which record; and how many tokens were computed."""
+    """What one micro-batch gives: `total`, the weighted sum (float32 or float64 scalar); the negative log-likelihood of each
+    target [M]; both with their graph; which targets belong to which record; and how many tokens were computed."""
 
     total: torch.Tensor
     target_nll: torch.Tensor
@@ -49,12 +49,12 @@ class MicroBatchLoss:
 
     def record_nll(self) -> list[float]:
         """For each record in the order given, the summed negative log-likelihood (nats) of its targets, unweighted."""
-        nll = self.target_nll.double().cpu().numpy()
+        nll = self.target_nll.detach().double().cpu().numpy()
         return [float(nll[own].sum()) for own in self.record_targets]
 
     def record_losses(self, examples: Sequence[Example]) -> list[float]:
         """The same for `examples`, those of this micro-batch, with each target counted by its weight: they sum to `total`."""
-        nll = self.target_nll.double().cpu().numpy()
+        nll = self.target_nll.detach().double().cpu().numpy()
         return [
             float(nll[own] @ example.weights[1:][example.weights[1:] > 0])
             for own, example in zip(self.record_targets, examples, strict=True)
@@ -70,9 +70,9 @@ class WeightedCrossEntropy(torch.autograd.Function):
     """sum_m weights[m] * -log softmax(logits[m])[ids[m]], with its gradient weights * (softmax - one-hot).
 
     logits [M, V] in any floating dtype; ids int64 [M]; weights [M]. Returns the sum and the unweighted nll [M], both in
-    float32 or better; only the sum has a gradient. Softmax is computed in float32, a few rows at a time so that they stay in
-    the cache, and again in the backward: what is kept is the logits as they came. The gradient has the logits' dtype. On a CPU
-    the compiled kernels do it, where there are any.
+    float32 or better and with a gradient: the slopes of a function of the nll are further weights. Softmax is computed in
+    float32, a few rows at a time so that they stay in the cache, and again in the backward: what is kept is the logits as they
+    came. The gradient has the logits' dtype. On a CPU the compiled kernels do it, where there are any.
     """
 
     @staticmethod
@@ -86,21 +86,21 @@ class WeightedCrossEntropy(torch.autograd.Function):
             logsumexp, nll = _native_nll(library, logits, ids)
         weights = weights.to(nll.dtype)
         ctx.save_for_backward(logits, ids, weights, logsumexp)
-        ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, ids, weights, logsumexp = ctx.saved_tensors
+        weights = weights * grads[0] + grads[1]
         if (library := kernels(logits.device, logits.dtype)) is not None:
-            return _native_gradient(library, logits, ids, weights * grads[0], logsumexp), None, None
+            return _native_gradient(library, logits, ids, weights, logsumexp), None, None
         gradient = torch.empty_like(logits)
         start = 0
         for rows in _in_float(logits):
             part = slice(start, start + len(rows))
             probabilities = (rows - logsumexp[part, None]).exp_()
             probabilities[torch.arange(len(rows), device=ids.device), ids[part]] -= 1
-            gradient[part] = probabilities.mul_((weights[part] * grads[0])[:, None])
+            gradient[part] = probabilities.mul_(weights[part, None])
             start = part.stop
         return gradient, None, None
 

@@ -1,5 +1,5 @@
 """JSON documents that say what a run is, what it ran on and what it was trained on: run.json, environment.json, data.json,
-training.json, and the document inside a checkpoint's manifest.
+training.json, reference.json, preference.json, and the document inside a checkpoint's manifest.
 
 What became of it is in `results.py`. Every field says what it holds and in which unit; `docs/run-folder.md` is made from that.
 """
@@ -301,6 +301,35 @@ class DataDocument:
     )
 
 
+# reference.json and preference.json
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceDocument:
+    """What the reference gives the responses: the model as training starts from it, before the first step."""
+
+    made_with: Annotated[str, "sha256 over the model, the tokens of the data, the compute dtype and the layout"]
+    logps: Annotated[
+        Mapping[str, float],
+        "summed log-probability of a response, in nats, by a hash of its record's tokens and of which of them count",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceOutcome:
+    """What the trained model makes of pairs, or labelled records, that it was not trained on."""
+
+    subset: Annotated[Literal["test", "validation"], "which records: those of the test set, where there are such"]
+    num_records: Annotated[int, "how many"]
+    loss: Annotated[float, "the loss that was trained, over all of them"]
+    accuracy: Annotated[
+        float | None, "share that is on the right side, as `rewards_accuracies` of a step; null where it is not defined"
+    ]
+    accuracy_low: Annotated[float | None, "lower end of its interval (Wilson), at `report.confidence`"]
+    accuracy_high: Annotated[float | None, "upper end"]
+    figures: Annotated[Mapping[str, float], "every figure of a step that is known of them, by its name there"]
+
+
 # training.json, and a checkpoint's document
 
 
@@ -337,6 +366,12 @@ class TrainingState:
     recent_losses: Annotated[list[float], "losses of the last 64 steps, to tell a spike by"] = field(
         default_factory=list
     )
+    recent_preferences: Annotated[
+        list[list[float]],
+        "of the last 16 steps under preferences: `chosen_logratio`, `chosen_below_reference`, `rewards_accuracies`, "
+        "`rewards_margins`",
+    ] = field(default_factory=list)
+    noticed: Annotated[list[str], "notices that are given once and were"] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tuneful.runs.schema.documents import CheckpointDocument, DataDocument, Environment, RunRecord, TrainingSummary
+from tuneful.runs.schema.documents import (
+    CheckpointDocument,
+    DataDocument,
+    Environment,
+    PreferenceOutcome,
+    ReferenceDocument,
+    RunRecord,
+    TrainingSummary,
+)
 from tuneful.runs.schema.exports import ExportProof
 from tuneful.runs.schema.read import fields_of
 from tuneful.runs.schema.results import Calibration, Comparison, EvaluationDocument
@@ -42,6 +50,11 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
         (CheckpointDocument,),
     ),
     "training.json": ("Written when the last step is taken.", (TrainingSummary,)),
+    "reference.json": (
+        "Written before the first step where preferences are learned against a reference, and read where the run goes on.",
+        (ReferenceDocument,),
+    ),
+    "preference.json": ("Written when the last step is taken, where preferences were learned.", (PreferenceOutcome,)),
     "records.jsonl": ("A line a training record, in their order, when the last step is taken.", (RecordLoss,)),
     "answers/base.jsonl, answers/tuned.jsonl": (
         "A line a test record, in the order of data/test.jsonl. What `tuneful generate --data` writes is of the same kind.",

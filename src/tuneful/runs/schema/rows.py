@@ -31,6 +31,37 @@ class Step:
     computed_tokens: Annotated[int, "tokens as laid out: what records share is computed once, padding is computed too"]
     step_seconds: Annotated[float, "wall time of the step"]
     replay_loss: Annotated[float | None, "as `loss`, of the replayed records that joined the step", ABSENT] = None
+    rewards_chosen: Annotated[
+        float | None,
+        "under preferences: beta times how much more log-probability the chosen responses have than under the reference, a mean "
+        "over the step's records (without a reference: than none); for kto of the wanted ones",
+        ABSENT,
+    ] = None
+    rewards_rejected: Annotated[float | None, "the same of the rejected, or unwanted, ones", ABSENT] = None
+    rewards_margins: Annotated[float | None, "`rewards_chosen` less `rewards_rejected`", ABSENT] = None
+    rewards_accuracies: Annotated[
+        float | None,
+        "share of pairs whose chosen response has the larger reward, a tie being none; for kto of records whose reward has the "
+        "sign of their label",
+        ABSENT,
+    ] = None
+    logps_chosen: Annotated[
+        float | None,
+        "mean summed log-probability of the chosen responses, in nats; where the loss is of means, a mean a token",
+        ABSENT,
+    ] = None
+    logps_rejected: Annotated[float | None, "the same of the rejected ones", ABSENT] = None
+    chosen_logratio: Annotated[
+        float | None, "mean log(model / reference) of the chosen responses, in nats a token", ABSENT
+    ] = None
+    chosen_below_reference: Annotated[
+        float | None, "share of the chosen responses that are less probable than under the reference", ABSENT
+    ] = None
+    kl: Annotated[
+        float | None,
+        "kto: how far the model is from the reference, the mean log(model / reference) of responses to other prompts, at least 0",
+        ABSENT,
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +82,9 @@ class Evaluation:
         float | None, "weighted mean over the whole validation set, in nats a token; null without one"
     ]
     sample: Annotated[Sample | None, "a sample answer", ABSENT] = None
+    validation_accuracy: Annotated[
+        float | None, "under preferences: as `rewards_accuracies`, over the whole validation set", ABSENT
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +93,9 @@ class Notice:
 
     step: Annotated[int, "the optimizer step"]
     notice: Annotated[
-        Literal["spike", "memory", "unused", "zero_gradient"],
-        "the loss jumped; memory ran out and smaller micro-batches were taken; parameters have had no gradient; or the gradient "
-        "was exactly 0",
+        Literal["spike", "memory", "unused", "zero_gradient", "chosen_falls", "margins_explode"],
+        "the loss jumped; memory ran out and smaller micro-batches were taken; parameters have had no gradient; the gradient was "
+        "exactly 0; chosen responses have become less probable than under the reference; or every pair is far apart already",
     ]
     sentence: Annotated[str, "the same in words"]
 

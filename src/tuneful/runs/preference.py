@@ -1,0 +1,148 @@
+"""The objective of a run: what is descended, for preferences with its reference, which stands in reference.json; and what became
+of pairs that were not trained on, in preference.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tuneful.batch.order import all_steps
+from tuneful.config import PREFERENCE_OBJECTIVES, Config
+from tuneful.errors import DataError
+from tuneful.evaluation.preference import outcome_in_words
+from tuneful.evaluation.statistics import wilson_interval
+from tuneful.runs.phases import check_signals
+from tuneful.runs.schema import Layout, PreferenceOutcome, ReferenceDocument
+from tuneful.runs.setup import Engine, RunState
+from tuneful.train.loop import evaluated_in, mean_costs, no_op
+from tuneful.train.objective import RESPONSE_LOSS, Objective
+from tuneful.train.preference import KtoObjective, PairObjective, PreferenceObjective, Reference
+from tuneful.train.reference import largest_difference, reference_logps
+from tuneful.types import Example
+
+REFERENCE, SUMMARY = "reference.json", "preference.json"
+
+
+def make_objective(config: Config, reference: Reference | None = None) -> Objective:
+    """What `train.objective` names, against `reference` where it has one."""
+    name = config.train.objective
+    if name not in PREFERENCE_OBJECTIVES:
+        return RESPONSE_LOSS
+    if name == "kto":
+        return KtoObjective(config.preference, config.data.max_length, {} if reference is None else reference)
+    return PairObjective(name, config.preference, {} if reference is None else reference)
+
+
+def begin_objective(run: RunState, engine: Engine) -> Objective:
+    """The objective of the run. To be called while the model is as training starts from it: it is its own reference.
+
+    The reference is computed where reference.json does not have it, and compared with the model before the first step.
+    """
+    objective = make_objective(run.config)
+    if not isinstance(objective, (PairObjective, KtoObjective)) or not objective.uses_reference:
+        return objective
+    with run.phase("reference"):
+        objective = replace(objective, reference=_reference(run, engine, objective))
+        _check_start(run, engine, objective)
+    return objective
+
+
+def measure_held_out(run: RunState, engine: Engine, objective: Objective) -> None:
+    """Write preference.json: what the trained model makes of the test records, or where there are none of the validation ones."""
+    if not isinstance(objective, (PairObjective, KtoObjective)):
+        return
+    subset = run.dataset.test if len(run.dataset.test) else run.dataset.validation
+    if not len(subset):
+        return
+    with run.phase("preference_accuracy"):
+        costs = mean_costs(run.model, subset.examples, engine.layout, objective=objective, group=run.group)
+    assert costs is not None
+    rows = list(costs.rows.values())
+    figures = objective.figures(rows)
+    accuracy = figures.get("rewards_accuracies")
+    low, high = (None, None)
+    if accuracy is not None:
+        low, high = wilson_interval(accuracy, len(rows), run.config.report.confidence)
+    summary = PreferenceOutcome(
+        subset="test" if subset is run.dataset.test else "validation",
+        num_records=len(rows),
+        loss=costs.loss,
+        accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        figures=dict(figures),
+    )
+    run.folder.write_document(SUMMARY, summary)
+    run.folder.note_finished(SUMMARY)
+    run.terminal.say(outcome_in_words(summary))
+
+
+def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) -> dict[str, float]:
+    """The log-probabilities of the reference: those of reference.json, and what it lacks."""
+    made_with = _made_with(run, engine)
+    known: dict[str, float] = dict(run.group.broadcast(_known(run, made_with) if run.group.is_main else None))
+    before, evaluated = len(known), evaluated_in(engine.layout, run.model)
+    held_out = [list(side.examples) for side in (run.dataset.validation, run.dataset.test) if len(side)]
+    parts: tuple[tuple[Sequence[Sequence[Example]] | Iterator[Sequence[Example]], Layout], ...] = (
+        (_steps(run), engine.layout),
+        (held_out, evaluated),
+    )
+    total = _num_steps(run) + len(held_out)
+    stop = run.signals.check if run.group.size == 1 else no_op  # several ranks stop at the same step
+    with run.terminal.progress("reference", total, "steps") as advance:
+        for steps, layout in parts:
+            for _ in reference_logps(run.model, objective, steps, layout, known, group=run.group, should_stop=stop):
+                advance(1)
+                check_signals(run.signals, run.group)
+    if len(known) > before:
+        run.folder.write_document(REFERENCE, ReferenceDocument(made_with, known))
+        run.folder.note_finished(REFERENCE)
+    return known
+
+
+def _check_start(run: RunState, engine: Engine, objective: PreferenceObjective) -> None:
+    first = [run.dataset.train.examples[index] for index in next(_order(run))]
+    worst = largest_difference(run.model, objective, first, engine.layout, run.group)
+    said = "exactly 0" if not worst else f"0 to rounding ({worst:.1g} of a log-probability)"
+    run.terminal.say(
+        f"reference: {len(objective.reference):,} responses under the model as it starts; before the first step every reward is "
+        f"{said}"
+    )
+
+
+def _known(run: RunState, made_with: str) -> dict[str, float]:
+    """What reference.json holds of this very reference."""
+    try:
+        document = run.folder.read_document(ReferenceDocument, REFERENCE)
+    except DataError as error:
+        run.warn([f"{error}; the reference is computed again"])
+        return {}
+    return dict(document.logps) if document is not None and document.made_with == made_with else {}
+
+
+def _made_with(run: RunState, engine: Engine) -> str:
+    training = run.folder.begun.training
+    parts = [
+        run.model_sha256,
+        training.get("tokens"),
+        training.get("train.method"),
+        str(engine.dtype),
+        engine.layout.name,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _order(run: RunState) -> Iterator[list[int]]:
+    train = run.config.train
+    return all_steps(len(run.dataset.train), train.batch_size, train.seed, train.num_train_epochs, train.max_steps)
+
+
+def _num_steps(run: RunState) -> int:
+    return sum(1 for _ in _order(run))
+
+
+def _steps(run: RunState) -> Iterator[list[Example]]:
+    examples = run.dataset.train.examples
+    return ([examples[index] for index in indices] for indices in _order(run))

@@ -1,0 +1,154 @@
+"""Whole runs that learn preferences: the reference is computed once and kept, a run that is cut off goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs.test_resume import CutOffError, Heard, cut_off_after
+
+from tuneful.commands import run as api
+from tuneful.config import load_config
+from tuneful.errors import ConfigError
+
+WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
+PAIRS = [
+    {"prompt": f"Say {word} {num}.", "chosen": f"{word} {num}", "rejected": f"{word} no {WORDS[(num + at) % 10]}"}
+    for at, word in enumerate(WORDS)
+    for num in (1, 2)
+]
+LABELS = [
+    {"prompt": row["prompt"], "completion": row["chosen" if at % 2 else "rejected"], "label": bool(at % 2)}
+    for at, row in enumerate(PAIRS)
+]
+SETTINGS = [
+    "train.batch_size=4",
+    "train.max_steps=6",
+    "train.eval_steps=3",
+    "train.save_steps=2",
+    "train.learning_rate=1e-2",
+    "train.micro_batch_tokens=90",
+    "train.warmup_steps=0",
+    "data.validation_share=0.2",
+    "data.test_share=0.2",
+    "report.general=none",
+    "model.dtype=float32",
+]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("preferences") / "pairs.json", PAIRS)
+
+
+def written(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text(json.dumps(rows))
+    return file
+
+
+def trained(model: Path, data: Path, folder: Path, *settings: str, heard: Heard | None = None) -> Path:
+    config = load_config(None, [f"model.name_or_path={json.dumps(str(model))}", *SETTINGS, *settings])
+    api.train(str(data), config=config, output=folder, terminal=heard)
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "step_seconds"} for row in rows]
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in metrics(folder) if "loss" in row]
+
+
+def document(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+@pytest.fixture(scope="session")
+def straight(tiny_llama: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Heard]:
+    heard = Heard()
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    return trained(tiny_llama, pairs, folder, "train.objective=dpo", heard=heard), heard
+
+
+def test_a_run_begins_at_ln_2_and_leaves_its_figures(straight: tuple[Path, Heard]) -> None:
+    folder, heard = straight
+    assert "before the first step every reward is exactly 0" in heard
+    assert steps(folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-12)
+    assert steps(folder)[0]["rewards_margins"] == 0
+    assert steps(folder)[-1]["rewards_margins"] > 0
+    assert {"rewards_chosen", "rewards_rejected", "logps_chosen", "chosen_logratio"} <= steps(folder)[-1].keys()
+    assert all(0 <= row["validation_accuracy"] <= 1 for row in metrics(folder) if "validation_loss" in row)
+    held_out = document(folder, "preference.json")
+    assert held_out["subset"] == "test"
+    assert held_out["accuracy_low"] <= held_out["accuracy"] <= held_out["accuracy_high"]
+    assert "preference accuracy" in heard
+    num_sides = 2 * len(PAIRS)  # some are alike
+    assert 0 < len(document(folder, "reference.json")["logps"]) <= num_sides
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(
+    damaged: bool, straight: tuple[Path, Heard], tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    folder, heard = tmp_path / "run", Heard()
+    with pytest.MonkeyPatch.context() as patch:
+        cut_off_after(5, patch)
+        with pytest.raises(CutOffError):
+            trained(tiny_llama, pairs, folder, "train.objective=dpo")
+    if damaged:
+        (folder / "reference.json").write_text('{"made_with": "x"')
+    trained(tiny_llama, pairs, folder, "train.objective=dpo", heard=heard)
+    assert "going on after step 4" in heard
+    assert ("the reference is computed again" in heard) == damaged
+    assert metrics(folder) == metrics(straight[0])
+    assert document(folder, "reference.json") == document(straight[0], "reference.json")
+    weights = [one / "model" / "model.safetensors" for one in (folder, straight[0])]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_that_goes_on_being_trained_is_its_own_reference(
+    method: str, tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    settings = ("train.objective=dpo", f"train.method={method}", "train.max_steps=3")
+    first = trained(tiny_llama, pairs, tmp_path / "first", *settings)
+    second = trained(first / "adapter", pairs, tmp_path / "second", *settings)
+    assert steps(first)[0]["loss"] == steps(second)[0]["loss"] == pytest.approx(math.log(2), abs=1e-12)
+    before, after = (document(one, "reference.json")["logps"] for one in (first, second))
+    assert before.keys() == after.keys()
+    assert all(before[key] != after[key] for key in before)
+
+
+@pytest.mark.parametrize("objective", ["orpo", "kto"])
+def test_the_other_objectives_run(objective: str, tiny_llama: Path, pairs: Path, tmp_path: Path) -> None:
+    data = pairs if objective == "orpo" else written(tmp_path / "labels.json", LABELS)
+    folder = trained(tiny_llama, data, tmp_path / "run", f"train.objective={objective}", "train.max_steps=3")
+    assert (folder / "reference.json").exists() == (objective == "kto")
+    assert document(folder, "preference.json")["num_records"] > 0
+    if objective == "kto":
+        assert steps(folder)[0]["loss"] == 0.5
+        assert steps(folder)[0]["kl"] == 0
+
+
+@pytest.mark.parametrize("setting", ["model.dropout=0.1", "lora.dropout=0.1", "data.replay=starter"])
+def test_what_would_part_the_model_from_its_reference_is_refused(setting: str) -> None:
+    method = ["train.method=lora"] if setting.startswith("lora") else []
+    with pytest.raises(ConfigError, match=r"under train\.objective"):
+        load_config(None, ["train.objective=dpo", *method, setting])
+
+
+def test_the_dropout_of_the_model_is_off(tiny_gpt2: Path, pairs: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_gpt2 / "config.json").read_text())
+    model = tmp_path / "gpt2"
+    model.mkdir()
+    for file in tiny_gpt2.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.1)
+    (model / "config.json").write_text(json.dumps(config | dropouts))
+    folder = trained(model, pairs, tmp_path / "run", "train.objective=dpo", "train.max_steps=1")
+    assert steps(folder)[0]["rewards_margins"] == 0
