@@ -37,7 +37,7 @@ class Conversation:
     read from, for messages and reports: `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss.
 
     Of a preference pair this is the preferred side, and `rejected` the other: the same but for what follows the prompt. A record
-    with a `label` says whether its response is wanted (KTO), without another one to compare it with.
+    with a `label` says whether its response is wanted (KTO), alone. A document (`is_document`) is the response of its only turn.
     """
 
     system: str
@@ -46,6 +46,7 @@ class Conversation:
     weight: float = 1.0
     rejected: Conversation | None = None
     label: bool | None = None
+    is_document: bool = False
 
     def __post_init__(self) -> None:
         assert any(map(_is_trained, self.turns)), f"{self.source}: a conversation without a response"

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tuneful.audit.defects import find_defects, is_error_row
+from tuneful.audit.defects import find_defects, find_document_defects, is_error_row
 from tuneful.audit.findings import FindingCollector
 from tuneful.audit.preflight import Preflight, SpecialTokenTexts
 from tuneful.audit.traits import conversation_text, first_words_of, language_of, script_of
@@ -65,6 +65,7 @@ class ScannedRows:
         """Keep what it takes of one more row."""
         turns = conversation.turns
         asked = "\n".join(filter(None, [text for turn in turns for text in (turn.instruction, turn.input)]))
+        asked = turns[0].response if conversation.is_document else asked
         answer = "\n".join(turn.response for turn in turns)
         normal = normal_text(answer)
         self.number.append(number)
@@ -140,7 +141,8 @@ class Scan:
 
     def _look(self, number: int, conversation: Conversation, example: Example | str | None) -> None:
         source = conversation.source
-        for kind, text, at in find_defects(conversation):
+        find = find_document_defects if conversation.is_document else find_defects
+        for kind, text, at in find(conversation):
             self.findings.add(kind, number, source, _around(text, at))
         if is_error_row(conversation):
             self.dropped[number] = "null_answers"
@@ -152,7 +154,7 @@ class Scan:
             self.num_trained += int((example.weights > 0).sum())
             for kind, text in self.preflight.look(conversation, example):
                 self.findings.add(kind, number, source, text)
-        if not self.prompt_source:
+        if not self.prompt_source and not conversation.is_document:
             self.prompt = "".join(piece.text for piece in self._template.prompt(conversation))
             self.prompt_source = source
 

@@ -106,6 +106,8 @@ def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None
 
 
 def _rendered(template: Template, record: Record) -> str:
+    if record.conversation.is_document:
+        return f"⟦{record.conversation.turns[0].response}⟧"
     try:
         pieces = template.example(record.conversation)
     except TemplateError as error:

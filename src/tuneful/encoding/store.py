@@ -45,7 +45,7 @@ from tuneful.types import Conversation, Example, IntArray, Turn
 Item = TypeVar("Item", covariant=True)
 Indices = npt.NDArray[np.int64]
 
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 """Raise it with every change by which the same rows under the same settings come to other tokens, weights or columns; no
 store of the version before is read then. (A test holds the tokens of some records to it.)"""
 
@@ -177,15 +177,21 @@ class Store:
             columns["token_ids"][tokens].astype(np.int32),
             np.repeat(columns["run_weights"][runs], columns["run_lengths"][runs]),
             int(columns["num_prompt_tokens"][index]),
-            columns["sources"][self._span("source_ends", index)].tobytes().decode("utf-8", "surrogatepass"),
+            self.source(index),
             bool(columns["cut"][index]),
             int(columns["num_input_cut"][index]),
         )
 
     def record(self, index: int) -> Record:
         """Record `index`, as it was read and as it is meant."""
-        source, weight, system, turns, raw = self._read("rows", "row_ends", index)
-        return Record(raw, Conversation(system, tuple(Turn(*turn) for turn in turns), source, weight))
+        source, weight, system, turns, is_document, raw = self._read("rows", "row_ends", index)
+        turns = tuple(Turn(*turn) for turn in turns)
+        return Record(raw, Conversation(system, turns, source, weight, is_document=is_document))
+
+    def source(self, index: int) -> str:
+        """Where record `index` was read."""
+        span = self._span("source_ends", index)
+        return self._columns["sources"][span].tobytes().decode("utf-8", "surrogatepass")
 
     def conversation(self, index: int) -> Conversation:
         """Record `index` as it is meant."""
@@ -312,17 +318,19 @@ class StoreWriter:
 def fingerprint(data_sha256: str, places: Sequence[Place], config: DataConfig, encoder: Encoder) -> str:
     """sha256 of all that decides what the records of these files, of these bytes, encode to."""
     names = [place.name for place in places]
-    reading = [config.format, config.columns, config.on_error]
+    reading = [config.format, config.columns, config.on_error, config.formats, config.weights, config.sample_by]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
     code = [ENCODING_VERSION, tokenizers.__version__]
-    decisive = [code, data_sha256, names, encoder.text.fingerprint, reading, limits]
+    around = [encoder.text.begin_token_ids, encoder.text.document_end_id]
+    decisive = [code, data_sha256, names, encoder.text.fingerprint, around, reading, limits]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
 def _row(record: Record) -> list[Any]:
     conversation = record.conversation
     turns = [[turn.instruction, turn.input, turn.response, turn.weight] for turn in conversation.turns]
-    return [conversation.source, conversation.weight, conversation.system, turns, record.raw]
+    is_document = conversation.is_document
+    return [conversation.source, conversation.weight, conversation.system, turns, is_document, record.raw]
 
 
 def _as_json(value: Any) -> str:
