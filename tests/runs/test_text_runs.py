@@ -124,7 +124,9 @@ def test_prompts_of_a_test_file_are_answered_beside_documents(
     book: Path, records: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
     both = tmp_path / "both.jsonl"
-    both.write_text("".join(records.open().readlines()[:4]) + '{"text": "the tide comes in again"}\n')
+    both.write_text(
+        "".join(records.read_text().splitlines(keepends=True)[:4]) + '{"text": "the tide comes in again"}\n'
+    )
     folder = run(str(book), tiny_llama, tmp_path / "run", *TEXT, "train.max_steps=2", f"data.test_file={both}")
     names = [one["name"] for one in document(folder, "comparison.json")["metrics"]]
     assert {"rouge_l", "document_perplexity"} <= set(names)

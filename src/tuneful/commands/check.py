@@ -107,7 +107,8 @@ def check(
     from tuneful.audit.fix import write_fixed
     from tuneful.config import Config
     from tuneful.console import Terminal
-    from tuneful.data.read import stream_data
+    from tuneful.data.read import stream_data, stream_side
+    from tuneful.data.split import TEST
     from tuneful.model.saved_template import with_saved_template
 
     data = data_of(data, config, "starter")
@@ -119,7 +120,7 @@ def check(
         raise DataError(f"{fix}: exists already; name a new file for --fix")
     settings = config.data.model_copy(update={"on_error": "skip"})
     encoder, without_tokens = find_encoder(config)
-    others = [conversation for name in against for conversation in _conversations(stream_data([name], settings))]
+    others = [conversation for name in against for conversation in _conversations(stream_side(name, settings, TEST))]
     stream = stream_data(data, settings)
     with terminal.progress("checking", None, "rows") as advance:
         found = audit(

@@ -171,13 +171,16 @@ def _check_target(folder: Path) -> None:
 
 def _asked(run: Path, source: Source) -> Sequence[Conversation]:
     """What the model is tried with: the first test records of a run, else conversations of our own."""
-    from tuneful.data.read import read_data
+    from tuneful.data.read import read_data, settings_of_side
+    from tuneful.data.split import TEST
     from tuneful.export.runtime import renderable
 
     file = run / "data" / "test.jsonl"
     if (run / _RUN).is_file() and file.is_file():
         try:
-            return [record.conversation for record in read_data([str(file)], source.config.data).records]
+            records = read_data([str(file)], settings_of_side(source.config.data, TEST)).records
+            if asked := [one.conversation for one in records if not one.conversation.is_document]:
+                return asked
         except DataError:  # of a format that its own settings explain
             pass
     return renderable(source)

@@ -17,7 +17,7 @@ from typing import Any
 from tuneful.config import DataConfig
 from tuneful.data.by_file import keys_by_place
 from tuneful.data.documents import document_rows, is_plain_text
-from tuneful.data.formats import RECORD_KEYS, TEXT_REASON, FormatReader, ReadRow
+from tuneful.data.formats import RECORD_KEYS, TEXT_REASON, FormatReader
 from tuneful.data.notes import ReadingNotes
 from tuneful.data.rows import Row
 from tuneful.data.sources import STARTER, ByteStream, Place, find_files, joint_sha256
@@ -30,6 +30,8 @@ from tuneful.types import Conversation
 
 _FIRST_ROWS = 10_000
 """Rows that are looked at before a model is loaded: a tenth of a second."""
+_ANY = "any"
+"""Stands in `data.format` for records of every format and documents together."""
 _MAX_BATCH_CHARACTERS = 1 << 24
 """What the documents of a batch may hold, about: they are encoded at once."""
 
@@ -106,18 +108,20 @@ def stream_data(data: str | Sequence[str], config: DataConfig) -> DataStream:
     return DataStream(data, config)
 
 
-def stream_side(name: str, config: DataConfig, side: int) -> DataStream:
-    """The rows of the file that is all of a `side` (`data.validation_file`, `data.test_file`).
+def settings_of_side(config: DataConfig, side: int) -> DataConfig:
+    """How the file of a `side` (`data.validation_file`, `data.test_file`, a run's own data/test.jsonl) is read under `config`.
 
-    Where documents are trained, test records may be prompts with their answers as well.
+    What goes by file is of DATA. Where documents are trained, test records may be prompts with their answers as well; where they
+    stand beside records, they may in any of these files.
     """
-    changes: dict[str, object] = {"weights": None, "interleave_probs": None, "formats": None}
-    documents_only = config.format == "text"
-    if documents_only and side == TEST:
-        changes |= {"format": "auto", "columns": None}
-    own = DataStream(name, config.model_copy(update=changes))
-    own.also_reads_text = (documents_only and side == TEST) or "text" in (config.formats or {}).values()
-    return own
+    has_both = side == TEST if config.format == "text" else "text" in (config.formats or {}).values()
+    format = _ANY if has_both else config.format
+    return config.model_copy(update={"weights": None, "interleave_probs": None, "formats": None, "format": format})
+
+
+def stream_side(name: str, config: DataConfig, side: int) -> DataStream:
+    """The rows of the file that is all of a `side`."""
+    return DataStream(name, settings_of_side(config, side))
 
 
 class DataStream:
@@ -145,11 +149,10 @@ class DataStream:
                 f"`data.interleave_probs` says nothing of {self.files[self.groups.index(None)].name}; name every file"
             )
         self._readers = {
-            format: FormatReader(format, _columns_of(config, format), asks=asks, aside=aside)
+            format: FormatReader(format.replace(_ANY, "auto"), _columns_of(config, format), asks=asks, aside=aside)
             for format in dict.fromkeys(self.formats)
         }
-        self._text_reader = FormatReader("text", None)
-        self.also_reads_text = False
+        self._text_reader = FormatReader("text", _columns_of(config, "text") if config.format == _ANY else None)
         self._skips = config.on_error == "skip"
         self.name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         self.num_read = 0
@@ -193,7 +196,9 @@ class DataStream:
             with ByteStream(place) as stream:
                 for source, value, fault in self._rows(stream, reader, format):
                     self.num_read += 1
-                    found = fault or self._read(reader, value, source)
+                    found = fault or reader.read(value, source)
+                    if found == TEXT_REASON and format == _ANY:
+                        found = self._text_reader.read(value, source)
                     if not isinstance(found, str):
                         self._found_formats[found.format] += 1
                         self._notes.add(found.noted, source)
@@ -211,14 +216,10 @@ class DataStream:
             name = ", ".join(place.name for place in self.files[:3])
             raise DataError(f"{name}: no usable record in {self.num_read} row(s){why}")
 
-    def _read(self, reader: FormatReader, value: Any, source: str) -> ReadRow | str:
-        found = reader.read(value, source)
-        return self._text_reader.read(value, source) if self.also_reads_text and found == TEXT_REASON else found
-
     def _rows(self, stream: ByteStream, reader: FormatReader, format: str) -> Iterator[Row]:
         head = stream.peek(16)
         if stream.compression or not is_table(head):
-            if (format == "text" or self.also_reads_text) and is_plain_text(stream):
+            if format in ("text", _ANY) and is_plain_text(stream):
                 return document_rows(stream, self._sample_by, (self._config.columns or {}).get("text", "text"))
             return text_rows(stream, reader.columns, RECORD_KEYS | ({"text"} if format == "text" else frozenset()))
         if stream.path is None:
@@ -240,11 +241,10 @@ def _weights(config: DataConfig, names: Sequence[str], places: Sequence[Place]) 
 
 
 def _columns_of(config: DataConfig, format: str) -> dict[str, str] | None:
-    """The columns that concern a file of `format`: of documents beside records, those of documents."""
-    if config.columns is None or not config.formats:
+    """The columns that concern what is read as `format`: of documents beside records, `text`."""
+    if config.columns is None or (config.format != _ANY and not config.formats):
         return config.columns
-    of_text = {field: column for field, column in config.columns.items() if field == "text"}
-    return of_text if format == "text" else {f: c for f, c in config.columns.items() if f not in of_text}
+    return {field: column for field, column in config.columns.items() if (field == "text") == (format == "text")}
 
 
 def in_batches(rows: Iterable[Record | SkippedRow], most: int) -> Iterator[list[Record | SkippedRow]]:

@@ -10,18 +10,38 @@ holds two documents, and no template stands around them. What looks like a contr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
+from tuneful.config import Config, TemplateConfig
+from tuneful.encoding.chat_template import TOKENIZER_TEMPLATE, load_template
 from tuneful.encoding.tokens import TextEncoder
+from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Example, IntArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PROMPT_TOKENS = 32
 """Tokens of a document that its continuation is asked for with, at most half of it."""
 _PROMPT_CHARACTERS = 2000
+
+
+def with_own_template(config: Config, tokenizer: PreTrainedTokenizerBase) -> Config:
+    """`config` with the tokenizer's own chat template where documents are trained and nobody asked for another: the trained model
+    answers as it did before."""
+    is_asked_for = config.template.model_fields_set & {"name", "file"}
+    if config.train.objective != "text" or is_asked_for or not getattr(tokenizer, "chat_template", None):
+        return config
+    own = TemplateConfig(name=TOKENIZER_TEMPLATE)
+    with contextlib.suppress(TemplateError):  # one that cannot be used for prompts is no reason not to read documents
+        load_template(own, tokenizer)
+        return config.model_copy(update={"template": own})
+    return config
 
 
 def document_example(conversation: Conversation, text: TextEncoder) -> Example | str:
@@ -52,6 +72,7 @@ class Chunks(Sequence[Example]):
 
     def __init__(self, examples: Sequence[Example], num_tokens: IntArray, max_length: int, overlap: int) -> None:
         self._examples, self._max_length, self._new = examples, max_length, max_length - overlap
+        self._last: tuple[int, Example] | None = None
         over = np.maximum(num_tokens.astype(np.int64) - max_length, 0)
         num_chunks = 1 + -(-over // self._new)
         self._first = np.cumsum(num_chunks) - num_chunks
@@ -77,7 +98,9 @@ class Chunks(Sequence[Example]):
     def _chunk(self, at: int) -> Example:
         record = int(self.record_of[at])
         number = at - int(self._first[record])
-        whole = self._examples[record]
+        if self._last is None or self._last[0] != record:  # of a document on disk, its chunks in turn read it once
+            self._last = record, self._examples[record]
+        whole = self._last[1]
         return whole if len(whole) <= self._max_length else self._cut(whole, number)
 
     def _cut(self, whole: Example, number: int) -> Example:

@@ -391,7 +391,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         refused=tuple(SkippedPlace(skipped.source, skipped.reason) for skipped in dataset.refused[:_MAX_LISTED]),
         split=Split(config.data.split, len(dataset.train), len(dataset.validation), len(dataset.test)),
         template=encoder.text.template.name,
-        train_on=config.data.train_on,
+        train_on="all" if config.data.format == "text" else config.data.train_on,
         prompt_weight=config.data.resolved_prompt_weight,
         max_length=config.data.max_length,
         num_cut=int(sizes.cut.sum()),

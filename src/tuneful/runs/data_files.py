@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tuneful.audit.audit import audit_sides
@@ -19,7 +18,7 @@ from tuneful.runs.schema import DataDocument
 
 
 def check_sides(
-    verb: str, config: Config, conditions: Sequence[Condition], dataset: Dataset, *, has_answers: bool
+    verb: str, config: Config, conditions: tuple[Condition, ...], dataset: Dataset, *, has_answers: bool
 ) -> None:
     """ConfigError where a setting needs records of a side that has none."""
     if config.train.early_stopping_patience and not len(dataset.validation):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tuneful.batch.order import Mixture, mixture_of
 from tuneful.config import DataConfig
+from tuneful.data.by_file import Key
 from tuneful.encoding.by_file import file_numbers
 from tuneful.encoding.documents import records_of
 from tuneful.encoding.prepare import Dataset
@@ -22,7 +23,7 @@ def read_mixture(dataset: Dataset, config: DataConfig) -> Mixture | None:
     shares = config.interleave_probs
     if shares is None:
         return None
-    keys = list(shares) if isinstance(shares, Mapping) else list(range(len(shares)))
+    keys: list[Key | None] = list(shares) if isinstance(shares, Mapping) else list(range(len(shares)))
     given = [float(shares[key]) for key in keys]  # type: ignore[index]
     group_of_file = np.array([keys.index(file.group) for file in dataset.files])
     group_of = group_of_file[_files_of_chunks(dataset)]

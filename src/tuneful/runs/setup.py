@@ -23,6 +23,7 @@ from tuneful.batch.order import Mixture
 from tuneful.config import Config, JudgeConfig
 from tuneful.console import Terminal
 from tuneful.data.read import stream_data
+from tuneful.encoding.documents import with_own_template
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset, Subset, apart, load_encoder, prepare_data
 from tuneful.encoding.replay import Replay, read_replay
@@ -188,7 +189,7 @@ def set_up(
         if config.model.dropout is not None:
             set_dropout(pretrained.model, config.model.dropout)
         method = begin_method(pretrained.model, config, device, pretrained.adapter)
-        config = _within_context(config, pretrained.model, terminal)
+        config = with_own_template(_within_context(config, pretrained.model, terminal), pretrained.tokenizer)
         encoder = load_encoder(pretrained.tokenizer, config)
         dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")
         replay = _read_replay(config, encoder, dataset)

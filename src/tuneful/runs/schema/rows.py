@@ -77,7 +77,9 @@ Event = Step | Evaluation | Notice
 class RecordLoss:
     """What one training record cost, from before training to after it; losses are in nats a target token."""
 
-    source: Annotated[str, "`file:line` of the record"]
+    source: Annotated[
+        str, "`file:line` of the record; of a document's later chunks, with their number: `book.txt:1 chunk 2`"
+    ]
     num_targets: Annotated[int, "tokens of the record with a weight"]
     loss_before: Annotated[float | None, "before the first step; null but under `report.record_losses: all`"]
     loss_first: Annotated[float | None, "when it was first trained on, before the weights changed"]
