@@ -58,7 +58,8 @@ class Conversation:
     At least one turn has a response that is trained; a turn without one is context. `source` is where it was read, as in
     `train.jsonl:17`. `weight` multiplies the weights of all its tokens in the loss. `tools` is the JSON text of the list of those
     that may be called, each {"type": "function", "function": {...}}. Of a preference pair this is the preferred side, `rejected`
-    the other: the same but for what follows the prompt. A `label` says whether the response is wanted (KTO).
+    the other: the same but for what follows the prompt. A `label` says whether the response is wanted (KTO). A document
+    (`is_document`) is the response of its only turn.
     """
 
     system: str
@@ -68,6 +69,7 @@ class Conversation:
     rejected: Conversation | None = None
     label: bool | None = None
     tools: str = ""
+    is_document: bool = False
 
     def __post_init__(self) -> None:
         assert any(map(_is_trained, self.turns)), f"{self.source}: a conversation without a response"

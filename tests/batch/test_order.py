@@ -2,10 +2,11 @@
 
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneful.batch.order import all_steps, derived_seed, epoch_order, num_steps, step_indices
+from tuneful.batch.order import all_steps, derived_seed, epoch_order, mixture_of, num_steps, step_indices
 
 sizes = st.integers(1, 40)
 
@@ -66,3 +67,41 @@ def test_derived_seeds_are_their_own_and_never_change() -> None:
     seeds = [derived_seed(0, 0), derived_seed(42, 7), derived_seed(2**70, 1)]
     assert seeds == [15793235383387715774, 10473664704035447458, 10590469685863665349]
     assert len({derived_seed(seed, number) for seed in range(30) for number in range(30)}) == 900
+
+
+shares = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+
+
+@given(shares, st.data(), st.integers(0, 3), st.sampled_from(["all_exhausted", "first_exhausted"]))
+def test_sources_come_in_their_shares_and_each_example_of_one_as_often_as_another(
+    parts: list[int], data: st.DataObject, seed: int, strategy: str
+) -> None:
+    sizes_ = [data.draw(st.integers(1, 30)) for _ in parts]
+    source_of = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(parts)), sizes_))
+    given_ = [part / sum(parts) for part in parts]
+    mixture = mixture_of(source_of, given_, strategy)
+    epochs = 3
+    visited = [index for step in all_steps(mixture, 7, seed, epochs) for index in step]
+    assert len(visited) == epochs * len(mixture)
+    seen = Counter(visited)
+    for source, (share, size, count) in enumerate(zip(given_, sizes_, mixture.counts, strict=True)):
+        own = [seen[index] for index in np.flatnonzero(source_of == source).tolist()]
+        assert sum(own) == epochs * count
+        assert max(own) - min(own) <= 1
+        assert abs(count - share * len(mixture)) <= len(parts)
+        if strategy == "all_exhausted":
+            assert count >= size
+        else:
+            assert count <= size
+    assert any(count == size for size, count in zip(sizes_, mixture.counts, strict=True))
+
+
+def test_a_mixed_epoch_holds_its_counts_and_a_step_needs_no_other_to_be_known() -> None:
+    mixture = mixture_of(np.array([0] * 10 + [1] * 4), [0.5, 0.5], "all_exhausted")
+    assert mixture.counts == (10, 10)
+    steps = list(all_steps(mixture, 4, 1, 4))
+    for epoch in range(4):
+        visited = [index for step in steps for index in step][20 * epoch : 20 * (epoch + 1)]
+        assert sorted(index for index in visited if index < 10) == list(range(10))
+    assert [step_indices(mixture, 4, 1, step) for step in range(1, 21)] == steps
+    assert steps != list(all_steps(mixture, 4, 2, 4))

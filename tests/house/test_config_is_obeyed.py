@@ -26,7 +26,7 @@ import tuneful
 from tuneful.commands.options import data_of
 from tuneful.config import all_keys, load_config
 from tuneful.console import Terminal
-from tuneful.data.read import read_data
+from tuneful.data.read import read_data, stream_data
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.prepare import make_encoder, prepare_data
 from tuneful.encoding.tokens import TextEncoder
@@ -46,6 +46,7 @@ from tuneful.model import decoder
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
+from tuneful.runs.mixing import read_mixture
 from tuneful.runs.preference import make_objective
 from tuneful.runs.schema import AnswerScores, Evaluation, Layout, Step
 from tuneful.train.distributed import choose_strategy
@@ -126,6 +127,31 @@ class Laboratory:
             ]
             for side in range(3)
         ]
+
+    @remembered
+    def documents(self, *settings: str) -> Any:
+        """What a file of text comes to: its chunks, of all sides."""
+        file = self.folder / "notes.txt"
+        file.write_text(
+            "The tide comes in.\nIt goes out.\n\nA second note.\n\nA third one, with more.\n", encoding="utf-8"
+        )
+        sides = ("data.test_share=0", "data.validation_share=0")
+        config = self.config("train.objective=text", "data.max_length=9", *sides, *settings)
+        found = prepare_data(read_data(str(file), config.data), self.encoder(config), config)
+        return [(one.source, one.token_ids.tolist()) for one in found.train.chunks]
+
+    @remembered
+    def two_files(self, *settings: str) -> Any:
+        """What two files come to: how each row was read, what it weighs, and what of each file an epoch takes."""
+        (self.folder / "fewer.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * 3, encoding="utf-8")
+        sides = ("data.test_share=0", "data.validation_share=0", "data.on_error=skip", "data.max_length=1024")
+        config = self.config(*sides, *settings)
+        names = [str(self.file), str(self.folder / "fewer.jsonl")]
+        stream = stream_data(names, config.data)
+        rows = [getattr(row, "conversation", row.source) for row in stream]
+        found = prepare_data(stream_data(names, config.data), self.encoder(config), config)
+        mixture = read_mixture(found, config.data)
+        return rows, mixture and mixture.counts
 
     @remembered
     def training(self, *settings: str) -> Any:
@@ -417,6 +443,15 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "data.on_error": data("data.on_error=stop"),
     "data.format": data("data.format=messages"),
+    "data.formats": lambda lab: (lab.two_files(), lab.two_files("data.formats=fewer.jsonl=messages")),
+    "data.weights": lambda lab: (lab.two_files(), lab.two_files("data.weights=fewer.jsonl=0.5")),
+    "data.interleave_probs": lambda lab: (lab.two_files(), lab.two_files("data.interleave_probs=0.5,0.5")),
+    "data.stopping_strategy": lambda lab: (
+        lab.two_files("data.interleave_probs=0.5,0.5"),
+        lab.two_files("data.interleave_probs=0.5,0.5", "data.stopping_strategy=first_exhausted"),
+    ),
+    "data.sample_by": lambda lab: (lab.documents(), lab.documents("data.sample_by=line")),
+    "data.chunk_overlap": lambda lab: (lab.documents(), lab.documents("data.chunk_overlap=3")),
     "data.columns": data("data.columns=output=instruction,instruction=output"),
     "data.replay": whole("data.replay=starter", of="steps"),
     "data.replay_ratio": whole("data.replay_ratio=0.5", given=("data.replay=starter",), of="steps"),

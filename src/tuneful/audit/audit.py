@@ -19,6 +19,7 @@ import numpy as np
 
 from tuneful.audit.cross_checks import UNDIVIDED, CrossChecks, PromptSketches
 from tuneful.audit.findings import Finding
+from tuneful.audit.labels import find_labels
 from tuneful.audit.lengths import length_histogram, summarize_lengths
 from tuneful.audit.scan import AuditedRow, Scan
 from tuneful.audit.traits import summarize_first_words
@@ -27,7 +28,15 @@ from tuneful.data.duplicates import Sketches
 from tuneful.data.read import Record, SkippedRow
 from tuneful.data.split import SIDE_NAMES, Sides, normal_prompt
 from tuneful.encoding.encode import Encoder
-from tuneful.runs.schema import Cluster, DataDocument, Histogram, LengthSummary, PreferenceSummary, as_row
+from tuneful.runs.schema import (
+    Cluster,
+    DataDocument,
+    Histogram,
+    LabelCounts,
+    LengthSummary,
+    PreferenceSummary,
+    as_row,
+)
 from tuneful.types import Conversation, Example
 
 __all__ = ["Audit", "AuditedRow", "audit", "audit_sides"]
@@ -39,8 +48,8 @@ class Audit:
 
     Lengths are in `unit`, tokens or words; `num_trained` and `num_ended` (records whose end token is trained) are None
     where nothing was encoded. `sides` counts records by side, empty where there are too few to divide. `prompt` is the
-    first record's prompt as inference sends it. `dropped` are the numbers of rows, as read, that `--fix` leaves out, with
-    the reason.
+    first record's prompt as inference sends it. `labels` are the answers where they are few short ones. `dropped` are the numbers
+    of rows, as read, that `--fix` leaves out, with the reason.
     """
 
     num_read: int
@@ -61,6 +70,7 @@ class Audit:
     prompt: str
     findings: tuple[Finding, ...]
     clusters: tuple[Cluster, ...]
+    labels: tuple[LabelCounts, ...]
     dropped: Mapping[int, str]
     preferences: PreferenceSummary | None = None
 
@@ -79,6 +89,7 @@ class Audit:
             num_findings=self.num_findings,
             preferences=self.preferences,
             clusters=self.clusters,
+            labels=self.labels,
             turns=self.turns,
             languages=self.languages,
             scripts=self.scripts,
@@ -107,6 +118,7 @@ class Audit:
             "num_findings": self.num_findings,
             "findings": [finding.as_dict(max_sources) for finding in self.findings],
             "clusters": [as_row(cluster) for cluster in self.clusters],
+            "labels": [as_row(label) for label in self.labels],
         }
 
 
@@ -129,7 +141,8 @@ def audit(
     sided = chain(_with_side(UNDIVIDED, rows), *(_with_side(side, its_rows) for side, its_rows in given.items()))
     sketches = Sketches(chain(others, scan.prompts(sided)))  # the scan of all rows happens here
     sides, clusters = CrossChecks(scan, PromptSketches(sketches, len(others)), config).run()
-    return _summary(scan, sides, clusters, is_grouped=config.data.split == "grouped")
+    labels = find_labels(scan.rows, sides, scan.findings) if config.train.objective == "sft" else ()
+    return _summary(scan, sides, clusters, labels, is_grouped=config.data.split == "grouped")
 
 
 def audit_sides(
@@ -147,7 +160,9 @@ def _with_side(side: int, rows: Iterable[AuditedRow]) -> Iterator[tuple[int, Aud
     return ((side, row) for row in rows)
 
 
-def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...], *, is_grouped: bool) -> Audit:
+def _summary(
+    scan: Scan, sides: Sides, clusters: tuple[Cluster, ...], labels: tuple[LabelCounts, ...], *, is_grouped: bool
+) -> Audit:
     """Everything that both stages found, put together."""
     prompts = np.array(scan.rows.prompt_units, dtype=np.int64)
     records = np.array(scan.rows.units, dtype=np.int64)
@@ -178,6 +193,7 @@ def _summary(scan: Scan, sides: Sides, clusters: tuple[Cluster, ...], *, is_grou
         prompt=scan.prompt,
         findings=scan.findings.findings(is_grouped),
         clusters=clusters,
+        labels=labels,
         dropped=dict(sorted(scan.dropped.items())),
         preferences=scan.preferences.summary(unit),
     )

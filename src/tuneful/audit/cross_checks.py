@@ -130,7 +130,8 @@ class CrossChecks:
                 self._dropped[rows.number[row]] = "exact_duplicates"
             else:
                 self._add("near_duplicates", row, self._asked(row), f"1.00 {rows.sources[first]}: ")
-        if len(first_with) > 1 and not len(self._preferences):  # of pairs and labels several answers are what is wanted
+        plain = not len(self._preferences)  # of pairs and labels several answers are what is wanted
+        if len(first_with) > 1 and plain and self._config.data.format != "text":
             is_short = all(rows.answer_words[row] <= _SHORT_ANSWER_WORDS for row in group)
             kind = "contradictions" if is_short else "several_answers"
             for row in group:

@@ -33,6 +33,14 @@ def find_defects(conversation: Conversation) -> Iterator[Defect]:
             yield "html_leftovers", text, tag
 
 
+def find_document_defects(conversation: Conversation) -> Iterator[Defect]:
+    """Everything that is wrong with a document: what is wrong with any text, and nothing that would be with an answer."""
+    for text in _texts(conversation):
+        yield from _text_defects(text)
+        if ("<" in text or "&" in text) and (tag := _find_tag(text)) is not None:
+            yield "html_leftovers", text, tag
+
+
 def is_null_like(text: str) -> bool:
     """Whether `text` is a missing value that was written out: None, nan, N/A, <noinput>, <nooutput> ..."""
     return len(text) < 20 and _NULL_LIKE.fullmatch(text) is not None

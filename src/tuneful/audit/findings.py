@@ -222,6 +222,20 @@ KINDS: Mapping[str, Kind] = {
             "Convert the text to plain text or Markdown.",
         ),
         Kind(
+            "label_spellings",
+            "finding",
+            "Labels that are written in several ways",
+            "All answers are few short labels, and each way to write one is another answer for the model.",
+            "Write each label in one way.",
+        ),
+        Kind(
+            "unseen_labels",
+            "finding",
+            "Test or validation labels that are never trained",
+            "All answers are few short labels; what the model was never shown it cannot answer.",
+            "Add such records to the training set, or take the label out of the others.",
+        ),
+        Kind(
             "email_addresses",
             "finding",
             "E-mail addresses",

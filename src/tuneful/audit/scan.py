@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tuneful.audit.defects import find_defects, is_error_row
+from tuneful.audit.defects import find_defects, find_document_defects, is_error_row
 from tuneful.audit.findings import FindingCollector
 from tuneful.audit.preferences import Preferences, find_pair_defects
 from tuneful.audit.preflight import Preflight, SpecialTokenTexts
@@ -69,6 +69,7 @@ class ScannedRows:
         """Keep what it takes of one more row."""
         turns = conversation.turns
         asked = "\n".join(filter(None, [text for turn in turns for text in (question_text(turn), turn.input)]))
+        asked = turns[0].response if conversation.is_document else asked
         sides = [side for side in (conversation, conversation.rejected) if side is not None]
         answers = ["\n".join(map(answer_text, side.turns)) for side in sides]
         answer = answers[0]
@@ -154,7 +155,8 @@ class Scan:
             self.findings.add(kind, number, source, text)
             if kind == "identical_sides":
                 self.dropped[number] = kind
-        for kind, text, at in find_defects(conversation):
+        find = find_document_defects if conversation.is_document else find_defects
+        for kind, text, at in find(conversation):
             self.findings.add(kind, number, source, _around(text, at))
         if is_error_row(conversation):
             self.dropped[number] = "null_answers"
@@ -167,7 +169,7 @@ class Scan:
             self.num_trained += sum(int((side.weights > 0).sum()) for side in sides if side is not None)
             for kind, text in self.preflight.look(conversation, example):
                 self.findings.add(kind, number, source, text)
-        if not self.prompt_source and not isinstance(example, str):
+        if not self.prompt_source and not isinstance(example, str) and not conversation.is_document:
             with contextlib.suppress(TemplateError):  # the record is refused where it is encoded
                 self.prompt = "".join(piece.text for piece in self._template.prompt(conversation))
                 self.prompt_source = source

@@ -2,18 +2,68 @@
 
 Each epoch is one permutation of all examples; a run is the permutations end to end, cut into steps of `batch_size`.
 The last step of a run may be smaller; a step never spans the end of the run.
+
+Of a `Mixture` an epoch takes so many examples from each source: the permutations of a source, end to end, are cut into epochs, so
+that each of its examples comes as often as another, and the examples of an epoch are permuted together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
-_REPLAY = 1
-"""The stream of replayed examples; training examples have none."""
+IntArray = npt.NDArray[np.int64]
+
+_REPLAY, _MIXTURE = 1, 2
+"""The streams of replayed examples and of a mixture; training examples have none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Training examples of several sources: the indices of those of each (`members`), and how many of them an epoch takes."""
+
+    members: tuple[IntArray, ...]
+    counts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+        return sum(self.counts)
+
+    def indices(self, seed: int, first: int, last: int) -> list[int]:
+        """Indices of the training examples at the positions `first` up to `last` of a run."""
+        found: list[int] = []
+        for epoch, start, stop in _epochs(len(self), first, last):
+            found += _mixed_epoch(self, seed, epoch)[start:stop].tolist()
+        return found
+
+
+def mixture_of(source_of: IntArray, shares: Sequence[float], strategy: str) -> Mixture:
+    """The mixture in which source `s` gives `shares[s]` of an epoch, where `source_of[i]` is that of training example `i`.
+
+    `strategy` is that of `data.stopping_strategy`: an epoch has all examples of each source, or none twice. Each source has at
+    least one example.
+    """
+    members = tuple(np.flatnonzero(source_of == source) for source in range(len(shares)))
+    lengths = [len(own) / share for own, share in zip(members, shares, strict=True)]
+    if strategy == "all_exhausted":
+        counts = [math.ceil(round(share * max(lengths), 6)) for share in shares]
+    else:
+        counts = [max(1, math.floor(round(share * min(lengths), 6))) for share in shares]
+    return Mixture(members, tuple(counts))
+
+
+@lru_cache(maxsize=4)
+def _mixed_epoch(mixture: Mixture, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    taken = [
+        own[_indices(len(own), seed, epoch * count, (epoch + 1) * count, _MIXTURE, source)]
+        for source, (own, count) in enumerate(zip(mixture.members, mixture.counts, strict=True))
+    ]
+    return np.asarray(np.concatenate(taken)[epoch_order(len(mixture), seed, epoch, _MIXTURE)])
 
 
 def num_steps(num_examples: int, batch_size: int, num_train_epochs: float, max_steps: int | None = None) -> int:
@@ -30,12 +80,15 @@ def epoch_order(num_examples: int, seed: int, epoch: int, *stream: int) -> np.nd
 
 
 def step_indices(
-    num_examples: int, batch_size: int, seed: int, step: int, *, last_position: int | None = None
+    examples: int | Mixture, batch_size: int, seed: int, step: int, *, last_position: int | None = None
 ) -> list[int]:
-    """Indices of the examples of step `step` (from 1), which may span two epochs; cut off at `last_position`."""
+    """Indices of the examples of step `step` (from 1), which may span two epochs; cut off at `last_position`.
+
+    `examples` says how many there are, or how they are mixed.
+    """
     first = (step - 1) * batch_size
     last = first + batch_size if last_position is None else min(first + batch_size, last_position)
-    return _indices(num_examples, seed, first, last)
+    return _indices(examples, seed, first, last)
 
 
 def replay_indices(num_replayed: int, ratio: float, seed: int, first: int, last: int) -> list[int]:
@@ -48,16 +101,23 @@ def replay_indices(num_replayed: int, ratio: float, seed: int, first: int, last:
     return _indices(num_replayed, seed, first, last, _REPLAY) if last > first else []
 
 
-def _indices(num_examples: int, seed: int, first: int, last: int, *stream: int) -> list[int]:
+def _indices(examples: int | Mixture, seed: int, first: int, last: int, *stream: int) -> list[int]:
+    if isinstance(examples, Mixture):
+        return examples.indices(seed, first, last)
     indices: list[int] = []
-    for epoch in range(first // num_examples, (last - 1) // num_examples + 1):
-        start, stop = max(first - epoch * num_examples, 0), min(last - epoch * num_examples, num_examples)
-        indices += epoch_order(num_examples, seed, epoch, *stream)[start:stop].tolist()
+    for epoch, start, stop in _epochs(examples, first, last):
+        indices += epoch_order(examples, seed, epoch, *stream)[start:stop].tolist()
     return indices
 
 
+def _epochs(length: int, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    """(epoch, start, stop) of each part of the positions `first` up to `last`, where an epoch has `length` of them."""
+    for epoch in range(first // length, (last - 1) // length + 1):
+        yield epoch, max(first - epoch * length, 0), min(last - epoch * length, length)
+
+
 def all_steps(
-    num_examples: int,
+    examples: int | Mixture,
     batch_size: int,
     seed: int,
     num_train_epochs: float,
@@ -66,10 +126,11 @@ def all_steps(
     first_step: int = 1,
 ) -> Iterator[list[int]]:
     """The indices of every step of a run from `first_step` on, in order."""
-    total = num_steps(num_examples, batch_size, num_train_epochs, max_steps)
-    last = None if max_steps else _num_positions(num_examples, num_train_epochs)
+    length = examples if isinstance(examples, int) else len(examples)
+    total = num_steps(length, batch_size, num_train_epochs, max_steps)
+    last = None if max_steps else _num_positions(length, num_train_epochs)
     for step in range(first_step, total + 1):
-        yield step_indices(num_examples, batch_size, seed, step, last_position=last)
+        yield step_indices(examples, batch_size, seed, step, last_position=last)
 
 
 def derived_seed(seed: int, number: int) -> int:

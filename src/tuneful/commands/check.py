@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,12 +208,12 @@ def find_encoder(config: Config) -> tuple[Encoder | None, str]:
 
 def _given_sides(settings: DataConfig, encoder: Encoder | None, objective: str) -> dict[int, Iterator[AuditedRow]]:
     """The rows of `data.validation_file` and `data.test_file`, by side."""
-    from tuneful.data.read import stream_data
+    from tuneful.data.read import stream_side
     from tuneful.data.split import TEST, VALIDATION
 
     files = {VALIDATION: settings.validation_file, TEST: settings.test_file}
     return {
-        side: _with_examples(stream_data(name, settings, objective), encoder)
+        side: _with_examples(stream_side(name, settings, side, objective), encoder)
         for side, name in files.items()
         if name is not None
     }
@@ -240,10 +239,9 @@ def _conversations(stream: DataStream) -> Iterator[Conversation]:
 
 def _with_examples(rows: DataStream, encoder: Encoder | None, left_out: LeftOut | None = None) -> Iterator[AuditedRow]:
     """Each row with its example; encoded a batch at a time."""
-    from tuneful.data.read import Record, SkippedRow
+    from tuneful.data.read import Record, SkippedRow, in_batches
 
-    reading = iter(rows)
-    while batch := list(islice(reading, _BATCH)):
+    for batch in in_batches(rows, _BATCH):
         if encoder is None:
             yield from ((row, None) for row in batch)
             continue
@@ -303,6 +301,8 @@ def _show_lengths(checked: Checked, terminal: Terminal) -> None:
 
 
 def _facts(checked: Checked) -> dict[str, str]:
+    from tuneful.audit.labels import labels_in_words
+
     found = checked.audit
     facts = {"format": checked.format}
     if found.num_trained is not None and found.num_units:
@@ -314,6 +314,8 @@ def _facts(checked: Checked) -> dict[str, str]:
     if found.sides:
         sides = ", ".join(f"{count:,} {name}" for name, count in found.sides.items())
         facts["split"] = f"{sides} ({checked.split})"
+    if found.labels:
+        facts["labels"] = labels_in_words(found.labels)
     facts["turns"] = _named({f"{turns}:": count for turns, count in found.turns.items()})
     facts["languages"] = _named(found.languages) + " (by their commonest words)"
     facts["scripts"] = _named(found.scripts)

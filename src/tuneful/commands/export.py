@@ -171,17 +171,18 @@ def _check_target(folder: Path) -> None:
 
 def _asked(run: Path, source: Source) -> Sequence[Conversation]:
     """What the model is tried with: the first test records of a run, else conversations of our own."""
-    from tuneful.data.read import read_data
+    from tuneful.data.read import read_data, settings_of_side
+    from tuneful.data.split import TEST
     from tuneful.export.runtime import renderable
 
     file = run / "data" / "test.jsonl"
     if (run / _RUN).is_file() and file.is_file():
         objective = source.config.train.objective
         try:
-            return [
-                record.conversation
-                for record in read_data([str(file)], source.config.data, objective=objective).records
-            ]
+            settings = settings_of_side(source.config.data, TEST)
+            records = read_data([str(file)], settings, objective=objective).records
+            if asked := [one.conversation for one in records if not one.conversation.is_document]:
+                return asked
         except DataError:  # of a format that its own settings explain
             pass
     return renderable(source)

@@ -120,6 +120,8 @@ def _rendered(template: Template, record: Record, train_reasoning: bool) -> str:
     """A record as marked text; of a pair the whole of both sides."""
     from tuneful.encoding.template import without_thoughts
 
+    if record.conversation.is_document:
+        return f"⟦{record.conversation.turns[0].response}⟧"
     sides = [side for side in (record.conversation, record.conversation.rejected) if side is not None]
     try:
         texts = [_marked(without_thoughts(template.example(side), trained=train_reasoning)) for side in sides]

@@ -20,7 +20,8 @@ def explained(error: ValidationError, where: Mapping[str, str], known: Sequence[
         if problem["type"] == "extra_forbidden":
             lines.append(f"{place}: {unknown_key(dotted, known, sections)}")
             continue
-        lines.append(f"{place}: `{dotted}`: {problem['msg'].removeprefix('Value error, ')}{_found(problem['input'])}")
+        key = f"`{dotted}`: " if dotted else ""  # what is wrong with several sections together has none
+        lines.append(f"{place}: {key}{problem['msg'].removeprefix('Value error, ')}{_found(problem['input'])}")
     return "\n".join(lines)
 
 

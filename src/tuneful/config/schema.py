@@ -6,7 +6,7 @@ Keys carry the names that the field uses (`learning_rate`, `num_train_epochs`, `
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -72,8 +72,41 @@ class DataConfig(Section):
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="a row that cannot be used stops the run, or is skipped into refused.jsonl"
     )
-    format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt-completion", "question-answer", "dolly"] = Field(
-        "auto", description="how a record is written; `auto` tells each record by its keys"
+    format: Literal[
+        "auto", "alpaca", "messages", "sharegpt", "prompt-completion", "question-answer", "dolly", "text"
+    ] = Field(
+        "auto",
+        description="how a record is written; `auto` tells each record by its keys, and under `train.objective: text` is "
+        "`text`: documents",
+    )
+    formats: dict[str, str] | None = Field(
+        None,
+        description="the format of single files of DATA, where one for all does not do: `{book.txt: text}` trains documents "
+        "beside records",
+    )
+    sample_by: Literal["document", "paragraph", "line"] = Field(
+        "document",
+        description="what a document of a file of plain text is: the whole file, what stands between blank lines, or a line",
+    )
+    chunk_overlap: int = Field(
+        1,
+        ge=1,
+        description="tokens of the chunk before that a chunk of a document begins with, as context without loss",
+    )
+    weights: dict[str, float] | tuple[float, ...] | None = Field(
+        None,
+        description="what the records of single files weigh in the loss, by file (`{a.jsonl: 0.5}`; others weigh 1) or in the "
+        "order of DATA (`[0.5, 1]`)",
+    )
+    interleave_probs: dict[str, float] | tuple[float, ...] | None = Field(
+        None,
+        description="the share of the training records of an epoch that each file of DATA gives, by file or in the order of "
+        "DATA; by default each record comes once",
+    )
+    stopping_strategy: Literal["all_exhausted", "first_exhausted"] = Field(
+        "all_exhausted",
+        description="under `interleave_probs` an epoch ends when each record of each file has come (those of smaller files "
+        "several times), or when the first file has none left (no record comes twice)",
     )
     columns: dict[str, str] | None = Field(
         None,
@@ -94,11 +127,39 @@ class DataConfig(Section):
     def _one_name_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value or None
 
-    @field_validator("format", mode="before")
+    @field_validator("formats", mode="before")
     @classmethod
-    def _text_is_no_format(cls, value: Any) -> Any:
-        if value == "text":
-            raise ValueError("a finished text does not say which part of it is the response, the part to learn")
+    def _formats_are_pairs(cls, value: Any) -> Any:
+        pairs = _by_file(value, "book.txt=text")
+        known = get_args(cls.model_fields["format"].annotation)
+        if isinstance(pairs, dict) and (wrong := [one for one in pairs.values() if one not in known]):
+            raise ValueError(f"{wrong[0]!r} is no format; formats are {', '.join(known)}")
+        return pairs
+
+    @field_validator("weights", "interleave_probs", mode="before")
+    @classmethod
+    def _numbers_by_file(cls, value: Any) -> Any:
+        given = _by_file(value, "a.jsonl=0.5")
+        try:
+            if isinstance(given, dict):
+                return {name: float(one) for name, one in given.items()}
+            return given and tuple(map(float, given))
+        except (TypeError, ValueError):
+            raise ValueError("expected a number for each file, such as a.jsonl=0.5") from None
+
+    @field_validator("weights", "interleave_probs")
+    @classmethod
+    def _numbers_are_positive(cls, value: Any) -> Any:
+        given = [] if value is None else list(value.values() if isinstance(value, dict) else value)
+        if any(not 1e-3 <= one <= 1e3 for one in given):
+            raise ValueError("expected numbers from 0.001 to 1000; leave a file that is not to count out of DATA")
+        return value
+
+    @field_validator("interleave_probs")
+    @classmethod
+    def _shares_are_a_whole(cls, value: Any) -> Any:
+        if value is not None and abs(sum(value.values() if isinstance(value, dict) else value) - 1) > 1e-6:
+            raise ValueError("the shares of the files must add up to 1")
         return value
 
     @field_validator("columns", mode="before")
@@ -132,6 +193,10 @@ class DataConfig(Section):
             raise ValueError("test_share and validation_share together must stay below 1")
         if self.prompt_weight is not None and self.train_on == "all" and self.prompt_weight != 1:
             raise ValueError("prompt_weight is ignored under train_on: all (every weight is 1); drop one of the two")
+        if self.stopping_strategy != "all_exhausted" and self.interleave_probs is None:
+            raise ValueError("stopping_strategy is ignored without interleave_probs; give them, or drop it")
+        if self.chunk_overlap >= self.max_length:
+            raise ValueError("chunk_overlap must be smaller than max_length: a chunk has to bring something new")
         if self.replay_ratio is not None and self.replay is None:
             raise ValueError("replay_ratio says how much of data.replay is mixed in; name a file there, or drop it")
         return self
@@ -149,6 +214,19 @@ class DataConfig(Section):
         if self.replay is None:
             return 0.0
         return 0.1 if self.replay_ratio is None else self.replay_ratio
+
+
+def _by_file(value: Any, example: str) -> Any:
+    """A setting by file as a mapping, or a list in the order of the files; as YAML gives it, or as it is typed."""
+    if value is None or value == {} or value == [] or value == ():
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value,)
+    if isinstance(value, str):
+        value = _pairs(value) if "=" in value else tuple(part.strip() for part in value.split(","))
+    if value is None or not isinstance(value, (dict, list, tuple)):
+        raise ValueError(f"expected files and their values, such as {example}")
+    return {str(name): one for name, one in value.items()} if isinstance(value, dict) else tuple(value)
 
 
 def _pairs(text: str) -> dict[str, str] | None:

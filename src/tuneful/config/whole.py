@@ -98,6 +98,25 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _documents_are_asked_for(self) -> Config:
+        """Under `train.objective: text` records are documents; elsewhere a file of them is asked for by name."""
+        data, objective = self.data, self.train.objective
+        if objective == "text" and data.format == "auto":
+            object.__setattr__(self, "data", data.model_copy(update={"format": "text"}))
+        elif objective == "text" and data.format != "text":
+            raise ValueError(
+                f"data.format: {data.format} holds no documents, which train.objective: text trains; drop one"
+            )
+        elif objective != "text" and data.format == "text":
+            raise ValueError(
+                "data.format: text does not say which part of a text is the response, the part to learn; train.objective=text "
+                "learns all of it, and data.formats names the files of documents beside those of records"
+            )
+        if objective not in ("sft", "text") and "text" in (data.formats or {}).values():
+            raise ValueError(f"data.formats: documents are not trained under train.objective: {objective}")
+        return self
+
 
 def _sections() -> dict[str, type[Section]]:
     """Every section by its name."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.data import hub
-from tuneful.data.rows import shown
+from tuneful.data.rows import TEXT_SUFFIXES, shown, suffix_of
 from tuneful.errors import DataError
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
@@ -25,12 +25,17 @@ _NOT_A_DATA_SET = ("run.json", "config.json", "config.yaml", "tokenizer.json", "
 _MOST_NAMED = 4
 
 
-def files_of_folder(folder: Path) -> list[Path]:
-    """The files of records of a folder's split `train`; DataError where it holds no data set, or none of that split."""
+def files_of_folder(folder: Path, *, holds_text: bool = False) -> list[Path]:
+    """The files of records of a folder's split `train`; DataError where it holds no data set, or none of that split.
+
+    Of one that `holds_text`, and is no saved data set, all files of text and of records, wherever they lie in it.
+    """
     if (folder / _STATE).is_file():
         return _saved_files(folder)
     if (folder / _SPLITS).is_file():
         return _saved_files(folder / _split_of(folder))
+    if holds_text:
+        return _files_of_text(folder)
     card = folder / "README.md"
     is_clone = (card.is_file() or (folder / "data").is_dir()) and not any(
         (folder / one).exists() for one in _NOT_A_DATA_SET
@@ -42,14 +47,28 @@ def files_of_folder(folder: Path) -> list[Path]:
     return [folder / name for name in hub.choose(names, configs, "train", str(folder))]
 
 
+def _files_of_text(folder: Path) -> list[Path]:
+    found = [path for path in sorted(folder.rglob("*")) if _may_be_data(path, folder) or _may_be_text(path, folder)]
+    if not found:
+        raise DataError(f"{folder}: is a folder without a file of text ({', '.join(TEXT_SUFFIXES)}) or of records")
+    return found
+
+
+def _may_be_text(path: Path, folder: Path) -> bool:
+    return suffix_of(path.name) in TEXT_SUFFIXES and not _is_hidden(path, folder) and path.is_file()
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _data_files(folder: Path, paths: Iterable[Path]) -> list[str]:
     """Those of `paths` that may hold records, as they are called inside `folder`."""
     return [str(path.relative_to(folder)) for path in sorted(paths) if _may_be_data(path, folder)]
 
 
 def _may_be_data(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.is_file() and hub.is_data_file(path.name)
+    return not _is_hidden(path, folder) and path.is_file() and hub.is_data_file(path.name)
 
 
 def _split_of(folder: Path) -> str:

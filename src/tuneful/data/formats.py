@@ -6,6 +6,7 @@
     prompt-completion  prompt, completion            input; texts, or lists of messages
     question-answer    question, answer              context
     dolly              instruction, response         context
+    text               text                          a document, all of which is learned; only where it is asked for
 
 Each row is told by itself, so that files of several formats can be put together; `data.format` names one for all, and
 `data.columns` reads a field from a column of another name. What cannot be trained on as it was meant (images, a finished `text`;
@@ -18,7 +19,6 @@ which CSV is told, what makes a JSON object a record, and what a report shows of
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,9 +42,20 @@ from tuneful.data.columns import (
 from tuneful.data.messages import message_texts, plain_text, read_messages
 from tuneful.data.notes import Noted, NoteKey, quoted
 from tuneful.data.rows import shown
-from tuneful.data.tools import tools_of, without_thought
-from tuneful.data.turns import UNANSWERED, Conversed
-from tuneful.data.values import Fields, UnfitError, from_json_text, is_blank, is_nan, kind_of, names_of, text_of, unfit
+from tuneful.data.tools import tools_of
+from tuneful.data.turns import UNANSWERED, Conversed, turn_of_texts, turns_of_pairs
+from tuneful.data.values import (
+    Fields,
+    UnfitError,
+    from_json_text,
+    is_blank,
+    is_nan,
+    kind_of,
+    names_of,
+    text_of,
+    unfit,
+    weight_of,
+)
 from tuneful.errors import ConfigError
 from tuneful.types import Conversation, Turn, texts_of
 
@@ -53,12 +64,13 @@ _MAY_BE_NULL = ("input", "context", "system")
 _LIKE_ASKS = (*ASKS, "query", "user", "human", "source", "input")
 _LIKE_ANSWERS = (*ANSWERS, "target", "reply", "assistant", "gpt")
 _MESSAGES_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]""")
-_LEAST_WEIGHT, _MOST_WEIGHT = 1e-3, 1e3
 TEXT_REASON = (
     "`text` is a finished text: which part of it is the response, the part to learn, is not written in it. Give "
-    "instruction and response fields of their own"
+    "instruction and response fields of their own; or learn it whole: train.objective=text, or, beside records, "
+    "data.formats=FILE=text"
 )
 """Why a row of `text` alone is refused."""
+_MAX_SHOWN_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,7 @@ class FormatReader:
     ) -> None:
         self._columns = dict(columns or {})
         self._asks, self._aside = asks, frozenset(aside)
-        named = [one for one in FORMATS if format in ("auto", one.name)]
+        named = [_TEXT] if format == _TEXT.name else [one for one in FORMATS if format in ("auto", one.name)]
         fitting = [one for one in named if self._columns.keys() <= {*one.fields, WEIGHT}]
         if not fitting:
             fields = "; ".join(f"{one.name}: {', '.join(one.fields)}" for one in named)
@@ -151,11 +163,12 @@ class FormatReader:
             format, plan = found
             names = {field: columns[0] for field, columns in plan.columns.items() if columns[0] != field}
             if plan.suspect:
-                check_plain(row, format.answer, self._columns, noted, asks=self._asks)
+                check_plain(row, format.answer, self._columns, noted, asks=self._asks or format is _TEXT)
             fields = fields_of(row, plan, self._columns.values(), noted)
             system, turns = format.read(fields, noted, self._asks)
-            weight = _weight(row.get(self._columns[WEIGHT])) if WEIGHT in self._columns else 1.0
-            conversation = Conversation(system, turns, source, weight, tools=_tools(format, fields, noted))
+            weight = weight_of(row.get(self._columns[WEIGHT])) if WEIGHT in self._columns else 1.0
+            tools, is_document = _tools(format, fields, noted), format is _TEXT
+            conversation = Conversation(system, turns, source, weight, tools=tools, is_document=is_document)
             if plan.unused:
                 note_unused(row, plan.unused, _texts_of(conversation), format.unused, noted)
             note_placeholders((text for turn in turns for text in (turn.instruction, turn.input)), noted)
@@ -221,6 +234,8 @@ class FormatReader:
             return _why_no_format(row, asks=self._asks)
         if column := self._columns.get(missing[0]):
             return f"no {quoted(column)}, which data.columns names for `{missing[0]}`; keys are {names_of(row)}"
+        if near is _TEXT:
+            return f"no `text`, which is a document's; keys are {names_of(fields)}: data.columns=text=COLUMN"
         like = _like(fields, _LIKE_ANSWERS if missing[0] in ANSWERS else _LIKE_ASKS if missing[0] in ASKS else ())
         hint = f"found `{like}`: data.columns={missing[0]}={like}" if like else f"keys are {names_of(fields)}"
         return f"no `{missing[0]}`; {hint}"
@@ -247,6 +262,8 @@ def record_texts(raw: Fields) -> RecordTexts:
     found = FormatReader("auto", None).plan(raw)
     if found is None:
         holding = message_columns(raw)
+        if not holding and isinstance(raw.get("text"), str):
+            return _TEXT.texts(raw)
         return _message_texts(raw[holding[0]]) if holding else _nearest(FORMATS, raw).texts(raw)
     format, plan = found
     speaking = {field: _speaking(raw, columns) for field, columns in plan.columns.items()}
@@ -316,27 +333,8 @@ def _text(fields: Fields, key: str, noted: Noted) -> str:
     return "" if (value is None or is_nan(value)) and key in _MAY_BE_NULL else text_of(value, f"`{key}`", noted)
 
 
-def _weight(value: Any) -> float:
-    """What the record counts beside others: its `weight`, as a number or as a table writes it; 1 where it has none."""
-    if value is None or value == "":
-        return 1.0
-    try:
-        weight = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        weight = math.nan
-    if weight == 0:
-        unfit("`weight` is 0: nothing of the record would count")
-    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
-        unfit(f"`weight` is {_shown_value(value)}, expected a number from {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
-    return weight
-
-
 def _tools(format: Format, fields: Fields, noted: Noted) -> str:
     return tools_of(fields, noted) if "tools" in format.fields else ""
-
-
-def _shown_value(value: Any) -> str:
-    return shown(str(value)) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else kind_of(value)
 
 
 def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
@@ -351,8 +349,8 @@ def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
             response = UNANSWERED
         if not asked.strip() and not given.strip():
             unfit(f"`{ask}` and `{context}` are both empty: nothing is asked")
-        turn = _turn(asked, given, response, noted)
-        earlier = _history(fields["history"], noted) if fields.get("history") else ()
+        turn = turn_of_texts(asked, given, response, noted)
+        earlier = turns_of_pairs(fields["history"], noted) if fields.get("history") else ()
         return _text(fields, "system", noted), (*earlier, turn)
 
     def texts(fields: Fields) -> RecordTexts:
@@ -361,27 +359,6 @@ def _flat(name: str, ask: str, context: str, answer: str, *more: str) -> Format:
 
     unused = f"; data.columns={context}={{column}} puts it into the prompt"
     return Format(name, (ask, answer), (context, "system", *more), read, texts, answer, unused)
-
-
-def _turn(asked: str, given: str, answer: str, noted: Noted) -> Turn:
-    thought, response = without_thought(answer, noted)
-    return Turn(asked, given, response, thought=thought)
-
-
-def _history(history: Any, noted: Noted) -> list[Turn]:
-    """The earlier turns of an Alpaca record: pairs of what was asked and what was answered."""
-    history = from_json_text(history, "`history`", noted)
-    if not isinstance(history, list):
-        unfit(f"`history` is {kind_of(history)}, expected a list of pairs")
-    turns = []
-    for number, pair in enumerate(history, start=1):
-        if not isinstance(pair, list) or len(pair) != 2:
-            unfit(f"`history` {number} is no pair of an instruction and its answer")
-        asked, response = (text_of(part, f"`history` {number}", noted, "`history`") for part in pair)
-        if not asked.strip() or not response.strip():
-            unfit(f"`history` {number} has an empty half")
-        turns.append(_turn(asked, "", response, noted))
-    return turns
 
 
 # Messages
@@ -444,6 +421,26 @@ FORMATS: tuple[Format, ...] = (
     _flat("question-answer", "question", "context", "answer"),
 )
 """Every format, in the order in which a row is tried for them."""
+
+
+def _text_format() -> Format:
+    """A document: one text, all of which is learned."""
+
+    def read(fields: Fields, noted: Noted, asks: bool) -> Conversed:
+        text = _text(fields, "text", noted)
+        if not text.strip():
+            unfit("`text` is empty: there is nothing to learn")
+        return "", (Turn("", "", text),)
+
+    def texts(fields: Fields) -> RecordTexts:
+        text = plain_text(fields.get("text"))
+        is_long = len(text) > _MAX_SHOWN_CHARACTERS
+        return RecordTexts("", "", text[:_MAX_SHOWN_CHARACTERS] + "..." * is_long)
+
+    return Format("text", ("text",), (), read, texts, "text", "; data.columns=text={column} makes it the document")
+
+
+_TEXT = _text_format()
 
 RECORD_KEYS = frozenset(need for format in FORMATS for need in format.needs)
 """Keys by which an object is told to be a record, and no holder of arrays of records."""

@@ -9,25 +9,32 @@ request, is skipped: read = used + refused, always.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from tuneful.config import DataConfig
-from tuneful.data.formats import RECORD_KEYS
+from tuneful.data.by_file import keys_by_place
+from tuneful.data.documents import document_rows, is_plain_text
+from tuneful.data.formats import RECORD_KEYS, TEXT_REASON, FormatReader
 from tuneful.data.notes import ReadingNotes
 from tuneful.data.pairs import PREFERENCE_KEYS, PreferenceReader, open_reader
 from tuneful.data.rows import Row
-from tuneful.data.sources import STARTER, ByteStream, find_files, joint_sha256
+from tuneful.data.sources import STARTER, ByteStream, Place, find_files, joint_sha256
+from tuneful.data.split import TEST
 from tuneful.data.tables import is_table, table_rows
 from tuneful.data.text_files import text_rows
-from tuneful.errors import DataError
+from tuneful.errors import ConfigError, DataError
 from tuneful.runs.schema import ReadingNote, SkippedRow
 from tuneful.types import Conversation
 
 _FIRST_ROWS = 10_000
 """Rows that are looked at before a model is loaded: a tenth of a second."""
+_ANY = "any"
+"""Stands in `data.format` for records of every format and documents together."""
+_MAX_BATCH_CHARACTERS = 1 << 24
+"""What the documents of a batch may hold, about: they are encoded at once."""
 
 __all__ = ["STARTER", "DataFile", "DataStream", "Record", "SkippedRow", "read_data", "stream_data"]
 
@@ -104,12 +111,29 @@ def stream_data(data: str | Sequence[str], config: DataConfig, objective: str = 
     return DataStream(data, config, objective=objective)
 
 
+def settings_of_side(config: DataConfig, side: int) -> DataConfig:
+    """How the file of a `side` (`data.validation_file`, `data.test_file`, a run's own data/test.jsonl) is read under `config`.
+
+    What goes by file is of DATA. Where documents are trained, test records may be prompts with their answers as well; where they
+    stand beside records, they may in any of these files.
+    """
+    has_both = side == TEST if config.format == "text" else "text" in (config.formats or {}).values()
+    format = _ANY if has_both else config.format
+    return config.model_copy(update={"weights": None, "interleave_probs": None, "formats": None, "format": format})
+
+
+def stream_side(name: str, config: DataConfig, side: int, objective: str = "sft") -> DataStream:
+    """The rows of the file that is all of a `side`."""
+    return DataStream(name, settings_of_side(config, side), objective=objective)
+
+
 class DataStream:
     """Iterating reads the files, in order, in bounded memory, and gives a Record or a SkippedRow for every row.
 
     With `data.on_error` "stop" the first row that cannot be used raises DataError; with "skip" it comes as a SkippedRow. A
     file that is missing, cut off, or so damaged that its rows cannot be told apart raises DataError either way, and so
     does data without one usable record. `sha256`, `num_read`, `format` and `notes` are whole once the iteration is over.
+    `files` are read under `formats` with `weights`; `groups` are their keys in `data.interleave_probs`.
     """
 
     def __init__(
@@ -121,13 +145,30 @@ class DataStream:
         asks: bool = False,
         aside: Collection[str] = (),
     ) -> None:
-        self.files, self.objective = find_files(data), objective
-        self._reader = open_reader(config.format, config.columns, objective, asks=asks, aside=aside)
-        self._skips = config.on_error == "skip"
+        self.objective = objective
         names = [data] if isinstance(data, str) else list(data)
+        formats = config.formats or {}
+        self.files = find_files(data, lambda name: formats.get(name, config.format) == "text")
+        self._config, self._sample_by = config, config.sample_by
+        own = keys_by_place(config.formats, "data.formats", names, self.files)
+        self.formats = [config.format if key is None else formats[str(key)] for key in own]
+        self.weights = _weights(config, names, self.files)
+        self.groups = keys_by_place(config.interleave_probs, "data.interleave_probs", names, self.files)
+        if config.interleave_probs is not None and None in self.groups:
+            raise ConfigError(
+                f"`data.interleave_probs` says nothing of {self.files[self.groups.index(None)].name}; name every file"
+            )
+        self._readers = {
+            format: open_reader(
+                format.replace(_ANY, "auto"), _columns_of(config, format), objective, asks=asks, aside=aside
+            )
+            for format in dict.fromkeys(self.formats)
+        }
+        self._text_reader = FormatReader("text", _columns_of(config, "text") if config.format == _ANY else None)
+        self._skips = config.on_error == "skip"
         self.name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         self.num_read = 0
-        self._formats: Counter[str] = Counter()
+        self._found_formats: Counter[str] = Counter()
         self._notes = ReadingNotes()
         self._digests: list[str] = []
 
@@ -139,14 +180,14 @@ class DataStream:
     @property
     def format(self) -> str:
         """What the records were found to be: `alpaca`, or `alpaca (900), messages (100)`."""
-        if len(self._formats) == 1:
-            return next(iter(self._formats))
-        return ", ".join(f"{name} ({count:,})" for name, count in self._formats.most_common())
+        if len(self._found_formats) == 1:
+            return next(iter(self._found_formats))
+        return ", ".join(f"{name} ({count:,})" for name, count in self._found_formats.most_common())
 
     @property
     def notes(self) -> tuple[ReadingNote, ...]:
         """What there is to know of how the rows were read."""
-        return self._notes.notes(self._formats.total())
+        return self._notes.notes(self._found_formats.total())
 
     def begin(self) -> None:
         """Read the first rows, so that what is wrong with them is told before a model is loaded.
@@ -158,19 +199,22 @@ class DataStream:
 
     def __iter__(self) -> Iterator[Record | SkippedRow]:
         self.num_read = 0
-        self._formats.clear()
+        self._found_formats.clear()
         self._notes.clear()
         self._digests.clear()
         first: SkippedRow | None = None
-        for place in self.files:
+        for place, format, weight in zip(self.files, self.formats, self.weights, strict=True):
+            reader = self._readers[format]
             with ByteStream(place) as stream:
-                for source, value, fault in self._rows(stream):
+                for source, value, fault in self._rows(stream, reader, format):
                     self.num_read += 1
-                    found = fault or self._reader.read(value, source)
+                    found = fault or reader.read(value, source)
+                    if found == TEXT_REASON and format == _ANY:
+                        found = self._text_reader.read(value, source)
                     if not isinstance(found, str):
-                        self._formats[found.format] += 1
+                        self._found_formats[found.format] += 1
                         self._notes.add(found.noted, source)
-                        yield Record(value, found.conversation)
+                        yield Record(value, weighed(found.conversation, weight))
                         continue
                     if not self._skips:
                         raise DataError(f"{source}: {found}. Fix the row, or pass data.on_error=skip to leave it out")
@@ -179,21 +223,60 @@ class DataStream:
                     yield skipped
                 stream.check_unchanged()
                 self._digests.append(stream.sha256)
-        if not self._formats:
+        if not self._found_formats:
             why = f"; the first skipped row: {first.source}: {first.reason}" if first else ""
             name = ", ".join(place.name for place in self.files[:3])
             raise DataError(f"{name}: no usable record in {self.num_read} row(s){why}")
 
-    def _rows(self, stream: ByteStream) -> Iterator[Row]:
+    def _rows(self, stream: ByteStream, reader: FormatReader | PreferenceReader, format: str) -> Iterator[Row]:
         head = stream.peek(16)
         if stream.compression or not is_table(head):
-            return self._apart(text_rows(stream, self._reader.columns, RECORD_KEYS | PREFERENCE_KEYS))
+            if format in ("text", _ANY) and is_plain_text(stream):
+                return document_rows(stream, self._sample_by, (self._config.columns or {}).get("text", "text"))
+            known = RECORD_KEYS | PREFERENCE_KEYS | ({"text"} if format == "text" else frozenset())
+            return _apart(text_rows(stream, reader.columns, known), reader)
         if stream.path is None:
             raise DataError("stdin: byte 0: Parquet and Arrow are read from files only; save it and name the file")
         for _ in stream.blocks():  # for its hash: tables are read here and there
             pass
-        return self._apart(table_rows(head, stream.path, stream.name))
+        return _apart(table_rows(head, stream.path, stream.name), reader)
 
-    def _apart(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """Under kto each pair is two rows from here on."""
-        return self._reader.rows(rows) if isinstance(self._reader, PreferenceReader) else rows
+
+def _apart(rows: Iterator[Row], reader: FormatReader | PreferenceReader) -> Iterator[Row]:
+    """Under kto each pair is two rows from here on."""
+    return reader.rows(rows) if isinstance(reader, PreferenceReader) else rows
+
+
+def weighed(conversation: Conversation, weight: float) -> Conversation:
+    """The conversation of a file whose records weigh `weight` in the loss; both sides of a pair."""
+    if weight == 1:
+        return conversation
+    other = conversation.rejected and weighed(conversation.rejected, weight)
+    return replace(conversation, weight=conversation.weight * weight, rejected=other)
+
+
+def _weights(config: DataConfig, names: Sequence[str], places: Sequence[Place]) -> list[float]:
+    """What the records of each place weigh by `data.weights`; those that it does not name weigh 1."""
+    keys = keys_by_place(config.weights, "data.weights", names, places)
+    return [1.0 if key is None else float(config.weights[key]) for key in keys]  # type: ignore[index]
+
+
+def _columns_of(config: DataConfig, format: str) -> dict[str, str] | None:
+    """The columns that concern what is read as `format`: of documents beside records, `text`."""
+    if config.columns is None or (config.format != _ANY and not config.formats):
+        return config.columns
+    return {field: column for field, column in config.columns.items() if (field == "text") == (format == "text")}
+
+
+def in_batches(rows: Iterable[Record | SkippedRow], most: int) -> Iterator[list[Record | SkippedRow]]:
+    """The rows in lists of at most `most`, each of which is encoded at once; lists of long documents are shorter."""
+    batch, num_characters = list[Record | SkippedRow](), 0
+    for row in rows:
+        batch.append(row)
+        if isinstance(row, Record) and row.conversation.is_document:
+            num_characters += len(row.conversation.turns[0].response)
+        if len(batch) == most or num_characters > _MAX_BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch

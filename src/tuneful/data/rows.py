@@ -16,6 +16,9 @@ Row = tuple[str, Any, str | None]
 MAX_RECORD_BYTES = 4 << 20
 """The most that one record, or the blank space before one, may take: what is longer is no record but a damaged file."""
 
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst")
+"""Endings of files that are text, where documents are read, whatever they begin with."""
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK = " \t\r\n"
 
@@ -62,6 +65,13 @@ def _decodes(line: bytes, encoding: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def suffix_of(name: str) -> str:
+    """The last ending of a name in lower case, that of a compression left out."""
+    for packed in (".gz", ".gzip", ".zst", ".zstd"):
+        name = name.lower().removesuffix(packed)
+    return name[name.rfind(".") :]
 
 
 def all_blank(name: str) -> DataError:

@@ -12,8 +12,8 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -33,18 +33,23 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One file to read: the name that messages carry, and its path; None is standard input."""
+    """One file to read: the name that messages carry, its path (None is standard input), and the name of DATA that it was `given`
+    by."""
 
     name: str
     path: Path | None
+    given: str = ""
 
 
-def find_files(data: str | Sequence[str]) -> list[Place]:
-    """Every file that `data`, a name or several, means, in order; DataError where one is missing or given twice."""
+def find_files(data: str | Sequence[str], holds_text: Callable[[str], bool] = lambda name: False) -> list[Place]:
+    """Every file that `data`, a name or several, means, in order; DataError where one is missing or given twice.
+
+    Of a folder that `holds_text` its files of text are meant too.
+    """
     names = [data] if isinstance(data, str) else list(data)
     if not names:
         raise DataError("no data was named: give a file, or `starter` for the built-in data")
-    places = [place for name in names for place in _find(name)]
+    places = [replace(place, given=name) for name in names for place in _find(name, holds_text(name))]
     seen: dict[Path | None, str] = {}
     for place in places:
         real = place.path and Path(os.path.realpath(place.path))
@@ -54,21 +59,24 @@ def find_files(data: str | Sequence[str]) -> list[Place]:
     return places
 
 
-def _find(name: str) -> list[Place]:
+def _find(name: str, holds_text: bool = False) -> list[Place]:
     if name == STARTER:
         return [Place(STARTER_FILE.name, STARTER_FILE)]  # where the package is installed is of no use in a message
     if name == STANDARD_INPUT:
         return [Place("stdin", None)]
     path = Path(name).expanduser()
     if path.is_dir():
-        return [Place(str(file), file) for file in files_of_folder(path)]
+        return [Place(str(file), file) for file in files_of_folder(path, holds_text=holds_text)]
     if os.path.lexists(path):
         return [Place(str(path), path)]
     if glob.has_magic(name):
         matches = sorted(glob.glob(str(path), recursive=True))
         if not matches:
             raise DataError(f"{name}: no file matches this pattern")
-        return [place for match in matches for place in (_find(match) if Path(match).is_dir() else [_place(match)])]
+        folders = [(match, Path(match).is_dir()) for match in matches]
+        return [
+            place for match, is_dir in folders for place in (_find(match, holds_text) if is_dir else [_place(match)])
+        ]
     if dataset_id(name) is not None:
         return [Place(shown, path) for shown, path in hub.fetch(name)]
     raise DataError(

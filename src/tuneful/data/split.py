@@ -33,6 +33,9 @@ Sides = npt.NDArray[np.int8]
 SPLIT_VERSION = 2
 """Raised with every change that may divide records otherwise: sides that are kept beside a data set are of one version."""
 
+_MAX_COMPARED_CHARACTERS = 1 << 14
+"""What of a document is compared with others: documents that agree so far are the same to whoever divides them."""
+
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SIDE_NAMES = ("train", "validation", "test")
 """The name of each side, by its number."""
@@ -92,7 +95,10 @@ def grouped_sides(
 
 
 def normal_prompt(conversation: Conversation) -> str:
-    """The prompt's fields, one a line, without what people vary without meaning to: what `split_sides` divides by."""
+    """The prompt's fields, one a line, without what people vary without meaning to: what `split_sides` divides by.
+
+    Of a document it is the document, or the beginning of a long one.
+    """
     return "\n".join(normal_text(field) for field in _prompt_fields(conversation))
 
 
@@ -100,7 +106,7 @@ def _prompt_fields(conversation: Conversation) -> Iterator[str]:
     yield conversation.system
     for turn in conversation.turns:
         yield from (result.text for result in turn.results)
-        yield turn.instruction
+        yield turn.response[:_MAX_COMPARED_CHARACTERS] if conversation.is_document else turn.instruction
         yield turn.input
 
 

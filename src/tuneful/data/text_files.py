@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tuneful.data.csv_rows import csv_rows, delimiter_of, is_header
 from tuneful.data.json_columns import column_rows, records_in_columns
 from tuneful.data.json_rows import array_rows, is_spread, is_value, jsonl_rows, object_rows
-from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Row, all_blank
+from tuneful.data.rows import BLANK, BYTE_ORDER_MARK, MAX_RECORD_BYTES, Row, all_blank, suffix_of
 from tuneful.data.sources import ByteStream
 from tuneful.errors import DataError
 
@@ -37,7 +37,7 @@ def text_rows(stream: ByteStream, columns: frozenset[str], record_keys: frozense
     """
     head = _first_line(stream)
     first = head[:1]
-    suffix = _suffix(stream.name)
+    suffix = suffix_of(stream.name)
     if first == b"[":
         yield from array_rows(stream)
     elif named := _NAMED_DELIMITER.fullmatch(head):
@@ -57,7 +57,7 @@ def _first_line(stream: ByteStream) -> bytes:
     size = 1 << 16
     while True:
         head = stream.peek(size)
-        _check_is_text(head, stream.name)
+        check_is_text(head, stream.name)
         line, end, _ = head.removeprefix(BYTE_ORDER_MARK).lstrip(BLANK.encode()).partition(b"\n")
         if end or len(head) < size:
             break
@@ -71,16 +71,10 @@ def _first_line(stream: ByteStream) -> bytes:
     return line.rstrip(BLANK.encode())
 
 
-def _check_is_text(head: bytes, name: str) -> None:
+def check_is_text(head: bytes, name: str) -> None:
+    """DataError where a file begins as one of another kind does."""
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise DataError(f"{name}: byte 0: this is {what}")
     if head[:4].count(0) == 2 and not (head[0] and head[1]):
         raise DataError(f"{name}: byte 0: this looks like UTF-16 text; convert it: iconv -f UTF-16LE -t UTF-8")
-
-
-def _suffix(name: str) -> str:
-    """The last ending of a name in lower case, that of a compression left out."""
-    for packed in (".gz", ".gzip", ".zst", ".zstd"):
-        name = name.lower().removesuffix(packed)
-    return name[name.rfind(".") :]

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from tuneful.data.notes import Noted
-from tuneful.data.values import unfit
+from tuneful.data.tools import without_thought
+from tuneful.data.values import from_json_text, kind_of, text_of, unfit
 from tuneful.types import ToolCall, ToolResult, Turn, has_answer, has_question
 
 Conversed = tuple[str, tuple[Turn, ...]]
@@ -173,3 +175,25 @@ def _asked(turns: Sequence[Turn]) -> tuple[Turn, ...]:
         unfit("there is no message of the user's: nothing is asked")
     last = turns[-1]
     return (*turns[:-1], replace(last, response=last.response if has_answer(last) else UNANSWERED, weight=1.0))
+
+
+def turns_of_pairs(history: Any, noted: Noted) -> list[Turn]:
+    """The earlier turns of an Alpaca record: pairs of what was asked and what was answered."""
+    history = from_json_text(history, "`history`", noted)
+    if not isinstance(history, list):
+        unfit(f"`history` is {kind_of(history)}, expected a list of pairs")
+    turns = []
+    for number, pair in enumerate(history, start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            unfit(f"`history` {number} is no pair of an instruction and its answer")
+        asked, response = (text_of(part, f"`history` {number}", noted, "`history`") for part in pair)
+        if not asked.strip() or not response.strip():
+            unfit(f"`history` {number} has an empty half")
+        turns.append(turn_of_texts(asked, "", response, noted))
+    return turns
+
+
+def turn_of_texts(asked: str, given: str, answer: str, noted: Noted) -> Turn:
+    """A turn of single texts; a thought that opens the `answer` is apart."""
+    thought, response = without_thought(answer, noted)
+    return Turn(asked, given, response, thought=thought)

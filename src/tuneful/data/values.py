@@ -17,6 +17,7 @@ from tuneful.data.rows import shown
 Fields = Mapping[str, Any]
 _MAX_NESTED_TEXTS = 2
 """A JSON text inside a JSON text is read; a third one is no mistake of a converter any more."""
+_LEAST_WEIGHT, _MOST_WEIGHT = 1e-3, 1e3
 
 
 class UnfitError(ValueError):
@@ -102,3 +103,22 @@ def _why_no_json(text: str, where: str) -> str:
             "as JSONL"
         )
     return f"{where} is a text that begins as JSON and is none; write it with json.dumps"
+
+
+def weight_of(value: Any) -> float:
+    """What the record counts beside others: its `weight`, as a number or as a table writes it; 1 where it has none."""
+    if value is None or value == "":
+        return 1.0
+    try:
+        weight = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        weight = math.nan
+    if weight == 0:
+        unfit("`weight` is 0: nothing of the record would count")
+    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+        unfit(f"`weight` is {_shown_value(value)}, expected a number from {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
+    return weight
+
+
+def _shown_value(value: Any) -> str:
+    return shown(str(value)) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else kind_of(value)

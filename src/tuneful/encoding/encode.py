@@ -18,6 +18,7 @@ from itertools import groupby
 
 import numpy as np
 
+from tuneful.encoding.documents import beginning_ids, document_example
 from tuneful.encoding.template import Origin, Piece, without_thoughts
 from tuneful.encoding.tokens import Run, TextEncoder
 from tuneful.errors import TemplateError
@@ -39,7 +40,7 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Conversations to Examples under one template and one set of limits.
+    """Conversations to Examples under one template and one set of limits; documents under neither.
 
     A trained token weighs what its turn does (1), a token of the context `prompt_weight`, and both the record's own weight; an
     answer that is marked as not trained weighs nothing, nor does a thought without `train_reasoning`. With `last_turn` only the
@@ -62,23 +63,27 @@ class Encoder:
         """For each conversation its Example, or the reason why it can have none; encoded in one batch."""
         if any(one.rejected is not None or one.label is not None for one in conversations):
             return self._preferences(conversations)
-        pieces = [self._pieces(conversation) for conversation in conversations]
-        whole = iter(self._encoded([one for one in pieces if not isinstance(one, str)]))
+        pieces = [document_example(one, self.text) if one.is_document else self._pieces(one) for one in conversations]
+        whole = iter(self._encoded([one for one in pieces if isinstance(one, list)]))
         return [
-            one if isinstance(one, str) else self._fitted(conversation, one, next(whole))
+            self._fitted(conversation, one, next(whole)) if isinstance(one, list) else one
             for conversation, one in zip(conversations, pieces, strict=True)
         ]
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt of the last response: those of the tokenizer for the rendered prompt.
 
-        Raises TemplateError where the template cannot render it.
+        Of a document, those of its beginning. Raises TemplateError where the template cannot render it.
         """
+        if conversation.is_document:
+            return beginning_ids(conversation, self.text)
         (ids,) = self.text.ids([self._opening_run(self.text.template.prompt(conversation))])
         return ids
 
     def prompt_text(self, conversation: Conversation) -> str:
         """The prompt as text, as it is shown and stored."""
+        if conversation.is_document:
+            return self.text.token_text(beginning_ids(conversation, self.text))
         return self.text.text_of(self.text.template.prompt(conversation))
 
     def _pieces(self, conversation: Conversation) -> list[Piece] | str:

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +24,12 @@ import numpy.typing as npt
 
 from tuneful.config import Config, DataConfig
 from tuneful.data.notes import merged
-from tuneful.data.read import DataFile, DataStream, Record, SkippedRow, stream_data
+from tuneful.data.read import DataFile, DataStream, Record, SkippedRow, in_batches, stream_side
 from tuneful.data.sources import sha256_of
 from tuneful.data.split import SPLIT_VERSION, TEST, TRAIN, VALIDATION, normal_prompt, split_sides
+from tuneful.encoding.by_file import InputFile, count_files, input_files
 from tuneful.encoding.chat_template import load_template
+from tuneful.encoding.documents import in_chunks
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.left_out import LeftOut
 from tuneful.encoding.show import as_shown_example, shown_record
@@ -53,14 +55,18 @@ NUM_SHOWN = 3
 MAX_IN_MEMORY = 8192
 """Records that are held in memory, all their texts with them; a data set of more goes to disk."""
 
+MAX_TOKENS_IN_MEMORY = 1 << 25
+"""Tokens that are held in memory, half a gigabyte with their weights and texts; documents of more go to disk."""
+
 _AT_ONCE = 1024  # records encoded in one batch
 _MAX_LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subset:
-    """One side of the split: records, their examples and how long these are, in the same order.
+    """One side of the split: records, their examples, how long these are and where they were read, in the same order.
 
+    `chunks` are the examples as steps take them: those of documents longer than `data.max_length` in several parts.
     Of a large data set the sequences make a record or an example when it is asked for, and another one at each asking.
     """
 
@@ -68,6 +74,8 @@ class Subset:
     examples: Sequence[Example]
     conversations: Sequence[Conversation]
     sizes: Sizes
+    sources: Sequence[str]
+    chunks: Sequence[Example]
 
     def __repr__(self) -> str:
         return f"Subset({len(self):,} records)"
@@ -75,6 +83,18 @@ class Subset:
     def __len__(self) -> int:
         """Number of records."""
         return len(self.examples)
+
+    def take(self, indices: npt.NDArray[np.int64], config: DataConfig) -> Subset:
+        """The records at `indices`, under the limits of `config`."""
+        examples, sizes = Selected(self.examples.__getitem__, indices), self.sizes.take(indices)
+        return Subset(
+            Selected(self.records.__getitem__, indices),
+            examples,
+            Selected(self.conversations.__getitem__, indices),
+            sizes,
+            Selected(self.sources.__getitem__, indices),
+            in_chunks(examples, sizes.num_tokens, config.max_length, config.chunk_overlap),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +111,8 @@ class DataSource:
 class Dataset:
     """A whole data set, divided. `refused` holds the rows that are in no subset, each with its reason.
 
-    `special_token_texts` counts the texts that look like the template's structure in what the records say.
+    `special_token_texts` counts the texts that look like the template's structure in what the records say; `files` are those that
+    it was divided from.
     """
 
     file: DataSource
@@ -100,6 +121,7 @@ class Dataset:
     test: Subset
     refused: Sequence[SkippedRow]
     special_token_texts: Counter[str]
+    files: tuple[InputFile, ...] = ()
 
     def __repr__(self) -> str:
         sides = ", ".join(f"{name}={len(getattr(self, name)):,}" for name in ("train", "validation", "test"))
@@ -114,6 +136,15 @@ class Dataset:
     def num_read(self) -> int:
         """Rows of the file, and of those that were given for a side."""
         return self.num_used + len(self.refused)
+
+
+def apart(subset: Subset, config: DataConfig) -> tuple[Subset, Subset]:
+    """The records of `subset` that have a response, and its documents."""
+    if config.format != "text" and "text" not in (config.formats or {}).values():
+        return subset, subset.take(np.arange(0), config)
+    are_documents = np.array([one.is_document for one in subset.conversations], dtype=np.bool_)
+    asked, documents = np.flatnonzero(~are_documents), np.flatnonzero(are_documents)
+    return subset.take(asked, config), subset.take(documents, config)
 
 
 def make_encoder(text: TextEncoder, config: DataConfig) -> Encoder:
@@ -141,13 +172,12 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
     """
     whole = _encoded(file, encoder, config.data, cache)
     sides = whole.sides(config)
-    subsets = {side: whole.subset(np.flatnonzero(sides == side)) for side in (TRAIN, VALIDATION, TEST)}
+    subsets = {side: whole.subset(np.flatnonzero(sides == side), config.data) for side in (TRAIN, VALIDATION, TEST)}
     parts = [whole]
     for side, name in ((VALIDATION, config.data.validation_file), (TEST, config.data.test_file)):
         if name is not None:
-            stream = stream_data(name, config.data, config.train.objective)
-            given = _encoded(stream, encoder, config.data, cache)
-            subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)))
+            given = _encoded(stream_side(name, config.data, side, config.train.objective), encoder, config.data, cache)
+            subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)), config.data)
             parts.append(given)
     notes = merged(*(part.file.notes for part in parts))
     dataset = Dataset(
@@ -157,6 +187,7 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
         subsets[TEST],
         whole.skipped if len(parts) == 1 else [row for part in parts for row in part.skipped],
         sum((part.special_token_texts for part in parts), Counter()),
+        input_files(file) if isinstance(file, DataStream) else (),
     )
     assert dataset.num_read == sum(part.num_read for part in parts), "a row was lost between reading and splitting"
     return dataset
@@ -175,20 +206,26 @@ class _Encoded:
     special_token_texts: Counter[str]
     store: Store | None = None
 
-    def subset(self, indices: npt.NDArray[np.int64]) -> Subset:
+    def subset(self, indices: npt.NDArray[np.int64], config: DataConfig) -> Subset:
         """The records at `indices`."""
         sizes = self.sizes.take(indices)
-        if self.store is not None:
-            store = self.store
-            return Subset(
-                Selected(store.record, indices),
-                Selected(store.example, indices),
-                Selected(store.conversation, indices),
-                sizes,
-            )
+        records, conversations, examples, sources = self._taken(indices)
+        chunks = in_chunks(examples, sizes.num_tokens, config.max_length, config.chunk_overlap)
+        return Subset(records, examples, conversations, sizes, sources, chunks)
+
+    def _taken(
+        self, indices: npt.NDArray[np.int64]
+    ) -> tuple[Sequence[Record], Sequence[Conversation], Sequence[Example], Sequence[str]]:
+        """The records at `indices`, and what belongs to each."""
+        if (store := self.store) is not None:
+            makers = (store.record, store.conversation, store.example, store.source)
+            return tuple(Selected(make, indices) for make in makers)  # type: ignore[return-value]
         records = tuple(self.records[index] for index in indices)
-        return Subset(
-            records, tuple(self.examples[index] for index in indices), [one.conversation for one in records], sizes
+        return (
+            records,
+            [one.conversation for one in records],
+            tuple(self.examples[index] for index in indices),
+            [one.source for one in records],
         )
 
     def sides(self, config: Config) -> npt.NDArray[np.int8]:
@@ -196,13 +233,15 @@ class _Encoded:
         data, seed = config.data, config.train.seed
 
         def divide() -> npt.NDArray[np.int8]:
-            return split_sides(
-                (normal_prompt(record.conversation) for record in self.records),
-                data.split,
-                test_share=data.test_share,
-                validation_share=data.validation_share,
-                seed=seed,
-            )
+            prompts = (normal_prompt(record.conversation) for record in self.records)
+            shares = {"test_share": data.test_share, "validation_share": data.validation_share}
+            try:
+                return split_sides(prompts, data.split, **shares, seed=seed)
+            except DataError as error:
+                if data.format != "text" or data.sample_by != "document":
+                    raise
+                hint = "data.sample_by=paragraph makes documents of what stands between blank lines"
+                raise DataError(f"{error}. A file of plain text is one document; {hint}") from None
 
         if self.store is None:
             return divide()
@@ -217,14 +256,14 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
     batches = _encode_in_batches(rows, encoder, left_out)
     sha256 = sha256_of(file.files) if isinstance(file, DataStream) and cache is not None else None
     if not isinstance(file, DataStream) or cache is None or sha256 is None:
-        return _in_memory(file, _gathered(batches, math.inf), left_out)
+        return _in_memory(file, _gathered(batches, math.inf, math.inf), left_out)
     folder = cache / fingerprint(sha256, file.files, config, encoder, file.objective)
     with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
         return _from_store(Store(folder), file.name)
     with contextlib.suppress(OSError):  # what cannot be removed, the writer names
         remove(folder)
-    first = _gathered(batches, MAX_IN_MEMORY)
-    if len(first) <= MAX_IN_MEMORY:
+    first = _gathered(batches, MAX_IN_MEMORY, MAX_TOKENS_IN_MEMORY)
+    if len(first) <= MAX_IN_MEMORY and first.num_tokens <= MAX_TOKENS_IN_MEMORY:
         return _in_memory(file, first, left_out)
     all_batches = chain([first], batches)
     del first  # let go once it is written, like the others
@@ -288,12 +327,13 @@ def _stored_notes(store: Store) -> tuple[ReadingNote, ...]:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Rows that were encoded together; `len` counts them all."""
+    """Rows that were encoded together; `len` counts them all, `num_tokens` the tokens of their examples."""
 
     records: list[Record] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     skipped: list[SkippedRow] = field(default_factory=list)
     special_token_texts: Counter[str] = field(default_factory=Counter)
+    num_tokens: int = 0
 
     def __len__(self) -> int:
         return len(self.records) + len(self.skipped)
@@ -303,12 +343,12 @@ class _Batch:
         self.examples += other.examples
         self.skipped += other.skipped
         self.special_token_texts += other.special_token_texts
+        self.num_tokens += other.num_tokens
         return self
 
 
 def _encode_in_batches(rows: Iterable[Record | SkippedRow], encoder: Encoder, left_out: LeftOut) -> Iterator[_Batch]:
-    reading = iter(rows)
-    while chunk := list(islice(reading, _AT_ONCE)):
+    for chunk in in_batches(rows, _AT_ONCE):
         batch = _Batch()
         examples = iter(encoder.examples([row.conversation for row in chunk if isinstance(row, Record)]))
         for row in chunk:
@@ -318,6 +358,7 @@ def _encode_in_batches(rows: Iterable[Record | SkippedRow], encoder: Encoder, le
             elif isinstance(example, Example):
                 batch.records.append(row)
                 batch.examples.append(example)
+                batch.num_tokens += len(example)
                 batch.special_token_texts.update(encoder.text.count_special_tokens(row.conversation))
             else:
                 batch.skipped.append(SkippedRow(row.source, example, row.raw))
@@ -325,12 +366,12 @@ def _encode_in_batches(rows: Iterable[Record | SkippedRow], encoder: Encoder, le
         yield batch
 
 
-def _gathered(batches: Iterator[_Batch], limit: float) -> _Batch:
-    """The next batches as one: all that are left, or as many as it takes to be over `limit` rows."""
+def _gathered(batches: Iterator[_Batch], max_rows: float, max_tokens: float) -> _Batch:
+    """The next batches as one: all that are left, or as many as it takes to be over `max_rows` or `max_tokens`."""
     gathered = _Batch()
     for batch in batches:
         gathered += batch
-        if len(gathered) > limit:
+        if len(gathered) > max_rows or gathered.num_tokens > max_tokens:
             break
     return gathered
 
@@ -343,7 +384,7 @@ def _check_any_record(file: DataFile | DataStream, num_records: int, skipped: Se
 
 def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument:
     """The data set in numbers: what data.json of a run folder holds, but for what a check finds in it."""
-    train, sizes = dataset.train.examples, dataset.train.sizes
+    train, sizes = dataset.train, dataset.train.sizes
     return DataDocument(
         source=dataset.file.name,
         sha256=dataset.file.sha256,
@@ -353,7 +394,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         refused=tuple(SkippedPlace(skipped.source, skipped.reason) for skipped in dataset.refused[:_MAX_LISTED]),
         split=Split(config.data.split, len(dataset.train), len(dataset.validation), len(dataset.test)),
         template=encoder.text.template.name,
-        train_on=config.data.train_on,
+        train_on="all" if config.data.format == "text" else config.data.train_on,
         prompt_weight=config.data.resolved_prompt_weight,
         max_length=config.data.max_length,
         num_cut=int(sizes.cut.sum()),
@@ -365,9 +406,25 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         reading=dataset.file.notes,
         shown=tuple(
             as_shown_example(shown_record(example, encoder.text, conversation))
-            for example, conversation in zip(train[:NUM_SHOWN], dataset.train.conversations[:NUM_SHOWN], strict=True)
+            for example, conversation in _first_chunks(dataset.train)
         ),
+        num_chunks=len(train.chunks) if len(train.chunks) > len(train) or config.data.format == "text" else None,
+        files=count_files(dataset.files, _sources_of_files(dataset, config.data), config.data),
     )
+
+
+def _first_chunks(train: Subset) -> Iterator[tuple[Example, Conversation | None]]:
+    """What is shown of the training set, each with its conversation, but for parts of longer documents."""
+    whole = len(train.chunks) == len(train)
+    shown = train.chunks[:NUM_SHOWN]
+    return zip(shown, train.conversations[:NUM_SHOWN] if whole else repeat(None, len(shown)), strict=True)
+
+
+def _sources_of_files(dataset: Dataset, config: DataConfig) -> dict[str, Sequence[str]]:
+    """The sources of the records on each side that were read from the files of DATA."""
+    given = {"validation": config.validation_file, "test": config.test_file}
+    sides = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: () if given.get(name) else side.sources for name, side in sides.items()}
 
 
 def _cut(sizes: Sizes) -> list[int]:

@@ -79,7 +79,7 @@ def _passages(name: str, ratio: float, encoder: Encoder) -> Replay:
     examples: list[Example] = []
     num_short = 0
     for line, passage in _cut_at_blank_lines(text):
-        ids = [*encoder.text.bos_token_ids, *encoder.text.text_ids(passage)]
+        ids = [*encoder.text.begin_token_ids, *encoder.text.text_ids(passage)]
         parts = [ids[start : start + encoder.max_length] for start in range(0, len(ids), encoder.max_length)]
         usable = [part for part in parts if len(part) > 1]
         num_short += not usable

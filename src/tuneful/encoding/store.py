@@ -7,9 +7,8 @@ each. Weights come in runs (context, response), 12 bytes or so where a float a t
 
 The fingerprint is over everything that decides what stands in the columns: the bytes and names of the files, how they are
 read, template, tokenizer, limits, and ENCODING_VERSION, which stands for the code. So a store is written once and never
-changed: whole columns are written aside, flushed and renamed, two writers of the same store make the same one and the second
-is thrown away, and what a killed one left behind goes with the next. Stores that were not opened for a month go too. A store is
-hashed when it is opened, a second a gigabyte, so that damage is never trained on: it is made again.
+changed: whole columns are written aside, flushed and renamed, of two writers of the same store the second is thrown away, and
+what a killed one left behind, or was not opened for a month, goes. A store is hashed when it is opened: damage is made again.
 """
 
 from __future__ import annotations
@@ -201,7 +200,7 @@ class Store:
             token_ids[: len(token_ids) - num_rejected],
             weights[: len(token_ids) - num_rejected],
             int(columns["num_prompt_tokens"][index]),
-            columns["sources"][self._span("source_ends", index)].tobytes().decode("utf-8", "surrogatepass"),
+            self.source(index),
             bool(columns["cut"][index]),
             int(columns["num_input_cut"][index]),
             label=None if label < 0 else bool(label),
@@ -215,12 +214,19 @@ class Store:
     def record(self, index: int) -> Record:
         """Record `index`, as it was read and as it is meant."""
         source, weight, system, turns, raw, *others = self._read("rows", "row_ends", index)
-        rejected, label, tools = others or (None, None, "")
-        conversation = Conversation(system, tuple(map(_turn, turns)), source, weight, label=label, tools=tools)
+        rejected, label, tools, is_document = others or (None, None, "", False)
+        conversation = Conversation(
+            system, tuple(map(_turn, turns)), source, weight, label=label, tools=tools, is_document=is_document
+        )
         if rejected is not None:
             other = replace(conversation, turns=tuple(map(_turn, rejected)))
             conversation = replace(conversation, rejected=other)
         return Record(raw, conversation)
+
+    def source(self, index: int) -> str:
+        """Where record `index` was read."""
+        span = self._span("source_ends", index)
+        return self._columns["sources"][span].tobytes().decode("utf-8", "surrogatepass")
 
     def conversation(self, index: int) -> Conversation:
         """Record `index` as it is meant."""
@@ -365,40 +371,43 @@ def fingerprint(
 ) -> str:
     """sha256 of all that decides what the records of these files, of these bytes, encode to."""
     names = [place.name for place in places]
-    reading = [config.format, config.columns, config.on_error, objective]
+    reading = [
+        config.format,
+        config.columns,
+        config.on_error,
+        config.formats,
+        config.weights,
+        config.sample_by,
+        objective,
+    ]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
     limits += [encoder.train_reasoning]
     code = [ENCODING_VERSION, tokenizers.__version__]
-    decisive = [code, data_sha256, names, encoder.text.fingerprint, reading, limits]
+    around = [encoder.text.begin_token_ids, encoder.text.document_end_id]
+    decisive = [code, data_sha256, names, encoder.text.fingerprint, around, reading, limits]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
 def _row(record: Record) -> list[Any]:
     conversation = record.conversation
     said = [conversation.source, conversation.weight, conversation.system, _plain(conversation.turns), record.raw]
-    other = conversation.rejected
-    if other is None and conversation.label is None and not conversation.tools:
+    other, label, tools = conversation.rejected, conversation.label, conversation.tools
+    if other is None and label is None and not tools and not conversation.is_document:
         return said
-    return [*said, None if other is None else _plain(other.turns), conversation.label, conversation.tools]
+    return [*said, None if other is None else _plain(other.turns), label, tools, conversation.is_document]
 
 
 def _plain(turns: Sequence[Turn]) -> list[list[Any]]:
     """Turns as JSON; what an ordinary one has not is left out."""
-    plain = []
-    for turn in turns:
-        said = [turn.instruction, turn.input, turn.response, turn.weight]
-        if turn.thought or turn.calls or turn.results:
-            said += [turn.thought, list(map(astuple, turn.calls)), list(map(astuple, turn.results))]
-        plain.append(said)
-    return plain
+    plain = [list(astuple(turn)) for turn in turns]
+    return [said if any(said[4:]) else said[:4] for said in plain]
 
 
 def _turn(said: list[Any]) -> Turn:
     """One of those that `_plain` wrote."""
-    if len(said) == 4:
-        return Turn(*said)
-    *rest, calls, results = said
-    return Turn(*rest, tuple(ToolCall(*one) for one in calls), tuple(ToolResult(*one) for one in results))
+    instruction, given, response, weight, thought, calls, results = (*said, "", (), ())[:7]
+    called, answered = tuple(ToolCall(*one) for one in calls), tuple(ToolResult(*one) for one in results)
+    return Turn(instruction, given, response, weight, thought, called, answered)
 
 
 def _as_json(value: Any) -> str:

@@ -88,6 +88,16 @@ class TextEncoder:
         """What the tokenizer puts before a text, where the template does not write it."""
         return [] if self.template.writes_bos else self._begin_token_ids
 
+    @property
+    def begin_token_ids(self) -> list[int]:
+        """What the tokenizer puts before a text that no template stands around."""
+        return self._begin_token_ids
+
+    @property
+    def document_end_id(self) -> int:
+        """What closes such a text: the tokenizer's own end token, which closes a response only where the template has none."""
+        return next(iter(self.stop_token_ids - {self.end_token_id}), self.end_token_id)
+
     # Runs
 
     def run(self, pieces: Iterable[Piece], *, after: Sequence[int | str] = (), strips: bool = True) -> Run:

@@ -22,7 +22,8 @@ from typing import Any
 from tuneful.config import DataConfig, load_config
 from tuneful.config.load import read_yaml
 from tuneful.data.formats import FormatReader
-from tuneful.data.read import STARTER, Record, read_data, stream_data
+from tuneful.data.read import STARTER, Record, read_data, settings_of_side, stream_data
+from tuneful.data.split import TEST
 from tuneful.errors import DataError
 from tuneful.files import read_lines
 from tuneful.runs.schema import AnswerRow, FinishReason, check_sources, check_sum, load_rows, noted_sums, read_loosely
@@ -156,7 +157,8 @@ def _of_run(
     test, noted = run / "data" / "test.jsonl", noted_sums(run)
     for file in (test, path):
         check_unchanged(run, file, noted)
-    records = read_data(str(test), config, objective=objective).records
+    found = read_data(str(test), settings_of_side(config, TEST), objective=objective).records
+    records = [record for record in found if not record.conversation.is_document]
     sources = [str(record.raw.get("source")) for record in records]
     known = set(sources)
     for number, row in enumerate(rows, start=1):
@@ -201,7 +203,8 @@ def _records_by_source(sources: Sequence[str], config: DataConfig) -> Mapping[st
     found: dict[str, Record] = {}
     for file in dict.fromkeys(source.rpartition(":")[0] for source in sources):
         name = STARTER if file == "starter.json" and not Path(file).exists() else file
-        found |= {record.source: record for record in read_data(name, config, on_error="skip").records}
+        own = settings_of_side(config, TEST)
+        found |= {record.source: record for record in read_data(name, own, on_error="skip").records}
     return found
 
 

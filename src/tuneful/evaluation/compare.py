@@ -64,7 +64,7 @@ def compare(
         seed=seed,
         headline=headline,
         reference_words=float(np.mean([scores.reference_words for scores in base])),
-        caution=_caution(len(base), same_tokens, confidence, main),
+        caution=caution_of(len(base), same_tokens, confidence, main),
         metrics=tuple(metrics),
         kinds=_compare_kinds(main_pair, kinds, confidence, num_resamples, seed),
         forgetting=tuple(forgetting),
@@ -149,7 +149,8 @@ def _min_changed(confidence: float) -> int:
     return int(np.ceil(1 - np.log2(1 - confidence) - 1e-9))
 
 
-def _caution(num_items: int, same_tokens: bool, confidence: float, headline: MetricComparison) -> str | None:
+def caution_of(num_items: int, same_tokens: bool, confidence: float, headline: MetricComparison) -> str | None:
+    """What weakens the intervals of `num_items` test items, in words; None for nothing."""
     cautions = []
     num_changed = headline.wins + headline.losses
     only = f"only {plural(num_items, 'test item')}"

@@ -195,12 +195,12 @@ def _passage_score(text: GeneralText, example: Example, nll: float) -> GeneralSc
 
 def _token_ids(text: GeneralText, encoder: TextEncoder) -> list[int]:
     """The text after the tokenizer's own begin token, where it has one; what looks like a special token is encoded as text."""
-    return [*encoder.bos_token_ids, *encoder.text_ids(text.text)]
+    return [*encoder.begin_token_ids, *encoder.text_ids(text.text)]
 
 
 def _example(text: GeneralText, encoder: TextEncoder) -> Example | None:
     """The text with all tokens but its first as targets; None where that leaves nothing."""
-    num_begin = len(encoder.bos_token_ids) + 1
+    num_begin = len(encoder.begin_token_ids) + 1
     ids = _token_ids(text, encoder)
     return _targets_from(ids, num_begin, text.source) if len(ids) > num_begin else None
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 from tuneful.config.names import RENAMED_METRICS
 from tuneful.errors import ConfigError, GateError
-from tuneful.evaluation.metric_specs import FORGETTING, METRICS
+from tuneful.evaluation.metric_specs import DOCUMENTS, FORGETTING, METRICS
 from tuneful.runs.schema import Comparison, GateOutcome
 
 FIGURES = ("difference", "low", "high", "base", "tuned")
-METRIC_NAMES = tuple(spec.name for spec in (*METRICS, *FORGETTING))
+METRIC_NAMES = tuple(spec.name for spec in (*METRICS, *DOCUMENTS, *FORGETTING))
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -64,6 +64,16 @@ def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, ha
             raise ConfigError(f"report.gate: {str(condition)!r} needs general text, and report.general is none")
         if condition.name == "judge_score" and not has_judge:
             raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model names none")
+
+
+def check_of_documents(conditions: tuple[Condition, ...]) -> None:
+    """Raise ConfigError for a condition on answers, in a run whose test set holds documents and no prompt."""
+    measured = [spec.name for spec in (*DOCUMENTS, *FORGETTING)]
+    for condition in conditions:
+        if condition.name not in measured:
+            raise ConfigError(
+                f"report.gate: {str(condition)!r} needs answers, and documents have none; measured are {', '.join(measured)}"
+            )
 
 
 def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[GateOutcome]:

@@ -62,9 +62,16 @@ FORGETTING: tuple[MetricSpec, ...] = (
 """What `forgetting.py` measures on text that the finetuning never showed."""
 
 
+DOCUMENTS: tuple[MetricSpec, ...] = (
+    MetricSpec("document_perplexity", "Perplexity of documents", "per token", False, formula="perplexity"),
+    MetricSpec("document_bits", "Documents", "bits per byte", False, formula="loss"),
+)
+"""What `documents.py` measures on documents of the test set, where documents are trained."""
+
+
 def metric_spec(name: str) -> MetricSpec:
-    """The metric called `name`, one of `METRICS` or `FORGETTING`."""
-    return next(spec for spec in (*METRICS, *FORGETTING) if spec.name == name)
+    """The metric called `name`, one of `METRICS`, `DOCUMENTS` or `FORGETTING`."""
+    return next(spec for spec in (*METRICS, *DOCUMENTS, *FORGETTING) if spec.name == name)
 
 
 def label_in_sentence(name: str) -> str:

@@ -33,6 +33,8 @@ def summary_sentence(comparison: Comparison, tuned: str = "the tuned model") -> 
 def _headline(comparison: Comparison, tuned: str) -> str:
     metric = comparison.main
     numbers, items = _numbers(metric, comparison.confidence), plural(metric.num_items, "test item")
+    if metric.name == "document_perplexity":
+        return _of_documents(metric, numbers, tuned)
     if metric.verdict != "cannot tell":
         label = label_in_sentence(metric.name)
         return f"{_capital(tuned)}'s answers are {metric.verdict} on {label}: {numbers} on {items}."
@@ -40,6 +42,13 @@ def _headline(comparison: Comparison, tuned: str) -> str:
     if metric.detectable is None:
         return text
     return text + f" A true difference of {_decimal(metric.detectable, metric)} would show in 4 of 5 such tests."
+
+
+def _of_documents(metric: MetricComparison, numbers: str, tuned: str) -> str:
+    documents = plural(metric.num_items, "held-out document")
+    if metric.verdict == "cannot tell":
+        return f"The test cannot tell whether {tuned} expects held-out documents better: perplexity {numbers} on {documents}."
+    return f"{_capital(tuned)} is {metric.verdict} at held-out documents: perplexity {numbers} on {documents}."
 
 
 def _other_metrics(comparison: Comparison, tuned: str) -> str:
@@ -50,7 +59,7 @@ def _other_metrics(comparison: Comparison, tuned: str) -> str:
             label_in_sentence(metric.name)
             for metric in comparison.metrics
             if metric.verdict == verdict != comparison.main.verdict
-            and metric.name != "perplexity"  # it repeats the loss
+            and metric.name not in ("perplexity", "document_bits")  # which repeat another
         ]
         text += f" {_capital(tuned)} is {verdict} on {_listed(labels)}." if labels else ""
     return text

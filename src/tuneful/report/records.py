@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tuneful.encoding.documents import CHUNK_MARK
 from tuneful.numbers import count, fixed, plural, significant
 from tuneful.report.answers import question, reference
 from tuneful.report.folder import Json, Run, text
@@ -74,7 +75,7 @@ def _outliers_in_words(run: Run, known: list[RecordLoss], num_outliers: int) -> 
 
 
 def _texts(trained: Iterable[Json], wanted: list[str]) -> dict[str, Json]:
-    missing = set(wanted)
+    missing = {source.partition(CHUNK_MARK)[0] for source in wanted}
     found = {}
     for row in trained:
         if (source := text(row, "source")) in missing:
@@ -84,7 +85,7 @@ def _texts(trained: Iterable[Json], wanted: list[str]) -> dict[str, Json]:
 
 
 def _view(row: RecordLoss, texts: dict[str, Json], score: str) -> RecordView:
-    record = texts.get(row.source, {})
+    record = texts.get(row.source.partition(CHUNK_MARK)[0], {})
     instruction, given = question(record)
     losses = (
         ("before", row.loss_before),

@@ -184,7 +184,10 @@ def _missing(run: Run) -> list[str]:
         notes.append("data.json is missing: the page cannot say what was trained on.")
     if not run.steps and not _is_unfinished(run):
         notes.append("metrics.jsonl holds no training step: there are no curves.")
-    if not run.base and not run.tuned:
+    of_documents = run.comparison is not None and run.comparison.headline.startswith("document_")
+    if of_documents:
+        pass  # documents are read, and nothing is answered
+    elif not run.base and not run.tuned:
         notes.append(
             "There are no test answers: “tuneful run” asks the model before and after training, "
             "“tuneful train” does not."
@@ -280,6 +283,9 @@ def _figure_of_records(run: Run) -> Figure | None:
     if split is None or not split.train:
         return None
     note = f"{count(split.validation)} validation · {count(split.test)} test"
+    if run.data and run.data.num_chunks is not None:
+        note = f"{plural(split.train, 'training record')}; {note}"
+        return Figure("Tokens trained on", count(run.data.train_tokens.trained), note)
     return Figure("Records trained on", count(split.train), note)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tuneful.audit.labels import labels_in_words
+from tuneful.encoding.by_file import files_in_words
 from tuneful.numbers import count, known, percent, plain, plural, significant
 from tuneful.report import charts
 from tuneful.report.charts import PlotArea
@@ -113,6 +115,9 @@ def _data_facts(data: DataDocument) -> Cells:
         ("Split", data.split.method),
         ("Longest allowed", plural(limit, "token") if limit else ""),
         ("Cut to length", cut if limit else ""),
+        ("Chunks", "" if data.num_chunks is None else f"{count(data.num_chunks)} of the training records"),
+        ("Labels", labels_in_words(data.labels) if data.labels else ""),
+        *((f"File {number}", line) for number, line in enumerate(files_in_words(data.files), start=1)),
     )
     return tuple((name, value) for name, value in facts if value)
 

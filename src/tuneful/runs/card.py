@@ -69,5 +69,5 @@ def _facts(run: RunState) -> dict[str, str]:
 
 def _epochs(run: RunState, training: TrainingSummary) -> float:
     """Passes over the training records that were made: fewer than were asked for where the training was short."""
-    taken = training.steps * run.config.train.batch_size / len(run.dataset.train)
+    taken = training.steps * run.config.train.batch_size / run.epoch_length
     return taken if run.config.train.max_steps else min(taken, run.config.train.num_train_epochs)

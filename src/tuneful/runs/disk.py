@@ -34,12 +34,13 @@ def make_sure_of_room(
     model: PreTrainedModel,
     optimizer: AdamW,
     dataset: Dataset,
+    epoch_length: int,
     terminal: Terminal,
 ) -> None:
     """ConfigError where the disk cannot hold the model and the checkpoints that `save_steps` asks for."""
     config = settings.train
     model_bytes, checkpoint = disk_bytes(model, optimizer, settings, dataset)
-    total = num_steps(len(dataset.train), config.batch_size, config.num_train_epochs, config.max_steps)
+    total = num_steps(epoch_length, config.batch_size, config.num_train_epochs, config.max_steps)
     asked_for = min(total // config.save_steps, config.save_total_limit + 1) if config.save_steps else 0
     there = len(list(folder.checkpoints.glob("step-*")))
     needed, free = model_bytes + max(0, asked_for - there) * checkpoint, free_bytes(folder.path)

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import torch
 
-from tuneful.batch.order import epoch_order, num_steps
+from tuneful.batch.order import all_steps
 from tuneful.config import TrainConfig
 from tuneful.console import Terminal
 from tuneful.errors import JudgeError
@@ -85,7 +85,7 @@ class Estimate:
 
 def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     """The estimate of `run`, whose training is prepared; `folder` is where it would be written. The run is spent after this."""
-    config, train = run.config.train, run.dataset.train.examples
+    config, train = run.config.train, run.dataset.train.chunks
     memory = {"loading": _most_bytes_so_far(run)}
     _forget_most_bytes()
     with small_copies():  # as a run answers
@@ -94,7 +94,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     _forget_most_bytes()
     lengths = np.array([sum(map(len, sides_of(example))) for example in train])
     trained = np.array([sum(int((side.weights > 0).sum()) for side in sides_of(example)) for example in train])
-    visits = _visits(len(train), config)
+    visits = _visits(run, config)
     steps = np.add.reduceat(lengths[visits], np.arange(0, len(visits), config.batch_size))
     longest, middling = int(steps.argmax()), int(np.argsort(steps)[len(steps) // 2])
     training = _training(run, engine, train)
@@ -159,14 +159,11 @@ def show_estimate(estimate: Estimate, terminal: Terminal) -> None:
     )
 
 
-def _visits(num_examples: int, config: TrainConfig) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The index of every record that the run visits, in order."""
-    total = num_steps(num_examples, config.batch_size, config.num_train_epochs, config.max_steps)
-    positions = total * config.batch_size
-    if config.max_steps is None:
-        positions = min(positions, int(np.ceil(round(config.num_train_epochs * num_examples, 6))))
-    epochs = range((positions - 1) // num_examples + 1)
-    return np.concatenate([epoch_order(num_examples, config.seed, epoch) for epoch in epochs])[:positions]
+def _visits(run: RunState, config: TrainConfig) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The index of every training example that the run visits, in order."""
+    examples = run.mixture or run.epoch_length
+    steps = all_steps(examples, config.batch_size, config.seed, config.num_train_epochs, config.max_steps)
+    return np.array([index for step in steps for index in step], dtype=np.int64)
 
 
 def _take(run: RunState, engine: Engine, examples: Sequence[Example]) -> Step:
@@ -179,9 +176,16 @@ def _take(run: RunState, engine: Engine, examples: Sequence[Example]) -> Step:
 
 def _training(run: RunState, engine: Engine, train: Sequence[Example]) -> Training:
     """The training of the run, for its schedule; it is not begun."""
-    validation, tokens = run.dataset.validation.examples, run.config.generate.max_new_tokens
+    validation, tokens = run.dataset.validation.chunks, run.config.generate.max_new_tokens
     return Training(
-        run.model, engine.optimizer, train, validation, run.config.train, engine.layout, sample_tokens=tokens
+        run.model,
+        engine.optimizer,
+        train,
+        validation,
+        run.config.train,
+        engine.layout,
+        sample_tokens=tokens,
+        mixture=run.mixture,
     )
 
 
@@ -189,18 +193,20 @@ def _phases_before(run: RunState, engine: Engine) -> dict[str, float]:
     """Seconds of every phase before the training: those that were over before this, and parts of the others, counted up."""
     phases = {name: run.phase_seconds.get(name, 0.0) for name in ("setup", "self_check")}
     if run.config.report.record_losses == "all":
-        phases["record_losses_before"] = _seconds_of_losses(run, engine, run.dataset.train.examples)
+        phases["record_losses_before"] = _seconds_of_losses(run, engine, run.dataset.train.chunks)
     if getattr(make_objective(run.config), "uses_reference", False):
-        phases["reference"] = _seconds_of_losses(run, engine, AllSides(run.dataset.train.examples))
-    if run.verb == "run" and len(run.dataset.test):
+        phases["reference"] = _seconds_of_losses(run, engine, AllSides(run.dataset.train.chunks))
+    if run.verb == "run" and len(run.asked):
         phases["answers_base"] = _seconds_of_answers(run)
-        phases["references_base"] = _seconds_of_losses(run, engine, run.dataset.test.examples)
+        phases["references_base"] = _seconds_of_losses(run, engine, run.asked.examples)
+    if run.verb == "run" and len(run.dataset.test):
+        phases["documents_base"] = _seconds_of_losses(run, engine, run.documents.chunks)
         phases["general_base"] = _seconds_of_general(run, engine)
     return {name: seconds for name, seconds in phases.items() if seconds}
 
 
 def _seconds_of_an_evaluation(run: RunState, engine: Engine) -> float:
-    return _seconds_of_losses(run, engine, AllSides(run.dataset.validation.examples))
+    return _seconds_of_losses(run, engine, AllSides(run.dataset.validation.chunks))
 
 
 def _seconds_of_losses(run: RunState, engine: Engine, examples: Sequence[Example]) -> float:
@@ -225,17 +231,17 @@ def _seconds_of_general(run: RunState, engine: Engine) -> float:
 
 def _seconds_of_answers(run: RunState) -> float:
     """One batch of test answers, counted up to the whole set."""
-    batch = run.dataset.test.conversations[: run.config.generate.batch_size]
+    batch = run.asked.conversations[: run.config.generate.batch_size]
     seconds = seconds_of(lambda: answer(run.model, run.encoder, batch, run.config.generate))
-    return seconds * len(run.dataset.test) / len(batch)
+    return seconds * len(run.asked) / len(batch)
 
 
 def _judging(run: RunState) -> tuple[int, float]:
     """How many questions the judge of the run is asked, and how long they take by the first few; the run has no judge: none."""
-    if run.config.judge.model is None or run.verb != "run" or not len(run.dataset.test):
+    if run.config.judge.model is None or run.verb != "run" or not len(run.asked):
         return 0, 0.0
     try:
-        return time_judging(run.config, run.dataset.test.conversations, run.folder.path, run.terminal)
+        return time_judging(run.config, run.asked.conversations, run.folder.path, run.terminal)
     except JudgeError as error:
         run.warn([f"the judge's time is not known: {error}"])
         return 0, 0.0

@@ -161,7 +161,7 @@ def _next_commands(run: RunState) -> list[str]:
     """What is done next with a finished run: each line is to be copied."""
     path = str(run.folder.path)
     commands = [["chat", "--model", path], ["generate", "--model", path, "--prompt", "..."]]
-    if run.verb == "run" and run.config.judge.model is None and len(run.dataset.test):
+    if run.verb == "run" and run.config.judge.model is None and len(run.asked):
         commands.append(["evaluate", path, "--judge", "ollama/NAME"])
     return [shlex.join(["tuneful", *command]) for command in commands]
 

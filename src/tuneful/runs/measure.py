@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
+import numpy as np
+
+from tuneful.encoding.documents import records_of
 from tuneful.errors import DataError
 from tuneful.evaluation.answered import kind_of
 from tuneful.evaluation.document import compare_models, with_items
-from tuneful.evaluation.forgetting import covers, score_passages, score_samples, write_samples
+from tuneful.evaluation.documents import compare_documents, comparison_of_documents, document_score
+from tuneful.evaluation.forgetting import compare_forgetting, covers, score_passages, score_samples, write_samples
 from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.tables import apply_gate, show_comparison
 from tuneful.infer.decode import laid_out
@@ -39,42 +43,66 @@ from tuneful.types import Example, answer_text
 Row = TypeVar("Row")
 
 
+class _Settings(TypedDict):
+    confidence: float
+    num_resamples: int
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one model was found to be: the scores of its answers to the test set, and what general text costs it."""
+    """What one model was found to be: the scores of its answers to the test set, and what its documents and general text cost
+    it."""
 
     answers: Sequence[AnswerScores]
+    documents: Sequence[GeneralScore]
     general: Sequence[GeneralScore]
 
 
 def measure(run: RunState, engine: Engine, name: str) -> Measured:
     """Measure the model as it came (`base`, without its adapter) or as it was trained (`tuned`)."""
-    return Measured(_answer_test_set(run, engine, name), _measure_general(run, engine, name))
+    answers = _answer_test_set(run, engine, name) if len(run.asked) else []
+    return Measured(answers, _measure_documents(run, engine, name), _measure_general(run, engine, name))
 
 
 def compare(run: RunState, base: Measured, tuned: Measured) -> Comparison:
     """Base against tuned on the test set and on general text, judged where a judge is named, and held against the gate;
     written as comparison.json and shown as tables."""
-    test = run.dataset.test
-    before, after = _judged(run, base.answers, tuned.answers)
-    kinds = [kind_of(record.raw) for record in test.records]
-    comparison = with_items(
-        compare_models(run.config, before, after, kinds, base.general, tuned.general),
-        sources=[record.source for record in test.records],
-        references=[answer_text(conversation.answered_turns[-1]) for conversation in test.conversations],
-        kinds=kinds,
-        base=before,
-        tuned=after,
-    )
+    comparison = _compared(run, base, tuned)
     show_comparison(comparison, run.terminal, ("base", "tuned"))
     comparison = apply_gate(run.conditions, comparison, run.terminal)
     run.folder.write_document("comparison.json", comparison)
     return comparison
 
 
+def _compared(run: RunState, base: Measured, tuned: Measured) -> Comparison:
+    """The comparison of answers and documents, of either where the test set has only that."""
+    report, test = run.config.report, run.asked
+    settings: _Settings = {
+        "confidence": report.confidence,
+        "num_resamples": report.num_resamples,
+        "seed": run.config.train.seed,
+    }
+    documents = compare_documents(base.documents, tuned.documents, **settings)
+    if not len(test):
+        forgetting = compare_forgetting(base.general, tuned.general, **settings)
+        return comparison_of_documents(documents, forgetting, **settings)
+    before, after = _judged(run, base.answers, tuned.answers)
+    kinds = [kind_of(record.raw) for record in test.records]
+    compared = compare_models(run.config, before, after, kinds, base.general, tuned.general)
+    return with_items(
+        replace(compared, metrics=(*compared.metrics, *documents)),
+        sources=[record.source for record in test.records],
+        references=[answer_text(conversation.answered_turns[-1]) for conversation in test.conversations],
+        kinds=kinds,
+        base=before,
+        tuned=after,
+    )
+
+
 def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerScores]:
     """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
-    test = run.dataset.test
+    test = run.asked
     sources = [conversation.source for conversation in test.conversations]
     if (answers := _written(run, AnswerRow, f"answers/{name}.jsonl", sources)) is None:
         answers = _answer(run, name)
@@ -106,7 +134,7 @@ def _answer(run: RunState, name: str) -> list[AnswerRow]:
         given = answer_rows(
             run.model,
             run.encoder,
-            run.dataset.test.conversations,
+            run.asked.conversations,
             run.config.generate,
             seed=run.config.train.seed,
             numbers=own,
@@ -161,6 +189,27 @@ def _whole_rows(run: RunState, kind: type[Row], name: str, sources: Sequence[str
     return rows
 
 
+def _measure_documents(run: RunState, engine: Engine, name: str) -> list[GeneralScore]:
+    """What each document of the test set costs the model; written as documents/{name}.jsonl."""
+    documents = run.documents
+    if not len(documents):
+        return []
+    if (found := _written(run, GeneralScore, f"documents/{name}.jsonl", list(documents.sources))) is not None:
+        return found
+    with _answering_as(run, name), run.phase(f"documents_{name}"):
+        losses = np.bincount(
+            records_of(documents.chunks),
+            weights=record_nll(run.model, documents.chunks, engine.layout),
+            minlength=len(documents),
+        )
+    scores = [
+        document_score(one.source, one.turns[0].response, float(nll), int(num_tokens))
+        for one, nll, num_tokens in zip(documents.conversations, losses, documents.sizes.num_trained, strict=True)
+    ]
+    run.folder.write_finished(f"documents/{name}.jsonl", scores)
+    return scores
+
+
 def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralScore]:
     """What general text, and samples of the base model's own, cost the model; written as general/{name}.jsonl."""
     texts, text = run.general_texts, run.encoder.text
@@ -206,13 +255,13 @@ def _judged(
 def _references(run: RunState) -> list[Example]:
     """The test records with loss on their last responses only, however training weighs them; each fits, or it was refused."""
     encoder = replace(run.encoder, prompt_weight=0.0, last_turn=True)
-    references = [encoder.example(conversation) for conversation in run.dataset.test.conversations]
+    references = [encoder.example(conversation) for conversation in run.asked.conversations]
     return [reference for reference in references if isinstance(reference, Example)]
 
 
 def _own_answers(run: RunState) -> list[int]:
     """Which test records this rank answers: its share, or all of them where all ranks compute each layer together."""
-    everything = range(len(run.dataset.test))
+    everything = range(len(run.asked))
     return list(everything if run.group.sharded else everything[run.group.rank :: run.group.size])
 
 
@@ -222,7 +271,7 @@ def _journal(run: RunState, name: str) -> AbstractContextManager[Journal | None]
         return nullcontext()
     part = f"{name}.jsonl" if run.group.size == 1 else f"{name}-{run.group.rank}-of-{run.group.size}.jsonl"
     request = request_sha256(
-        run.model, run.encoder, run.dataset.test.conversations, run.config.generate, run.config.train.seed
+        run.model, run.encoder, run.asked.conversations, run.config.generate, run.config.train.seed
     )
     folder = run.folder.path / "answers"
     folder.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ LABELS: Mapping[str, str] = {
     "self_check": "self-check",
     "answers_base": "answers before",
     "references_base": "reference losses before",
+    "documents_base": "documents before",
     "general_base": "general text before",
     "reference": "reference of the preferences",
     "record_losses_before": "record losses before",
@@ -32,6 +33,7 @@ LABELS: Mapping[str, str] = {
     "saving": "saving",
     "answers_tuned": "answers after",
     "references_tuned": "reference losses after",
+    "documents_tuned": "documents after",
     "general_tuned": "general text after",
     "judging": "judging",
 }
@@ -56,7 +58,8 @@ def in_words(seconds: Mapping[str, float]) -> str:
 
 def after_training(measured: Mapping[str, float], saving: float) -> dict[str, float]:
     """What follows the training, in seconds, where `measured` are the phases so far; a judge's time is not known yet."""
-    again = {f"{name}_tuned": measured.get(f"{name}_base", 0.0) for name in ("answers", "references", "general")}
+    repeated = ("answers", "references", "documents", "general")
+    again = {f"{name}_tuned": measured.get(f"{name}_base", 0.0) for name in repeated}
     losses = {"record_losses_after": measured.get("record_losses_before", 0.0)}
     return {name: seconds for name, seconds in {**losses, "saving": saving, **again}.items() if seconds}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tuneful.audit.labels import labels_in_words
 from tuneful.console import Advance, Terminal
 from tuneful.data.notes import UNUSED
+from tuneful.encoding.by_file import files_in_words
 from tuneful.encoding.prepare import Dataset
 from tuneful.encoding.show import bracketed, coloured, shown_record
 from tuneful.encoding.tokens import TextEncoder
@@ -18,17 +20,22 @@ _SAMPLE_INDENT = " " * 12
 def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal: Terminal) -> None:
     """What will be trained on: counts, share of trained tokens, and three records as the model will see them."""
     tokens, split = audit.train_tokens, audit.split
+    rows = "documents" if dataset.file.format == "text" else "rows"
     terminal.heading("Data")
     terminal.facts(
         {
             "format": dataset.file.format,
-            "read": f"{audit.rows_read:,} rows = {audit.rows_used:,} used + {audit.rows_refused:,} refused",
+            "read": f"{audit.rows_read:,} {rows} = {audit.rows_used:,} used + {audit.rows_refused:,} refused",
             "split": f"{split.train:,} train, {split.validation:,} validation, {split.test:,} test ({split.method})",
             "trained": f"{tokens.trained:,} of {tokens.record:,} tokens ({tokens.trained / tokens.record:.1%}) carry loss",
+            **({"chunks": _chunks_in_words(dataset, audit)} if audit.num_chunks is not None else {}),
+            **({"labels": labels_in_words(audit.labels)} if audit.labels else {}),
             "findings": ", ".join(f"{one.name.replace('_', ' ')} {one.count:,}" for one in audit.findings or ())
             or "none",
         }
     )
+    for line in files_in_words(audit.files):
+        terminal.say(f"  {line}")
     for note in audit.reading:
         terminal.say(f"  {note.text}", style="yellow" if note.kind == UNUSED else None)
     for sentence in text.template.notes:
@@ -42,12 +49,19 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
     for refusal in audit.refused[:3]:
         terminal.say(f"  refused {refusal.source}: {refusal.reason}", style="yellow")
     terminal.say()
-    for example in dataset.train.examples[:3]:
+    for example in dataset.train.chunks[:3]:
         shown = shown_record(example, text)
         terminal.say(f"{example.source}  (green or in brackets: trained)", style="dim")
         for side in filter(None, (shown.tokens, shown.rejected_answer)):
             terminal.say(coloured(side) if terminal.console.is_terminal else bracketed(side))
         terminal.say()
+
+
+def _chunks_in_words(dataset: Dataset, audit: DataDocument) -> str:
+    """How documents are cut."""
+    said = f"{audit.num_chunks:,} of at most {audit.max_length:,} tokens"
+    records, chunks = len(dataset.train), len(dataset.train.chunks)
+    return f"{said}, of {records:,} training records" if chunks > records else f"{said}: no document is longer"
 
 
 @contextmanager

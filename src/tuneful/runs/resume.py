@@ -145,7 +145,7 @@ def _check_resumption(
     if any(not one.key.startswith("train.") for one in changed):
         folder.forget(
             *(f"answers/{name}{what}.jsonl" for name in ("base", "tuned") for what in ("", "-references")),
-            *(f"general/{name}.jsonl" for name in ("base", "tuned")),
+            *(f"{what}/{name}.jsonl" for name in ("base", "tuned") for what in ("general", "documents")),
         )
 
 

@@ -14,17 +14,18 @@ from datetime import datetime, timezone
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from tuneful.audit.audit import audit_sides
+from tuneful.batch.order import Mixture
 from tuneful.config import PREFERENCE_OBJECTIVES, Config, JudgeConfig
 from tuneful.console import Terminal
-from tuneful.data.read import Record, stream_data
+from tuneful.data.read import stream_data
+from tuneful.encoding.documents import with_own_template
 from tuneful.encoding.encode import Encoder
-from tuneful.encoding.prepare import Dataset, describe, load_encoder, prepare_data
+from tuneful.encoding.prepare import Dataset, Subset, apart, load_encoder, prepare_data
 from tuneful.encoding.replay import Replay, read_replay
 from tuneful.errors import ConfigError, InputError
 from tuneful.evaluation.forgetting import GeneralText, read_general
@@ -40,6 +41,7 @@ from tuneful.model.native import kernels
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.model.quantize import check_4_bits, compute_in
 from tuneful.model.saved_template import with_saved_template
+from tuneful.runs.data_files import check_sides, write_data
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import describe_machine
 from tuneful.runs.fits import check_fits
@@ -53,6 +55,7 @@ from tuneful.runs.method import (
     rates_in_words,
     replay_in_words,
 )
+from tuneful.runs.mixing import read_mixture
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_resume, training_identity
 from tuneful.runs.schema import (
@@ -80,7 +83,8 @@ class RunState:
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
     `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`.
-    `audit` is what data.json holds;
+    `asked` are the test records that are answered, `documents` those that are read. `audit` is what data.json holds, `mixture` in
+    which shares files come;
     `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
     take; `loading_seconds` is how long the model took.
     """
@@ -98,6 +102,9 @@ class RunState:
     method: Method
     encoder: Encoder
     dataset: Dataset
+    asked: Subset
+    documents: Subset
+    mixture: Mixture | None
     replay: Replay | None
     audit: DataDocument
     conditions: tuple[Condition, ...]
@@ -111,6 +118,11 @@ class RunState:
     def model(self) -> PreTrainedModel:
         """The model that is trained, or was."""
         return self.pretrained.model
+
+    @property
+    def epoch_length(self) -> int:
+        """Training examples of an epoch: records, or chunks of documents."""
+        return len(self.dataset.train.chunks if self.mixture is None else self.mixture)
 
     @property
     def given_name(self) -> str:
@@ -177,16 +189,18 @@ def set_up(
         if (dropout := 0.0 if config.train.objective in PREFERENCE_OBJECTIVES else config.model.dropout) is not None:
             set_dropout(pretrained.model, dropout)
         method = begin_method(pretrained.model, config, device, pretrained.adapter)
-        config = _within_context(config, pretrained.model, terminal)
+        config = with_own_template(_within_context(config, pretrained.model, terminal), pretrained.tokenizer)
         encoder = load_encoder(pretrained.tokenizer, config)
         dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")
         replay = _read_replay(config, encoder, dataset)
-        _check_sides(verb, config, conditions, dataset)
+        mixture = read_mixture(dataset, config.data)
+        asked, documents = apart(dataset.test, config.data)
+        check_sides(verb, config, conditions, dataset, has_answers=len(asked) > 0)
         model_sha256 = fingerprint(pretrained.begun_with)
         identity = training_identity(config, dataset, replay, model_sha256)
         started, phase_seconds = begin_or_resume(folder, data, verb, config, identity, allow_changed, terminal)
         folder.write_config(config)
-        audit = _write_data(folder, dataset, encoder, config)
+        audit = write_data(folder, dataset, mixture, encoder, config)
     phase_seconds["setup"] = phase_seconds.get("setup", 0.0) + time.perf_counter() - start
     return RunState(
         verb=verb,
@@ -202,6 +216,9 @@ def set_up(
         method=method,
         encoder=encoder,
         dataset=dataset,
+        asked=asked,
+        documents=documents,
+        mixture=mixture,
         replay=replay,
         audit=audit,
         conditions=conditions,
@@ -232,7 +249,9 @@ def prepare_engine(run: RunState) -> Engine:
     compute_in(run.model, dtype)
     engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.group))
     if run.group.is_main and not run.folder.has_model:
-        make_sure_of_room(run.folder, run.config, run.model, engine.optimizer, run.dataset, run.terminal)
+        make_sure_of_room(
+            run.folder, run.config, run.model, engine.optimizer, run.dataset, run.epoch_length, run.terminal
+        )
     write_environment(run)
     give_back_freed_memory()  # the self-check took much
     return engine
@@ -286,14 +305,6 @@ def _check_request(
     if config.train.method == "qlora":
         check_4_bits(device)
     return conditions, general_texts, device
-
-
-def _check_sides(verb: str, config: Config, conditions: Sequence[Condition], dataset: Dataset) -> None:
-    """ConfigError where a setting needs records of a side that has none."""
-    if config.train.early_stopping_patience and not len(dataset.validation):
-        raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
-    if conditions and verb == "run" and not len(dataset.test):
-        raise ConfigError("`report.gate` needs test records: raise data.test_share")
 
 
 def _open_folder(path: Path, group: ProcessGroup) -> RunDir:
@@ -377,32 +388,14 @@ def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay |
     return read_replay(data.replay, data.resolved_replay_ratio, encoder, held_out, config.train.objective)
 
 
-def _write_data(folder: RunDir, dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument:
-    """data/*.jsonl, and data.json, which is returned."""
-    for name in ("train", "validation", "test"):
-        folder.write_records(f"data/{name}.jsonl", map(_data_row, getattr(dataset, name).records))
-    folder.write_rows("data/refused.jsonl", dataset.refused)
-    sides = [(side.records, side.examples) for side in (dataset.train, dataset.validation, dataset.test)]
-    found = audit_sides(sides, dataset.refused, config, encoder)
-    audit = found.added_to(describe(dataset, encoder, config))
-    folder.write_document("data.json", audit)
-    return audit
-
-
-def _data_row(record: Record) -> dict[str, Any]:
-    """A row of data/*.jsonl: the record as it was read, its own `source` under another name, and where it was read."""
-    own = {"record_source": record.raw["source"]} if "source" in record.raw else {}
-    return {**record.raw, **own, "source": record.source}
-
-
 def _choices(run: RunState) -> Choices:
     """What is chosen for the machine at hand and kept for the whole run, also where another machine resumes it."""
     dtype = run.dtype
     with run.phase("self_check"):
-        others = [run.dataset.validation.examples, run.dataset.test.examples]
+        others = [run.dataset.validation.chunks, run.dataset.test.chunks]
         if run.replay is not None:
             others.append(run.replay.examples)
-        layout = choose_layout(run.model, run.dataset.train.examples, run.config.train, dtype, others)
+        layout = choose_layout(run.model, run.dataset.train.chunks, run.config.train, dtype, others)
     name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
     return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 

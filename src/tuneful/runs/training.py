@@ -59,7 +59,7 @@ def train(run: RunState, engine: Engine) -> None:
     if run.group.broadcast(run.folder.has_model):
         run.terminal.say("trained and saved already")
         return
-    config, examples = run.config.train, run.dataset.train.examples
+    config, examples = run.config.train, run.dataset.train.chunks
     loss_tracker = LossTracker(len(examples))
     objective = begin_objective(run, engine)
     state = _newest_state(run, engine, loss_tracker)
@@ -70,7 +70,7 @@ def train(run: RunState, engine: Engine) -> None:
         run.model,
         engine.optimizer,
         examples,
-        run.dataset.validation.examples,
+        run.dataset.validation.chunks,
         config,
         engine.layout,
         lambda step: sample(run, step),
@@ -81,6 +81,7 @@ def train(run: RunState, engine: Engine) -> None:
         state=state,
         should_stop=_should_stop(run),
         group=run.group,
+        mixture=run.mixture,
     )
     _take_steps(run, training)
     _tell_how_it_ended(run, training)
@@ -186,9 +187,9 @@ def _should_stop(run: RunState) -> Callable[[], None]:
 
 def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
     train = run.dataset.train
-    run.terminal.say(f"loss of each of {len(train):,} training records, {when} training", style="dim")
+    run.terminal.say(f"loss of each of {len(train.chunks):,} training records, {when} training", style="dim")
     with run.phase(f"record_losses_{when}"):
-        return record_nll(run.model, train.examples, engine.layout, should_stop=_should_stop(run))
+        return record_nll(run.model, train.chunks, engine.layout, should_stop=_should_stop(run))
 
 
 def _tell_how_it_ended(run: RunState, training: Training) -> None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
-from tuneful.batch.order import all_steps, derived_seed, num_steps, replay_indices
+from tuneful.batch.order import Mixture, all_steps, derived_seed, num_steps, replay_indices
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
 from tuneful.runs.schema import Evaluation, Event, Layout, Notice, Sample, Step, TrainingState
@@ -52,8 +52,8 @@ class Training:
     """A training from `state` on: `run` hands out its events, and `model` is finetuned in place while it does.
 
     `sample(step)` gives an answer to show with an evaluation, of at most `sample_tokens` tokens. `replay` joins the steps at its
-    ratio; `loss_tracker` is told what each training record cost. At each event `state`, `loss_tracker` and `optimizer` are what a
-    checkpoint has to hold. `should_stop` is called before every micro-batch and may raise: the step or evaluation at hand is then
+    ratio, `mixture` mixes `train`; `loss_tracker` is told what each training record cost. At each event `state`, `loss_tracker`
+    and `optimizer` are what a checkpoint holds. `should_stop` is called before every micro-batch and may raise: what was begun is
     abandoned, and `state` is that of the event before. Every rank of `group` makes the same one and gets the same events.
     """
 
@@ -71,13 +71,19 @@ class Training:
     state: TrainingState = field(default_factory=TrainingState)
     should_stop: Callable[[], None] = no_op
     group: ProcessGroup = SINGLE_PROCESS
+    mixture: Mixture | None = None
     _zero_was_said: bool = field(default=False, init=False)
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole training."""
         config = self.config
-        return num_steps(len(self.train), config.batch_size, config.num_train_epochs, config.max_steps)
+        return num_steps(self.epoch_length, config.batch_size, config.num_train_epochs, config.max_steps)
+
+    @property
+    def epoch_length(self) -> int:
+        """Training examples of an epoch."""
+        return len(self.train if self.mixture is None else self.mixture)
 
     @property
     def schedule(self) -> Schedule:
@@ -96,7 +102,7 @@ class Training:
         interval = self.schedule.interval
         keeps_best = config.keep == "best"
         steps = all_steps(
-            len(self.train),
+            self.mixture or len(self.train),
             config.batch_size,
             config.seed,
             config.num_train_epochs,
@@ -175,7 +181,7 @@ class Training:
         self.state.recent_losses = [*self.state.recent_losses, loss][-_SPIKE_WINDOW:]
         yield Step(
             step=step,
-            epoch=((step - 1) * self.config.batch_size + len(examples)) / len(self.train),
+            epoch=((step - 1) * self.config.batch_size + len(examples)) / self.epoch_length,
             loss=loss,
             learning_rate=rate,
             grad_norm=norm,

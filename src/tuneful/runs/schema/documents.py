@@ -259,6 +259,33 @@ class PreferenceSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """One of few short answers that a set for classification has."""
+
+    label: Annotated[str, "the answer, as it is written most often"]
+    count: Annotated[int, "used records that have it, letter case and outer marks aside"]
+    train: Annotated[int, "those that are trained on"]
+    validation: Annotated[int, "those of the validation set"]
+    test: Annotated[int, "those of the test set"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileCounts:
+    """A file of the data: its records on each side, and how they count."""
+
+    name: Annotated[str, "the file, as its records name it"]
+    format: Annotated[str, "`data.format` that it was read under"]
+    train: Annotated[int, "its training records"]
+    validation: Annotated[int, "its validation records; 0 where those have a file of their own"]
+    test: Annotated[int, "its test records; 0 where those have a file of their own"]
+    weight: Annotated[float, "what its records weigh in the loss (`data.weights`)"]
+    examples_an_epoch: Annotated[
+        int | None, "what it gives to an epoch under `data.interleave_probs`, in records or chunks of documents", ABSENT
+    ] = None
+    times_an_epoch: Annotated[float | None, "how often each of those comes in an epoch, on average", ABSENT] = None
+
+
+@dataclass(frozen=True, slots=True)
 class DataDocument:
     """What was trained on: `rows_read = rows_used + rows_refused`, and every row used is on one side of the split."""
 
@@ -282,6 +309,13 @@ class DataDocument:
     train_turns: Annotated[str, "`data.train_turns`"]
     train_tokens: Annotated[TokenCounts, "tokens of the training records"]
     shown: Annotated[tuple[ShownExample, ...], "the first training records, token by token"]
+    num_chunks: Annotated[
+        int | None, "where documents are trained: what steps take, documents in chunks of `max_length` tokens", ABSENT
+    ] = None
+    labels: Annotated[
+        tuple[LabelCounts, ...], "where all answers are few short labels: each of them, the commonest first"
+    ] = ()
+    files: Annotated[tuple[FileCounts, ...], "the files of the data, where they are several or weighed"] = ()
     reading: Annotated[tuple[ReadingNote, ...], "what there is to know of how the rows were read"] = ()
     lengths: Annotated[
         Mapping[str, LengthSummary], "of `prompt`, `response` (of pairs `chosen` and `rejected`) and whole `record`"

@@ -65,6 +65,10 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
         (ReferenceLoss,),
     ),
     "general/base.jsonl, general/tuned.jsonl": ("A line a stretch of general text.", (GeneralScore,)),
+    "documents/base.jsonl, documents/tuned.jsonl": (
+        "A line a document of the test set, where documents are trained.",
+        (GeneralScore,),
+    ),
     "scores/NAME.jsonl": ("A line an answer of the set NAME, in its order, where a judge was asked.", (JudgeScore,)),
     "ratings.jsonl": (
         "A line a rating that people gave on the page of `tuneful serve`, rater by rater, in the order in which they rated. Made "

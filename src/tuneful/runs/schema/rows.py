@@ -111,7 +111,9 @@ Event = Step | Evaluation | Notice
 class RecordLoss:
     """What one training record cost, from before training to after it; losses are in nats a target token."""
 
-    source: Annotated[str, "`file:line` of the record"]
+    source: Annotated[
+        str, "`file:line` of the record; of a document's later chunks, with their number: `book.txt:1 chunk 2`"
+    ]
     num_targets: Annotated[int, "tokens of the record with a weight"]
     loss_before: Annotated[float | None, "before the first step; null but under `report.record_losses: all`"]
     loss_first: Annotated[float | None, "when it was first trained on, before the weights changed"]
@@ -171,9 +173,13 @@ class ReferenceLoss:
 
 @dataclass(frozen=True, slots=True)
 class GeneralScore:
-    """What one stretch of general text costs a model: a passage, or a sample that the base model itself wrote."""
+    """What one stretch of text costs a model: a passage of general text, a sample that the base model itself wrote, or a document
+    of the test set."""
 
-    kind: Annotated[Literal["passage", "sample"], "a passage of general text, or a sample of the base model's own"]
+    kind: Annotated[
+        Literal["passage", "sample", "document"],
+        "a passage of general text, a sample of the base model's own, or a document of the test set",
+    ]
     source: Annotated[str, "the file and passage that it is, or whose first words the sample goes on from"]
     nll: Annotated[float, "negative log-likelihood, summed over its tokens, in nats"]
     num_tokens: Annotated[int, "tokens that are counted"]

@@ -1,0 +1,51 @@
+"""The data of a run: whether its sides hold what the settings need, and the files of it in the run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuneful.audit.audit import audit_sides
+from tuneful.batch.order import Mixture
+from tuneful.config import Config
+from tuneful.data.read import Record
+from tuneful.encoding.encode import Encoder
+from tuneful.encoding.prepare import Dataset, describe
+from tuneful.errors import ConfigError
+from tuneful.evaluation.gate import Condition, check_of_documents
+from tuneful.runs.folder import RunDir
+from tuneful.runs.mixing import with_shares
+from tuneful.runs.schema import DataDocument
+
+
+def check_sides(
+    verb: str, config: Config, conditions: tuple[Condition, ...], dataset: Dataset, *, has_answers: bool
+) -> None:
+    """ConfigError where a setting needs records of a side that has none."""
+    if config.train.early_stopping_patience and not len(dataset.validation):
+        raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
+    if conditions and verb == "run" and not len(dataset.test):
+        raise ConfigError("`report.gate` needs test records: raise data.test_share")
+    if verb == "run" and len(dataset.test) and not has_answers:
+        if config.judge.model is not None:
+            raise ConfigError("`judge.model` judges answers, and documents have none; give prompts as data.test_file")
+        check_of_documents(conditions)
+
+
+def write_data(
+    folder: RunDir, dataset: Dataset, mixture: Mixture | None, encoder: Encoder, config: Config
+) -> DataDocument:
+    """data/*.jsonl, and data.json, which is returned."""
+    for name in ("train", "validation", "test"):
+        folder.write_records(f"data/{name}.jsonl", map(_data_row, getattr(dataset, name).records))
+    folder.write_rows("data/refused.jsonl", dataset.refused)
+    sides = [(side.records, side.examples) for side in (dataset.train, dataset.validation, dataset.test)]
+    found = audit_sides(sides, dataset.refused, config, encoder)
+    audit = with_shares(found.added_to(describe(dataset, encoder, config)), dataset, mixture)
+    folder.write_document("data.json", audit)
+    return audit
+
+
+def _data_row(record: Record) -> dict[str, Any]:
+    """A row of data/*.jsonl: the record as it was read, its own `source` under another name, and where it was read."""
+    own = {"record_source": record.raw["source"]} if "source" in record.raw else {}
+    return {**record.raw, **own, "source": record.source}
