@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
 from tuneful.model.checks import check_loading, first_line, quiet
-from tuneful.model.gguf_config import check_all_taken, gguf_config
+from tuneful.model.gguf_config import check_all_taken, gguf_config, know_gemma
 from tuneful.model.gguf_header import read_gguf_header
 from tuneful.model.tokenizer_limits import check_tokenizer
 
@@ -100,6 +100,7 @@ def gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """Build the fast tokenizer that a `.gguf` file describes, splitting text as `tokenizer.ggml.pre` demands."""
     from transformers import AutoTokenizer
 
+    know_gemma()
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
