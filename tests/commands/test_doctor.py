@@ -105,7 +105,7 @@ def test_an_adapter_is_described_with_its_base(tmp_path: Path) -> None:
 
 
 def test_the_rank_that_is_said_is_the_one_of_the_configuration(tiny_llama: Path) -> None:
-    found = model_facts(str(tiny_llama), load_config(None, ["lora.r=8"]))
+    found = model_facts(str(tiny_llama), load_config(None, ["train.method=lora", "lora.r=8"]))
     assert found.adapter_rank == 8
     assert "by LoRA r 8" in facts_in_words(found)["parameters"]
     assert set(found.methods or ()) == set(METHOD_DEFAULTS)

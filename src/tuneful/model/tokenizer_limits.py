@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import itertools
 import json
 import math
@@ -39,6 +40,18 @@ _ADDED = ("prepend", "suffix", "prefix", "word_delimiter_token")
 """Settings of a step whose text it may put beside every part of another."""
 _OF_A_TYPE = {"ByteLevel": 5, "BertNormalizer": 3, "Metaspace": 2, "BertProcessing": 3, "RobertaProcessing": 5}
 """A character is up to four bytes; blanks, marks and tokens stand beside it."""
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Inside, where the library of tokenizers panics (at base64 that it cannot read, say) a ValueError is raised: its own
+    exception is none that `except Exception` catches."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(f"the library of tokenizers stopped: {str(error)[:200]}") from error
+        raise
 
 
 def check_tokenizer_file(file: Path) -> None:
