@@ -289,19 +289,26 @@ def test_what_an_adapter_was_made_of_is_told_by_its_folder(tmp_path: Path) -> No
 def old_adapter(family: str, projections: tuple[str, str, str], place: Path) -> tuple[Path, PreTrainedModel]:
     """An adapter beside each expert alone, as peft wrote it before transformers made one tensor of them; and the model that its
     sums come to by hand."""
-    tiny_family(family).save_pretrained(place / "base")
+    tiny_family(family, vocab_size=400).save_pretrained(place / "base")
     (merged, tensors) = folder_model(place / "base"), dict[str, torch.Tensor]()
     byte_level_tokenizer().save_pretrained(place / "base")
     torch.manual_seed(0)
+
+    def add(path: str, weight: torch.Tensor) -> None:
+        first, second = torch.randn(2, weight.shape[1]) * 0.1, torch.randn(weight.shape[0], 2) * 0.1
+        weight += 4 * second @ first
+        tensors[f"base_model.model.model.layers.{path}.lora_A.weight"] = first
+        tensors[f"base_model.model.model.layers.{path}.lora_B.weight"] = second
+
     for layer, one in enumerate(merged.model.layers):
         experts, inner = one.mlp.experts, one.mlp.experts.gate_up_proj.shape[1] // 2
         for expert, fused in enumerate(experts.gate_up_proj.detach()):
             weights = (fused[:inner], fused[inner:], experts.down_proj.detach()[expert])
             for name, weight in zip(projections, weights, strict=True):
-                first, second = torch.randn(2, weight.shape[1]) * 0.1, torch.randn(weight.shape[0], 2) * 0.1
-                weight += 4 * second @ first
-                path = f"base_model.model.model.layers.{layer}.mlp.experts.{expert}.{name}"
-                tensors |= {f"{path}.lora_A.weight": first, f"{path}.lora_B.weight": second}
+                add(f"{layer}.mlp.experts.{expert}.{name}", weight)
+        if hasattr(one.mlp, "shared_expert"):
+            for name in projections:
+                add(f"{layer}.mlp.shared_expert.{name}", getattr(one.mlp.shared_expert, name).weight.detach())
     (place / "adapter").mkdir()
     save_file(tensors, place / "adapter" / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": list(projections)}

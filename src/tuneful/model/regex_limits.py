@@ -207,8 +207,8 @@ def _why_slow(tree: syntax.Node, sets: dict[str, int], *, within: bool) -> str |
     made = _Automaton()
     whole = _part(tree, sets, made, in_loop=False)
     follows: list[list[int]] = [[] for _ in made.takes]
-    for first, second in made.edges:
-        follows[first].append(second)
+    for state, after in made.edges:
+        follows[state].append(after)
     loops = [loop for loop in _components(follows) if len(loop) > 1 or loop[0] in follows[loop[0]]]
     failing = [loop for loop in loops if not whole.ends.issuperset(loop)]
     if any(_goes_twice(loop, made, follows) for loop in failing):
@@ -291,14 +291,14 @@ def _take_the_same(
     """Whether one text leads around `first`, around `second`, and from the one to the other."""
     if len(first) * len(second) * len(follows) > _MAX_PRODUCT:
         raise syntax.UnreadError("it repeats too much at once")
-    one, two, takes = set(first), set(second), made.takes
+    inside, beyond, takes = set(first), set(second), made.takes
     for begin, end in itertools.product(first, second):
         start, goal = (begin, begin, end), (begin, end, end)
         seen, ahead = {start}, [start]
         while ahead:
             around, across, behind = ahead.pop()
             for after in itertools.product(follows[around], follows[across], follows[behind]):
-                fits = after[0] in one and after[2] in two and takes[after[0]] & takes[after[1]] & takes[after[2]]
+                fits = after[0] in inside and after[2] in beyond and takes[after[0]] & takes[after[1]] & takes[after[2]]
                 if not fits or after in seen:
                     continue
                 if after == goal:
