@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.model.test_builtin import tiny_gguf
 
 import tuneful
 from tuneful.commands.doctor import doctor_command, show_findings
-from tuneful.config import load_config
+from tuneful.config import METHOD_DEFAULTS, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ModelError
 from tuneful.model import load
@@ -24,7 +25,9 @@ from tuneful.model.load import folder_model
 from tuneful.model.lora import add_adapter
 from tuneful.model.size import ModelSize
 from tuneful.model.speed import measure_products
-from tuneful.runs import model_facts
+from tuneful.model.stored import stored_tensors
+from tuneful.runs import model_facts as facts_module
+from tuneful.runs.model_facts import facts_in_words, model_facts
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +64,7 @@ def test_the_memory_is_the_one_by_which_a_run_is_refused_and_what_fits_is_said(
     assert all(one["fits"] and one["instead"] is None for one in enough.values())
     needs = {method: max(one["phase_bytes"].values()) for method, one in enough.items()}
     assert needs["full"] > needs["lora"]
-    monkeypatch.setattr(model_facts, "available_bytes", lambda _: needs["lora"])
+    monkeypatch.setattr(facts_module, "available_bytes", lambda _: needs["lora"])
     tight = facts(tiny_llama)["methods"]
     assert tight["lora"]["fits"]
     assert not tight["full"]["fits"]
@@ -96,6 +99,16 @@ def test_an_adapter_is_described_with_its_base(tmp_path: Path) -> None:
     assert "LORA on" in found["adapter"]
     assert "goes on being trained" in found["adapter"]
     assert found["num_parameters"] == facts(tmp_path / "base")["num_parameters"]
+    own = sum(math.prod(one.shape) for one in stored_tensors(folder).values())
+    assert (found["adapter_rank"], found["methods"]["lora"]["num_trainable"]) == (4, own)
+    assert f"{own / 1e6:,.2f} M trained by LoRA r 4" in facts_in_words(model_facts(str(folder)))["parameters"]
+
+
+def test_the_rank_that_is_said_is_the_one_of_the_configuration(tiny_llama: Path) -> None:
+    found = model_facts(str(tiny_llama), load_config(None, ["train.method=lora", "lora.r=8"]))
+    assert found.adapter_rank == 8
+    assert "by LoRA r 8" in facts_in_words(found)["parameters"]
+    assert set(found.methods or ()) == set(METHOD_DEFAULTS)
 
 
 @pytest.mark.parametrize(

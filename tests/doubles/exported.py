@@ -34,6 +34,7 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 TWO_ANGLES = {
     "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
@@ -45,6 +46,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with biases": ("Llama", {"attention_bias": True}),
     "llama, stretched": ("Llama", {"rope_parameters": STRETCHED}),
     "llama, linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
+    "llama, yarn": ("Llama", {"rope_parameters": YARN}),
     "llama, square": ("Llama", {"num_key_value_heads": 4}),
     "mistral": ("Mistral", {"sliding_window": 256}),
     "qwen2": ("Qwen2", {"rope_parameters": ANGLES}),

@@ -12,16 +12,20 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from tests.doubles.engine import tiny_model
+from tests.doubles.exported import byte_level_tokenizer
+from tests.doubles.families import tiny_family
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tuneful.config import load_config
-from tuneful.errors import ModelError
+from tuneful.config import LoraConfig, load_config
+from tuneful.errors import ConfigError, ExportError, ModelError
 from tuneful.infer.session import LoadedModel, load_to_answer
 from tuneful.model import load
-from tuneful.model.adapter import read_adapter
-from tuneful.model.load import load_model, load_tokenizer
+from tuneful.model.adapter import check_continued, read_adapter
+from tuneful.model.load import folder_model, load_model, load_tokenizer
+from tuneful.model.lora import add_adapter, merge_adapter, save_adapter
 from tuneful.model.precision import cast_parameters
 from tuneful.model.saved_template import with_saved_template
+from tuneful.runs.method import begin_method
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -280,3 +284,78 @@ def test_what_an_adapter_was_made_of_is_told_by_its_folder(tmp_path: Path) -> No
         "use_dora": True,
     }
     assert adapter.layers == {0, 1}
+
+
+def old_adapter(family: str, projections: tuple[str, str, str], place: Path) -> tuple[Path, PreTrainedModel]:
+    """An adapter beside each expert alone, as peft wrote it before transformers made one tensor of them; and the model that its
+    sums come to by hand."""
+    tiny_family(family, vocab_size=400).save_pretrained(place / "base")
+    (merged, tensors) = folder_model(place / "base"), dict[str, torch.Tensor]()
+    byte_level_tokenizer().save_pretrained(place / "base")
+    torch.manual_seed(0)
+
+    def add(path: str, weight: torch.Tensor) -> None:
+        first, second = torch.randn(2, weight.shape[1]) * 0.1, torch.randn(weight.shape[0], 2) * 0.1
+        weight += 4 * second @ first
+        tensors[f"base_model.model.model.layers.{path}.lora_A.weight"] = first
+        tensors[f"base_model.model.model.layers.{path}.lora_B.weight"] = second
+
+    for layer, one in enumerate(merged.model.layers):
+        experts, inner = one.mlp.experts, one.mlp.experts.gate_up_proj.shape[1] // 2
+        for expert, fused in enumerate(experts.gate_up_proj.detach()):
+            weights = (fused[:inner], fused[inner:], experts.down_proj.detach()[expert])
+            for name, weight in zip(projections, weights, strict=True):
+                add(f"{layer}.mlp.experts.{expert}.{name}", weight)
+        if hasattr(one.mlp, "shared_expert"):
+            for name in projections:
+                add(f"{layer}.mlp.shared_expert.{name}", getattr(one.mlp.shared_expert, name).weight.detach())
+    (place / "adapter").mkdir()
+    save_file(tensors, place / "adapter" / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": list(projections)}
+    settings |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(place / "base")}
+    (place / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    return place / "adapter", merged
+
+
+@pytest.mark.parametrize(
+    ("family", "projections"),
+    [("mixtral", ("w1", "w3", "w2")), ("qwen3_moe", ("gate_proj", "up_proj", "down_proj"))],
+)
+def test_an_adapter_beside_single_experts_is_merged_into_all_of_them_and_cannot_go_on(
+    family: str, projections: tuple[str, str, str], tmp_path: Path
+) -> None:
+    folder, wanted = old_adapter(family, projections, tmp_path)
+    found = folder_model(tmp_path / "base")
+    merge_adapter(found, folder, ())
+    assert largest_share(found, wanted) < 1e-6
+    assert read_adapter(folder).more_than_lora == []
+    config = load_config(overrides=["train.method=lora"])
+    with pytest.raises(ConfigError, match="experts are one tensor there"):
+        begin_method(folder_model(tmp_path / "base"), config, torch.device("cpu"), folder)
+
+
+def test_an_adapter_beside_experts_that_peft_would_leave_out_is_refused(tmp_path: Path) -> None:
+    folder, _ = old_adapter("qwen2_moe", ("gate_proj", "up_proj", "down_proj"), tmp_path)
+    with pytest.raises(ExportError, match="would be left out; the model has no such layer"):
+        merge_adapter(folder_model(tmp_path / "base"), folder, ())
+    with pytest.raises(ModelError, match="would be left out"):
+        load_model(str(folder))
+
+
+def largest_share(one: PreTrainedModel, other: PreTrainedModel) -> float:
+    with torch.no_grad():
+        found, wanted = (model(IDS).logits for model in (one, other))
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("afmoe", "cohere2_moe", "deepseek_v2", "dots1", "ernie4_5_moe", "exaone_moe", "glm4_moe"),
+        *("glm4_moe_lite", "hunyuan_v1_moe", "longcat_flash", "qwen3_next", "solar_open"),
+    ],
+)
+def test_an_adapter_that_peft_put_beside_experts_cannot_go_on_being_trained(family: str, tmp_path: Path) -> None:
+    save_adapter(add_adapter(tiny_family(family), LoraConfig(r=4, alpha=8)), tmp_path / "adapter", "some/base")
+    with pytest.raises(ConfigError, match=r"more than LoRA \(.*target_parameters\), and cannot go on being trained"):
+        check_continued(read_adapter(tmp_path / "adapter"))

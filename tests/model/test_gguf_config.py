@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.doubles.exported import VARIANTS, byte_level_tokenizer, tiny_folder
+from tests.doubles.exported import SIZES, VARIANTS, YARN, byte_level_tokenizer, tiny_folder
 from tests.doubles.families import tiny_family
 from tests.doubles.written_gguf import write_tiny_gguf
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tuneful.config import load_config
 from tuneful.errors import ModelError
@@ -35,7 +37,7 @@ def written(variant: str, place: Path, **more: Any) -> tuple[Path, Path]:
     return folder, file
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "gemma"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_exported_is_read_with_the_same_logits(variant: str, tmp_path: Path) -> None:
     folder, file = written(variant, tmp_path)
     with torch.no_grad():
@@ -74,12 +76,28 @@ def test_heads_of_which_a_part_is_turned_are_refused_where_transformers_turns_al
 
 
 def test_an_architecture_that_transformers_does_not_read_is_refused_with_what_to_take_instead(tmp_path: Path) -> None:
-    _, file = written("gemma", tmp_path, **{"general.source.url": "https://huggingface.co/google/gemma-2b"})
+    source = {"general.source.url": "https://huggingface.co/tiiuae/falcon-7b"}
+    _, file = written("llama", tmp_path, **source, **{"general.architecture": "plamo"})
     with pytest.raises(ModelError) as refused:
         gguf_model(file)
-    assert "architecture 'gemma'" in str(refused.value)
-    assert "it reads bloom, falcon, gemma2" in str(refused.value)
-    assert "--model google/gemma-2b" in str(refused.value)
+    assert "architecture 'plamo'" in str(refused.value)
+    assert "it reads bloom, falcon, gemma, gemma2" in str(refused.value)
+    assert "--model tiiuae/falcon-7b" in str(refused.value)
+
+
+def test_stretched_angles_of_a_file_are_those_of_transformers_own_yarn(tmp_path: Path) -> None:
+    _, file = written("llama, yarn", tmp_path, **{"KIND.rope.scaling.yarn_beta_fast": 16.0})
+    rotary = gguf_model(file).model.rotary_emb
+    angles = {**YARN, "beta_fast": 16.0}
+    wanted, scale = ROPE_INIT_FUNCTIONS["yarn"](LlamaConfig(**SIZES, rope_parameters=angles), None)
+    assert torch.equal(rotary.inv_freq, wanted)
+    assert rotary.attention_scaling == scale > 1
+
+
+def test_angles_that_are_stretched_by_more_than_transformers_knows_are_refused(tmp_path: Path) -> None:
+    _, file = written("llama, yarn", tmp_path, **{"KIND.rope.scaling.attn_factor": 1.5})
+    with pytest.raises(ModelError, match=r"stretched by rope\.scaling\.attn_factor too"):
+        gguf_model(file)
 
 
 def test_a_llama_of_experts_is_refused_by_name(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ import pytest
 from safetensors.numpy import save_file
 from tests.doubles.damaged_adapter import write_adapter
 from tests.doubles.damaged_huggingface import edit, write_huggingface_folder
-from tests.doubles.damaged_models import KINDS, campaign
+from tests.doubles.damaged_models import KINDS, MAX_SECONDS, campaign
 from tests.machine import needs
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from tuneful.errors import ModelError
-from tuneful.model import tokenizer_limits
+from tuneful.model import stored, tokenizer_limits
 from tuneful.model.load import load_model, load_tokenizer
 from tuneful.model.size import size_of
 from tuneful.model.stored import read_safetensors_header, stored_tensors
@@ -197,6 +199,30 @@ def test_tensors_of_no_number_and_half_bytes_are_read(tmp_path: Path) -> None:
     assert {name: one.num_bytes for name, one in found.items()} == {"a": 0, "b": 8, "c": 3}
 
 
+def test_a_header_is_read_again_only_where_its_file_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder / "model.safetensors"
+    first = read_safetensors_header(file)
+    first.clear()  # a caller's own
+    read, tensor = Counter[str](), stored._tensor
+    monkeypatch.setattr(stored, "_tensor", lambda file, name, *rest: read.update([name]) or tensor(file, name, *rest))
+    assert read_safetensors_header(file)
+    assert not read
+    save_file({"other": np.ones(3, np.float32)}, file)
+    assert list(read_safetensors_header(file)) == list(read) == ["other"]
+
+
+def test_fifty_thousand_tensors_without_a_place_are_refused_soon(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    length = int.from_bytes(file.read_bytes()[:8], "little")
+    header, data = json.loads(file.read_bytes()[8 : 8 + length]), file.read_bytes()[8 + length :]
+    header |= {f"more.{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(50_000)}
+    with_header(file, header, data)
+    begun = time.process_time()
+    assert size_of(folder) is not None
+    refused(folder, "50,020 tensors, for which the architecture in config.json has no place")
+    assert time.process_time() - begun < MAX_SECONDS
+
+
 def test_weights_beside_those_of_the_index_are_not_counted(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     one = {"data": np.ones((2, 2), np.float32)}
@@ -251,6 +277,13 @@ def test_a_tokenizer_that_stretches_text_is_refused_before_it_is_used(key: str, 
     file = folder / "tokenizer.json"
     file.write_text(file.read_text().replace(f'"{key}"', f'"\\u00{ord(key[0]):02X}{key[1:]}"'))
     refused(folder, "makes a text up to")
+
+
+def test_a_tokenizer_at_which_its_library_panics_is_one_message(folder: Path) -> None:
+    odd = {"type": "Precompiled", "precompiled_charsmap": "AAAAAAh="}  # bits behind the last byte
+    edit(folder / "tokenizer.json", {"normalizer": odd})
+    assert read_tokenizer_file(folder) is None
+    refused(folder, r"tokenizer\.json cannot be read: the library of tokenizers stopped: .*Invalid")
 
 
 def test_a_template_of_the_tokenizer_that_repeats_text_is_refused(folder: Path) -> None:

@@ -63,7 +63,7 @@ class Adapter:
     @property
     def lora_settings(self) -> dict[str, Any]:
         """LoRA's settings in the words of the section `lora`; `target_modules` are the names of the layers that have a pair."""
-        pairs = (name.partition(".lora_")[0] for name in self.tensors if ".lora_" in name)
+        pairs = (name.partition(".lora_")[0].removesuffix(".base_layer") for name in self.tensors if ".lora_" in name)
         return {
             "r": int(self.settings["r"]),
             "alpha": float(self.settings["lora_alpha"]),
@@ -93,7 +93,9 @@ class Adapter:
     @property
     def more_than_lora(self) -> list[str]:
         """What an adapter of LoRA's kind holds or changes beside pairs of matrices, by the names of peft's settings."""
-        found = [name for name, unused in _UNUSED.items() if (self.settings.get(name) or None) != (unused or None)]
+        found = [
+            name for name, unused in _UNUSED.items() if (self.settings.get(name, unused) or None) != (unused or None)
+        ]
         if self.settings.get("init_lora_weights", True) not in _INITIAL:
             found.append(f"init_lora_weights={self.settings['init_lora_weights']}")
         if not found and (other := [name for name in self.tensors if not _LORA_TENSOR.search(name)]):

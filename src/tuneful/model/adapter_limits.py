@@ -37,6 +37,9 @@ def check_adapter(folder: Path) -> int:
     check_own_files(folder)
     file, settings = folder / ADAPTER, read_document(folder / ADAPTER)
     tensors = _tensors(folder)
+    for key in (*_NAMES, *_BY_PATTERN, *_LISTS):
+        if isinstance(value := settings.get(key), (list, dict)) and len(value) > _MAX_NAMES:
+            raise ModelError(f"{file}: {key} has {len(value):,} entries; {_AGAIN}")
     largest = max((max(one.shape, default=0) for one in tensors.values()), default=0)
     least = 1 if settings.get("peft_type", "LORA") == "LORA" else 0  # other kinds may say 0 for "by the size of blocks"
     for key, rank in _ranks(settings):
@@ -49,9 +52,6 @@ def check_adapter(folder: Path) -> int:
             raise ModelError(
                 f"{file}: {key} holds {str(pattern)[:40]!r}, which is no name of a layer, or takes forever to match; {_AGAIN}"
             )
-    for key in (*_NAMES, *_BY_PATTERN, *_LISTS):
-        if isinstance(value := settings.get(key), (list, dict)) and len(value) > _MAX_NAMES:
-            raise ModelError(f"{file}: {key} has {len(value):,} entries; {_AGAIN}")
     return len(tensors)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tuneful.errors import ModelError
 from tuneful.model.own_files import check_own_files, read_document
 from tuneful.model.stored import INDEX, StoredTensor, read_safetensors_header, weight_files
+from tuneful.model.tokenizer_limits import panics_as_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,7 +72,8 @@ def damaged_tokenizer(folder: Path, error: Exception) -> ModelError:
     if not os.path.lexists(file):
         return ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}")
     try:
-        Tokenizer.from_file(str(file))
+        with panics_as_errors():
+            Tokenizer.from_file(str(file))
     except Exception as own:  # the library raises no narrower one
         return _damaged(file, own)
     return ModelError(

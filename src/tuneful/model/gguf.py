@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
 from tuneful.model.checks import check_loading, first_line, quiet
-from tuneful.model.gguf_config import check_all_taken, gguf_config
+from tuneful.model.gguf_config import check_all_taken, gguf_config, know_gemma
 from tuneful.model.gguf_header import read_gguf_header
-from tuneful.model.tokenizer_limits import check_tokenizer
+from tuneful.model.tokenizer_limits import check_tokenizer, panics_as_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,9 +100,11 @@ def gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """Build the fast tokenizer that a `.gguf` file describes, splitting text as `tokenizer.ggml.pre` demands."""
     from transformers import AutoTokenizer
 
+    know_gemma()
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+            with panics_as_errors():
+                tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
         except Exception as error:
             raise _unreadable(file, ": its tokenizer cannot be read", error) from error
     if tokenizer.is_fast:

@@ -32,13 +32,36 @@ _OF_THE_ANGLES = (_FACTORS, "rope_factors_long.weight", "rope_factors_short.weig
 _SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 """Layers of the one size of an architecture whose queries are scaled by width / heads; elsewhere it is the size of a head, as in
 llama.cpp (src/models/gemma2.cpp, gemma3.cpp)."""
+_SCALED_BESIDES = {
+    "alpha": 1.0,
+    "attn_factor": 1.0,
+    "yarn_attn_factor": 1.0,
+    "yarn_ext_factor": 1.0,
+    "yarn_log_multiplier": 0.0,
+}
+"""Keys of `rope.scaling` that change the angles besides type and factor, with the value at which they do not."""
 _TOLERANCE = 1e-4
+
+
+def know_gemma() -> None:
+    """Let transformers read files of the first Gemma, which its tables leave out: keys, names of tensors and norms that are
+    stored with 1 added are those of Gemma 2, but for what Gemma 2 has besides."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    if "gemma" in reading.GGUF_SUPPORTED_ARCHITECTURES:
+        return
+    of_gemma2 = reading.GGUF_TO_TRANSFORMERS_MAPPING["config"]["gemma2"]
+    keys = {key: name for key, name in of_gemma2.items() if name != "sliding_window"}
+    reading.GGUF_TO_TRANSFORMERS_MAPPING["config"]["gemma"] = keys
+    reading.TENSOR_PROCESSORS["gemma"] = reading.TENSOR_PROCESSORS["gemma2"]
+    reading.GGUF_SUPPORTED_ARCHITECTURES.append("gemma")
 
 
 def readable_architectures() -> list[str]:
     """The `general.architecture` of the files that the installed transformers reads as models that continue text."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
+    know_gemma()
     found = {_IN_GGUF.get(name, name) for name in GGUF_SUPPORTED_ARCHITECTURES if name not in _NO_MODELS}
     with contextlib.suppress(ImportError):  # newer releases have a second list
         from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
@@ -141,12 +164,21 @@ def _set_angles(config: Any, said: Any, header: GgufHeader, file: Path) -> None:
             f"{file}: its angles are stretched by factors of its own (longrope), which transformers does not read from a GGUF "
             "file. Take the safetensors that it was made from"
         )
+    own = [name for name, usual in _SCALED_BESIDES.items() if said(f"rope.scaling.{name}") not in (None, usual)]
+    if own:
+        raise ModelError(
+            f"{file}: its angles are stretched by rope.scaling.{own[0]} too, which transformers does not know. Take the "
+            "safetensors that it was made from"
+        )
     angles: dict[str, Any] = {} if base is None else {"rope_theta": float(base)}
     if scaling in ("linear", "yarn"):
         angles |= {"rope_type": scaling, "factor": float(said("rope.scaling.factor") or 1.0)}
         original = said("rope.scaling.original_context_length")
         if scaling == "yarn" and original:
             angles["original_max_position_embeddings"] = int(original)
+        for name in ("beta_fast", "beta_slow"):
+            if scaling == "yarn" and (beta := said(f"rope.scaling.yarn_{name}")) is not None:
+                angles[name] = float(beta)
     elif _FACTORS in header.tensors:
         theta = angles.get("rope_theta") or _whole(config)["rope_theta"]
         angles |= {"rope_type": "llama3", **_llama3(_factors(header, file), float(theta), file)}

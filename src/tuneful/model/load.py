@@ -45,7 +45,7 @@ from tuneful.model.names import ADAPTER, adapter_base, full_name, hub_id, is_ada
 from tuneful.model.openai_gpt2 import check_not_above, is_openai_folder, openai_folder
 from tuneful.model.own_files import check_own_files, read_document
 from tuneful.model.stored import stored_dtype
-from tuneful.model.tokenizer_limits import check_tokenizer, check_tokenizer_file
+from tuneful.model.tokenizer_limits import check_tokenizer, check_tokenizer_file, panics_as_errors
 
 if TYPE_CHECKING:
     import torch
@@ -143,12 +143,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         check_tokenizer_file(file)
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
-            )
-            if tokenizer.is_fast:
-                check_tokenizer(tokenizer.backend_tokenizer, folder)
-            tokenizer("a")  # some settings are read only now
+            with panics_as_errors():
+                tokenizer = AutoTokenizer.from_pretrained(
+                    str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+                )
+                if tokenizer.is_fast:
+                    check_tokenizer(tokenizer.backend_tokenizer, folder)
+                tokenizer("a")  # some settings are read only now
         except ModelError:
             raise
         except Exception as error:

@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
 from tuneful.files import written_aside
-from tuneful.model.adapter import Adapter, own_name, read_adapter
+from tuneful.model.adapter import WEIGHTS, Adapter, own_name, read_adapter
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.merge import merge_layers
 from tuneful.model.names import hub_id
@@ -202,9 +202,23 @@ def _attached(base: PreTrainedModel, folder: Path, dropout: float | None = None)
                 adapter = peft.PeftModel.from_pretrained(
                     base, str(folder), config=settings, is_trainable=dropout is not None
                 )
+                _check_all_taken(adapter, folder)
         except Exception as error:  # whatever peft raises, the folder is not what was trained
             raise ExportError(f"{folder}: the adapter cannot be read back onto its base: {error}") from error
     return adapter.eval()
+
+
+def _check_all_taken(adapter: Any, folder: Path) -> None:
+    """ValueError where the file in `folder` holds weights that the model has no place for: peft leaves them out in silence, as
+    those of single experts where a model's are one tensor and peft knows no way from the ones to the other (Qwen 2 MoE)."""
+    import peft
+    from safetensors.torch import load_file
+
+    left = peft.set_peft_model_state_dict(adapter, load_file(folder / WEIGHTS)).unexpected_keys
+    lost = [name for name in left if ".lora_" in name]  # what else is left is a copy of the base's embedding
+    if lost:
+        more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+        raise ValueError(f"{lost[0]}{more} would be left out; the model has no such layer")
 
 
 def _weights_as_needed(model: PreTrainedModel, settings: Any) -> contextlib.AbstractContextManager[None]:

@@ -100,8 +100,11 @@ def read_document(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is not a JSON object: {error}; fetch it again") from error
 
 
-def parse_object(content: bytes) -> dict[str, Any]:
-    """The object that a JSON text is. ValueError where it is none, nested too deeply, or made of too many parts."""
+def parse_object(content: bytes, max_depth: int | None = MAX_DEPTH) -> dict[str, Any]:
+    """The object that a JSON text is. ValueError where it is none, nested too deeply, or made of too many parts.
+
+    Without a `max_depth` only what the parser itself cannot nest is too deep.
+    """
     if content.count(b"[") + content.count(b"{") > _MAX_CONTAINERS:
         raise ValueError(f"it has more than {_MAX_CONTAINERS:,} lists and objects")
     try:
@@ -111,7 +114,9 @@ def parse_object(content: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"expected a JSON object, found {type(document).__name__}")
     layer: list[Any] = [document]
-    for _ in range(MAX_DEPTH):
+    if max_depth is None:
+        return document
+    for _ in range(max_depth):
         layer = [value for one in layer for value in _values(one) if isinstance(value, (dict, list))]
         if not layer:
             return document

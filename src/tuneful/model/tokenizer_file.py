@@ -17,7 +17,7 @@ from tuneful.model.builtin import BUILTIN, cached_folder
 from tuneful.model.names import full_name, trained_folder
 from tuneful.model.openai_gpt2 import is_openai_folder, openai_folder
 from tuneful.model.own_files import check_own_files, read_document
-from tuneful.model.tokenizer_limits import check_tokenizer_file
+from tuneful.model.tokenizer_limits import check_tokenizer_file, panics_as_errors
 
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -54,7 +54,8 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile | None:
         if settings.get("tokenizer_class") not in _PLAIN_CLASSES or settings.get("add_bos_token"):
             return None
         check_tokenizer_file(folder / "tokenizer.json")
-        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        with panics_as_errors():
+            backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         backend.no_padding()
         backend.no_truncation()
     except Exception:  # loading it through transformers says better what is wrong with it

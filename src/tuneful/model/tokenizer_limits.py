@@ -1,15 +1,19 @@
-"""How far a tokenizer can stretch a text, from its description: one that makes gigabytes of a line is refused before it is used.
+"""How far a tokenizer can stretch a text and how long it can take, from its description: one that makes gigabytes of a line, or
+hours of it, is refused before it is used.
 
 The steps of a `tokenizer.json` (normalizer, pre_tokenizer, post_processor, decoder) replace, prepend and repeat, one after the
 other, and the library runs them without a limit: thirty steps that double a text make a billion characters of one. The factors
 of a step, in characters, multiply to at most `MAX_GROWTH`. T5's is 72, Llama 2's 2. Unicode's own forms count with what a
-replacement writes, not for themselves: what they make of a text is the text's.
+replacement writes, not for themselves: what they make of a text is the text's. Its regular expressions are those of which
+`regex_limits.py` can say that they end.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import itertools
 import json
 import math
 import re
@@ -20,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import ModelError
 from tuneful.model.own_files import MAX_DEPTH
+from tuneful.model.regex_limits import why_slow
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,11 +34,24 @@ STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 _MAX_AFFIX = 1_000
 _MAX_STEPS = 1_000
+_MAX_PATTERNS = 64
 _SEQUENCES = ("normalizers", "pretokenizers", "processors", "decoders")
 _ADDED = ("prepend", "suffix", "prefix", "word_delimiter_token")
 """Settings of a step whose text it may put beside every part of another."""
 _OF_A_TYPE = {"ByteLevel": 5, "BertNormalizer": 3, "Metaspace": 2, "BertProcessing": 3, "RobertaProcessing": 5}
 """A character is up to four bytes; blanks, marks and tokens stand beside it."""
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Inside, where the library of tokenizers panics (at base64 that it cannot read, say) a ValueError is raised: its own
+    exception is none that `except Exception` catches."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(f"the library of tokenizers stopped: {str(error)[:200]}") from error
+        raise
 
 
 def check_tokenizer_file(file: Path) -> None:
@@ -57,6 +75,7 @@ def _check(key: str, value: Any, file: Path) -> None:
         if isinstance(value, str) and len(value) > _MAX_AFFIX:
             raise ModelError(f"{file}: {key} has {len(value):,} characters; fetch it again")
         return
+    _check_patterns(key, value, file)
     try:
         growth = _growth(value, MAX_DEPTH)
     except (TypeError, ValueError, KeyError, AttributeError, binascii.Error):
@@ -66,6 +85,30 @@ def _check(key: str, value: Any, file: Path) -> None:
             f"{file}: `{key}` makes a text up to {growth:,.0f} times as long, and {MAX_GROWTH} times is the most there may be; "
             "fetch it again, or choose another model"
         )
+
+
+def _check_patterns(key: str, value: Any, file: Path) -> None:
+    patterns = list(itertools.islice(_patterns(value, MAX_DEPTH), _MAX_PATTERNS + 1))
+    if len(patterns) > _MAX_PATTERNS:
+        raise ModelError(f"{file}: `{key}` has more than {_MAX_PATTERNS} regular expressions; fetch it again")
+    for pattern in patterns:
+        if reason := why_slow(pattern):
+            raise ModelError(
+                f"{file}: `{key}` goes by the regular expression {pattern[:60]!r}, which a text may keep busy without end: "
+                f"{reason}; fetch it again, or choose another model"
+            )
+
+
+def _patterns(value: Any, depth: int) -> Iterator[str]:
+    """Every regular expression in the description of a step, and of the steps within it."""
+    if depth and isinstance(value, list):
+        for one in value:
+            yield from _patterns(one, depth - 1)
+    elif depth and isinstance(value, dict):
+        if isinstance(found := value.get("Regex"), str):
+            yield found
+        for one in value.values():
+            yield from _patterns(one, depth - 1)
 
 
 def _key(name: str) -> re.Pattern[bytes]:

@@ -14,7 +14,7 @@ import torch
 from tuneful.config import PREFERENCE_OBJECTIVES, Config, default_source, train_defaults
 from tuneful.encoding.replay import Replay
 from tuneful.errors import ConfigError, ExportError, ModelError
-from tuneful.model.adapter import Adapter, check_continued, read_adapter
+from tuneful.model.adapter import Adapter, check_continued, own_name, read_adapter
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
 from tuneful.model.lora import add_adapter, continue_adapter, target_modules
 from tuneful.model.names import adapter_base
@@ -100,7 +100,14 @@ def begin_method(model: PreTrainedModel, config: Config, device: torch.device, c
 
 
 def _continued(model: PreTrainedModel, config: Config, folder: Path) -> Any:
-    own, wanted = set(read_adapter(folder).lora_settings["target_modules"]), target_modules(model, config.lora)
+    own = set(read_adapter(folder).lora_settings["target_modules"])
+    if gone := own - {own_name(path) for path, _ in model.named_modules()}:
+        raise ConfigError(
+            f"{folder} stands beside {', '.join(sorted(gone))}, which are no layers of {type(model).__name__} as transformers "
+            "has it now (experts are one tensor there), and cannot go on being trained; set lora.create_new_adapter=true, which "
+            "merges it into its base and trains a new one, or train.method=full"
+        )
+    wanted = target_modules(model, config.lora)
     if own != wanted:
         raise ConfigError(
             f"`lora.target_modules`: {', '.join(sorted(wanted))}, but {folder} has {', '.join(sorted(own))}, and {_WAYS}"

@@ -53,7 +53,7 @@ class ModelFacts:
     would be, and how much.
 
     `records` says whether what records share is computed once, `adapter` what becomes of an adapter. `context` is None where
-    the model sets no limit.
+    the model sets no limit, `adapter_rank`, that of the adapter that `methods` tell of, where there is no place for one.
     """
 
     name: str
@@ -67,6 +67,7 @@ class ModelFacts:
     vocab_size: int | None = None
     adapter: str | None = None
     target_modules: tuple[str, ...] = ()
+    adapter_rank: int | None = None
     records: str | None = None
     available_bytes: int | None = None
     methods: Mapping[str, MethodFacts] | None = None
@@ -86,12 +87,13 @@ def model_facts(name: str, config: Config | None = None) -> ModelFacts:
     if not is_adapter(path):
         return _facts_of_model(name, path, config)
     adapter, base = read_adapter(path), adapter_base(path).name
-    facts = model_facts(base, config)
     try:
         check_continued(adapter)
         use = "it goes on being trained under train.method=lora, and is merged into its base for everything else"
+        config = with_settings(config, lora=adapter.lora_settings)
     except ConfigError:
         use = "it is merged into its base; a new one is trained on that"
+    facts = model_facts(base, config)
     said = f"{adapter.kind} on {base}: {use}"
     return replace(facts, name=name, path=str(path), kind="adapter", adapter=said)
 
@@ -123,6 +125,7 @@ def _facts_of_model(name: str, path: Path, config: Config) -> ModelFacts:
         context=None if context == UNLIMITED else context,
         vocab_size=vocab_size,
         target_modules=targets,
+        adapter_rank=config.lora.r if targets else None,
         records=records,
         available_bytes=available,
         methods={
@@ -133,7 +136,7 @@ def _facts_of_model(name: str, path: Path, config: Config) -> ModelFacts:
                 dtype,
                 device,
             )
-            for method in _METHODS
+            for method in METHOD_DEFAULTS
             if method == "full" or targets
         },
         speed=measure_products(found.size, _num_active(found), dtype, device),
@@ -141,7 +144,6 @@ def _facts_of_model(name: str, path: Path, config: Config) -> ModelFacts:
 
 
 _EXPERT = re.compile(r"\.experts\.|_exps\.")
-_METHODS = [one for one in METHOD_DEFAULTS if one != "qlora" or hasattr(ModelSize, "num_in_matrices")]
 
 
 def _num_active(found: Outline) -> int:
@@ -192,7 +194,7 @@ def facts_in_words(facts: ModelFacts) -> dict[str, str]:
         return {"model": facts.name, "not here": f"would be fetched: {facts.fetched}; then ask again for the rest"}
     gb = 1e9
     lora = next((one for method, one in facts.methods.items() if method != "full"), None)
-    trained = f", {lora.num_trainable / 1e6:,.2f} M trained by LoRA r 16" if lora else ""
+    trained = f", {lora.num_trainable / 1e6:,.2f} M trained by LoRA r {facts.adapter_rank}" if lora else ""
     said = {
         "model": f"{facts.name}: {facts.kind} {facts.path}",
         **({"adapter": facts.adapter} if facts.adapter else {}),
