@@ -107,7 +107,7 @@ class ChatTemplate:
         if not rows or set(frame.slots) != {0, 1, 2}:
             return ""
         in_a_row, eos = self._added.findall(rows[-1].group()), self._special_tokens.get("eos_token")
-        return eos if eos in in_a_row else str(in_a_row[-1])
+        return str(eos if eos in in_a_row else in_a_row[-1])
 
     @cached_property
     def call_tokens(self) -> frozenset[str]:

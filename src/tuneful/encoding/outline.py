@@ -148,7 +148,8 @@ def outline_of(conversation: Conversation, dialect: Dialect, *, answered: bool) 
 
 
 def _answer(turn: Turn, ids: Sequence[str], dialect: Dialect, numbered: Callable[[Origin, str], int]) -> MessageOutline:
-    thought, parts = None, list[int | str]()
+    thought: int | None = None
+    parts: list[int | str] = []
     if turn.thought and dialect.thought:
         thought = numbered(Origin.THOUGHT, turn.thought)
         parts = [THOUGHT_START, thought, THOUGHT_END] if dialect.thought == IN_CONTENT else []
