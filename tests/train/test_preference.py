@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -192,9 +192,9 @@ def test_at_step_0_every_margin_is_exactly_0_and_the_loss_ln_2(dtype, layout):
     assert list(reference_logps(model, objective, [pairs], layout, known)) == [12]
     objective = replace(objective, reference=known)
     assert largest_difference(model, objective, pairs, layout) == 0
-    step, *_ = [event for event in events_of(model, pairs, objective, layout, dtype=dtype) if isinstance(event, Step)]
-    assert step.loss == pytest.approx(math.log(2), rel=1e-12)
-    assert (step.rewards_chosen, step.rewards_margins, step.rewards_accuracies) == (0, 0, 0)
+    [step] = steps_in(events_of(model, pairs, objective, layout, dtype=dtype))
+    assert step["loss"] == pytest.approx(math.log(2), rel=1e-12)
+    assert (step["rewards_chosen"], step["rewards_margins"], step["rewards_accuracies"]) == (0, 0, 0)
 
 
 def test_the_reference_is_computed_once_a_side():
@@ -257,6 +257,11 @@ def events_of(model, examples, objective, layout=TRIE, *, validation=(), dtype=t
     )
 
 
+def steps_in(events):
+    """The steps as the rows that are written."""
+    return [asdict(event) for event in events if isinstance(event, Step)]
+
+
 def begun(model, examples, objective, validation=(), batch_size=None, max_steps=1):
     """The objective with its reference, of one step of all examples unless it is said how a run cuts them."""
     known: dict[str, float] = {}
@@ -277,14 +282,14 @@ def test_training_moves_chosen_and_rejected_apart(name):
         objective = begun(model, train, objective, validation, 8, 12)
     settings = {"max_steps": 12, "batch_size": 8, "learning_rate": 5e-3, "eval_steps": 6, "validation": validation}
     events = events_of(model, train, objective, **settings)
-    steps = [event for event in events if isinstance(event, Step)]
-    assert steps[-1].loss < steps[0].loss
-    assert steps[-1].rewards_margins > steps[0].rewards_margins
-    assert steps[-1].rewards_accuracies >= 0.75
-    assert steps[0].record_tokens == sum(len(side) for one in train for side in sides_of(one))
-    evaluations = [event for event in events if isinstance(event, Evaluation)]
-    assert all(0 <= event.validation_accuracy <= 1 for event in evaluations)
-    assert (steps[0].kl is not None) == (name == "kto")
+    steps = steps_in(events)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert steps[-1]["rewards_margins"] > steps[0]["rewards_margins"]
+    assert steps[-1]["rewards_accuracies"] >= 0.75
+    assert steps[0]["record_tokens"] == sum(len(side) for one in train for side in sides_of(one))
+    accuracies = [asdict(event)["validation_accuracy"] for event in events if isinstance(event, Evaluation)]
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert (steps[0]["kl"] is not None) == (name == "kto")
 
 
 @pytest.mark.parametrize("name", ["dpo-sigmoid", "orpo"])
@@ -297,7 +302,7 @@ def test_a_run_of_pairs_is_the_same_run_in_any_micro_batches(name):
         events = events_of(
             model, pairs, objective, layout, dtype=torch.float64, batch_size=4, max_steps=4, learning_rate=1e-3
         )
-        return [(event.loss, event.rewards_margins, event.logps_chosen) for event in events if isinstance(event, Step)]
+        return [(step["loss"], step["rewards_margins"], step["logps_chosen"]) for step in steps_in(events)]
 
     for layout in (TRIE_OF_ONE, TRIE_OF_SOME, PADDED):
         assert np.allclose(outcome(layout), outcome(TRIE), rtol=1e-9, atol=1e-11)
