@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,7 +86,7 @@ def stub(kind: type, **settings: Any) -> Any:
     return trainer
 
 
-class _Lists(dict):  # type: ignore[type-arg]
+class _Lists(dict[str, list[float]]):
     def __missing__(self, key: str) -> list[float]:
         self[key] = []
         return self[key]
@@ -119,7 +120,8 @@ def trl_dpo(pairs: PairLogps, types: list[str], weights: list[float], settings: 
     )
     inputs, model = batch_of([pairs.chosen, pairs.rejected], [pairs.num_chosen, pairs.num_rejected])
     inputs |= {"ref_chosen_logps": pairs.ref_chosen, "ref_rejected_logps": pairs.ref_rejected}
-    return trainer._compute_loss(model, inputs, False)
+    loss: torch.Tensor = trainer._compute_loss(model, inputs, False)
+    return loss
 
 
 def own_dpo(pairs: PairLogps, types: list[str], weights: list[float], settings: PreferenceConfig) -> torch.Tensor:
@@ -144,12 +146,24 @@ def trl_cpo(pairs: PairLogps, loss_type: str, settings: PreferenceConfig) -> tor
     logps = pairs.chosen, pairs.rejected
     if loss_type in ("simpo", "ipo"):  # which concatenated_forward averages
         logps = pairs.chosen / pairs.num_chosen, pairs.rejected / pairs.num_rejected
-    return trainer.cpo_loss(*logps)[0].mean()
+    losses: torch.Tensor = trainer.cpo_loss(*logps)[0]
+    return losses.mean()
+
+
+def own_cpo(pairs: PairLogps, loss_type: str, settings: PreferenceConfig) -> torch.Tensor:
+    own = simpo_losses(pairs, settings) if loss_type == "simpo" else cpo_losses(loss_type, pairs, settings)
+    return own.mean()
 
 
 def trl_orpo(pairs: PairLogps, settings: PreferenceConfig) -> torch.Tensor:
     trainer = stub(ORPOTrainer, beta=settings.resolved_beta("orpo"))
-    return -trainer.odds_ratio_loss(pairs.chosen / pairs.num_chosen, pairs.rejected / pairs.num_rejected)[0].mean()
+    means = pairs.chosen / pairs.num_chosen, pairs.rejected / pairs.num_rejected
+    losses: torch.Tensor = trainer.odds_ratio_loss(*means)[0]
+    return -losses.mean()
+
+
+def own_orpo(pairs: PairLogps, settings: PreferenceConfig) -> torch.Tensor:
+    return orpo_losses(pairs, settings).mean()
 
 
 def trl_kto(pairs: PairLogps, loss_type: str, kl: float, settings: PreferenceConfig) -> torch.Tensor:
@@ -165,9 +179,9 @@ def trl_kto(pairs: PairLogps, loss_type: str, kl: float, settings: PreferenceCon
     inputs, model = batch_of([pairs.chosen, pairs.rejected], [pairs.num_chosen, pairs.num_rejected])
     label = torch.arange(2 * len(pairs.chosen)) < len(pairs.chosen)
     ref = torch.cat([pairs.ref_chosen, pairs.ref_rejected])
-    return trainer._compute_loss(
-        model, inputs | {"label": label, "ref_logps": ref, "ref_KL_logps": torch.zeros_like(ref)}, False
-    )
+    inputs |= {"label": label, "ref_logps": ref, "ref_KL_logps": torch.zeros_like(ref)}
+    loss: torch.Tensor = trainer._compute_loss(model, inputs, False)
+    return loss
 
 
 def own_kto(pairs: PairLogps, loss_type: str, kl: float, settings: PreferenceConfig) -> torch.Tensor:
@@ -176,41 +190,29 @@ def own_kto(pairs: PairLogps, loss_type: str, kl: float, settings: PreferenceCon
     return kto_losses(loss_type, logratio, wanted, max(kl, 0.0), settings).mean()
 
 
-Loss = Callable[[PairLogps], torch.Tensor]
+Loss = Callable[..., torch.Tensor]
 
 
 def comparisons() -> Iterator[tuple[str, Loss, Loss]]:
     """(name, TRL's, ours) of every loss, each a mean over the pairs it is given."""
+
+    def both(name: str, theirs: Loss, own: Loss, **given: Any) -> tuple[str, Loss, Loss]:
+        return name, partial(theirs, **given), partial(own, **given)
+
     smoothed, plain = PreferenceConfig(label_smoothing=0.1), PreferenceConfig()
     for one in [*DPO_LOSSES, "sft"]:
         settings = smoothed if one in ("robust", "exo_pair") else plain
-        yield (
-            one,
-            lambda pairs, one=one, settings=settings: trl_dpo(pairs, [one], [1.0], settings),
-            lambda pairs, one=one, settings=settings: own_dpo(pairs, [one], [1.0], settings),
-        )
-    mixture = ["sigmoid", "sft", "ipo"], [1.0, 0.2, 0.01]
-    yield (
-        "1 sigmoid + 0.2 sft + 0.01 ipo",
-        lambda pairs: trl_dpo(pairs, *mixture, plain),
-        lambda pairs: own_dpo(pairs, *mixture, plain),
-    )
+        yield both(one, trl_dpo, own_dpo, types=[one], weights=[1.0], settings=settings)
+    mixture = {"types": ["sigmoid", "sft", "ipo"], "weights": [1.0, 0.2, 0.01]}
+    yield both("1 sigmoid + 0.2 sft + 0.01 ipo", trl_dpo, own_dpo, **mixture, settings=plain)
     for one in ("sigmoid", "hinge", "ipo"):
         settings = smoothed if one == "sigmoid" else plain
-        yield (
-            f"cpo {one}",
-            lambda pairs, one=one, settings=settings: trl_cpo(pairs, one, settings),
-            lambda pairs, one=one, settings=settings: cpo_losses(one, pairs, settings).mean(),
-        )
-    yield "simpo", lambda pairs: trl_cpo(pairs, "simpo", plain), lambda pairs: simpo_losses(pairs, plain).mean()
-    yield "orpo odds ratio", lambda pairs: trl_orpo(pairs, plain), lambda pairs: orpo_losses(pairs, plain).mean()
+        yield both(f"cpo {one}", trl_cpo, own_cpo, loss_type=one, settings=settings)
+    yield both("simpo", trl_cpo, own_cpo, loss_type="simpo", settings=plain)
+    yield both("orpo odds ratio", trl_orpo, own_orpo, settings=plain)
     weighted = PreferenceConfig(desirable_weight=1.3, undesirable_weight=0.7)
     for one, kl in (("kto", 1.7), ("kto", -0.4), ("apo_zero_unpaired", 1.7)):
-        yield (
-            f"{one}, kl {kl:g}",
-            lambda pairs, one=one, kl=kl: trl_kto(pairs, one, kl, weighted),
-            lambda pairs, one=one, kl=kl: own_kto(pairs, one, kl, weighted),
-        )
+        yield both(f"{one}, kl {kl:g}", trl_kto, own_kto, loss_type=one, kl=kl, settings=weighted)
 
 
 def computed(loss: Loss, points: list[tuple[float, ...]]) -> Outcome:

@@ -127,13 +127,15 @@ def trl_steps(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     losses: list[float] = []
 
-    class Watched(make):  # type: ignore[misc, valid-type]
-        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss))
-            return loss
+    trainer = make(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    step = trainer.training_step
 
-    trainer = Watched(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        loss = step(*args, **kwargs)
+        losses.append(float(loss))
+        return loss
+
+    trainer.training_step = watched
     trainer.train()
     return losses, trainer.model
 

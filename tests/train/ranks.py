@@ -39,7 +39,7 @@ def records(count):
 
 def train_pairs(group):
     """Four steps of pairs and labels, the last of fewer records than micro-batches; the reference is computed by all ranks."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, examples in (("dpo", random_pairs(13)), ("kto", random_labelled(13))):
         model = tiny_model("llama", dtype=torch.float64)
         use_trie_attention(model)
@@ -47,7 +47,7 @@ def train_pairs(group):
             shard(model, torch.float64)
         config = train_config(batch_size=4, num_train_epochs=1, learning_rate=1e-2, eval_steps=4, keep="last")
         bare = KtoObjective(PreferenceConfig(), 64) if name == "kto" else PairObjective("dpo", MIXTURE)
-        known = {}
+        known: dict[str, float] = {}
         order = [[examples[index] for index in step] for step in all_steps(10, 4, config.seed, 1)]
         list(reference_logps(model, bare, [*order, examples[10:]], LAYOUT, known, group=group))
         objective = replace(bare, reference=known)

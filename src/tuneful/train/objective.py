@@ -26,9 +26,12 @@ Measure = Callable[[Sequence[Example]], list[float]]
 
 
 class Objective(Protocol):
-    """What is descended. A row of a record has `num_columns`."""
+    """What is descended."""
 
-    num_columns: int
+    @property
+    def num_columns(self) -> int:
+        """How many numbers a row of a record has."""
+        ...
 
     def sides(self, examples: Sequence[Example]) -> list[Example]:
         """What is computed of `examples`, in the order in which `begin`'s function takes it."""
