@@ -103,7 +103,7 @@ def test_a_text_among_records_is_refused_unless_documents_are_asked_for(tmp_path
     (tmp_path / "a.jsonl").write_text('{"text": "One."}\n')
     with pytest.raises(DataError, match=r"finished text.* train\.objective=text.* data\.formats=FILE=text"):
         read_data(str(tmp_path / "a.jsonl"))
-    with pytest.raises(ConfigError, match=r"data\.format: text .* train\.objective=text"):
+    with pytest.raises(ConfigError, match=r"data\.format: a text .* train\.objective=text"):
         load_config(None, ["data.format=text"])
     with pytest.raises(ConfigError, match=r"messages holds no documents"):
         load_config(None, ["data.format=messages", "train.objective=text"])

@@ -134,8 +134,9 @@ def test_every_format_has_an_example() -> None:
 
 def test_every_format_is_a_choice_of_the_configuration_and_a_row_of_the_page() -> None:
     choices = get_args(DataConfig.model_fields["format"].annotation)
-    assert set(choices) == {"auto", *(format.name for format in FORMATS)}
+    assert set(choices) == {"auto", "text", *(format.name for format in FORMATS)}
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert "| `text` | `text`: a document" in page
     for format in FORMATS:
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{format.name}` |"))
         assert all(f"`{need}`" in row for need in format.needs), row

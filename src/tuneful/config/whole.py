@@ -110,7 +110,7 @@ class Config(Section):
             )
         elif objective != "text" and data.format == "text":
             raise ValueError(
-                "data.format: text does not say which part of a text is the response, the part to learn; train.objective=text "
+                "data.format: a text does not say which part of it is the response, the part to learn; train.objective=text "
                 "learns all of it, and data.formats names the files of documents beside those of records"
             )
         if objective not in ("sft", "text") and "text" in (data.formats or {}).values():
