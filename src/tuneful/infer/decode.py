@@ -91,17 +91,23 @@ class DecoderChoice:
         return _IN_WORDS[self.name] + (f", because {self.reason}" if self.reason else "")
 
 
-def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0) -> Decoder:
+LaidOut = tuple[DecoderChoice, Weights]
+"""How a model answers, and its weights as that reads them."""
+
+
+def make_decoder(
+    model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0, laid: LaidOut | None = None
+) -> Decoder:
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens, none of
-    them to become longer than `longest` tokens."""
-    choice, weights = laid_out(model)
+    them to become longer than `longest` tokens; `laid` is what `laid_out` gave, where that was asked before."""
+    choice, weights = laid or laid_out(model)
     if num_shared < (LEAST_SHARED_COMPILED if isinstance(weights, CompiledModel) else LEAST_SHARED):
         num_shared = 0
     apart = choice.by_length and longest_changes_others(model, _prompts(model)[0], longest)
     return _decoder("single" if apart else choice.name, model, num_rows, num_shared, weights)
 
 
-def laid_out(model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
+def laid_out(model: PreTrainedModel) -> LaidOut:
     """The decoder for `model`, and its weights as that reads them: by the compiled kernels, where they serve the model and prove
     themselves on it, else by torch's operations."""
     reason = None
@@ -125,6 +131,11 @@ def chosen_decoder(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> Dec
     if place not in proved:
         proved[place] = choose_decoder(model, weights)
     return proved[place]
+
+
+def forget_decoders(model: PreTrainedModel) -> None:
+    """Let the choice be made anew: `model` is a copy of another, and no longer like it."""
+    vars(model).pop("_tuneful_decoders", None)
 
 
 def choose_decoder(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> DecoderChoice:
