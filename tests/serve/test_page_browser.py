@@ -130,6 +130,75 @@ def test_chat_streams_sends_its_history_and_copies(opened: Any) -> None:
     expect(page.locator(".message")).to_have_count(0)
 
 
+@pytest.mark.parametrize("has_clipboard", [True, False], ids=["a clipboard", "none, as from another machine"])
+def test_an_answer_is_copied_as_it_was_said(opened: Any, has_clipboard: bool) -> None:
+    page = opened("chat")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    if not has_clipboard:
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    text = "<b>one</b> &amp; two \u2028 \u05e9\u05dc\u05d5\u05dd\nthree"
+    said(page, text)
+    button = page.locator(".message.assistant .foot button")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_text("Copied")
+    expect(page.locator("#status")).to_have_text("Copied")
+    expect(button).to_be_focused()
+    page.focus("#chat-text")
+    page.keyboard.press("Control+v")
+    expect(page.locator("#chat-text")).to_have_value(f"{text} ")
+    expect(button).to_have_text("Copy")
+
+
+def test_all_is_reached_by_keyboard_and_seen_where_it_is(opened: Any) -> None:
+    page = opened("chat")
+    expect(page.locator("#chat-model")).to_have_value("tuned")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    for part, last in (("chat", "#chat-send"), ("compare", "#compare-send"), ("rate", "#rate-setup .primary")):
+        page.goto(re.sub(r"#.*", f"#{part}", page.url))
+        expect(page.locator(f"#{part}")).to_be_visible()
+        page.locator(f"nav a[href='#{part}']").focus()
+        passed: list[Any] = []
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            passed.append(page.evaluate(FOCUSED))
+            if page.locator(last).evaluate("one => one === document.activeElement"):
+                break
+        expect(page.locator(last)).to_be_focused()
+        assert all(one["shown"] and one["outlined"] for one in passed), passed
+        wanted = page.locator(f"#{part} :is(input, select, textarea, button, summary):visible").count()
+        assert len({one["id"] for one in passed if one["inside"]}) >= wanted - 1, passed
+    page.goto(re.sub(r"#.*", "#compare", page.url))
+    page.focus("#compare-text")
+    page.keyboard.type("count")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#compare-answers .foot button")).to_have_count(2)
+    page.locator("nav a[href='#runs']").focus()
+    page.keyboard.press("Enter")
+    page.locator("#runs-rows a", has_text="whole").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#run-h")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#run-report")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#run-rate")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#rate-run")).to_have_value("whole")
+
+
+FOCUSED = """
+() => {
+  const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);
+  return { id: one.id || one.textContent.trim().slice(0, 30), inside: Boolean(one.closest('main')),
+    shown: box.width > 1 && box.height > 1 && box.top >= 0 && box.bottom <= innerHeight,
+    outlined: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 };
+}
+"""
+
+
 def test_stop_ends_an_answer_and_keeps_what_came(opened: Any) -> None:
     page = opened("chat")
     page.fill("#chat-text", "before WAIT after")
