@@ -44,7 +44,7 @@ TASKS = {
     "texts": "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: text\n"
     "metric_list:\n  - metric: word_perplexity\n",
     "answers": "output_type: generate_until\ndoc_to_text: question\ndoc_to_target: ''\n"
-    f"generation_kwargs:\n  until: ['\\n\\n']\n  max_gen_toks: {MAX_TOKENS}\n  temperature: 0\n"
+    f'generation_kwargs:\n  until: ["\\n\\n"]\n  max_gen_toks: {MAX_TOKENS}\n  temperature: 0\n'
     "metric_list:\n  - metric: exact_match\n",
 }
 
@@ -180,7 +180,7 @@ def _arguments(sample: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _pair(kind: str, told: float, wanted: float) -> dict[str, Any]:
     difference = abs(told - wanted)
-    return {"kind": kind, "told": told, "own": wanted, "is_right": difference <= max(ABSOLUTE, RELATIVE * abs(wanted))}
+    return {"kind": kind, "told": told, "ours": wanted, "is_right": difference <= max(ABSOLUTE, RELATIVE * abs(wanted))}
 
 
 def _version(python: Path) -> str:
@@ -214,7 +214,7 @@ def main() -> int:
             )
     pairs = compared(by_text, own)
     texts = [
-        {"kind": kind, "asked": asked, "told": sample["resps"][0][0], "own": say(asked)}
+        {"kind": kind, "asked": asked, "told": sample["resps"][0][0], "ours": say(asked)}
         for kind, samples, say in (("chat", by_chat, own.answered), ("completion", by_text, own.continued))
         for asked, sample in zip(QUESTIONS, samples["answers"], strict=True)
     ]
@@ -223,10 +223,10 @@ def main() -> int:
 
 def report(arguments: argparse.Namespace, pairs: list[dict[str, Any]], texts: list[dict[str, Any]]) -> int:
     """Print and keep the figures; 1 where something is wrong."""
-    largest = max(abs(pair["told"] - pair["own"]) for pair in pairs)
-    relative = max(abs(pair["told"] - pair["own"]) / abs(pair["own"]) for pair in pairs)
+    largest = max(abs(pair["told"] - pair["ours"]) for pair in pairs)
+    relative = max(abs(pair["told"] - pair["ours"]) / abs(pair["ours"]) for pair in pairs)
     wrong = [pair for pair in pairs if not (pair["is_right"] and pair.get("same_greedy", True))]
-    wrong += [text for text in texts if text["told"].strip() != text["own"].strip()]
+    wrong += [text for text in texts if text["told"].strip() != text["ours"].strip()]
     print(f"{len(pairs)} log-likelihoods differ by {largest:.2g} at most, {relative:.2g} of themselves")
     print(f"{len(texts)} texts were generated, {sum('asked' in one for one in wrong)} of them others than ours")
     for one in wrong:

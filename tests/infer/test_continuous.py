@@ -12,6 +12,7 @@ from tuneful.config import GenerateConfig
 from tuneful.infer import continuous
 from tuneful.infer.cache import Room
 from tuneful.infer.continuous import ContinuousBatch, LiveRow, bytes_per_token, prompt_logprobs
+from tuneful.infer.decode import laid_out
 from tuneful.infer.row import Row
 from tuneful.infer.text import AnswerText
 from tuneful.model.forward import compute_logits
@@ -83,18 +84,22 @@ def test_rows_for_which_there_is_no_memory_wait_and_go_on_where_they_were(model,
 
 def test_weights_that_are_laid_out_stay_until_they_are_given_back(model, monkeypatch):
     made = []
-    lay_out = continuous.laid_out
-    monkeypatch.setattr(continuous, "laid_out", lambda model: made.append(1) or lay_out(model))
+
+    def counted(own):
+        made.append(own)
+        return laid_out(own)
+
+    monkeypatch.setattr(continuous, "laid_out", counted)
     batch = ContinuousBatch(model, (), max_rows=2)
     for number in range(4):
         batch.enter(live(random_prompts(1)[0], CONFIGS[0]))
-        assert not batch.holds_weights
         finished(batch)
         assert batch.holds_weights
         assert len(made) == (1 if number < 2 else 2)
         if number == 1:
             batch.give_back_weights()
-            assert not batch.holds_weights
+    batch.enter(live(random_prompts(1)[0], CONFIGS[0]))
+    assert not batch.holds_weights, "a row is in flight that needs them"
 
 
 def test_keys_and_values_have_bytes():

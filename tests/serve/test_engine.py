@@ -155,7 +155,7 @@ def test_a_server_that_ends_lets_nobody_wait(models, echoing):
 
 def test_what_is_only_scored_takes_turns_with_answers_and_with_other_requests(models, echoing, monkeypatch):
     order: list[str] = []
-    score = engine.prompt_logprobs
+    score = continuous.prompt_logprobs
 
     def slow(model, prompt, num_top):
         order.append(f"scored {len(prompt)}")
@@ -198,13 +198,17 @@ def test_who_leaves_is_scored_no_further(models, echoing, monkeypatch):
 
 
 def test_weights_that_nobody_uses_are_given_back(models, monkeypatch):
+    monkeypatch.setattr(engine, "_REST_SECONDS", 0.05)
     monkeypatch.setattr(engine, "_IDLE_SECONDS", 0.2)
+    trimmed: list[int] = []
+    monkeypatch.setattr(engine, "give_back_freed_memory", lambda: trimmed.append(1))
     batch = models.find("lively").batch
     with Server(models) as server:
         for _ in range(2):
             assert httpx.post(server.url + COMPLETIONS, json=body("a", max_tokens=2), timeout=60).status_code == 200
             wait_until(lambda: batch.holds_weights)
             wait_until(lambda: not batch.holds_weights)
+            assert len(trimmed) >= 2
 
 
 def test_a_model_that_lacks_memory_gets_that_of_one_that_nobody_asks(models, monkeypatch):

@@ -17,7 +17,7 @@ VALUES = (
 MESSAGES = [{"role": "user", "content": "hi"}]
 OPENAI: dict[str, Any] = {"model": "lively", "max_tokens": 2}
 OLLAMA: dict[str, Any] = {"model": "lively", "options": {"num_predict": 2, "temperature": 1}}
-REQUESTS = {
+REQUESTS: dict[str, tuple[dict[str, Any], Any]] = {
     "/v1/chat/completions": ({**OPENAI, "messages": MESSAGES, "stream": True}, openai_requests.ChatRequest),
     "/v1/completions": (
         {**OPENAI, "prompt": "hi", "echo": True, "logprobs": 1, "temperature": 1},

@@ -51,6 +51,7 @@ def say(model: str, prompt: str) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "small", plain_items(4), sentence="It cannot tell.")
+    write_run(folder / "equal", [*plain_items(3), *[("Task.", "Reference.", "the same", "the same")] * 111])
     RunFolder(folder / "whole").write_all(num_items=12)
     return folder
 
@@ -151,7 +152,7 @@ def test_an_answer_is_copied_as_it_was_said(opened: Any, has_clipboard: bool) ->
 
 
 def test_all_is_reached_by_keyboard_and_seen_where_it_is(opened: Any) -> None:
-    page = opened("chat")
+    page = opened("")
     expect(page.locator("#chat-model")).to_have_value("tuned")
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
@@ -270,7 +271,7 @@ def test_a_person_rates_by_keyboard_undoes_remarks_and_goes_on_later(opened: Any
 
 def test_runs_are_browsed_searched_and_their_report_opens_in_a_sandbox(opened: Any) -> None:
     page = opened("runs")
-    expect(page.locator("#runs-rows tr")).to_have_count(2)
+    expect(page.locator("#runs-rows tr")).to_have_count(3)
     page.click("text=whole")
     expect(page.locator("#run-items article")).to_have_count(12)
     page.fill("#run-query", "portugal LISBON")
@@ -289,11 +290,11 @@ def test_runs_are_browsed_searched_and_their_report_opens_in_a_sandbox(opened: A
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_wider_than_the_window_and_colours_can_be_read(opened: Any, width: int, scheme: str) -> None:
-    for part in ("chat", "compare", "rate", "runs", "runs/whole", "rate/whole"):
+    for part in ("chat", "compare", "rate", "runs", "runs/whole", "rate/whole", "rate/equal"):
         page = opened(part, width, scheme)
         if part in ("chat", "compare"):
             said(page, "W" * 400, part)
-        if part == "rate/whole":
+        if part in ("rate/whole", "rate/equal"):
             page.fill("#rate-rater", "W" * 60)
             page.click("#rate-setup button[type=submit]")
             expect(page.locator("#rate-count")).to_contain_text("0 of")
@@ -311,8 +312,9 @@ CONTRAST = """
   const light = rgb => { const [r, g, b] = rgb.map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const behind = one => { for (let at = one; at; at = at.parentElement) { const [r, g, b, a = 1] = parse(getComputedStyle(at).backgroundColor); if (a > 0) return [r, g, b]; } return [255, 255, 255]; };
   return [...document.querySelectorAll('body *')].filter(one => one.checkVisibility() && !one.disabled
-      && [...one.childNodes].some(child => child.nodeType === 3 && child.data.trim())).flatMap(one => {
-    const [a, b] = [light(parse(getComputedStyle(one).color).slice(0, 3)), light(behind(one))];
+      && (one.placeholder || [...one.childNodes].some(child => child.nodeType === 3 && child.data.trim()))).flatMap(one => {
+    const style = getComputedStyle(one, one.placeholder ? '::placeholder' : null);
+    const [a, b] = [light(parse(style.color).slice(0, 3)), light(behind(one))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     return ratio < 4.5 ? [`${one.localName} ${one.textContent.slice(0, 30)} ${ratio.toFixed(2)}`] : [];
   });

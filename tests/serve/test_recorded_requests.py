@@ -27,14 +27,14 @@ def function(name: str, **properties: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": parameters}}
 
 
-CONTINUE_AGENT = {
+CONTINUE_AGENT: dict[str, Any] = {
     "model": "lively",
     "messages": [{"role": "system", "content": "You are an agent."}, {"role": "user", "content": ASKED}],
     "stream": True,
     "tools": [function("Read", filepath="Which file."), function("List", dirpath="Which folder.")],
     "stream_options": {"include_usage": True},
 }
-CONTINUE_TITLE = {
+CONTINUE_TITLE: dict[str, Any] = {
     "messages": [{"role": "system", "content": "Name the talk."}, *ANSWERED, {"role": "user", "content": "A title?"}],
     "model": "lively",
     "max_tokens": 16,
@@ -43,7 +43,7 @@ CONTINUE_TITLE = {
     "stop": ["\n\n"],
     "stream_options": {"include_usage": True},
 }
-CONTINUE_CHAT = {
+CONTINUE_CHAT: dict[str, Any] = {
     "model": "lively",
     "messages": [
         {"role": "system", "content": "You are helpful."},
@@ -55,7 +55,7 @@ CONTINUE_CHAT = {
     "keep_alive": 1800,
     "stream": True,
 }
-CONTINUE_CHAT_WITH_TOOLS = {
+CONTINUE_CHAT_WITH_TOOLS: dict[str, Any] = {
     "model": "lively",
     "messages": [{"role": "user", "content": ASKED}],
     "options": {"temperature": 0.5, "num_predict": 16, "num_ctx": 8096},
@@ -63,7 +63,7 @@ CONTINUE_CHAT_WITH_TOOLS = {
     "stream": False,
     "tools": [function("read_file", filepath="Which file.")],
 }
-CONTINUE_COMPLETION = {
+CONTINUE_COMPLETION: dict[str, Any] = {
     "model": "lively",
     "prompt": "def f(",
     "raw": True,
@@ -71,7 +71,7 @@ CONTINUE_COMPLETION = {
     "keep_alive": 1800,
     "stream": True,
 }
-OPEN_WEBUI_CHAT = {
+OPEN_WEBUI_CHAT: dict[str, Any] = {
     "model": "lively:latest",
     "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED}],
     "options": {"temperature": 0.7, "num_predict": 16},
@@ -79,14 +79,14 @@ OPEN_WEBUI_CHAT = {
     "keep_alive": "5m",
     "tools": [function("get_current_timestamp"), function("search_notes", query="Which words.")],
 }
-OPEN_WEBUI_TITLE = {
+OPEN_WEBUI_TITLE: dict[str, Any] = {
     "model": "lively:latest",
     "messages": [{"role": "user", "content": "### Task:\nName the talk as a JSON object."}],
     "options": {"num_predict": 16},
     "stream": False,
 }
-OPEN_WEBUI_UNLOAD = {"model": "lively:latest", "keep_alive": 0, "prompt": ""}
-OPEN_WEBUI_OPENAI_CHAT = {
+OPEN_WEBUI_UNLOAD: dict[str, Any] = {"model": "lively:latest", "keep_alive": 0, "prompt": ""}
+OPEN_WEBUI_OPENAI_CHAT: dict[str, Any] = {
     "stream": True,
     "model": "lively",
     "messages": [{"role": "user", "content": ASKED}],
@@ -95,7 +95,7 @@ OPEN_WEBUI_OPENAI_CHAT = {
     "stream_options": {"include_usage": True},
     "tools": [function("get_current_timestamp")],
 }
-OPEN_WEBUI_OPENAI_TITLE = {
+OPEN_WEBUI_OPENAI_TITLE: dict[str, Any] = {
     "model": "lively",
     "messages": [{"role": "user", "content": "### Task:\nName the talk as a JSON object."}],
     "stream": False,

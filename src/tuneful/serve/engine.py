@@ -21,13 +21,15 @@ from typing import Literal
 from tuneful.errors import TunefulError
 from tuneful.infer.continuous import ContinuousBatch, LiveRow, prompt_logprobs
 from tuneful.infer.row import TokenLogprobs
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.serve.limits import Limits
 
 RETRY_AFTER_SECONDS = 1
 """When a client that found no room may come again."""
 _ENDING = "the server is being shut down"
-_IDLE_SECONDS = 300.0
-"""How long weights that are laid out for answers stay in memory unused: as long as Ollama keeps a model."""
+_REST_SECONDS, _IDLE_SECONDS = 0.5, 300.0
+"""After how long without a request freed memory goes back to the system, and after how much longer the weights that are laid out
+for answers: about as long as Ollama keeps a model."""
 
 
 class QueueFullError(TunefulError):
@@ -145,23 +147,29 @@ class Engine:
     def _take(self) -> bool:
         """Take what came, waiting where there is nothing else to do; False at the end."""
         while True:
-            is_busy = bool(self._batches or self._to_score)
-            keeps = any(batch.holds_weights for batch in self._known)
             try:
-                ticket = self._came.get(block=not is_busy, timeout=_IDLE_SECONDS if keeps else None)
+                ticket = self._came.get(block=False) if self._batches or self._to_score else self._wait()
             except queue.Empty:
-                if is_busy:
-                    return True
-                self._give_back()
-                continue
+                return True
             if ticket is None:
                 return False
             self._begin(ticket)
 
+    def _wait(self) -> Ticket | None:
+        """What comes next. While nothing does, freed memory goes back to the system, and later what is kept to answer fast."""
+        for seconds, give_back in ((_REST_SECONDS, give_back_freed_memory), (_IDLE_SECONDS, self._give_back)):
+            try:
+                return self._came.get(timeout=seconds)
+            except queue.Empty:
+                give_back()
+        return self._came.get()
+
     def _give_back(self, other_than: ContinuousBatch | None = None) -> None:
+        """Of every model that nobody asks the weights that were laid out."""
         for batch in self._known:
             if batch is not other_than and batch.holds_weights:
                 batch.give_back_weights()
+        give_back_freed_memory()
 
     def _begin(self, ticket: Ticket) -> None:
         for row in ticket.rows:
