@@ -154,30 +154,33 @@ def test_a_server_that_ends_lets_nobody_wait(models, echoing):
 
 
 def test_what_is_only_scored_takes_turns_with_answers_and_with_other_requests(models, echoing, monkeypatch):
-    order: list[str] = []
-    score = continuous.prompt_logprobs
+    scored: list[tuple[str, int]] = []  # what, and after how many steps of answers
+    score, text = continuous.prompt_logprobs, models.find("lively").loaded.encoder.text
 
-    def slow(model, prompt, num_top):
-        order.append(f"scored {len(prompt)}")
-        time.sleep(0.03)
+    def noted(model, prompt, num_top):
+        if not scored:
+            wait_until(lambda: server.engine.num_unfinished == 8 + 1 + 1)
+        scored.append((text.token_text(prompt), echoing[-1].num_steps if echoing else 0))
         return score(model, prompt, num_top)
 
-    monkeypatch.setattr(engine, "prompt_logprobs", slow)
+    monkeypatch.setattr(engine, "prompt_logprobs", noted)
     with Server(models) as server, ThreadPoolExecutor(3) as pool:
-        scored = {"logprobs": 1, "echo": True, "max_tokens": 0}
+        to_score = {"logprobs": 1, "echo": True, "max_tokens": 0}
         texts = ["a" * length for length in (11, 12, 13, 14, 15, 16, 17, 18)]
-        many = pool.submit(httpx.post, server.url + COMPLETIONS, json={**body(""), "prompt": texts, **scored})
-        wait_until(lambda: order)
-        one = pool.submit(httpx.post, server.url + COMPLETIONS, json={**body("b" * 5), **scored})
+        many = pool.submit(httpx.post, server.url + COMPLETIONS, json={**body(""), "prompt": texts, **to_score})
+        wait_until(lambda: server.engine.num_unfinished == 8)
+        one = pool.submit(httpx.post, server.url + COMPLETIONS, json={**body("b" * 5), **to_score})
         answer = pool.submit(httpx.post, server.url + COMPLETIONS, json=body("cc"))
         assert answer.result().json()["choices"][0]["text"] == "cc"
-        order.append("answered")
         assert one.result().json()["choices"][0]["text"] == "b" * 5
         found = many.result().json()["choices"]
-        assert [choice["text"] for choice in found] == texts
-        assert all(len(choice["logprobs"]["token_logprobs"]) == len(choice["logprobs"]["tokens"]) for choice in found)
-        assert order.index("answered") < len(order) - 1
-        assert server.engine.num_unfinished == 0
+    assert [choice["text"] for choice in found] == texts
+    assert all(len(choice["logprobs"]["token_logprobs"]) == len(choice["logprobs"]["tokens"]) for choice in found)
+    names = [name for name, _ in scored]
+    assert names.index("b" * 5) <= 2
+    assert [name for name in names if name != "b" * 5] == texts
+    assert scored[3][1] > 0  # the answer has gone on meanwhile
+    assert server.engine.num_unfinished == 0
 
 
 def test_who_leaves_is_scored_no_further(models, echoing, monkeypatch):

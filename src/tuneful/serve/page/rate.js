@@ -177,9 +177,10 @@ function results({ summary, preference, raters }, a, b) {
 
 function agreement({ kappa, low, high, num_items: items }) {
   if (kappa === null) return `nothing to tell: too few items, or all rated alike (${items})`;
-  return `${bound(kappa)} (95 % interval ${bound(low)} to ${bound(high)}, ${items} items)`;
+  const interval = low === null ? "no interval" : `95 % interval ${bound(low)} to ${bound(high)}`;
+  return `${bound(kappa)} (${interval}, ${items === 1 ? "1 item" : `${items} items`})`;
 }
 
 const count = (number, all) => `${number}${all ? ` (${Math.round((100 * number) / all)} %)` : ""}`;
 const signed = value => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
-const bound = value => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
+const bound = value => value.toFixed(2).replace("-", "−");
