@@ -1,17 +1,18 @@
 """`tuneful serve` under load: how fast, how soon, and whether it stays whole.
 
-    python benchmarks/serve_load.py rates  [--clients 1,16,64] [--seconds 30] [--systems tuneful,llama.cpp] [--model M]
+    python benchmarks/serve_load.py rates  [--clients 1,16,64] [--seconds 30] [--repeats 2] [--systems tuneful,llama.cpp]
     python benchmarks/serve_load.py endure [--seconds 180] [--rush-seconds 60] [--echo] [--model M]
+    python benchmarks/serve_load.py rates|endure --quick      does it run? no figure of it means anything
 
 `rates`: every client asks one streamed completion after another, 64 tokens at most, of the same rendered prompts, greedily. Told
 are tokens a second over all clients, and the time to the first token (median and 95th percentile). llama.cpp's server (xllamacpp)
-gets the GGUF file that the built-in model was made from, and a slot a client.
+gets the GGUF file that the built-in model was made from, and a slot a client. Systems take turns, there and back.
 
 `endure`: 64 clients, of whose requests 30 in a hundred are left midway and 5 are malformed, then 256 of the same. Fails where a
 status is other than 200, 400 or 503, where memory or descriptors of the server do not come back to what they were, and, with
 `--echo`, where an answer is not the one to its prompt: a stand-in model says the prompt again, a nonce.
 
-Servers are processes of their own, clients one more, all on the cores of this machine.
+Servers are processes of their own, clients one more, all on the cores of this machine. `--output FILE.json` keeps the figures.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+
+from train_peers import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests' doubles, which are not installed
 
@@ -89,7 +93,7 @@ def serve_echo() -> None:
     [model] = models
     end, vocabulary = model.loaded.encoder.text.end_token_id, model.loaded.model.config.vocab_size
 
-    def make(made_for: Any, num_rows: int, num_shared: int, longest: int = 0) -> EchoDecoder:
+    def make(made_for: Any, num_rows: int, num_shared: int, longest: int = 0, laid: Any = None) -> EchoDecoder:
         return EchoDecoder(num_rows, vocabulary, end, seconds=0.005)
 
     vars(continuous)["make_decoder"] = make
@@ -232,29 +236,50 @@ async def load(
 # The two works
 
 
-def rates(arguments: argparse.Namespace) -> None:
+def rates(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Tokens a second and the time to the first token."""
-    asked = prompts()
-    print("| system | clients | tokens/s | first token, median | 95 % | answers |\n|---|---|---|---|---|---|")
+    asked, systems = prompts(), arguments.systems.split(",")
+    found: dict[tuple[int, str], list[dict[str, float]]] = {}
     for clients in map(int, arguments.clients.split(",")):
-        for system in arguments.systems.split(","):
-            with served(system, arguments.model, clients) as target:
-                asyncio.run(load(target, asked, clients, 3, is_rough=False))  # to warm up
-                began = time.monotonic()
-                tally = asyncio.run(load(target, asked, clients, arguments.seconds, is_rough=False))
-                seconds = time.monotonic() - began
-                first = sorted(tally.first_seconds)
-                print(
-                    f"| {system} | {clients} | {tally.num_tokens / seconds:.1f} | {statistics.median(first):.3f} s "
-                    f"| {first[int(len(first) * 0.95)]:.3f} s | {sum(tally.statuses.values())} |",
-                    flush=True,
-                )
+        for turn in range(arguments.repeats):
+            for system in systems if turn % 2 == 0 else reversed(systems):
+                with served(system, arguments.model, clients) as target:
+                    asyncio.run(load(target, asked, clients, arguments.warm_seconds, is_rough=False))
+                    found.setdefault((clients, system), []).append(measured(target, asked, clients, arguments.seconds))
+    print(
+        "| clients | system | tokens/s | first token, median | 95 % | answers | of each turn |\n|---|---|---|---|---|---|---|"
+    )
+    rows = []
+    for (clients, system), turns in found.items():
+        row = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+        each = ", ".join(f"{turn['tokens_per_second']:.1f}" for turn in turns)
+        print(
+            f"| {clients} | {system} | {row['tokens_per_second']:.1f} | {row['first_median']:.3f} s | {row['first_95']:.3f} s "
+            f"| {row['answers']:.0f} | {each} |"
+        )
+        rows.append({"clients": clients, "system": system, **row, "turns": turns})
+    return {"rates": rows}, True
 
 
-def endure(arguments: argparse.Namespace) -> None:
-    """Rough clients, then a rush; exits with 1 where anything is wrong."""
+def measured(target: Target, asked: list[str], clients: int, seconds: float) -> dict[str, float]:
+    """What so many clients got within `seconds`, and until their last answer had come."""
+    began = time.monotonic()
+    tally = asyncio.run(load(target, asked, clients, seconds, is_rough=False))
+    first = sorted(tally.first_seconds)
+    assert set(tally.statuses) == {200}, tally.statuses
+    return {
+        "tokens_per_second": tally.num_tokens / (time.monotonic() - began),
+        "first_median": statistics.median(first),
+        "first_95": first[int(len(first) * 0.95)],
+        "answers": float(tally.statuses[200]),
+    }
+
+
+def endure(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Rough clients, then a rush."""
     asked = [] if arguments.echo else prompts()
-    faults = []
+    faults: list[str] = []
+    parts = []
     with served("echo" if arguments.echo else "tuneful", arguments.model, 0) as target:
         asyncio.run(load(target, asked, 64, min(20, arguments.seconds), is_rough=True, seed=9))
         base = at_rest(target)
@@ -270,6 +295,18 @@ def endure(arguments: argparse.Namespace) -> None:
                 f"descriptors {base[1]} -> {after[1]}",
                 flush=True,
             )
+            parts.append(
+                {
+                    "name": name,
+                    "clients": clients,
+                    "seconds": seconds,
+                    "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
+                    "left_midway": tally.num_left,
+                    "wrong": len(tally.wrong),
+                    "memory_mib": [base[0] >> 20, after[0] >> 20],
+                    "descriptors": [base[1], after[1]],
+                }
+            )
             faults += tally.wrong[:5]
             faults += [f"status {status}" for status in tally.statuses if status not in ALLOWED]
             if after[0] > base[0] * (1 + MEMORY_SLACK):
@@ -277,7 +314,7 @@ def endure(arguments: argparse.Namespace) -> None:
             if after[1] > base[1]:
                 faults.append(f"descriptors grew by {after[1] - base[1]}")
     print("\n".join(faults) or "nothing is wrong")
-    sys.exit(bool(faults))
+    return {"echo": arguments.echo, "parts": parts, "faults": faults}, not faults
 
 
 def at_rest(target: Target) -> tuple[int, int]:
@@ -286,35 +323,61 @@ def at_rest(target: Target) -> tuple[int, int]:
     return target.process.memory_info().rss, target.process.num_fds()
 
 
-def main() -> None:
+def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", nargs="?", choices=["rates", "endure"])
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--clients", default="1,16,64")
     parser.add_argument("--systems", default="tuneful,llama.cpp")
-    parser.add_argument("--seconds", type=float, default=None)
+    parser.add_argument("--repeats", type=int, default=2, help="turns of each system")
+    parser.add_argument("--seconds", type=float, help="of a turn (30), or of the rough clients (180)")
     parser.add_argument("--rush-seconds", type=float, default=60)
     parser.add_argument("--echo", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--output", type=Path, help="where the figures go as JSON")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--slots", type=int, default=16, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve == "tuneful":
         serve_tuneful(arguments.model)
-    elif arguments.serve == "echo":
+        return 0
+    if arguments.serve == "echo":
         serve_echo()
-    elif arguments.serve:
+        return 0
+    if arguments.serve:
         serve_llama_cpp(arguments.slots)
-    elif arguments.work == "rates":
-        arguments.seconds = arguments.seconds or 30
-        rates(arguments)
-    elif arguments.work == "endure":
-        arguments.seconds = arguments.seconds or 180
-        endure(arguments)
-    else:
+        return 0
+    if arguments.work is None:
         parser.error("which work: rates or endure?")
+    arguments.warm_seconds = 3
+    if arguments.quick:
+        arguments.repeats, arguments.warm_seconds, arguments.seconds, arguments.rush_seconds = 1, 1, 3, 3
+    arguments.seconds = arguments.seconds or {"rates": 30, "endure": 180}[arguments.work]
+    return run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the work, and keep its figures where that is wanted."""
+    warning = machine.load_warning(os.getloadavg()[0])
+    if warning and arguments.work == "rates":
+        print(f"warning: {warning}", file=sys.stderr)
+    head = {
+        "benchmark": f"serve_load {arguments.work}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": machine.commit(Path(__file__).parents[1]),
+        "hardware": machine.hardware(),
+        "load_warning": warning,
+        "versions": machine.versions(Path(sys.executable)),
+        "model": arguments.model,
+        "quick": arguments.quick,
+    }
+    found, is_right = {"rates": rates, "endure": endure}[arguments.work](arguments)
+    if arguments.output:
+        arguments.output.write_text(json.dumps({**head, **found}, indent=1) + "\n")
+    return 0 if is_right else 1
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main()
+    sys.exit(main())

@@ -9,7 +9,10 @@ from tests.infer.test_generate import all_of, random_prompts
 
 from tuneful.batch.order import derived_seed
 from tuneful.config import GenerateConfig
-from tuneful.infer.continuous import ContinuousBatch, LiveRow, prompt_logprobs
+from tuneful.infer import continuous
+from tuneful.infer.cache import Room
+from tuneful.infer.continuous import ContinuousBatch, LiveRow, bytes_per_token, prompt_logprobs
+from tuneful.infer.decode import laid_out
 from tuneful.infer.row import Row
 from tuneful.infer.text import AnswerText
 from tuneful.model.forward import compute_logits
@@ -52,6 +55,71 @@ def test_rows_that_come_one_by_one_with_settings_of_their_own_are_those_of_gener
         assert (tuple(row.row.generated), row.row.finish_reason) == (alone.token_ids, alone.finish_reason)
     assert not batch
     assert batch.step() == []
+
+
+@pytest.mark.parametrize("num_cached", [1, 60, 90])
+def test_rows_for_which_there_is_no_memory_wait_and_go_on_where_they_were(model, monkeypatch, num_cached):
+    prompts = random_prompts(9)
+    config = GenerateConfig(max_new_tokens=25, temperature=0.8, repetition_penalty=1.2)
+    rows = [live(prompt, config, number, num_logprobs=1) for number, prompt in enumerate(prompts)]
+    monkeypatch.setattr(continuous, "bytes_per_token", lambda model: 1)
+    monkeypatch.setattr(continuous, "available_bytes", lambda device: num_cached * 4)
+    monkeypatch.setattr(continuous, "_SPARE_TOKENS", 1)
+    batch = ContinuousBatch(model, {1, 2}, max_rows=6)
+    for row in rows:
+        batch.enter(row)
+    most, sent_back = 0, 0
+    while batch:
+        batch.step()
+        in_flight = [row for row in batch._rows if row.row.finish_reason is None]
+        most = max(most, len(in_flight))
+        sent_back += sum(bool(row.row.generated) for row in batch._waiting)
+        assert len(in_flight) <= 1 or len(in_flight) * max(row.num_tokens for row in in_flight) <= num_cached
+    assert (most == 1) if num_cached == 1 else (1 < most < 6 and sent_back)
+    for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        [alone] = all_of(model, [prompt], config, {1, 2}, seed=3, numbers=[number])
+        assert (tuple(row.row.generated), row.row.finish_reason) == (alone.token_ids, alone.finish_reason)
+        assert len(row.logprobs) == len(row.row.generated)
+
+
+def test_weights_that_are_laid_out_stay_until_they_are_given_back(model, monkeypatch):
+    made = []
+
+    def counted(own):
+        made.append(own)
+        return laid_out(own)
+
+    monkeypatch.setattr(continuous, "laid_out", counted)
+    batch = ContinuousBatch(model, (), max_rows=2)
+    for number in range(4):
+        batch.enter(live(random_prompts(1)[0], CONFIGS[0]))
+        finished(batch)
+        assert batch.holds_weights
+        assert len(made) == (1 if number < 2 else 2)
+        if number == 1:
+            batch.give_back_weights()
+    batch.enter(live(random_prompts(1)[0], CONFIGS[0]))
+    assert not batch.holds_weights, "a row is in flight that needs them"
+
+
+def test_keys_and_values_have_bytes():
+    small = tiny_model("llama")
+    config = small.config
+    wanted = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    assert bytes_per_token(small) == wanted
+
+
+def test_slots_become_as_many_as_rows_and_no_more_than_needed():
+    room = Room().fitted(1, 100, 64, enters=True)
+    assert room == (4, 100)
+    assert room.fitted(4, 90, 64, enters=True) is room
+    assert room.fitted(5, 90, 64, enters=True) == (8, 100)
+    assert room.fitted(4, 101, 64, enters=False) == (7, 164)
+    assert Room().fitted(64, 10, 64, enters=True) == (64, 64)
+    assert Room().fitted(1, 10, 1, enters=True).num_slots == 1
+    long = Room(64, 8000)
+    assert long.fitted(2, 100, 64, enters=False) is long
+    assert long.fitted(2, 100, 64, enters=True) == (5, 100)
 
 
 def test_a_cancelled_row_gets_no_further_token_and_changes_no_other(model):
@@ -133,3 +201,32 @@ def test_penalties_make_what_was_said_less_likely(model):
     finished(batch)
     assert len(set(free.row.generated)) < 20
     assert len(set(present.row.generated)) == len(set(frequent.row.generated)) == 20
+
+
+def test_a_row_whose_logits_are_not_finite_fails_alone_and_changes_no_other(model, monkeypatch):
+    prompts = random_prompts(4)
+    config = GenerateConfig(max_new_tokens=12, temperature=0.8)
+    rows = [live(prompt, config, number, num_logprobs=1) for number, prompt in enumerate(prompts)]
+    sick, choose = rows[1], continuous._chosen
+
+    def infect(logits, stepped):
+        if len(sick.row.generated) == 3 and sick in stepped:
+            logits = logits.clone()
+            logits[stepped.index(sick)] = math.inf
+        return choose(logits, stepped)
+
+    monkeypatch.setattr(continuous, "_chosen", infect)
+    batch = ContinuousBatch(model, (), max_rows=4)
+    for row in rows:
+        batch.enter(row)
+    finished(batch)
+    assert sick.failure is not None
+    assert "not finite" in str(sick.failure)
+    assert (len(sick.row.generated), sick.row.finish_reason, len(sick.logprobs)) == (3, None, 3)
+    for number in (0, 2, 3):
+        [alone] = all_of(model, [prompts[number]], config, (), seed=3, numbers=[number])
+        assert (tuple(rows[number].row.generated), rows[number].row.finish_reason) == (
+            alone.token_ids,
+            alone.finish_reason,
+        )
+        assert rows[number].failure is None

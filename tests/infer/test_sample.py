@@ -79,6 +79,12 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty):
     assert torch.equal(next_tokens(logits, sampled, generators(5), contexts), next_tokens(theirs, plain, generators(5)))
 
 
+def test_a_top_p_that_is_0_in_float32_leaves_the_likeliest_token():
+    logits = torch.tensor([[0.0, 3.0, 1.0]])
+    config = GenerateConfig(temperature=1.0, top_p=1e-300)
+    assert next_tokens(logits, config, [torch.Generator().manual_seed(0)]).tolist() == [1]
+
+
 def test_greedy_takes_nothing_from_the_generators():
     own = generators(2)
     before = [generator.get_state() for generator in own]

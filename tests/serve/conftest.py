@@ -48,7 +48,7 @@ def echoing(models: Models, monkeypatch: pytest.MonkeyPatch) -> list[EchoDecoder
     lively = models.find("lively")
     end, vocabulary = lively.loaded.encoder.text.end_token_id, lively.loaded.model.config.vocab_size
 
-    def make(model: Any, num_rows: int, num_shared: int, longest: int = 0) -> EchoDecoder:
+    def make(model: Any, num_rows: int, num_shared: int, longest: int = 0, laid: Any = None) -> EchoDecoder:
         made.append(EchoDecoder(num_rows, vocabulary, end, seconds=0.002))
         return made[-1]
 

@@ -15,6 +15,7 @@ import pytest
 from tests.doubles.served import Server, models_of
 
 from tuneful.infer import continuous
+from tuneful.serve import engine
 from tuneful.serve.limits import Limits
 
 COMPLETIONS = "/v1/completions"
@@ -150,3 +151,112 @@ def test_a_server_that_ends_lets_nobody_wait(models, echoing):
             wait_until(lambda: server.engine.num_unfinished == 1)
         with contextlib.suppress(httpx.HTTPError):  # cut off
             assert asked.result().status_code in (200, 500)
+
+
+def test_what_is_only_scored_takes_turns_with_answers_and_with_other_requests(models, echoing, monkeypatch):
+    scored: list[tuple[str, int]] = []  # what, and after how many steps of answers
+    score, text = continuous.prompt_logprobs, models.find("lively").loaded.encoder.text
+
+    def noted(model, prompt, num_top):
+        if not scored:
+            wait_until(lambda: server.engine.num_unfinished == 8 + 1 + 1)
+        scored.append((text.token_text(prompt), echoing[-1].num_steps if echoing else 0))
+        return score(model, prompt, num_top)
+
+    monkeypatch.setattr(engine, "prompt_logprobs", noted)
+    with Server(models) as server, ThreadPoolExecutor(3) as pool:
+        to_score = {"logprobs": 1, "echo": True, "max_tokens": 0}
+        texts = ["a" * length for length in (11, 12, 13, 14, 15, 16, 17, 18)]
+        many = pool.submit(httpx.post, server.url + COMPLETIONS, json={**body(""), "prompt": texts, **to_score})
+        wait_until(lambda: server.engine.num_unfinished == 8)
+        one = pool.submit(httpx.post, server.url + COMPLETIONS, json={**body("b" * 5), **to_score})
+        answer = pool.submit(httpx.post, server.url + COMPLETIONS, json=body("cc"))
+        assert answer.result().json()["choices"][0]["text"] == "cc"
+        assert one.result().json()["choices"][0]["text"] == "b" * 5
+        found = many.result().json()["choices"]
+    assert [choice["text"] for choice in found] == texts
+    assert all(len(choice["logprobs"]["token_logprobs"]) == len(choice["logprobs"]["tokens"]) for choice in found)
+    names = [name for name, _ in scored]
+    assert names.index("b" * 5) <= 2
+    assert [name for name in names if name != "b" * 5] == texts
+    assert scored[3][1] > 0  # the answer has gone on meanwhile
+    assert server.engine.num_unfinished == 0
+
+
+def test_who_leaves_is_scored_no_further(models, echoing, monkeypatch):
+    scored: list[int] = []
+
+    def slow(model, prompt, num_top):
+        scored.append(len(prompt))
+        time.sleep(0.05)
+        return [None] * len(prompt)
+
+    monkeypatch.setattr(engine, "prompt_logprobs", slow)
+    with Server(models) as server:
+        asked = {**body(""), "prompt": ["a" * 9] * 40, "logprobs": 1, "echo": True}
+        with contextlib.suppress(httpx.ReadTimeout):
+            httpx.post(server.url + COMPLETIONS, json=asked, timeout=httpx.Timeout(20, read=0.2))
+        wait_until(lambda: server.engine.num_unfinished == 0)
+        assert len(scored) < 15
+
+
+def test_weights_that_nobody_uses_are_given_back(models, monkeypatch):
+    monkeypatch.setattr(engine, "_REST_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "_IDLE_SECONDS", 0.2)
+    trimmed: list[int] = []
+    monkeypatch.setattr(engine, "give_back_freed_memory", lambda: trimmed.append(1))
+    batch = models.find("lively").batch
+    with Server(models) as server:
+        for _ in range(2):
+            assert httpx.post(server.url + COMPLETIONS, json=body("a", max_tokens=2), timeout=60).status_code == 200
+            wait_until(lambda: batch.holds_weights)
+            wait_until(lambda: not batch.holds_weights)
+            assert len(trimmed) >= 2
+
+
+def test_a_model_that_lacks_memory_gets_that_of_one_that_nobody_asks(models, monkeypatch):
+    lively, other = (models.find(name).batch for name in ("lively", "gpt2"))
+    with Server(models) as server:
+
+        def ask(name):
+            given = httpx.post(server.url + COMPLETIONS, json={**body("a", max_tokens=2), "model": name}, timeout=60)
+            assert given.status_code == 200
+            wait_until(lambda: not models.find(name).batch)
+
+        ask("lively")
+        ask("gpt2")
+        assert lively.holds_weights
+        other.give_back_weights()
+        monkeypatch.setattr(type(other), "lacks_room", lambda self: self is other)
+        ask("gpt2")
+        assert not lively.holds_weights
+        assert other.holds_weights
+
+
+def test_an_answer_that_fails_is_told_of_alone(models, echoing, monkeypatch):
+    make: Any = vars(continuous)["make_decoder"]
+
+    def sick(*arguments):
+        decoder = make(*arguments)
+        said = decoder._said
+
+        def infected(start):
+            logits = said(start)
+            for at, (prompt, num_said) in enumerate(decoder._rows[start:]):
+                if len(prompt) == 7 and num_said == 3:
+                    logits[at] = float("nan")
+            return logits
+
+        decoder._said = infected
+        return decoder
+
+    monkeypatch.setattr(continuous, "make_decoder", sick)
+    with Server(models) as server, ThreadPoolExecutor(9) as pool:
+        texts = ["x" * (20 + number) for number in range(8)]
+        asked = [pool.submit(httpx.post, server.url + COMPLETIONS, json=body(text)) for text in texts]
+        wait_until(lambda: server.engine.num_unfinished > 2)
+        given = httpx.post(server.url + COMPLETIONS, json=body("x" * 7, n=3))
+        assert given.status_code == 500
+        assert "not finite" in given.json()["error"]["message"]
+        assert [one.result().json()["choices"][0]["text"] for one in asked] == texts
+        wait_until(lambda: server.engine.num_unfinished == 0)

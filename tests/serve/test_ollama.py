@@ -12,28 +12,6 @@ MESSAGES = [{"role": "user", "content": "Name three rivers."}]
 OPTIONS = {"num_predict": 12}
 DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
-CONTINUE = {
-    "model": "lively",
-    "messages": [
-        {"role": "system", "content": "Your task is to help."},
-        {"role": "user", "content": "Name three rivers."},
-    ],
-    "options": {"num_predict": 12, "num_ctx": 400, "mirostat": None, "num_thread": None, "stop": None, "top_k": None},
-    "keep_alive": 1800,
-    "stream": True,
-}
-"""As Continue's extension asks (core/llm/llms/Ollama.ts): options as null, seconds to keep the model."""
-OPEN_WEBUI = {
-    "model": "lively:latest",
-    "messages": [{"role": "user", "content": "### Task:\nGenerate a concise title."}],
-    "stream": False,
-    "options": {"num_predict": 12, "temperature": 0.1, "stop": []},
-    "keep_alive": "5m",
-    "format": "",
-    "think": None,
-    "tools": None,
-}
-"""As Open WebUI asks for a title while a chat goes on."""
 GO_CLIENT = {
     "model": "lively",
     "prompt": "Name three rivers.",
@@ -65,7 +43,10 @@ def lines(given):
     return found
 
 
-@pytest.mark.parametrize("body", [CONTINUE, GO_CLIENT], ids=["Continue", "a Go client"])
+CHAT = {"model": "lively", "messages": MESSAGES, "options": OPTIONS}
+
+
+@pytest.mark.parametrize("body", [CHAT, GO_CLIENT], ids=["a chat", "a Go client"])
 def test_every_line_of_a_stream_has_its_shape(server, body):
     path, key = ("/api/chat", "message") if "messages" in body else ("/api/generate", "response")
     *told, last = lines(post(server, path, **body))
@@ -88,7 +69,7 @@ def test_every_line_of_a_stream_has_its_shape(server, body):
 
 
 def test_an_answer_that_is_not_streamed_is_one_object(server):
-    given = post(server, "/api/chat", **OPEN_WEBUI)
+    given = post(server, "/api/chat", **CHAT, stream=False, format="", think=None)
     assert given.headers["content-type"] == "application/json"
     document = given.json()
     assert document["done"] is True
@@ -139,7 +120,6 @@ def test_a_context_is_kept_to_the_oldest_turns_go_first(server):
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        ("/api/chat", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools"),
         ("/api/chat", {"messages": MESSAGES, "format": "json"}, "format"),
         ("/api/chat", {"messages": MESSAGES, "format": {"type": "object"}}, "format"),
         ("/api/chat", {"messages": MESSAGES, "think": True}, "thinking"),

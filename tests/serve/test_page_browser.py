@@ -51,6 +51,7 @@ def say(model: str, prompt: str) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "small", plain_items(4), sentence="It cannot tell.")
+    write_run(folder / "equal", [*plain_items(3), *[("Task.", "Reference.", "the same", "the same")] * 111])
     RunFolder(folder / "whole").write_all(num_items=12)
     return folder
 
@@ -130,6 +131,75 @@ def test_chat_streams_sends_its_history_and_copies(opened: Any) -> None:
     expect(page.locator(".message")).to_have_count(0)
 
 
+@pytest.mark.parametrize("has_clipboard", [True, False], ids=["a clipboard", "none, as from another machine"])
+def test_an_answer_is_copied_as_it_was_said(opened: Any, has_clipboard: bool) -> None:
+    page = opened("chat")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    if not has_clipboard:
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    text = "<b>one</b> &amp; two \u2028 \u05e9\u05dc\u05d5\u05dd\nthree"
+    said(page, text)
+    button = page.locator(".message.assistant .foot button")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_text("Copied")
+    expect(page.locator("#status")).to_have_text("Copied")
+    expect(button).to_be_focused()
+    page.focus("#chat-text")
+    page.keyboard.press("Control+v")
+    expect(page.locator("#chat-text")).to_have_value(f"{text} ")
+    expect(button).to_have_text("Copy")
+
+
+def test_all_is_reached_by_keyboard_and_seen_where_it_is(opened: Any) -> None:
+    page = opened("")
+    expect(page.locator("#chat-model")).to_have_value("tuned")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    for part, last in (("chat", "#chat-send"), ("compare", "#compare-send"), ("rate", "#rate-setup .primary")):
+        page.goto(re.sub(r"#.*", f"#{part}", page.url))
+        expect(page.locator(f"#{part}")).to_be_visible()
+        page.locator(f"nav a[href='#{part}']").focus()
+        passed: list[Any] = []
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            passed.append(page.evaluate(FOCUSED))
+            if page.locator(last).evaluate("one => one === document.activeElement"):
+                break
+        expect(page.locator(last)).to_be_focused()
+        assert all(one["shown"] and one["outlined"] for one in passed), passed
+        wanted = page.locator(f"#{part} :is(input, select, textarea, button, summary):visible").count()
+        assert len({one["id"] for one in passed if one["inside"]}) >= wanted - 1, passed
+    page.goto(re.sub(r"#.*", "#compare", page.url))
+    page.focus("#compare-text")
+    page.keyboard.type("count")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#compare-answers .foot button")).to_have_count(2)
+    page.locator("nav a[href='#runs']").focus()
+    page.keyboard.press("Enter")
+    page.locator("#runs-rows a", has_text="whole").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#run-h")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#run-report")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#run-rate")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#rate-run")).to_have_value("whole")
+
+
+FOCUSED = """
+() => {
+  const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);
+  return { id: one.id || one.textContent.trim().slice(0, 30), inside: Boolean(one.closest('main')),
+    shown: box.width > 1 && box.height > 1 && box.top >= 0 && box.bottom <= innerHeight,
+    outlined: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 };
+}
+"""
+
+
 def test_stop_ends_an_answer_and_keeps_what_came(opened: Any) -> None:
     page = opened("chat")
     page.fill("#chat-text", "before WAIT after")
@@ -201,7 +271,7 @@ def test_a_person_rates_by_keyboard_undoes_remarks_and_goes_on_later(opened: Any
 
 def test_runs_are_browsed_searched_and_their_report_opens_in_a_sandbox(opened: Any) -> None:
     page = opened("runs")
-    expect(page.locator("#runs-rows tr")).to_have_count(2)
+    expect(page.locator("#runs-rows tr")).to_have_count(3)
     page.click("text=whole")
     expect(page.locator("#run-items article")).to_have_count(12)
     page.fill("#run-query", "portugal LISBON")
@@ -220,11 +290,11 @@ def test_runs_are_browsed_searched_and_their_report_opens_in_a_sandbox(opened: A
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_wider_than_the_window_and_colours_can_be_read(opened: Any, width: int, scheme: str) -> None:
-    for part in ("chat", "compare", "rate", "runs", "runs/whole", "rate/whole"):
+    for part in ("chat", "compare", "rate", "runs", "runs/whole", "rate/whole", "rate/equal"):
         page = opened(part, width, scheme)
         if part in ("chat", "compare"):
             said(page, "W" * 400, part)
-        if part == "rate/whole":
+        if part in ("rate/whole", "rate/equal"):
             page.fill("#rate-rater", "W" * 60)
             page.click("#rate-setup button[type=submit]")
             expect(page.locator("#rate-count")).to_contain_text("0 of")
@@ -242,8 +312,9 @@ CONTRAST = """
   const light = rgb => { const [r, g, b] = rgb.map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const behind = one => { for (let at = one; at; at = at.parentElement) { const [r, g, b, a = 1] = parse(getComputedStyle(at).backgroundColor); if (a > 0) return [r, g, b]; } return [255, 255, 255]; };
   return [...document.querySelectorAll('body *')].filter(one => one.checkVisibility() && !one.disabled
-      && [...one.childNodes].some(child => child.nodeType === 3 && child.data.trim())).flatMap(one => {
-    const [a, b] = [light(parse(getComputedStyle(one).color).slice(0, 3)), light(behind(one))];
+      && (one.placeholder || [...one.childNodes].some(child => child.nodeType === 3 && child.data.trim()))).flatMap(one => {
+    const style = getComputedStyle(one, one.placeholder ? '::placeholder' : null);
+    const [a, b] = [light(parse(style.color).slice(0, 3)), light(behind(one))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     return ratio < 4.5 ? [`${one.localName} ${one.textContent.slice(0, 30)} ${ratio.toFixed(2)}`] : [];
   });

@@ -131,6 +131,31 @@ def test_results_count_items_once_and_say_how_far_raters_agree(run: Path) -> Non
     assert raters == {"Ada": 4, "Bob": 4, "Cem": 4}
 
 
+def test_results_say_how_far_the_judge_agrees_with_most_of_the_people(run: Path) -> None:
+    desk = RatingDesk()
+    better = {}
+    for number in range(4):
+        better[rate(desk, run, "Ada", "tuned" if number % 2 else "base")] = "tuned" if number % 2 else "base"
+    summary, _, _ = desk.results(run, "base", "tuned")
+    assert summary is not None
+    assert summary.judge is None
+    (run / "scores").mkdir()
+    for name in ("base", "tuned"):
+        rows = [
+            {"source": source, "judge": "j", "protocol": "score", "score": 90.0 if won == name else 10.0}
+            | {"unscored_reason": None, "raw": ""}
+            for source, won in better.items()
+        ]
+        (run / "scores" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary, _, _ = desk.results(run, "base", "tuned")
+    assert summary is not None
+    assert summary.judge is not None
+    assert (summary.judge.kappa, summary.judge.share, summary.judge.num_items) == (1.0, 1.0, 4)
+    turned, _, _ = desk.results(run, "tuned", "base")
+    assert turned is not None
+    assert turned.judge == summary.judge
+
+
 def test_a_run_folder_copied_without_its_database_keeps_its_ratings(run: Path, tmp_path: Path) -> None:
     desk = RatingDesk()
     rate(desk, run, "Ada", "tuned")

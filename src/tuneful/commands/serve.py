@@ -39,7 +39,7 @@ def serve(
     folder: Path | None = None,
     terminal: Terminal | None = None,
 ) -> None:
-    """Serve `model`, and `compare` beside it, until interrupted. Both are what `--model` takes.
+    """Serve `model`, and `compare`, one or a list, beside it, until interrupted. All are what `--model` takes.
 
     A run, or an adapter, brings its base. `token` is what every request has to bring, needed where `host` is not of this machine
     alone; `allow_hosts` are further names of the server, `cors` origins of pages that may use it; `folder` is where the page
@@ -51,7 +51,6 @@ def serve(
     terminal = terminal or Terminal(quiet=True)
     config = with_model(config, model) or Config()
     _check_installed()
-    from tuneful.model.given import as_name
     from tuneful.report.build import build_report, script_source
     from tuneful.serve.app import create_app
     from tuneful.serve.models import load_models
@@ -61,7 +60,7 @@ def serve(
     access = Access(host, token or "", tuple(allow_hosts), tuple(cors))
     access.check()
     with contextlib.closing(_listening(host, port)) as listener:
-        models = load_models(config, [] if compare is None else [as_name(compare)], notify=terminal.say)
+        models = load_models(config, _names(compare), notify=terminal.say)
         reports = Reports(build_report, script_source())
         app = create_app(models, access, folder=folder, reports=reports)
         _announce(models, _address(host, listener.getsockname()[1]), token, terminal)
@@ -74,7 +73,8 @@ def serve_command(
     ] = None,
     model: Model = None,
     compare: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="a second model, whatever --model takes: to compare the two")
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="a further model, whatever --model takes; as often as wanted"),
     ] = None,
     host: Annotated[
         str, typer.Option(help="the address to listen at; others than this machine's need a token")
@@ -110,6 +110,13 @@ def serve_command(
         folder=runs,
         terminal=Terminal(quiet=quiet),
     )
+
+
+def _names(compare: Any) -> list[str]:
+    from tuneful.model.given import as_name
+
+    given = compare if isinstance(compare, list) else [] if compare is None else [compare]
+    return [as_name(one) for one in given]
 
 
 def _check_installed() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -31,8 +31,10 @@ from tuneful.model.forward import compute_logits
 # Legend of shapes: N tokens of a step, B rows in flight, S slots, T tokens that a slot has room for, P tokens of the prefix,
 #                   H query heads, K key/value heads, R = H / K query heads a key head, D head size
 NAME = "tuneful_cached"
-_GROWTH = 64
-"""Slots grow by this many tokens, or by half, whichever is more."""
+_GROWTH, _MORE_SLOTS = 64, 3
+"""Slots grow by this many tokens, and become so many more, or by half, whichever is more."""
+_TOO_MUCH = 4
+"""How many times what is needed there may be before a part of it is given back."""
 
 
 def register_cached_attention() -> str:
@@ -41,30 +43,50 @@ def register_cached_attention() -> str:
     return NAME
 
 
-class KeyValues:
-    """The keys and values of every layer: `num_slots` slots, and a prefix of `num_shared` tokens.
+class Room(NamedTuple):
+    """So many slots, each of so many tokens: all of it is memory, in use or not."""
 
-    Layers tell their own shapes when they first write. Slots begin empty and grow with the longest row. Keys are kept
-    transposed: matrix products of one query a row with them take a third less time in bfloat16, and as long in float32.
+    num_slots: int = 0
+    num_tokens: int = 0
+
+    def fitted(self, num_rows: int, num_tokens: int, most_slots: int, *, enters: bool) -> Room:
+        """The room for `num_rows` rows of at most `num_tokens` tokens: itself where that is enough and, where a row `enters`,
+        not far too much."""
+        enough = (num_rows + _MORE_SLOTS) * (num_tokens + _GROWTH)
+        is_much = enters and self.num_slots * self.num_tokens > _TOO_MUCH * enough
+        if num_rows <= self.num_slots and num_tokens <= self.num_tokens and not is_much:
+            return self
+        held = 0 if is_much else self.num_tokens
+        grown = held if num_tokens <= held else max(num_tokens, held + max(_GROWTH, held // 2))
+        return Room(min(most_slots, num_rows + max(_MORE_SLOTS, num_rows // 2)), grown)
+
+
+class KeyValues:
+    """The keys and values of every layer: at most `most_slots` slots, and a prefix of `num_shared` tokens.
+
+    Layers tell their own shapes when they first write. Slots begin empty, become as many as there are rows and grow with the
+    longest. Keys are kept transposed: matrix products of one query a row with them take a third less time in bfloat16, and as
+    long in float32.
     """
 
-    def __init__(self, num_slots: int, num_shared: int) -> None:
-        self.num_slots, self.num_shared = num_slots, num_shared
-        self.capacity = 0
+    def __init__(self, most_slots: int, num_shared: int) -> None:
+        self._most_slots, self.num_shared = most_slots, num_shared
+        self.room = Room()
         self._slots: dict[
             int, tuple[torch.Tensor, torch.Tensor]
         ] = {}  # layer -> keys [S, K, D, T], values [S, K, T, E]
         self._prefixes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # layer -> keys [K, D, P], values [K, P, E]
 
-    def make_room(self, num_tokens: int, num_rows: int) -> None:
-        """Let every slot hold `num_tokens`; what the first `num_rows` slots hold is kept."""
-        if num_tokens <= self.capacity:
+    def make_room(self, num_tokens: int, num_kept: int, num_rows: int) -> None:
+        """Let `num_rows` slots hold `num_tokens` each; what the first `num_kept` slots hold is kept."""
+        room = self.room.fitted(num_rows, num_tokens, self._most_slots, enters=num_rows > num_kept)
+        if room == self.room:
             return
-        held, self.capacity = self.capacity, max(num_tokens, self.capacity + max(_GROWTH, self.capacity // 2))
+        held, self.room = min(self.room.num_tokens, room.num_tokens), room
         for layer, (old_keys, old_values) in self._slots.items():
             keys, values = self._empty(old_keys.mT).mT.contiguous(), self._empty(old_values)
-            keys[:num_rows, ..., :held] = old_keys[:num_rows]
-            values[:num_rows, :, :held] = old_values[:num_rows]
+            keys[:num_kept, ..., :held] = old_keys[:num_kept, ..., :held]
+            values[:num_kept, :, :held] = old_values[:num_kept, :, :held]
             self._slots[layer] = keys, values
 
     def write_prefix(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -113,7 +135,7 @@ class KeyValues:
         return output.view(1, num_rows, query.shape[1], -1)
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
-        return like.new_zeros(self.num_slots, like.shape[1], self.capacity, like.shape[-1])
+        return like.new_zeros(self.room.num_slots, like.shape[1], self.room.num_tokens, like.shape[-1])
 
 
 def _by_key_head(rows: torch.Tensor, num_rows: int) -> torch.Tensor:

@@ -27,8 +27,8 @@ NOT_PACKED: AbstractContextManager[Any] = nullcontext()
 class Engine(Protocol):
     """What calls the model and keeps the keys and values of the rows in flight, in slots from 0 on."""
 
-    def make_room(self, num_tokens: int, num_rows: int) -> None:
-        """Let every slot hold `num_tokens`; what the first `num_rows` slots hold is kept."""
+    def make_room(self, num_tokens: int, num_kept: int, num_rows: int) -> None:
+        """Let `num_rows` slots hold `num_tokens` each; what the first `num_kept` slots hold is kept."""
 
     def move(self, sources: Sequence[int], targets: Sequence[int], num_tokens: int) -> None:
         """Copy the first `num_tokens` tokens of some slots to others."""
@@ -72,7 +72,7 @@ class CachedDecoder:
         own_nodes = [_path(batch, node)[self._num_shared :] for node in last]
         first_slot = len(self._num_held)
         held, self._num_held = self._num_held, [*self._num_held, *map(len, own_nodes)]
-        self._engine.make_room(max(self._num_held), len(held))
+        self._engine.make_room(max(self._num_held), len(held), len(self._num_held))
         slots = np.repeat(np.arange(first_slot, len(self._num_held)), [len(nodes) for nodes in own_nodes])
         return self._call(
             Tokens(
@@ -91,7 +91,7 @@ class CachedDecoder:
         assert len(token_ids) == len(self._num_held) > 0
         places = _ids(self._num_held)
         self._num_held = [held + 1 for held in self._num_held]
-        self._engine.make_room(max(self._num_held), len(self._num_held))
+        self._engine.make_room(max(self._num_held), len(self._num_held), len(self._num_held))
         rows = torch.arange(len(token_ids))
         return self._call(
             Tokens(

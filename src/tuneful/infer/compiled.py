@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
-from tuneful.infer.cache import Tokens
+from tuneful.infer.cache import Room, Tokens
 from tuneful.model.attention import has_windows, plan_attention, why_no_trie
 from tuneful.model.attention_native import lay_out_plan
 from tuneful.model.decoder import family_name, is_served
@@ -36,8 +36,6 @@ _NORMS, _HEAD_NORMS = ("input_layernorm", "post_attention_layernorm"), ("q_norm"
 _MOST_GROUPED = 256  # MOST_QUERIES of kernels.c
 _STEP = 16
 """VALUE_STEP of decode.h: what a value's size is rounded up to. Slots hold a multiple of it, so that keys end with a block."""
-_GROWTH = 64
-"""Slots grow by this many tokens, or by half, whichever is more."""
 
 
 def compiled_model(model: PreTrainedModel) -> CompiledModel | None:
@@ -224,25 +222,27 @@ class CompiledEngine:
     """Calls of the kernels, with keys and values in slots as they lay them out: keys in blocks of tokens, values row by row."""
 
     def __init__(self, compiled: CompiledModel, num_slots: int, num_shared: int) -> None:
-        self._compiled, self._num_slots, self._num_shared = compiled, num_slots, num_shared
-        self._num_layers, self._capacity, self._has_prefix = compiled.decoder.num_layers, 0, False
+        self._compiled, self._most_slots, self._num_shared = compiled, num_slots, num_shared
+        self._num_layers, self._has_prefix = compiled.decoder.num_layers, False
+        self._room = Room()
         self._token_sizes = (compiled.size, _rounded_up(compiled.size))  # numbers of a token's key, and of its value
         self._prefixes = [self._stores(1, _rounded_up(num_shared)) for _ in range(self._num_layers)]
         self._slots: list[list[torch.Tensor]] = []
         self._logits = torch.empty(0, dtype=compiled.computed)
-        self.make_room(1, 0)  # a prompt that is nothing but the prefix writes to no slot
+        self.make_room(1, 0, 1)  # a prompt that is nothing but the prefix writes to no slot
 
-    def make_room(self, num_tokens: int, num_rows: int) -> None:
-        """Let every slot hold `num_tokens`; what the first `num_rows` slots hold is kept."""
-        if num_tokens <= self._capacity:
+    def make_room(self, num_tokens: int, num_kept: int, num_rows: int) -> None:
+        """Let `num_rows` slots hold `num_tokens` each; what the first `num_kept` slots hold is kept."""
+        room = self._room.fitted(num_rows, num_tokens, self._most_slots, enters=num_rows > num_kept)
+        if room == self._room:
             return
-        held, grown = self._capacity, self._capacity + max(_GROWTH, self._capacity // 2)
-        self._capacity = _rounded_up(max(num_tokens, grown))
+        held, self._room = self._room.num_tokens, Room(room.num_slots, _rounded_up(room.num_tokens))
+        kept = min(held, self._room.num_tokens)
         for layer in range(self._num_layers):
-            stores = self._stores(self._num_slots, self._capacity)
+            stores = self._stores(*self._room)
             if held:
                 for size, old, new in zip(self._token_sizes, self._slots[layer], stores, strict=True):
-                    new[:num_rows, :, : held * size] = old[:num_rows]
+                    new[:num_kept, :, : kept * size] = old[:num_kept, :, : kept * size]
                 self._slots[layer] = stores
             else:
                 self._slots.append(stores)
@@ -271,7 +271,7 @@ class CompiledEngine:
         angles = self._angles(tokens.positions)
         step = DecodeStep(
             *(torch.get_num_threads(), len(tokens.token_ids), len(tokens.written), len(tokens.predictors)),
-            *(self._capacity, self._num_shared, tokens.prompts is not None and not self._has_prefix),
+            *(self._room.num_tokens, self._num_shared, tokens.prompts is not None and not self._has_prefix),
             None if plan is None else ctypes.pointer(plan),
             *(one.data_ptr() for one in (tokens.token_ids, tokens.written, tokens.slots, tokens.places)),
             *(one.data_ptr() for one in (tokens.predictors, *angles)),

@@ -93,20 +93,24 @@ class DecoderChoice:
         return _IN_WORDS[self.name] + (f", because {self.reason}" if self.reason else "")
 
 
-def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0) -> Decoder:
+LaidOut = tuple[DecoderChoice, Weights]
+"""How a model answers, and its weights as that reads them."""
+
+
+def make_decoder(
+    model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0, laid: LaidOut | None = None
+) -> Decoder:
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens, none of
-    them to become longer than `longest` tokens."""
-    choice, weights = laid_out(model)
+    them to become longer than `longest` tokens; `laid` is what `laid_out` gave, where that was asked before."""
+    choice, weights = laid or laid_out(model)
     least = LEAST_SHARED_COMPILED if isinstance(weights, CompiledModel) else LEAST_SHARED
-    if num_shared < least or has_windows(
-        model
-    ):  # a window slides over what all rows share, of each row at its own pace
+    if num_shared < least or has_windows(model):  # a window slides over what all share, of each row at its own pace
         num_shared = 0
     apart = choice.by_length and longest_changes_others(model, _prompts(model)[0], longest)
     return _decoder("single" if apart else choice.name, model, num_rows, num_shared, weights)
 
 
-def laid_out(model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
+def laid_out(model: PreTrainedModel) -> LaidOut:
     """The decoder for `model`, and its weights as that reads them: by the compiled kernels, where they serve the model and prove
     themselves on it, else by torch's operations. What `keep_laid_out` was called for is laid out once."""
     kept: _Kept | None = vars(model).get(_KEPT)
@@ -119,30 +123,42 @@ def keep_laid_out(model: PreTrainedModel) -> None:
     vars(model)[_KEPT] = _Kept()
 
 
+def kept_laid_out(model: PreTrainedModel) -> LaidOut | None:
+    """What stays with `model` now; None where nothing does."""
+    kept: _Kept | None = vars(model).get(_KEPT)
+    return kept and kept.found
+
+
+def give_back_laid_out(model: PreTrainedModel) -> None:
+    """Free what stays with `model`; it is laid out again when it is asked for."""
+    if (kept := vars(model).get(_KEPT)) is not None:
+        kept.found = None
+
+
 class _Kept:
     """What was made of a model's weights when they were last laid out. A copy of the model has nothing of it."""
 
     def __init__(self) -> None:
         self._weights: list[tuple[int, ...]] = []
-        self._found: tuple[DecoderChoice, Weights] | None = None
+        self.found: LaidOut | None = None
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
         return _Kept, ()
 
-    def of(self, model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
+    def of(self, model: PreTrainedModel) -> LaidOut:
         """The same as before, unless weights have been replaced or written to, layers switched, or there was no room."""
         weights = [(id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())]
         weights += [(id(module),) for module in model.modules() if getattr(module, "disable_adapters", False)]
-        if self._found is None or weights != self._weights:
-            self._found = None  # not both at once
+        if self.found is None or weights != self._weights:
+            self.found = None  # not both at once
             found, self._weights = _lay_out(model), weights
             if isinstance(found[1], nullcontext):
                 return found
-            self._found = found
-        return self._found
+            self.found = found
+        return self.found
 
 
-def _lay_out(model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
+def _lay_out(model: PreTrainedModel) -> LaidOut:
     reason = None
     if (compiled := compiled_model(model)) is not None:
         choice = chosen_decoder(model, compiled)
@@ -164,6 +180,11 @@ def chosen_decoder(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> Dec
     if place not in proved:
         proved[place] = choose_decoder(model, weights)
     return proved[place]
+
+
+def forget_decoders(model: PreTrainedModel) -> None:
+    """Let the choice be made anew: `model` is a copy of another, and no longer like it."""
+    vars(model).pop("_tuneful_decoders", None)
 
 
 def choose_decoder(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> DecoderChoice:

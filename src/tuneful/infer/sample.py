@@ -57,6 +57,7 @@ def _cut(logits: torch.Tensor, config: GenerateConfig) -> torch.Tensor:
         ordered, index = logits.sort(-1, descending=True)
         probabilities = ordered.softmax(-1)
         spare = probabilities.cumsum(-1) - probabilities >= config.top_p  # the token that crosses top_p stays
+        spare[:, 0] = False  # also where top_p is 0 in float32
         logits = logits.masked_fill(torch.zeros_like(spare).scatter(-1, index, spare), -torch.inf)
     if config.min_p > 0:
         probabilities = logits.softmax(-1)

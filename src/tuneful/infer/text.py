@@ -120,7 +120,9 @@ class AnswerText:
 
 def _overlap(text: str, stop: str) -> int:
     """The length of the longest beginning of `stop`, short of all of it, that `text` ends with."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
+    start = max(0, len(text) - len(stop) + 1)
+    while (start := text.find(stop[0], start)) >= 0:
+        if stop.startswith(text[start:]):
+            return len(text) - start
+        start += 1
     return 0

@@ -141,7 +141,7 @@ def merge_adapter(
     The second is the largest difference of a logit over `prompts`, as a share of the largest logit. Raises ExportError
     where it is above `tolerance`, or where the folder does not fit the base.
     """
-    adapter = _attached(base, folder)
+    adapter = attach_adapter(base, folder)
     unmerged = [prompt_logits(base, prompt) for prompt in prompts]
     _separate_ends(base)
     try:
@@ -168,7 +168,7 @@ def merge_rounded(base: PreTrainedModel, folder: Path, source: Path | None) -> P
     `source` is the folder that the base came from, where it holds more than memory does. None where that cannot be read one by
     one; `base` is spent then. Raises ExportError where the folder does not fit the base.
     """
-    adapter = _attached(base, folder)
+    adapter = attach_adapter(base, folder)
     _separate_ends(base)
     if not merge_layers(base, source):
         return None
@@ -180,13 +180,14 @@ def merge_rounded(base: PreTrainedModel, folder: Path, source: Path | None) -> P
 
 def continue_adapter(model: PreTrainedModel, folder: Path, dropout: float) -> Any:
     """Put the adapter of `folder` onto `model`, its base, in place, to go on being trained; peft's wrapper of it."""
-    adapter = _attached(model, folder, dropout)
+    adapter = attach_adapter(model, folder, dropout)
     adapter.train(model.training)
     return adapter
 
 
-def _attached(base: PreTrainedModel, folder: Path, dropout: float | None = None) -> Any:
-    """peft's wrapper of `base` with the adapter of `folder`: to be trained under `dropout`, or, without, to answer."""
+def attach_adapter(base: PreTrainedModel, folder: Path, dropout: float | None = None) -> Any:
+    """peft's wrapper of `base`, which gets the adapter of `folder` in place: to be trained under `dropout`, or, without, to
+    answer. ExportError where it does not fit."""
     import peft
 
     with _without_notes():

@@ -1,7 +1,9 @@
 """One thread answers for every model of a server: requests wait, enter, get their tokens one by one, and leave.
 
 Stands between the protocols, which are asynchronous, and `infer/continuous.py`, which knows nothing of threads. One thread and
-not one a model: a step takes every core already, and two at once would only wait for one another. Models take turns, a step each.
+not one a model: a step takes every core already, and two at once would only wait for one another. Models take turns, a step each,
+and so does what is only scored, a prompt at a time. What a model keeps to answer fast, its weights a second time, it gives back
+when nobody has asked for a while, or when another needs the memory.
 
 What comes of a request is delivered in batches, by a function that the request brings and that must not block.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,10 +21,15 @@ from typing import Literal
 from tuneful.errors import TunefulError
 from tuneful.infer.continuous import ContinuousBatch, LiveRow, prompt_logprobs
 from tuneful.infer.row import TokenLogprobs
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.serve.limits import Limits
 
 RETRY_AFTER_SECONDS = 1
 """When a client that found no room may come again."""
+_ENDING = "the server is being shut down"
+_REST_SECONDS, _IDLE_SECONDS = 0.5, 300.0
+"""After how long without a request freed memory goes back to the system, and after how much longer the weights that are laid out
+for answers: about as long as Ollama keeps a model."""
 
 
 class QueueFullError(TunefulError):
@@ -91,6 +99,8 @@ class Engine:
         self._came: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._tickets: dict[LiveRow, Ticket] = {}
         self._batches: list[ContinuousBatch] = []
+        self._known: list[ContinuousBatch] = []
+        self._to_score: deque[tuple[Ticket, deque[LiveRow]]] = deque()
         self._thread = threading.Thread(target=self._work, name="tuneful-engine", daemon=True)
         self._thread.start()
 
@@ -124,47 +134,83 @@ class Engine:
 
     def _work(self) -> None:
         while self._take():
+            if self._to_score:
+                self._score()
             for batch in [batch for batch in self._batches if batch]:
                 self._step(batch)
             self._batches = [batch for batch in self._batches if batch]
+        for ticket, _ in self._to_score:
+            self._fail(ticket.rows, TunefulError(_ENDING))
         for batch in self._batches:
-            self._give_up(batch, "the server is being shut down")
+            self._fail(batch.clear(), TunefulError(_ENDING))
 
     def _take(self) -> bool:
         """Take what came, waiting where there is nothing else to do; False at the end."""
         while True:
             try:
-                ticket = self._came.get(block=not self._batches)
+                ticket = self._came.get(block=False) if self._batches or self._to_score else self._wait()
             except queue.Empty:
                 return True
             if ticket is None:
                 return False
             self._begin(ticket)
 
+    def _wait(self) -> Ticket | None:
+        """What comes next. While nothing does, freed memory goes back to the system, and later what is kept to answer fast."""
+        for seconds, give_back in ((_REST_SECONDS, give_back_freed_memory), (_IDLE_SECONDS, self._give_back)):
+            try:
+                return self._came.get(timeout=seconds)
+            except queue.Empty:
+                give_back()
+        return self._came.get()
+
+    def _give_back(self, other_than: ContinuousBatch | None = None) -> None:
+        """Of every model that nobody asks the weights that were laid out."""
+        for batch in self._known:
+            if batch is not other_than and batch.holds_weights:
+                batch.give_back_weights()
+        give_back_freed_memory()
+
     def _begin(self, ticket: Ticket) -> None:
         for row in ticket.rows:
             self._tickets[row] = ticket
-        if ticket.num_scored is not None and not self._score(ticket, ticket.num_scored):
-            return
+        if ticket.num_scored is None:
+            self._enter(ticket)
+        else:
+            self._to_score.append((ticket, deque(ticket.rows)))
+
+    def _enter(self, ticket: Ticket) -> None:
+        batch = ticket.batch
         for row in ticket.rows:
             if row.row.max_new_tokens > 0:
-                ticket.batch.enter(row)
+                batch.enter(row)
             else:
                 self._deliver(ticket, [Piece(row.row.index, "", (), "length")])
                 self._finish(row)
-        if ticket.batch and ticket.batch not in self._batches:
-            self._batches.append(ticket.batch)
+        if not batch or batch in self._batches:
+            return
+        self._batches.append(batch)
+        if batch not in self._known:
+            self._known.append(batch)
+        if batch.lacks_room():
+            self._give_back(other_than=batch)
 
-    def _score(self, ticket: Ticket, num_top: int) -> bool:
+    def _score(self) -> None:
+        """Score one prompt of the request whose turn it is; when it was the last one, the answers begin."""
+        ticket, left = self._to_score.popleft()
+        live = left.popleft()
         try:
-            for live in ticket.rows:
-                if not live.is_cancelled:
-                    found = prompt_logprobs(ticket.batch.model, live.row.prompt, num_top)
-                    self._deliver(ticket, [Scored(live.row.index, tuple(found))])
+            if not live.is_cancelled:
+                assert ticket.num_scored is not None
+                found = prompt_logprobs(ticket.batch.model, live.row.prompt, ticket.num_scored)
+                self._deliver(ticket, [Scored(live.row.index, tuple(found))])
         except Exception as error:
             self._fail(ticket.rows, error)
-            return False
-        return True
+            return
+        if left:
+            self._to_score.append((ticket, left))
+        else:
+            self._enter(ticket)
 
     def _step(self, batch: ContinuousBatch) -> None:
         began = time.perf_counter_ns()
@@ -179,6 +225,10 @@ class Engine:
         pieces: dict[Ticket, list[Piece]] = {}
         for live in stepped:
             ticket = self._tickets[live]
+            if live.failure is not None:
+                ticket.cancel()  # its other answers have nobody to hear them
+                self._fail([live], live.failure)
+                continue
             ticket.entered_at = ticket.entered_at or began
             ticket.first_at = ticket.first_at or now
             text, logprobs = live.row.take_shown(), tuple(live.logprobs)
@@ -200,9 +250,6 @@ class Engine:
         if self._tickets.pop(live, None) is not None:
             with self._lock:
                 self._num_unfinished -= 1
-
-    def _give_up(self, batch: ContinuousBatch, message: str) -> None:
-        self._fail(batch.clear(), TunefulError(message))
 
     def _fail(self, rows: Sequence[LiveRow], error: Exception) -> None:
         message = str(error) if isinstance(error, TunefulError) else f"{type(error).__name__}: {error}"

@@ -1,8 +1,8 @@
 """What a server answers with: the models that were named, each under a name of its own, with the prompts that training made.
 
-A run, or an adapter, gives two: what was trained and the base, both asked under the template of the training. An adapter is
-merged into a copy of its base, so that one request never changes what another is answered by; weights that two models have in
-common are held once (embeddings, norms, and layers that no adapter stands beside).
+A run, or an adapter, gives two: what was trained and the base, both asked under the template of the training. Adapters stand
+beside one base in memory where they can (`model/beside.py`), else each is merged into a copy of its base. No request changes what
+another is answered by, and weights that two models have in common are held once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ from pathlib import Path
 import torch
 
 from tuneful.config import Config
+from tuneful.encoding.prepare import load_encoder
 from tuneful.errors import InputError, ModelError
 from tuneful.files import read_object
+from tuneful.infer.compiled import CompiledModel
 from tuneful.infer.continuous import ContinuousBatch
+from tuneful.infer.decode import forget_decoders, laid_out
 from tuneful.infer.generate import stop_token_ids
 from tuneful.infer.session import LoadedModel
-from tuneful.model.checks import ignore
-from tuneful.model.load import UNLIMITED, context_length, resolve_model
+from tuneful.model.beside import beside
+from tuneful.model.checks import check_vocabulary, ignore
+from tuneful.model.load import UNLIMITED, base_path, context_length, load_tokenizer, resolve_model
 from tuneful.model.names import adapter_base, is_adapter
+from tuneful.model.saved_template import with_saved_template
 from tuneful.serve.limits import Limits
 
 Notify = Callable[[str], None]
@@ -108,8 +113,7 @@ def load_models(
     limits = limits or Limits()
     served: list[ServedModel] = []
     for number, name in enumerate((config.model.name_or_path, *compare)):
-        one = config.model_copy(update={"model": config.model.model_copy(update={"name_or_path": name})})
-        _add(served, one, limits, notify, is_first=number == 0)
+        _add(served, _named(config, name), limits, notify, is_first=number == 0)
     return Models(served)
 
 
@@ -117,22 +121,41 @@ def _add(served: list[ServedModel], config: Config, limits: Limits, notify: Noti
     name = config.model.name_or_path
     base_name = _base_name(name, notify)
     own = TUNED if is_first and _is_run(name) else _short(name)
-    loaded = LoadedModel.load(config, notify)
     path = resolve_model(name, notify)
-    trained = _served(_free(own, served), loaded, path, limits)
     if base_name is None:
-        served.append(_sharing(trained, served))
+        loaded = LoadedModel.load(config, notify)
+        served.append(_sharing(_served(_free(own, served), loaded, path, limits), served))
         return
-    base_path = resolve_model(base_name, notify)
-    base = next((one for one in served if one.path == base_path), None)
+    below = resolve_model(base_name, notify)
+    base = next((one for one in served if one.path == below), None)
+    base_model = base.loaded if base else LoadedModel.load(_named(config, base_name), notify)
+    loaded = _beside(base_model, below, path, config, notify) or LoadedModel.load(config, notify)
+    trained = _sharing(_served(_free(own, served), loaded, path, limits), served)
     if base is None:
-        as_base = config.model_copy(update={"model": config.model.model_copy(update={"name_or_path": base_name})})
         # Under the template of the training, which its own folder may not name.
-        base_model = replace(LoadedModel.load(as_base, notify), encoder=loaded.encoder)
-        base = _served(_free(BASE if is_first else f"{own}-{BASE}", served), base_model, base_path, limits)
+        base_model = replace(base_model, encoder=loaded.encoder)
+        base = _served(_free(BASE if is_first else f"{own}-{BASE}", served), base_model, below, limits)
         served += [replace(trained, base=base.name), _sharing(base, [*served, trained])]
     else:
-        served.append(replace(_sharing(trained, served), base=base.name))
+        served.append(replace(trained, base=base.name))
+
+
+def _beside(base: LoadedModel, below: Path, path: Path, config: Config, notify: Notify) -> LoadedModel | None:
+    """The adapter in `path` beside the weights of `base`, which came from `below`; None where it has to be merged."""
+    if not is_adapter(path) or is_adapter(below) or base_path(path, notify) != below:
+        return None
+    if (model := beside(base.model, path)) is None:
+        return None
+    forget_decoders(model)
+    if not isinstance(laid_out(model)[1], CompiledModel):
+        return None
+    config, tokenizer = with_saved_template(config), load_tokenizer(path)
+    check_vocabulary(model, tokenizer, path)
+    return LoadedModel(model, load_encoder(tokenizer, config), config)
+
+
+def _named(config: Config, name: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"name_or_path": name})})
 
 
 def _served(name: str, loaded: LoadedModel, path: Path, limits: Limits) -> ServedModel:
@@ -204,10 +227,10 @@ def _sharing(model: ServedModel, others: Sequence[ServedModel]) -> ServedModel:
 
 def share_equal_weights(model: torch.nn.Module, other: torch.nn.Module) -> int:
     """Let `model` use the memory of `other` for the weights that are equal in both; how many bytes that saves."""
-    theirs = dict(other.named_parameters())
+    theirs = {name.replace(".base_layer", ""): one for name, one in other.named_parameters()}
     saved = 0
     for name, own in model.named_parameters():
-        one = theirs.get(name)
+        one = theirs.get(name.replace(".base_layer", ""))
         if one is None or one.shape != own.shape or one.dtype != own.dtype or one.device != own.device:
             continue
         if one.data_ptr() != own.data_ptr() and torch.equal(one, own):

@@ -27,7 +27,7 @@ class Options(BaseModel):
     num_predict: int | None = None
     num_ctx: int | None = Field(None, ge=0)
     stop: str | list[str] | None = None
-    repeat_penalty: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
+    repeat_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
 
@@ -96,13 +96,6 @@ class ChatRequest(_Asking):
     """The body of /api/chat."""
 
     messages: list[Any] | None = None
-    tools: Any = None
-
-    def check(self) -> None:
-        """Raise RequestError for what is not done."""
-        super().check()
-        if self.tools:
-            raise RequestError(f"{self.wanted!r} does not support tools", "tools")
 
 
 class GenerateRequest(_Asking):

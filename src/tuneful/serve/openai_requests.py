@@ -35,7 +35,7 @@ class _Request(BaseModel):
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = None
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
@@ -73,9 +73,8 @@ class ChatRequest(_Request):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     response_format: Any = None
-    tools: Any = None
-    functions: Any = None
     tool_choice: Any = None
+    function_call: Any = None
     modalities: list[str] | None = None
 
     def check(self, limits: Limits) -> None:
@@ -87,8 +86,11 @@ class ChatRequest(_Request):
                 'leave it out ({"type": "text"})',
                 "response_format",
             )
-        if self.tools or self.functions:
-            raise RequestError("tools are not served: the model calls none. Leave them out", "tools")
+        if wants_a_call(self.tool_choice) or wants_a_call(self.function_call):
+            raise RequestError(
+                "tool_choice demands a call, and the model calls no tools. With `auto` it answers in text",
+                "tool_choice",
+            )
         if self.modalities and self.modalities != ["text"]:
             raise RequestError("this model answers in text alone", "modalities")
         if (self.top_logprobs or 0) > limits.max_logprobs:
@@ -105,6 +107,12 @@ class ChatRequest(_Request):
     def most_tokens(self) -> int | None:
         """`max_completion_tokens`, or by its older name `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+def wants_a_call(choice: Any) -> bool:
+    """Whether a `tool_choice` leaves the model no answer in text. Tools that it may call or not are offered by clients unasked,
+    and calling none is an answer."""
+    return choice not in (None, "", "none", "auto")
 
 
 class CompletionRequest(_Request):

@@ -49,7 +49,8 @@ def conversation_of(messages: Sequence[Any]) -> Conversation:
     if not messages:
         raise RequestError("`messages` is empty: nothing is asked", "messages")
     read = [_message(one, number) for number, one in enumerate(messages, start=1)]
-    asked = [one for one in read if one.role != "system" or one.text.strip()]
+    # Clients keep an answer that was stopped before its first word.
+    asked = [one for one in read if one.role == "user" or one.text.strip()]
     if asked and asked[-1].role == "assistant":
         raise RequestError(
             f"messages[{len(messages) - 1}] is the assistant's: an answer that was begun cannot be gone on with here. End with a "
@@ -132,7 +133,7 @@ def _message(entry: Any, number: int) -> Message:
     role = entry.get("role")
     if role in ("tool", "function") or entry.get("tool_calls") or entry.get("function_call"):
         raise RequestError(f"{where} is about a tool's call, and tools are not served; leave it out", "messages")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise RequestError(f"{where}.role is {role!r}; there are {', '.join(_ROLES)}", "messages")
     if entry.get("images"):
         raise RequestError(f"{where} has images, and this model reads text alone; leave them out", "messages")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +21,7 @@ from tuneful.errors import DataError
 from tuneful.evaluation.metric_comparison import compare_ratios
 from tuneful.evaluation.metric_specs import metric_spec
 from tuneful.evaluation.ratings import RatedPair, match_ratings, preference_ratios, summarise_ratings, text_sha256
-from tuneful.runs.schema import MetricComparison, PeopleSummary, RatingRow
+from tuneful.runs.schema import JudgeScore, MetricComparison, PeopleSummary, RatingRow, load_rows
 from tuneful.serve.items import BlindItem, TestItem, answer_names, items_for, load_answers, num_equal
 from tuneful.serve.ratings import RatingStore
 
@@ -131,7 +131,8 @@ class RatingDesk:
         pairs = [RatedPair((item.source,), item.answers[a], item.answers[b]) for item in both]
         rows = [row for row in self.store(run).rows() if {row.a, row.b} == {a, b}]
         matched = match_ratings(rows, pairs)
-        summary = summarise_ratings(matched, (), _CONFIDENCE, _NUM_RESAMPLES, self._seed)
+        gains = _gains(run, both, a, b)
+        summary = summarise_ratings(matched, gains, _CONFIDENCE, _NUM_RESAMPLES, self._seed)
         measured = preference_ratios(matched)
         raters: dict[str, int] = {}
         for rated in matched.by_item:
@@ -146,6 +147,14 @@ class RatingDesk:
             seed=self._seed,
         )
         return summary, compared, dict(sorted(raters.items()))
+
+
+def _gains(run: Path, items: Sequence[TestItem], a: str, b: str) -> list[float | None]:
+    """How much higher a judge scored the answer `b` of each item than `a`; None where it scored none or one."""
+    files = (run / "scores" / f"{name}.jsonl" for name in (a, b))
+    before, after = ({row.source: row.score for row in load_rows(JudgeScore, file) or ()} for file in files)
+    pairs = [(before.get(item.source), after.get(item.source)) for item in items]
+    return [None if low is None or high is None else high - low for low, high in pairs]
 
 
 def clean_rater(name: str) -> str:

@@ -16,9 +16,9 @@ from tuneful.infer.text import AnswerText
 from tuneful.serve.limits import Limits
 from tuneful.serve.prompts import Prompt, RequestError
 
-MAX_STOPS = 16
-_LEAST_TOP_P = 1e-9
-"""0 stands for the likeliest token alone in both protocols."""
+MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1000
+_LEAST_TOP_P, _LEAST_TEMPERATURE = 1e-9, 1e-4
+"""0 stands for the likeliest token alone in both protocols, and so does what is as good as 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,11 @@ class Sampling:
     def config(self, ours: GenerateConfig) -> GenerateConfig:
         """The settings of the answer over the server's own; RequestError for a value out of its range."""
         temperature = ours.temperature if self.temperature is None else self.temperature
+        temperature = 0 if temperature < _LEAST_TEMPERATURE else temperature
         values: dict[str, object] = {"temperature": temperature, "stop": self._stops(ours)}
         if temperature != 0:  # where the likeliest token is taken, there is nothing to cut
             top_k = ours.top_k if self.top_k is None else self.top_k if self.top_k > 0 else None
-            top_p = ours.top_p if self.top_p is None else self.top_p or _LEAST_TOP_P
+            top_p = ours.top_p if self.top_p is None else max(self.top_p, _LEAST_TOP_P)
             values |= {"top_k": top_k, "top_p": top_p, "min_p": ours.min_p if self.min_p is None else self.min_p}
         if self.repetition_penalty is not None:
             values["repetition_penalty"] = self.repetition_penalty
@@ -64,6 +65,8 @@ class Sampling:
         given = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(given) > MAX_STOPS:
             raise RequestError(f"stop: {len(given)} texts; at most {MAX_STOPS}", "stop")
+        if longest := next((len(stop) for stop in given if len(stop) > MAX_STOP_CHARACTERS), None):
+            raise RequestError(f"stop: a text of {longest} characters; at most {MAX_STOP_CHARACTERS}", "stop")
         return (*ours.stop, *(stop for stop in given if stop))
 
     def num_allowed(self, prompt: Prompt, limits: Limits, default: int) -> int:

@@ -57,12 +57,14 @@ async function copied(text) {
     return true;
   } catch {
     // A page that came by plain http from another machine has no clipboard of its own.
+    const before = document.activeElement;
     const area = element("textarea", { class: "unseen", "aria-hidden": "true", tabindex: "-1" });
     document.body.append(area);
     area.value = text;
     area.select();
     const done = document.execCommand("copy");
     area.remove();
+    before?.focus();
     return done;
   }
 }

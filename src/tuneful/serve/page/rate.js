@@ -167,17 +167,20 @@ function results({ summary, preference, raters }, a, b) {
     const interval = `${signed(preference.low)} to ${signed(preference.high)}`;
     facts.push([`${b} over ${a}, by item`, `${signed(preference.difference)} (95 % interval ${interval}): ${preference.verdict}`]);
   }
-  if (summary.agreement) {
-    const { kappa, low, high, statistic, num_items: items } = summary.agreement;
-    const words = kappa === null ? "nothing to tell" : `${kappa.toFixed(2)} (95 % interval ${bound(low)} to ${bound(high)}, ${items} items)`;
-    facts.push([`Agreement of raters, ${statistic}`, words]);
-  }
+  if (summary.agreement) facts.push([`Agreement of raters, ${summary.agreement.statistic}`, agreement(summary.agreement)]);
+  if (summary.judge) facts.push([`Agreement of the judge with most of them, ${summary.judge.statistic}`, agreement(summary.judge)]);
   if (summary.num_left_out) facts.push(["Left out: the answers have changed since", String(summary.num_left_out)]);
   facts.push(["By rater", Object.entries(raters).map(([rater, number]) => `${rater} ${number}`).join(", ")]);
   const rows = facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
   return [element("dl", { class: "facts" }, ...rows)];
 }
 
+function agreement({ kappa, low, high, num_items: items }) {
+  if (kappa === null) return `nothing to tell: too few items, or all rated alike (${items})`;
+  const interval = low === null ? "no interval" : `95 % interval ${bound(low)} to ${bound(high)}`;
+  return `${bound(kappa)} (${interval}, ${items === 1 ? "1 item" : `${items} items`})`;
+}
+
 const count = (number, all) => `${number}${all ? ` (${Math.round((100 * number) / all)} %)` : ""}`;
 const signed = value => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
-const bound = value => (value === null ? "–" : value.toFixed(2));
+const bound = value => value.toFixed(2).replace("-", "−");

@@ -16,6 +16,7 @@ export async function showRuns(name) {
   if (name) showError(byId("runs-error"), `${name}: no run of this name.`);
   byId("runs-where").textContent = found.runs.length ? `${found.runs.length} under ${found.folder}` : `There is no run under ${found.folder}: \`tuneful run\` makes one.`;
   byId("runs-rows").replaceChildren(...found.runs.map(row));
+  byId("runs-list").querySelector("table").hidden = !found.runs.length;
 }
 
 export function prepareRuns() {
