@@ -14,15 +14,56 @@ from typing import Any
 import pytest
 from tests.doubles.judge_server import MODEL, Backend, Request, head, honest_body, serving, tags
 
-NOUNS = (
-    "a lighthouse|the monsoon|an abacus|sourdough|a glacier|the printing press|a compass|rust|an orchard|paper money|a sonnet"
-    "|the tide|a bicycle|an eclipse|vinegar|a harbour|a violin|the alphabet|a beehive|salt|a mirror|the moon|a bridge|clay"
-).split("|")
-VERBS = "Explain|Describe|Sketch|Compare|Summarise|Defend|Question|Introduce|Illustrate|Trace".split("|")
-ENDS = (
-    "to a child|for a newspaper|in one sentence|as a recipe|with an example from history|to somebody in a hurry|in plain words"
-    "|for an exam|as a dialogue|without any jargon"
-).split("|")
+NOUNS = [
+    "a lighthouse",
+    "the monsoon",
+    "an abacus",
+    "sourdough",
+    "a glacier",
+    "the printing press",
+    "a compass",
+    "rust",
+    "an orchard",
+    "paper money",
+    "a sonnet",
+    "the tide",
+    "a bicycle",
+    "an eclipse",
+    "vinegar",
+    "a harbour",
+    "a violin",
+    "the alphabet",
+    "a beehive",
+    "salt",
+    "a mirror",
+    "the moon",
+    "a bridge",
+    "clay",
+]
+VERBS = [
+    "Explain",
+    "Describe",
+    "Sketch",
+    "Compare",
+    "Summarise",
+    "Defend",
+    "Question",
+    "Introduce",
+    "Illustrate",
+    "Trace",
+]
+ENDS = [
+    "to a child",
+    "for a newspaper",
+    "in one sentence",
+    "as a recipe",
+    "with an example from history",
+    "to somebody in a hurry",
+    "in plain words",
+    "for an exam",
+    "as a dialogue",
+    "without any jargon",
+]
 
 
 def chosen(request: Request, salt: str = "") -> int:
