@@ -1,7 +1,7 @@
 """A teacher whose replies are hostile by default, and the oracle that says what must come of each.
 
 A request's behaviour follows from its prompt and seed, so the oracle knows by the seed which reply each request had. The rules:
-a row is made of honest replies only, word for word; every other reply ends refused for the reason of its kind; every request of the
+a row is made of honest replies only; every other reply ends refused for the reason of its kind; every request of the
 server's stands in NAME.requests.jsonl once; nothing half-written is left.
 """
 

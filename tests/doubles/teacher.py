@@ -14,33 +14,22 @@ from typing import Any
 import pytest
 from tests.doubles.judge_server import MODEL, Backend, Request, head, honest_body, serving, tags
 
-NOUNS = [
-    "a lighthouse",
-    "the monsoon",
-    "an abacus",
-    "sourdough",
-    "a glacier",
-    "the printing press",
-    "a compass",
-    "rust",
-    "an orchard",
-    "paper money",
-    "a sonnet",
-    "the tide",
-    "a bicycle",
-    "an eclipse",
-    "vinegar",
-    "a harbour",
-    "a violin",
-    "the alphabet",
-    "a beehive",
-    "salt",
-    "a mirror",
-    "the moon",
-    "a bridge",
-    "clay",
-]
-VERBS = [
+NOUNS = (
+    *("a lighthouse", "the monsoon", "an abacus", "sourdough", "a glacier", "the printing press", "a compass", "rust"),
+    *(
+        "an orchard",
+        "paper money",
+        "a sonnet",
+        "the tide",
+        "a bicycle",
+        "an eclipse",
+        "vinegar",
+        "a harbour",
+        "a violin",
+    ),
+    *("the alphabet", "a beehive", "salt", "a mirror", "the moon", "a bridge", "clay"),
+)
+VERBS = (
     "Explain",
     "Describe",
     "Sketch",
@@ -51,19 +40,11 @@ VERBS = [
     "Introduce",
     "Illustrate",
     "Trace",
-]
-ENDS = [
-    "to a child",
-    "for a newspaper",
-    "in one sentence",
-    "as a recipe",
-    "with an example from history",
-    "to somebody in a hurry",
-    "in plain words",
-    "for an exam",
-    "as a dialogue",
-    "without any jargon",
-]
+)
+ENDS = (
+    *("to a child", "for a newspaper", "in one sentence", "as a recipe", "with an example from history"),
+    *("to somebody in a hurry", "in plain words", "for an exam", "as a dialogue", "without any jargon"),
+)
 
 
 def chosen(request: Request, salt: str = "") -> int:
