@@ -70,6 +70,7 @@ def _instead(text: str) -> Say:
 
 
 NOT_JSON = ("not JSON",)
+TOO_LONG = ("too long", "no whole reply")  # of Ollama's wire, where a reply of 100,000 characters is over 1 MiB
 USED = ("used",)
 BEHAVIOURS: Mapping[str, Behaviour] = {
     "honest": Behaviour(lambda request, dice: honest(request), USED, USED),
@@ -77,7 +78,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "honest after a thought": Behaviour(lambda request, dice: f"<think>hm {{</think>\n{honest(request)}", USED, USED),
     "empty": Behaviour(lambda request, dice: "", ("empty",), ("empty",)),
     "blank": Behaviour(lambda request, dice: " \n\t\n ", ("empty",), ("empty",)),
-    "endless": Behaviour(lambda request, dice: "word " * dice.randrange(8_000, 20_000), ("too long",), ("too long",)),
+    "endless": Behaviour(lambda request, dice: "word " * dice.randrange(8_000, 20_000), TOO_LONG, TOO_LONG),
     "prose": Behaviour(lambda request, dice: f"Sure! Here it is: {honest(request)}", NOT_JSON, USED),
     "two objects": Behaviour(lambda request, dice: f"{honest(request)}\n{honest(request)}", NOT_JSON, USED),
     "cut": Behaviour(lambda request, dice: honest(request)[:-2], NOT_JSON, USED),
@@ -90,7 +91,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     ),
     "null": Behaviour(_changed(lambda whole, dice: {**whole, "output": None}), ("a field is no text",), USED),
     "deep": Behaviour(lambda request, dice: '{"output":' * 2_000, NOT_JSON, USED),
-    "brackets": Behaviour(lambda request, dice: "[" * 30_000, NOT_JSON, USED),
+    "brackets": Behaviour(lambda request, dice: "[" * 20_000, NOT_JSON, USED),
     "twice a key": Behaviour(
         lambda request, dice: (
             honest(request)[:-1] + ', "output": "x"}' if honest(request)[0] == "{" else honest(request)

@@ -105,7 +105,7 @@ class Teacher:
             self.requests.append(request)
             self.asked[f"{chosen(request)}"] += 1
             await asyncio.sleep(self.latency_seconds)
-            body = body_of(request, self.says(request))
+            body = body_of(request, self.says(request), prompt_tokens=len(text_of(request)) // 4)
         writer.write(head(200, length=len(body)) + body)
         await writer.drain()
 
@@ -118,6 +118,7 @@ def body_of(request: Request, text: str, **changed: Any) -> bytes:
     """A whole reply in the form of the request's wire; `changed` keys of its object."""
     if "messages" in request.body:
         return honest_body(request.wire, text, **changed)
+    changed.pop("prompt_tokens", None)
     counts = {"prompt_eval_count": 20, "eval_count": 9}
     if request.wire == "ollama":
         whole = {"model": MODEL, "response": text, "done": True, "done_reason": "stop", **counts, **changed}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def made(tmp_path: Path) -> Callable[..., Any]:
     """`tuneful.synthesize` of the seeds into the test's folder; settings as words, options as keywords."""
 
-    def make(*settings: str, data: Any = SEEDS, **options: Any) -> Any:
+    def make(*settings: str, data: Any = SEEDS, quick: Sequence[str] = QUICK, **options: Any) -> Any:
         options.setdefault("output", tmp_path / "made.jsonl")
-        return tuneful.synthesize(data, config=tuneful.load_config(overrides=[*QUICK, *settings]), **options)
+        return tuneful.synthesize(data, config=tuneful.load_config(overrides=[*quick, *settings]), **options)
 
     return make

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.doubles.judge_server import Request, head
-from tests.doubles.teacher import Teacher, honest, teaching, text_of
+from tests.doubles.teacher import Teacher, teaching, text_of
 from tests.synthesize.conftest import SEEDS, lines
 
 import tuneful
@@ -32,7 +32,7 @@ def test_new_instructions_say_how_they_were_made_and_every_request_is_accounted_
     assert (metadata["kind"], metadata["temperature"], metadata["seed"]) == ("instructions", 0.8, requests[0]["seed"])
     assert set(teacher.sent("temperature")) == {0.8}
     assert len(set(teacher.sent("seed"))) == len(requests)
-    assert found.made.num_prompt_tokens == 900 * len(requests)
+    assert found.made.num_prompt_tokens == sum(one["num_prompt_tokens"] for one in requests)
     assert not found.made.estimated
     assert found.check.audit.num_used == 20
     assert found.check.reading == ()  # the metadata is no text that was forgotten
@@ -129,11 +129,8 @@ def test_several_responses_are_rows_or_the_best_by_the_judge(made: Make, tmp_pat
     with teaching(teacher) as name:
         found = made(data=records, kind="responses", teacher=name, samples=3)
         assert found.made.num_rows == 9
-        said = teacher.requests[0].body["messages"]
-        assert said == [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "Name a sea.\n\nIn Asia."},
-        ]
+        asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a sea.\n\nIn Asia."}]
+        assert [request.body["messages"] for request in teacher.requests].count(asked) == 3
         teacher.requests.clear()
         best = made(
             data=records, kind="responses", teacher=name, samples=3, best_by_judge=True, output=tmp_path / "best.jsonl"
@@ -209,31 +206,26 @@ def test_pairs_are_the_best_and_the_worst_of_a_models_own_samples(made: Make, tm
     assert close.made.num_rows < 6
 
 
-def test_pairs_by_comparison_ask_in_both_orders_and_by_a_metric_ask_nobody(made: Make, tmp_path: Path) -> None:
+def test_pairs_by_comparison_are_won_in_both_orders(made: Make, tmp_path: Path) -> None:
+    with teaching(Teacher()) as name:
+        found = made("judge.protocol=pairwise", kind="pairs", judge=name, model=name, samples=2)
+    requests = lines(tmp_path / "made.requests.jsonl")
+    assert [one["asked"] for one in requests] == ["model", "model", "judge", "judge"] * 6
+    rows = lines(tmp_path / "made.jsonl")
+    assert 0 < len(rows) == found.made.num_rows
+    assert {(row["score_chosen"], row["score_rejected"], row["margin"]) for row in rows} == {(100, 0, 100)}
+
+
+def test_pairs_by_a_metric_ask_no_judge(made: Make, tmp_path: Path) -> None:
     said = ["By hand, in 2 steps, slowly.", "By hand, in 2 steps.", "I do not know."]
-
-    def says(request: Request) -> str:
-        seeds = sorted(set(teacher.sent("seed")))
-        return honest(request) if "format" in request.body else said[seeds.index(teacher.sent("seed")[-1]) % 3]
-
-    teacher = Teacher(says)
+    teacher = Teacher(lambda request: said[len(teacher.requests) % 3])
     with teaching(teacher) as name:
-        compared = made("judge.protocol=pairwise", kind="pairs", judge=name, model=name, samples=2, num=2)
-        assert all(one.made.num_requests % 4 == 0 for one in [compared])
-        found = made(
-            "judge.concurrency=1",
-            data=SEEDS[:1],
-            kind="pairs",
-            model=name,
-            samples=3,
-            rank_by="rouge_l",
-            output=tmp_path / "rouge.jsonl",
-        )
+        found = made("judge.concurrency=1", data=SEEDS[:1], kind="pairs", model=name, samples=3, rank_by="rouge_l")
     assert found.made.num_requests == 3
-    (row,) = lines(tmp_path / "rouge.jsonl")
-    assert row["chosen"] == "By hand, in 2 steps."
+    (row,) = lines(tmp_path / "made.jsonl")
+    assert (row["chosen"], row["rejected"]) == ("By hand, in 2 steps.", "I do not know.")
     assert row["score_chosen"] == 1.0
-    assert row["rejected"] == "I do not know."
+    assert row["tuneful_metadata"]["ranked_by"] == "rouge_l"
 
 
 def test_a_pair_after_earlier_turns_is_written_as_messages(made: Make, tmp_path: Path) -> None:
@@ -401,12 +393,12 @@ def test_a_model_in_this_process_teaches_itself_out_of_nothing_and_is_ranked(
         "from_empty_turn": True,
     }
     settings = ["judge.max_tokens=40", "model.dtype=float32", "generate.temperature=1", "generate.top_k=50"]
-    found = made(*settings, **options, max_requests=24, temperature=1.0)
+    found = made(*settings, quick=(), **options, max_requests=24, temperature=1.0)
     requests = lines(tmp_path / "made.requests.jsonl")
     assert found.made.num_requests == len(requests) > 3
     assert {one["asked"] for one in requests} == {"teacher"}
     assert found.made.num_used + sum(found.made.refused.values()) == len(requests)
-    again = made(*settings, **options, max_requests=24, temperature=1.0, output=tmp_path / "again.jsonl")
+    again = made(*settings, quick=(), **options, max_requests=24, temperature=1.0, output=tmp_path / "again.jsonl")
     assert again.made.num_rows == found.made.num_rows
     assert (tmp_path / "again.requests.jsonl").read_bytes() == (tmp_path / "made.requests.jsonl").read_bytes()
     pairs = made(

@@ -96,7 +96,7 @@ def synthesize(
     request = Request(
         kind=kind,
         output=Path(output),
-        teacher=teacher if teacher is not None else config.judge.model,
+        teacher=config.judge.model if teacher is None and rank_by in (None, "judge") else teacher,
         judge=judge,
         model=model,
         num=num,

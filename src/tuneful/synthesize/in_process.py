@@ -63,12 +63,17 @@ class ModelAsker:
             for prompt in prompts
         ]
         fitting = [number for number, prompt in enumerate(prompts) if len(prompt) < room]
-        kinds = [(asks[number].question.temperature or 0.0, asks[number].continues) for number in fitting]
+        kinds = [(self._temperature(asks[number]), asks[number].continues) for number in fitting]
         for kind in sorted(set(kinds)):
             own = [number for number, one in zip(fitting, kinds, strict=True) if one == kind]
             for number, generated in self._generated(asks, prompts, own, *kind):
                 results[number] = self._result(len(prompts[number]), generated)
         return results
+
+    def _temperature(self, ask: Ask) -> float:
+        """That of the request, or of the settings."""
+        own = ask.question.temperature
+        return self.loaded.config.generate.temperature if own is None else own
 
     def _generated(
         self, asks: Sequence[Ask], prompts: Sequence[list[int]], own: Sequence[int], temperature: float, continues: bool

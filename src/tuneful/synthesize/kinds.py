@@ -41,6 +41,7 @@ Kind = Literal["instructions", "responses", "reflections", "pairs"]
 Reflect = Literal["both", "instruction", "response"]
 
 _INPUT_MARK = "### Input:"
+_NO_REFERENCE = Refused("no reference: the record has no answer to rank by (judge.use_reference=false needs none)")
 _OTHER_TURNS = Refused("earlier turns: one of them asks nothing or has no answer")
 
 
@@ -131,6 +132,8 @@ def responses(recipe: Recipe, item: Item, record: Record | None) -> Work:
     conversation = record.conversation
     if not is_whole_dialogue(conversation):
         return _OTHER_TURNS
+    if recipe.best and _reference(record) is None and _needs_reference(recipe):
+        return _NO_REFERENCE
     asks = _samples(recipe, item, conversation, "teacher")
     answers = _different(item, conversation, asks, (yield asks))
     if not answers:
@@ -258,7 +261,7 @@ def pairs(recipe: Recipe, item: Item, record: Record | None) -> Work:
     if not is_whole_dialogue(conversation):
         return _OTHER_TURNS
     if _reference(record) is None and _needs_reference(recipe):
-        return Refused("no reference: the record has no answer to rank by")
+        return _NO_REFERENCE
     asks = _samples(recipe, item, conversation, "model")
     answers = _different(item, conversation, asks, (yield asks))
     if len(answers) < 2:

@@ -50,6 +50,8 @@ def checked(request: Request, config: Config, *, has_data: bool) -> Request:
     kind = request.kind
     if kind not in KINDS:
         raise ConfigError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
+    if kind != "instructions" and not has_data:
+        raise ConfigError(f"--kind {kind} works on records: name DATA, or `starter` for the built-in data")
     for name, kinds in _ONLY_FOR.items():
         if getattr(request, name) not in (None, False) and kind not in kinds:
             raise ConfigError(f"{_option(name)} is for --kind {' or '.join(kinds)}; drop it")

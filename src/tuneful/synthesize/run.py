@@ -22,7 +22,7 @@ from tuneful.data.read import DataFile, read_data
 from tuneful.data.split import normal_prompt
 from tuneful.errors import ConfigError, DataError
 from tuneful.judge.local import resolve_settings
-from tuneful.synthesize.asking import Asker, Role, open_asker
+from tuneful.synthesize.asking import Asker, Role, ServerAsker, open_asker
 from tuneful.synthesize.engine import Budget, Engine, left_out
 from tuneful.synthesize.journal import Journal, requests_file
 from tuneful.synthesize.kinds import KINDS, Kind, Recipe
@@ -86,7 +86,8 @@ def synthesize_rows(
     recipe = recipe_of(request, config, askers, file, topics)
     identity = _identity(request, config, askers, recipe, [file, *(one for _, one in excluded)])
     known, work = Known(), KINDS[request.kind]
-    items = _items(request, config, recipe, file, excluded, known)
+    maker = askers["model" if request.kind == "pairs" else "teacher"]
+    items = _items(request, config, recipe, file, excluded, known, maker)
     with Journal(request.output, identity) as journal:
         if journal.num_before:
             terminal.say(f"{journal.num_before:,} replies of an earlier process are taken as they are")
@@ -245,6 +246,7 @@ def _items(
     file: DataFile | None,
     excluded: Sequence[tuple[str, DataFile]],
     known: Known,
+    maker: Asker,
 ) -> Iterator[tuple[Item, Work]]:
     """The items of a request, each with its work; `known` gets the prompts that new ones are held against."""
     tests = Known()
@@ -253,7 +255,8 @@ def _items(
             for one_of in (tests, known):
                 one_of.add(normal_prompt(record.conversation), f"{name}: {record.source}")
     work = KINDS[request.kind].work
-    sends_seed = config.judge.seed is not None or request.kind == "pairs"
+    # A server is sent no seed where the judge's settings have none; a model in this process always has one.
+    sends_seed = config.judge.seed is not None or not isinstance(maker, ServerAsker)
     assert request.temperature is not None
 
     def item(number: int, source: str) -> Item:
