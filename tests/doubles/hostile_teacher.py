@@ -23,6 +23,7 @@ from tests.doubles.judge_server import Backend, Request, head, tags
 from tests.doubles.teacher import body_of, chosen, honest, teaching
 
 import tuneful
+from tuneful.synthesize.kinds import Kind
 
 Say = Callable[[Request, random.Random], str]
 
@@ -183,7 +184,7 @@ class HostileTeacher:
             return head(200, length=500) + b"{"
         if name == "a body that is no JSON":
             return head(200, length=9) + b"<html>..."
-        ends = {"done_reason": "length"} if request.wire == "ollama" else {}
+        ends: dict[str, Any] = {"done_reason": "length"} if request.wire == "ollama" else {}
         if name == "cut at the limit":
             if request.wire == "openai":
                 choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "length"}
@@ -206,7 +207,7 @@ _OF_OTHERS = ("near-duplicate", "says the same as another sample", "no sample co
 """Reasons for which an honest reply may be refused: what other replies of its item or of the run were."""
 
 
-def play(kind: str, wire: Backend, num_items: int, salt: str, folder: Path) -> tuple[int, list[str], Counter[str]]:
+def play(kind: Kind, wire: Backend, num_items: int, salt: str, folder: Path) -> tuple[int, list[str], Counter[str]]:
     """One run over a hostile teacher: how many requests there were, what is wrong, and which behaviours were played."""
     teacher = HostileTeacher(salt)
     records = [
@@ -267,7 +268,8 @@ def campaign(num_replies: int, seed: int, say: Callable[[str], None] = print) ->
     """Runs of three kinds over both wires until there were `num_replies`; figures and complaints."""
     started, found, behaviours, total, runs = time.monotonic(), list[str](), Counter[str](), 0, 0
     wires: tuple[Backend, ...] = ("ollama", "openai")
-    turns = [(kind, wire) for kind in ("instructions", "responses", "reflections") for wire in wires]
+    kinds: tuple[Kind, ...] = ("instructions", "responses", "reflections")
+    turns = [(kind, wire) for kind in kinds for wire in wires]
     with TemporaryDirectory() as name:
         while total < num_replies:
             kind, wire = turns[runs % len(turns)]

@@ -118,7 +118,7 @@ def _from_empty_turn(recipe: Recipe, item: Item, opening: str) -> Work:
 def _new_task(recipe: Recipe, item: Item, ask: Ask, turn: Turn, more: Mapping[str, Any]) -> Made | Refused:
     if refused := task_refusal(turn.instruction) or response_refusal(turn):
         return refused
-    row = {"instruction": turn.instruction, "input": turn.input, "output": turn.response}
+    row: dict[str, Any] = {"instruction": turn.instruction, "input": turn.input, "output": turn.response}
     row[METADATA] = item.metadata(recipe.kind, recipe.model, ask, **more)
     return Made(((ask.key, row),), prompt_of_task(turn.instruction, turn.input))
 

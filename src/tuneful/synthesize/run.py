@@ -272,8 +272,8 @@ def _items(
     seen = Known()
     for number, record in enumerate(file.records):
         one, prompt = item(number, record.source), normal_prompt(record.conversation)
-        if (name := tests.find(prompt)) is not None:
-            yield one, left_out(f"near-duplicate of {name}")
+        if (like := tests.find(prompt)) is not None:
+            yield one, left_out(f"near-duplicate of {like}")
         elif (same := seen.same(prompt)) is not None:
             yield one, left_out(f"the same prompt as an earlier record: {same}")
         else:
