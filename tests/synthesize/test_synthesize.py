@@ -14,6 +14,7 @@ from tests.synthesize.conftest import SEEDS, lines
 
 import tuneful
 from tuneful.errors import ConfigError, DataError, JudgeError
+from tuneful.synthesize.journal import Journal
 
 Make = Callable[..., Any]
 
@@ -249,9 +250,9 @@ def test_a_pair_after_earlier_turns_is_written_as_messages(made: Make, tmp_path:
 def test_the_budget_of_tokens_is_never_passed(made: Make) -> None:
     teacher = Teacher()
     with teaching(teacher) as name:
-        found = made("judge.max_tokens=64", kind="instructions", teacher=name, num=50, max_tokens=20_000)
+        found = made("judge.max_tokens=64", kind="instructions", teacher=name, num=50, max_tokens=8_000)
     assert 0 < found.made.num_rows < 50
-    assert found.made.num_prompt_tokens + found.made.num_reply_tokens <= 20_000
+    assert found.made.num_prompt_tokens + found.made.num_reply_tokens <= 8_000
     assert "(--max-tokens)" in found.made.stopped
 
 
@@ -294,17 +295,15 @@ def test_what_was_answered_before_a_kill_is_not_asked_again_and_the_files_are_th
         teacher.requests.clear()
         (tmp_path / "made.jsonl").unlink()
         with pytest.MonkeyPatch.context() as patch:
-            from tuneful.synthesize.journal import Journal
-
             add = Journal.add
 
             def dying(self: Journal, results: Any) -> None:
-                add(self, results)
                 if len(self._results) == 7:
-                    raise KeyboardInterrupt
+                    raise RuntimeError("killed")
+                add(self, results)
 
             patch.setattr(Journal, "add", dying)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(RuntimeError, match="killed"):
                 made(kind="responses", teacher=name, samples=2, best_by_judge=True)
         partial = tmp_path / "made.jsonl.partial"
         partial.write_bytes(partial.read_bytes() + b'{"replies": [{"key": "5/sam')  # half a line
