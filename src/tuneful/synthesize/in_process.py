@@ -24,7 +24,7 @@ from tuneful.types import Conversation, Turn
 if TYPE_CHECKING:
     from tuneful.config import Config
 
-_GROUP = 32
+_GROUP = 64
 """Requests that are answered together and kept together."""
 
 
