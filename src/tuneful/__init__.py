@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tuneful.commands.run import dry_run, run, train
     from tuneful.commands.serve import serve
     from tuneful.commands.show import show
+    from tuneful.commands.synthesize import SynthesisResult, synthesize
     from tuneful.config import Config, load_config
     from tuneful.console import Terminal
     from tuneful.errors import InputError, TunefulError
@@ -49,6 +50,7 @@ __all__ = [
     "ExportResult",
     "InputError",
     "JobResult",
+    "SynthesisResult",
     "Terminal",
     "TunefulError",
     "Turn",
@@ -68,6 +70,7 @@ __all__ = [
     "run",
     "serve",
     "show",
+    "synthesize",
     "train",
 ]
 
@@ -83,6 +86,7 @@ _HOMES = {
     "commands.run": ("dry_run", "run", "train"),
     "commands.serve": ("serve",),
     "commands.show": ("show",),
+    "commands.synthesize": ("SynthesisResult", "synthesize"),
     "config": ("Config", "load_config"),
     "console": ("Terminal",),
     "errors": ("InputError", "TunefulError"),
@@ -91,7 +95,7 @@ _HOMES = {
 }
 """The module that each public name is imported from when it is first used."""
 
-_ROOMS = ("export", "report", "serve", "train")
+_ROOMS = ("export", "report", "serve", "synthesize", "train")
 """Commands that share their name with a room of the package."""
 
 # These count only before torch and the Hub's client are loaded: large buffers in huge pages; threads that wait for one another go

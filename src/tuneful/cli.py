@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("run", "The whole job"),
     "check": ("check", "Before training"),
     "show": ("show", "Before training"),
+    "synthesize": ("synthesize", "Before training"),
     "train": ("run", "Training"),
     "generate": ("generate", "Answers"),
     "chat": ("chat", "Answers"),

@@ -243,3 +243,16 @@ def test_numbers_and_truth_values_are_the_texts_that_csv_gives_for_them() -> Non
 def test_whether_a_value_is_text_never_raises_and_one_word_is_none(text: str) -> None:
     assert is_prose(text) in (True, False)
     assert not is_prose("".join(character for character in text if character.isascii() and character.isalnum()))
+
+
+def test_how_a_record_was_made_is_no_text_that_was_forgotten() -> None:
+    made = {"kind": "instructions", "model": "ollama/x", "original": {"output": "a text of several words"}}
+    row = {
+        "instruction": "Name a river.",
+        "output": "The Nile.",
+        "tuneful_metadata": made,
+        "remark": "of several words",
+    }
+    found = FormatReader("auto", None).read(row, "a.jsonl:1")
+    assert not isinstance(found, str)
+    assert [key.name for key in found.noted.counts] == ["`remark`"]

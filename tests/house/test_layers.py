@@ -35,7 +35,7 @@ ORDER = (
     ("train", "infer"),
     ("evaluation",),
     ("judge",),
-    ("report", "export", "serve"),
+    ("report", "export", "serve", "synthesize"),
     ("runs",),
     ("commands",),
     ("cli",),

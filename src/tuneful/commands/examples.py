@@ -18,6 +18,13 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful check my.json --against test.jsonl",
     ),
     "show": ("tuneful show my.json --rows 5", "tuneful show my.json --html my.html", "tuneful show my.json --text"),
+    "synthesize": (
+        "tuneful synthesize seeds.json --teacher ollama/llama3 --kind instructions --num 500 -o new.jsonl",
+        "tuneful synthesize --topics topics.txt --teacher openai/gpt-x --kind instructions -o new.jsonl",
+        "tuneful synthesize my.json --teacher ollama/llama3 --kind responses --samples 4 --best-by-judge -o answers.jsonl",
+        "tuneful synthesize my.json --teacher ollama/llama3 --kind reflections -o better.jsonl",
+        "tuneful synthesize my.json --model runs/first --kind pairs --rank-by rouge_l -o pairs.jsonl",
+    ),
     "train": ("tuneful train my.json", "tuneful train my.json -m model.gguf train.method=lora lora.merge=false"),
     "generate": (
         'tuneful generate -m runs/first --prompt "Name three rivers."',

@@ -76,7 +76,6 @@ PEER_KEYS: Mapping[str, str] = {
     "load_in_4bit": "train.method",
     # preferences: axolotl, LLaMA-Factory, earlier TRL
     "rl": "train.objective",
-    "stage": "train.objective",
     "rl_beta": "preference.beta",
     "dpo_beta": "preference.beta",
     "pref_beta": "preference.beta",

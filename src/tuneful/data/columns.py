@@ -226,6 +226,10 @@ def _is_number(value: Any) -> bool:
 # What is not used
 
 
+METADATA = "tuneful_metadata"
+"""The column in which `tuneful synthesize` says how a row was made: never trained, and no text that was forgotten."""
+
+
 def note_unused(row: Fields, unused: Sequence[str], used: Sequence[str], hint: str, noted: Noted) -> None:
     """Count the columns of `unused` that hold text which stands nowhere in the texts that are `used`.
 
@@ -233,7 +237,7 @@ def note_unused(row: Fields, unused: Sequence[str], used: Sequence[str], hint: s
     """
     for column in unused:
         value = row[column]
-        if is_prose(value) and not _is_known(value, used):
+        if column != METADATA and is_prose(value) and not _is_known(value, used):
             noted.add(UNUSED, quoted(column), hint.format(column=shown(column)))
 
 

@@ -14,11 +14,12 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tuneful.errors import TunefulError
+
+if TYPE_CHECKING:
+    import torch
 
 _SECONDS = 600.0
 _A_CHARACTER = "root ::= [ -~]+"
@@ -93,6 +94,8 @@ class LlamaCpp:
             "cache_prompt": False,
         }
         found = self._ask("/completion", asked)["completion_probabilities"][0]["top_logprobs"]
+        import torch  # judges need none of it
+
         ids = torch.tensor([one["id"] for one in found], dtype=torch.int64)
         return ids, torch.tensor([_number(one["logprob"]) for one in found], dtype=torch.float64)
 

@@ -46,14 +46,22 @@ _MAX_BYTES_PER_TOKEN = 8.0  # of any tokenizer, over a whole prompt
 class NoReplyError(Exception):
     """A request without a whole reply: the `reason`, whether a `retry` may help, and how long the server asked to wait.
 
-    `refused` is the parameter of the request that the server does not take, where it says so.
+    `refused` is the parameter of the request that the server does not take, where it says so; `final` says that the server
+    works, and that it is this one request that has no reply.
     """
 
     def __init__(
-        self, reason: str, *, retry: bool, wait_seconds: float | None = None, refused: str | None = None
+        self,
+        reason: str,
+        *,
+        retry: bool,
+        wait_seconds: float | None = None,
+        refused: str | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason, self.retry, self.wait_seconds, self.refused = reason, retry, wait_seconds, refused
+        self.final = final
 
 
 class Backend(Protocol):
@@ -68,6 +76,9 @@ class Backend(Protocol):
 
     def read(self, content: bytes, question: Question) -> str:
         """The whole reply in the bytes of a 200; raises NoReplyError where it is not whole."""
+
+    def num_tokens(self, content: bytes) -> tuple[int | None, int | None]:
+        """Tokens of the prompt and of the reply, as the server counted them in bytes that `read` has taken; None: it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +100,10 @@ class OllamaBackend:
         options: dict[str, Any] = {"num_ctx": settings.num_ctx}
         if settings.max_tokens is not None:
             options["num_predict"] = settings.max_tokens
-        if settings.seed is not None:
-            options["seed"] = settings.seed
-        if settings.temperature is not None:
-            options["temperature"] = settings.temperature
+        if (seed := _given(question.seed, settings.seed)) is not None:
+            options["seed"] = seed
+        if (temperature := _given(question.temperature, settings.temperature)) is not None:
+            options["temperature"] = temperature
         body = {
             "model": self.model,
             "messages": _messages(question),
@@ -107,7 +118,7 @@ class OllamaBackend:
         """The reply in a stream of JSON lines: all contents, where the last line alone says `done`."""
         pieces: list[str] = []
         last: Mapping[str, Any] = {}
-        for line in _lines(content):
+        for line in lines_of(content):
             if last.get("done"):
                 raise NoReplyError("the stream goes on after its end", retry=True)
             last = json_object(line)
@@ -120,11 +131,18 @@ class OllamaBackend:
             pieces.append(_content(last.get("message")))
         if not last.get("done"):
             raise NoReplyError("the stream was cut before its end", retry=True)
-        _check_ending(last.get("done_reason", "stop"), self.settings.max_tokens)
+        check_ending(last.get("done_reason", "stop"), self.settings.max_tokens)
         if "done_reason" not in last and last.get("eval_count", -1) == self.settings.max_tokens:
-            raise NoReplyError(f"the reply was cut at judge.max_tokens={self.settings.max_tokens}", retry=False)
+            raise NoReplyError(
+                f"the reply was cut at judge.max_tokens={self.settings.max_tokens}", retry=False, final=True
+            )
         _check_read_whole(last.get("prompt_eval_count"), question)
         return "".join(pieces)
+
+    def num_tokens(self, content: bytes) -> tuple[int | None, int | None]:
+        """The counts in the last line."""
+        last = json_object(list(lines_of(content))[-1])
+        return count_of(last.get("prompt_eval_count")), count_of(last.get("eval_count"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +167,12 @@ class OpenAIBackend:
             names.reverse()
         if settings.max_tokens is not None and (left := [name for name in names if name not in without]):
             parameters[left[0]] = settings.max_tokens
-        if settings.seed is not None:
-            parameters["seed"] = settings.seed
-        if settings.temperature is not None:
-            parameters["temperature"] = settings.temperature
+        if (seed := _given(question.seed, settings.seed)) is not None:
+            parameters["seed"] = seed
+        if (temperature := _given(question.temperature, settings.temperature)) is not None:
+            parameters["temperature"] = temperature
         if question.schema is not None:
-            schema = {"name": "verdict", "strict": True, "schema": question.schema}
+            schema = {"name": "reply", "strict": True, "schema": question.schema}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
         sent = {name: value for name, value in parameters.items() if name not in without}
         return {"model": self.model, "messages": _messages(question), **sent}
@@ -168,10 +186,31 @@ class OpenAIBackend:
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
             raise NoReplyError("not a reply with one choice", retry=True)
         text = _content(choices[0].get("message"))
-        _check_ending(choices[0].get("finish_reason"), self.settings.max_tokens)
+        check_ending(choices[0].get("finish_reason"), self.settings.max_tokens)
         usage = reply.get("usage")
         _check_read_whole(usage.get("prompt_tokens") if isinstance(usage, dict) else None, question)
         return text
+
+    def num_tokens(self, content: bytes) -> tuple[int | None, int | None]:
+        """The counts under `usage`."""
+        return usage_of(json_object(content))
+
+
+def usage_of(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of prompt and reply under `usage`, as OpenAI's protocol has them; None where there are none."""
+    usage = reply.get("usage")
+    if not isinstance(usage, dict):
+        return None, None
+    return count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+
+
+def count_of(value: Any) -> int | None:
+    """A count as a server gives it, None where it is no count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None
+
+
+def _given(own: Any, of_settings: Any) -> Any:
+    return of_settings if own is None else own
 
 
 def refused_parameter(content: bytes, sent: Collection[str]) -> str | None:
@@ -198,10 +237,14 @@ def without_parameter(name: str, refused: Collection[str]) -> str:
 
 
 def _messages(question: Question) -> list[dict[str, str]]:
-    return [{"role": "system", "content": question.system}, {"role": "user", "content": question.user}]
+    messages = [{"role": "system", "content": question.system}] if question.system else []
+    for asked, answered in question.earlier:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [*messages, {"role": "user", "content": question.user}]
 
 
-def _lines(content: bytes) -> Iterator[bytes]:
+def lines_of(content: bytes) -> Iterator[bytes]:
+    """The lines of a body that are not blank."""
     return (line for line in content.split(b"\n") if line.strip())
 
 
@@ -225,15 +268,18 @@ def _content(message: Any) -> str:
     if not isinstance(content, str):
         refusal = message.get("refusal")
         raise NoReplyError(
-            f"the judge refused: {shortened(refusal)}" if refusal else "a message without text", retry=not refusal
+            f"the judge refused: {shortened(refusal)}" if refusal else "a message without text",
+            retry=not refusal,
+            final=bool(refusal),
         )
     return content
 
 
-def _check_ending(reason: Any, max_tokens: int | None) -> None:
+def check_ending(reason: Any, max_tokens: int | None) -> None:
+    """NoReplyError where a reply did not stop at its own end, for the `reason` that the server gives."""
     if reason == "length":
         limit = "the server's own limit" if max_tokens is None else f"judge.max_tokens={max_tokens}"
-        raise NoReplyError(f"the reply was cut at {limit}", retry=False)
+        raise NoReplyError(f"the reply was cut at {limit}", retry=False, final=True)
     if reason != "stop":
         raise NoReplyError(f"the reply ended by {shortened(reason)}", retry=True)
 
@@ -244,7 +290,9 @@ def _check_read_whole(num_tokens: Any, question: Question) -> None:
     if not isinstance(num_tokens, int) or num_tokens < _MIN_WINDOW_TOKENS:
         return
     if num_tokens * _MAX_BYTES_PER_TOKEN < num_bytes:
-        raise NoReplyError(f"the judge read only {num_tokens} tokens of a prompt of {num_bytes:,} bytes", retry=False)
+        raise NoReplyError(
+            f"the judge read only {num_tokens} tokens of a prompt of {num_bytes:,} bytes", retry=False, final=True
+        )
 
 
 def same_model(given: Any, wanted: str) -> bool:

@@ -18,7 +18,8 @@ import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -56,16 +57,22 @@ _MIN_KEY_LENGTH = 8
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The whole reply to one question; the server said that nothing is missing."""
+    """The whole reply to one question; the server said that nothing is missing.
+
+    `num_prompt_tokens` and `num_reply_tokens` are as it counted them, None where it did not.
+    """
 
     text: str
+    num_prompt_tokens: int | None = field(default=None, compare=False)
+    num_reply_tokens: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """Why a question has no reply."""
+    """Why a question has no reply; `final` where the server works and would say no more to this question another time."""
 
     reason: str
+    final: bool = field(default=False, compare=False)
 
 
 AskResult = Reply | NoReply
@@ -137,8 +144,8 @@ class HttpJudge:
             tries += 1
             body = self.backend.body(question, self.refused)
             try:
-                text = await asyncio.wait_for(self._try(client, question, body), settings.timeout_seconds)
-                return Reply(self._redacted(text))
+                reply = await asyncio.wait_for(self._try(client, question, body), settings.timeout_seconds)
+                return replace(reply, text=self._redacted(reply.text))
             except asyncio.TimeoutError:
                 error = NoReplyError(f"no whole reply within {settings.timeout_seconds:g} s", retry=True)
             except NoReplyError as raised:
@@ -150,7 +157,7 @@ class HttpJudge:
             wait = _wait_seconds(error, tries, settings)
             if not error.retry or tries > settings.max_retries or wait is None:
                 tried = f" ({tries} tries)" if tries > 1 else ""
-                return NoReply(self._redacted(error.reason) + tried)
+                return NoReply(self._redacted(error.reason) + tried, error.final)
             await asyncio.sleep(wait)
 
     def _learn(self, error: NoReplyError) -> None:
@@ -161,7 +168,7 @@ class HttpJudge:
             meaning = without_parameter(error.refused, self.refused)
             self.notify(f"{self.name} does not take {error.refused} ({self._redacted(error.reason)}): {meaning}")
 
-    async def _try(self, client: httpx2.AsyncClient, question: Question, body: Mapping[str, Any]) -> str:
+    async def _try(self, client: httpx2.AsyncClient, question: Question, body: Mapping[str, Any]) -> Reply:
         try:
             async with client.stream("POST", self.backend.url, json=body) as response:
                 content = await _read_body(response)
@@ -174,7 +181,11 @@ class HttpJudge:
             raise NoReplyError(
                 f"the server's reply is not valid HTTP: {type(error).__name__}: {shortened(str(error))}", retry=True
             ) from None
-        return self.backend.read(content, question)
+        text = self.backend.read(content, question)
+        num_prompt_tokens = num_reply_tokens = None
+        with suppress(NoReplyError, IndexError):
+            num_prompt_tokens, num_reply_tokens = self.backend.num_tokens(content)
+        return Reply(text, num_prompt_tokens, num_reply_tokens)
 
     def _redacted(self, text: str) -> str:
         """`text` without the key; a key too short to be a secret, such as `EMPTY`, is a word and stays."""
@@ -366,6 +377,7 @@ def _check_status(response: httpx2.Response, content: bytes, *, sent: Collection
         retry=status in RETRYABLE_STATUS,
         wait_seconds=_retry_after(response.headers.get("retry-after")),
         refused=refused_parameter(content, sent) if status in _OF_THE_REQUEST else None,
+        final=status in (413, *_OF_THE_REQUEST),
     )
 
 

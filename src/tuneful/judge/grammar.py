@@ -69,11 +69,11 @@ def read_score(reply: str, *, nonce: str | None, answer: str) -> float | Unreada
     With a `nonce` the reply is an object that carries it as `id`; without, a plain score or an object with `score` alone.
     A plain reply that occurs in the judged `answer` may have been copied from it, and is unreadable.
     """
-    text = _without_wrapping(reply)
+    text = unwrapped(reply)
     if isinstance(text, Unreadable):
         return text
     if nonce is not None or text.startswith("{"):
-        found = _object(text, nonce)
+        found = json_object_in(text, nonce)
         if isinstance(found, Unreadable):
             return found if isinstance(_plain_score(text, answer), Unreadable) else _said_plainly("score")
         if nonce is None and text in answer:
@@ -86,8 +86,8 @@ def read_score(reply: str, *, nonce: str | None, answer: str) -> float | Unreada
 
 def read_rubric(reply: str, *, nonce: str | None) -> Rubric | Unreadable:
     """The four criteria and the reason of a reply; it is an object, which carries `nonce` where there is one."""
-    text = _without_wrapping(reply)
-    found = text if isinstance(text, Unreadable) else _object(text, nonce)
+    text = unwrapped(reply)
+    found = text if isinstance(text, Unreadable) else json_object_in(text, nonce)
     if isinstance(found, Unreadable):
         return found
     scores: dict[str, float] = {}
@@ -102,11 +102,11 @@ def read_rubric(reply: str, *, nonce: str | None) -> Rubric | Unreadable:
 
 def read_winner(reply: str, *, nonce: str | None, answers: tuple[str, str]) -> Winner | Unreadable:
     """Which of two `answers`, A and B, a reply prefers; forms as for `read_score`, with `winner` for `score`."""
-    text = _without_wrapping(reply)
+    text = unwrapped(reply)
     if isinstance(text, Unreadable):
         return text
     if nonce is not None or text.startswith("{"):
-        found = _object(text, nonce)
+        found = json_object_in(text, nonce)
         if isinstance(found, Unreadable):
             return found if isinstance(_plain_winner(text, answers), Unreadable) else _said_plainly("winner")
         if nonce is None and any(text in answer for answer in answers):
@@ -122,17 +122,17 @@ def read_winner(reply: str, *, nonce: str | None, answers: tuple[str, str]) -> W
 
 def reason_in(reply: str) -> str | None:
     """The reason that a reply gives beside its verdict: an object's `reason`, or the lines before the last of a plain reply."""
-    text = _without_wrapping(reply)
+    text = unwrapped(reply)
     if isinstance(text, Unreadable):
         return None
     if not text.startswith("{"):
         return text.rpartition("\n")[0].strip() or None
-    found = _object(text, None)
+    found = json_object_in(text, None)
     reason = None if isinstance(found, Unreadable) else found.get("reason")
     return reason.strip() or None if isinstance(reason, str) else None
 
 
-def _without_wrapping(reply: str) -> str | Unreadable:
+def unwrapped(reply: str) -> str | Unreadable:
     """The reply without the thinking block in front of it, and without the code fence and the white space around it."""
     text = reply.strip()
     if _has_thinking(text):
@@ -149,8 +149,8 @@ def _has_thinking(reply: str) -> bool:
     return reply.strip().startswith(_THINKING[0])
 
 
-def _object(text: str, nonce: str | None) -> dict[str, Any] | Unreadable:
-    """The one JSON object in `text`, with the `id` that it has to carry."""
+def json_object_in(text: str, nonce: str | None) -> dict[str, Any] | Unreadable:
+    """The one JSON object that `text` is, with the `id` that it has to carry; no key stands twice in it."""
     if not text.startswith("{"):
         return Unreadable("not the JSON object that was asked for")
     if len(text) > _MAX_DEPTH_TEXT:

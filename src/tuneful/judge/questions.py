@@ -38,13 +38,17 @@ _SPECIAL_TOKEN = re.compile(
 class Question:
     """What a judge is asked: a system text, a user text, the code `nonce` of its item, and the JSON schema of a reply.
 
-    `schema` is None where a plain reply is wanted.
+    `schema` is None where a plain reply is wanted, and `system` empty where there is no such text. What was said `earlier` is
+    (asked, answered), oldest first. `temperature` and `seed` are those of the judge's settings unless given here.
     """
 
     system: str
     user: str
     nonce: str
     schema: Mapping[str, Any] | None
+    earlier: tuple[tuple[str, str], ...] = ()
+    temperature: float | None = None
+    seed: int | None = None
 
     @property
     def code(self) -> str | None:
@@ -68,11 +72,11 @@ class Prompt:
         return [self._question(texts, plain=plain) for texts in every]
 
     def _question(self, texts: Mapping[str, str], *, plain: bool) -> Question:
-        nonce = _nonce(texts)
+        nonce = nonce_of(texts)
         protocol, reason = self.protocol, self.reason
         in_plain = (protocol.plain_reasoned if reason else protocol.plain_reply) if plain else None
         wanted = protocol.object_reply(nonce, reason=reason) if in_plain is None else in_plain
-        values = {name: _fenced(name, text, nonce) for name, text in texts.items()} | {"nonce": nonce, "reply": wanted}
+        values = {name: fenced(name, text, nonce) for name, text in texts.items()} | {"nonce": nonce, "reply": wanted}
 
         def filled(text: str) -> str:
             # In one pass: braces inside an answer are text.
@@ -120,14 +124,16 @@ def load_prompt(name: str, folder: str | None, *, use_reference: bool = True, re
     return Prompt(protocol, parts["system"].strip(), parts["user"].strip(), use_reference, reason)
 
 
-def _nonce(texts: Mapping[str, str]) -> str:
+def nonce_of(texts: Mapping[str, str]) -> str:
+    """The code of texts under their names: none of them can hold it."""
     digest = hashlib.sha256()
     for name, text in sorted(texts.items()):
         digest.update(f"{name} {len(text)} {text}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:NUM_NONCE_CHARACTERS]
 
 
-def _fenced(name: str, text: str, nonce: str) -> str:
+def fenced(name: str, text: str, nonce: str) -> str:
+    """`text` as data: between two lines that carry `nonce`, without what a chat template could take for a special token."""
     kind = name.replace("_", " ")
     shown = _SPECIAL_TOKEN.sub(lambda sign: f"{sign[0]} ", text)
     return f"<{kind} {nonce}>\n{_without_surrogates(shown)}\n</{kind} {nonce}>"

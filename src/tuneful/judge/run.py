@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuneful.config import Config
 from tuneful.console import Advance, Terminal
@@ -30,6 +31,9 @@ from tuneful.judge.verdicts import ReplyCache, judge_items, num_missing, score_r
 from tuneful.numbers import plural, rough_duration
 from tuneful.runs.schema import EvaluationDocument, ScoreSummary, as_row
 from tuneful.types import Answer, Conversation, Verdict, answer_text, question_text
+
+if TYPE_CHECKING:
+    from tuneful.infer.session import LoadedModel
 
 REPLIES = Path("judge") / "replies.jsonl"
 _SECONDS_WORTH_SAYING = 5.0
@@ -285,7 +289,17 @@ def warn_of_scale(verdicts: Mapping[str, Sequence[Verdict]], terminal: Terminal)
 
 
 def load_judge_model(folder: str, config: Config, notify: Callable[[str], None]) -> tuple[str, AnswerAll]:
-    """The fingerprint of a model folder, and generation with it.
+    """The fingerprint of a model folder, and generation with it, as `loaded_model` loads it."""
+    digest, loaded = loaded_model(folder, config, notify)
+
+    def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:
+        return loaded.answer(conversations, seed=config.judge.seed or 0)
+
+    return digest, answer_all
+
+
+def loaded_model(folder: str, config: Config, notify: Callable[[str], None]) -> tuple[str, LoadedModel]:
+    """The fingerprint of a judge's model folder, and the model, which answers within `judge.max_tokens`.
 
     Its prompts are rendered by the template that the folder names, else by its tokenizer's chat template, else by the default.
     """
@@ -297,9 +311,4 @@ def load_judge_model(folder: str, config: Config, notify: Callable[[str], None])
     pretrained = load_to_answer(own, notify)
     if pretrained.tokenizer.chat_template and template_file(folder) is None:
         own = own.model_copy(update={"template": own.template.model_copy(update={"name": TOKENIZER_TEMPLATE})})
-    loaded = LoadedModel.of(pretrained, own, notify)
-
-    def answer_all(conversations: Sequence[Conversation]) -> list[Answer]:
-        return loaded.answer(conversations, seed=config.judge.seed or 0)
-
-    return fingerprint(pretrained.folder), answer_all
+    return fingerprint(pretrained.folder), LoadedModel.of(pretrained, own, notify)

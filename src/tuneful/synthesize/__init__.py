@@ -1,0 +1,1 @@
+"""A language model makes records: instructions, answers, better records, pairs; every request ends used or refused."""

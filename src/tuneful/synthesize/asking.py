@@ -1,0 +1,171 @@
+"""Who is asked, and how: a server of the judge's client, or a model in this process, behind one method.
+
+    Ask -> Asker.ask_all -> Reply | NoReply, in groups that are kept together
+
+Stands over `judge/client.py`. A server's replies come one by one, in any order. A model in this process answers a fixed
+group of requests at a time, and the journal keeps a group as one line: what a killed process has left is then a whole number of
+groups, so those that follow are the same as without the kill, and so is every rounding.
+
+A server that gives nothing to `_GIVE_UP_AFTER` requests in a row is taken for gone: the run stops and can go on later. A
+request that has no reply among others that have is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tuneful.errors import JudgeError
+from tuneful.judge.client import AskResult, HttpJudge, Judge, NoReply
+from tuneful.judge.local import GgufJudge
+from tuneful.judge.questions import Question
+
+if TYPE_CHECKING:
+    from tuneful.config import Config
+    from tuneful.types import Conversation
+
+Role = Literal["teacher", "judge", "model"]
+"""Who is asked: who makes the texts, who grades them, and the user's own model, whose answers become pairs."""
+
+OnResults = Callable[[Sequence[tuple[int, AskResult]]], None]
+"""Called with the indices and results of requests that ended together."""
+
+_GIVE_UP_AFTER = 8
+_NEVER = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request: its `key` among all (`12/task`), who is asked, and what.
+
+    With `continues` the question's user text is no message but the beginning of a text that is to be continued. A model in this
+    process renders the `record`, where there is one, by its own template: instruction and input stand apart there.
+    """
+
+    key: str
+    role: Role
+    question: Question
+    continues: bool = False
+    record: Conversation | None = None
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Over all that is said to the model, and the form of the reply."""
+        one = self.question
+        said = [one.system, one.earlier, one.user, one.schema, self.continues]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all texts that are sent."""
+        texts = [self.question.system, self.question.user, *(text for pair in self.question.earlier for text in pair)]
+        return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+class Asker(Protocol):
+    """Whoever answers requests. `identity` is all about it that could change a reply; it holds no secret."""
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What it is."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens of a reply; None for no limit of ours."""
+
+    def ask_all(self, asks: Sequence[Ask], on_results: OnResults) -> None:
+        """Ask everything. Raises JudgeError where nobody answers any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAsker:
+    """A server of the judge's client; `completions` is the same server asked to continue a text, None where it cannot."""
+
+    judge: Judge
+    max_tokens: int | None
+    completions: HttpJudge | None = None
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        return self.judge.name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The judge's."""
+        return self.judge.identity
+
+    def ask_all(self, asks: Sequence[Ask], on_results: OnResults) -> None:
+        """Ask everything, `judge.concurrency` at a time."""
+        for judge, continues in ((self.judge, False), (self.completions, True)):
+            numbers = [number for number, ask in enumerate(asks) if ask.continues is continues]
+            if numbers:
+                assert judge is not None, "this server continues no texts"
+                results = _InARow(self.name, numbers, on_results)
+                judge.ask_all([asks[number].question for number in numbers], results.take)
+                results.end()
+
+
+class _InARow:
+    """Holds failures back until a reply says that the server works; raises JudgeError after too many in a row."""
+
+    def __init__(self, name: str, numbers: Sequence[int], on_results: OnResults) -> None:
+        self._name, self._numbers, self._on_results = name, numbers, on_results
+        self._failed: list[tuple[int, AskResult]] = []
+
+    def take(self, index: int, result: AskResult) -> None:
+        """The result of one request."""
+        if isinstance(result, NoReply) and not result.final:
+            self._failed.append((self._numbers[index], result))
+            if len(self._failed) >= _GIVE_UP_AFTER:
+                raise JudgeError(f"{self._name} gave no reply to {_GIVE_UP_AFTER} requests in a row: {result.reason}")
+            return
+        self.end()
+        self._on_results([(self._numbers[index], result)])
+
+    def end(self) -> None:
+        """Hand over the failures that were held back."""
+        for one in self._failed:
+            self._on_results([one])
+        self._failed.clear()
+
+
+def without_breaker(judge: Judge) -> Judge:
+    """`judge` without its own limit on failures at the beginning: `_InARow` counts them wherever they come."""
+    if isinstance(judge, GgufJudge):
+        return replace(judge, client=replace(judge.client, give_up_after=_NEVER))
+    return replace(judge, give_up_after=_NEVER) if isinstance(judge, HttpJudge) else judge
+
+
+def open_asker(name: str, config: Config, notify: Callable[[str], None], *, continues: bool = False) -> Asker:
+    """Whoever `name` means: `ollama/NAME`, `openai/MODEL`, `gguf:FILE`, `model:FOLDER`.
+
+    With `continues` it is also asked to continue texts. Raises ConfigError, ModelError, or JudgeError where it cannot be reached.
+    """
+    from tuneful.judge.local import open_judge, resolve_settings
+    from tuneful.judge.run import loaded_model
+
+    settings = resolve_settings(config.judge.model_copy(update={"model": name}))
+    if name.startswith("model:"):
+        from tuneful.synthesize.in_process import ModelAsker
+
+        folder = name.removeprefix("model:")
+        digest, loaded = loaded_model(folder, config.model_copy(update={"judge": settings}), notify)
+        return ModelAsker.of(name, digest, loaded)
+    judge = without_breaker(open_judge(settings, _no_model, notify))
+    if not continues:
+        return ServerAsker(judge, settings.max_tokens)
+    from tuneful.synthesize.completions import completing
+
+    return ServerAsker(judge, settings.max_tokens, completing(judge))
+
+
+def _no_model(folder: str) -> Any:
+    raise AssertionError(f"{folder} is loaded by open_asker")
