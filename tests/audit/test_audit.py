@@ -50,7 +50,10 @@ def test_exactly_the_planted_rows_are_found(tmp_path: Path) -> None:
     write_rows(tmp_path / "benchmark.jsonl", AGAINST)
     found = look(tmp_path / "planted.jsonl", against=conversations(tmp_path / "benchmark.jsonl"))
     assert lines(found) == expected
-    of_labels = {"label_spellings", "unseen_labels"}  # which stand in no set of other records: tests/audit/test_labels.py
+    of_labels = {
+        "label_spellings",
+        "unseen_labels",
+    }  # which stand in no set of other records: tests/audit/test_labels.py
     assert set(expected) == set(KINDS) - NEEDS_TOKENS - NEEDS_PAIRS - of_labels - {"leakage"}  # every kind was planted
     for finding in found.findings:
         assert len(finding.cases) == min(3, finding.count)

@@ -343,7 +343,7 @@ def test_tools_and_what_a_template_leaves_out_come_back_from_the_store(
     monkeypatch.setattr(prepare, "MAX_IN_MEMORY", 8192 if in_memory else 0)
     asked = {"role": "user", "content": "Rain?"}
     call = {"id": "abcDEF123", "name": "get_weather", "arguments": {"city": "Bern"}}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"messages": [asked, {"role": "assistant", "content": "No.", "thinking": "Dry."}] * number}
         | ({"tools": [{"name": "get_weather"}]} if number == 1 else {})
         for number in (1, 2, 3)

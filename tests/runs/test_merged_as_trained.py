@@ -55,7 +55,7 @@ def saved(made: Any, like: Path, folder: Path, dtype: torch.dtype) -> Path:
 
 def planted(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """Of every matrix of the merged model, saved and checked, `change(merged, base)` is written instead."""
-    save = adapter.save_merged
+    save = adapter.save_merged  # type: ignore[attr-defined]
 
     def wrongly_saved(model: Any, base: Path, folder: Path, *others: Any, **settings: Any) -> bool:
         assert save(model, base, folder, *others, **settings)

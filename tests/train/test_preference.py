@@ -28,7 +28,7 @@ from tuneful.batch.order import all_steps
 from tuneful.config import LoraConfig, PreferenceConfig
 from tuneful.errors import TunefulError
 from tuneful.model.lora import add_adapter
-from tuneful.runs.schema import Evaluation, Layout, Notice, Step, TrainingState
+from tuneful.runs.schema import Evaluation, Layout, LayoutName, Notice, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.layout import cut_micro_batches, own_micro_batches, set_dropout
 from tuneful.train.loop import Training, measure_in
@@ -164,7 +164,8 @@ def test_the_tokens_that_both_sides_open_with_have_slopes_of_exactly_0(model):
 
 def test_a_pair_is_never_divided_and_both_sides_count():
     pairs = random_pairs(12)
-    for layout, limit in (("trie", 40), ("padded", 60)):
+    cases: list[tuple[LayoutName, int]] = [("trie", 40), ("padded", 60)]
+    for layout, limit in cases:
         batches = list(cut_micro_batches(pairs, limit, layout))
         assert sorted(one.source for batch in batches for one in batch) == sorted(one.source for one in pairs)
         for batch in batches:

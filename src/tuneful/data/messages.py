@@ -209,9 +209,9 @@ def _message(entry: Any, number: int, noted: Noted, *, asks: bool) -> Message:
         unfit(f"{where} calls a tool or thinks, and is the {meant}'s; the assistant alone does")
     note_idle_marks(entry, where, noted)
     if meant == "tool":
-        text = result_text(_text_of_parts(content), where, noted)
-        name, call_id = (entry.get(key) for key in (_one_of(entry, ("name", "tool_name")) or "", "tool_call_id"))
-        return Message(meant, text, 0.0, number, name=str(name or ""), call_id=str(call_id or ""))
+        result = result_text(_text_of_parts(content), where, noted)
+        tool, call_id = (entry.get(key) for key in (_one_of(entry, ("name", "tool_name")) or "", "tool_call_id"))
+        return Message(meant, result, 0.0, number, name=str(tool or ""), call_id=str(call_id or ""))
     text = text_of(_only_text(content, where), f"`{text_key}` of {where}", noted, f"`{text_key}`")
     return Message(meant, text, 0.0, number)
 

@@ -126,7 +126,7 @@ def keep_laid_out(model: PreTrainedModel) -> None:
 def kept_laid_out(model: PreTrainedModel) -> LaidOut | None:
     """What stays with `model` now; None where nothing does."""
     kept: _Kept | None = vars(model).get(_KEPT)
-    return kept and kept.found
+    return None if kept is None else kept.found
 
 
 def give_back_laid_out(model: PreTrainedModel) -> None:
@@ -139,7 +139,7 @@ class _Kept:
     """What was made of a model's weights when they were last laid out. A copy of the model has nothing of it."""
 
     def __init__(self) -> None:
-        self._weights: list[tuple[int, ...]] = []
+        self._weights: list[Any] = []
         self.found: LaidOut | None = None
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
@@ -147,8 +147,10 @@ class _Kept:
 
     def of(self, model: PreTrainedModel) -> LaidOut:
         """The same as before, unless weights have been replaced or written to, layers switched, or there was no room."""
-        weights = [(id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())]
-        weights += [(id(module),) for module in model.modules() if getattr(module, "disable_adapters", False)]
+        weights: list[Any] = [
+            (id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())
+        ]
+        weights += [id(module) for module in model.modules() if getattr(module, "disable_adapters", False)]
         if self.found is None or weights != self._weights:
             self.found = None  # not both at once
             found, self._weights = _lay_out(model), weights
