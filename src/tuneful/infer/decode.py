@@ -131,6 +131,7 @@ class _Kept:
 
     def of(self, model: PreTrainedModel) -> tuple[DecoderChoice, Weights]:
         """The same as before, unless weights have been replaced or written to, layers switched, or there was no room."""
+        weights: list[tuple[int, ...]]
         weights = [(id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())]
         weights += [(id(module),) for module in model.modules() if getattr(module, "disable_adapters", False)]
         if self._found is None or weights != self._weights:
