@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from tests.model.test_builtin import tiny_gguf
 
 from tuneful.model import gguf_cache
+from tuneful.model.gguf import gguf_model
 from tuneful.model.load import load_model, load_tokenizer
 
 
@@ -49,6 +52,28 @@ def test_the_second_command_unpacks_nothing_and_gets_the_same_model_and_tokens(
     assert first.tokenizer.chat_template == second.tokenizer.chat_template
     assert first.tokenizer.eos_token_id == second.tokenizer.eos_token_id
     assert second.folder == file, "the model is told by the file that was named"
+
+
+def test_what_was_unpacked_in_float32_is_let_go_of_and_read_as_it_is_wanted(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[weakref.ref[Any]]()
+
+    def unpacked(path: Path) -> Any:
+        model = gguf_model(path)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(gguf_cache, "gguf_model", unpacked)
+    gc.disable()
+    try:
+        first = load_model(str(file), dtype=torch.bfloat16).model
+        assert [one() for one in made] == [None]
+    finally:
+        gc.enable()
+    second = load_model(str(file), dtype=torch.bfloat16).model
+    assert first.dtype is torch.bfloat16
+    assert torch.equal(first(IDS).logits, second(IDS).logits)
 
 
 def test_a_tokenizer_alone_is_kept_without_the_weights(file: Path, models: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_a_model_that_failed_inside_has_its_weights_again() -> None:
 
 
 def test_weights_that_were_read_are_named_one_by_one() -> None:
-    model, seen = tiny_model("llama", tie_word_embeddings=False).bfloat16().eval(), []
+    model, seen = tiny_model("llama", tie_word_embeddings=False).bfloat16().eval(), list[int]()
     with widened(model, then=lambda weight: seen.append(weight.data_ptr())):
         prompt_logits(model, PROMPT)
     embedding = model.get_input_embeddings().weight
@@ -70,10 +71,10 @@ def test_weights_that_were_read_are_named_one_by_one() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_an_output_head_computes_a_few_rows_at_a_time(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuneful.model.widened.STRETCH", 5 * 32)
-    model = tiny_model("llama").bfloat16().eval()
+    model: Any = tiny_model("llama").bfloat16().eval()
     if bias:
         model.lm_head.bias = torch.nn.Parameter(torch.randn(model.lm_head.out_features).bfloat16())
-    wanted, seen = prompt_logits(copy.deepcopy(model).float(), PROMPT), []
+    wanted, seen = prompt_logits(copy.deepcopy(model).float(), PROMPT), list[tuple[int, ...]]()
     with widened(model, then=lambda weight: seen.append(tuple(weight.shape))):
         torch.testing.assert_close(prompt_logits(model, PROMPT), wanted, rtol=0, atol=1e-5)
     assert seen[-5:] == [(5, 32)] * 4 + [(4, 32)]

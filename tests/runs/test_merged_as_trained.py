@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import tuneful
 from tuneful.config import Config, load_config
 from tuneful.errors import ExportError
+from tuneful.export.merged import save_merged
 from tuneful.model.load import load_tokenizer
-from tuneful.runs import adapter
 
 QUICK = ["train.max_steps=3", "train.batch_size=4", "generate.max_new_tokens=2", "report.general=none"]
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
@@ -55,17 +55,16 @@ def saved(made: Any, like: Path, folder: Path, dtype: torch.dtype) -> Path:
 
 def planted(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """Of every matrix of the merged model, saved and checked, `change(merged, base)` is written instead."""
-    save = adapter.save_merged  # type: ignore[attr-defined]
 
     def wrongly_saved(model: Any, base: Path, folder: Path, *others: Any, **settings: Any) -> bool:
-        assert save(model, base, folder, *others, **settings)
+        assert save_merged(model, base, folder, *others, **settings)
         file, tensors = folder / "model.safetensors", load_file(folder / "model.safetensors")
         for name, tensor in load_file(base / "model.safetensors").items():
             tensors[name] = change(tensors[name].float(), tensor.float()).to(tensors[name].dtype).contiguous()
         save_file(tensors, file, {"format": "pt"})
         return True
 
-    monkeypatch.setattr(adapter, "save_merged", wrongly_saved)
+    monkeypatch.setattr("tuneful.runs.adapter.save_merged", wrongly_saved)
 
 
 FAULTS = {

@@ -53,7 +53,7 @@ def test_its_answers_are_compared_with_those_of_the_base_in_4_bits(run: Path, ti
     round_to_4_bits(rounded, torch.device("cpu"))
     rounded.save_pretrained(tmp_path / "rounded")
     load_tokenizer(tiny_llama).save_pretrained(tmp_path / "rounded")
-    files = {}
+    files: dict[str, Path] = {}
     for name, model in (("tuned", run / "adapter"), ("base", tmp_path / "rounded")):
         files[name] = tmp_path / f"{name}.jsonl"
         tuneful.generate_file(run / "data" / "test.jsonl", files[name], config=settings(model))

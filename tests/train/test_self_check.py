@@ -247,13 +247,14 @@ def test_a_gradient_that_is_turned_and_as_long_as_it_should_be_is_found(monkeypa
 
 
 def test_beside_a_base_in_4_bits_the_check_keeps_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, seen, loss = tiny_model("llama", hidden_size=64).bfloat16(), [], micro_batch_loss
+    model: Any = tiny_model("llama", hidden_size=64).bfloat16()
+    seen = list[set[bool]]()
     quantize_layers(model, torch.bfloat16)
     add_adapter(model, LoraConfig(r=2))
 
     def watched(*given: Any) -> Any:
         seen.append({layer.gradient_checkpointing for layer in model.model.layers})
-        return loss(*given)
+        return micro_batch_loss(*given)
 
     monkeypatch.setattr(layout, "micro_batch_loss", watched)
     assert self_check(model, random_records(3)) is None

@@ -147,9 +147,8 @@ class _Kept:
 
     def of(self, model: PreTrainedModel) -> LaidOut:
         """The same as before, unless weights have been replaced or written to, layers switched, or there was no room."""
-        weights: list[Any] = [
-            (id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())
-        ]
+        weights: list[Any]
+        weights = [(id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())]
         weights += [id(module) for module in model.modules() if getattr(module, "disable_adapters", False)]
         if self.found is None or weights != self._weights:
             self.found = None  # not both at once

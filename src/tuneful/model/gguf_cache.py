@@ -19,6 +19,7 @@ from tuneful.errors import ModelError
 from tuneful.files import cache_root, free_bytes, held, sha256_of, written_aside
 from tuneful.model.checks import Notify, ignore, quiet
 from tuneful.model.gguf import check_gguf, gguf_model, gguf_tokenizer
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.size import size_of
 
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ def cached_gguf_model(file: Path, load: Callable[[Path], PreTrainedModel], notif
         model = gguf_model(file)
         with contextlib.suppress(OSError, SafetensorError), written_aside(folder) as aside, quiet():
             model.save_pretrained(str(aside))
-        return model
+        if not (folder / "config.json").is_file():
+            return model
+        del model  # in float32, and what is wanted may be a quarter of that
+        give_back_freed_memory()
+        return load(folder)
 
 
 def unpacked_folder(file: Path) -> Path | None:

@@ -164,5 +164,6 @@ def _coarsest(run: RunState) -> torch.dtype:
 
 def _stored_types(run: RunState) -> set[str]:
     """The number formats of the weights in the base's files; none where they are not known."""
-    tensors = stored_tensors(folder).values() if (folder := _base_folder(run)) is not None else ()
-    return {DTYPES[tensor.dtype] for tensor in tensors if tensor.dtype in DTYPES}
+    folder = _base_folder(run)
+    tensors = stored_tensors(folder) if folder is not None else {}
+    return {DTYPES[tensor.dtype] for tensor in tensors.values() if tensor.dtype in DTYPES}
