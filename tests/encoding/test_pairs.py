@@ -16,7 +16,6 @@ from tuneful.data.pairs import open_reader
 from tuneful.data.read import stream_data
 from tuneful.data.split import normal_prompt
 from tuneful.encoding import prepare
-from tuneful.encoding.chat_template import ChatTemplate
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset, describe, load_encoder, prepare_data
 from tuneful.encoding.replay import read_replay
@@ -166,24 +165,21 @@ def test_a_prompt_is_cut_alike_for_both_sides(chatml: TextEncoder) -> None:
     assert "data.max_length=40" in none
 
 
-def test_sides_whose_prompt_a_template_renders_otherwise_are_refused() -> None:
-    source = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<' + m.content + eos_token }}{% else %}"
-        "{{ '>' + m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<{% endif %}"
-    )
-    counting = "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}" + source
-    tokenizer = oracle.byte_tokenizer()
-    row = {
-        "chosen": [user("1"), bot("a"), user("2"), bot("b")],
-        "rejected": [user("1"), bot("x")],
-    }
-    end = tokenizer.eos_token
-    for text, is_fit in ((source, True), (counting, False)):
-        template = ChatTemplate(text, "my.jinja", added_tokens={end: True}, eos_token=end)
-        found = Encoder(TextEncoder(tokenizer, template), ENOUGH).example(meant(row))
-        assert isinstance(found, Example) == is_fit, found
-        if isinstance(found, str):
-            assert found == "the two sides of the pair do not begin with the same prompt under this template"
+def test_sides_that_a_template_renders_with_another_prompt_are_refused(chatml: TextEncoder) -> None:
+    """No built-in template does it: a chat template may, whose rendering of a turn depends on the turns after it."""
+    encoder, pair = Encoder(chatml, ENOUGH), meant(LONG)
+    chosen, other = (encoded(encoder, {"prompt": asked, "completion": "yes"}, "sft") for asked in ("one", "two"))
+    found = encoder._preference(pair, chosen, other)
+    assert found == "the two sides of the pair do not begin with the same prompt under this template"
+    assert isinstance(encoder._preference(pair, chosen, chosen), Example)
+
+
+def test_sides_that_part_at_an_earlier_answer_have_the_prompt_before_it(chatml: TextEncoder) -> None:
+    row = {"chosen": [user("1"), bot("a"), user("2"), bot("b")], "rejected": [user("1"), bot("x")]}
+    example = encoded(Encoder(chatml, ENOUGH, last_turn=True), row)
+    assert example.rejected is not None
+    assert bracketed(shown_record(example, chatml).tokens).count("⟦") == 2
+    assert example.num_prompt_tokens == example.rejected.num_prompt_tokens
 
 
 # A data set of pairs
