@@ -39,11 +39,14 @@ from transformers import (
 )
 
 from tuneful.batch.collate import pad_examples
+from tuneful.config import LoraConfig
 from tuneful.errors import ModelError
 from tuneful.model.attention import plan_attention
 from tuneful.model.forward import own_attention
+from tuneful.model.lora import add_adapter
+from tuneful.model.nf4_layers import quantize_layers
 from tuneful.runs.schema import Notice
-from tuneful.train import loss
+from tuneful.train import loss, memory
 from tuneful.train.layout import choose_layout, self_check, set_dropout, why_not_shared, why_random
 from tuneful.train.loop import Training
 from tuneful.train.optimizer import AdamW
@@ -329,3 +332,22 @@ def test_a_training_in_which_no_gradient_reaches_anything_is_refused():
         parameter.requires_grad_("encoder_attn" in name)
     with pytest.raises(ModelError, match=r"no gradient reaches any of .* lora\.target_modules"):
         events_of(model, train_config(max_steps=1, batch_size=4))
+
+
+def test_beside_a_large_base_the_activations_are_bounded_however_much_memory_is_free(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 21 * 10**6)
+    monkeypatch.setattr(memory, "MIN_TOKENS", 2)
+    free = memory.affordable_tokens(tiny_model(), torch.float32, computed_again=False)
+    monkeypatch.setattr(memory, "LARGE_BASE", 7 * 10**5)
+    assert memory.affordable_tokens(tiny_model(), torch.float32, computed_again=False) == free, "all of it is trained"
+    for quantized in (False, True):
+        model = tiny_model("llama", hidden_size=256, intermediate_size=1024)
+        if quantized:
+            quantize_layers(model, torch.float32)
+        add_adapter(model, LoraConfig(r=2, target_modules=("q_proj",)))
+        bounded = memory.affordable_tokens(model, torch.float32, computed_again=False)
+        monkeypatch.setattr(memory, "LARGE_BASE", 10**9)
+        assert memory.affordable_tokens(model, torch.float32, computed_again=False) == pytest.approx(
+            10 * bounded, rel=0.3
+        )
+        monkeypatch.setattr(memory, "LARGE_BASE", 7 * 10**5)

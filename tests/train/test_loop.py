@@ -191,7 +191,7 @@ def test_smaller_micro_batches_of_an_evaluation_change_its_losses_by_rounding_al
     model, examples = tiny_model(dtype=torch.float64), random_records(9, longest=40)
     found, num_batches = [], []
     for most in (1, 1 << 28):  # so many bytes of logits; the micro-batches are never cut below 64 tokens here
-        calls = list[int]()
+        calls: list[int] = []
         monkeypatch.setattr(loop, "_EVALUATED_BYTES", most)
         monkeypatch.setattr(loop, "MIN_TOKENS", 64)
         monkeypatch.setattr(

@@ -23,6 +23,10 @@ MIN_TOKENS = 256
 """What a micro-batch may compute, however little memory is free; a single longer record is computed all the same."""
 
 
+LARGE_BASE = 1 << 30
+"""From how many bytes of frozen weights on the activations beside them are bounded, and by how many."""
+
+
 def fitted(attempt: Callable[[int], Found], max_tokens: int) -> tuple[Found, int, list[str]]:
     """What `attempt(max_tokens)` finds, with the limit halved until it fits.
 
@@ -60,13 +64,25 @@ def out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
 
 
 def affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again: bool) -> int:
-    """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory."""
+    """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory; where an
+    adapter is trained beside a base of more than `LARGE_BASE` bytes, no more than that: some hundred rows keep its products busy,
+    its gradients cost little to collect, and the base decides what a machine has to have."""
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # where layers are of unlike width
     a_token = bytes_a_token(hidden, inner, layers, config.vocab_size, dtype, computed_again=computed_again)
-    return int(min(max(available_bytes(model.device) / 3 / a_token, MIN_TOKENS), 16_384))
+    room = available_bytes(model.device) / 3
+    if _frozen_bytes(model) > LARGE_BASE:
+        room = min(room, LARGE_BASE)
+    return int(min(max(room / a_token, MIN_TOKENS), 16_384))
+
+
+def _frozen_bytes(model: PreTrainedModel) -> int:
+    """What the base of an adapter takes, in whatever form; 0 where more than a little of the model is trained."""
+    trained = sum(one.nbytes for one in model.parameters() if one.requires_grad)
+    every = sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
+    return every - trained if 4 * trained < every else 0
 
 
 def bytes_a_token(
