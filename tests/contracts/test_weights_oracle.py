@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.doubles import tool_templates
 from tests.doubles import written_tools as tools
 from tests.doubles import written_weights as oracle
 
+from tuneful.data.formats import FormatReader, ReadRow
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.types import Conversation, Example, Turn
@@ -29,7 +31,7 @@ def test_every_template_agrees_with_the_oracle(tokenizer: str) -> None:
         assert found["cut"] > 0
 
 
-@pytest.mark.parametrize("name", tools.TEMPLATES)
+@pytest.mark.parametrize("name", tool_templates.TEMPLATES)
 def test_every_template_of_tools_agrees_with_the_oracle(name: str) -> None:
     found = tools.check(name, 40, 1)
     assert found["differences"] == 0, found["first"]
@@ -40,13 +42,13 @@ def test_every_template_of_tools_agrees_with_the_oracle(name: str) -> None:
 def test_the_oracle_of_tools_finds_a_thought_that_is_trained_and_a_call_that_is_not() -> None:
     takes, rng = tools.TAKES["hermes"], random.Random(0)
     maker = tools.Maker(rng, takes, ())
-    tokenizer = tools.tokenizer_of(tools.CONTROL["hermes"], tools.TEMPLATES["hermes"], takes.end)
+    tokenizer = tools.tokenizer_of(tool_templates.CONTROL["hermes"], tool_templates.TEMPLATES["hermes"], takes.end)
     text = TextEncoder(tokenizer, oracle.own_template(tokenizer, "tokenizer"))
     said = [tools.Said("user", maker.text()), tools.Said("assistant", "", maker.text(), [maker.call()])]
     row = tools.row_of(rng, said, maker.tools())
-    read = tools.FormatReader("auto", None).read(row, "here:1")
-    assert isinstance(read, tools.ReadRow)
-    settings = {"prompt_weight": 0.0, "last_turn": False, "train_reasoning": False}
+    read = FormatReader("auto", None).read(row, "here:1")
+    assert isinstance(read, ReadRow)
+    settings: dict[str, Any] = {"prompt_weight": 0.0, "last_turn": False, "train_reasoning": False}
     expected = tools.expected(tokenizer, takes, said, json.loads(read.conversation.tools), settings)
     good = Encoder(text, 10_000, train_reasoning=False).example(read.conversation)
     assert isinstance(good, Example)

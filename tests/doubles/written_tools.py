@@ -385,7 +385,7 @@ def check(
     rng, counts, differences = random.Random(seed), Counter[str](), []
     for number in range(num_conversations):
         said, tools = Maker(rng, takes, control).record()
-        settings = {
+        settings: dict[str, Any] = {
             "prompt_weight": rng.choice((0.0, 0.0, 0.25, 1.0)),
             "last_turn": rng.random() < 0.2,
             "train_reasoning": rng.random() < 0.6,

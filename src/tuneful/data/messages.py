@@ -197,8 +197,8 @@ def _message(entry: Any, number: int, noted: Noted, *, asks: bool) -> Message:
     role = entry[role_key]
     meant = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if meant is None:
-        name = quoted(role) if isinstance(role, str) else kind_of(role)
-        unfit(f"{where} is by {name}; messages of system, user, assistant and tool are known")
+        whom = quoted(role) if isinstance(role, str) else kind_of(role)
+        unfit(f"{where} is by {whom}; messages of system, user, assistant and tool are known")
     for key in entry.keys() - _KNOWN_KEYS:
         if is_prose(entry[key]):
             noted.add("unused_text", f"`{shown(key)}` of messages")
@@ -210,8 +210,8 @@ def _message(entry: Any, number: int, noted: Noted, *, asks: bool) -> Message:
     note_idle_marks(entry, where, noted)
     if meant == "tool":
         text = result_text(_text_of_parts(content), where, noted)
-        name, call_id = (entry.get(key) for key in (_one_of(entry, ("name", "tool_name")) or "", "tool_call_id"))
-        return Message(meant, text, 0.0, number, name=str(name or ""), call_id=str(call_id or ""))
+        name = entry.get(_one_of(entry, ("name", "tool_name")) or "") or ""
+        return Message(meant, text, 0.0, number, name=str(name), call_id=str(entry.get("tool_call_id") or ""))
     text = text_of(_only_text(content, where), f"`{text_key}` of {where}", noted, f"`{text_key}`")
     return Message(meant, text, 0.0, number)
 

@@ -84,7 +84,9 @@ def _call(call: Any, where: str, noted: Noted) -> ToolCall:
     name = called.get("name")
     if not isinstance(name, str) or not name.strip():
         unfit(f"{where} has no `name`")
-    given = next((called[key] for key in ("arguments", "parameters", "input") if not is_blank(called.get(key))), {})
+    given: Any = next(
+        (called[key] for key in ("arguments", "parameters", "input") if not is_blank(called.get(key))), {}
+    )
     arguments = from_json_text(given, f"`arguments` of {where}", noted)
     if not isinstance(arguments, dict):
         unfit(f"`arguments` of {where} is {kind_of(arguments)}, expected an object or its JSON text")

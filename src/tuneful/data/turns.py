@@ -78,7 +78,7 @@ def _check_texts(messages: Sequence[Message]) -> None:
 
 def _joined(messages: Sequence[Message], noted: Noted) -> list[Message]:
     """Neighbours of one role as one message, where their marks agree; what tools answered stays apart."""
-    joined = []
+    joined: list[Message] = []
     for role, neighbours in groupby(messages, key=lambda message: message.role):
         if role == "tool":
             joined += neighbours

@@ -83,7 +83,8 @@ def _with_origins(tokens: Sequence[ShownToken], encoder: TextEncoder, pieces: Se
     """
     end = encoder.token_text([encoder.end_token_id])
     letters = [(letter, piece.origin.value) for piece in pieces for letter in _text_of(piece, end)]
-    shown, at = [], 0
+    shown: list[ShownToken] = []
+    at = 0
     for token in tokens:
         if not shown and token.token_id in encoder.bos_token_ids:
             shown.append(replace(token, origin=Origin.TEMPLATE.value))

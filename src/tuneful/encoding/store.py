@@ -339,8 +339,9 @@ def _turn(said: list[Any]) -> Turn:
     """What `_plain` wrote."""
     if len(said) == 4:
         return Turn(*said)
-    *rest, calls, results = said
-    return Turn(*rest, tuple(ToolCall(*one) for one in calls), tuple(ToolResult(*one) for one in results))
+    instruction, asked, response, weight, thought, calls, results = said
+    made = tuple(ToolCall(*one) for one in calls), tuple(ToolResult(*one) for one in results)
+    return Turn(instruction, asked, response, weight, thought, *made)
 
 
 def _as_json(value: Any) -> str:
