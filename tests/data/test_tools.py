@@ -98,8 +98,10 @@ def test_several_calls_of_a_message_and_their_results_keep_their_order_names_and
     assert found[1].results == (ToolResult("2", "a", "c2"), ToolResult("0", "a", "c0"), ToolResult("1", "b", "c1"))
     apart = [{"from": "function_call", "value": json.dumps(call)} for call in calls]
     nameless = [{"from": "observation", "value": str(n)} for n in range(3)]
-    other = read({"conversations": [{"from": "human", "value": "Q"}, *apart, *nameless, {"from": "gpt", "value": "A"}]})
-    assert [one.name for one in other.conversation.turns[1].results] == ["a", "b", "a"]
+    shared = read(
+        {"conversations": [{"from": "human", "value": "Q"}, *apart, *nameless, {"from": "gpt", "value": "A"}]}
+    )
+    assert [one.name for one in shared.conversation.turns[1].results] == ["a", "b", "a"]
 
 
 def test_a_result_that_is_no_text_is_its_json_and_is_counted() -> None:

@@ -343,14 +343,14 @@ def test_tools_and_what_a_template_leaves_out_come_back_from_the_store(
     monkeypatch.setattr(prepare, "MAX_IN_MEMORY", 8192 if in_memory else 0)
     asked = {"role": "user", "content": "Rain?"}
     call = {"id": "abcDEF123", "name": "get_weather", "arguments": {"city": "Bern"}}
-    rows: list[dict[str, Any]] = [
-        {"messages": [asked, {"role": "assistant", "content": "No.", "thinking": "Dry."}] * number}
-        | ({"tools": [{"name": "get_weather"}]} if number == 1 else {})
-        for number in (1, 2, 3)
-    ]
-    rows[0]["messages"][1:1] = [
+    thought = [asked, {"role": "assistant", "content": "No.", "thinking": "Dry."}]
+    called = [
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "content": "none", "tool_call_id": "abcDEF123"},
+    ]
+    rows: list[dict[str, Any]] = [
+        {"messages": [asked, *called, thought[1]], "tools": [{"name": "get_weather"}]},
+        *({"messages": thought * number} for number in (2, 3)),
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = load_config(None, ["data.test_share=0", "data.validation_share=0"])
