@@ -15,16 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tuneful.errors import JudgeError
 from tuneful.judge.client import AskResult, HttpJudge, Judge, NoReply
-from tuneful.judge.local import GgufJudge
 from tuneful.judge.questions import Question
 
 if TYPE_CHECKING:
-    from tuneful.config import Config
     from tuneful.types import Conversation
 
 Role = Literal["teacher", "judge", "model"]
@@ -34,7 +32,6 @@ OnResults = Callable[[Sequence[tuple[int, AskResult]]], None]
 """Called with the indices and results of requests that ended together."""
 
 _GIVE_UP_AFTER = 8
-_NEVER = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,37 +132,3 @@ class _InARow:
         for one in self._failed:
             self._on_results([one])
         self._failed.clear()
-
-
-def without_breaker(judge: Judge) -> Judge:
-    """`judge` without its own limit on failures at the beginning: `_InARow` counts them wherever they come."""
-    if isinstance(judge, GgufJudge):
-        return replace(judge, client=replace(judge.client, give_up_after=_NEVER))
-    return replace(judge, give_up_after=_NEVER) if isinstance(judge, HttpJudge) else judge
-
-
-def open_asker(name: str, config: Config, notify: Callable[[str], None], *, continues: bool = False) -> Asker:
-    """Whoever `name` means: `ollama/NAME`, `openai/MODEL`, `gguf:FILE`, `model:FOLDER`.
-
-    With `continues` it is also asked to continue texts. Raises ConfigError, ModelError, or JudgeError where it cannot be reached.
-    """
-    from tuneful.judge.local import open_judge, resolve_settings
-    from tuneful.judge.run import loaded_model
-
-    settings = resolve_settings(config.judge.model_copy(update={"model": name}))
-    if name.startswith("model:"):
-        from tuneful.synthesize.in_process import ModelAsker
-
-        folder = name.removeprefix("model:")
-        digest, loaded = loaded_model(folder, config.model_copy(update={"judge": settings}), notify)
-        return ModelAsker.of(name, digest, loaded)
-    judge = without_breaker(open_judge(settings, _no_model, notify))
-    if not continues:
-        return ServerAsker(judge, settings.max_tokens)
-    from tuneful.synthesize.completions import completing
-
-    return ServerAsker(judge, settings.max_tokens, completing(judge))
-
-
-def _no_model(folder: str) -> Any:
-    raise AssertionError(f"{folder} is loaded by open_asker")

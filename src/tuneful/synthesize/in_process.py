@@ -78,7 +78,7 @@ class ModelAsker:
     def _generated(
         self, asks: Sequence[Ask], prompts: Sequence[list[int]], own: Sequence[int], temperature: float, continues: bool
     ) -> list[tuple[int, Generated]]:
-        """What is generated for the requests with the numbers `own`, with those numbers."""
+        """What is generated for the requests with these numbers, each with its number."""
         loaded = self.loaded
         greedy = {} if temperature else {"top_k": None, "top_p": 1.0, "min_p": 0.0}
         config = loaded.config.generate.model_copy(update={"temperature": temperature, **greedy})

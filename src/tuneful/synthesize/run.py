@@ -22,11 +22,12 @@ from tuneful.data.read import DataFile, read_data
 from tuneful.data.split import normal_prompt
 from tuneful.errors import ConfigError, DataError
 from tuneful.judge.local import resolve_settings
-from tuneful.synthesize.asking import Asker, Role, ServerAsker, open_asker
+from tuneful.synthesize.asking import Asker, Role, ServerAsker
 from tuneful.synthesize.engine import Budget, Engine, left_out
 from tuneful.synthesize.journal import Journal, requests_file
 from tuneful.synthesize.kinds import KINDS, Kind, Recipe
 from tuneful.synthesize.novelty import Known
+from tuneful.synthesize.opened import open_askers
 from tuneful.synthesize.prompts import NEEDED, load_prompt, prompts_text
 from tuneful.synthesize.ranking import JudgeRanking
 from tuneful.synthesize.request import Request
@@ -139,27 +140,6 @@ def read_topics(path: Path) -> tuple[str, ...]:
     if not 0 < len(topics) <= _MAX_TOPICS:
         raise DataError(f"{path}: {len(topics):,} topics, expected 1 to {_MAX_TOPICS:,}, a line each")
     return topics
-
-
-def open_askers(request: Request, config: Config, notify: Callable[[str], None]) -> dict[Role, Asker]:
-    """Everybody who is asked, by role; who has two roles under one name is opened once."""
-    askers: dict[Role, Asker] = {}
-    if request.model is not None:
-        if request.model.startswith(("ollama/", "openai/", "gguf:")):
-            askers["model"] = open_asker(request.model, config, notify)
-        else:
-            from tuneful.synthesize.in_process import load_own_model
-
-            assert request.temperature is not None
-            askers["model"] = load_own_model(request.model, config, request.temperature, notify)
-    if request.teacher is not None:
-        askers["teacher"] = open_asker(request.teacher, config, notify, continues=request.from_empty_turn)
-    if request.judge is not None:
-        same = request.judge == request.teacher
-        askers["judge"] = askers["teacher"] if same else open_asker(request.judge, config, notify)
-    if request.max_tokens is not None and any(asker.max_tokens is None for asker in askers.values()):
-        raise ConfigError("--max-tokens needs a limit on each reply, which judge.max_tokens=none takes away")
-    return askers
 
 
 def recipe_of(
