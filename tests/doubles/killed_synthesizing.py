@@ -43,6 +43,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in found if not file.name.endswith(".lock")}
 
 
+def has_written_all(folder: Path) -> bool:
+    """Whether the kill came when everything was written: the rows come last, and what it takes to go on is removed then."""
+    names = {file.name for file in (folder / "out").iterdir()}
+    return "made.jsonl" in names and "made.jsonl.partial" not in names
+
+
 def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.03) -> dict[str, Any]:
     """Runs of a kind killed `num_kills` times in all, each held against one that was not."""
     dice, complaints, kills, ends = random.Random(seed), list[str](), 0, 0
@@ -73,8 +79,9 @@ def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.03
                     except TimeoutError:
                         process.kill()
                         process.wait()
-                        kills, killed_here = kills + 1, killed_here + 1
-                        continue
+                        kills, killed_here, code = kills + 1, killed_here + 1, 0
+                        if not has_written_all(folder):
+                            continue
                     break
                 ends += 1
                 if code:

@@ -146,7 +146,7 @@ def test_a_fault_inside_a_document_is_named_by_the_way_to_it() -> None:
     environment = json.loads((BEFORE_RENAMING / "environment.json").read_text())
     with pytest.raises(DataError, match=r"`phase_seconds\.saving`: expected a number, found 'long'"):
         read_strictly(Environment, {**environment, "phase_seconds": {"saving": "long"}}, "e.json")
-    with pytest.raises(DataError, match=r"`kind`: expected one of 'passage', 'sample', found 'text'"):
+    with pytest.raises(DataError, match=r"`kind`: expected one of 'passage', 'sample', 'document', found 'text'"):
         read_strictly(GeneralScore, {"kind": "text"}, "g.jsonl:1")
     with pytest.raises(DataError, match=r"^g\.jsonl:1: expected an object, found \[\]$"):
         read_strictly(GeneralScore, [], "g.jsonl:1")
@@ -215,6 +215,10 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "calibration.json",
                         "export/NAME/proof.json",
                         "ratings.jsonl",
+                        "reference.json",
+                        "preference.json",
+                        "documents/base.jsonl",
+                        "documents/tuned.jsonl",
                     ),
                 ), name
             elif name.endswith(".jsonl"):

@@ -149,7 +149,7 @@ class _Kept:
         """The same as before, unless weights have been replaced or written to, layers switched, or there was no room."""
         weights: list[Any]
         weights = [(id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())]
-        weights += [id(module) for module in model.modules() if getattr(module, "disable_adapters", False)]
+        weights += [id(module) for module in model.modules() if _is_switched(module)]
         if self.found is None or weights != self._weights:
             self.found = None  # not both at once
             found, self._weights = _lay_out(model), weights
@@ -157,6 +157,11 @@ class _Kept:
                 return found
             self.found = found
         return self.found
+
+
+def _is_switched(module: torch.nn.Module) -> bool:
+    """Whether a module computes otherwise than by its weights alone: its adapter is off, or it has hooks."""
+    return getattr(module, "disable_adapters", False) or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _lay_out(model: PreTrainedModel) -> LaidOut:

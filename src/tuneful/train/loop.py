@@ -350,6 +350,7 @@ def evaluated_in(layout: Layout, model: PreTrainedModel) -> Layout:
 def without_gradients(
     model: PreTrainedModel, batches: Iterator[list[Example]], layout: Layout, should_stop: Callable[[], None]
 ) -> Iterator[tuple[list[Example], MicroBatchLoss]]:
+    """Each of `batches` with its loss, computed in evaluation mode and without a graph; `should_stop` may raise before any."""
     model.eval()
     for batch in batches:
         should_stop()

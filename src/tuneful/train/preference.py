@@ -48,11 +48,11 @@ def record_weight(example: Example) -> float:
     return float(example.weights.max())
 
 
-def response_logps(found: MicroBatchLoss, own: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> torch.Tensor:
-    """For each of `own`, indices of targets, their summed log-probability: float64 [len(own)] on the CPU, with its graph."""
-    owner = np.repeat(np.arange(len(own)), [len(part) for part in own])
-    logps = -found.target_nll.double().cpu()[torch.from_numpy(np.concatenate(own))]
-    return torch.zeros(len(own), dtype=torch.float64).index_add(0, torch.from_numpy(owner), logps)
+def response_logps(found: MicroBatchLoss, groups: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> torch.Tensor:
+    """For each group of targets, by their indices, their summed log-probability: float64 [len(groups)] on the CPU, with its graph."""
+    owner = np.repeat(np.arange(len(groups)), [len(part) for part in groups])
+    logps = -found.target_nll.double().cpu()[torch.from_numpy(np.concatenate(groups))]
+    return torch.zeros(len(groups), dtype=torch.float64).index_add(0, torch.from_numpy(owner), logps)
 
 
 @dataclass(frozen=True, slots=True)
