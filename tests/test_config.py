@@ -197,7 +197,7 @@ def test_what_an_earlier_version_wrote_down_is_translated() -> None:
         ("train.batchsize=1", "did you mean `train.batch_size`?"),
         ("learning_rate=1", "did you mean `train.learning_rate`?"),
         ("data.seed=1", "did you mean `train.seed`?"),
-        ("nonsense.thing=1", "sections are data, template, model, lora, train, generate, judge, report"),
+        ("nonsense.thing=1", "sections are data, template, model, lora, train, preference, generate, judge, report"),
         ("a.b.c=1", "sections are"),
         ("train.=1", "unknown key `train.`"),
     ],
