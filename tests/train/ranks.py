@@ -46,13 +46,13 @@ def train_pairs(group):
         if group.sharded:
             shard(model, torch.float64)
         config = train_config(batch_size=4, num_train_epochs=1, learning_rate=1e-2, eval_steps=4, keep="last")
+        optimizer = AdamW(model, config, torch.float64, group)  # while the parameters are shards, as in a run
         bare = KtoObjective(PreferenceConfig(), 64) if name == "kto" else PairObjective("dpo", MIXTURE)
         known: dict[str, float] = {}
         order = [[examples[index] for index in step] for step in all_steps(10, 4, config.seed, 1)]
         list(reference_logps(model, bare, [*order, examples[10:]], LAYOUT, known, group=group))
         objective = replace(bare, reference=known)
         assert largest_difference(model, objective, order[0], LAYOUT, group) < 1e-12
-        optimizer = AdamW(model, config, torch.float64, group)
         training = Training(
             model, optimizer, examples[:10], examples[10:], config, LAYOUT, objective=objective, group=group
         )
