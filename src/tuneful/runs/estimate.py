@@ -286,6 +286,6 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
         largest = max(int(parameter.numel()) for parameter in run.model.parameters())
         widest = max(widest, min(STRETCH, largest))  # what no adapter stands beside is written stretch by stretch
         return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
-    # What was saved is read again, and laid out as the weights in memory are.
-    reloaded: int = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
-    return settled + reloaded
+    # What was saved is read again, and laid out as the weights in memory are: one of them is there twice for a moment.
+    sizes = [parameter.numel() * parameter.element_size() for parameter in run.model.parameters()]
+    return settled + sum(sizes) + max(sizes)
