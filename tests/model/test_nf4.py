@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tuneful.config import LoraConfig
 from tuneful.errors import ModelError
+from tuneful.model import nf4_layers
 from tuneful.model.lora import add_adapter
 from tuneful.model.nf4 import LEVELS, NF4, dequantize, quantize_nf4
 from tuneful.model.nf4_layers import (
@@ -193,6 +194,14 @@ def test_pefts_adapters_compute_beside_4_bits_what_they_compute_beside_the_round
                 torch.nn.init.normal_(parameter, std=0.1)
         logits.append(model(input_ids=torch.tensor([[5, 9, 12, 4, 3]])).logits)
     torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+
+
+def test_no_matrix_is_turned_back_to_put_an_adapter_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them at once were as much memory as the base in bfloat16."""
+    model = tiny_model("llama", hidden_size=64)
+    quantize_layers(model, torch.bfloat16)
+    monkeypatch.setattr(nf4_layers, "dequantize", lambda *_: pytest.fail("a matrix was turned back"))
+    add_adapter(model, LoraConfig(r=2))
 
 
 def test_the_scales_of_a_whole_matrix_are_as_many_as_its_blocks():

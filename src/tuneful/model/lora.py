@@ -30,7 +30,7 @@ from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.merge import merge_layers
 from tuneful.model.names import hub_id
 from tuneful.model.nf4 import NF4
-from tuneful.model.nf4_layers import NF4Linear, dequantize_layers, quantized_of, weights_without_values
+from tuneful.model.nf4_layers import NF4_LAYERS, NF4Linear, dequantize_layers, quantized_of, weights_without_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -337,7 +337,7 @@ def target_modules(model: PreTrainedModel, config: LoraConfig) -> set[str]:
             ends.add(own)
         elif _is_linear(module):
             linear.add(own)
-            places.append((own, getattr(module, "weight", None)))
+            places.append((own, module.codes if isinstance(module, NF4_LAYERS) else getattr(module, "weight", None)))
     uses = Counter(id(weight) for _, weight in places if weight is not None)
     shared = {own for own, weight in places if uses[id(weight)] > 1}
     linear -= shared

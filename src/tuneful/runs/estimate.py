@@ -288,4 +288,4 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
         return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
     # What was saved is read again, and laid out as the weights in memory are: one of them is there twice for a moment.
     sizes = [parameter.numel() * parameter.element_size() for parameter in run.model.parameters()]
-    return settled + sum(sizes) + max(sizes)
+    return int(settled + sum(sizes) + max(sizes))
