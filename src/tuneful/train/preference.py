@@ -49,7 +49,7 @@ def record_weight(example: Example) -> float:
 
 
 def response_logps(found: MicroBatchLoss, groups: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> torch.Tensor:
-    """The summed log-probability of each group of targets, given by their indices: float64 [groups] on the CPU, with its graph."""
+    """The summed log-probability of each group of targets, by their indices: float64 [groups] on the CPU, with its graph."""
     owner = np.repeat(np.arange(len(groups)), [len(part) for part in groups])
     logps = -found.target_nll.double().cpu()[torch.from_numpy(np.concatenate(groups))]
     return torch.zeros(len(groups), dtype=torch.float64).index_add(0, torch.from_numpy(owner), logps)
