@@ -35,7 +35,8 @@ from tuneful.train.preference_losses import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-POINTS = [
+Point = tuple[float, ...]
+POINTS: list[Point] = [
     # chosen, rejected, ref_chosen, ref_rejected, num_chosen, num_rejected
     (-13.0, -14.0, -13.0, -14.0, 8, 12),
     (-12.0, -15.0, -13.0, -14.0, 8, 12),
@@ -65,7 +66,7 @@ def random_points(count: int) -> list[tuple[float, ...]]:
     return found
 
 
-def stub(kind: type, **settings: Any) -> Any:
+def stub(kind: Any, **settings: Any) -> Any:
     """A trainer without a model, with the settings that its loss reads."""
     trainer = kind.__new__(kind)
     accelerator = SimpleNamespace(device="cpu", gather_for_metrics=lambda one: one, gather=lambda one: one)

@@ -92,10 +92,12 @@ def _total_loss(model: Model, examples: list[Example], share: bool) -> torch.Ten
 
 def _pair_loss(model: Model, batch: Batch, share: bool) -> torch.Tensor:
     """DPO's loss of a step, against the reference that the batch brings."""
-    pairs, reference = [], {}
+    pairs: list[Example] = []
+    reference: dict[str, float] = {}
     for record in batch:
         chosen, rejected = map(_example, record.sides)
         pairs.append(replace(chosen, rejected=rejected))
+        assert record.reference is not None
         reference |= {side_key(side): known for side, known in zip((chosen, rejected), record.reference, strict=True)}
     objective = PairObjective("dpo", PreferenceConfig(beta=BETA), reference)
     found = micro_batch_loss(model, objective.sides(pairs), "trie" if share else "unshared")

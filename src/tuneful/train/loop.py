@@ -344,6 +344,7 @@ def evaluated_in(layout: Layout, model: PreTrainedModel) -> Layout:
 def without_gradients(
     model: PreTrainedModel, batches: Iterator[list[Example]], layout: Layout, should_stop: Callable[[], None]
 ) -> Iterator[tuple[list[Example], MicroBatchLoss]]:
+    """Each of `batches` with its loss, which has no graph; the model is in evaluation mode from here on."""
     model.eval()
     for batch in batches:
         should_stop()
