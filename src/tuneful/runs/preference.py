@@ -50,7 +50,7 @@ def begin_objective(run: RunState, engine: Engine) -> Objective:
 
 
 def measure_held_out(run: RunState, engine: Engine, objective: Objective) -> None:
-    """Write preferences.json: what the trained model makes of the test records, or of the validation ones where there are none."""
+    """Write preferences.json: what the model makes of the test records, or of the validation ones where there are none."""
     if not isinstance(objective, (PairObjective, KtoObjective)):
         return
     subset = run.dataset.test if len(run.dataset.test) else run.dataset.validation

@@ -50,7 +50,7 @@ def record_weight(example: Example) -> float:
 
 
 def response_logps(found: MicroBatchLoss, responses: Sequence[np.ndarray[Any, np.dtype[np.int64]]]) -> torch.Tensor:
-    """For each of `responses`, indices of targets, their summed log-probability: float64 [responses], on the CPU, with its graph."""
+    """For each response, indices of targets, their summed log-probability, on the CPU with its graph: float64 [responses]."""
     owner = np.repeat(np.arange(len(responses)), [len(part) for part in responses])
     logps = -found.target_nll.double().cpu()[torch.from_numpy(np.concatenate(responses))]
     return torch.zeros(len(responses), dtype=torch.float64).index_add(0, torch.from_numpy(owner), logps)
