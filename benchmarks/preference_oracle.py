@@ -35,7 +35,8 @@ from tuneful.train.preference_losses import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-POINTS: list[tuple[float, ...]] = [
+Point = tuple[float, ...]
+POINTS: list[Point] = [
     # chosen, rejected, ref_chosen, ref_rejected, num_chosen, num_rejected
     (-13.0, -14.0, -13.0, -14.0, 8, 12),
     (-12.0, -15.0, -13.0, -14.0, 8, 12),

@@ -86,8 +86,8 @@ def make_rows(count: int) -> list[tuple[list[int], list[int], list[int]]]:
         prompt = [1, 2, 3, *rng.integers(1, 5, rng.integers(1, 4))]
         opening = list(rng.integers(1, VOCABULARY, rng.integers(0, 3))) if index % 2 else []
         sides = [[*opening, *rng.integers(1, VOCABULARY, rng.integers(1, 9))] for _ in range(2)]
-        chosen, rejected = ([*map(int, side)] for side in sides)
-        rows.append(([*map(int, prompt)], chosen, rejected))
+        chosen, rejected = ([int(one) for one in side] for side in sides)
+        rows.append(([int(one) for one in prompt], chosen, rejected))
     return rows
 
 

@@ -92,14 +92,13 @@ def _total_loss(model: Model, examples: list[Example], share: bool) -> torch.Ten
 
 def _pair_loss(model: Model, batch: Batch, share: bool) -> torch.Tensor:
     """DPO's loss of a step, against the reference that the batch brings."""
-    pairs = list[Example]()
-    reference = dict[str, float]()
+    pairs: list[Example] = []
+    reference: dict[str, float] = {}
     for record in batch:
         chosen, rejected = map(_example, record.sides)
         pairs.append(replace(chosen, rejected=rejected))
-        reference |= {
-            side_key(side): known for side, known in zip((chosen, rejected), record.reference or (), strict=True)
-        }
+        assert record.reference is not None
+        reference |= {side_key(side): known for side, known in zip((chosen, rejected), record.reference, strict=True)}
     objective = PairObjective("dpo", PreferenceConfig(beta=BETA), reference)
     found = micro_batch_loss(model, objective.sides(pairs), "trie" if share else "unshared")
     return objective.begin(pairs, lambda _: [])(pairs, found)[0]

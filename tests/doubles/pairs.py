@@ -54,8 +54,8 @@ def random_pairs(count: int, seed: int = 0, longest: int = 8) -> list[Example]:
     made = []
     for index in range(count):
         prompt = [*opening, 1 + index % (VOCABULARY - 1), *rng.integers(1, 4, rng.integers(0, 3))]
-        chosen, rejected = ([*rng.integers(1, VOCABULARY, rng.integers(1, longest)), END] for _ in range(2))
-        made.append(pair(prompt, chosen, rejected, source=f"pairs.json:{index}"))
+        sides = [[*rng.integers(1, VOCABULARY, rng.integers(1, longest)), END] for _ in range(2)]
+        made.append(pair(prompt, sides[0], sides[1], source=f"pairs.json:{index}"))
     return made
 
 
@@ -116,8 +116,8 @@ def alone(model: PreTrainedModel, pairs: Sequence[Example]) -> Alone:
         [int((one.rejected.weights > 0).sum()) for one in pairs if one.rejected is not None],
         [len(one) - 1 for one in pairs],
     ]
-    of_chosen, of_rejected, of_whole = (torch.tensor(count, dtype=torch.float64) for count in counts)
-    return Alone(torch.stack(chosen), torch.stack(rejected), of_chosen, of_rejected, torch.stack(whole), of_whole)
+    num_chosen, num_rejected, num_whole = (torch.tensor(count, dtype=torch.float64) for count in counts)
+    return Alone(torch.stack(chosen), torch.stack(rejected), num_chosen, num_rejected, torch.stack(whole), num_whole)
 
 
 def plain_loss(

@@ -83,7 +83,7 @@ def test_a_run_begins_at_ln_2_and_leaves_its_figures(straight: tuple[Path, Heard
     assert steps(folder)[-1]["rewards_margins"] > 0
     assert {"rewards_chosen", "rewards_rejected", "logps_chosen", "chosen_logratio"} <= steps(folder)[-1].keys()
     assert all(0 <= row["validation_accuracy"] <= 1 for row in metrics(folder) if "validation_loss" in row)
-    held_out = document(folder, "preference.json")
+    held_out = document(folder, "preferences.json")
     assert held_out["subset"] == "test"
     assert held_out["accuracy_low"] <= held_out["accuracy"] <= held_out["accuracy_high"]
     assert "preference accuracy" in heard
@@ -129,7 +129,7 @@ def test_the_other_objectives_run(objective: str, tiny_llama: Path, pairs: Path,
     data = pairs if objective == "orpo" else written(tmp_path / "labels.json", LABELS)
     folder = trained(tiny_llama, data, tmp_path / "run", f"train.objective={objective}", "train.max_steps=3")
     assert (folder / "reference.json").exists() == (objective == "kto")
-    assert document(folder, "preference.json")["num_records"] > 0
+    assert document(folder, "preferences.json")["num_records"] > 0
     if objective == "kto":
         assert steps(folder)[0]["loss"] == 0.5
         assert steps(folder)[0]["kl"] == 0

@@ -214,6 +214,8 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "evaluation.json",
                         "calibration.json",
                         "export/NAME/proof.json",
+                        "reference.json",
+                        "preferences.json",
                         "ratings.jsonl",
                         "reference.json",
                         "preference.json",

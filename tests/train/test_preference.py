@@ -28,7 +28,7 @@ from tuneful.batch.order import all_steps
 from tuneful.config import LoraConfig, PreferenceConfig
 from tuneful.errors import TunefulError
 from tuneful.model.lora import add_adapter
-from tuneful.runs.schema import Evaluation, Layout, LayoutName, Notice, Step, TrainingState
+from tuneful.runs.schema import Evaluation, Layout, Notice, Step, TrainingState
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.layout import cut_micro_batches, own_micro_batches, set_dropout
 from tuneful.train.loop import Training, measure_in
@@ -164,14 +164,14 @@ def test_the_tokens_that_both_sides_open_with_have_slopes_of_exactly_0(model):
 
 def test_a_pair_is_never_divided_and_both_sides_count():
     pairs = random_pairs(12)
-    cases: list[tuple[LayoutName, int]] = [("trie", 40), ("padded", 60)]
-    for layout, limit in cases:
-        batches = list(cut_micro_batches(pairs, limit, layout))
+    layouts: list[Layout] = [Layout("trie", 40), Layout("padded", 60)]
+    for layout in layouts:
+        batches = list(cut_micro_batches(pairs, layout.max_tokens, layout.name))
         assert sorted(one.source for batch in batches for one in batch) == sorted(one.source for one in pairs)
         for batch in batches:
             sides = [side for one in batch for side in sides_of(one)]
-            computed = micro_batch_loss(tiny_model(), sides, layout).num_computed_tokens
-            assert len(batch) == 1 or computed <= limit
+            computed = micro_batch_loss(tiny_model(), sides, layout.name).num_computed_tokens
+            assert len(batch) == 1 or computed <= layout.max_tokens
 
 
 def test_ranks_share_pairs_by_the_tokens_of_both_sides():

@@ -89,7 +89,7 @@ def read_run(path: Path) -> Run:
         evaluations=_in_order(read_loosely(Evaluation, row) for row in metrics if "validation_loss" in row),
         notices=tuple(read_loosely(Notice, row) for row in metrics if "notice" in row),
         training=reader.document(TrainingSummary, "training.json"),
-        preference=reader.document(PreferenceOutcome, "preference.json"),
+        preference=reader.document(PreferenceOutcome, "preferences.json"),
         base=reader.rows(AnswerRow, "answers/base.jsonl"),
         tuned=reader.rows(AnswerRow, "answers/tuned.jsonl"),
         test=tuple(reader.lines("data/test.jsonl")),

@@ -30,7 +30,7 @@ FILES = (
     "metrics.jsonl",
     "training.json",
     "reference.json",
-    "preference.json",
+    "preferences.json",
     "records.jsonl",
     "comparison.json",
     "evaluation.json",

@@ -1,5 +1,5 @@
 """The objective of a run: what is descended, for preferences with its reference, which stands in reference.json; and what became
-of pairs that were not trained on, in preference.json."""
+of pairs that were not trained on, in preferences.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tuneful.train.preference import KtoObjective, PairObjective, PreferenceObje
 from tuneful.train.reference import largest_difference, reference_logps
 from tuneful.types import Example
 
-REFERENCE, SUMMARY = "reference.json", "preference.json"
+REFERENCE, SUMMARY = "reference.json", "preferences.json"
 
 
 def make_objective(config: Config, reference: Reference | None = None) -> Objective:
@@ -50,7 +50,7 @@ def begin_objective(run: RunState, engine: Engine) -> Objective:
 
 
 def measure_held_out(run: RunState, engine: Engine, objective: Objective) -> None:
-    """Write preference.json: what the trained model makes of the test records, or where there are none of the validation ones."""
+    """Write preferences.json: what the model makes of the test records, or of the validation ones where there are none."""
     if not isinstance(objective, (PairObjective, KtoObjective)):
         return
     subset = run.dataset.test if len(run.dataset.test) else run.dataset.validation

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,11 +49,11 @@ def record_weight(example: Example) -> float:
     return float(example.weights.max())
 
 
-def response_logps(found: MicroBatchLoss, groups: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> torch.Tensor:
-    """The summed log-probability of each group of targets, by their indices: float64 [groups] on the CPU, with its graph."""
-    owner = np.repeat(np.arange(len(groups)), [len(part) for part in groups])
-    logps = -found.target_nll.double().cpu()[torch.from_numpy(np.concatenate(groups))]
-    return torch.zeros(len(groups), dtype=torch.float64).index_add(0, torch.from_numpy(owner), logps)
+def response_logps(found: MicroBatchLoss, responses: Sequence[np.ndarray[Any, np.dtype[np.int64]]]) -> torch.Tensor:
+    """For each response, indices of targets, their summed log-probability, on the CPU with its graph: float64 [responses]."""
+    owner = np.repeat(np.arange(len(responses)), [len(part) for part in responses])
+    logps = -found.target_nll.double().cpu()[torch.from_numpy(np.concatenate(responses))]
+    return torch.zeros(len(responses), dtype=torch.float64).index_add(0, torch.from_numpy(owner), logps)
 
 
 @dataclass(frozen=True, slots=True)

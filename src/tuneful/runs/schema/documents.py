@@ -1,5 +1,5 @@
 """JSON documents that say what a run is, what it ran on and what it was trained on: run.json, environment.json, data.json,
-training.json, reference.json, preference.json, and the document inside a checkpoint's manifest.
+training.json, reference.json, preferences.json, and the document inside a checkpoint's manifest.
 
 What became of it is in `results.py`. Every field says what it holds and in which unit; `docs/run-folder.md` is made from that.
 """
@@ -335,7 +335,7 @@ class DataDocument:
     )
 
 
-# reference.json and preference.json
+# reference.json and preferences.json
 
 
 @dataclass(frozen=True, slots=True)

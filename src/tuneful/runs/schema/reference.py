@@ -54,7 +54,7 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
         "Written before the first step where preferences are learned against a reference, and read where the run goes on.",
         (ReferenceDocument,),
     ),
-    "preference.json": ("Written when the last step is taken, where preferences were learned.", (PreferenceOutcome,)),
+    "preferences.json": ("Written when the last step is taken, where preferences were learned.", (PreferenceOutcome,)),
     "records.jsonl": ("A line a training record, in their order, when the last step is taken.", (RecordLoss,)),
     "answers/base.jsonl, answers/tuned.jsonl": (
         "A line a test record, in the order of data/test.jsonl. What `tuneful generate --data` writes is of the same kind.",
