@@ -76,8 +76,9 @@ def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.03
                     except TimeoutError:
                         process.kill()
                         process.wait()
-                        kills, killed_here = kills + 1, killed_here + 1
-                        continue
+                        kills, killed_here, code = kills + 1, killed_here + 1, 0
+                        if "made.jsonl" not in files_of(folder) or "made.jsonl.partial" in files_of(folder):
+                            continue  # what was killed had work to do
                     break
                 ends += 1
                 if code:
