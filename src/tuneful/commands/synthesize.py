@@ -90,7 +90,7 @@ def synthesize(
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.synthesize.request import Request, checked
-    from tuneful.synthesize.run import synthesize_rows
+    from tuneful.synthesize.run import synthesized
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
     request = Request(
@@ -119,8 +119,8 @@ def synthesize(
     def notify(sentence: str) -> None:
         terminal.say(sentence, style="yellow")
 
-    made = synthesize_rows(data, request, config, terminal, notify)
-    found, unchecked = _checked(made, config)
+    with synthesized(data, request, config, terminal, notify) as made:
+        found, unchecked = _checked(made, config)
     return SynthesisResult(made, found, unchecked)
 
 

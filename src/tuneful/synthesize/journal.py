@@ -5,7 +5,7 @@
     FILE                    at the end: the rows
 
 A killed process leaves whole lines and perhaps half of one, which is dropped. The same command reads the lines, asks what is
-missing, and comes to the same files. The rows are written last, so where FILE is there the work was done.
+missing, and comes to the same files. FILE.partial goes last, when the result was checked too: where FILE is alone, all is done.
 """
 
 from __future__ import annotations
@@ -70,9 +70,12 @@ class Journal:
         self._log.add({"replies": entries, "sha256": _sha256(entries)})
 
     def finish(self, requests: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write both files, the rows last, and remove what was needed to go on."""
+        """Write both files, the rows last; the replies stay until `forget`."""
         write_rows(requests_file(self._output), requests)
         write_rows(self._output, rows)
+
+    def forget(self) -> None:
+        """Remove what was needed to go on: nothing is left to do."""
         self._log.close()
         self._path.unlink(missing_ok=True)
 
@@ -87,8 +90,7 @@ class Journal:
 
     def _begin(self, request: str) -> dict[str, tuple[str, AskResult]]:
         """The results that an earlier process left of this request."""
-        if self._output.exists() and not self._path.exists():
-            raise ConfigError(f"{self._output}: already exists; give another --output, or remove it")
+        check_unfinished(self._output)
         try:
             self._log = AppendLog(self._path, flushed=True)
         except OSError as error:
@@ -103,6 +105,12 @@ class Journal:
         if not first or self._log.damaged is not None or len(whole) < len(lines):
             self._log.replace([{"request": request}, *whole])
         return {entry["key"]: (entry["prompt_sha256"], _result(entry)) for line in whole for entry in line["replies"]}
+
+
+def check_unfinished(output: Path) -> None:
+    """ConfigError where `output` is there already and no run that has not ended left it."""
+    if output.exists() and not output.with_name(f"{output.name}.partial").exists():
+        raise ConfigError(f"{output}: already exists; give another --output, or remove it")
 
 
 def requests_file(output: Path) -> Path:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,11 +21,11 @@ from tuneful.console import Terminal
 from tuneful.data.in_memory import Data, as_names
 from tuneful.data.read import DataFile, read_data
 from tuneful.data.split import normal_prompt
-from tuneful.errors import ConfigError, DataError
+from tuneful.errors import DataError
 from tuneful.judge.local import resolve_settings
 from tuneful.synthesize.asking import Asker, Role, ServerAsker
 from tuneful.synthesize.engine import Budget, Engine, left_out
-from tuneful.synthesize.journal import Journal, requests_file
+from tuneful.synthesize.journal import Journal, check_unfinished, requests_file
 from tuneful.synthesize.kinds import KINDS, Kind, Recipe
 from tuneful.synthesize.novelty import Known
 from tuneful.synthesize.opened import open_askers
@@ -70,35 +71,40 @@ class Synthesis:
 # The work
 
 
-def synthesize_rows(
+@contextmanager
+def synthesized(
     data: Data | None, request: Request, config: Config, terminal: Terminal, notify: Callable[[str], None]
-) -> Synthesis:
-    """Make the rows of `request`, which is `checked`, and write its files. Raises InputError, or JudgeError where nobody
-    answers any more: the same call goes on then."""
+) -> Iterator[Synthesis]:
+    """Make the rows of `request`, which is `checked`; its files are there within the block, and what is needed to go on after a
+    kill goes when the block has ended. Raises InputError, or JudgeError where nobody answers any more."""
     started = time.monotonic()
     asks = request.kind in ("responses", "pairs")
     file = read_data(as_names(data), config.data, asks=asks) if data is not None else None
     excluded = [(name, read_data(name, config.data, asks=True)) for name in request.exclude]
     topics = read_topics(request.topics) if request.topics else ()
     _say_what_was_read(file, terminal)
-    if request.output.exists() and not request.output.with_name(f"{request.output.name}.partial").exists():
-        raise ConfigError(f"{request.output}: already exists; give another --output, or remove it")
+    check_unfinished(request.output)
     askers = open_askers(request, config, notify)
     recipe = recipe_of(request, config, askers, file, topics)
     identity = _identity(request, config, askers, recipe, [file, *(one for _, one in excluded)])
-    known, work = Known(), KINDS[request.kind]
+    known, num_requests = Known(), KINDS[request.kind].num_requests(recipe)
     maker = askers["model" if request.kind == "pairs" else "teacher"]
     items = _items(request, config, recipe, file, excluded, known, maker)
     with Journal(request.output, identity) as journal:
         if journal.num_before:
             terminal.say(f"{journal.num_before:,} replies of an earlier process are taken as they are")
-        budget = Budget(_max_requests(request, work.num_requests(recipe)), request.max_tokens, request.num)
+        budget = Budget(_max_requests(request, num_requests), request.max_tokens, request.num)
         total = request.num if request.num is not None else len(file.records) if file else None
         with terminal.progress(request.kind, total, "rows" if request.num is not None else "records") as advance:
-            engine = Engine(askers, journal, budget, known, work.num_requests(recipe), advance)
+            engine = Engine(askers, journal, budget, known, num_requests, advance)
             engine.run(items)
-        num_used, refused, not_asked = engine.counts()
         journal.finish(engine.requests(), engine.rows())
+        yield _summary(engine, request, time.monotonic() - started)
+        journal.forget()
+
+
+def _summary(engine: Engine, request: Request, seconds: float) -> Synthesis:
+    num_used, refused, not_asked = engine.counts()
     return Synthesis(
         kind=request.kind,
         output=request.output,
@@ -109,11 +115,11 @@ def synthesize_rows(
         num_used=num_used,
         refused=dict(refused.most_common()),
         left_out=dict(not_asked.most_common()),
-        num_before=journal.num_before,
+        num_before=engine.journal.num_before,
         num_prompt_tokens=engine.spent.prompt_tokens,
         num_reply_tokens=engine.spent.reply_tokens,
         estimated=engine.spent.estimated,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         stopped=engine.stopped,
     )
 
