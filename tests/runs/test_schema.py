@@ -217,8 +217,6 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "reference.json",
                         "preferences.json",
                         "ratings.jsonl",
-                        "reference.json",
-                        "preference.json",
                         "documents/base.jsonl",
                         "documents/tuned.jsonl",
                     ),
