@@ -161,7 +161,8 @@ class _Kept:
 
 def _is_switched(module: torch.nn.Module) -> bool:
     """Whether a module computes otherwise than by its weights alone: its adapter is off, or it has hooks."""
-    return getattr(module, "disable_adapters", False) or bool(module._forward_hooks or module._forward_pre_hooks)
+    is_off = getattr(module, "disable_adapters", False) is True  # a model's own attribute of that name is a method
+    return is_off or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _lay_out(model: PreTrainedModel) -> LaidOut:
