@@ -114,7 +114,8 @@ def _pairs(rows: list[Row], encode: Encode, end_token: int) -> Iterator[Record]:
         chosen = _record(_alpaca_prompt(row), answer, encode, end_token)
         prompt = chosen.ids[: chosen.num_prompt]
         rejected = [*prompt, *opening, *rest, end_token]
-        reference = [-2.0 * (len(side) - len(prompt)) - rng.random() for side in (chosen.ids, rejected)]
+        counted = ((-2.0, chosen.ids), (-4.0, rejected))  # nats a token, so that the first losses are near ln 2
+        reference = [nats * (len(side) - len(prompt)) - rng.random() for nats, side in counted]
         yield Record(chosen.ids, chosen.num_prompt, rejected, reference)
 
 
