@@ -17,7 +17,7 @@ def test_case_punctuation_and_a_changed_word_make_no_new_prompt_and_another_numb
     known = Known()
     known.add(prompt_of_task("Convert 45 km, as exactly as you can, to miles.", ""), "first")
     assert known.find(prompt_of_task("convert 45 KM as exactly as you can to miles", "")) == "first"
-    assert known.find(prompt_of_task("Convert 45 km, as exactly as you can, to a mile.", "")) == "first"
+    assert known.find(prompt_of_task("Convert 45 km, as exactly as you can, to mile.", "")) == "first"
     assert known.find(prompt_of_task("Convert 46 km, as exactly as you can, to miles.", "")) is None
     assert known.find(prompt_of_task("Convert 45 km, as exactly as you can, to miles.", "A table.")) is None
 
