@@ -1,8 +1,9 @@
 """Synthesis killed at random: the final files are those of an uninterrupted run, and nothing is asked twice.
 
 `tuneful synthesize` runs as a process of its own against a loopback teacher, is killed with SIGKILL after a number of requests
-that is drawn from all that it makes, or while its result is checked, and started again until it ends. The rows and the file of requests must then be byte
-for byte those of a run that nobody killed, and no request may have been made more often than it was in flight when a kill came.
+that is drawn from all that it makes, or while its result is checked, and started again until it ends. The rows and the file of
+requests must then be byte for byte those of a run that nobody killed, and no request may have been made more often than it was
+in flight when a kill came.
 """
 
 from __future__ import annotations
