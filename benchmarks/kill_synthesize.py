@@ -30,8 +30,8 @@ def main() -> int:
     rounds = [campaign(kills, kind, arguments.seed) for kills, kind in zip(each, KINDS, strict=True) if kills]
     for one in rounds:
         print(
-            f"{one['kind']:12} {one['kills']} kills over {one['runs']} runs of {one['requests']} requests and "
-            f"{one['uninterrupted_seconds']} s; compared: {', '.join(one['files'])}; complaints: {len(one['complaints'])}"
+            f"{one['kind']:12} {one['kills']} kills over {one['runs']} runs of {one['requests']} requests; "
+            f"compared: {', '.join(one['files'])}; complaints: {len(one['complaints'])}"
         )
         for complaint in one["complaints"]:
             print(f"  {complaint}")

@@ -1,8 +1,9 @@
 """Synthesis killed at random: the final files are those of an uninterrupted run, and nothing is asked twice.
 
-`tuneful synthesize` runs as a process of its own against a loopback teacher that takes its time, is killed with SIGKILL at a
-moment drawn from the whole length of a run, and started again until it ends. The rows and the file of requests must then be byte
-for byte those of a run that nobody killed, and no request may have been made more often than it was in flight when a kill came.
+`tuneful synthesize` runs as a process of its own against a loopback teacher, is killed with SIGKILL after a number of requests
+that is drawn from all that it makes, or while its result is checked, and started again until it ends. The rows and the file of
+requests must then be byte for byte those of a run that nobody killed, and no request may have been made more often than it was
+in flight when a kill came.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.doubles.processes import Process, tuneful
 from tests.doubles.teacher import Teacher
 
 CONCURRENCY = 4
+_MOST_KILLS = 3  # of one run, so that there are several
 KINDS = {
     "instructions": ["seeds.jsonl", "--num", "30"],
     "responses": ["seeds.jsonl", "--samples", "2", "--best-by-judge", "--num", "12"],
@@ -43,7 +45,21 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in found if not file.name.endswith(".lock")}
 
 
-def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.03) -> dict[str, Any]:
+def killed(process: Process, teacher: Teacher, moment: int, rows: Path) -> int | None:
+    """Kill a run once the teacher has been asked `moment` times, or, for more than it is asked, once `rows` are there.
+
+    The exit code where the run had ended before, else None.
+    """
+    while process.poll() is None:
+        if sum(teacher.asked.values()) >= moment or rows.exists():
+            process.kill()
+            process.wait()
+            return None
+        time.sleep(0.002)
+    return process.returncode
+
+
+def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.01) -> dict[str, Any]:
     """Runs of a kind killed `num_kills` times in all, each held against one that was not."""
     dice, complaints, kills, ends = random.Random(seed), list[str](), 0, 0
     with TemporaryDirectory() as name:
@@ -55,31 +71,28 @@ def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.03
         (folder / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         teacher = Teacher(latency_seconds=latency_seconds)
         with serving(teacher.behave) as origin:
-            for _ in range(2):  # the first one waits for the server of processes, and its length says nothing
-                shutil.rmtree(folder / "out", ignore_errors=True)
-                (folder / "out").mkdir()
-                teacher.asked.clear()
-                started = time.monotonic()
-                assert start(folder, kind, origin).wait() == 0
-                length = time.monotonic() - started
+            (folder / "out").mkdir()
+            assert start(folder, kind, origin).wait() == 0
             wanted, num_requests = files_of(folder), sum(teacher.asked.values())
             assert max(teacher.asked.values()) == 1, "two requests that are the same"
             while kills < num_kills:
                 shutil.rmtree(folder / "out")
                 (folder / "out").mkdir()
                 teacher.asked.clear()
-                killed_here = 0
-                while True:
+                killed_here, code = 0, None
+                while code is None:
                     process = start(folder, kind, origin)
-                    try:
-                        code = process.wait(timeout=dice.uniform(0.1, 0.9) * length if kills < num_kills else None)
-                    except TimeoutError:
-                        process.kill()
-                        process.wait()
-                        kills, killed_here, code = kills + 1, killed_here + 1, 0
-                        if "made.jsonl" not in files_of(folder) or "made.jsonl.partial" in files_of(folder):
-                            continue  # what was killed had work to do
-                    break
+                    if kills == num_kills or killed_here == _MOST_KILLS:
+                        code = process.wait()
+                        continue
+                    asked = sum(teacher.asked.values())
+                    code = killed(
+                        process, teacher, dice.randint(asked, num_requests + 4), folder / "out" / "made.jsonl"
+                    )
+                    if code is None:
+                        kills, killed_here = kills + 1, killed_here + 1
+                        if "made.jsonl" in files_of(folder) and "made.jsonl.partial" not in files_of(folder):
+                            code = 0  # what was killed had no work to do any more
                 ends += 1
                 if code:
                     complaints.append(f"run {ends} ended with {code}")
@@ -96,6 +109,5 @@ def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.03
         "runs": ends,
         "requests": num_requests,
         "files": sorted(wanted),
-        "uninterrupted_seconds": round(length, 2),
         "complaints": complaints,
     }
