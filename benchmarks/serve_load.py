@@ -210,7 +210,8 @@ async def load(
 ) -> Tally:
     """`clients` at once, for so many seconds; the rough ones leave and send nonsense."""
     tally, end = Tally(), time.monotonic() + seconds
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
+    # llama.cpp's server ends a connection after some requests: where rates are compared every request has one of its own.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients if is_rough else 0)
     headers = {"Authorization": f"Bearer {target.key}"}
     async with httpx.AsyncClient(base_url=target.url, headers=headers, limits=limits, timeout=300) as client:
 
