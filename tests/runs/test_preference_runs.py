@@ -135,6 +135,18 @@ def test_the_other_objectives_run(objective: str, tiny_llama: Path, pairs: Path,
         assert steps(folder)[0]["kl"] == 0
 
 
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_files_that_are_mixed_by_share_have_the_reference_of_their_own_steps(
+    objective: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    rows = LABELS if objective == "kto" else PAIRS
+    files = [written(tmp_path / f"{name}.json", part) for name, part in (("a", rows[:14]), ("b", rows[14:]))]
+    settings = [f"train.objective={objective}", "data.interleave_probs=0.2,0.8"]
+    config = load_config(None, [f"model.name_or_path={json.dumps(str(tiny_llama))}", *SETTINGS, *settings])
+    api.train([str(file) for file in files], config=config, output=tmp_path / "run")
+    assert len(steps(tmp_path / "run")) == 6
+
+
 @pytest.mark.parametrize("setting", ["model.dropout=0.1", "lora.dropout=0.1", "data.replay=starter"])
 def test_what_would_part_the_model_from_its_reference_is_refused(setting: str) -> None:
     method = ["train.method=lora"] if setting.startswith("lora") else []

@@ -18,7 +18,6 @@ import numpy as np
 import psutil
 import torch
 
-from tuneful.batch.order import all_steps
 from tuneful.config import TrainConfig
 from tuneful.console import Terminal
 from tuneful.errors import JudgeError
@@ -94,7 +93,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     _forget_most_bytes()
     lengths = np.array([sum(map(len, sides_of(example))) for example in train])
     trained = np.array([sum(int((side.weights > 0).sum()) for side in sides_of(example)) for example in train])
-    visits = _visits(run, config)
+    visits = _visits(run)
     steps = np.add.reduceat(lengths[visits], np.arange(0, len(visits), config.batch_size))
     longest, middling = int(steps.argmax()), int(np.argsort(steps)[len(steps) // 2])
     training = _training(run, engine, train)
@@ -159,11 +158,9 @@ def show_estimate(estimate: Estimate, terminal: Terminal) -> None:
     )
 
 
-def _visits(run: RunState, config: TrainConfig) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _visits(run: RunState) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The index of every training example that the run visits, in order."""
-    examples = run.mixture or run.epoch_length
-    steps = all_steps(examples, config.batch_size, config.seed, config.num_train_epochs, config.max_steps)
-    return np.array([index for step in steps for index in step], dtype=np.int64)
+    return np.array([index for step in run.step_indices() for index in step], dtype=np.int64)
 
 
 def _take(run: RunState, engine: Engine, examples: Sequence[Example]) -> Step:

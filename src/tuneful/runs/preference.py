@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from tuneful.batch.order import all_steps
 from tuneful.config import PREFERENCE_OBJECTIVES, Config
 from tuneful.errors import DataError
 from tuneful.evaluation.preference import outcome_in_words
@@ -89,7 +88,7 @@ def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) ->
         (_steps(run), engine.layout),
         (held_out, evaluated),
     )
-    total = _num_steps(run) + len(held_out)
+    total = sum(1 for _ in run.step_indices()) + len(held_out)
     stop = run.signals.check if run.group.size == 1 else no_op  # several ranks stop at the same step
     with run.terminal.progress("reference", total, "steps") as advance:
         for steps, layout in parts:
@@ -103,7 +102,7 @@ def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) ->
 
 
 def _check_start(run: RunState, engine: Engine, objective: PreferenceObjective) -> None:
-    first = [run.dataset.train.examples[index] for index in next(_order(run))]
+    first = [run.dataset.train.examples[index] for index in next(run.step_indices())]
     worst = largest_difference(run.model, objective, first, engine.layout, run.group)
     said = "exactly 0" if not worst else f"0 to rounding ({worst:.1g} of a log-probability)"
     run.terminal.say(
@@ -134,15 +133,6 @@ def _made_with(run: RunState, engine: Engine) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _order(run: RunState) -> Iterator[list[int]]:
-    train = run.config.train
-    return all_steps(len(run.dataset.train), train.batch_size, train.seed, train.num_train_epochs, train.max_steps)
-
-
-def _num_steps(run: RunState) -> int:
-    return sum(1 for _ in _order(run))
-
-
 def _steps(run: RunState) -> Iterator[list[Example]]:
     examples = run.dataset.train.examples
-    return ([examples[index] for index in indices] for indices in _order(run))
+    return ([examples[index] for index in indices] for indices in run.step_indices())

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from tuneful.batch.order import Mixture
+from tuneful.batch.order import Mixture, all_steps
 from tuneful.config import PREFERENCE_OBJECTIVES, Config, JudgeConfig
 from tuneful.console import Terminal
 from tuneful.data.read import stream_data
@@ -123,6 +123,12 @@ class RunState:
     def epoch_length(self) -> int:
         """Training examples of an epoch: records, or chunks of documents."""
         return len(self.dataset.train.chunks if self.mixture is None else self.mixture)
+
+    def step_indices(self) -> Iterator[list[int]]:
+        """The training examples of every step, by index, in the order in which they are trained."""
+        train = self.config.train
+        examples = self.mixture or self.epoch_length
+        return all_steps(examples, train.batch_size, train.seed, train.num_train_epochs, train.max_steps)
 
     @property
     def given_name(self) -> str:
