@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
 from train_peers.worker import Batch, Channel, Job, Step
 
@@ -56,6 +56,35 @@ def steppable(trainer_class: type[Trainer], stepper: Stepper) -> type[Trainer]:
             return stepper.loss
 
     return Steppable
+
+
+def train_by_trl(
+    job: Job,
+    channel: Channel,
+    trainer_class: type[Trainer],
+    config_class: Any,
+    examples: list[dict[str, Any]],
+    **own: Any,
+) -> None:
+    """Steps of a trainer of TRL's on `examples`, at its best settings, or with the word `defaults` at its own."""
+    from datasets import Dataset
+
+    settings = arguments(job)
+    if "defaults" in job.words:
+        del settings["bf16"]
+    else:
+        settings["gradient_checkpointing"] = False
+    config = config_class(**settings, max_length=None, **own)
+    model = trainable_model(job)
+    stepper = Stepper(channel, {"dtype": "bfloat16", "gradient_checkpointing": config.gradient_checkpointing})
+    steppable(trainer_class, stepper)(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=AutoTokenizer.from_pretrained(job.model),
+        optimizers=(fused_adamw(model, job), None),
+        callbacks=[stepper],
+    ).train()
 
 
 def trainable_model(job: Job) -> Any:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from train_peers.stepping import Stepper, arguments, fused_adamw, steppable, trainable_model
+from train_peers.stepping import train_by_trl
 from train_peers.worker import BETA, Batch, open_job
 
 
@@ -47,23 +46,8 @@ def rows(batches: list[Batch]) -> list[dict[str, Any]]:
 
 def main() -> None:
     job, channel = open_job()
-    settings = arguments(job)
-    if "defaults" in job.words:
-        del settings["bf16"]
-    else:
-        settings["gradient_checkpointing"] = False
-    config = DPOConfig(**settings, max_length=None, beta=BETA, precompute_ref_log_probs=True)
-    model = trainable_model(job)
-    stepper = Stepper(channel, {"dtype": "bfloat16", "gradient_checkpointing": config.gradient_checkpointing})
-    trainer = steppable(KnownReference, stepper)(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(rows(job.batches)),
-        processing_class=AutoTokenizer.from_pretrained(job.model),
-        optimizers=(fused_adamw(model, job), None),
-        callbacks=[stepper],
-    )
-    trainer.train()
+    own = {"beta": BETA, "precompute_ref_log_probs": True}
+    train_by_trl(job, channel, KnownReference, DPOConfig, rows(job.batches), **own)
 
 
 if __name__ == "__main__":

@@ -9,33 +9,16 @@ nothing is packed across batches.
 
 from __future__ import annotations
 
-from datasets import Dataset
-from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable, trainable_model
+from train_peers.stepping import rows, train_by_trl
 from train_peers.worker import open_job
 
 
 def main() -> None:
     job, channel = open_job()
-    settings = arguments(job)
-    if "defaults" in job.words:
-        del settings["bf16"]
-    else:
-        settings["gradient_checkpointing"] = False
-    config = SFTConfig(**settings, max_length=None, packing=False, padding_free="padding-free" in job.words)
-    model = trainable_model(job)
-    stepper = Stepper(channel, {"dtype": "bfloat16", "gradient_checkpointing": config.gradient_checkpointing})
-    trainer = steppable(SFTTrainer, stepper)(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(rows(job.batches)),
-        processing_class=AutoTokenizer.from_pretrained(job.model),
-        optimizers=(fused_adamw(model, job), None),
-        callbacks=[stepper],
-    )
-    trainer.train()
+    own = {"packing": False, "padding_free": "padding-free" in job.words}
+    train_by_trl(job, channel, SFTTrainer, SFTConfig, rows(job.batches), **own)
 
 
 if __name__ == "__main__":

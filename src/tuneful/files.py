@@ -31,7 +31,7 @@ from typing import IO, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from tuneful.errors import NotFiniteError
+from tuneful.errors import ConfigError, NotFiniteError
 
 BLOCK_BYTES = 1 << 20
 """How much of a file is read at once."""
@@ -306,6 +306,21 @@ def held(lock: Path, waiting: Callable[[], None] | None = None) -> Iterator[None
 
 
 # What lies on the disk
+
+
+def lock_output(output: Path) -> FileLock:
+    """The lock of a file that one process at a time may write, held from here on; it stands beside the file.
+
+    Raises ConfigError where another process holds it, or where nothing can be written there.
+    """
+    lock = FileLock(output.with_name(f".{output.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{output}: another process is writing it; wait for it, or give another --output") from None
+    except OSError as error:
+        raise ConfigError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from None
+    return lock
 
 
 def sha256_of(path: Path) -> str:

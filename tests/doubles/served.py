@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
 import time
 from collections.abc import Collection, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
-import uvicorn
+from tests.doubles.listening import Listening
 
 from tuneful.config import load_config
 from tuneful.serve.app import create_app
@@ -24,35 +20,13 @@ def models_of(*names: Any, settings: Sequence[str] = ()) -> Models:
     return load_models(config, [str(name) for name in names[1:]])
 
 
-class Server:
+class Server(Listening):
     """`models` behind the arguments of `create_app`, listening at `url` inside the context."""
 
     def __init__(self, models: Models, *arguments: Any, **others: Any) -> None:
         self.app = create_app(models, *arguments, **others)
         self.engine: Any = self.app._app.state.engine
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.app, log_level="error", timeout_graceful_shutdown=1, ws="none")
-        )
-        self._thread = threading.Thread(target=self._serve)
-
-    def _serve(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        while not self._server.started:
-            assert self._thread.is_alive()
-            time.sleep(0.005)
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.should_exit = True
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-        self._socket.close()
+        super().__init__(self.app)
 
 
 class EchoDecoder:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from tuneful.config import GenerateConfig
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import ConfigError
-from tuneful.files import AppendLog, write_rows
+from tuneful.files import AppendLog, lock_output, write_rows
 from tuneful.infer.generate import answer_each
 from tuneful.runs.schema import AnswerRow, as_row, read_strictly
 from tuneful.types import Answer, Conversation
@@ -108,15 +107,7 @@ class Journal:
     def __init__(self, output: Path, request: str, *, replace: bool = False) -> None:
         self._output = output
         self._path = output.with_name(f"{output.name}.partial")
-        self._lock = FileLock(output.with_name(f".{output.name}.lock"), blocking=False)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise ConfigError(
-                f"{output}: another process is writing it; wait for it, or give another --output"
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from None
+        self._lock = lock_output(output)
         try:
             self.rows = self._begin(request, replace)
         except BaseException:

@@ -17,10 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from tuneful.errors import ConfigError
-from tuneful.files import AppendLog, write_rows
+from tuneful.files import AppendLog, lock_output, write_rows
 from tuneful.judge.client import AskResult, NoReply, Reply
 from tuneful.synthesize.asking import Ask
 
@@ -35,15 +33,7 @@ class Journal:
     def __init__(self, output: Path, request: str) -> None:
         self._output = output
         self._path = output.with_name(f"{output.name}.partial")
-        self._lock = FileLock(output.with_name(f".{output.name}.lock"), blocking=False)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise ConfigError(
-                f"{output}: another process is writing it; wait for it, or give another --output"
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from None
+        self._lock = lock_output(output)
         try:
             self._results = self._begin(request)
         except BaseException:
