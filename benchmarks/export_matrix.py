@@ -1,7 +1,7 @@
 """Every family, type and kind of adapter that is exported, each proved in llama.cpp on a tiny random model: a table.
 
     python benchmarks/export_matrix.py [FAMILY ...] [--output FILE.json]     some families; the rows of the others stay in FILE
-    python benchmarks/export_matrix.py --model RUN --output FILE.json        the types of a real model
+    python benchmarks/export_matrix.py --model RUN [--output FILE.json]      the types of a run of a real model
 
 A cell holds the two figures of the proof that are no equality: what llama.cpp does otherwise than our forward with the numbers of
 the file (in f32 a share of the largest logit, else the mean KL in nats), and what the type costs (KL). All that has to be equal
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests' doubles, wh
 from tests.doubles.exported import byte_level_tokenizer, tiny_adapter, tiny_folder
 
 import tuneful
+from tuneful.config import load_config
 from tuneful.errors import TunefulError
 from tuneful.export.gguf_types import TYPES, GgufType
 
@@ -58,11 +59,14 @@ def rows(families: list[str]) -> Iterator[Row]:
             yield {"family": family, "trained": kind, **cells, "as a GGUF adapter": adapter}
 
 
-def row_of(model: Path) -> Row:
-    """The row of a real model."""
+def row_of(run: Path) -> Row:
+    """The row of a run of a real model."""
+    config = load_config(run / "config.yaml")
+    kind = "full" if config.train.method == "full" else "rsLoRA" if config.lora.use_rslora else "LoRA"
     with tempfile.TemporaryDirectory() as place:
-        cells: Row = {type: cell(model, type, Path(place) / f"out-{type}") for type in TYPES}
-    return {"family": model.name, "trained": "a run", **cells, "as a GGUF adapter": ""}
+        cells: Row = {type: cell(run, type, Path(place) / f"out-{type}") for type in TYPES}
+        adapter = "" if kind == "full" else adapter_cell(run, Path(place) / "adapter-out")
+    return {"family": Path(config.model.name_or_path).name, "trained": kind, **cells, "as a GGUF adapter": adapter}
 
 
 def adapter_cell(model: Path, output: Path) -> str:
