@@ -293,7 +293,8 @@ def test_what_was_answered_before_a_kill_is_not_asked_again_and_the_files_are_th
         files = [(tmp_path / one).read_bytes() for one in ("made.jsonl", "made.requests.jsonl")]
         num_requests = len(teacher.requests)
         teacher.requests.clear()
-        (tmp_path / "made.jsonl").unlink()
+        for one in ("made.jsonl", "made.requests.jsonl"):
+            (tmp_path / one).unlink()
         with pytest.MonkeyPatch.context() as patch:
             add = Journal.add
 
@@ -353,6 +354,14 @@ def test_a_file_that_is_there_is_never_written_over(made: Make, tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"made.jsonl: already exists"):
         made(kind="responses", teacher="ollama/x")
     assert (tmp_path / "made.jsonl").read_text(encoding="utf-8") == "mine\n"
+
+
+def test_the_file_of_requests_is_never_written_over_even_where_it_is_the_data(made: Make, tmp_path: Path) -> None:
+    text = "".join(json.dumps(one) + "\n" for one in SEEDS)
+    (tmp_path / "made.requests.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"made.requests.jsonl: already exists"):
+        made(kind="responses", teacher="ollama/x", data=str(tmp_path / "made.requests.jsonl"))
+    assert (tmp_path / "made.requests.jsonl").read_text(encoding="utf-8") == text
 
 
 def test_the_command_shows_the_counts_and_gives_them_as_json(

@@ -98,9 +98,12 @@ class Journal:
 
 
 def check_unfinished(output: Path) -> None:
-    """ConfigError where `output` is there already and no run that has not ended left it."""
-    if output.exists() and not output.with_name(f"{output.name}.partial").exists():
-        raise ConfigError(f"{output}: already exists; give another --output, or remove it")
+    """ConfigError where `output` or its file of requests is there already and no run that has not ended left it."""
+    if output.with_name(f"{output.name}.partial").exists():
+        return
+    for path in (output, requests_file(output)):
+        if path.exists():
+            raise ConfigError(f"{path}: already exists; give another --output, or remove it")
 
 
 def requests_file(output: Path) -> Path:
