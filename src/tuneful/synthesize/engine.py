@@ -19,14 +19,13 @@ from tuneful.judge.client import AskResult, NoReply, Reply
 from tuneful.synthesize.asking import Ask, Asker, Role
 from tuneful.synthesize.journal import Journal
 from tuneful.synthesize.novelty import Known
-from tuneful.synthesize.replies import Refused
+from tuneful.synthesize.replies import MAX_CHARACTERS, Refused
 from tuneful.synthesize.work import Item, Made, Work
 
 _WAVE = 64
 """Items whose requests are in flight together: of a fixed number, so that a setting of speed changes no row."""
 
 _BYTES_A_TOKEN = 4
-_MAX_KEPT_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +139,11 @@ class Engine:
         return None
 
     def _most_tokens(self, begun: _Begun) -> int:
-        """The most tokens that an item could take: each request its prompt, and twice a reply, which the next prompt may hold."""
-        longest = max(ask.num_bytes for ask in begun.asks) // 2
+        """The most tokens that an item could take: each request its prompt, the replies that this may hold, and its own reply."""
+        item = begun.item
+        longest = max(item.later_bytes, *(ask.num_bytes for ask in begun.asks)) // 2
         reply = max(self.askers[role].max_tokens or 0 for role in self.askers)
-        return self.num_requests * (longest + 2 * reply)
+        return self.num_requests * (longest + (item.later_replies + 1) * reply)
 
     def _play(self, wave: Sequence[_Begun]) -> None:
         """Step the work of all items until each has ended."""
@@ -210,7 +210,7 @@ class Engine:
                 reason = outcome(ended, key)
                 result = ended.results[key]
                 prompt, reply = num_tokens(ask, result)
-                said = {"reply": result.text[:_MAX_KEPT_CHARACTERS]} if isinstance(result, Reply) else {"reply": None}
+                said = {"reply": result.text[:MAX_CHARACTERS]} if isinstance(result, Reply) else {"reply": None}
                 yield {
                     "request": key,
                     **about,

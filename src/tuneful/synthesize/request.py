@@ -5,6 +5,7 @@ Stands at the beginning of this room; `run.py` does what a checked request says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,8 +110,8 @@ def _check_numbers(request: Request) -> None:
         ("temperature", 0),
         ("min_margin", 0),
     ):
-        if (value := getattr(request, name)) is not None and not value >= least:
-            raise ConfigError(f"{_option(name)} {value}: expected {least} or more")
+        if (value := getattr(request, name)) is not None and not (math.isfinite(value) and value >= least):
+            raise ConfigError(f"{_option(name)} {value}: expected a number of {least} or more")
 
 
 def _checked_pairs(request: Request, config: Config, *, judged: bool) -> Request:
