@@ -120,8 +120,7 @@ def test_the_longer_name_of_the_limit_is_the_first_at_openai() -> None:
     ids=["ollama", "openai"],
 )
 def test_a_prompt_of_which_earlier_turns_were_cut_is_not_taken_for_read(backend: Any, counted: dict[str, Any]) -> None:
-    wire = "ollama" if isinstance(backend, OllamaBackend) else "openai"
-    reply = honest_body(wire, TEXT, **counted)
+    reply = honest_body("ollama" if isinstance(backend, OllamaBackend) else "openai", TEXT, **counted)
     long = Question("", "And then?", "", None, earlier=(("Tell me a story.", "Once upon a time. " * 500),))
     with pytest.raises(NoReplyError, match="read only 300 tokens of a prompt of 9,0"):
         backend.read(reply, long)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.doubles.teacher import Teacher, teaching
 from tests.synthesize.conftest import SEEDS
 
 from tuneful.errors import ConfigError
+from tuneful.synthesize import opened
 
 Make = Callable[..., Any]
 
@@ -33,6 +35,20 @@ Make = Callable[..., Any]
         ({"kind": "reflections", "teacher": "ollama/x", "min_margin": 2.0}, "--min-margin is for --kind pairs"),
         ({"kind": "pairs"}, "is ranked by a judge"),
         ({"kind": "pairs", "teacher": "ollama/x", "rank_by": "chrf"}, "is not asked where --rank-by chrf"),
+        ({"kind": "pairs", "teacher": "ollama/x", "judge": "ollama/y"}, "not asked where --judge ollama/y ranks"),
+        ({"kind": "responses", "teacher": "ollama/x", "prompts": "."}, "--prompts is for --kind instructions or refl"),
+        ({"kind": "pairs", "teacher": "ollama/x", "prompts": "."}, "--prompts is for --kind instructions or refl"),
+        (
+            {
+                "kind": "instructions",
+                "teacher": "model:x",
+                "from_empty_turn": True,
+                "prompts": ".",
+                "data": None,
+            },
+            "leave --prompts out",
+        ),
+        ({"kind": "instructions", "teacher": "ollama/x", "prompts": "nowhere"}, "nowhere: no such folder"),
         ({"kind": "pairs", "rank_by": "bleu"}, "expected judge or one of rouge_l"),
         ({"kind": "pairs", "rank_by": "chrf", "samples": 1}, "two samples or more"),
         ({"kind": "pairs", "rank_by": "chrf", "temperature": 0.0}, "gives the same answer every time"),
@@ -71,3 +87,42 @@ def test_the_file_of_requests_is_never_written_over_even_where_it_is_the_data(ma
     with pytest.raises(ConfigError, match=r"made.requests.jsonl: already exists"):
         made(kind="responses", teacher="ollama/x", data=str(tmp_path / "made.requests.jsonl"))
     assert (tmp_path / "made.requests.jsonl").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [
+        ({"kind": "instructions"}, "instruction.txt"),  # misspelt
+        ({"kind": "instructions"}, "topic.txt"),  # of another request
+        ({"kind": "reflections", "reflect": "response"}, "instruction-reflection.txt"),
+    ],
+)
+def test_a_folder_of_prompts_none_of_which_would_be_read_is_refused(
+    made: Make, tmp_path: Path, options: dict[str, Any], file: str
+) -> None:
+    (tmp_path / file).write_text("[system]\nOurs. {reply}\n[user]\n{topic}{examples}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"has no [a-z-]+\.txt, so nothing in it would be read"):
+        made(teacher="ollama/x", prompts=tmp_path, **options)
+
+
+def test_the_judge_of_the_configuration_ranks_pairs_unless_another_is_named(made: Make, tmp_path: Path) -> None:
+    with teaching(Teacher()) as name:
+        options: dict[str, Any] = {"data": SEEDS[:1], "kind": "pairs", "model": name, "samples": 2}
+        made("judge.model=ollama/absent", judge=name, **options)
+        made(f"judge.model={name}", **options, output=tmp_path / "default.jsonl")
+    assert (tmp_path / "default.jsonl").read_bytes() == (tmp_path / "made.jsonl").read_bytes()
+
+
+def test_who_has_two_roles_is_opened_once(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    open_asker = opened.open_asker
+
+    def counting(name: str, *arguments: Any, **options: Any) -> Any:
+        names.append(name)
+        return open_asker(name, *arguments, **options)
+
+    monkeypatch.setattr(opened, "open_asker", counting)
+    with teaching(Teacher()) as name:
+        found = made(data=SEEDS[:1], kind="pairs", model=name, judge=name, samples=2)
+    assert found.made.num_requests == 4
+    assert names == [name]

@@ -132,10 +132,13 @@ class Engine:
     def _over(self, requests: int, tokens: int) -> str | None:
         """Why so many more requests and tokens do not fit into the budget; None where they do."""
         budget = self.budget
-        if budget.max_requests is not None and self.spent.requests + requests > budget.max_requests:
-            return f"{self.spent.requests:,} of {budget.max_requests:,} requests were spent (--max-requests)"
-        if budget.max_tokens is not None and self.spent.tokens + tokens > budget.max_tokens:
-            return f"{self.spent.tokens:,} of {budget.max_tokens:,} tokens were spent (--max-tokens)"
+        for most, spent, more, unit in (
+            (budget.max_requests, self.spent.requests, requests, "requests"),
+            (budget.max_tokens, self.spent.tokens, tokens, "tokens"),
+        ):
+            if most is not None and spent + more > most:
+                left = f", and the next item may take {more:,}" if spent < most else ""
+                return f"{spent:,} of {most:,} {unit} were spent (--max-{unit}){left}"
         return None
 
     def _most_tokens(self, begun: _Begun) -> int:
