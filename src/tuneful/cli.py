@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 import tuneful
 from tuneful.commands.examples import EXAMPLES
-from tuneful.errors import InputError, TunefulError
+from tuneful.errors import InputError, ModelError, TunefulError
 
 COMMANDS = {
     "run": ("run", "The whole job"),
@@ -94,6 +94,13 @@ def main() -> None:
                 sys.exit(error.exit_code)
             _fail(_usage_error(error), int(error.exit_code), debug)
         _fail(error, 1, debug)
+    except BaseException as error:
+        if (
+            type(error).__name__ != "PanicException"
+        ):  # the library of tokenizers has no narrower one for what it cannot do
+            raise
+        stopped = ModelError(f"the library of tokenizers stopped, at a text or at the tokenizer of the model: {error}")
+        _fail(stopped, stopped.exit_code, debug)
 
 
 def _loaded(name: str) -> Any:

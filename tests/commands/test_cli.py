@@ -535,6 +535,19 @@ def test_a_defect_is_said_to_be_one(tuneful: Tuneful, monkeypatch: pytest.Monkey
     assert ended.err.startswith("error: ZeroDivisionError: by hand\n(this looks like a defect of Tuneful")
 
 
+def test_a_tokenizer_that_stops_at_a_text_is_one_message(tuneful: Tuneful, monkeypatch: pytest.MonkeyPatch) -> None:
+    panic = type("PanicException", (BaseException,), {})
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise panic("index out of bounds")
+
+    monkeypatch.setattr("tuneful.commands.show._chosen", broken)
+    ended = tuneful("show")
+    assert ended.code == 2
+    assert ended.err.startswith("error: the library of tokenizers stopped")
+    assert ended.err.endswith("of the model: index out of bounds\n")
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "-h"), ("--version",), ()])
 def test_asking_for_help_is_no_error(tuneful: Tuneful, arguments: tuple[str, ...]) -> None:
     ended = tuneful(*arguments)

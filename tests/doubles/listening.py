@@ -7,11 +7,9 @@ import socket
 import threading
 import time
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import uvicorn
-
-Own = TypeVar("Own", bound="Listening")
 
 
 class Listening:
@@ -28,7 +26,7 @@ class Listening:
     def _serve(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._socket]))
 
-    def __enter__(self: Own) -> Own:
+    def __enter__(self) -> Listening:
         self._thread.start()
         while not self._server.started:
             assert self._thread.is_alive()

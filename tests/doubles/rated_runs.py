@@ -102,8 +102,19 @@ def _write_lines(file: Path, rows: Sequence[Any]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-class PageServer(Listening):
+class PageServer:
     """A page over runs, asked as a browser would."""
+
+    def __init__(self, app: Any) -> None:
+        self._listening = Listening(app)
+        self.url = self._listening.url
+
+    def __enter__(self) -> PageServer:
+        self._listening.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._listening.__exit__(*raised)
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and JSON, or text, of a GET."""

@@ -20,13 +20,21 @@ def models_of(*names: Any, settings: Sequence[str] = ()) -> Models:
     return load_models(config, [str(name) for name in names[1:]])
 
 
-class Server(Listening):
+class Server:
     """`models` behind the arguments of `create_app`, listening at `url` inside the context."""
 
     def __init__(self, models: Models, *arguments: Any, **others: Any) -> None:
         self.app = create_app(models, *arguments, **others)
         self.engine: Any = self.app._app.state.engine
-        super().__init__(self.app)
+        self._listening = Listening(self.app)
+        self.port, self.url = self._listening.port, self._listening.url
+
+    def __enter__(self) -> Server:
+        self._listening.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._listening.__exit__(*raised)
 
 
 class EchoDecoder:

@@ -9,10 +9,9 @@ from tests.infer.test_generate import all_of, random_prompts
 
 from tuneful.batch.order import derived_seed
 from tuneful.config import GenerateConfig
-from tuneful.infer import continuous
+from tuneful.infer import continuous, decode
 from tuneful.infer.cache import Room
 from tuneful.infer.continuous import ContinuousBatch, LiveRow, bytes_per_token, prompt_logprobs
-from tuneful.infer.decode import laid_out
 from tuneful.infer.row import Row
 from tuneful.infer.text import AnswerText
 from tuneful.model.forward import compute_logits
@@ -82,14 +81,15 @@ def test_rows_for_which_there_is_no_memory_wait_and_go_on_where_they_were(model,
         assert len(row.logprobs) == len(row.row.generated)
 
 
-def test_weights_that_are_laid_out_stay_until_they_are_given_back(model, monkeypatch):
-    made = []
+def test_weights_that_are_laid_out_stay_until_they_are_given_back(monkeypatch):
+    model, made = tiny_model("llama"), []
+    lay_out = vars(decode)["_lay_out"]
 
     def counted(own):
         made.append(own)
-        return laid_out(own)
+        return lay_out(own)
 
-    monkeypatch.setattr(continuous, "laid_out", counted)
+    monkeypatch.setattr(decode, "_lay_out", counted)
     batch = ContinuousBatch(model, (), max_rows=2)
     for number in range(4):
         batch.enter(live(random_prompts(1)[0], CONFIGS[0]))

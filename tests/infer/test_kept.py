@@ -11,11 +11,12 @@ import pytest
 import torch
 from tests.doubles.engine import tiny_model
 
-from tuneful.config import GenerateConfig
+from tuneful.config import GenerateConfig, LoraConfig
 from tuneful.infer import decode
 from tuneful.infer.compiled import CompiledModel
 from tuneful.infer.decode import keep_laid_out, laid_out
 from tuneful.infer.generate import generate
+from tuneful.model.lora import add_adapter
 
 CONFIG = GenerateConfig(temperature=0, max_new_tokens=4)
 
@@ -89,6 +90,48 @@ def test_weights_that_have_changed_are_laid_out_anew_and_the_old_are_freed(chang
     assert answered(model) == answered(plain)
     assert old() is None
     assert laid_out(model)[1] is laid_out(model)[1]
+
+
+def _hooked(model: Any) -> Any:
+    return model.model.layers[-1].mlp.register_forward_hook(lambda module, given, found: -3 * found).remove
+
+
+def _own_forward(model: Any) -> Any:
+    layer = model.model.layers[-1].mlp
+    layer.forward = lambda rows: -3 * type(layer).forward(layer, rows)
+    return lambda: vars(layer).pop("forward")
+
+
+def _stronger(model: Any) -> Any:
+    scalings = [module.scaling for module in model.modules() if hasattr(module, "lora_A")]
+    for scaling in scalings:
+        scaling["default"] *= 40
+    return lambda: [scaling.update(default=scaling["default"] / 40) for scaling in scalings]
+
+
+def _switched_off(model: Any) -> Any:
+    adapters = [module for module in model.modules() if hasattr(module, "lora_A")]
+    for one in adapters:
+        one.enable_adapters(False)
+    return lambda: [one.enable_adapters(True) for one in adapters]
+
+
+@pytest.mark.parametrize("change", [_hooked, _own_forward, _stronger, _switched_off])
+def test_what_computes_otherwise_with_the_same_weights_is_seen(change: Any) -> None:
+    model, plain = small(), small()
+    for one in (model, plain):
+        torch.manual_seed(1)
+        add_adapter(one, LoraConfig(r=2))
+        for name, parameter in one.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    keep_laid_out(model)
+    before = answered(model)
+    back = change(model)
+    change(plain)
+    assert answered(model) == answered(plain) != before
+    back()
+    assert answered(model) == before
 
 
 def test_a_copy_of_the_model_has_its_own_and_both_are_freed_at_once(made: list[Any]) -> None:

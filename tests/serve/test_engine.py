@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from tests.doubles.served import Server, models_of
 
 from tuneful.infer import continuous
+from tuneful.infer.decode import laid_out
 from tuneful.serve import engine
 from tuneful.serve.limits import Limits
 
@@ -214,8 +216,29 @@ def test_weights_that_nobody_uses_are_given_back(models, monkeypatch):
             assert len(trimmed) >= 2
 
 
-def test_a_model_that_lacks_memory_gets_that_of_one_that_nobody_asks(models, monkeypatch):
-    lively, other = (models.find(name).batch for name in ("lively", "gpt2"))
+def test_weights_of_a_model_that_nobody_asked_are_given_back_too(lively_llama, monkeypatch):
+    monkeypatch.setattr(engine, "_REST_SECONDS", 0.02)
+    monkeypatch.setattr(engine, "_IDLE_SECONDS", 0.02)
+    served = models_of(lively_llama)
+    batch = served.find("lively").batch
+    laid_out(batch.model)  # as an adapter is tried beside its base, or a shadow is asked for probabilities
+    assert batch.holds_weights
+    with Server(served):
+        wait_until(lambda: not batch.holds_weights)
+
+
+def test_what_is_given_back_is_freed(lively_llama):
+    batch = models_of(lively_llama).find("lively").batch
+    held = weakref.ref(laid_out(batch.model)[1])
+    assert held() is not None
+    batch.give_back_weights()
+    assert held() is None
+
+
+def test_a_model_that_lacks_memory_gets_that_of_one_that_nobody_asks(lively_llama, tiny_llama, monkeypatch):
+    models = models_of(lively_llama, tiny_llama)
+    names = [model.name for model in models]
+    lively, other = (models.find(name).batch for name in names)
     with Server(models) as server:
 
         def ask(name):
@@ -223,12 +246,12 @@ def test_a_model_that_lacks_memory_gets_that_of_one_that_nobody_asks(models, mon
             assert given.status_code == 200
             wait_until(lambda: not models.find(name).batch)
 
-        ask("lively")
-        ask("gpt2")
+        for name in names:
+            ask(name)
         assert lively.holds_weights
         other.give_back_weights()
         monkeypatch.setattr(type(other), "lacks_room", lambda self: self is other)
-        ask("gpt2")
+        ask(names[1])
         assert not lively.holds_weights
         assert other.holds_weights
 

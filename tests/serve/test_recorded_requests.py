@@ -147,15 +147,24 @@ def test_a_model_that_is_unloaded_answers_as_before(server):
 
 
 @pytest.mark.parametrize(
-    "choice", [{"tool_choice": "required"}, {"tool_choice": {"type": "function"}}, {"function_call": {"name": "Read"}}]
+    "choice",
+    [
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function"}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}}},
+        {"function_call": {"name": "Read"}},
+    ],
 )
 def test_a_call_that_is_demanded_is_refused(server, choice):
     given = httpx.post(f"{server.url}/v1/chat/completions", json={**CONTINUE_AGENT, **choice})
     assert given.status_code == 400
-    assert given.json()["error"]["param"] == "tool_choice"
+    assert given.json()["error"]["param"] == next(iter(choice))
 
 
-@pytest.mark.parametrize("choice", ["auto", "none", None])
+ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", None, ALLOWED])
 def test_a_call_that_is_left_to_the_model_is_not_made(server, choice):
     body = {**CONTINUE_AGENT, "tool_choice": choice, "stream": False, "max_tokens": 4}
     given = httpx.post(f"{server.url}/v1/chat/completions", json=body).json()

@@ -149,14 +149,13 @@ def _rated(before: AnsweredSet, after: AnsweredSet, pairing: Pairing) -> Matched
 
 
 def _with_people(comparison: Comparison, matched: MatchedRatings) -> Comparison:
-    from tuneful.evaluation.ratings import summarise_ratings
+    from tuneful.evaluation.ratings import judge_gain, summarise_ratings
 
     if not any(matched.by_item):
         return comparison
-    scores = [(item.base.judge_score, item.tuned.judge_score) for item in comparison.items or ()]
     people = summarise_ratings(
         matched,
-        [None if base is None or tuned is None else tuned - base for base, tuned in scores],
+        [judge_gain(item.base.judge_score, item.tuned.judge_score) for item in comparison.items or ()],
         confidence=comparison.confidence,
         num_resamples=comparison.num_resamples,
         seed=comparison.seed,

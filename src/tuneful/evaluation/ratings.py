@@ -145,6 +145,11 @@ def judge_agreement(
     return rater_agreement(items, confidence=confidence, num_resamples=num_resamples, seed=seed)
 
 
+def judge_gain(base: float | None, tuned: float | None) -> float | None:
+    """How much higher a judge scored the second answer; None where it scored none or one."""
+    return None if base is None or tuned is None else tuned - base
+
+
 def _by_gain(gain: float) -> Preferred:
     return "tie" if gain == 0 else "tuned" if gain > 0 else "base"
 

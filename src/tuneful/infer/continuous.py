@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from tuneful.config import GenerateConfig
 from tuneful.errors import TunefulError
-from tuneful.infer.decode import Decoder, attending, give_back_laid_out, kept_laid_out, laid_out, make_decoder
+from tuneful.infer.decode import Decoder, attending, give_back_laid_out, keep_laid_out, kept_laid_out, make_decoder
 from tuneful.infer.row import Row, TokenLogprobs
 from tuneful.infer.sample import next_tokens
 from tuneful.model.forward import compute_logits, own_attention
@@ -78,7 +78,7 @@ class ContinuousBatch:
     ) -> None:
         self.model, self._stops, self._max_rows, self._longest = model, stop_token_ids, max_rows, longest
         self._decoder: Decoder | None = None  # none while no row is in flight: it holds their keys and values
-        self._laid = kept_laid_out(model)  # kept from one row to the next: it takes as long as several tokens
+        keep_laid_out(model)  # from one row to the next: laying out takes as long as several tokens
         self._most_cached = 0
         self._rows: list[LiveRow] = []
         self._waiting: deque[LiveRow] = deque()
@@ -103,8 +103,7 @@ class ContinuousBatch:
             return []
         if self._decoder is None:
             self.model.eval()
-            self._laid = self._laid or laid_out(self.model)
-            self._decoder = make_decoder(self.model, self._max_rows, 0, self._longest, self._laid)
+            self._decoder = make_decoder(self.model, self._max_rows, 0, self._longest)
             self._most_cached = available_bytes(self.model.device) // _CACHE_SHARE // bytes_per_token(self.model)
         with attending(self.model, self._decoder.attention):
             stepped = self._stepped(self._decoder)
@@ -116,17 +115,16 @@ class ContinuousBatch:
     @property
     def holds_weights(self) -> bool:
         """Whether it holds the model's weights a second time, laid out for answers, and no row is in flight that needs them."""
-        return self._laid is not None and not self
+        return kept_laid_out(self.model) is not None and not self
 
     def give_back_weights(self) -> None:
         """Free them; they are laid out again when a row comes."""
-        self._laid = None
         give_back_laid_out(self.model)
 
     def lacks_room(self) -> bool:
         """Whether it has yet to lay out the weights, and there is no memory for that."""
         num_bytes = sum(one.numel() * one.element_size() for one in self.model.parameters())
-        return self._laid is None and not room_for_a_copy(num_bytes)
+        return kept_laid_out(self.model) is None and not room_for_a_copy(num_bytes)
 
     def take_dropped(self) -> list[LiveRow]:
         """The rows that were cancelled and have left since the last call."""

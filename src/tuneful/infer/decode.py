@@ -30,6 +30,7 @@ from tuneful.infer.packed import packed_weights
 from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
 from tuneful.model.attention import has_windows, why_no_trie
 from tuneful.model.behaviour import failure, longest_changes_others, relative_difference
+from tuneful.model.decoder import is_changed
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.load import UNLIMITED, context_length
 
@@ -97,12 +98,10 @@ LaidOut = tuple[DecoderChoice, Weights]
 """How a model answers, and its weights as that reads them."""
 
 
-def make_decoder(
-    model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0, laid: LaidOut | None = None
-) -> Decoder:
+def make_decoder(model: PreTrainedModel, num_rows: int, num_shared: int, longest: int = 0) -> Decoder:
     """The decoder for `model`, with room for `num_rows` rows whose prompts all begin with the same `num_shared` tokens, none of
-    them to become longer than `longest` tokens; `laid` is what `laid_out` gave, where that was asked before."""
-    choice, weights = laid or laid_out(model)
+    them to become longer than `longest` tokens."""
+    choice, weights = laid_out(model)
     least = LEAST_SHARED_COMPILED if isinstance(weights, CompiledModel) else LEAST_SHARED
     if num_shared < least or has_windows(model):  # a window slides over what all share, of each row at its own pace
         num_shared = 0
@@ -120,7 +119,7 @@ def laid_out(model: PreTrainedModel) -> LaidOut:
 def keep_laid_out(model: PreTrainedModel) -> None:
     """From now on what `laid_out` makes of `model` stays with it as long as its weights are what they were: for one that only
     answers, as a copy that takes as much memory as the weights."""
-    vars(model)[_KEPT] = _Kept()
+    vars(model).setdefault(_KEPT, _Kept())
 
 
 def kept_laid_out(model: PreTrainedModel) -> LaidOut | None:
@@ -149,7 +148,7 @@ class _Kept:
         """The same as before, unless weights have been replaced or written to, layers switched, or there was no room."""
         weights: list[Any]
         weights = [(id(one), one.data_ptr(), one._version) for one in (*model.parameters(), *model.buffers())]
-        weights += [id(module) for module in model.modules() if _is_switched(module)]
+        weights += [(id(module), *_switches(module)) for module in model.modules()]
         if self.found is None or weights != self._weights:
             self.found = None  # not both at once
             found, self._weights = _lay_out(model), weights
@@ -159,10 +158,14 @@ class _Kept:
         return self.found
 
 
-def _is_switched(module: torch.nn.Module) -> bool:
-    """Whether a module computes otherwise than by its weights alone: its adapter is off, or it has hooks."""
-    is_off = getattr(module, "disable_adapters", False) is True  # a model's own attribute of that name is a method
-    return is_off or bool(module._forward_hooks or module._forward_pre_hooks)
+def _switches(module: Any) -> tuple[Any, ...]:
+    """What besides its weights decides what a module computes: code of others, and which adapters are on, and how strong."""
+    if not hasattr(module, "lora_A"):
+        return (is_changed(module),)
+    return (
+        *(is_changed(module), tuple(module.active_adapters), module.disable_adapters),
+        *(tuple(module.merged_adapters), tuple(module.scaling.items())),
+    )
 
 
 def _lay_out(model: PreTrainedModel) -> LaidOut:

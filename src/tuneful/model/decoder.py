@@ -75,7 +75,7 @@ def is_served(model: PreTrainedModel) -> bool:
         and len(_layers(model)) == model.config.num_hidden_layers
         and not any(_drops(part) for part, _ in parts)
         and not _has_any_global_hook()
-        and not any(map(_is_changed, model.modules()))
+        and not any(map(is_changed, model.modules()))
     )
 
 
@@ -85,7 +85,7 @@ def _drops(part: torch.nn.Module) -> bool:
     return part.training and any((*own, getattr(part, "attention_dropout", 0.0)))
 
 
-def _is_changed(module: torch.nn.Module) -> bool:
+def is_changed(module: torch.nn.Module) -> bool:
     """Whether a module holds code of others: a hook, as FSDP's, or a forward of its own."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return any(hooks) or "forward" in vars(module)

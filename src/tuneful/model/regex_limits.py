@@ -15,9 +15,11 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +33,12 @@ _MAX_WAYS = 10_000
 _MAX_SIZE = 20_000
 """Characters of the expression with everything written as often as it is repeated."""
 _MAX_ATOMS = 300
-_CODES = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}|\\u([0-9A-Fa-f]{4})")
-_SAMPLE = (*range(0x250), *range(0x250, 0x20000, 64))
+_CODES = re.compile(r"\\x\{([0-9A-Fa-f]{1,8})\}|\\u([0-9A-Fa-f]{4})|\\o\{([0-7]{1,11})\}")
+_PROPERTIES = re.compile(r"\\[pP]\{([^}]*)\}")
+_CATEGORY = re.compile(r"\^?[A-Z][a-z]?")
 _SURROGATES = range(0xD800, 0xE000)
+_NUM_ALIKE = 4
+"""Characters of each kind (category, what it counts as) in the sample of those that stand for all."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -90,15 +95,12 @@ def _ways(node: syntax.Node) -> int:
 
 def _alike(atoms: Sequence[str], pattern: str) -> list[int]:
     """For each regular expression of one character the set of those it stands for, as the bits of a number: a bit for all
-    characters that no one of them tells apart. Of all characters a sample, and those that `pattern` names."""
+    characters that no one of them tells apart, of those in `_codes`."""
     from tokenizers import Regex, pre_tokenizers
 
-    named = {int(one[1] or one[2], 16) for one in _CODES.finditer(pattern)} | set(map(ord, pattern))
-    around = {code + step for code in named for step in (-1, 0, 1)}
-    codes = sorted({code for code in {*_SAMPLE, *around} if 0 <= code < 0x110000 and code not in _SURROGATES})
-    text, rows = "".join(map(chr, codes)), []
+    text, rows = "".join(map(chr, _codes(pattern))), []
     for atom in atoms:
-        row = np.ones(len(codes), dtype=bool)
+        row = np.ones(len(text), dtype=bool)
         try:
             others = pre_tokenizers.Split(Regex(atom), "removed").pre_tokenize_str(text)
         except Exception as error:  # the library raises no narrower one
@@ -110,6 +112,30 @@ def _alike(atoms: Sequence[str], pattern: str) -> list[int]:
         return []
     kinds = np.unique(np.stack(rows), axis=1)
     return [sum(1 << int(bit) for bit in np.flatnonzero(row)) for row in kinds]
+
+
+def _codes(pattern: str) -> list[int]:
+    """Codes of characters that tell apart what `pattern` tells apart: those it names, with their neighbours (where a range
+    ends), and a few of each kind. Where it can name few in another way (a script, a block; a range or an intersection cuts
+    one out of a kind), all of the first two planes."""
+    named = {int(one[1] or one[2], 16) if one[3] is None else int(one[3], 8) for one in _CODES.finditer(pattern)}
+    named |= set(map(ord, pattern))
+    of_kinds = all(_CATEGORY.fullmatch(name) for name in _PROPERTIES.findall(pattern))
+    codes = {code + step for code in named for step in (-1, 0, 1)}
+    codes.update(_kinds() if of_kinds and "&&" not in pattern and max(named, default=0) < 0x80 else range(0x20000))
+    codes.update(range(0x250), range(0x20000, 0x110000, 0x1000))
+    return sorted(code for code in codes if 0 <= code < 0x110000 and code not in _SURROGATES)
+
+
+@functools.cache
+def _kinds() -> frozenset[int]:
+    """The first and the last few characters of each kind that a category, a class, `\\w`, `\\d` or `\\s` can tell apart."""
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for code in range(0x20000):
+        one = chr(code)
+        kind = (unicodedata.category(one), one.isspace(), one.isalnum(), one.isdecimal(), one.islower(), one.isupper())
+        alike.setdefault(kind, []).append(code)
+    return frozenset(code for codes in alike.values() for code in (*codes[:_NUM_ALIKE], *codes[-_NUM_ALIKE:]))
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from tuneful.evaluation.ratings import (
     MatchedRatings,
     RatedPair,
     in_words,
+    judge_gain,
     match_ratings,
     preference_ratios,
     summarise_ratings,
@@ -64,7 +65,7 @@ def _counted(run: Run, comparison: Comparison) -> tuple[PeopleSummary | None, Me
     pairs = [RatedPair((row.source,), base[row.source], row.text) for row in run.tuned if row.source in base]
     matched = match_ratings(run.ratings, pairs)
     judged = [{row.source: row.score for row in run.scores.get(name, ())} for name in ("base", "tuned")]
-    gains = [_gain(*(scores.get(pair.sources[0]) for scores in judged)) for pair in pairs]
+    gains = [judge_gain(*(scores.get(pair.sources[0]) for scores in judged)) for pair in pairs]
     drawn = (_confidence(comparison), comparison.num_resamples or _NUM_RESAMPLES, comparison.seed)
     return summarise_ratings(matched, gains, *drawn), _preference(matched, *drawn)
 
@@ -72,10 +73,6 @@ def _counted(run: Run, comparison: Comparison) -> tuple[PeopleSummary | None, Me
 def _confidence(comparison: Comparison) -> float:
     """Of the intervals; the usual one where the file does not say."""
     return comparison.confidence if known(comparison.confidence) else _NO_COMPARISON.confidence
-
-
-def _gain(base: float | None, tuned: float | None) -> float | None:
-    return None if base is None or tuned is None else tuned - base
 
 
 def _preference(matched: MatchedRatings, confidence: float, num_resamples: int, seed: int) -> MetricComparison | None:

@@ -41,7 +41,8 @@ def create_app(
     and ends with the application's lifespan.
     """
     access, limits = access or Access(), limits or Limits()
-    engine = Engine(limits, max_rows=max(model.loaded.config.generate.batch_size for model in models))
+    max_rows = max(model.loaded.config.generate.batch_size for model in models)
+    engine = Engine(limits, max_rows, [model.batch for model in models])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -90,16 +90,16 @@ class Ticket:
 
 
 class Engine:
-    """The thread that answers, and the requests that wait for it. `close` ends it."""
+    """The thread that answers by `batches`, and the requests that wait for it. `close` ends it."""
 
-    def __init__(self, limits: Limits, max_rows: int) -> None:
+    def __init__(self, limits: Limits, max_rows: int, batches: Sequence[ContinuousBatch]) -> None:
         self._most = max_rows + limits.max_waiting
         self._lock = threading.Lock()
         self._num_unfinished = 0
         self._came: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._tickets: dict[LiveRow, Ticket] = {}
         self._batches: list[ContinuousBatch] = []
-        self._known: list[ContinuousBatch] = []
+        self._known = list(batches)
         self._to_score: deque[tuple[Ticket, deque[LiveRow]]] = deque()
         self._thread = threading.Thread(target=self._work, name="tuneful-engine", daemon=True)
         self._thread.start()
@@ -190,8 +190,6 @@ class Engine:
         if not batch or batch in self._batches:
             return
         self._batches.append(batch)
-        if batch not in self._known:
-            self._known.append(batch)
         if batch.lacks_room():
             self._give_back(other_than=batch)
 

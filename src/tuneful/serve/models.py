@@ -23,7 +23,7 @@ from tuneful.errors import InputError, ModelError
 from tuneful.files import read_object
 from tuneful.infer.compiled import CompiledModel
 from tuneful.infer.continuous import ContinuousBatch
-from tuneful.infer.decode import forget_decoders, laid_out
+from tuneful.infer.decode import forget_decoders, give_back_laid_out, laid_out
 from tuneful.infer.generate import stop_token_ids
 from tuneful.infer.session import LoadedModel
 from tuneful.model.beside import beside
@@ -147,7 +147,10 @@ def _beside(base: LoadedModel, below: Path, path: Path, config: Config, notify: 
     if (model := beside(base.model, path)) is None:
         return None
     forget_decoders(model)
-    if not isinstance(laid_out(model)[1], CompiledModel):
+    give_back_laid_out(base.model)  # one copy at a time; a request lays out again what it needs
+    is_compiled = isinstance(laid_out(model)[1], CompiledModel)
+    give_back_laid_out(model)
+    if not is_compiled:
         return None
     config, tokenizer = with_saved_template(config), load_tokenizer(path)
     check_vocabulary(model, tokenizer, path)
@@ -220,8 +223,8 @@ def _free(name: str, served: Sequence[ServedModel]) -> str:
 
 def _sharing(model: ServedModel, others: Sequence[ServedModel]) -> ServedModel:
     """`model`, with each weight that one of `others` has, too, in the memory of that one."""
-    for other in others:
-        share_equal_weights(model.loaded.model, other.loaded.model)
+    if sum(share_equal_weights(model.loaded.model, other.loaded.model) for other in others):
+        model.batch.give_back_weights()  # which were laid out in the memory that is free now
     return model
 
 

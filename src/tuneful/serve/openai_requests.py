@@ -86,11 +86,11 @@ class ChatRequest(_Request):
                 'leave it out ({"type": "text"})',
                 "response_format",
             )
-        if wants_a_call(self.tool_choice) or wants_a_call(self.function_call):
-            raise RequestError(
-                "tool_choice demands a call, and the model calls no tools. With `auto` it answers in text",
-                "tool_choice",
-            )
+        for name, choice in (("tool_choice", self.tool_choice), ("function_call", self.function_call)):
+            if wants_a_call(choice):
+                raise RequestError(
+                    f"{name} demands a call, and the model calls no tools. With `auto` it answers in text", name
+                )
         if self.modalities and self.modalities != ["text"]:
             raise RequestError("this model answers in text alone", "modalities")
         if (self.top_logprobs or 0) > limits.max_logprobs:
@@ -112,6 +112,9 @@ class ChatRequest(_Request):
 def wants_a_call(choice: Any) -> bool:
     """Whether a `tool_choice` leaves the model no answer in text. Tools that it may call or not are offered by clients unasked,
     and calling none is an answer."""
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        allowed = choice.get("allowed_tools")
+        choice = allowed.get("mode") if isinstance(allowed, dict) else allowed
     return choice not in (None, "", "none", "auto")
 
 

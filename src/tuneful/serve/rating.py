@@ -20,7 +20,14 @@ from typing import Any, Literal
 from tuneful.errors import DataError
 from tuneful.evaluation.metric_comparison import compare_ratios
 from tuneful.evaluation.metric_specs import metric_spec
-from tuneful.evaluation.ratings import RatedPair, match_ratings, preference_ratios, summarise_ratings, text_sha256
+from tuneful.evaluation.ratings import (
+    RatedPair,
+    judge_gain,
+    match_ratings,
+    preference_ratios,
+    summarise_ratings,
+    text_sha256,
+)
 from tuneful.runs.schema import JudgeScore, MetricComparison, PeopleSummary, RatingRow, load_rows
 from tuneful.serve.items import BlindItem, TestItem, answer_names, items_for, load_answers, num_equal
 from tuneful.serve.ratings import RatingStore
@@ -153,8 +160,7 @@ def _gains(run: Path, items: Sequence[TestItem], a: str, b: str) -> list[float |
     """How much higher a judge scored the answer `b` of each item than `a`; None where it scored none or one."""
     files = (run / "scores" / f"{name}.jsonl" for name in (a, b))
     before, after = ({row.source: row.score for row in load_rows(JudgeScore, file) or ()} for file in files)
-    pairs = [(before.get(item.source), after.get(item.source)) for item in items]
-    return [None if low is None or high is None else high - low for low, high in pairs]
+    return [judge_gain(before.get(item.source), after.get(item.source)) for item in items]
 
 
 def clean_rater(name: str) -> str:
