@@ -12,8 +12,17 @@ import pytest
 from tests.doubles.processes import Process
 from tests.machine import needs
 
-from tuneful.errors import DataError
-from tuneful.files import AppendLog, read_lines, write_json, write_rows, write_text, written
+from tuneful.errors import ConfigError, DataError
+from tuneful.files import (
+    AppendLog,
+    lock_output,
+    read_lines,
+    unlock_output,
+    write_json,
+    write_rows,
+    write_text,
+    written,
+)
 from tuneful.runs.schema import load_rows
 
 
@@ -122,3 +131,15 @@ def test_a_line_damaged_in_the_middle_is_told_and_nothing_behind_it_is_touched(t
     log.add({"number": 1})
     log.close()
     assert [line.row for line in read_lines(path)] == [{"number": 0}, {"number": 1}]
+
+
+def test_a_file_is_locked_once_and_the_lock_leaves_nothing_behind(tmp_path: Path) -> None:
+    lock = lock_output(tmp_path / "rows.jsonl")
+    with pytest.raises(ConfigError, match=r"rows\.jsonl: another process is writing it"):
+        lock_output(tmp_path / "rows.jsonl")
+    unlock_output(lock)
+    assert names(tmp_path) == []
+    other = lock_output(tmp_path / "rows.jsonl")
+    unlock_output(lock)  # it was let go of already: the other one stays
+    assert names(tmp_path) == [".rows.jsonl.lock"]
+    unlock_output(other)

@@ -6,7 +6,7 @@
     AppendLog                                        JSONL that grows a line at a time
     read_lines                                       JSONL back, line by line
     read_object                                      a JSON document back
-    held                                             one process at a time
+    held, lock_output, unlock_output                 one process at a time
     sha256_of, free_bytes, cache_root
 
 Stands on the ground: anybody may import it, and nothing else in the package renames, flushes or hashes a file on its own
@@ -305,9 +305,6 @@ def held(lock: Path, waiting: Callable[[], None] | None = None) -> Iterator[None
         own.release()
 
 
-# What lies on the disk
-
-
 def lock_output(output: Path) -> FileLock:
     """The lock of a file that one process at a time may write, held from here on; it stands beside the file.
 
@@ -321,6 +318,17 @@ def lock_output(output: Path) -> FileLock:
     except OSError as error:
         raise ConfigError(f"{error.filename or output}: cannot be written: {error.strerror or error}") from None
     return lock
+
+
+def unlock_output(lock: FileLock) -> None:
+    """Let go of a lock of `lock_output`, whose file goes too; one that was let go of stays so."""
+    if lock.is_locked:
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+# What lies on the disk
 
 
 def sha256_of(path: Path) -> str:

@@ -135,6 +135,7 @@ def test_what_another_request_left_is_refused_or_replaced_and_never_mixed_in(spe
         with pytest.raises(ConfigError, match=r"answers\.jsonl\.partial: holds answers to another request"):
             answered(speaker, output, **other)
         assert partial.read_bytes() == before
+        assert not output.with_name(".answers.jsonl.lock").exists()
     answered(speaker, output, batch_size=1)  # changes no answer, so it is the same request
     assert output.read_bytes() == whole
     partial.write_bytes(before)

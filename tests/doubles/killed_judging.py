@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.doubles.judge_server import MODEL, Request, head, honest_body, said, serving, tags, true_score
+from tests.doubles.processes import complaints
 
 CONCURRENCY = 4
 LATENCY_SECONDS = 0.03
@@ -67,7 +68,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 def campaign(num_kills: int, num_items: int, seed: int) -> dict[str, Any]:
     """Evaluations killed `num_kills` times in all, each held against one that was not."""
-    dice, complaints, kills, ends = random.Random(seed), [], 0, 0
+    dice, found, kills, ends = random.Random(seed), list[str](), 0, 0
     moments: list[float] = []
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,14 +100,8 @@ def campaign(num_kills: int, num_items: int, seed: int) -> dict[str, Any]:
                         continue
                     break
                 ends += 1
-                if code:
-                    complaints.append(f"evaluation {ends} ended with {code}")
-                if files_of(folder) != wanted:
-                    differ = [name for name, digest in files_of(folder).items() if wanted.get(name) != digest]
-                    complaints.append(f"evaluation {ends} after {killed_here} kills: other files: {', '.join(differ)}")
-                repeated = sum(judge.asked.values()) - num_items
-                if repeated > killed_here * CONCURRENCY:
-                    complaints.append(f"evaluation {ends}: {repeated} questions repeated after {killed_here} kills")
+                run, repeated = f"evaluation {ends} after {killed_here} kills", sum(judge.asked.values()) - num_items
+                found += complaints(run, code, files_of(folder), wanted, repeated, killed_here * CONCURRENCY)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "kills": kills,
@@ -115,5 +110,5 @@ def campaign(num_kills: int, num_items: int, seed: int) -> dict[str, Any]:
         "files": sorted(wanted),
         "uninterrupted_seconds": round(length, 2),
         "kill_seconds": [round(moment, 2) for moment in (min(moments), max(moments))],
-        "complaints": complaints,
+        "complaints": found,
     }

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.doubles.judge_server import MODEL, serving
-from tests.doubles.processes import Process, tuneful
+from tests.doubles.processes import Process, complaints, tuneful
 from tests.doubles.teacher import Teacher
 
 CONCURRENCY = 4
@@ -61,7 +61,7 @@ def killed(process: Process, teacher: Teacher, moment: int, rows: Path) -> int |
 
 def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.01) -> dict[str, Any]:
     """Runs of a kind killed `num_kills` times in all, each held against one that was not."""
-    dice, complaints, kills, ends = random.Random(seed), list[str](), 0, 0
+    dice, found, kills, ends = random.Random(seed), list[str](), 0, 0
     with TemporaryDirectory() as name:
         folder = Path(name)
         rows = [
@@ -94,14 +94,8 @@ def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.01
                         if "made.jsonl" in files_of(folder) and "made.jsonl.partial" not in files_of(folder):
                             code = 0  # what was killed had no work to do any more
                 ends += 1
-                if code:
-                    complaints.append(f"run {ends} ended with {code}")
-                if files_of(folder) != wanted:
-                    differ = [file for file, content in files_of(folder).items() if wanted.get(file) != content]
-                    complaints.append(f"run {ends} after {killed_here} kills: other files: {', '.join(differ)}")
-                repeated = sum(teacher.asked.values()) - num_requests
-                if repeated > killed_here * CONCURRENCY:
-                    complaints.append(f"run {ends}: {repeated} requests repeated after {killed_here} kills")
+                run, repeated = f"run {ends} after {killed_here} kills", sum(teacher.asked.values()) - num_requests
+                found += complaints(run, code, files_of(folder), wanted, repeated, killed_here * CONCURRENCY)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "kind": kind,
@@ -109,5 +103,5 @@ def campaign(num_kills: int, kind: str, seed: int, latency_seconds: float = 0.01
         "runs": ends,
         "requests": num_requests,
         "files": sorted(wanted),
-        "complaints": complaints,
+        "complaints": found,
     }

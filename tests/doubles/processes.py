@@ -94,6 +94,20 @@ def tuneful(*arguments: str, env: Mapping[str, str] | None = None) -> Process:
     return Process(_command, arguments, env=env, name="tuneful")
 
 
+def complaints(
+    run: str, code: int, files: Mapping[str, Any], wanted: Mapping[str, Any], num_repeated: int, num_allowed: int
+) -> list[str]:
+    """What is wrong with the end of a `run` that was killed and went on: its exit code, files, or what it asked again."""
+    found = [f"{run}: ended with {code}"] if code else []
+    if missing := sorted(wanted.keys() - files.keys()):
+        found.append(f"{run}: missing files: {', '.join(missing)}")
+    if other := sorted(name for name, content in files.items() if name not in wanted or wanted[name] != content):
+        found.append(f"{run}: other files: {', '.join(other)}")
+    if num_repeated > num_allowed:
+        found.append(f"{run}: {num_repeated} requests repeated, at most {num_allowed} were in flight")
+    return found
+
+
 def _command(arguments: tuple[str, ...]) -> None:
     from tuneful.cli import main
 

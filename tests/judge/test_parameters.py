@@ -10,8 +10,9 @@ from tests.doubles.judge_server import MODEL, Request, head, honest_body
 from tests.judge.test_client import QUESTION, SETTINGS, TEXT, answering, whole
 
 from tuneful.config import JudgeConfig, load_config
-from tuneful.judge.backends import OllamaBackend, OpenAIBackend, refused_parameter
+from tuneful.judge.backends import NoReplyError, OllamaBackend, OpenAIBackend, refused_parameter
 from tuneful.judge.client import AskResult, NoReply, Reply, open_http_judge
+from tuneful.judge.questions import Question
 
 SENT = ("model", "messages", "max_tokens", "temperature", "seed", "response_format")
 
@@ -108,3 +109,19 @@ def test_the_longer_name_of_the_limit_is_the_first_at_openai() -> None:
     backend = OpenAIBackend("https://api.openai.com/v1", MODEL, SETTINGS)
     assert backend.body(QUESTION)["max_completion_tokens"] == 512
     assert backend.body(QUESTION, {"max_completion_tokens"})["max_tokens"] == 512
+
+
+@pytest.mark.parametrize(
+    ("backend", "counted"),
+    [
+        (OllamaBackend("http://127.0.0.1:1", MODEL, SETTINGS), {"prompt_eval_count": 300}),
+        (OpenAIBackend("http://127.0.0.1:1/v1", MODEL, SETTINGS), {"usage": {"prompt_tokens": 300}}),
+    ],
+    ids=["ollama", "openai"],
+)
+def test_a_prompt_of_which_earlier_turns_were_cut_is_not_taken_for_read(backend: Any, counted: dict[str, Any]) -> None:
+    reply = honest_body("ollama" if isinstance(backend, OllamaBackend) else "openai", TEXT, **counted)
+    long = Question("", "And then?", "", None, earlier=(("Tell me a story.", "Once upon a time. " * 500),))
+    with pytest.raises(NoReplyError, match="read only 300 tokens of a prompt of 9,0"):
+        backend.read(reply, long)
+    assert backend.read(reply, Question("", "And then?", "", None)) == TEXT

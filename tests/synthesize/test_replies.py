@@ -110,6 +110,9 @@ def test_plain_text_of_any_language_is_used(text: str) -> None:
 
 def test_a_thought_before_a_plain_reply_is_left_out_and_an_open_one_refused() -> None:
     assert text_of(Reply("<think>hm</think> Yes, gladly."), PLAIN) == "Yes, gladly."
+    # An answer that is a block of code keeps its fence, whether or not a thought stands before it.
+    fenced = "```\nprint(1)\n```"
+    assert text_of(Reply(fenced), PLAIN) == text_of(Reply(f"<think>hm</think>\n{fenced}"), PLAIN) == fenced
     assert text_of(Reply("<think>hm"), PLAIN) == Refused("no text: the judge was still thinking when its reply ended")
     assert text_of(NoReply("cut at 5"), PLAIN) == Refused("no whole reply: cut at 5")
 

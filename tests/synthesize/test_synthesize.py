@@ -247,15 +247,6 @@ def test_a_pair_after_earlier_turns_is_written_as_messages(made: Make, tmp_path:
     assert row["instruction"] == "Name a lake."
 
 
-def test_the_budget_of_tokens_is_never_passed(made: Make) -> None:
-    teacher = Teacher()
-    with teaching(teacher) as name:
-        found = made("judge.max_tokens=64", kind="instructions", teacher=name, num=50, max_tokens=8_000)
-    assert 0 < found.made.num_rows < 50
-    assert found.made.num_prompt_tokens + found.made.num_reply_tokens <= 8_000
-    assert "(--max-tokens)" in found.made.stopped
-
-
 def test_a_server_that_is_gone_ends_the_work_and_the_same_command_goes_on(made: Make, tmp_path: Path) -> None:
     class Gone(Teacher):
         is_gone = True
@@ -293,7 +284,8 @@ def test_what_was_answered_before_a_kill_is_not_asked_again_and_the_files_are_th
         files = [(tmp_path / one).read_bytes() for one in ("made.jsonl", "made.requests.jsonl")]
         num_requests = len(teacher.requests)
         teacher.requests.clear()
-        (tmp_path / "made.jsonl").unlink()
+        for one in ("made.jsonl", "made.requests.jsonl"):
+            (tmp_path / one).unlink()
         with pytest.MonkeyPatch.context() as patch:
             add = Journal.add
 
@@ -312,47 +304,6 @@ def test_what_was_answered_before_a_kill_is_not_asked_again_and_the_files_are_th
     assert found.made.num_before == 7
     assert len(teacher.requests) - num_before == num_requests - 7
     assert [(tmp_path / one).read_bytes() for one in ("made.jsonl", "made.requests.jsonl")] == files
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "instructions"}, "--teacher JUDGE is needed"),
-        ({"kind": "instructions", "teacher": "llama3"}, "names no judge"),
-        ({"kind": "instructions", "teacher": "ollama/x", "samples": 3}, "--samples is for --kind responses or pairs"),
-        ({"kind": "instructions", "teacher": "ollama/x", "data": None}, "needs DATA"),
-        ({"kind": "instructions", "teacher": "ollama/x", "from_empty_turn": True}, "leave DATA and --topics out"),
-        (
-            {"kind": "instructions", "teacher": "ollama/x", "from_empty_turn": True, "data": None},
-            "give it, such as --empty-turn",
-        ),
-        ({"kind": "responses", "teacher": "ollama/x", "best_by_judge": True}, "give --samples 2"),
-        ({"kind": "responses", "teacher": "ollama/x", "judge": "ollama/y"}, "--judge ranks samples"),
-        ({"kind": "responses", "teacher": "ollama/x", "data": None}, "DATA"),
-        ({"kind": "reflections", "teacher": "ollama/x", "min_margin": 2.0}, "--min-margin is for --kind pairs"),
-        ({"kind": "pairs"}, "is ranked by a judge"),
-        ({"kind": "pairs", "teacher": "ollama/x", "rank_by": "chrf"}, "is not asked where --rank-by chrf"),
-        ({"kind": "pairs", "rank_by": "bleu"}, "expected judge or one of rouge_l"),
-        ({"kind": "pairs", "rank_by": "chrf", "samples": 1}, "two samples or more"),
-        ({"kind": "pairs", "rank_by": "chrf", "temperature": 0.0}, "gives the same answer every time"),
-        ({"kind": "responses", "teacher": "ollama/x", "num": 0}, "--num 0: expected 1 or more"),
-        ({"kind": "responses", "teacher": "ollama/x", "output": "rows.json"}, "ends in .jsonl"),
-        ({"kind": "responses", "teacher": "ollama/x", "output": "nowhere/rows.jsonl"}, "its folder does not exist"),
-        ({"kind": "poems", "teacher": "ollama/x"}, "expected one of instructions"),
-    ],
-)
-def test_an_option_that_would_be_ignored_or_is_missing_is_one_message(
-    made: Make, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
-        made(**options)
-
-
-def test_a_file_that_is_there_is_never_written_over(made: Make, tmp_path: Path) -> None:
-    (tmp_path / "made.jsonl").write_text("mine\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"made.jsonl: already exists"):
-        made(kind="responses", teacher="ollama/x")
-    assert (tmp_path / "made.jsonl").read_text(encoding="utf-8") == "mine\n"
 
 
 def test_the_command_shows_the_counts_and_gives_them_as_json(

@@ -96,7 +96,7 @@ def synthesize(
     request = Request(
         kind=kind,
         output=Path(output),
-        teacher=config.judge.model if teacher is None and rank_by in (None, "judge") else teacher,
+        teacher=teacher,
         judge=judge,
         model=model,
         num=num,
@@ -258,8 +258,10 @@ def show_synthesis(result: SynthesisResult, terminal: Terminal) -> None:
     terminal.say(f"{made.output}: {plural(made.num_rows, 'row')} ({made.kind})", style="bold")
     tokens = f"{made.num_prompt_tokens:,} of prompts + {made.num_reply_tokens:,} of replies"
     earlier = f", {made.num_before:,} of them by an earlier process" if made.num_before else ""
+    read = [f"{name}: {one['num_used']:,} used + {one['num_refused']:,} refused" for name, one in made.read.items()]
     terminal.facts(
         {
+            **({"rows read": "\n".join(read)} if read else {}),
             "requests": f"{made.num_requests:,} = {made.num_used:,} used + {num_refused:,} refused{earlier}",
             "tokens": tokens + (" (where nobody counted them: a quarter of the bytes)" if made.estimated else ""),
             "time": duration(made.seconds),

@@ -10,7 +10,6 @@ and its record is answered again. One process at a time may write.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from transformers import PreTrainedModel
 from tuneful.config import GenerateConfig
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import ConfigError
-from tuneful.files import AppendLog, lock_output, write_rows
+from tuneful.files import AppendLog, lock_output, unlock_output, write_rows
 from tuneful.infer.generate import answer_each
 from tuneful.runs.schema import AnswerRow, as_row, read_strictly
 from tuneful.types import Answer, Conversation
@@ -111,7 +110,7 @@ class Journal:
         try:
             self.rows = self._begin(request, replace)
         except BaseException:
-            self._lock.release()
+            unlock_output(self._lock)
             raise
 
     def __enter__(self) -> Journal:
@@ -143,10 +142,7 @@ class Journal:
     def close(self) -> None:
         """Let go of the file; what is known stays for the next process."""
         self._log.close()
-        if self._lock.is_locked:
-            with contextlib.suppress(OSError):
-                Path(self._lock.lock_file).unlink()
-            self._lock.release()
+        unlock_output(self._lock)
 
     def _begin(self, request: str, replace: bool) -> dict[int, AnswerRow]:
         """The rows that an earlier process left of this request; anything else in the file is dropped."""

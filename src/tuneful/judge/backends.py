@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -96,53 +96,25 @@ class OllamaBackend:
 
     def body(self, question: Question, without: Collection[str] = ()) -> dict[str, Any]:
         """The request that asks `question`; Ollama takes every parameter, or ignores it."""
-        settings = self.settings
-        options: dict[str, Any] = {"num_ctx": settings.num_ctx}
-        if settings.max_tokens is not None:
-            options["num_predict"] = settings.max_tokens
-        if (seed := _given(question.seed, settings.seed)) is not None:
-            options["seed"] = seed
-        if (temperature := _given(question.temperature, settings.temperature)) is not None:
-            options["temperature"] = temperature
         body = {
             "model": self.model,
             "messages": _messages(question),
             "stream": True,
             "truncate": False,
-            "keep_alive": settings.keep_alive,
-            "options": options,
+            "keep_alive": self.settings.keep_alive,
+            "options": ollama_options(self.settings, question),
         }
         return body if question.schema is None else {**body, "format": question.schema}
 
     def read(self, content: bytes, question: Question) -> str:
         """The reply in a stream of JSON lines: all contents, where the last line alone says `done`."""
-        pieces: list[str] = []
-        last: Mapping[str, Any] = {}
-        for line in lines_of(content):
-            if last.get("done"):
-                raise NoReplyError("the stream goes on after its end", retry=True)
-            last = json_object(line)
-            if "error" in last:
-                raise NoReplyError(f"the server reports an error: {shortened(last['error'])}", retry=True)
-            if not same_model(last.get("model"), self.model):
-                raise NoReplyError(f"another model replied: {shortened(last.get('model'))}", retry=True)
-            if not isinstance(last.get("done"), bool):
-                raise NoReplyError("a line of the stream does not say whether it is the last", retry=True)
-            pieces.append(_content(last.get("message")))
-        if not last.get("done"):
-            raise NoReplyError("the stream was cut before its end", retry=True)
-        check_ending(last.get("done_reason", "stop"), self.settings.max_tokens)
-        if "done_reason" not in last and last.get("eval_count", -1) == self.settings.max_tokens:
-            raise NoReplyError(
-                f"the reply was cut at judge.max_tokens={self.settings.max_tokens}", retry=False, final=True
-            )
+        text, last = read_ollama(content, self.model, self.settings, lambda line: _content(line.get("message")))
         _check_read_whole(last.get("prompt_eval_count"), question)
-        return "".join(pieces)
+        return text
 
     def num_tokens(self, content: bytes) -> tuple[int | None, int | None]:
         """The counts in the last line."""
-        last = json_object(list(lines_of(content))[-1])
-        return count_of(last.get("prompt_eval_count")), count_of(last.get("eval_count"))
+        return ollama_counts(content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +139,7 @@ class OpenAIBackend:
             names.reverse()
         if settings.max_tokens is not None and (left := [name for name in names if name not in without]):
             parameters[left[0]] = settings.max_tokens
-        if (seed := _given(question.seed, settings.seed)) is not None:
-            parameters["seed"] = seed
-        if (temperature := _given(question.temperature, settings.temperature)) is not None:
-            parameters["temperature"] = temperature
+        parameters |= sampling(settings, question)
         if question.schema is not None:
             schema = {"name": "reply", "strict": True, "schema": question.schema}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -179,14 +148,9 @@ class OpenAIBackend:
 
     def read(self, content: bytes, question: Question) -> str:
         """The reply in one JSON object: the content of its one choice, if that stopped at its end token."""
-        reply = json_object(content)
-        if "error" in reply:
-            raise NoReplyError(f"the server reports an error: {shortened(reply['error'])}", retry=True)
-        choices = reply.get("choices")
-        if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-            raise NoReplyError("not a reply with one choice", retry=True)
-        text = _content(choices[0].get("message"))
-        check_ending(choices[0].get("finish_reason"), self.settings.max_tokens)
+        reply, choice = only_choice(content)
+        text = _content(choice.get("message"))
+        check_ending(choice.get("finish_reason"), self.settings.max_tokens)
         usage = reply.get("usage")
         _check_read_whole(usage.get("prompt_tokens") if isinstance(usage, dict) else None, question)
         return text
@@ -194,6 +158,61 @@ class OpenAIBackend:
     def num_tokens(self, content: bytes) -> tuple[int | None, int | None]:
         """The counts under `usage`."""
         return usage_of(json_object(content))
+
+
+def sampling(settings: JudgeConfig, question: Question) -> dict[str, Any]:
+    """Of seed and temperature those that the question or else the settings give."""
+    own = {"seed": question.seed, "temperature": question.temperature}
+    given = {name: getattr(settings, name) if value is None else value for name, value in own.items()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def ollama_options(settings: JudgeConfig, question: Question) -> dict[str, Any]:
+    """Ollama's `options` of a request."""
+    limit = {} if settings.max_tokens is None else {"num_predict": settings.max_tokens}
+    return {"num_ctx": settings.num_ctx, **limit, **sampling(settings, question)}
+
+
+def read_ollama(
+    content: bytes, model: str, settings: JudgeConfig, text_in: Callable[[Mapping[str, Any]], str]
+) -> tuple[str, Mapping[str, Any]]:
+    """The texts of all lines of Ollama's, of which the last alone says `done`, and that line. NoReplyError."""
+    pieces: list[str] = []
+    last: Mapping[str, Any] = {}
+    for line in lines_of(content):
+        if last.get("done"):
+            raise NoReplyError("the stream goes on after its end", retry=True)
+        last = json_object(line)
+        if "error" in last:
+            raise NoReplyError(f"the server reports an error: {shortened(last['error'])}", retry=True)
+        if not same_model(last.get("model"), model):
+            raise NoReplyError(f"another model replied: {shortened(last.get('model'))}", retry=True)
+        if not isinstance(last.get("done"), bool):
+            raise NoReplyError("a line of the stream does not say whether it is the last", retry=True)
+        pieces.append(text_in(last))
+    if not last.get("done"):
+        raise NoReplyError("the stream was cut before its end", retry=True)
+    check_ending(last.get("done_reason", "stop"), settings.max_tokens)
+    if "done_reason" not in last and last.get("eval_count", -1) == settings.max_tokens:
+        raise NoReplyError(f"the reply was cut at judge.max_tokens={settings.max_tokens}", retry=False, final=True)
+    return "".join(pieces), last
+
+
+def ollama_counts(content: bytes) -> tuple[int | None, int | None]:
+    """The counts in Ollama's last line."""
+    last = json_object(list(lines_of(content))[-1])
+    return count_of(last.get("prompt_eval_count")), count_of(last.get("eval_count"))
+
+
+def only_choice(content: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A reply of OpenAI's protocol, and its one choice. NoReplyError."""
+    reply = json_object(content)
+    if "error" in reply:
+        raise NoReplyError(f"the server reports an error: {shortened(reply['error'])}", retry=True)
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        raise NoReplyError("not a reply with one choice", retry=True)
+    return reply, choices[0]
 
 
 def usage_of(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -207,10 +226,6 @@ def usage_of(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def count_of(value: Any) -> int | None:
     """A count as a server gives it, None where it is no count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None
-
-
-def _given(own: Any, of_settings: Any) -> Any:
-    return of_settings if own is None else own
 
 
 def refused_parameter(content: bytes, sent: Collection[str]) -> str | None:
@@ -286,7 +301,8 @@ def check_ending(reason: Any, max_tokens: int | None) -> None:
 
 def _check_read_whole(num_tokens: Any, question: Question) -> None:
     """Raise where the server counted far fewer prompt tokens than the prompt's bytes need: it cut the prompt silently."""
-    num_bytes = len(question.system.encode()) + len(question.user.encode())
+    earlier = "".join(text for pair in question.earlier for text in pair)
+    num_bytes = len(f"{question.system}{earlier}{question.user}".encode())
     if not isinstance(num_tokens, int) or num_tokens < _MIN_WINDOW_TOKENS:
         return
     if num_tokens * _MAX_BYTES_PER_TOKEN < num_bytes:

@@ -134,15 +134,21 @@ def reason_in(reply: str) -> str | None:
 
 def unwrapped(reply: str) -> str | Unreadable:
     """The reply without the thinking block in front of it, and without the code fence and the white space around it."""
-    text = reply.strip()
-    if _has_thinking(text):
-        _, closed, text = text.partition(_THINKING[1])
-        if not closed:
-            return Unreadable("the judge was still thinking when its reply ended")
-        text = text.strip()
+    text = without_thought(reply)
+    if isinstance(text, Unreadable):
+        return text
     if fence := _FENCE.fullmatch(text):
         text = fence[1].strip()
     return text or Unreadable("an empty reply")
+
+
+def without_thought(reply: str) -> str | Unreadable:
+    """The reply without the thinking block in front of it and the white space around it."""
+    text = reply.strip()
+    if not _has_thinking(text):
+        return text
+    _, closed, text = text.partition(_THINKING[1])
+    return text.strip() if closed else Unreadable("the judge was still thinking when its reply ended")
 
 
 def _has_thinking(reply: str) -> bool:

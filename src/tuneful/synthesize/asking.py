@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tuneful.errors import JudgeError
@@ -83,11 +83,15 @@ class Asker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerAsker:
-    """A server of the judge's client; `completions` is the same server asked to continue a text, None where it cannot."""
+    """A server of the judge's client; `completions` is the same server asked to continue a text, None where it cannot.
+
+    `failures` are counted across calls: a call may have fewer requests than it takes to give up.
+    """
 
     judge: Judge
     max_tokens: int | None
     completions: HttpJudge | None = None
+    failures: _InARow = field(default_factory=lambda: _InARow())
 
     @property
     def name(self) -> str:
@@ -105,27 +109,41 @@ class ServerAsker:
             numbers = [number for number, ask in enumerate(asks) if ask.continues is continues]
             if numbers:
                 assert judge is not None, "this server continues no texts"
-                results = _InARow(self.name, numbers, on_results)
+                results = _HeldBack(self.name, numbers, on_results, self.failures)
                 judge.ask_all([asks[number].question for number in numbers], results.take)
                 results.end()
 
 
+@dataclass(slots=True)
 class _InARow:
+    """How many of the last requests had no reply: one that did not fail, or failed for a reason of its own, begins anew."""
+
+    number: int = 0
+
+    def count(self, result: AskResult) -> bool:
+        """Count the result of one request; whether it is such a failure."""
+        failed = isinstance(result, NoReply) and not result.final
+        self.number = self.number + 1 if failed else 0
+        return failed
+
+
+class _HeldBack:
     """Holds failures back until a reply says that the server works; raises JudgeError after too many in a row."""
 
-    def __init__(self, name: str, numbers: Sequence[int], on_results: OnResults) -> None:
-        self._name, self._numbers, self._on_results = name, numbers, on_results
+    def __init__(self, name: str, numbers: Sequence[int], on_results: OnResults, failures: _InARow) -> None:
+        self._name, self._numbers, self._on_results, self._failures = name, numbers, on_results, failures
         self._failed: list[tuple[int, AskResult]] = []
 
     def take(self, index: int, result: AskResult) -> None:
         """The result of one request."""
-        if isinstance(result, NoReply) and not result.final:
-            self._failed.append((self._numbers[index], result))
-            if len(self._failed) >= _GIVE_UP_AFTER:
-                raise JudgeError(f"{self._name} gave no reply to {_GIVE_UP_AFTER} requests in a row: {result.reason}")
+        if not self._failures.count(result):
+            self.end()
+            self._on_results([(self._numbers[index], result)])
             return
-        self.end()
-        self._on_results([(self._numbers[index], result)])
+        self._failed.append((self._numbers[index], result))
+        if self._failures.number >= _GIVE_UP_AFTER:
+            assert isinstance(result, NoReply)
+            raise JudgeError(f"{self._name} gave no reply to {_GIVE_UP_AFTER} requests in a row: {result.reason}")
 
     def end(self) -> None:
         """Hand over the failures that were held back."""

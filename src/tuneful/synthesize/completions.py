@@ -8,7 +8,7 @@ Stands beside `judge/backends.py`, with the same promise: a whole text, or NoRep
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +19,12 @@ from tuneful.judge.backends import (
     OllamaBackend,
     OpenAIBackend,
     check_ending,
-    count_of,
     json_object,
-    lines_of,
-    same_model,
-    shortened,
+    ollama_counts,
+    ollama_options,
+    only_choice,
+    read_ollama,
+    sampling,
     usage_of,
 )
 from tuneful.judge.client import HttpJudge, Judge
@@ -46,30 +47,16 @@ class RawOllama:
 
     def body(self, question: Question, without: Collection[str] = ()) -> dict[str, Any]:
         """The request that has the question's user text continued."""
-        options: dict[str, Any] = {"num_ctx": self.settings.num_ctx}
-        if self.settings.max_tokens is not None:
-            options["num_predict"] = self.settings.max_tokens
-        given = {"seed": question.seed, "temperature": question.temperature}
-        options |= {name: value for name, value in given.items() if value is not None}
         said = {"model": self.model, "prompt": question.user, "raw": True, "stream": False}
-        return {**said, "keep_alive": self.settings.keep_alive, "options": options}
+        return {**said, "keep_alive": self.settings.keep_alive, "options": ollama_options(self.settings, question)}
 
     def read(self, content: bytes, question: Question) -> str:
         """The text behind the one that was sent."""
-        reply = _only_line(content)
-        if "error" in reply:
-            raise NoReplyError(f"the server reports an error: {shortened(reply['error'])}", retry=True)
-        if not same_model(reply.get("model"), self.model):
-            raise NoReplyError(f"another model replied: {shortened(reply.get('model'))}", retry=True)
-        if reply.get("done") is not True:
-            raise NoReplyError("the reply does not say that it is done", retry=True)
-        check_ending(reply.get("done_reason", "stop"), self.settings.max_tokens)
-        return _text(reply.get("response"))
+        return read_ollama(content, self.model, self.settings, lambda line: _text(line.get("response")))[0]
 
     def num_tokens(self, content: bytes) -> tuple[int | None, int | None]:
         """The counts beside the text."""
-        reply = _only_line(content)
-        return count_of(reply.get("prompt_eval_count")), count_of(reply.get("eval_count"))
+        return ollama_counts(content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +74,17 @@ class RawOpenAI:
 
     def body(self, question: Question, without: Collection[str] = ()) -> dict[str, Any]:
         """The request that has the question's user text continued, without the parameters that the server has refused."""
-        given = {
-            "max_tokens": self.settings.max_tokens,
-            "seed": question.seed,
-            "temperature": question.temperature,
-        }
-        sent = {name: value for name, value in given.items() if value is not None and name not in without}
+        given = sampling(self.settings, question)
+        if self.settings.max_tokens is not None:
+            given["max_tokens"] = self.settings.max_tokens
+        sent = {name: value for name, value in given.items() if name not in without}
         return {"model": self.model, "prompt": question.user, **sent}
 
     def read(self, content: bytes, question: Question) -> str:
         """The text of the one choice."""
-        reply = json_object(content)
-        if "error" in reply:
-            raise NoReplyError(f"the server reports an error: {shortened(reply['error'])}", retry=True)
-        choices = reply.get("choices")
-        if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-            raise NoReplyError("not a reply with one choice", retry=True)
-        check_ending(choices[0].get("finish_reason"), self.settings.max_tokens)
-        return _text(choices[0].get("text"))
+        _, choice = only_choice(content)
+        check_ending(choice.get("finish_reason"), self.settings.max_tokens)
+        return _text(choice.get("text"))
 
     def num_tokens(self, content: bytes) -> tuple[int | None, int | None]:
         """The counts under `usage`."""
@@ -121,13 +101,6 @@ def completing(judge: Judge) -> HttpJudge:
         if isinstance(backend, OpenAIBackend):
             return replace(http, backend=RawOpenAI(backend.base_url, backend.model, backend.settings))
     raise ConfigError(f"--from-empty-turn: {judge.name} continues no texts")
-
-
-def _only_line(content: bytes) -> Mapping[str, Any]:
-    lines = list(lines_of(content))
-    if len(lines) != 1:
-        raise NoReplyError(f"{len(lines)} lines where one was expected", retry=True)
-    return json_object(lines[0])
 
 
 def _text(value: Any) -> str:

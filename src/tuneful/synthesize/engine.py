@@ -19,14 +19,13 @@ from tuneful.judge.client import AskResult, NoReply, Reply
 from tuneful.synthesize.asking import Ask, Asker, Role
 from tuneful.synthesize.journal import Journal
 from tuneful.synthesize.novelty import Known
-from tuneful.synthesize.replies import Refused
+from tuneful.synthesize.replies import MAX_CHARACTERS, Refused
 from tuneful.synthesize.work import Item, Made, Work
 
 _WAVE = 64
 """Items whose requests are in flight together: of a fixed number, so that a setting of speed changes no row."""
 
 _BYTES_A_TOKEN = 4
-_MAX_KEPT_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +132,21 @@ class Engine:
     def _over(self, requests: int, tokens: int) -> str | None:
         """Why so many more requests and tokens do not fit into the budget; None where they do."""
         budget = self.budget
-        if budget.max_requests is not None and self.spent.requests + requests > budget.max_requests:
-            return f"{self.spent.requests:,} of {budget.max_requests:,} requests were spent (--max-requests)"
-        if budget.max_tokens is not None and self.spent.tokens + tokens > budget.max_tokens:
-            return f"{self.spent.tokens:,} of {budget.max_tokens:,} tokens were spent (--max-tokens)"
+        for most, spent, more, unit in (
+            (budget.max_requests, self.spent.requests, requests, "requests"),
+            (budget.max_tokens, self.spent.tokens, tokens, "tokens"),
+        ):
+            if most is not None and spent + more > most:
+                left = f", and the next item may take {more:,}" if spent < most else ""
+                return f"{spent:,} of {most:,} {unit} were spent (--max-{unit}){left}"
         return None
 
     def _most_tokens(self, begun: _Begun) -> int:
-        """The most tokens that an item could take: each request its prompt, and twice a reply, which the next prompt may hold."""
-        longest = max(ask.num_bytes for ask in begun.asks) // 2
+        """The most tokens that an item could take: each request its prompt, the replies that this may hold, and its own reply."""
+        item = begun.item
+        longest = max(item.later_bytes, *(ask.num_bytes for ask in begun.asks)) // 2
         reply = max(self.askers[role].max_tokens or 0 for role in self.askers)
-        return self.num_requests * (longest + 2 * reply)
+        return self.num_requests * (longest + (item.later_replies + 1) * reply)
 
     def _play(self, wave: Sequence[_Begun]) -> None:
         """Step the work of all items until each has ended."""
@@ -210,7 +213,7 @@ class Engine:
                 reason = outcome(ended, key)
                 result = ended.results[key]
                 prompt, reply = num_tokens(ask, result)
-                said = {"reply": result.text[:_MAX_KEPT_CHARACTERS]} if isinstance(result, Reply) else {"reply": None}
+                said = {"reply": result.text[:MAX_CHARACTERS]} if isinstance(result, Reply) else {"reply": None}
                 yield {
                     "request": key,
                     **about,

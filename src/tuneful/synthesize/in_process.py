@@ -30,19 +30,21 @@ _GROUP = 64
 
 @dataclass(frozen=True, slots=True)
 class ModelAsker:
-    """A loaded model under its own template."""
+    """A loaded model under its own template; `seed` is that of requests which have none of their own, such as a judge's."""
 
     name: str
     identity: Mapping[str, Any]
     loaded: LoadedModel
+    seed: int = 0
 
     @classmethod
-    def of(cls, name: str, digest: str, loaded: LoadedModel) -> ModelAsker:
+    def of(cls, name: str, digest: str, loaded: LoadedModel, seed: int = 0) -> ModelAsker:
         """The model whose folder has the fingerprint `digest`."""
         settings = loaded.config.generate.model_dump(mode="json", exclude={"batch_size"})
         template = loaded.encoder.text.fingerprint
         dtype = str(next(loaded.model.parameters()).dtype)
-        return cls(name, {"wire": "model", "sha256": digest, "template": template, "dtype": dtype, **settings}, loaded)
+        identity = {"wire": "model", "sha256": digest, "template": template, "dtype": dtype, **settings}
+        return cls(name, identity, loaded, seed)
 
     @property
     def max_tokens(self) -> int | None:
@@ -98,7 +100,7 @@ class ModelAsker:
             config,
             stops,
             seed=0,
-            numbers=[asks[number].question.seed or 0 for number in own],
+            numbers=[self.seed if (seed := asks[number].question.seed) is None else seed for number in own],
             new_text=text,
         )
         return [(own[index], generated) for index, generated in found]

@@ -10,7 +10,6 @@ missing, and comes to the same files. FILE.partial goes last, when the result wa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneful.errors import ConfigError
-from tuneful.files import AppendLog, lock_output, write_rows
+from tuneful.files import AppendLog, lock_output, unlock_output, write_rows
 from tuneful.judge.client import AskResult, NoReply, Reply
 from tuneful.synthesize.asking import Ask
 
@@ -73,10 +72,7 @@ class Journal:
         """Let go of the files; what is known stays for the next process."""
         if hasattr(self, "_log"):
             self._log.close()
-        if self._lock.is_locked:
-            with contextlib.suppress(OSError):
-                Path(self._lock.lock_file).unlink()
-            self._lock.release()
+        unlock_output(self._lock)
 
     def _begin(self, request: str) -> dict[str, tuple[str, AskResult]]:
         """The results that an earlier process left of this request."""
@@ -98,9 +94,12 @@ class Journal:
 
 
 def check_unfinished(output: Path) -> None:
-    """ConfigError where `output` is there already and no run that has not ended left it."""
-    if output.exists() and not output.with_name(f"{output.name}.partial").exists():
-        raise ConfigError(f"{output}: already exists; give another --output, or remove it")
+    """ConfigError where `output` or its file of requests is there already and no run that has not ended left it."""
+    if output.with_name(f"{output.name}.partial").exists():
+        return
+    for path in (output, requests_file(output)):
+        if path.exists():
+            raise ConfigError(f"{path}: already exists; give another --output, or remove it")
 
 
 def requests_file(output: Path) -> Path:

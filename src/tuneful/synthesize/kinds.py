@@ -21,6 +21,7 @@ from tuneful.data.duplicates import normal_text
 from tuneful.data.read import Record
 from tuneful.data.turns import UNANSWERED
 from tuneful.judge.client import AskResult
+from tuneful.judge.questions import Question
 from tuneful.synthesize.asking import Ask
 from tuneful.synthesize.prompts import Prompt, plain_question
 from tuneful.synthesize.ranking import METRICS, JudgeRanking, Scores
@@ -134,6 +135,8 @@ def responses(recipe: Recipe, item: Item, record: Record | None) -> Work:
         return _OTHER_TURNS
     if recipe.best and _reference(record) is None and _needs_reference(recipe):
         return _NO_REFERENCE
+    if recipe.best:
+        _expect_ranking(recipe, item, record)
     asks = _samples(recipe, item, conversation, "teacher")
     answers = _different(item, conversation, asks, (yield asks))
     if not answers:
@@ -190,6 +193,13 @@ def _reference(record: Record) -> str | None:
     return None if response == UNANSWERED else response
 
 
+def _expect_ranking(recipe: Recipe, item: Item, record: Record) -> None:
+    """Say how long the prompts of the ranking are, where a judge ranks."""
+    if recipe.ranking is not None:
+        item.later_bytes = recipe.ranking.num_bytes(record.conversation, _reference(record))
+        item.later_replies = recipe.ranking.num_judged
+
+
 def _scores(recipe: Recipe, item: Item, record: Record, answers: Sequence[str]) -> Scores:
     """The score of each answer, by the judge or by a metric."""
     reference = _reference(record)
@@ -212,6 +222,8 @@ def reflections(recipe: Recipe, item: Item, record: Record | None) -> Work:
         return Refused("several turns or a system text: only single tasks are reflected on")
     old = conversation.turns[0]
     turn, key, reflected = old, "", dict[str, str]()
+    if recipe.reflect == "both":
+        item.later_bytes = Ask("", "teacher", _reflection_question(recipe, "response", old)).num_bytes
     if recipe.reflect in ("both", "instruction"):
         ask = _reflection(recipe, item, "instruction", turn)
         (result,) = yield [ask]
@@ -242,9 +254,12 @@ def reflections(recipe: Recipe, item: Item, record: Record | None) -> Work:
 
 
 def _reflection(recipe: Recipe, item: Item, on: str, turn: Turn) -> Ask:
+    return item.ask(on, "teacher", _reflection_question(recipe, on, turn))
+
+
+def _reflection_question(recipe: Recipe, on: str, turn: Turn) -> Question:
     texts = {"instruction": turn.instruction, "input": turn.input, "response": turn.response}
-    question = recipe.prompts[f"{on}-reflection"].question(texts, plain=recipe.plain)
-    return item.ask(on, "teacher", question)
+    return recipe.prompts[f"{on}-reflection"].question(texts, plain=recipe.plain)
 
 
 def _normal(turn: Turn) -> tuple[str, str, str]:
@@ -262,6 +277,7 @@ def pairs(recipe: Recipe, item: Item, record: Record | None) -> Work:
         return _OTHER_TURNS
     if _reference(record) is None and _needs_reference(recipe):
         return _NO_REFERENCE
+    _expect_ranking(recipe, item, record)
     asks = _samples(recipe, item, conversation, "model")
     answers = _different(item, conversation, asks, (yield asks))
     if len(answers) < 2:

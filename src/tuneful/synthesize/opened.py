@@ -23,19 +23,25 @@ _NEVER = 1 << 60
 def open_askers(request: Request, config: Config, notify: Callable[[str], None]) -> dict[Role, Asker]:
     """Everybody who is asked, by role; who has two roles under one name is opened once."""
     askers: dict[Role, Asker] = {}
+    by_name: dict[str, Asker] = {}
+
+    def opened(name: str, *, continues: bool = False) -> Asker:
+        if name not in by_name:
+            by_name[name] = open_asker(name, config, notify, continues=continues)
+        return by_name[name]
+
     if request.model is not None:
         if request.model.startswith(("ollama/", "openai/", "gguf:")):
-            askers["model"] = open_asker(request.model, config, notify)
+            askers["model"] = opened(request.model)
         else:
             from tuneful.synthesize.in_process import load_own_model
 
             assert request.temperature is not None
             askers["model"] = load_own_model(request.model, config, request.temperature, notify)
     if request.teacher is not None:
-        askers["teacher"] = open_asker(request.teacher, config, notify, continues=request.from_empty_turn)
+        askers["teacher"] = opened(request.teacher, continues=request.from_empty_turn)
     if request.judge is not None:
-        same = request.judge == request.teacher
-        askers["judge"] = askers["teacher"] if same else open_asker(request.judge, config, notify)
+        askers["judge"] = opened(request.judge)
     if request.max_tokens is not None and any(asker.max_tokens is None for asker in askers.values()):
         raise ConfigError("--max-tokens needs a limit on each reply, which judge.max_tokens=none takes away")
     return askers
@@ -60,7 +66,7 @@ def open_asker(name: str, config: Config, notify: Callable[[str], None], *, cont
 
         folder = name.removeprefix("model:")
         digest, loaded = loaded_model(folder, config.model_copy(update={"judge": settings}), notify)
-        return ModelAsker.of(name, digest, loaded)
+        return ModelAsker.of(name, digest, loaded, settings.seed or 0)
     judge = _without_breaker(open_judge(settings, _no_model, notify))
     if not continues:
         return ServerAsker(judge, settings.max_tokens)

@@ -92,11 +92,18 @@ _FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
+def check_prompts(folder: Path, names: Sequence[str]) -> None:
+    """ConfigError where none of the prompts `names`, which are those that are asked with, is in `folder`."""
+    if not folder.is_dir():
+        raise ConfigError(f"--prompts {folder}: no such folder")
+    files_read = [f"{name}.txt" for name in names]
+    if not any((folder / one).is_file() for one in files_read):
+        raise ConfigError(f"--prompts {folder}: has no {' or '.join(files_read)}, so nothing in it would be read")
+
+
 def load_prompt(name: str, folder: Path | None = None) -> Prompt:
     """The prompt `name` of `NEEDED`, from `folder` where it has one of that name, else built in. ConfigError."""
     own = folder / f"{name}.txt" if folder is not None else None
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"--prompts {folder}: no such folder")
     is_own = own is not None and own.is_file()
     shown = str(own) if is_own else f"{name}.txt"
     try:

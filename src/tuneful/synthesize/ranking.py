@@ -61,6 +61,17 @@ class JudgeRanking:
         protocol = self.prompt.protocol
         return num_answers * (num_answers - 1) if protocol.compares_two else num_answers
 
+    @property
+    def num_judged(self) -> int:
+        """How many answers stand in one prompt of the judge's."""
+        return 2 if self.prompt.protocol.compares_two else 1
+
+    def num_bytes(self, conversation: Conversation, reference: str | None) -> int:
+        """Of a prompt of the judge's, without the answers in it."""
+        shown = reference if self.needs_reference else None
+        texts = (self.prompt.system, self.prompt.user, task_text(conversation), shown or "")
+        return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
     def scores(self, item: Item, conversation: Conversation, reference: str | None, answers: Sequence[str]) -> Scores:
         """The scores of `answers`, 0 to 100, once the requests that this yields are answered."""
         protocol, task = self.prompt.protocol, task_text(conversation)

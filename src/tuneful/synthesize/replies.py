@@ -20,7 +20,7 @@ from tuneful.audit.defects import find_defects
 from tuneful.data.duplicates import normal_text
 from tuneful.judge.backends import shortened
 from tuneful.judge.client import AskResult, NoReply
-from tuneful.judge.grammar import Unreadable, json_object_in, unwrapped
+from tuneful.judge.grammar import Unreadable, json_object_in, unwrapped, without_thought
 from tuneful.judge.questions import Question
 from tuneful.types import Conversation, Turn
 
@@ -59,12 +59,9 @@ def text_of(result: AskResult, question: Question) -> str | Refused:
     whole = _whole(result)
     if isinstance(whole, Refused):
         return whole
-    if whole.lstrip().startswith("<think>"):
-        found = unwrapped(whole)
-        if isinstance(found, Unreadable):
-            return Refused(f"no text: {found.reason}")
-        whole = found
-    text = whole.strip()
+    text = without_thought(whole)
+    if isinstance(text, Unreadable):
+        return Refused(f"no text: {text.reason}")
     return refusal_of(text, question) or text
 
 

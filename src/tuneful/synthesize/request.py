@@ -5,6 +5,7 @@ Stands at the beginning of this room; `run.py` does what a checked request says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from tuneful.config import Config
 from tuneful.errors import ConfigError
 from tuneful.synthesize.kinds import KINDS, Kind, Reflect
+from tuneful.synthesize.prompts import check_prompts
 from tuneful.synthesize.ranking import METRICS
 
 _NUM_ROWS = 100
@@ -22,7 +24,10 @@ _SAMPLES_OF_A_PAIR = 4
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for, as the command's options say it; `checked` is the request where nothing in it is against the rest."""
+    """What was asked for, as the command's options say it; `checked` is the request where nothing in it is against the rest.
+
+    Without `teacher` and `judge` the one of `judge.model` is meant.
+    """
 
     kind: Kind
     output: Path
@@ -43,6 +48,16 @@ class Request:
     max_tokens: int | None = None
     temperature: float | None = None
     prompts: Path | None = None
+
+    @property
+    def prompt_names(self) -> tuple[str, ...]:
+        """The prompts of `prompts.NEEDED` that are asked with."""
+        if self.kind == "instructions" and not self.from_empty_turn:
+            return ("topic",) if self.topics else ("instructions",)
+        if self.kind == "reflections":
+            reflected = ("instruction", "response") if self.reflect in (None, "both") else (self.reflect,)
+            return tuple(f"{name}-reflection" for name in reflected)
+        return ()
 
 
 def checked(request: Request, config: Config, *, has_data: bool) -> Request:
@@ -65,10 +80,13 @@ def checked(request: Request, config: Config, *, has_data: bool) -> Request:
         raise ConfigError("--judge ranks samples: it goes with --best-by-judge, or with --kind pairs --rank-by judge")
     if kind == "pairs":
         return _checked_pairs(request, config, judged=judged)
+    request = replace(request, teacher=request.teacher or config.judge.model)
     if request.teacher is None:
         raise ConfigError("--teacher JUDGE is needed: ollama/NAME, openai/MODEL, gguf:FILE or model:FOLDER")
     if kind == "instructions":
         _check_instructions(request, has_data=has_data)
+    if request.prompts is not None:
+        check_prompts(request.prompts, request.prompt_names)
     if request.best_by_judge and (request.samples or 1) < 2:
         raise ConfigError("--best-by-judge chooses among several samples: give --samples 2 or more")
     return replace(
@@ -92,6 +110,7 @@ _ONLY_FOR: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "rank_by": ("pairs",),
         "min_margin": ("pairs",),
         "reflect": ("reflections",),
+        "prompts": ("instructions", "reflections"),
     }
 )
 
@@ -109,15 +128,19 @@ def _check_numbers(request: Request) -> None:
         ("temperature", 0),
         ("min_margin", 0),
     ):
-        if (value := getattr(request, name)) is not None and not value >= least:
-            raise ConfigError(f"{_option(name)} {value}: expected {least} or more")
+        if (value := getattr(request, name)) is not None and not (math.isfinite(value) and value >= least):
+            raise ConfigError(f"{_option(name)} {value}: expected a number of {least} or more")
 
 
 def _checked_pairs(request: Request, config: Config, *, judged: bool) -> Request:
     rank_by = request.rank_by or "judge"
     if rank_by not in ("judge", *METRICS):
         raise ConfigError(f"--rank-by {rank_by}: expected judge or one of {', '.join(METRICS)}")
-    judge = request.judge or request.teacher
+    if request.teacher is not None and request.judge is not None:
+        raise ConfigError(
+            f"--teacher {request.teacher} is not asked where --judge {request.judge} ranks; drop one of them"
+        )
+    judge = request.judge or request.teacher or config.judge.model
     if judged and judge is None:
         raise ConfigError(
             "--kind pairs is ranked by a judge: give --teacher JUDGE, or --rank-by rouge_l to rank by the records' own answers"
@@ -147,6 +170,8 @@ def _checked_pairs(request: Request, config: Config, *, judged: bool) -> Request
 def _check_instructions(request: Request, *, has_data: bool) -> None:
     if request.from_empty_turn and (has_data or request.topics):
         raise ConfigError("--from-empty-turn asks the model for tasks out of nothing: leave DATA and --topics out")
+    if request.from_empty_turn and request.prompts is not None:
+        raise ConfigError("--from-empty-turn asks without a prompt of ours: leave --prompts out")
     if request.empty_turn is not None and not request.from_empty_turn:
         raise ConfigError("--empty-turn goes with --from-empty-turn")
     if not (request.from_empty_turn or has_data or request.topics):

@@ -29,7 +29,7 @@ from tuneful.synthesize.journal import Journal, check_unfinished, requests_file
 from tuneful.synthesize.kinds import KINDS, Kind, Recipe
 from tuneful.synthesize.novelty import Known
 from tuneful.synthesize.opened import open_askers
-from tuneful.synthesize.prompts import NEEDED, load_prompt, prompts_text
+from tuneful.synthesize.prompts import load_prompt, prompts_text
 from tuneful.synthesize.ranking import JudgeRanking
 from tuneful.synthesize.request import Request
 from tuneful.synthesize.work import Item, Work
@@ -48,7 +48,8 @@ class Synthesis:
 
     `left_out` counts records about which nothing was asked, by reason; `num_before` replies were there from a process that
     ended early. `stopped` says what ended the work before all was made, None where nothing did. `seconds` are of this process.
-    Tokens are `estimated` where a server counted none.
+    Tokens are `estimated` where a server counted none. `read` has how many rows of DATA and of each excluded file were used and
+    refused, by the file's name.
     """
 
     kind: Kind
@@ -66,6 +67,7 @@ class Synthesis:
     estimated: bool
     seconds: float
     stopped: str | None
+    read: Mapping[str, Mapping[str, int]]
 
 
 # The work
@@ -82,7 +84,8 @@ def synthesized(
     file = read_data(as_names(data), config.data, asks=asks) if data is not None else None
     excluded = [(name, read_data(name, config.data, asks=True)) for name in request.exclude]
     topics = read_topics(request.topics) if request.topics else ()
-    _say_what_was_read(file, terminal)
+    for one in filter(None, (file, *(other for _, other in excluded))):
+        _say_what_was_read(one, terminal)
     check_unfinished(request.output)
     askers = open_askers(request, config, notify)
     recipe = recipe_of(request, config, askers, file, topics)
@@ -99,11 +102,11 @@ def synthesized(
             engine = Engine(askers, journal, budget, known, num_requests, advance)
             engine.run(items)
         journal.finish(engine.requests(), engine.rows())
-        yield _summary(engine, request, time.monotonic() - started)
+        yield _summary(engine, request, time.monotonic() - started, [file, *(one for _, one in excluded)])
         journal.forget()
 
 
-def _summary(engine: Engine, request: Request, seconds: float) -> Synthesis:
+def _summary(engine: Engine, request: Request, seconds: float, files: Sequence[DataFile | None]) -> Synthesis:
     num_used, refused, not_asked = engine.counts()
     return Synthesis(
         kind=request.kind,
@@ -121,12 +124,11 @@ def _summary(engine: Engine, request: Request, seconds: float) -> Synthesis:
         estimated=engine.spent.estimated,
         seconds=seconds,
         stopped=engine.stopped,
+        read={one.name: {"num_used": len(one.records), "num_refused": len(one.refused)} for one in files if one},
     )
 
 
-def _say_what_was_read(file: DataFile | None, terminal: Terminal) -> None:
-    if file is None:
-        return
+def _say_what_was_read(file: DataFile, terminal: Terminal) -> None:
     for refusal in file.refused[:3]:
         terminal.say(f"refused {refusal.source}: {refusal.reason}", style="yellow")
     read = len(file.records) + len(file.refused)
@@ -136,7 +138,7 @@ def _say_what_was_read(file: DataFile | None, terminal: Terminal) -> None:
 def read_topics(path: Path) -> tuple[str, ...]:
     """The topics of a text file, a line each; blank lines and repeated topics are none. DataError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     topics = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
@@ -166,7 +168,7 @@ def recipe_of(
         model=maker.name,
         judge=request.judge or "",
         plain=teacher_is_plain,
-        prompts={name: load_prompt(name, request.prompts) for name in NEEDED},
+        prompts={name: load_prompt(name, request.prompts) for name in request.prompt_names},
         seeds=seeds,
         topics=topics,
         opening=_opening(request, maker) if request.from_empty_turn else None,

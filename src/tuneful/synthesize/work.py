@@ -42,7 +42,8 @@ class Item:
     """What one item's work has to know and to tell: its `number` from 0, the `source` of its record, and the seed of all.
 
     `refused` says of single requests why they were not used; the others share the end of the item. `sends_seed` is False where
-    the judge's settings have no seed to send.
+    the judge's settings have no seed to send. Of requests behind the first ones `later_bytes` is the longest prompt without the
+    replies in it, of which it holds `later_replies` at most; both are said before anything is asked, for the budget.
     """
 
     number: int
@@ -50,6 +51,8 @@ class Item:
     seed: int
     temperature: float
     sends_seed: bool = True
+    later_bytes: int = 0
+    later_replies: int = 1
     asked: dict[str, Ask] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
