@@ -40,7 +40,22 @@ def test_a_small_change_costs_half_its_variance_so_a_sharp_model_pays_with_the_s
 def test_within_the_bound_no_control_is_made() -> None:
     logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
     part = rounding_part([*logits], [*logits], "bf16", never)
-    assert (part.holds, part.bound, part.note) == (True, "at most 0.001", "")
+    assert (part.holds, part.bound, part.note) == (True, "at most 0.02", "")
+
+
+def test_a_file_in_bf16_that_has_lost_what_was_trained_is_refused_and_one_that_lost_little_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = [3 * torch.randn(50, generator=generator) for _ in range(8)]
+    trained = [one + torch.randn(50, generator=generator) for one in base]
+
+    def with_a_share(lost: float) -> list[torch.Tensor]:
+        return [one + lost * (other - one) for one, other in zip(trained, base, strict=True)]
+
+    def changed() -> list[torch.Tensor]:
+        return [one + 0.01 * torch.randn(50, generator=generator) for one in trained]
+
+    assert rounding_part(with_a_share(0.1), trained, "bf16", changed).holds
+    assert not rounding_part(with_a_share(1.0), trained, "bf16", changed).holds
 
 
 def test_beyond_the_bound_the_models_own_rounding_decides() -> None:
@@ -50,12 +65,13 @@ def test_beyond_the_bound_the_models_own_rounding_decides() -> None:
     def changed(size: float) -> list[torch.Tensor]:
         return [one + size * torch.randn(50, generator=generator) for one in trained]
 
-    alike = rounding_part(changed(0.3), trained, "bf16", lambda: changed(0.3))
+    alike = rounding_part(changed(1.5), trained, "bf16", lambda: changed(1.5))
     assert alike.holds
     assert alike.note.startswith("rounding alone brings this model ")
-    further = rounding_part(changed(2.0), trained, "bf16", lambda: changed(0.3))
+    further = rounding_part(changed(6.0), trained, "bf16", lambda: changed(1.5))
     assert not further.holds
     assert further.note.startswith("most after prompt ")
+    assert " is allowed. bf16 rounds small steps of the training away" in further.note
     flat = runtime_part([*map(whole, changed(2.0))], trained, "bf16", lambda: trained)
     assert not flat.holds
     assert flat.bound == "at most 0.002"  # a control that moves nothing makes no bound narrower

@@ -55,7 +55,10 @@ def save_merged(
     target: torch.dtype = getattr(torch, dtype)
     try:
         with written_aside(folder) as aside, quiet():
-            save_state(model, stand_ins(tensors), aside, shipped, dtype)
+            try:
+                save_state(model, stand_ins(tensors), aside, shipped, dtype)
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:  # experts that are taken apart, say
+                raise _OtherTensorsError from error
             saved = _names_as_saved(aside / _FILE, tensors)
             (aside / _FILE).unlink()
             _write_files(saved, aside, target)
