@@ -145,3 +145,33 @@ def test_pairs_as_labelled_records_are_no_copies_of_each_other(tmp_path: Path) -
     found = look(tmp_path, clean(20), "train.objective=kto")
     assert found.findings == ()
     assert found.num_used == 40
+
+
+def called(city: str, thought: str = "") -> dict[str, Any]:
+    said = {
+        "role": "assistant",
+        "content": "I look it up.",
+        "tool_calls": [{"name": "look", "arguments": {"in": city}}],
+    }
+    return {**said, **({"reasoning_content": thought} if thought else {})}
+
+
+def asked(row: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"role": "user", "content": row["prompt"]}]
+
+
+def test_sides_that_differ_in_a_call_or_a_thought_alone_are_not_identical(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = clean(20)
+    rows[2] = {"prompt": asked(rows[2]), "chosen": [called("Rome")], "rejected": [called("Oslo")]}
+    rows[3] = {"prompt": asked(rows[3]), "chosen": [called("Rome", "Rome, then.")], "rejected": [called("Rome")]}
+    rows[4] = {"prompt": asked(rows[4]), "chosen": [called("Rome")], "rejected": [called("Rome")]}
+    found = look(tmp_path, rows, fix=tmp_path / "fixed.jsonl")
+    assert places(found) == {"identical_sides": {5}}
+    kept = [json.loads(line) for line in (tmp_path / "fixed.jsonl").read_text().splitlines()]
+    assert kept == [row for number, row in enumerate(rows) if number != 4]
+
+
+def test_labels_of_answers_that_differ_in_a_call_alone_do_not_contradict_each_other(tmp_path: Path) -> None:
+    (row,) = clean(1)
+    rows = [{"prompt": asked(row), "completion": [called(city)], "label": city == "Rome"} for city in ("Rome", "Oslo")]
+    assert look(tmp_path, rows, "train.objective=kto").findings == ()

@@ -22,7 +22,7 @@ from tuneful.encoding.documents import beginning_ids, document_example
 from tuneful.encoding.template import Origin, Piece, without_thoughts
 from tuneful.encoding.tokens import Run, TextEncoder
 from tuneful.errors import TemplateError
-from tuneful.types import Conversation, Example, has_question
+from tuneful.types import Conversation, Example, has_question, sides_of
 
 _MAX_TRIES = 8
 """How often the text that was asked is cut until a record fits: each cut is of as many tokens as were too many."""
@@ -215,7 +215,7 @@ class Encoder:
     def _preferences(self, conversations: Sequence[Conversation]) -> list[Example | str]:
         """The Examples of pairs and of records with a label: nothing of a prompt is trained, and all that follows it is."""
         plain = replace(self, prompt_weight=0.0, last_turn=False)
-        sides = [side for one in conversations for side in (one, one.rejected) if side is not None]
+        sides = [side for one in conversations for side in sides_of(one)]
         fitted = iter(plain.examples([replace(side, rejected=None, label=None) for side in sides]))
         return [plain._preference(one, next(fitted), next(fitted) if one.rejected else None) for one in conversations]
 

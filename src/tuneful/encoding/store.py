@@ -39,7 +39,7 @@ from tuneful.data.sources import Place
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
 from tuneful.files import flush_entry, read_object, sha256_of, write_text, written
-from tuneful.types import Conversation, Example, IntArray, ToolCall, ToolResult, Turn
+from tuneful.types import Conversation, Example, IntArray, ToolCall, ToolResult, Turn, sides_of
 
 Item = TypeVar("Item", covariant=True)
 Indices = npt.NDArray[np.int64]
@@ -93,10 +93,10 @@ class Sizes:
             np.array([len(example) + _num_rejected(example) for example in examples], dtype=np.int32),
             np.array([example.num_prompt_tokens for example in examples], dtype=np.int32),
             np.array(
-                [sum(np.count_nonzero(side.weights) for side in _sides(example)) for example in examples], np.int32
+                [sum(np.count_nonzero(side.weights) for side in sides_of(example)) for example in examples], np.int32
             ),
             np.array([example.num_input_cut for example in examples], dtype=np.int32),
-            np.array([any(side.cut for side in _sides(example)) for example in examples], dtype=np.bool_),
+            np.array([any(side.cut for side in sides_of(example)) for example in examples], dtype=np.bool_),
         )
 
     def take(self, indices: Indices) -> Sizes:
@@ -108,10 +108,6 @@ class Sizes:
             self.num_input_cut[indices],
             self.cut[indices],
         )
-
-
-def _sides(example: Example) -> tuple[Example, ...]:
-    return (example,) if example.rejected is None else (example, example.rejected)
 
 
 def _num_rejected(example: Example) -> int:
@@ -298,7 +294,7 @@ class StoreWriter:
             token_ids, weights = (
                 np.concatenate(
                     [
-                        _laid_out([getattr(side, name) for side in _sides(one)], one.num_prompt_tokens)
+                        _laid_out([getattr(side, name) for side in sides_of(one)], one.num_prompt_tokens)
                         for one in examples
                     ]
                 )
