@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tuneful.encoding.replay import read_replay
 from tuneful.encoding.show import as_page, bracketed, described, shown_record
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
-from tuneful.types import Conversation, Example
+from tuneful.types import Conversation, Example, sides_of
 
 ENOUGH = 1_000_000
 
@@ -163,6 +164,52 @@ def test_a_prompt_is_cut_alike_for_both_sides(chatml: TextEncoder) -> None:
     none = Encoder(chatml, 40, on_long="cut_input").example(meant(LONG))
     assert isinstance(none, str)
     assert "data.max_length=40" in none
+
+
+def thinking(thought: str, answer: str) -> dict[str, str]:
+    return {**bot(answer), **({"reasoning_content": thought} if thought else {})}
+
+
+THOUGHTS = [
+    ("Hm, so it is.", "No, it is not."),
+    ("Hm, yes.", ""),
+    ("", "Hm."),
+    ("The same.", "The same."),
+    ("Same, but", "Same"),
+]
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS)
+def test_thoughts_that_are_context_may_differ_and_weigh_nothing_in_a_pair_that_is_cut_and_in_one_that_is_not(
+    chatml: TextEncoder, thoughts: tuple[str, str]
+) -> None:
+    asked = [user("Say " + "something " * 20)]
+    row = {"prompt": asked, "chosen": [thinking(thoughts[0], "yes")], "rejected": [thinking(thoughts[1], "no")]}
+    whole = encoded(Encoder(chatml, ENOUGH, train_reasoning=False), row)
+    assert whole.rejected is not None
+    alone = [Encoder(chatml, ENOUGH, train_reasoning=False).example(side) for side in sides_of(meant(row))]
+    limit = max(len(whole), len(whole.rejected)) - 60
+    cut = encoded(Encoder(chatml, limit, on_long="cut_input", train_reasoning=False), row)
+    assert (cut.num_input_cut > 0, max(map(len, sides_of(cut))) <= limit) == (True, True)
+    for example in (whole, cut):
+        for side, wanted, answer in zip(sides_of(example), alone, ("yes", "no"), strict=True):
+            assert isinstance(wanted, Example)
+            assert bracketed(shown_record(replace(side, rejected=None), chatml).tokens).count("⟦") == 1
+            trained = chatml.token_text(side.token_ids[side.weights > 0].tolist())
+            assert trained == f"{answer}<|im_end|>"
+            assert example is cut or side.token_ids.tolist() == wanted.token_ids.tolist()
+        first, other = sides_of(example)
+        num = first.num_prompt_tokens
+        assert num == other.num_prompt_tokens > 0
+        assert first.token_ids[:num].tolist() == other.token_ids[:num].tolist()
+
+
+def test_a_long_pair_of_which_the_template_cannot_render_a_side_is_refused_by_name(chatml: TextEncoder) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "look", "arguments": {}}]}
+    row = {"prompt": [user("Say " + "something " * 20)], "chosen": [bot("yes")], "rejected": [call]}
+    found = Encoder(chatml, 200, on_long="cut_input").example(meant(row))
+    assert isinstance(found, str)
+    assert found.startswith("the rejected side: template.name=chatml: the template has no tool_calls")
 
 
 def test_sides_that_a_template_renders_with_another_prompt_are_refused(chatml: TextEncoder) -> None:
