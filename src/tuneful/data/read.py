@@ -133,7 +133,8 @@ class DataStream:
     With `data.on_error` "stop" the first row that cannot be used raises DataError; with "skip" it comes as a SkippedRow. A
     file that is missing, cut off, or so damaged that its rows cannot be told apart raises DataError either way, and so
     does data without one usable record. `sha256`, `num_read`, `format` and `notes` are whole once the iteration is over.
-    `files` are read under `formats` with `weights`; `groups` are their keys in `data.interleave_probs`.
+    `files` are read under `config`, each in one of `formats` with one of `weights`; `groups` are their keys in
+    `data.interleave_probs`.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class DataStream:
         names = [data] if isinstance(data, str) else list(data)
         formats = config.formats or {}
         self.files = find_files(data, lambda name: formats.get(name, config.format) == "text")
-        self._config, self._sample_by = config, config.sample_by
+        self.config = config
         own = keys_by_place(config.formats, "data.formats", names, self.files)
         self.formats = [config.format if key is None else formats[str(key)] for key in own]
         self.weights = _weights(config, names, self.files)
@@ -232,7 +233,7 @@ class DataStream:
         head = stream.peek(16)
         if stream.compression or not is_table(head):
             if format in ("text", _ANY) and is_plain_text(stream):
-                return document_rows(stream, self._sample_by, (self._config.columns or {}).get("text", "text"))
+                return document_rows(stream, self.config.sample_by, (self.config.columns or {}).get("text", "text"))
             known = RECORD_KEYS | PREFERENCE_KEYS | ({"text"} if format == "text" else frozenset())
             return _apart(text_rows(stream, reader.columns, known), reader)
         if stream.path is None:

@@ -33,9 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from tuneful.config import DataConfig
-from tuneful.data.read import Record, SkippedRow
-from tuneful.data.sources import Place
+from tuneful.data.read import DataStream, Record, SkippedRow
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
 from tuneful.files import flush_entry, read_object, sha256_of, write_text, written
@@ -362,20 +360,11 @@ class StoreWriter:
         self._put_ends("run_ends", np.add.reduceat(begins.astype(np.int64), starts))
 
 
-def fingerprint(
-    data_sha256: str, places: Sequence[Place], config: DataConfig, encoder: Encoder, objective: str = "sft"
-) -> str:
-    """sha256 of all that decides what the records of these files, of these bytes, encode to."""
-    names = [place.name for place in places]
-    reading = [
-        config.format,
-        config.columns,
-        config.on_error,
-        config.formats,
-        config.weights,
-        config.sample_by,
-        objective,
-    ]
+def fingerprint(stream: DataStream, data_sha256: str, encoder: Encoder) -> str:
+    """sha256 of all that decides what the records of `stream`, whose files have this sha256, encode to."""
+    config, names = stream.config, [place.name for place in stream.files]
+    reading = [config.columns, config.on_error, config.sample_by, config.formats is None]
+    reading += [stream.formats, stream.weights, stream.objective]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
     limits += [encoder.train_reasoning]
     code = [ENCODING_VERSION, tokenizers.__version__]
