@@ -407,3 +407,13 @@ def test_a_report_shows_the_chosen_answer_as_the_reference(shape: str) -> None:
     texts = record_texts({**SEVERAL, **SINGLE}[shape])
     assert texts.asked == ASK
     assert texts.reference.strip() == GOOD
+
+
+def test_questions_are_read_under_the_columns_of_pairs_which_are_no_answers_of_theirs() -> None:
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    reader = open_reader("auto", columns, "dpo", asks=True)
+    for row in ({"q": ASK, "good": GOOD, "bad": BAD}, {"q": ASK}):
+        found = reader.read(row, "a:1")
+        assert not isinstance(found, str), found
+        assert found.conversation.turns[0].instruction == ASK
+        assert not found.noted.counts

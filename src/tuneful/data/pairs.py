@@ -55,12 +55,21 @@ def open_reader(
 
     With `asks` rows are questions, whatever the objective. The columns that are set `aside` hold no answer of the record's own.
     """
-    if not asks and (objective in PAIR_OBJECTIVES or objective == LABEL_OBJECTIVE):
-        return PreferenceReader(format, columns, objective)
-    if named := [field for field in _FIELDS if field in (columns or {})]:
+    named = [field for field in _FIELDS if field in (columns or {})]
+    if objective in PAIR_OBJECTIVES or objective == LABEL_OBJECTIVE:
+        if not asks:
+            return PreferenceReader(format, columns, objective)
+        answers = {column for field, column in (columns or {}).items() if field in named}
+        return FormatReader(format, plain_columns(columns), asks=True, aside={*aside, *answers})
+    if named:
         fields = " and ".join(map(quoted, named))
         raise ConfigError(f"data.columns: {fields} are fields of preferences: train.objective=dpo, or kto for labels")
     return FormatReader(format, columns, asks=asks, aside=aside)
+
+
+def plain_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
+    """What of `data.columns` speaks of records that are no preferences."""
+    return {field: column for field, column in (columns or {}).items() if field not in _FIELDS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from typing import Any
 
 from tuneful.config import DataConfig
 from tuneful.data.by_file import keys_by_place
+from tuneful.data.columns import is_pair, message_columns
 from tuneful.data.documents import document_rows, is_plain_text
-from tuneful.data.formats import RECORD_KEYS, TEXT_REASON, FormatReader
+from tuneful.data.formats import RECORD_KEYS, FormatReader
 from tuneful.data.notes import ReadingNotes
 from tuneful.data.pairs import PREFERENCE_KEYS, PreferenceReader, open_reader
 from tuneful.data.rows import Row
@@ -210,7 +211,7 @@ class DataStream:
                 for source, value, fault in self._rows(stream, reader, format):
                     self.num_read += 1
                     found = fault or reader.read(value, source)
-                    if found == TEXT_REASON and format == _ANY:
+                    if format == _ANY and isinstance(found, str) and self._is_document(value, reader):
                         found = self._text_reader.read(value, source)
                     if not isinstance(found, str):
                         self._found_formats[found.format] += 1
@@ -228,6 +229,12 @@ class DataStream:
             why = f"; the first skipped row: {first.source}: {first.reason}" if first else ""
             name = ", ".join(place.name for place in self.files[:3])
             raise DataError(f"{name}: no usable record in {self.num_read} row(s){why}")
+
+    def _is_document(self, row: Any, reader: FormatReader | PreferenceReader) -> bool:
+        """Whether a row holds a text under the name of a document's, and is of no format that `reader` knows."""
+        if not isinstance(row, dict) or not isinstance(reader, FormatReader) or self._text_reader.plan(row) is None:
+            return False
+        return reader.plan(row) is None and not is_pair(row) and not message_columns(row)
 
     def _rows(self, stream: ByteStream, reader: FormatReader | PreferenceReader, format: str) -> Iterator[Row]:
         head = stream.peek(16)
