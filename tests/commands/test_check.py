@@ -238,7 +238,9 @@ def test_a_file_given_with_against_is_read_under_the_columns_of_pairs(tmp_path: 
     assert [one.kind.name for one in found.audit.findings] == ["overlap"]
 
 
-@pytest.mark.parametrize("setting", ["weights=rows.jsonl=2", "formats=rows.jsonl=auto", "interleave_probs=1"])
+@pytest.mark.parametrize(
+    "setting", ["weights=rows.jsonl=2", "formats=rows.jsonl=auto", "interleave_probs=rows.jsonl=1"]
+)
 def test_what_goes_by_file_says_nothing_of_a_file_given_with_against(tmp_path: Path, setting: str) -> None:
     write_rows(tmp_path / "rows.jsonl", clean_records(10))
     write_rows(tmp_path / "benchmark.jsonl", AGAINST)

@@ -164,7 +164,7 @@ def test_a_file_of_a_side_has_a_store_of_its_own_however_the_same_file_was_read_
 
 def test_a_test_file_that_was_read_as_documents_is_read_again_as_prompts(laboratory: Laboratory) -> None:
     laboratory.write([{"instruction": f"Say {at}.", "output": f"{at}.", "text": f"The text {at}."} for at in range(20)])
-    file, settings = laboratory.file, ["train.objective=text", "data.prompt_weight=null"]
+    file, settings = laboratory.file, ["train.objective=text", "data.prompt_weight=null", "data.on_long=refuse"]
     assert all(one.is_document for one in laboratory.stored(*settings).train.conversations)
     laboratory.file = file.with_name("other.jsonl")
     laboratory.write([{"text": f"Another text {at}."} for at in range(20)])

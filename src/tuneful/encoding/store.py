@@ -363,7 +363,7 @@ class StoreWriter:
 def fingerprint(stream: DataStream, data_sha256: str, encoder: Encoder) -> str:
     """sha256 of all that decides what the records of `stream`, whose files have this sha256, encode to."""
     config, names = stream.config, [place.name for place in stream.files]
-    reading = [config.columns, config.on_error, config.sample_by, config.formats is None]
+    reading: list[Any] = [config.columns, config.on_error, config.sample_by, config.formats is None]
     reading += [stream.formats, stream.weights, stream.objective]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
     limits += [encoder.train_reasoning]
