@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.doubles.planted import AGAINST, clean_records, record, write_planted, write_rows
+from tests.doubles.tool_templates import DROPS_THOUGHTS
 
 import tuneful
 from tuneful.cli import main
@@ -247,13 +248,6 @@ def test_what_goes_by_file_says_nothing_of_a_file_given_with_against(tmp_path: P
     config = load_config(None, [f"data.{setting}", "model.name_or_path=nowhere"])
     found = checking.check(str(tmp_path / "rows.jsonl"), config=config, against=[str(tmp_path / "benchmark.jsonl")])
     assert found.audit.num_read == 10
-
-
-DROPS_THOUGHTS = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{% if loop.last and m.get('reasoning_content') %}<think>"
-    "{{ m['reasoning_content'] }}</think>{% endif %}{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 def thinking(number: int, **more: str) -> dict[str, Any]:

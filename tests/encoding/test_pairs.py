@@ -313,6 +313,29 @@ def test_another_objective_is_another_store(
     assert all(example.label is not None for example in second.train.examples)
 
 
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_the_file_of_a_side_is_read_under_the_objective_too(
+    tmp_path: Path, byte_tokenizer: Any, objective: str
+) -> None:
+    given = tmp_path / "given.jsonl"
+    given.write_text(
+        "".join(json.dumps({"prompt": f"Ask {n}", "chosen": "a", "rejected": "b"}) + "\n" for n in range(3))
+    )
+    settings = [f"train.objective={objective}", f"data.validation_file={given}", f"data.test_file={given}"]
+    dataset, _, _ = data_set(tmp_path, byte_tokenizer, ROWS, None, *settings)
+    assert not [row for row in dataset.refused if row.source.startswith(str(given))]
+    for side in (dataset.validation, dataset.test):
+        assert len(side) == (3 if objective == "dpo" else 6)
+        assert all((one.rejected is None) == (one.label is not None) for one in side.examples)
+
+
+def test_the_weight_of_a_file_is_that_of_both_sides(tmp_path: Path, byte_tokenizer: Any) -> None:
+    dataset, _, _ = data_set(tmp_path, byte_tokenizer, ROWS[:40], None, "data.weights=rows.jsonl=3")
+    for example, conversation in zip(dataset.train.examples, dataset.train.conversations, strict=True):
+        assert [one.weight for one in sides_of(conversation)] == [3.0, 3.0]
+        assert [float(one.weights.max()) for one in sides_of(example)] == [3.0, 3.0]
+
+
 def test_sizes_count_the_prompt_once_and_both_answers(tmp_path: Path, byte_tokenizer: Any) -> None:
     dataset, encoder, config = data_set(tmp_path, byte_tokenizer, ROWS, None)
     expected = trained = 0
