@@ -153,6 +153,33 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     assert "prompt_weight is ignored under train_on: all" in refusal("data.train_on=all", "data.prompt_weight=0.5")
 
 
+@pytest.mark.parametrize("setting", ["train_turns=last", "train_on=all", "prompt_weight=0.5"])
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_what_says_which_tokens_are_trained_is_refused_under_preferences(setting: str, objective: str) -> None:
+    name = setting.partition("=")[0]
+    message = refusal(f"data.{setting}", f"train.objective={objective}")
+    assert f"data.{name}" in message
+    assert f"is ignored under train.objective: {objective}" in message
+    load_config(None, [f"data.{setting}"])
+
+
+@pytest.mark.parametrize("setting", ["sample_by=line", "chunk_overlap=2"])
+def test_what_speaks_of_documents_is_refused_without_them(setting: str) -> None:
+    for others in ([], ["train.objective=dpo"], ["data.formats=a.jsonl=messages"]):
+        assert f"data.{setting.partition('=')[0]} is ignored without documents" in refusal(f"data.{setting}", *others)
+    for others in (["train.objective=text"], ["data.formats=a.txt=text"]):
+        load_config(None, [f"data.{setting}", *others])
+
+
+@pytest.mark.parametrize(
+    "setting", ["on_long=cut_input", "train_turns=last", "train_reasoning=false", "prompt_weight=0.5", "train_on=all"]
+)
+def test_what_speaks_of_answers_is_refused_where_there_are_none(setting: str) -> None:
+    message = refusal(f"data.{setting}", "train.objective=text")
+    assert f"data.{setting.partition('=')[0]} is ignored under train.objective: text" in message
+    load_config(None, [f"data.{setting}", "train.objective=text", "data.test_file=asked.jsonl"])
+
+
 @pytest.mark.parametrize("key", sorted(PEER_KEYS))
 def test_a_key_of_another_trainer_is_refused_with_our_name_for_it(tmp_path: Path, key: str) -> None:
     ours = PEER_KEYS[key]

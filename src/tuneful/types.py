@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -161,9 +161,12 @@ class Example:
         return len(self.token_ids)
 
 
-def sides_of(example: Example) -> tuple[Example, ...]:
-    """What is computed of a record: itself, or both sides of a preference pair, the preferred one first."""
-    return (example,) if example.rejected is None else (example, example.rejected)
+_Sided = TypeVar("_Sided", Conversation, Example)
+
+
+def sides_of(record: _Sided) -> tuple[_Sided, ...]:
+    """What there is of a record: itself, or both sides of a preference pair, the preferred one first."""
+    return (record,) if record.rejected is None else (record, record.rejected)
 
 
 @dataclass(frozen=True, slots=True)

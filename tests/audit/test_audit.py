@@ -396,3 +396,24 @@ def test_grouped_is_advised_only_where_the_split_is_another(tmp_path: Path, meth
     text = " ".join(kind.why + kind.advice for kind in kinds.values())
     assert ("data.split=grouped" in text) == (method == "random")
     assert "near_duplicates" in kinds
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("look", "count")
+]
+
+
+def test_records_that_differ_in_a_thought_or_the_tools_alone_are_neither_copies_nor_contradictions(
+    tmp_path: Path,
+) -> None:
+    def thinking(thought: str, tools: list[Any] | None = None) -> dict[str, Any]:
+        answer = {"role": "assistant", "content": "A lantern, as a sailor would say.", "reasoning_content": thought}
+        row: dict[str, Any] = {"messages": [{"role": "user", "content": "What hangs at the bow of a ferry?"}, answer]}
+        return {**row, **({"tools": tools} if tools else {})}
+
+    first, other = "Ferries show a light.", "It is dark at sea."
+    rows = [thinking(first), thinking(other), thinking(first, TOOLS[:1]), thinking(first, TOOLS), thinking(first)]
+    write_rows(tmp_path / "rows.jsonl", [*clean_records(20), *rows])
+    found = look(tmp_path / "rows.jsonl")
+    assert lines(found) == {"exact_duplicates": {25}}
+    assert found.dropped == {24: "exact_duplicates"}

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.doubles.planted import write_rows
 
-from tuneful.audit.audit import Audit
+from tuneful.audit.audit import Audit, audit
 from tuneful.audit.findings import NEEDS_PAIRS
 from tuneful.commands.check import check
 from tuneful.config import load_config
+from tuneful.data.read import read_data
+from tuneful.encoding.prepare import make_encoder
+from tuneful.encoding.template import find_template
+from tuneful.encoding.tokens import TextEncoder
+from tuneful.types import Example, sides_of
 
 WORDS = ["river", "stone", "window", "garden", "letter", "copper", "morning", "station", "bridge", "candle", "harbour"]
 
@@ -145,3 +151,74 @@ def test_pairs_as_labelled_records_are_no_copies_of_each_other(tmp_path: Path) -
     found = look(tmp_path, clean(20), "train.objective=kto")
     assert found.findings == ()
     assert found.num_used == 40
+
+
+def called(city: str, thought: str = "") -> dict[str, Any]:
+    said = {
+        "role": "assistant",
+        "content": "I look it up.",
+        "tool_calls": [{"name": "look", "arguments": {"in": city}}],
+    }
+    return {**said, **({"reasoning_content": thought} if thought else {})}
+
+
+def asked(row: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"role": "user", "content": row["prompt"]}]
+
+
+def test_sides_that_differ_in_a_call_or_a_thought_alone_are_not_identical(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = clean(20)
+    rows[2] = {"prompt": asked(rows[2]), "chosen": [called("Rome")], "rejected": [called("Oslo")]}
+    rows[3] = {"prompt": asked(rows[3]), "chosen": [called("Rome", "Rome, then.")], "rejected": [called("Rome")]}
+    rows[4] = {"prompt": asked(rows[4]), "chosen": [called("Rome")], "rejected": [called("Rome")]}
+    found = look(tmp_path, rows, fix=tmp_path / "fixed.jsonl")
+    assert places(found) == {"identical_sides": {5}}
+    kept = [json.loads(line) for line in (tmp_path / "fixed.jsonl").read_text().splitlines()]
+    assert kept == [row for number, row in enumerate(rows) if number != 4]
+
+
+def test_labels_of_answers_that_differ_in_a_call_alone_do_not_contradict_each_other(tmp_path: Path) -> None:
+    (row,) = clean(1)
+    rows = [{"prompt": asked(row), "completion": [called(city)], "label": city == "Rome"} for city in ("Rome", "Oslo")]
+    assert look(tmp_path, rows, "train.objective=kto").findings == ()
+
+
+# On their way into the model
+
+
+def encoded(folder: Path, rows: list[Any], tokenizer: Any, *settings: str) -> tuple[Audit, list[Example]]:
+    """The audit of pairs that are encoded, and the examples of those that fit."""
+    config = load_config(None, ["train.objective=dpo", *settings])
+    write_rows(folder / "rows.jsonl", rows)
+    encoder = make_encoder(TextEncoder(tokenizer, find_template(config.template.name)), config.data)
+    records = read_data(str(folder / "rows.jsonl"), config.data, objective="dpo").records
+    examples = [encoder.example(record.conversation) for record in records]
+    found = audit(zip(records, examples, strict=True), config, encoder)
+    return found, [one for one in examples if isinstance(one, Example)]
+
+
+def test_trained_tokens_are_those_of_both_sides(tmp_path: Path, byte_tokenizer: Any) -> None:
+    found, examples = encoded(tmp_path, clean(8), byte_tokenizer)
+    assert found.num_trained == sum(int((side.weights > 0).sum()) for one in examples for side in sides_of(one))
+    assert found.num_ended == found.num_used == 8
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_a_side_that_is_cut_is_found_whichever_it_is_and_its_pair_does_not_end(
+    tmp_path: Path, byte_tokenizer: Any, side: str
+) -> None:
+    rows = clean(8)
+    rows[2][side] = "so " * 400
+    found, _ = encoded(tmp_path, rows, byte_tokenizer, "data.max_length=600", "data.on_long=cut_response")
+    assert places(found)["cut_records"] == {3}
+    assert found.num_ended == 7
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_a_side_that_would_merge_with_the_prompt_is_found_whichever_it_is(
+    tmp_path: Path, gpt2_tokenizer: Any, side: str
+) -> None:
+    rows = clean(5)
+    rows[1][side] = "\n\n" + rows[1][side]  # GPT-2 has a token for two line feeds
+    found, _ = encoded(tmp_path, rows, gpt2_tokenizer)
+    assert places(found) == {"boundary_tokenization": {2}}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.doubles.planted import AGAINST, clean_records, record, write_planted, write_rows
+from tests.doubles.tool_templates import DROPS_THOUGHTS
 
 import tuneful
 from tuneful.cli import main
@@ -221,3 +222,49 @@ def test_a_chat_template_is_checked_too(tmp_path: Path, tiny_llama: Path) -> Non
     checked = checking.check(str(tmp_path / "rows.jsonl"), config=config)
     assert checked.audit.unit == "tokens"
     assert checked.audit.prompt.endswith("<|end|><|assistant|>")
+
+
+PAIRS = [{"q": f"Which number is {n}?", "good": f"It is {n}.", "bad": f"It is {-n}."} for n in range(1, 21)]
+DPO = ["train.objective=dpo", "data.columns=prompt=q,chosen=good,rejected=bad", "model.name_or_path=nowhere"]
+
+
+@pytest.mark.parametrize("row", [PAIRS[4], {"q": PAIRS[4]["q"], "completion": "Five."}], ids=["pairs", "plain records"])
+def test_a_file_given_with_against_is_read_under_the_columns_of_pairs(tmp_path: Path, row: dict[str, str]) -> None:
+    write_rows(tmp_path / "rows.jsonl", PAIRS)
+    write_rows(tmp_path / "benchmark.jsonl", [row])
+    found = checking.check(
+        str(tmp_path / "rows.jsonl"), config=load_config(None, DPO), against=[str(tmp_path / "benchmark.jsonl")]
+    )
+    assert [one.sources for one in found.audit.findings] == [(f"{tmp_path / 'rows.jsonl'}:5",)]
+    assert [one.kind.name for one in found.audit.findings] == ["overlap"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["weights=rows.jsonl=2", "formats=rows.jsonl=auto", "interleave_probs=rows.jsonl=1"]
+)
+def test_what_goes_by_file_says_nothing_of_a_file_given_with_against(tmp_path: Path, setting: str) -> None:
+    write_rows(tmp_path / "rows.jsonl", clean_records(10))
+    write_rows(tmp_path / "benchmark.jsonl", AGAINST)
+    config = load_config(None, [f"data.{setting}", "model.name_or_path=nowhere"])
+    found = checking.check(str(tmp_path / "rows.jsonl"), config=config, against=[str(tmp_path / "benchmark.jsonl")])
+    assert found.audit.num_read == 10
+
+
+def thinking(number: int, **more: str) -> dict[str, Any]:
+    answers = [{"role": "assistant", "content": f"It is {number}.", "reasoning_content": "Hm."} for _ in range(2)]
+    asked = [{"role": "user", "content": f"Number {number + at}?"} for at in range(2)]
+    return {"messages": [asked[0], answers[0], asked[1], answers[1]], **more}
+
+
+def test_what_a_template_leaves_out_is_said_of_every_file(tmp_path: Path, tiny_llama: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [thinking(n) for n in range(2)])
+    write_rows(tmp_path / "given.jsonl", [{**thinking(n + 10), "Remark": "More of it to read."} for n in range(3)])
+    (tmp_path / "my.jinja").write_text(DROPS_THOUGHTS, encoding="utf-8")
+    settings = [f"template.file={tmp_path / 'my.jinja'}", f"data.test_file={tmp_path / 'given.jsonl'}"]
+    config = load_config(
+        None, [*settings, "data.validation_share=0", f"model.name_or_path={json.dumps(str(tiny_llama))}"]
+    )
+    checked = checking.check(str(tmp_path / "rows.jsonl"), config=config)
+    counts = [(note.kind, note.num_records) for note in checked.reading]
+    assert [one for one in counts if one[0] == "thought_left_out"] == [("thought_left_out", 2), ("thought_left_out", 3)]
+    assert ("unused_text", 3) in counts

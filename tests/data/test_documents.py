@@ -127,6 +127,29 @@ def test_the_test_set_of_documents_may_be_prompts_and_the_validation_set_may_not
     assert [row.conversation.is_document for row in rows] == [True, True]
 
 
+@pytest.mark.parametrize("columns", ["text=body", "text=body,instruction=ask,output=say"])
+def test_documents_of_a_test_file_may_have_their_text_in_another_column(tmp_path: Path, columns: str) -> None:
+    file = tmp_path / "both.jsonl"
+    asked = {"ask": "Say.", "say": "Said."} if "ask" in columns else {"instruction": "Say.", "output": "Said."}
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({**asked, "body": "Said."}, {"body": "One."})))
+    config = settings(f"data.columns={columns}") if columns == "text=body" else beside(columns)
+    rows = [row for row in stream_side(str(file), config, TEST) if isinstance(row, Record)]
+    assert [row.conversation.is_document for row in rows] == [False, True]
+    assert rows[1].conversation.turns[0].response == "One."
+
+
+def beside(columns: str) -> Any:
+    return load_config(None, [f"data.columns={columns}", "data.formats=book.txt=text"]).data
+
+
+def test_a_record_that_is_refused_for_what_is_wrong_with_it_is_no_document(tmp_path: Path) -> None:
+    file = tmp_path / "both.jsonl"
+    faulty = {"messages": [{"role": "user", "content": "Say."}], "text": "Say."}
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({"text": "One."}, faulty)))
+    found = list(stream_side(str(file), settings("data.on_error=skip"), TEST))
+    assert [isinstance(row, Record) for row in found] == [True, False]
+
+
 def test_a_document_is_shown_as_far_as_a_reader_wants() -> None:
     assert record_texts({"text": "One."}).reference == "One."
     assert len(record_texts({"text": "x" * 10_000}).reference) < 2100

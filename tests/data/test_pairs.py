@@ -227,6 +227,69 @@ def test_what_is_no_pair_is_refused_with_the_reason(row: Any, said: str) -> None
     assert said in refusal(row)
 
 
+def calls(city: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [{"name": "look", "arguments": {"city": city}}]}
+
+
+def function_call(city: str) -> dict[str, str]:
+    return {"from": "function_call", "value": json.dumps({"name": "look", "arguments": {"city": city}})}
+
+
+CALLING: dict[str, Any] = {
+    "answers": {"prompt": [user()], "chosen": [calls("Rome")], "rejected": [calls("Oslo")]},
+    "single messages": {"prompt": [user()], "chosen": calls("Rome"), "rejected": calls("Oslo")},
+    "one of them a text": {"prompt": [user()], "chosen": [calls("Rome")], "rejected": BAD},
+    "whole conversations": {"chosen": [user(), calls("Rome")], "rejected": [user(), calls("Oslo")]},
+    "OpenAI's": {
+        "input": {"messages": [user()]},
+        "preferred_output": [calls("Rome")],
+        "non_preferred_output": [calls("Oslo")],
+    },
+    "ms-swift's": {"messages": [user(), calls("Rome")], "rejected_messages": [user(), calls("Oslo")]},
+    "the chosen one told twice": {"messages": [user(), calls("Rome")], "chosen": [calls("Rome")], "rejected": BAD},
+    "ShareGPT's": {"conversations": [human()], "chosen": function_call("Rome"), "rejected": function_call("Oslo")},
+    "ShareGPT's, whole": {
+        "chosen": [human(), function_call("Rome")],
+        "rejected": [human(), function_call("Oslo")],
+    },
+}
+
+
+@pytest.mark.parametrize("shape", CALLING)
+def test_an_answer_that_is_a_call_of_a_tool_is_no_empty_one(shape: str) -> None:
+    chosen, rejected = sides(CALLING[shape])
+    assert [turn.instruction for turn in chosen.turns] == [turn.instruction for turn in rejected.turns] == [ASK]
+    assert [call.arguments for call in chosen.turns[-1].calls] == ['{"city": "Rome"}']
+    assert not chosen.turns[-1].response
+    other = rejected.turns[-1]
+    assert (other.response, *(call.arguments for call in other.calls)) in ((BAD,), ("", '{"city": "Oslo"}'))
+
+
+@pytest.mark.parametrize("calling", [[], None, ""])
+def test_an_answer_without_text_and_calls_is_empty(calling: Any) -> None:
+    nothing = {"role": "assistant", "content": None, "tool_calls": calling}
+    assert "`rejected` is empty" in refusal({"prompt": [user()], "chosen": GOOD, "rejected": [nothing]})
+
+
+def test_columns_of_messages_of_unlike_lengths_are_refused_and_no_message_is_lost() -> None:
+    columns = {"role": ["user", "assistant", "user"], "content": [ASK, GOOD]}
+    assert "unlike lengths" in refusal({"chosen": columns, "rejected": [user(), bot(BAD)]})
+    assert "unlike lengths" in refusal({"messages": columns, "chosen": GOOD, "rejected": BAD})
+
+
+@pytest.mark.parametrize(("role", "text"), [("role", "text"), ("speaker", "text"), ("author", "message")])
+def test_messages_of_a_pair_may_have_any_keys_that_those_of_a_record_may(role: str, text: str) -> None:
+    asked, good, bad = ({role: who, text: said} for who, said in (("user", ASK), ("assistant", GOOD), ("bot", BAD)))
+    rows: list[Any] = [
+        {"prompt": [asked], "chosen": [good], "rejected": [bad]},
+        {"messages": [asked], "chosen": good, "rejected": bad},
+        {"chosen": [asked, good], "rejected": [asked, bad]},
+    ]
+    for row in rows:
+        chosen, rejected = sides(row)
+        assert (chosen.turns, rejected.turns) == ((Turn(ASK, "", GOOD),), (Turn(ASK, "", BAD),))
+
+
 def test_equal_sides_are_a_pair_that_the_audit_names() -> None:
     chosen, rejected = sides({"prompt": ASK, "chosen": GOOD, "rejected": GOOD})
     assert chosen.turns == rejected.turns
@@ -344,3 +407,13 @@ def test_a_report_shows_the_chosen_answer_as_the_reference(shape: str) -> None:
     texts = record_texts({**SEVERAL, **SINGLE}[shape])
     assert texts.asked == ASK
     assert texts.reference.strip() == GOOD
+
+
+def test_questions_are_read_under_the_columns_of_pairs_which_are_no_answers_of_theirs() -> None:
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    reader = open_reader("auto", columns, "dpo", asks=True)
+    for row in ({"q": ASK, "good": GOOD, "bad": BAD}, {"q": ASK}):
+        found = reader.read(row, "a:1")
+        assert not isinstance(found, str), found
+        assert found.conversation.turns[0].instruction == ASK
+        assert not found.noted.counts

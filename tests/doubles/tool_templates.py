@@ -156,3 +156,10 @@ ENDS = {
     "granite": "<|end_of_text|>",
 }
 """The end token of each model's tokenizer."""
+
+DROPS_THOUGHTS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if loop.last and m.get('reasoning_content') %}<think>"
+    "{{ m['reasoning_content'] }}</think>{% endif %}{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Renders the thought of the last message alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tuneful.encoding.replay import read_replay
 from tuneful.encoding.show import as_page, bracketed, described, shown_record
 from tuneful.encoding.tokens import TextEncoder
 from tuneful.errors import DataError
-from tuneful.types import Conversation, Example
+from tuneful.types import Conversation, Example, sides_of
 
 ENOUGH = 1_000_000
 
@@ -165,6 +166,52 @@ def test_a_prompt_is_cut_alike_for_both_sides(chatml: TextEncoder) -> None:
     assert "data.max_length=40" in none
 
 
+def thinking(thought: str, answer: str) -> dict[str, str]:
+    return {**bot(answer), **({"reasoning_content": thought} if thought else {})}
+
+
+THOUGHTS = [
+    ("Hm, so it is.", "No, it is not."),
+    ("Hm, yes.", ""),
+    ("", "Hm."),
+    ("The same.", "The same."),
+    ("Same, but", "Same"),
+]
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS)
+def test_thoughts_that_are_context_may_differ_and_weigh_nothing_in_a_pair_that_is_cut_and_in_one_that_is_not(
+    chatml: TextEncoder, thoughts: tuple[str, str]
+) -> None:
+    asked = [user("Say " + "something " * 20)]
+    row = {"prompt": asked, "chosen": [thinking(thoughts[0], "yes")], "rejected": [thinking(thoughts[1], "no")]}
+    whole = encoded(Encoder(chatml, ENOUGH, train_reasoning=False), row)
+    assert whole.rejected is not None
+    alone = [Encoder(chatml, ENOUGH, train_reasoning=False).example(side) for side in sides_of(meant(row))]
+    limit = max(len(whole), len(whole.rejected)) - 60
+    cut = encoded(Encoder(chatml, limit, on_long="cut_input", train_reasoning=False), row)
+    assert (cut.num_input_cut > 0, max(map(len, sides_of(cut))) <= limit) == (True, True)
+    for example in (whole, cut):
+        for side, wanted, answer in zip(sides_of(example), alone, ("yes", "no"), strict=True):
+            assert isinstance(wanted, Example)
+            assert bracketed(shown_record(replace(side, rejected=None), chatml).tokens).count("⟦") == 1
+            trained = chatml.token_text(side.token_ids[side.weights > 0].tolist())
+            assert trained == f"{answer}<|im_end|>"
+            assert example is cut or side.token_ids.tolist() == wanted.token_ids.tolist()
+        first, other = sides_of(example)
+        num = first.num_prompt_tokens
+        assert num == other.num_prompt_tokens > 0
+        assert first.token_ids[:num].tolist() == other.token_ids[:num].tolist()
+
+
+def test_a_long_pair_of_which_the_template_cannot_render_a_side_is_refused_by_name(chatml: TextEncoder) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "look", "arguments": {}}]}
+    row = {"prompt": [user("Say " + "something " * 20)], "chosen": [bot("yes")], "rejected": [call]}
+    found = Encoder(chatml, 200, on_long="cut_input").example(meant(row))
+    assert isinstance(found, str)
+    assert found.startswith("the rejected side: template.name=chatml: the template has no tool_calls")
+
+
 def test_sides_that_a_template_renders_with_another_prompt_are_refused(chatml: TextEncoder) -> None:
     """No built-in template does it: a chat template may, whose rendering of a turn depends on the turns after it."""
     encoder, pair = Encoder(chatml, ENOUGH), meant(LONG)
@@ -264,6 +311,29 @@ def test_another_objective_is_another_store(
     second, _, _ = data_set(tmp_path, byte_tokenizer, ROWS, tmp_path / "cache", "train.objective=kto")
     assert all(example.rejected is not None for example in first.train.examples)
     assert all(example.label is not None for example in second.train.examples)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_the_file_of_a_side_is_read_under_the_objective_too(
+    tmp_path: Path, byte_tokenizer: Any, objective: str
+) -> None:
+    given = tmp_path / "given.jsonl"
+    given.write_text(
+        "".join(json.dumps({"prompt": f"Ask {n}", "chosen": "a", "rejected": "b"}) + "\n" for n in range(3))
+    )
+    settings = [f"train.objective={objective}", f"data.validation_file={given}", f"data.test_file={given}"]
+    dataset, _, _ = data_set(tmp_path, byte_tokenizer, ROWS, None, *settings)
+    assert not [row for row in dataset.refused if row.source.startswith(str(given))]
+    for side in (dataset.validation, dataset.test):
+        assert len(side) == (3 if objective == "dpo" else 6)
+        assert all((one.rejected is None) == (one.label is not None) for one in side.examples)
+
+
+def test_the_weight_of_a_file_is_that_of_both_sides(tmp_path: Path, byte_tokenizer: Any) -> None:
+    dataset, _, _ = data_set(tmp_path, byte_tokenizer, ROWS[:40], None, "data.weights=rows.jsonl=3")
+    for example, conversation in zip(dataset.train.examples, dataset.train.conversations, strict=True):
+        assert [one.weight for one in sides_of(conversation)] == [3.0, 3.0]
+        assert [float(one.weights.max()) for one in sides_of(example)] == [3.0, 3.0]
 
 
 def test_sizes_count_the_prompt_once_and_both_answers(tmp_path: Path, byte_tokenizer: Any) -> None:

@@ -62,7 +62,8 @@ class Laboratory:
 
     def stored(self, *settings: str) -> Dataset:
         encoder, config = self.encoder(*settings)
-        return prepare_data(stream_data(str(self.file), config.data), encoder, config, self.cache)
+        stream = stream_data(str(self.file), config.data, config.train.objective)
+        return prepare_data(stream, encoder, config, self.cache)
 
     def in_memory(self, *settings: str) -> Dataset:
         encoder, config = self.encoder(*settings)
@@ -149,6 +150,40 @@ def test_a_changed_file_a_moved_file_and_another_tokenizer_make_stores_of_their_
     laboratory.tokenizer = gpt2_tokenizer
     laboratory.stored()
     assert len(laboratory.folders()) == 4
+
+
+def test_a_file_of_a_side_has_a_store_of_its_own_however_the_same_file_was_read_as_data(laboratory: Laboratory) -> None:
+    laboratory.stored("data.weights=3")
+    file, laboratory.file = laboratory.file, laboratory.file.with_name("other.jsonl")
+    laboratory.write([{**row, "id": 0} for row in ROWS[:60]])
+    given = laboratory.stored("data.weights=3", f"data.validation_file={file}")
+    assert {one.weight for one in given.train.conversations} == {3.0}
+    assert {one.weight for one in given.validation.conversations} == {1.0}
+    assert {float(one.weights.max()) for one in given.validation.examples} == {1.0}
+
+
+def test_a_test_file_that_was_read_as_documents_is_read_again_as_prompts(laboratory: Laboratory) -> None:
+    laboratory.write([{"instruction": f"Say {at}.", "output": f"{at}.", "text": f"The text {at}."} for at in range(20)])
+    file, settings = laboratory.file, ["train.objective=text", "data.prompt_weight=null", "data.on_long=refuse"]
+    assert all(one.is_document for one in laboratory.stored(*settings).train.conversations)
+    laboratory.file = file.with_name("other.jsonl")
+    laboratory.write([{"text": f"Another text {at}."} for at in range(20)])
+    given = laboratory.stored(*settings, f"data.test_file={file}")
+    assert [one.is_document for one in given.test.conversations] == [False] * 20
+
+
+def test_weights_that_go_to_other_files_make_a_store_of_their_own(laboratory: Laboratory) -> None:
+    paths = [laboratory.file.with_name(f"{name}.jsonl") for name in "abc"]
+    for path in paths:
+        laboratory.file = path
+        laboratory.write([{"instruction": f"Say {path.stem} {at}.", "output": "It."} for at in range(12)])
+    found = []
+    for names in ([f"{paths[0].parent}/[ab].jsonl", str(paths[2])], [str(paths[0]), f"{paths[0].parent}/[bc].jsonl"]):
+        encoder, config = laboratory.encoder("data.weights=1,3")
+        dataset = prepare_data(stream_data(names, config.data), encoder, config, laboratory.cache)
+        conversations = [*dataset.train.conversations, *dataset.validation.conversations, *dataset.test.conversations]
+        found.append({one.weight for one in conversations if "b.jsonl" in one.source})
+    assert found == [{1.0}, {3.0}]
 
 
 def test_a_few_records_leave_nothing_on_disk(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,22 @@ def test_a_template_that_drops_the_thoughts_of_earlier_answers_trains_the_last_a
     )
 
 
+def test_what_is_left_out_of_the_rejected_side_of_a_pair_counts_and_what_both_share_counts_once() -> None:
+    first, last = (replace(turn, weight=weight) for turn, weight in zip(TWO.turns, (0.0, 1.0), strict=True))
+    more = Turn("And now?", "", "5", thought="Three.")
+    pairs = {
+        (1, 1): (first, replace(last, thought="Four.")),
+        (2, 2): (first, last, more),
+        (0, 0): (replace(first, thought=""), last),
+    }
+    for wanted, rejected in pairs.items():
+        left_out = LeftOut(encoder("qwen3"))
+        chosen = replace(TWO, turns=(rejected[0], last))
+        left_out.add([replace(chosen, rejected=replace(TWO, turns=rejected))])
+        counts = {note.kind: note.count for note in left_out.notes}
+        assert (counts.get("thought_left_out", 0), counts.get("answer_as_context", 0)) == wanted
+
+
 def test_a_thought_between_calls_is_kept_where_the_template_keeps_it() -> None:
     record = replace(RECORD, turns=(replace(ASKED, thought="Look."), replace(ANSWERED, thought="So.")))
     made = template("qwen3")

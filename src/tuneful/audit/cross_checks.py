@@ -120,9 +120,9 @@ class CrossChecks:
     def _check_same_prompt(self, group: list[int]) -> None:
         """Rows with one prompt: copies where the answers agree too, else contradictions or variety."""
         rows = self._rows
-        first_with: dict[int, int] = {}
+        first_with: dict[tuple[int, int], int] = {}
         for row in group:
-            first = first_with.setdefault(rows.normal_answer_hash[row], row)
+            first = first_with.setdefault((rows.normal_answer_hash[row], rows.beside_hash[row]), row)
             if first == row:
                 continue
             if rows.answer_hash[first] == rows.answer_hash[row]:
@@ -131,7 +131,7 @@ class CrossChecks:
             else:
                 self._add("near_duplicates", row, self._asked(row), f"1.00 {rows.sources[first]}: ")
         plain = not len(self._preferences)  # of pairs and labels several answers are what is wanted
-        if len(first_with) > 1 and plain and self._config.data.format != "text":
+        if len({answer for answer, _ in first_with}) > 1 and plain and self._config.data.format != "text":
             is_short = all(rows.answer_words[row] <= _SHORT_ANSWER_WORDS for row in group)
             kind = "contradictions" if is_short else "several_answers"
             for row in group:

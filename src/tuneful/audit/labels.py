@@ -14,7 +14,6 @@ from tuneful.audit.findings import FindingCollector
 from tuneful.audit.scan import ScannedRows
 from tuneful.data.duplicates import normal_text
 from tuneful.data.split import TEST, TRAIN, VALIDATION, Sides
-from tuneful.numbers import plural
 from tuneful.runs.schema import LabelCounts
 
 MAX_LABELS = 100
@@ -61,7 +60,7 @@ def find_labels(rows: ScannedRows, sides: Sides, findings: FindingCollector) -> 
 def labels_in_words(labels: Sequence[LabelCounts]) -> str:
     """`12 distinct answers: this is classification. yes 90, no 10; ...`."""
     named = ", ".join(f"{one.label} {one.count:,}" for one in labels[:6])
-    more = f", {plural(len(labels) - 6, 'more')}".removesuffix("s") if len(labels) > 6 else ""
+    more = f", {len(labels) - 6:,} more" if len(labels) > 6 else ""
     most, least = labels[0], labels[-1]
     lopsided = (
         f"; the commonest comes {most.count / least.count:,.0f} times as often as the rarest ({least.label})"

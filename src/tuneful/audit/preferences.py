@@ -25,7 +25,7 @@ from tuneful.data.split import TRAIN, Sides
 from tuneful.data.values import Fields
 from tuneful.numbers import percent
 from tuneful.runs.schema import PreferenceSummary
-from tuneful.types import Conversation, Example
+from tuneful.types import Conversation, Example, answer_text, sides_of
 
 _RATINGS = (
     ("score_chosen", "score_rejected"),
@@ -46,7 +46,7 @@ def find_pair_defects(raw: Fields, conversation: Conversation) -> Iterator[tuple
     """(kind, text) of everything that is wrong with a pair by itself; nothing for a record that is none."""
     if conversation.rejected is None:
         return
-    chosen, rejected = (answer_of(side) for side in (conversation, conversation.rejected))
+    chosen, rejected = map(answer_of, sides_of(conversation))
     if chosen.strip() == rejected.strip():
         yield "identical_sides", chosen
     elif rejected.startswith(chosen) or chosen.startswith(rejected):
@@ -59,8 +59,9 @@ def find_pair_defects(raw: Fields, conversation: Conversation) -> Iterator[tuple
 
 
 def answer_of(side: Conversation) -> str:
-    """What a side of a pair, or a record with a label, says behind its prompt."""
-    return "\n".join(turn.response for turn in side.turns if turn.weight > 0)
+    """What a side of a pair, or a record with a label, says behind its prompt: thoughts, responses and calls of tools."""
+    said = [text for turn in side.turns if turn.weight > 0 for text in (turn.thought, answer_text(turn))]
+    return "\n".join(filter(None, said))
 
 
 def _ratings(raw: Fields) -> tuple[float, float] | None:
@@ -107,7 +108,7 @@ class Preferences:
         other = conversation.rejected
         if other is None and conversation.label is None:
             return
-        answers = [normal_text(answer_of(side)) for side in (conversation, other) if side is not None]
+        answers = [normal_text(answer_of(side)) for side in sides_of(conversation)]
         self.row.append(row)
         self.label.append(-1 if conversation.label is None else int(conversation.label))
         hashes = list(map(text_hash, answers))
@@ -121,7 +122,7 @@ class Preferences:
             return
         lengths = [answer.count(" ") + 1 for answer in answers]
         if example is not None and example.rejected is not None:
-            lengths = [len(side) - side.num_prompt_tokens for side in (example, example.rejected)]
+            lengths = [len(side) - side.num_prompt_tokens for side in sides_of(example)]
         self.unit_row.append(row)
         self.chosen_units.append(lengths[0])
         self.rejected_units.append(lengths[1])

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import Origin, Template
 from tuneful.encoding.tokens import TextEncoder
-from tuneful.types import Conversation, Example, answer_text, rejected_texts, texts_of
+from tuneful.types import Conversation, Example, answer_text, rejected_texts, sides_of, texts_of
 
 _NUM_PROMPTS = 256
 """Records whose prompt is encoded a second time, as inference does it: it doubles the work, and one in many shows it."""
@@ -31,7 +31,7 @@ class Preflight:
     def look(self, conversation: Conversation, example: Example) -> Iterator[tuple[str, str]]:
         """(kind, text) of everything that is wrong with how `conversation` became `example`."""
         ids = example.token_ids
-        sides = [side for side in (example, example.rejected) if side is not None]
+        sides = sides_of(example)
         self.num_ended += all(map(self._is_ended, sides))
         begin = self._text.bos_token_ids
         if begin and len(ids) > 1 and ids[0] == ids[1] == begin[0]:

@@ -29,7 +29,7 @@ from tuneful.data.split import normal_prompt
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.template import find_template
 from tuneful.errors import TemplateError
-from tuneful.types import Conversation, Example, answer_text, question_text
+from tuneful.types import Conversation, Example, answer_text, question_text, sides_of
 
 AuditedRow = tuple[Record | SkippedRow, Example | str | None]
 """A row as it was read, and its example; the reason why it has none; or None where nothing was encoded."""
@@ -45,6 +45,7 @@ class ScannedRows:
 
     `number` counts all rows read, from 0. `fits` says that the row has an example, or that nothing was encoded; rows that do
     not fit have no `units` and `prompt_units` (tokens, or words where nothing was encoded), which are therefore shorter.
+    `beside_hash` is of what makes two rows with one prompt and one answer no copies: label, tools and thoughts.
     """
 
     number: array[int] = field(default_factory=lambda: array("q"))
@@ -57,6 +58,7 @@ class ScannedRows:
     answer_words: array[int] = field(default_factory=lambda: array("q"))
     answer_hash: array[int] = field(default_factory=lambda: array("Q"))
     normal_answer_hash: array[int] = field(default_factory=lambda: array("Q"))
+    beside_hash: array[int] = field(default_factory=lambda: array("Q"))
     sources: Texts = field(default_factory=Texts)
     asked: Texts = field(default_factory=Texts)
     answers: Texts = field(default_factory=Texts)
@@ -70,11 +72,11 @@ class ScannedRows:
         turns = conversation.turns
         asked = "\n".join(filter(None, [text for turn in turns for text in (question_text(turn), turn.input)]))
         asked = turns[0].response if conversation.is_document else asked
-        sides = [side for side in (conversation, conversation.rejected) if side is not None]
+        sides = sides_of(conversation)
         answers = ["\n".join(map(answer_text, side.turns)) for side in sides]
         answer = answers[0]
         normal = normal_text(answer)
-        told = "" if conversation.label is None else str(conversation.label)  # another answer, or label, is no copy
+        beside = [str(conversation.label), conversation.tools, *(turn.thought for one in sides for turn in one.turns)]
         self.number.append(number)
         self.side.append(side)
         self.fits.append(not isinstance(example, str))
@@ -88,8 +90,9 @@ class ScannedRows:
         self.asked_characters.append(len(asked))
         self.answer_characters.append(len(answer))
         self.answer_words.append(normal.count(" ") + 1)
-        self.answer_hash.append(text_hash("\0".join([text.strip() for text in answers]) + told))
-        self.normal_answer_hash.append(text_hash("\0".join([normal, *map(normal_text, answers[1:])]) + told))
+        self.answer_hash.append(text_hash("\0".join([text.strip() for text in answers])))
+        self.normal_answer_hash.append(text_hash("\0".join([normal, *map(normal_text, answers[1:])])))
+        self.beside_hash.append(text_hash("\0".join([text.strip() for text in beside])))
         self.sources.append(conversation.source)
         self.asked.append(asked[:_EXCERPT_CHARACTERS])
         self.answers.append(answer[:_EXCERPT_CHARACTERS])
@@ -165,8 +168,7 @@ class Scan:
         if isinstance(example, str):
             self.findings.add("too_long" if "data.max_length" in example else "unusable_rows", number, source, example)
         elif example is not None and self.preflight:
-            sides = (example, example.rejected)
-            self.num_trained += sum(int((side.weights > 0).sum()) for side in sides if side is not None)
+            self.num_trained += sum(int((side.weights > 0).sum()) for side in sides_of(example))
             for kind, text in self.preflight.look(conversation, example):
                 self.findings.add(kind, number, source, text)
         if not self.prompt_source and not isinstance(example, str) and not conversation.is_document:

@@ -108,6 +108,7 @@ def check(
     from tuneful.audit.fix import write_fixed
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.data.notes import merged
     from tuneful.data.read import stream_data
     from tuneful.encoding.left_out import LeftOut
     from tuneful.model.saved_template import with_saved_template
@@ -124,13 +125,14 @@ def check(
     objective = config.train.objective
     others = [one for name in against for one in _against(name, settings, objective)]
     stream = stream_data(data, settings, objective)
-    left_out = LeftOut(encoder) if encoder else None
+    given = _given_sides(settings, objective)
+    left_out = {one: LeftOut(encoder) for one in (stream, *given.values()) if encoder}
     with terminal.progress("checking", None, "rows") as advance:
         found = audit(
-            _with_examples(stream, encoder, left_out),
+            _with_examples(stream, encoder, left_out.get(stream)),
             config,
             encoder,
-            given=_given_sides(settings, encoder, objective),
+            given={side: _with_examples(one, encoder, left_out.get(one)) for side, one in given.items()},
             against=others,
             advance=advance,
         )
@@ -144,7 +146,7 @@ def check(
         max_length=config.data.max_length,
         split=config.data.split,
         against=tuple(against),
-        reading=(*stream.notes, *(left_out.notes if left_out else ())),
+        reading=merged(*((*one.notes, *(left_out[one].notes if encoder else ())) for one in (stream, *given.values()))),
         audit=found,
         without_tokens=without_tokens,
         fixes=fixes,
@@ -206,29 +208,28 @@ def find_encoder(config: Config) -> tuple[Encoder | None, str]:
     return load_encoder(load_tokenizer(folder), config), ""
 
 
-def _given_sides(settings: DataConfig, encoder: Encoder | None, objective: str) -> dict[int, Iterator[AuditedRow]]:
+def _given_sides(settings: DataConfig, objective: str) -> dict[int, DataStream]:
     """The rows of `data.validation_file` and `data.test_file`, by side."""
     from tuneful.data.read import stream_side
     from tuneful.data.split import TEST, VALIDATION
 
     files = {VALIDATION: settings.validation_file, TEST: settings.test_file}
-    return {
-        side: _with_examples(stream_side(name, settings, side, objective), encoder)
-        for side, name in files.items()
-        if name is not None
-    }
+    return {side: stream_side(name, settings, side, objective) for side, name in files.items() if name is not None}
 
 
 def _against(name: str, settings: DataConfig, objective: str) -> list[Conversation]:
-    """The records of a file given with --against: plain ones, or such as are trained on."""
-    from tuneful.data.read import stream_data
+    """The records of a file given with --against: plain ones, or such as are trained on. It is read as a test file is."""
+    from tuneful.data.pairs import plain_columns
+    from tuneful.data.read import stream_side
+    from tuneful.data.split import TEST
 
+    plain = settings.model_copy(update={"columns": plain_columns(settings.columns)})
     try:
-        return list(_conversations(stream_data([name], settings)))
-    except DataError:
+        return list(_conversations(stream_side(name, plain, TEST)))
+    except (DataError, ConfigError):
         if objective == "sft":
             raise
-        return list(_conversations(stream_data([name], settings, objective)))
+        return list(_conversations(stream_side(name, settings, TEST, objective)))
 
 
 def _conversations(stream: DataStream) -> Iterator[Conversation]:
@@ -247,10 +248,11 @@ def _with_examples(rows: DataStream, encoder: Encoder | None, left_out: LeftOut 
             continue
         records = [row for row in batch if isinstance(row, Record)]
         examples = iter(encoder.examples([record.conversation for record in records]))
-        if left_out is not None:
-            left_out.add(record.conversation for record in records)
         for row in batch:
-            yield row, None if isinstance(row, SkippedRow) else next(examples)
+            example = None if isinstance(row, SkippedRow) else next(examples)
+            if left_out is not None and isinstance(row, Record) and not isinstance(example, str):
+                left_out.add([row.conversation])
+            yield row, example
 
 
 # The page

@@ -58,7 +58,7 @@ def generate_file(
     from tuneful.infer.session import LoadedModel
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
-    file = read_data(as_names(data), config.data, asks=True)
+    file = read_data(as_names(data), config.data, objective=config.train.objective, asks=True)
     if output.exists():
         raise ConfigError(f"{output}: already exists; give another --output, or remove it")
     if not output.absolute().parent.is_dir():

@@ -119,12 +119,15 @@ def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None
 def _rendered(template: Template, record: Record, train_reasoning: bool) -> str:
     """A record as marked text; of a pair the whole of both sides."""
     from tuneful.encoding.template import without_thoughts
+    from tuneful.types import sides_of
 
     if record.conversation.is_document:
         return f"⟦{record.conversation.turns[0].response}⟧"
-    sides = [side for side in (record.conversation, record.conversation.rejected) if side is not None]
     try:
-        texts = [_marked(without_thoughts(template.example(side), trained=train_reasoning)) for side in sides]
+        texts = [
+            _marked(without_thoughts(template.example(side), trained=train_reasoning))
+            for side in sides_of(record.conversation)
+        ]
     except TemplateError as error:
         return f"refused: {error}"
     return "\nrejected:\n".join(texts)

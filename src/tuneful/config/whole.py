@@ -21,6 +21,9 @@ from tuneful.config.schema import (
 from tuneful.config.training import LoraConfig, TrainConfig
 from tuneful.errors import ConfigError
 
+_OF_DOCUMENTS = frozenset(("sample_by", "chunk_overlap"))
+_OF_ANSWERS = frozenset(("train_on", "prompt_weight", "train_turns", "train_reasoning", "on_long"))
+
 
 class Config(Section):
     """The whole configuration; `config.yaml` of a run folder is this, resolved."""
@@ -91,8 +94,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _prompts_of_preferences_are_context(self) -> Config:
         objective = self.train.objective
-        if objective not in ("sft", "text") and self.data.resolved_prompt_weight:
+        if objective in ("sft", "text"):
+            return self
+        setting = "train_turns: last" if self.data.train_turns == "last" else ""
+        if self.data.resolved_prompt_weight:
             setting = "train_on: all" if self.data.prompt_weight is None else "prompt_weight"
+        if setting:
             raise ValueError(
                 f"data.{setting} is ignored under train.objective: {objective}, which compares answers to one prompt; drop it"
             )
@@ -115,6 +122,24 @@ class Config(Section):
             )
         if objective not in ("sft", "text") and "text" in (data.formats or {}).values():
             raise ValueError(f"data.formats: documents are not trained under train.objective: {objective}")
+        return self
+
+    @model_validator(mode="after")
+    def _what_speaks_of_documents_or_of_answers_has_them(self) -> Config:
+        """After the validator before it, which says where documents are."""
+        data, default = self.data, DataConfig()
+        changed = {name for name, value in data if value != getattr(default, name)}
+        of_documents, of_answers = (sorted(changed & names) for names in (_OF_DOCUMENTS, _OF_ANSWERS))
+        if of_documents and data.format != "text" and "text" not in (data.formats or {}).values():
+            raise ValueError(
+                f"data.{of_documents[0]} is ignored without documents; train.objective=text trains them, or, beside records, "
+                "data.formats=FILE=text"
+            )
+        if of_answers and data.format == "text" and data.test_file is None and data.replay is None:
+            raise ValueError(
+                f"data.{of_answers[0]} is ignored under train.objective: text, which trains all of a document; it is for the "
+                "answers of a data.test_file. Drop it"
+            )
         return self
 
 

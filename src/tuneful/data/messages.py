@@ -30,12 +30,12 @@ ROLES = {
 }
 _UNTRAINED = ("audio", "images", *TOOLS)
 """Parts of a message that are neither trained nor shown to the model, so that a message with one is refused."""
-_ROLE_KEYS = ("role", "from", "speaker", "author")
-_TEXT_KEYS = ("content", "value", "text", "message")
+ROLE_KEYS = ("role", "from", "speaker", "author")
+TEXT_KEYS = ("content", "value", "text", "message")
 _ASKED_KEYS = ("input", "instruction", "prompt", "question", "human", "user")
 _ANSWERED_KEYS = ("output", "response", "completion", "answer", "assistant", "bot")
 _KNOWN_KEYS = frozenset(
-    (*_ROLE_KEYS, *_TEXT_KEYS, *_UNTRAINED, *MARKS, *CALLS, *THOUGHTS, "name", "id", "tool_call_id", "tool_name")
+    (*ROLE_KEYS, *TEXT_KEYS, *_UNTRAINED, *MARKS, *CALLS, *THOUGHTS, "name", "id", "tool_call_id", "tool_name")
 )
 _TWO_WORDS = re.compile(r"[^\W\d_]{2}\S*\s+\S*[^\W\d_]{2}|[\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7af]{8}")
 
@@ -52,14 +52,14 @@ def looks_like_messages(value: Any) -> bool:
     """Whether `value` is a list of messages with roles and texts, as such or as two columns."""
     if isinstance(value, dict):
         keys, columns = value.keys(), all(isinstance(column, list) for column in value.values())
-        return columns and _one_of(keys, _ROLE_KEYS) is not None and _one_of(keys, _TEXT_KEYS) is not None
+        return columns and _one_of(keys, ROLE_KEYS) is not None and _one_of(keys, TEXT_KEYS) is not None
     return isinstance(value, list) and bool(value) and all(map(_has_role_and_text, value))
 
 
 def _has_role_and_text(entry: Any) -> bool:
     if not isinstance(entry, dict):
         return False
-    role, text = _one_of(entry, _ROLE_KEYS), _one_of(entry, (*_TEXT_KEYS, *CALLS))
+    role, text = _one_of(entry, ROLE_KEYS), _one_of(entry, (*TEXT_KEYS, *CALLS))
     return role is not None and text is not None and str(entry[role]).lower() in ROLES
 
 
@@ -73,7 +73,7 @@ def read_messages(value: Any, key: str, system: str, noted: Noted, *, asks: bool
 
     Raises UnfitError where they are no messages, or nothing in them is trained.
     """
-    entries = _entries(from_json_text(value, f"`{key}`", noted))
+    entries = entries_of(from_json_text(value, f"`{key}`", noted))
     if not isinstance(entries, list):
         unfit(f"`{key}` is {kind_of(entries)}, expected a list of messages")
     if _are_texts(entries):
@@ -89,7 +89,7 @@ def message_texts(value: Any) -> list[tuple[str, str]]:
     """(role, text) of the messages `value` for a reader, up to the last answer that is trained; what is none is left out."""
     ignored = Noted()
     try:
-        entries = _entries(from_json_text(value, "", ignored))
+        entries = entries_of(from_json_text(value, "", ignored))
     except ValueError:
         return []
     if not isinstance(entries, list):
@@ -103,9 +103,9 @@ def message_texts(value: Any) -> list[tuple[str, str]]:
 
 
 def _shown_message(entry: Fields) -> tuple[str, str, bool]:
-    role = plain_text(entry.get(_one_of(entry, _ROLE_KEYS) or ""))
+    role = plain_text(entry.get(_one_of(entry, ROLE_KEYS) or ""))
     said = ROLES.get(role.lower(), role)
-    texts = [plain_text(entry.get(key)) for key in (_one_of(entry, _TEXT_KEYS) or "", *CALLS)]
+    texts = [plain_text(entry.get(key)) for key in (_one_of(entry, TEXT_KEYS) or "", *CALLS)]
     try:
         counts = answer_weight(entry, "", Noted()) > 0
     except ValueError:
@@ -123,7 +123,7 @@ def plain_text(value: Any) -> str:
 # Shapes
 
 
-def _entries(messages: Any) -> Any:
+def entries_of(messages: Any) -> Any:
     """`messages`, as a list where a table gives them as a column of roles and one of texts."""
     if isinstance(messages, dict) and all(isinstance(column, list) for column in messages.values()):
         if len({len(column) for column in messages.values()}) > 1:
@@ -149,7 +149,7 @@ def _are_pairs(entries: Sequence[Any]) -> bool:
         )
         or (
             isinstance(entry, dict)
-            and _one_of(entry, _ROLE_KEYS) is None
+            and _one_of(entry, ROLE_KEYS) is None
             and _one_of(entry, _ASKED_KEYS) is not None
             and _one_of(entry, _ANSWERED_KEYS) is not None
         )
@@ -187,7 +187,7 @@ def _message(entry: Any, number: int, noted: Noted, *, asks: bool) -> Message:
     where = f"message {number}"
     if not isinstance(entry, dict):
         unfit(f"{where} is {kind_of(entry)}, expected {{'role': ..., 'content': ...}}")
-    role_key, text_key = _one_of(entry, _ROLE_KEYS), _one_of(entry, _TEXT_KEYS)
+    role_key, text_key = _one_of(entry, ROLE_KEYS), _one_of(entry, TEXT_KEYS)
     calls = any(not is_blank(entry.get(key)) for key in CALLS)
     if role_key is None or (text_key is None and not calls):
         unfit(f"{where} has no `{'role' if role_key is None else 'content'}`; keys are {names_of(entry)}")

@@ -22,12 +22,13 @@ from tuneful.data import formats
 from tuneful.data.columns import ANSWERS, ASKS, CHOSEN, LABELS, MESSAGES, REJECTED, message_columns, normal_name
 from tuneful.data.columns import note_unused as note_unused_text
 from tuneful.data.formats import FormatReader, ReadRow, RecordTexts
-from tuneful.data.messages import ROLES, looks_like_messages, message_texts
+from tuneful.data.messages import ROLE_KEYS, ROLES, TEXT_KEYS, entries_of, looks_like_messages, message_texts
 from tuneful.data.notes import Noted, quoted
 from tuneful.data.rows import Row
+from tuneful.data.tools import CALLS
 from tuneful.data.values import Fields, UnfitError, from_json_text, is_blank, kind_of, names_of, unfit
 from tuneful.errors import ConfigError
-from tuneful.types import Conversation, Turn
+from tuneful.types import Conversation, Turn, sides_of
 
 PAIR_OBJECTIVES = frozenset(("dpo", "orpo", "simpo", "cpo"))
 """The values of train.objective that take pairs."""
@@ -40,7 +41,6 @@ _FIELDS = {"chosen": CHOSEN, "rejected": REJECTED, "label": LABELS}
 _ANSWER_BESIDE = {"instruction": "output", "prompt": "completion", "question": "answer"}
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-_ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
 _WANTED = frozenset(("true", "yes", "1", "1.0", "desirable", "wanted", "chosen", "good"))
 _UNWANTED = frozenset(("false", "no", "0", "0.0", "undesirable", "unwanted", "rejected", "bad"))
 
@@ -55,12 +55,21 @@ def open_reader(
 
     With `asks` rows are questions, whatever the objective. The columns that are set `aside` hold no answer of the record's own.
     """
-    if not asks and (objective in PAIR_OBJECTIVES or objective == LABEL_OBJECTIVE):
-        return PreferenceReader(format, columns, objective)
-    if named := [field for field in _FIELDS if field in (columns or {})]:
+    named = [field for field in _FIELDS if field in (columns or {})]
+    if objective in PAIR_OBJECTIVES or objective == LABEL_OBJECTIVE:
+        if not asks:
+            return PreferenceReader(format, columns, objective)
+        answers = {column for field, column in (columns or {}).items() if field in named}
+        return FormatReader(format, plain_columns(columns), asks=True, aside={*aside, *answers})
+    if named:
         fields = " and ".join(map(quoted, named))
         raise ConfigError(f"data.columns: {fields} are fields of preferences: train.objective=dpo, or kto for labels")
     return FormatReader(format, columns, asks=asks, aside=aside)
+
+
+def plain_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
+    """What of `data.columns` speaks of records that are no preferences."""
+    return {field: column for field, column in (columns or {}).items() if field not in _FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class PreferenceReader:
         both = _paired(chosen.conversation, rejected.conversation, plain.names)
         noted = Noted()
         noted.counts = chosen.noted.counts | rejected.noted.counts
-        said = [turn.response for side in (both, both.rejected) if side for turn in side.turns]
+        said = [turn.response for side in sides_of(both) for turn in side.turns]
         note_unused_text(row, plain.beside, said, "", noted)
         return ReadRow(f"{chosen.format} pairs", both, noted)
 
@@ -264,8 +273,8 @@ class PreferenceReader:
             return None
         key = self._columns.get(MESSAGES[0]) or min(holding, key=lambda key: normal_name(key) not in ASKS)
         messages = _as_list(rest.pop(key), key)
-        if messages and _role(messages[-1]) == "assistant":
-            if not any(_text(messages[-1]) == side for side in sides):
+        if messages and _is_answer(messages[-1]):
+            if not any(side in (_text(messages[-1]), messages[-1:]) for side in sides):
                 unfit(
                     f"{quoted(key)} ends with an answer of its own beside the pair's; leave it out, or name what is meant"
                 )
@@ -340,7 +349,7 @@ def _from_json(value: str) -> Any:
         found = from_json_text(value, "", Noted())
     except UnfitError:
         return value
-    return found if looks_like_messages(found) or _role(found) else value
+    return found if looks_like_messages(found) or looks_like_messages([found]) else value
 
 
 def _transcript(text: str) -> list[dict[str, str]]:
@@ -356,9 +365,7 @@ def _transcript(text: str) -> list[dict[str, str]]:
 
 def _as_list(messages: Any, key: str) -> list[Any]:
     """`messages` as a list, where they are JSON text, or columns of a table."""
-    messages = from_json_text(messages, quoted(key), Noted())
-    if isinstance(messages, dict) and all(isinstance(column, list) for column in messages.values()):
-        return [dict(zip(messages, values, strict=True)) for values in zip(*messages.values(), strict=False)]
+    messages = entries_of(from_json_text(messages, quoted(key), Noted()))
     return messages if isinstance(messages, list) else unfit(f"{quoted(key)} is {kind_of(messages)}, expected messages")
 
 
@@ -368,28 +375,35 @@ def _messages(side: Side) -> list[Any]:
 
 def _is_whole(side: Side) -> bool:
     """Whether messages begin with what is asked, and not with the answer."""
-    return isinstance(side, list) and _role(side[0]) != "assistant"
+    return isinstance(side, list) and not _is_answer(side[0])
 
 
 def _opening(side: Side) -> list[Any]:
     """The messages of a whole conversation up to the last that is not the assistant's."""
-    last = max(at for at, message in enumerate(side) if _role(message) != "assistant")
+    last = max(at for at, message in enumerate(side) if not _is_answer(message))
     return list(side[: last + 1])
 
 
 def _is_empty(side: Side) -> bool:
-    return is_blank(side) or (isinstance(side, list) and _role(side[-1]) == "assistant" and is_blank(_text(side[-1])))
+    if is_blank(side) or isinstance(side, str) or _role(side[-1]) != "assistant":
+        return is_blank(side)
+    return is_blank(_text(side[-1])) and all(is_blank(side[-1].get(key)) for key in CALLS)
+
+
+def _is_answer(message: Any) -> bool:
+    """Whether a message is the assistant's: a text, or, as ShareGPT writes them, calls of tools."""
+    return _role(message) in ("assistant", "call")
 
 
 def _role(message: Any) -> str:
     """system, user or assistant; "" for what is no message."""
     if not isinstance(message, dict):
         return ""
-    return next((ROLES.get(str(message[key]).strip().lower(), "") for key in _ROLE_KEYS if key in message), "")
+    return next((ROLES.get(str(message[key]).strip().lower(), "") for key in ROLE_KEYS if key in message), "")
 
 
 def _text(message: Fields) -> Any:
-    return next((message[key] for key in _TEXT_KEYS if key in message), None)
+    return next((message[key] for key in TEXT_KEYS if key in message), None)
 
 
 def _label(value: Any, key: str) -> bool:

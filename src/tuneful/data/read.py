@@ -16,8 +16,9 @@ from typing import Any
 
 from tuneful.config import DataConfig
 from tuneful.data.by_file import keys_by_place
+from tuneful.data.columns import is_pair, message_columns
 from tuneful.data.documents import document_rows, is_plain_text
-from tuneful.data.formats import RECORD_KEYS, TEXT_REASON, FormatReader
+from tuneful.data.formats import RECORD_KEYS, FormatReader
 from tuneful.data.notes import ReadingNotes
 from tuneful.data.pairs import PREFERENCE_KEYS, PreferenceReader, open_reader
 from tuneful.data.rows import Row
@@ -133,7 +134,8 @@ class DataStream:
     With `data.on_error` "stop" the first row that cannot be used raises DataError; with "skip" it comes as a SkippedRow. A
     file that is missing, cut off, or so damaged that its rows cannot be told apart raises DataError either way, and so
     does data without one usable record. `sha256`, `num_read`, `format` and `notes` are whole once the iteration is over.
-    `files` are read under `formats` with `weights`; `groups` are their keys in `data.interleave_probs`.
+    `files` are read under `config`, each in one of `formats` with one of `weights`; `groups` are their keys in
+    `data.interleave_probs`.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class DataStream:
         names = [data] if isinstance(data, str) else list(data)
         formats = config.formats or {}
         self.files = find_files(data, lambda name: formats.get(name, config.format) == "text")
-        self._config, self._sample_by = config, config.sample_by
+        self.config = config
         own = keys_by_place(config.formats, "data.formats", names, self.files)
         self.formats = [config.format if key is None else formats[str(key)] for key in own]
         self.weights = _weights(config, names, self.files)
@@ -209,7 +211,7 @@ class DataStream:
                 for source, value, fault in self._rows(stream, reader, format):
                     self.num_read += 1
                     found = fault or reader.read(value, source)
-                    if found == TEXT_REASON and format == _ANY:
+                    if format == _ANY and isinstance(found, str) and self._is_document(value, reader):
                         found = self._text_reader.read(value, source)
                     if not isinstance(found, str):
                         self._found_formats[found.format] += 1
@@ -228,11 +230,17 @@ class DataStream:
             name = ", ".join(place.name for place in self.files[:3])
             raise DataError(f"{name}: no usable record in {self.num_read} row(s){why}")
 
+    def _is_document(self, row: Any, reader: FormatReader | PreferenceReader) -> bool:
+        """Whether a row holds a text under the name of a document's, and is of no format that `reader` knows."""
+        if not isinstance(row, dict) or not isinstance(reader, FormatReader) or self._text_reader.plan(row) is None:
+            return False
+        return reader.plan(row) is None and not is_pair(row) and not message_columns(row)
+
     def _rows(self, stream: ByteStream, reader: FormatReader | PreferenceReader, format: str) -> Iterator[Row]:
         head = stream.peek(16)
         if stream.compression or not is_table(head):
             if format in ("text", _ANY) and is_plain_text(stream):
-                return document_rows(stream, self._sample_by, (self._config.columns or {}).get("text", "text"))
+                return document_rows(stream, self.config.sample_by, (self.config.columns or {}).get("text", "text"))
             known = RECORD_KEYS | PREFERENCE_KEYS | ({"text"} if format == "text" else frozenset())
             return _apart(text_rows(stream, reader.columns, known), reader)
         if stream.path is None:

@@ -22,7 +22,7 @@ from tuneful.encoding.documents import beginning_ids, document_example
 from tuneful.encoding.template import Origin, Piece, without_thoughts
 from tuneful.encoding.tokens import Run, TextEncoder
 from tuneful.errors import TemplateError
-from tuneful.types import Conversation, Example, has_question
+from tuneful.types import Conversation, Example, has_question, sides_of
 
 _MAX_TRIES = 8
 """How often the text that was asked is cut until a record fits: each cut is of as many tokens as were too many."""
@@ -215,7 +215,7 @@ class Encoder:
     def _preferences(self, conversations: Sequence[Conversation]) -> list[Example | str]:
         """The Examples of pairs and of records with a label: nothing of a prompt is trained, and all that follows it is."""
         plain = replace(self, prompt_weight=0.0, last_turn=False)
-        sides = [side for one in conversations for side in (one, one.rejected) if side is not None]
+        sides = [side for one in conversations for side in sides_of(one)]
         fitted = iter(plain.examples([replace(side, rejected=None, label=None) for side in sides]))
         return [plain._preference(one, next(fitted), next(fitted) if one.rejected else None) for one in conversations]
 
@@ -223,37 +223,50 @@ class Encoder:
         self, conversation: Conversation, chosen: Example | str, rejected: Example | str | None
     ) -> Example | str:
         """The Example of a pair, or the reason why it has none: both sides have to begin with the same prompt, and end in an
-        answer."""
+        answer. Where thoughts are context the sides may part in them: the prompt is what they share."""
         if rejected is None:
             return chosen if isinstance(chosen, str) else replace(chosen, label=conversation.label)
-        if any(not isinstance(side, str) and side.num_input_cut for side in (chosen, rejected)):
-            chosen, rejected = self._cut_alike(conversation)
         for name, side in (("chosen", chosen), ("rejected", rejected)):
             if isinstance(side, str):
                 return f"the {name} side: {side}"
         assert isinstance(chosen, Example)
         assert isinstance(rejected, Example)
-        prompt, other = (side.token_ids[: side.num_prompt_tokens] for side in (chosen, rejected))
-        if not np.array_equal(prompt, other):
+        if chosen.num_input_cut or rejected.num_input_cut:
+            if isinstance(sides := self._cut_alike(conversation), str):
+                return sides
+            chosen, rejected = sides
+        num_shared = _num_shared(chosen, rejected)
+        if num_shared < max(chosen.num_prompt_tokens, rejected.num_prompt_tokens) and not self._part_in_thoughts(
+            conversation
+        ):
             return "the two sides of the pair do not begin with the same prompt under this template"
-        return replace(chosen, rejected=rejected, label=conversation.label)
+        other = replace(rejected, num_prompt_tokens=num_shared)
+        return replace(chosen, num_prompt_tokens=num_shared, rejected=other, label=conversation.label)
 
-    def _cut_alike(self, conversation: Conversation) -> tuple[Example | str, Example | str]:
-        """Both sides of a pair with as much less of the same prompt as the longer one needs."""
-        assert conversation.rejected is not None
-        sides = (conversation, conversation.rejected)
+    def _part_in_thoughts(self, conversation: Conversation) -> bool:
+        """Whether both sides of a pair are asked the same, and what differs before a trained token are untrained thoughts."""
+        if self.train_reasoning:
+            return False
+        asked = [own[: _num_asked(own)] for own in map(self.text.template.example, sides_of(conversation))]
+        return asked[0] == asked[1]
+
+    def _cut_alike(self, conversation: Conversation) -> tuple[Example, Example] | str:
+        """Both sides of a pair with as much less of the same prompt as the longer one needs; else the reason why not."""
+        sides = sides_of(conversation)
         pieces = [self.text.template.example(side) for side in sides]
+        num_asked = _num_asked(pieces[0])
+        if pieces[0][:num_asked] != pieces[1][: _num_asked(pieces[1])]:
+            return "the two sides of the pair do not begin with the same prompt under this template"
+        pieces = [without_thoughts(own, trained=self.train_reasoning) for own in pieces]
         whole = encoded = self._encoded(pieces)
-        num_asked = next(number for number, piece in enumerate(pieces[0]) if piece.is_trained)
         for _ in range(_MAX_TRIES):
             if (over := max(one.num_tokens for one in encoded) - self.max_length) <= 0:
                 break
             shorter = self._shortened(pieces[0][:num_asked], over)
             pieces = [[*shorter, *own[num_asked:]] for own in pieces]
             encoded = self._encoded(pieces)
-        if any(one.num_tokens > self.max_length for one in encoded):
-            reason = f"over data.max_length={self.max_length}, and cutting all that was asked would not make room"
-            return reason, reason
+        if (longest := max(one.num_tokens for one in encoded)) > self.max_length:
+            return f"{longest} tokens, over data.max_length={self.max_length}, and cutting all that was asked would not make room"
         chosen, rejected = (
             self._example(
                 side, one, sum(map(len, one.ids[: one.first_trained])), False, before.num_tokens - one.num_tokens
@@ -261,6 +274,18 @@ class Encoder:
             for side, one, before in zip(sides, encoded, whole, strict=True)
         )
         return chosen, rejected
+
+
+def _num_asked(pieces: Sequence[Piece]) -> int:
+    """How many of a record's pieces stand before the first that is trained."""
+    return next(number for number, piece in enumerate(pieces) if piece.is_trained)
+
+
+def _num_shared(chosen: Example, rejected: Example) -> int:
+    """How many tokens before the first trained one both sides begin with."""
+    num_tokens = min(chosen.num_prompt_tokens, rejected.num_prompt_tokens)
+    unlike = np.flatnonzero(chosen.token_ids[:num_tokens] != rejected.token_ids[:num_tokens])
+    return int(unlike[0]) if len(unlike) else num_tokens
 
 
 @dataclass(frozen=True, slots=True)

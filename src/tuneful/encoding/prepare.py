@@ -170,13 +170,13 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
     A stream of more than MAX_IN_MEMORY records goes to a store in the folder `cache`, if there is one. A side that has a
     file of its own (`data.validation_file`, `data.test_file`) is all of that file.
     """
-    whole = _encoded(file, encoder, config.data, cache)
+    whole = _encoded(file, encoder, cache)
     sides = whole.sides(config)
     subsets = {side: whole.subset(np.flatnonzero(sides == side), config.data) for side in (TRAIN, VALIDATION, TEST)}
     parts = [whole]
     for side, name in ((VALIDATION, config.data.validation_file), (TEST, config.data.test_file)):
         if name is not None:
-            given = _encoded(stream_side(name, config.data, side, config.train.objective), encoder, config.data, cache)
+            given = _encoded(stream_side(name, config.data, side, config.train.objective), encoder, cache)
             subsets[side] = given.subset(np.arange(len(given.sizes.num_tokens)), config.data)
             parts.append(given)
     notes = merged(*(part.file.notes for part in parts))
@@ -249,7 +249,7 @@ class _Encoded:
         return self.store.array(f"sides-{hashlib.sha256(asked.encode()).hexdigest()[:16]}", divide)
 
 
-def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, cache: Path | None) -> _Encoded:
+def _encoded(file: DataFile | DataStream, encoder: Encoder, cache: Path | None) -> _Encoded:
     """The records of `file`: from the store of an earlier run, or encoded now; many go to a store of their own."""
     rows: Iterable[Record | SkippedRow] = file if isinstance(file, DataStream) else chain(file.refused, file.records)
     left_out = LeftOut(encoder)
@@ -257,7 +257,7 @@ def _encoded(file: DataFile | DataStream, encoder: Encoder, config: DataConfig, 
     sha256 = sha256_of(file.files) if isinstance(file, DataStream) and cache is not None else None
     if not isinstance(file, DataStream) or cache is None or sha256 is None:
         return _in_memory(file, _gathered(batches, math.inf, math.inf), left_out)
-    folder = cache / fingerprint(sha256, file.files, config, encoder, file.objective)
+    folder = cache / fingerprint(file, sha256, encoder)
     with contextlib.suppress(DataError):  # damaged, or none yet: it is made again
         return _from_store(Store(folder), file.name)
     with contextlib.suppress(OSError):  # what cannot be removed, the writer names

@@ -33,13 +33,11 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from tuneful.config import DataConfig
-from tuneful.data.read import Record, SkippedRow
-from tuneful.data.sources import Place
+from tuneful.data.read import DataStream, Record, SkippedRow
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
 from tuneful.files import flush_entry, read_object, sha256_of, write_text, written
-from tuneful.types import Conversation, Example, IntArray, ToolCall, ToolResult, Turn
+from tuneful.types import Conversation, Example, IntArray, ToolCall, ToolResult, Turn, sides_of
 
 Item = TypeVar("Item", covariant=True)
 Indices = npt.NDArray[np.int64]
@@ -93,10 +91,10 @@ class Sizes:
             np.array([len(example) + _num_rejected(example) for example in examples], dtype=np.int32),
             np.array([example.num_prompt_tokens for example in examples], dtype=np.int32),
             np.array(
-                [sum(np.count_nonzero(side.weights) for side in _sides(example)) for example in examples], np.int32
+                [sum(np.count_nonzero(side.weights) for side in sides_of(example)) for example in examples], np.int32
             ),
             np.array([example.num_input_cut for example in examples], dtype=np.int32),
-            np.array([any(side.cut for side in _sides(example)) for example in examples], dtype=np.bool_),
+            np.array([any(side.cut for side in sides_of(example)) for example in examples], dtype=np.bool_),
         )
 
     def take(self, indices: Indices) -> Sizes:
@@ -108,10 +106,6 @@ class Sizes:
             self.num_input_cut[indices],
             self.cut[indices],
         )
-
-
-def _sides(example: Example) -> tuple[Example, ...]:
-    return (example,) if example.rejected is None else (example, example.rejected)
 
 
 def _num_rejected(example: Example) -> int:
@@ -298,7 +292,7 @@ class StoreWriter:
             token_ids, weights = (
                 np.concatenate(
                     [
-                        _laid_out([getattr(side, name) for side in _sides(one)], one.num_prompt_tokens)
+                        _laid_out([getattr(side, name) for side in sides_of(one)], one.num_prompt_tokens)
                         for one in examples
                     ]
                 )
@@ -366,20 +360,11 @@ class StoreWriter:
         self._put_ends("run_ends", np.add.reduceat(begins.astype(np.int64), starts))
 
 
-def fingerprint(
-    data_sha256: str, places: Sequence[Place], config: DataConfig, encoder: Encoder, objective: str = "sft"
-) -> str:
-    """sha256 of all that decides what the records of these files, of these bytes, encode to."""
-    names = [place.name for place in places]
-    reading = [
-        config.format,
-        config.columns,
-        config.on_error,
-        config.formats,
-        config.weights,
-        config.sample_by,
-        objective,
-    ]
+def fingerprint(stream: DataStream, data_sha256: str, encoder: Encoder) -> str:
+    """sha256 of all that decides what the records of `stream`, whose files have this sha256, encode to."""
+    config, names = stream.config, [place.name for place in stream.files]
+    reading: list[Any] = [config.columns, config.on_error, config.sample_by, config.formats is None]
+    reading += [stream.formats, stream.weights, stream.objective]
     limits = [encoder.max_length, encoder.prompt_weight, encoder.on_long, encoder.last_turn]
     limits += [encoder.train_reasoning]
     code = [ENCODING_VERSION, tokenizers.__version__]
