@@ -108,7 +108,9 @@ def rounding_part(
     part = compared.part([*map(whole, rounded)], trained, BOUNDS[to].rounding, control)
     if part.holds or to != "bf16":
         return part
-    return replace(part, note=f"{part.note}. bf16 rounds small steps of the training away, f16 holds eight times finer ones")
+    return replace(
+        part, note=f"{part.note}. bf16 rounds small steps of the training away, f16 holds eight times finer ones"
+    )
 
 
 @dataclass(frozen=True, slots=True)
