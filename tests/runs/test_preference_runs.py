@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.runs.test_resume import CutOffError, Heard, cut_off_after
 from tuneful.commands import run as api
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
+from tuneful.signals import Interrupted
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
 PAIRS = [
@@ -91,24 +93,54 @@ def test_a_run_begins_at_ln_2_and_leaves_its_figures(straight: tuple[Path, Heard
     assert 0 < len(document(folder, "reference.json")["logps"]) <= num_sides
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+def _cut_in_half(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def _another_digit(text: str) -> str:
+    document = json.loads(text)
+    document["logps"] = {key: logp - 1e-9 for key, logp in document["logps"].items()}
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize("damage", [None, _cut_in_half, _another_digit])
 def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(
-    damaged: bool, straight: tuple[Path, Heard], tiny_llama: Path, pairs: Path, tmp_path: Path
+    damage: Callable[[str], str] | None, straight: tuple[Path, Heard], tiny_llama: Path, pairs: Path, tmp_path: Path
 ) -> None:
     folder, heard = tmp_path / "run", Heard()
     with pytest.MonkeyPatch.context() as patch:
         cut_off_after(5, patch)
         with pytest.raises(CutOffError):
             trained(tiny_llama, pairs, folder, "train.objective=dpo")
-    if damaged:
-        (folder / "reference.json").write_text('{"made_with": "x"')
+    if damage is not None:
+        (folder / "reference.json").write_text(damage((folder / "reference.json").read_text()))
     trained(tiny_llama, pairs, folder, "train.objective=dpo", heard=heard)
     assert "going on after step 2" in heard
-    assert ("the reference is computed again" in heard) == damaged
+    assert ("the reference is computed again" in heard) == (damage is not None)
     assert metrics(folder) == metrics(straight[0])
     assert document(folder, "reference.json") == document(straight[0], "reference.json")
     weights = [one / "model" / "model.safetensors" for one in (folder, straight[0])]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_what_is_known_of_the_reference_outlasts_an_interruption(
+    straight: tuple[Path, Heard], tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    folder, heard, calls = tmp_path / "run", Heard(), iter(range(3))
+
+    def interrupted(*_: Any) -> None:
+        if next(calls, None) is None:
+            raise Interrupted(2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuneful.runs.preference.check_signals", interrupted)
+        with pytest.raises(Interrupted):
+            trained(tiny_llama, pairs, folder, "train.objective=dpo")
+    kept, whole = document(folder, "reference.json"), document(straight[0], "reference.json")
+    assert 0 < len(kept["logps"]) < len(whole["logps"])
+    trained(tiny_llama, pairs, folder, "train.objective=dpo", heard=heard)
+    assert "the reference is computed again" not in heard
+    assert document(folder, "reference.json") == whole
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tuneful.batch.order import num_steps
 from tuneful.config import PREFERENCE_OBJECTIVES, Config
 from tuneful.errors import DataError
 from tuneful.evaluation.preference import outcome_in_words
@@ -88,16 +89,19 @@ def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) ->
         (_steps(run), engine.layout),
         (held_out, evaluated),
     )
-    total = sum(1 for _ in run.step_indices()) + len(held_out)
+    train = run.config.train
+    total = num_steps(run.epoch_length, train.batch_size, train.num_train_epochs, train.max_steps) + len(held_out)
     stop = run.signals.check if run.group.size == 1 else no_op  # several ranks stop at the same step
-    with run.terminal.progress("reference", total, "steps") as advance:
-        for steps, layout in parts:
-            for _ in reference_logps(run.model, objective, steps, layout, known, group=run.group, should_stop=stop):
-                advance(1)
-                check_signals(run.signals, run.group)
-    if len(known) > before:
-        run.folder.write_document(REFERENCE, ReferenceDocument(made_with, known))
-        run.folder.note_finished(REFERENCE)
+    try:
+        with run.terminal.progress("reference", total, "steps") as advance:
+            for steps, layout in parts:
+                for _ in reference_logps(run.model, objective, steps, layout, known, group=run.group, should_stop=stop):
+                    advance(1)
+                    check_signals(run.signals, run.group)
+    finally:  # what is known so far is right: a run that was interrupted goes on from there
+        if len(known) > before:
+            run.folder.write_document(REFERENCE, ReferenceDocument(made_with, known))
+            run.folder.note_finished(REFERENCE)
     return known
 
 

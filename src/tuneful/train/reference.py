@@ -8,6 +8,7 @@ bits. Nothing is switched off or copied for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -79,11 +80,11 @@ def largest_difference(
             for side, logp in zip(sides, response_logps(found, found.record_targets).tolist(), strict=True):
                 known = objective.reference[side_key(side)]
                 share = abs(logp - known) / max(1.0, abs(known))
-                if not share <= worst:
+                if math.isnan(share) or share > worst:
                     worst, where = share, f"{logp:.6g} and not {known:.6g} nats for a response of {side.source}"
     finally:
         model.train(was_training)
-    worst, where = max(map(tuple, group.gather([[worst, where]])), key=lambda one: one[0])
+    worst, where = max(map(tuple, group.gather([[worst, where]])), key=lambda one: (math.isnan(one[0]), one[0]))
     if not worst <= TOLERANCE[model.dtype]:
         raise TunefulError(
             f"the model that training starts from is not its reference: its log-probability is {where}. Before the first "
