@@ -12,6 +12,7 @@ import pytest
 from tests.runs.test_resume import CutOffError, Heard, cut_off_after
 
 from tuneful.commands import run as api
+from tuneful.commands.compare import compare
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
 from tuneful.signals import Interrupted
@@ -57,8 +58,12 @@ def trained(model: Path, data: Path, folder: Path, *settings: str, heard: Heard 
     return folder
 
 
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = lines(folder / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key != "step_seconds"} for row in rows]
 
 
@@ -196,3 +201,29 @@ def test_the_dropout_of_the_model_is_off(tiny_gpt2: Path, pairs: Path, tmp_path:
     (model / "config.json").write_text(json.dumps(config | dropouts))
     folder = trained(model, pairs, tmp_path / "run", "train.objective=dpo", "train.max_steps=1")
     assert steps(folder)[0]["rewards_margins"] == 0
+
+
+def test_of_labelled_records_only_wanted_answers_are_references(tiny_llama: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = ["train.objective=kto", "train.max_steps=1", "generate.max_new_tokens=2", "report.num_resamples=100"]
+    config = load_config(None, [f"model.name_or_path={json.dumps(str(tiny_llama))}", *SETTINGS, *settings])
+    run = api.run(str(pairs), config=config, output=tmp_path / "run")
+    held_out = lines(run.path / "data" / "test.jsonl")
+    wanted = [row["source"] for row in held_out if row["label"]]
+    assert 2 * len(wanted) == len(held_out)
+    assert [row["source"] for row in lines(run.path / "answers" / "base.jsonl")] == wanted
+    assert run.comparison is not None
+    assert run.comparison.num_items == len(wanted)
+    assert compare(run.path, run.path).comparison.num_items == len(wanted)
+
+
+def test_a_test_set_of_unwanted_answers_alone_is_not_answered(tiny_llama: Path, pairs: Path, tmp_path: Path) -> None:
+    unwanted = written(tmp_path / "unwanted.json", [row for row in LABELS if not row["label"]])
+    settings = ["train.objective=kto", "train.max_steps=1", f"data.test_file={unwanted}"]
+    others = [one for one in SETTINGS if not one.startswith("data.test_share")]
+    overrides = [f"model.name_or_path={json.dumps(str(tiny_llama))}", *others, *settings]
+    run = api.run(str(pairs), config=load_config(None, overrides), output=tmp_path / "run")
+    assert run.comparison is None
+    assert document(run.path, "preferences.json")["num_records"] == len(PAIRS) // 2
+    gated = load_config(None, [*overrides, "report.gate=rouge_l>=0"])
+    with pytest.raises(ConfigError, match="needs test records with label true"):
+        api.run(str(pairs), config=gated, output=tmp_path / "gated")

@@ -31,6 +31,7 @@ from tuneful.model.stored import STRETCH
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.fits import BYTES_WHILE_MERGED
+from tuneful.runs.measure import has_measured
 from tuneful.runs.phases import after_training, in_words, saving_seconds, seconds_of
 from tuneful.runs.preference import make_objective
 from tuneful.runs.schema import Step
@@ -196,7 +197,7 @@ def _phases_before(run: RunState, engine: Engine) -> dict[str, float]:
     if run.verb == "run" and len(run.asked):
         phases["answers_base"] = _seconds_of_answers(run)
         phases["references_base"] = _seconds_of_losses(run, engine, run.asked.examples)
-    if run.verb == "run" and len(run.dataset.test):
+    if run.verb == "run" and has_measured(run):
         phases["documents_base"] = _seconds_of_losses(run, engine, run.documents.chunks)
         phases["general_base"] = _seconds_of_general(run, engine)
     return {name: seconds for name, seconds in phases.items() if seconds}
