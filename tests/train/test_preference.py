@@ -201,7 +201,7 @@ def test_at_step_0_every_margin_is_exactly_0_and_the_loss_ln_2(dtype, layout):
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_reference_that_is_no_number_is_refused_wherever_it_stands(place):
     model, pairs = tiny_model(), random_pairs(3)
-    known = {}
+    known: dict[str, float] = {}
     list(reference_logps(model, objective_of("dpo-sigmoid"), [pairs], UNSHARED, known))
     sides = [side_key(one) for one in objective_of("dpo-sigmoid").sides(pairs)]
     known[sides[place]] = math.nan

@@ -144,8 +144,10 @@ def apart(subset: Subset, config: Config) -> tuple[Subset, Subset]:
     has_documents = data.format == "text" or "text" in (data.formats or {}).values()
     if not has_documents and config.train.objective != "kto":
         return subset, subset.take(np.arange(0), data)
-    kinds = [(is_answered(one), one.is_document) for one in subset.conversations]
-    asked, documents = (np.flatnonzero(np.array(kind, dtype=np.bool_)) for kind in zip(*kinds or [(), ()], strict=True))
+    kinds = np.array([(is_answered(one), one.is_document) for one in subset.conversations], dtype=np.bool_).reshape(
+        -1, 2
+    )
+    asked, documents = map(np.flatnonzero, kinds.T)
     return subset.take(asked, data), subset.take(documents, data)
 
 
