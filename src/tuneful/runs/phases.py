@@ -16,6 +16,7 @@ from tuneful.numbers import rough_duration
 from tuneful.runs.schema import Evaluation, Event, Step
 from tuneful.signals import Interrupted, Signals
 from tuneful.train.distributed import ProcessGroup
+from tuneful.train.loop import no_op
 from tuneful.train.schedule import Schedule
 
 LABELS: Mapping[str, str] = {
@@ -48,6 +49,11 @@ def check_signals(signals: Signals, group: ProcessGroup) -> None:
         signals.check()
     elif number := max(group.gather([signals.received or 0])):
         raise Interrupted(number)
+
+
+def stop_check(signals: Signals, group: ProcessGroup) -> Callable[[], None]:
+    """What may end a step halfway: a signal, where there is one process. Several have to stop at the same event."""
+    return signals.check if group.size == 1 else no_op
 
 
 def in_words(seconds: Mapping[str, float]) -> str:

@@ -13,10 +13,11 @@ from tuneful.config import PREFERENCE_OBJECTIVES, Config
 from tuneful.errors import DataError
 from tuneful.evaluation.preference import outcome_in_words
 from tuneful.evaluation.statistics import wilson_interval
-from tuneful.runs.phases import check_signals
+from tuneful.runs.phases import check_signals, stop_check
 from tuneful.runs.schema import Layout, PreferenceOutcome, ReferenceDocument
 from tuneful.runs.setup import Engine, RunState
-from tuneful.train.loop import evaluated_in, mean_costs, no_op
+from tuneful.train.loop import Costs, evaluated_in, mean_costs
+from tuneful.train.memory import fitted
 from tuneful.train.objective import RESPONSE_LOSS, Objective
 from tuneful.train.preference import KtoObjective, PairObjective, PreferenceObjective, Reference
 from tuneful.train.reference import largest_difference, reference_logps
@@ -49,15 +50,25 @@ def begin_objective(run: RunState, engine: Engine) -> Objective:
     return objective
 
 
-def measure_held_out(run: RunState, engine: Engine, objective: Objective) -> None:
-    """Write preferences.json: what the model makes of the test records, or of the validation ones where there are none."""
+def measure_held_out(run: RunState, engine: Engine, objective: Objective, max_tokens: int | None = None) -> None:
+    """Write preferences.json: what the model makes of the test records, or of the validation ones where there are none.
+
+    `max_tokens` is what the training found that a micro-batch may compute, where that is less than the layout says.
+    """
     if not isinstance(objective, (PairObjective, KtoObjective)):
         return
     subset = run.dataset.test if len(run.dataset.test) else run.dataset.validation
     if not len(subset):
         return
+    stop = stop_check(run.signals, run.group)
+
+    def measured(max_tokens: int) -> Costs | None:
+        layout = replace(engine.layout, max_tokens=max_tokens)
+        return mean_costs(run.model, subset.examples, layout, objective=objective, should_stop=stop, group=run.group)
+
     with run.phase("preference_accuracy"):
-        costs = mean_costs(run.model, subset.examples, engine.layout, objective=objective, group=run.group)
+        costs, _, said = fitted(measured, max_tokens or engine.layout.max_tokens)
+        run.warn(said)
     assert costs is not None
     rows = list(costs.rows.values())
     figures = objective.figures(rows)
@@ -91,7 +102,7 @@ def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) ->
     )
     train = run.config.train
     total = num_steps(run.epoch_length, train.batch_size, train.num_train_epochs, train.max_steps) + len(held_out)
-    stop = run.signals.check if run.group.size == 1 else no_op  # several ranks stop at the same step
+    stop = stop_check(run.signals, run.group)
     try:
         with run.terminal.progress("reference", total, "steps") as advance:
             for steps, layout in parts:

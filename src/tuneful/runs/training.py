@@ -6,7 +6,6 @@ On a signal a checkpoint of the last step is written, unless a second signal com
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
@@ -24,7 +23,7 @@ from tuneful.runs.adapter import save_with_adapter
 from tuneful.runs.card import describe_model
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.folder import differences
-from tuneful.runs.phases import Pace, after_training, check_signals, in_words, saving_seconds
+from tuneful.runs.phases import Pace, after_training, check_signals, in_words, saving_seconds, stop_check
 from tuneful.runs.preference import begin_objective, measure_held_out
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
@@ -42,7 +41,7 @@ from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
 from tuneful.train.distributed import full_tensor, load_full_state_dict
-from tuneful.train.loop import Training, no_op, record_nll
+from tuneful.train.loop import Training, record_nll
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
@@ -79,13 +78,13 @@ def train(run: RunState, engine: Engine) -> None:
         objective=objective,
         loss_tracker=loss_tracker,
         state=state,
-        should_stop=_should_stop(run),
+        should_stop=stop_check(run.signals, run.group),
         group=run.group,
         mixture=run.mixture,
     )
     _take_steps(run, training)
     _tell_how_it_ended(run, training)
-    measure_held_out(run, engine, objective)
+    measure_held_out(run, engine, objective, state.max_tokens)
     if records_all:
         loss_tracker.after[:] = _record_losses(run, engine, "after")
     run.folder.write_rows("records.jsonl", rank(loss_tracker, examples))
@@ -180,16 +179,11 @@ def _estimate_rest(run: RunState, training: Training, pace: Pace, event: Event) 
     run.terminal.say(f"about {rough_duration(total)} in all: {in_words(run.estimated_seconds)}", style="dim")
 
 
-def _should_stop(run: RunState) -> Callable[[], None]:
-    """What may end a step halfway: a signal, where there is one process. Several have to stop at the same event."""
-    return run.signals.check if run.group.size == 1 else no_op
-
-
 def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
     train = run.dataset.train
     run.terminal.say(f"loss of each of {len(train.chunks):,} training records, {when} training", style="dim")
     with run.phase(f"record_losses_{when}"):
-        return record_nll(run.model, train.chunks, engine.layout, should_stop=_should_stop(run))
+        return record_nll(run.model, train.chunks, engine.layout, should_stop=stop_check(run.signals, run.group))
 
 
 def _tell_how_it_ended(run: RunState, training: Training) -> None:
