@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,14 @@ from tests.runs.test_resume import CutOffError, Heard, cut_off_after
 
 from tuneful.commands import run as api
 from tuneful.commands.compare import compare
-from tuneful.config import load_config
+from tuneful.config import Config, load_config
+from tuneful.console import Terminal
 from tuneful.errors import ConfigError
+from tuneful.runs.folder import RunDir
+from tuneful.runs.job import estimate_job
+from tuneful.runs.preference import REFERENCE, _known
+from tuneful.runs.resume import begin_or_resume
+from tuneful.runs.schema import ReferenceDocument
 from tuneful.signals import Interrupted
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
@@ -93,7 +100,10 @@ def test_a_run_begins_at_ln_2_and_leaves_its_figures(straight: tuple[Path, Heard
     held_out = document(folder, "preferences.json")
     assert held_out["subset"] == "test"
     assert held_out["accuracy_low"] <= held_out["accuracy"] <= held_out["accuracy_high"]
+    assert held_out["confidence"] == 0.95
     assert "preference accuracy" in heard
+    assert "95% interval" in heard
+    assert "preference_accuracy" in document(folder, "environment.json")["estimated_seconds"]
     num_sides = 2 * len(PAIRS)  # some are alike
     assert 0 < len(document(folder, "reference.json")["logps"]) <= num_sides
 
@@ -159,6 +169,38 @@ def test_an_adapter_that_goes_on_being_trained_is_its_own_reference(
     before, after = (document(one, "reference.json")["logps"] for one in (first, second))
     assert before.keys() == after.keys()
     assert all(before[key] != after[key] for key in before)
+
+
+def test_a_reference_that_was_made_with_something_else_is_not_taken(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path / "run")
+    begin_or_resume(folder, "pairs.json", "train", Config(), {}, [], Terminal(quiet=True))
+    folder.write_document(REFERENCE, ReferenceDocument("this model", {"a": -1.0}))
+    run: Any = SimpleNamespace(folder=folder, warn=None)
+    assert _known(run, "this model") == {"a": -1.0}
+    assert _known(run, "another model") == {}
+    folder.close()
+
+
+def test_an_adapter_that_was_begun_with_dropout_learns_preferences_without(
+    tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    chosen = [{"instruction": row["prompt"], "output": row["chosen"]} for row in PAIRS]
+    lora = ("train.method=lora", "train.max_steps=1")
+    first = trained(tiny_llama, written(tmp_path / "sft.json", chosen), tmp_path / "sft", *lora, "lora.dropout=0.3")
+    second = trained(first / "adapter", pairs, tmp_path / "dpo", *lora, "train.objective=dpo")
+    assert [document(one, "adapter/adapter_config.json")["lora_dropout"] for one in (first, second)] == [0.3, 0.0]
+    assert steps(second)[0]["rewards_margins"] == 0
+
+
+def test_the_estimate_counts_the_reference_of_all_sides_and_the_accuracy_on_what_is_held_out(
+    tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    def phases(objective: str) -> Any:
+        settings = [f"model.name_or_path={json.dumps(str(tiny_llama))}", *SETTINGS, f"train.objective={objective}"]
+        return estimate_job("train", str(pairs), load_config(None, settings)).phase_seconds
+
+    assert {"reference", "preference_accuracy"} <= phases("kto").keys()
+    assert "reference" not in phases("orpo")
 
 
 @pytest.mark.parametrize("objective", ["orpo", "kto"])

@@ -259,6 +259,15 @@ def test_a_step_of_one_labelled_record_is_not_compared_with_its_own_response(num
     assert all((row[4] == 0) == (num_records == 1) for row in rows)
 
 
+def test_a_side_is_known_by_its_tokens_and_by_which_of_them_count():
+    side = labelled([1, 2, 3], [4, 5, END], True)
+    fewer, heavier = (replace(side, weights=side.weights * factor) for factor in (np.array([1, 1, 1, 1, 0, 1]), 2))
+    fewer = replace(fewer, weights=fewer.weights.astype(np.float32))
+    assert side_key(fewer) != side_key(side)
+    assert side_key(heavier) == side_key(side)
+    assert side_key(labelled([1, 2, 3], [4, 6, END], True)) != side_key(side)
+
+
 def test_the_reference_is_computed_once_a_side():
     model, pairs = tiny_model(), random_pairs(4)
     known: dict[str, float] = {}

@@ -62,11 +62,14 @@ def in_words(seconds: Mapping[str, float]) -> str:
     return ", ".join(parts) or "less than a second each"
 
 
-def after_training(measured: Mapping[str, float], saving: float) -> dict[str, float]:
-    """What follows the training, in seconds, where `measured` are the phases so far; a judge's time is not known yet."""
+def after_training(measured: Mapping[str, float], saving: float, accuracy: float = 0.0) -> dict[str, float]:
+    """What follows the training, in seconds, where `measured` are the phases so far; a judge's time is not known yet.
+
+    `accuracy` is what preferences that were held out take, which nothing before the training is like.
+    """
     repeated = ("answers", "references", "documents", "general")
     again = {f"{name}_tuned": measured.get(f"{name}_base", 0.0) for name in repeated}
-    losses = {"record_losses_after": measured.get("record_losses_before", 0.0)}
+    losses = {"preference_accuracy": accuracy, "record_losses_after": measured.get("record_losses_before", 0.0)}
     return {name: seconds for name, seconds in {**losses, "saving": saving, **again}.items() if seconds}
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from tuneful.batch.order import num_steps
 from tuneful.config import PREFERENCE_OBJECTIVES, Config
+from tuneful.encoding.prepare import Subset
 from tuneful.errors import DataError
 from tuneful.evaluation.preference import outcome_in_words
 from tuneful.evaluation.statistics import wilson_interval
@@ -42,23 +43,29 @@ def begin_objective(run: RunState, engine: Engine) -> Objective:
     The reference is computed where reference.json does not have it, and compared with the model before the first step.
     """
     objective = make_objective(run.config)
-    if not isinstance(objective, (PairObjective, KtoObjective)) or not objective.uses_reference:
+    if not objective.uses_reference:
         return objective
+    assert isinstance(objective, (PairObjective, KtoObjective))
     with run.phase("reference"):
         objective = replace(objective, reference=_reference(run, engine, objective))
         _check_start(run, engine, objective)
     return objective
 
 
+def held_out(run: RunState) -> Subset | None:
+    """The records of which preferences.json tells: those of the test set, or the validation ones where there are none; None where
+    no preferences are learned, or nothing was held out."""
+    if run.config.train.objective not in PREFERENCE_OBJECTIVES:
+        return None
+    return next((side for side in (run.dataset.test, run.dataset.validation) if len(side)), None)
+
+
 def measure_held_out(run: RunState, engine: Engine, objective: Objective, max_tokens: int | None = None) -> None:
-    """Write preferences.json: what the model makes of the test records, or of the validation ones where there are none.
+    """Write preferences.json: what the model makes of the records that are `held_out`.
 
     `max_tokens` is what the training found that a micro-batch may compute, where that is less than the layout says.
     """
-    if not isinstance(objective, (PairObjective, KtoObjective)):
-        return
-    subset = run.dataset.test if len(run.dataset.test) else run.dataset.validation
-    if not len(subset):
+    if (subset := held_out(run)) is None:
         return
     stop = stop_check(run.signals, run.group)
 
@@ -84,6 +91,7 @@ def measure_held_out(run: RunState, engine: Engine, objective: Objective, max_to
         accuracy_low=low,
         accuracy_high=high,
         figures=dict(figures),
+        confidence=None if accuracy is None else run.config.report.confidence,
     )
     run.folder.write_document(SUMMARY, summary)
     run.folder.note_finished(SUMMARY)
@@ -95,13 +103,13 @@ def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) ->
     made_with = _made_with(run, engine)
     known: dict[str, float] = dict(run.group.broadcast(_known(run, made_with) if run.group.is_main else None))
     before, evaluated = len(known), evaluated_in(engine.layout, run.model)
-    held_out = [list(side.examples) for side in (run.dataset.validation, run.dataset.test) if len(side)]
+    others = [list(side.examples) for side in (run.dataset.validation, run.dataset.test) if len(side)]
     parts: tuple[tuple[Sequence[Sequence[Example]] | Iterator[Sequence[Example]], Layout], ...] = (
         (_steps(run), engine.layout),
-        (held_out, evaluated),
+        (others, evaluated),
     )
     train = run.config.train
-    total = num_steps(run.epoch_length, train.batch_size, train.num_train_epochs, train.max_steps) + len(held_out)
+    total = num_steps(run.epoch_length, train.batch_size, train.num_train_epochs, train.max_steps) + len(others)
     stop = stop_check(run.signals, run.group)
     try:
         with run.terminal.progress("reference", total, "steps") as advance:

@@ -24,7 +24,7 @@ from tuneful.runs.card import describe_model
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.folder import differences
 from tuneful.runs.phases import Pace, after_training, check_signals, in_words, saving_seconds, stop_check
-from tuneful.runs.preference import begin_objective, measure_held_out
+from tuneful.runs.preference import begin_objective, held_out, measure_held_out
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
 from tuneful.runs.schema import (
@@ -46,6 +46,8 @@ from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
 _VERIFIED_PROMPTS = 4
+_FORWARD_SHARE = 1 / 3
+"""What a forward takes of a step, whose backward is twice as much."""
 
 
 def train(run: RunState, engine: Engine) -> None:
@@ -174,7 +176,10 @@ def _estimate_rest(run: RunState, training: Training, pace: Pace, event: Event) 
         return
     num_bytes, _ = disk_bytes(run.model, training.optimizer, run.config, run.dataset)
     saving = saving_seconds(run.config, num_bytes, run.loading_seconds, run.folder.path)
-    run.estimated_seconds = {"training": seconds, **after_training(run.phase_seconds, saving)}
+    subset, accuracy = held_out(run), 0.0
+    if subset is not None and isinstance(event, Step):
+        accuracy = event.step_seconds / event.record_tokens * int(subset.sizes.num_tokens.sum()) * _FORWARD_SHARE
+    run.estimated_seconds = {"training": seconds, **after_training(run.phase_seconds, saving, accuracy)}
     total = sum(run.estimated_seconds.values())
     run.terminal.say(f"about {rough_duration(total)} in all: {in_words(run.estimated_seconds)}", style="dim")
 
