@@ -10,19 +10,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tests.runs.test_resume import CutOffError, Heard, cut_off_after
 
 from tuneful.commands import run as api
 from tuneful.commands.compare import compare
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
-from tuneful.errors import ConfigError
+from tuneful.errors import ConfigError, OutOfMemoryError
 from tuneful.runs.folder import RunDir
 from tuneful.runs.job import estimate_job
 from tuneful.runs.preference import REFERENCE, _known
 from tuneful.runs.resume import begin_or_resume
 from tuneful.runs.schema import ReferenceDocument
 from tuneful.signals import Interrupted
+from tuneful.train.loop import mean_costs, no_op
+from tuneful.train.loss import micro_batch_loss
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
 PAIRS = [
@@ -201,6 +204,35 @@ def test_the_estimate_counts_the_reference_of_all_sides_and_the_accuracy_on_what
 
     assert {"reference", "preference_accuracy"} <= phases("kto").keys()
     assert "reference" not in phases("orpo")
+
+
+def test_what_is_held_out_is_measured_within_the_memory_that_the_training_found(
+    tiny_llama: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def small(model: Any, batch: Any, layout: Any) -> Any:
+        if torch.is_grad_enabled() and len(batch) > 2:  # more than a pair
+            raise MemoryError
+        return micro_batch_loss(model, batch, layout)
+
+    def measured(model: Any, examples: Any, layout: Any, **settings: Any) -> Any:
+        seen.append({"max_tokens": layout.max_tokens, **settings})
+        if len(seen) == 1:
+            raise OutOfMemoryError(3, layout.max_tokens, 20, "pairs.json:1")
+        return mean_costs(model, examples, layout, **settings)
+
+    monkeypatch.setattr("tuneful.train.loop.micro_batch_loss", small)
+    monkeypatch.setattr("tuneful.runs.preference.mean_costs", measured)
+    folder, heard = tmp_path / "run", Heard()
+    settings = ("train.objective=orpo", "train.max_steps=1", "train.micro_batch_tokens=400")
+    trained(tiny_llama, pairs, folder, *settings, heard=heard)
+    assert [one["max_tokens"] < limit for one, limit in zip(seen, (400, seen[0]["max_tokens"]), strict=True)] == [
+        True
+    ] * 2
+    assert seen[0]["should_stop"] is not no_op
+    assert "out of memory" in heard
+    assert document(folder, "preferences.json")["num_records"] > 0
 
 
 @pytest.mark.parametrize("objective", ["orpo", "kto"])
