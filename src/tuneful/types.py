@@ -82,6 +82,12 @@ class Conversation:
         return self.turns[: last + 1]
 
 
+def is_answered(conversation: Conversation) -> bool:
+    """Whether its answer is what a model should say to its prompt: not of a document, which has no prompt, nor where the label
+    says that the answer is unwanted."""
+    return not conversation.is_document and conversation.label is not False
+
+
 def has_answer(turn: Turn) -> bool:
     """Whether the assistant says or calls something in it."""
     return bool(turn.response or turn.calls)

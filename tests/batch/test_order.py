@@ -96,6 +96,12 @@ def test_sources_come_in_their_shares_and_each_example_of_one_as_often_as_anothe
     assert any(count == size for size, count in zip(sizes_, mixture.counts, strict=True))
 
 
+def test_a_share_that_is_no_whole_number_of_examples_is_rounded_so_that_none_comes_twice() -> None:
+    source_of = np.repeat([0, 1], 10)
+    assert mixture_of(source_of, [3 / 7, 4 / 7], "first_exhausted").counts == (7, 10)
+    assert mixture_of(source_of, [3 / 7, 4 / 7], "all_exhausted").counts == (10, 14)
+
+
 def test_a_mixed_epoch_holds_its_counts_and_a_step_needs_no_other_to_be_known() -> None:
     mixture = mixture_of(np.array([0] * 10 + [1] * 4), [0.5, 0.5], "all_exhausted")
     assert mixture.counts == (10, 10)

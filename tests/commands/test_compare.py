@@ -16,6 +16,7 @@ from tuneful.config import DataConfig, load_config
 from tuneful.console import Terminal
 from tuneful.errors import DataError, GateError
 from tuneful.evaluation.answered import kind_of, pair, read_answered
+from tuneful.evaluation.documents import document_score
 from tuneful.evaluation.ratings import text_sha256
 from tuneful.runs import measure as measuring
 from tuneful.runs.schema import GeneralScore, RatingRow, as_row
@@ -403,3 +404,45 @@ def test_the_report_of_a_comparison_has_a_section_on_people(tmp_path: Path) -> N
     page = (tmp_path / "out" / "report.html").read_text()
     assert "3 people gave 36 ratings of 12 items: 1 for A, 34 for B, 1 as good, 0 both bad." in page
     assert "Fleiss&#39; kappa" in page
+
+
+# Documents
+
+
+def with_documents(run: Path, texts: list[str], nll: float) -> Path:
+    """What the documents of the test set cost the trained model of `run`, a folder of a run that read them."""
+    (run / "documents").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    rows = [document_score(f"{run.name}.txt:{at}", text, nll, 8) for at, text in enumerate(texts)]
+    lines = "".join(json.dumps(as_row(row)) + "\n" for row in rows)
+    for name in ("base", "tuned"):
+        (run / "documents" / f"{name}.jsonl").write_text(lines)
+    return run
+
+
+def test_two_runs_that_read_documents_are_compared_by_what_these_cost(tmp_path: Path) -> None:
+    one = with_documents(tmp_path / "one", ["the tide", "the sand", "the sea"], 12.0)
+    other = with_documents(tmp_path / "other", ["the sand", "the tide", "a stone"], 9.0)
+    result = run_cli(str(one), str(other), "--output", str(tmp_path / "compared"))
+    assert result.exit_code == 0, result.output
+    assert "3 documents = 2 compared, 1 only here and left out" in " ".join(result.output.split())
+    found = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert [metric["name"] for metric in found["metrics"]] == ["document_perplexity", "document_bits"]
+    assert metrics(found)["document_perplexity"]["num_items"] == 2
+    assert found["names"] == {"base": str(one), "tuned": str(other)}
+    assert compared(one / "documents" / "base.jsonl", other)["metrics"] == compared(one, other)["metrics"]
+
+
+def test_documents_are_compared_beside_answers(tmp_path: Path) -> None:
+    one, other = (write_run(tmp_path / name, right) for name, right in (("one", 5), ("other", 15)))
+    found = metrics(compared(with_documents(one, ["the tide"], 12.0), with_documents(other, ["the tide"], 9.0)))
+    assert {"exact_match", "document_perplexity", "document_bits"} <= found.keys()
+    alone = with_documents(tmp_path / "alone", ["the tide"], 9.0)
+    assert metrics(compared(one, alone)).keys() >= {"document_bits"}
+
+
+def test_runs_that_read_other_documents_are_told_so(tmp_path: Path) -> None:
+    one = with_documents(tmp_path / "one", ["the tide"], 12.0)
+    other = with_documents(tmp_path / "other", ["the sand"], 9.0)
+    with pytest.raises(DataError, match=r"no document in common \(of 1 and 1\)"):
+        compared(one, other)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.runs.test_resume import Heard
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tuneful
@@ -95,6 +96,42 @@ def test_beside_a_base_that_was_rounded_for_the_training_an_adapter_that_was_not
     settings = ["train.method=lora", "model.dtype=bfloat16", "train.learning_rate=0.05"]
     with pytest.raises(ExportError, match="and rounding explains"):
         tuneful.train(data, config=config(tiny_llama, *settings), output=tmp_path / "run")
+
+
+@pytest.mark.parametrize("settings", [[], ["model.dtype=bfloat16"]])
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_behind_the_rounding_of_the_saved_weights_an_adapter_that_was_merged_wrong_is_found_too(
+    fault: str,
+    method: str,
+    settings: list[str],
+    data: Path,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planted(monkeypatch, FAULTS[fault])
+    rounded = [f"train.method={method}", "model.save_dtype=bfloat16", "train.learning_rate=0.05", *settings]
+    with pytest.raises(ExportError, match="merged into its base the adapter gives logits that differ by"):
+        tuneful.train(data, config=config(tiny_llama, *rounded), output=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("tiny_llama", ["lora.use_dora=true"]),
+        ("tiny_llama", ["train.method=qlora", "lora.target_modules=q_proj"]),
+        ("tiny_gpt2", ["train.method=lora"]),
+        ("tiny_gpt2", ["train.method=qlora"]),
+    ],
+)
+def test_what_was_merged_and_rounded_has_the_logits_that_were_expected(
+    model: str, settings: list[str], data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    heard, begun_with = Heard(), request.getfixturevalue(model)
+    rounded = ["train.method=lora", "model.save_dtype=bfloat16", *settings]
+    tuneful.train(data, config=config(begun_with, *rounded), output=tmp_path / "run", terminal=heard)
+    assert "merged and rounded to bfloat16: the same logits to 0e+00 of the largest" in heard
 
 
 @pytest.mark.parametrize(

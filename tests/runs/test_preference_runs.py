@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tests.runs.test_resume import CutOffError, Heard, cut_off_after
 
 from tuneful.commands import run as api
-from tuneful.config import load_config
-from tuneful.errors import ConfigError
+from tuneful.commands.compare import compare
+from tuneful.config import Config, load_config
+from tuneful.console import Terminal
+from tuneful.errors import ConfigError, OutOfMemoryError
+from tuneful.runs.folder import RunDir
+from tuneful.runs.job import estimate_job
+from tuneful.runs.preference import REFERENCE, _known
+from tuneful.runs.resume import begin_or_resume
+from tuneful.runs.schema import ReferenceDocument
+from tuneful.signals import Interrupted
+from tuneful.train.loop import mean_costs, no_op
+from tuneful.train.loss import micro_batch_loss
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal"]
 PAIRS = [
@@ -55,8 +68,12 @@ def trained(model: Path, data: Path, folder: Path, *settings: str, heard: Heard 
     return folder
 
 
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = lines(folder / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key != "step_seconds"} for row in rows]
 
 
@@ -86,29 +103,62 @@ def test_a_run_begins_at_ln_2_and_leaves_its_figures(straight: tuple[Path, Heard
     held_out = document(folder, "preferences.json")
     assert held_out["subset"] == "test"
     assert held_out["accuracy_low"] <= held_out["accuracy"] <= held_out["accuracy_high"]
+    assert held_out["confidence"] == 0.95
     assert "preference accuracy" in heard
+    assert "95% interval" in heard
+    assert "preference_accuracy" in document(folder, "environment.json")["estimated_seconds"]
     num_sides = 2 * len(PAIRS)  # some are alike
     assert 0 < len(document(folder, "reference.json")["logps"]) <= num_sides
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+def _cut_in_half(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def _another_digit(text: str) -> str:
+    document = json.loads(text)
+    document["logps"] = {key: logp - 1e-9 for key, logp in document["logps"].items()}
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize("damage", [None, _cut_in_half, _another_digit])
 def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(
-    damaged: bool, straight: tuple[Path, Heard], tiny_llama: Path, pairs: Path, tmp_path: Path
+    damage: Callable[[str], str] | None, straight: tuple[Path, Heard], tiny_llama: Path, pairs: Path, tmp_path: Path
 ) -> None:
     folder, heard = tmp_path / "run", Heard()
     with pytest.MonkeyPatch.context() as patch:
         cut_off_after(5, patch)
         with pytest.raises(CutOffError):
             trained(tiny_llama, pairs, folder, "train.objective=dpo")
-    if damaged:
-        (folder / "reference.json").write_text('{"made_with": "x"')
+    if damage is not None:
+        (folder / "reference.json").write_text(damage((folder / "reference.json").read_text()))
     trained(tiny_llama, pairs, folder, "train.objective=dpo", heard=heard)
     assert "going on after step 2" in heard
-    assert ("the reference is computed again" in heard) == damaged
+    assert ("the reference is computed again" in heard) == (damage is not None)
     assert metrics(folder) == metrics(straight[0])
     assert document(folder, "reference.json") == document(straight[0], "reference.json")
     weights = [one / "model" / "model.safetensors" for one in (folder, straight[0])]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_what_is_known_of_the_reference_outlasts_an_interruption(
+    straight: tuple[Path, Heard], tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    folder, heard, calls = tmp_path / "run", Heard(), iter(range(3))
+
+    def interrupted(*_: Any) -> None:
+        if next(calls, None) is None:
+            raise Interrupted(2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuneful.runs.preference.check_signals", interrupted)
+        with pytest.raises(Interrupted):
+            trained(tiny_llama, pairs, folder, "train.objective=dpo")
+    kept, whole = document(folder, "reference.json"), document(straight[0], "reference.json")
+    assert 0 < len(kept["logps"]) < len(whole["logps"])
+    trained(tiny_llama, pairs, folder, "train.objective=dpo", heard=heard)
+    assert "the reference is computed again" not in heard
+    assert document(folder, "reference.json") == whole
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -122,6 +172,67 @@ def test_an_adapter_that_goes_on_being_trained_is_its_own_reference(
     before, after = (document(one, "reference.json")["logps"] for one in (first, second))
     assert before.keys() == after.keys()
     assert all(before[key] != after[key] for key in before)
+
+
+def test_a_reference_that_was_made_with_something_else_is_not_taken(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path / "run")
+    begin_or_resume(folder, "pairs.json", "train", Config(), {}, [], Terminal(quiet=True))
+    folder.write_document(REFERENCE, ReferenceDocument("this model", {"a": -1.0}))
+    run: Any = SimpleNamespace(folder=folder, warn=None)
+    assert _known(run, "this model") == {"a": -1.0}
+    assert _known(run, "another model") == {}
+    folder.close()
+
+
+def test_an_adapter_that_was_begun_with_dropout_learns_preferences_without(
+    tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    chosen = [{"instruction": row["prompt"], "output": row["chosen"]} for row in PAIRS]
+    lora = ("train.method=lora", "train.max_steps=1")
+    first = trained(tiny_llama, written(tmp_path / "sft.json", chosen), tmp_path / "sft", *lora, "lora.dropout=0.3")
+    second = trained(first / "adapter", pairs, tmp_path / "dpo", *lora, "train.objective=dpo")
+    assert [document(one, "adapter/adapter_config.json")["lora_dropout"] for one in (first, second)] == [0.3, 0.0]
+    assert steps(second)[0]["rewards_margins"] == 0
+
+
+def test_the_estimate_counts_the_reference_of_all_sides_and_the_accuracy_on_what_is_held_out(
+    tiny_llama: Path, pairs: Path, tmp_path: Path
+) -> None:
+    def phases(objective: str) -> Any:
+        settings = [f"model.name_or_path={json.dumps(str(tiny_llama))}", *SETTINGS, f"train.objective={objective}"]
+        return estimate_job("train", str(pairs), load_config(None, settings)).phase_seconds
+
+    assert {"reference", "preference_accuracy"} <= phases("kto").keys()
+    assert "reference" not in phases("orpo")
+
+
+def test_what_is_held_out_is_measured_within_the_memory_that_the_training_found(
+    tiny_llama: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def small(model: Any, batch: Any, layout: Any) -> Any:
+        if torch.is_grad_enabled() and len(batch) > 2:  # more than a pair
+            raise MemoryError
+        return micro_batch_loss(model, batch, layout)
+
+    def measured(model: Any, examples: Any, layout: Any, **settings: Any) -> Any:
+        seen.append({"max_tokens": layout.max_tokens, **settings})
+        if len(seen) == 1:
+            raise OutOfMemoryError(3, layout.max_tokens, 20, "pairs.json:1")
+        return mean_costs(model, examples, layout, **settings)
+
+    monkeypatch.setattr("tuneful.train.loop.micro_batch_loss", small)
+    monkeypatch.setattr("tuneful.runs.preference.mean_costs", measured)
+    folder, heard = tmp_path / "run", Heard()
+    settings = ("train.objective=orpo", "train.max_steps=1", "train.micro_batch_tokens=400")
+    trained(tiny_llama, pairs, folder, *settings, heard=heard)
+    assert [one["max_tokens"] < limit for one, limit in zip(seen, (400, seen[0]["max_tokens"]), strict=True)] == [
+        True
+    ] * 2
+    assert seen[0]["should_stop"] is not no_op
+    assert "out of memory" in heard
+    assert document(folder, "preferences.json")["num_records"] > 0
 
 
 @pytest.mark.parametrize("objective", ["orpo", "kto"])
@@ -164,3 +275,29 @@ def test_the_dropout_of_the_model_is_off(tiny_gpt2: Path, pairs: Path, tmp_path:
     (model / "config.json").write_text(json.dumps(config | dropouts))
     folder = trained(model, pairs, tmp_path / "run", "train.objective=dpo", "train.max_steps=1")
     assert steps(folder)[0]["rewards_margins"] == 0
+
+
+def test_of_labelled_records_only_wanted_answers_are_references(tiny_llama: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = ["train.objective=kto", "train.max_steps=1", "generate.max_new_tokens=2", "report.num_resamples=100"]
+    config = load_config(None, [f"model.name_or_path={json.dumps(str(tiny_llama))}", *SETTINGS, *settings])
+    run = api.run(str(pairs), config=config, output=tmp_path / "run")
+    held_out = lines(run.path / "data" / "test.jsonl")
+    wanted = [row["source"] for row in held_out if row["label"]]
+    assert 2 * len(wanted) == len(held_out)
+    assert [row["source"] for row in lines(run.path / "answers" / "base.jsonl")] == wanted
+    assert run.comparison is not None
+    assert run.comparison.num_items == len(wanted)
+    assert compare(run.path, run.path).comparison.num_items == len(wanted)
+
+
+def test_a_test_set_of_unwanted_answers_alone_is_not_answered(tiny_llama: Path, pairs: Path, tmp_path: Path) -> None:
+    unwanted = written(tmp_path / "unwanted.json", [row for row in LABELS if not row["label"]])
+    settings = ["train.objective=kto", "train.max_steps=1", f"data.test_file={unwanted}"]
+    others = [one for one in SETTINGS if not one.startswith("data.test_share")]
+    overrides = [f"model.name_or_path={json.dumps(str(tiny_llama))}", *others, *settings]
+    run = api.run(str(pairs), config=load_config(None, overrides), output=tmp_path / "run")
+    assert run.comparison is None
+    assert document(run.path, "preferences.json")["num_records"] == len(PAIRS) // 2
+    gated = load_config(None, [*overrides, "report.gate=rouge_l>=0"])
+    with pytest.raises(ConfigError, match="needs test records with label true"):
+        api.run(str(pairs), config=gated, output=tmp_path / "gated")

@@ -11,9 +11,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tuneful.commands import run as api
-from tuneful.config import load_config
+from tuneful.config import Config, load_config
+from tuneful.console import Terminal
 from tuneful.errors import ConfigError
 from tuneful.runs.folder import RunDir
+from tuneful.runs.integrity import check_places
+from tuneful.runs.resume import begin_or_resume
 from tuneful.runs.schema import Comparison, load_document
 from tuneful.train.loop import Training
 
@@ -113,6 +116,8 @@ def test_a_run_on_text_that_is_cut_off_goes_on_to_the_same_weights(
         patch.setattr(Training, "step", cut_off)
         with pytest.raises(CutOffError):
             run(str(book), tiny_llama, tmp_path / "run", *TEXT)
+    documents = tmp_path / "run" / "documents" / "base.jsonl"
+    documents.write_text(documents.read_text().replace('"nll": ', '"nll": 1', 1))
     run(str(book), tiny_llama, tmp_path / "run", *TEXT)
     again, once = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "run", straight))
     assert all(bool((again[name] == once[name]).all()) for name in once)
@@ -193,6 +198,30 @@ def test_shares_of_files_are_counted_and_a_mixed_run_goes_on_to_the_same_weights
             run(files, tiny_llama, tmp_path / "again", *mixed)
     again = gradients(files, tiny_llama, tmp_path / "again", *mixed)
     assert all(bool((again[name] == once[name]).all()) for name in once)
+
+
+@pytest.mark.parametrize("place", ["documents", "documents/base.jsonl"])
+def test_a_place_of_documents_that_holds_something_else_is_refused(place: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "run" / place
+    wrong.parent.mkdir(parents=True)
+    wrong.mkdir() if place.endswith("l") else wrong.write_text("")
+    with pytest.raises(ConfigError, match=r"documents.*: is a (file|folder), and the run keeps a"):
+        check_places(tmp_path / "run")
+
+
+def test_what_documents_cost_is_forgotten_with_the_answers_where_the_data_is_read_otherwise(tmp_path: Path) -> None:
+    begun = {"data.max_length": 48, "train.batch_size": 3}
+    files = [f"{what}/{name}.jsonl" for what in ("answers", "general", "documents") for name in ("base", "tuned")]
+    for key, value, is_kept in (("train.batch_size", 4, True), ("data.max_length", 64, False)):
+        folder = RunDir(tmp_path / key)
+        begin_or_resume(folder, "book.txt", "run", Config(), begun, [], Terminal(quiet=True))
+        for name in files:
+            folder.write_finished(name, [])
+        folder.record = folder.begun
+        begin_or_resume(folder, "book.txt", "run", Config(), begun | {key: value}, [key], Terminal(quiet=True))
+        assert [(folder.path / name).exists() for name in files] == [is_kept] * len(files)
+        assert [name in folder.begun.files for name in files] == [is_kept] * len(files)
+        folder.close()
 
 
 @pytest.mark.parametrize("override", ["judge.model=openai/none", "report.gate=rouge_l>=0"])

@@ -26,9 +26,10 @@ from tests.doubles.pairs import (
 
 from tuneful.batch.order import all_steps
 from tuneful.config import LoraConfig, PreferenceConfig
-from tuneful.errors import TunefulError
+from tuneful.errors import OutOfMemoryError, TunefulError
 from tuneful.model.lora import add_adapter
 from tuneful.runs.schema import Evaluation, Layout, Notice, Step, TrainingState
+from tuneful.train import loop
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.layout import cut_micro_batches, own_micro_batches, set_dropout
 from tuneful.train.loop import Training, measure_in
@@ -198,6 +199,75 @@ def test_at_step_0_every_margin_is_exactly_0_and_the_loss_ln_2(dtype, layout):
     assert (step["rewards_chosen"], step["rewards_margins"], step["rewards_accuracies"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_reference_that_is_no_number_is_refused_wherever_it_stands(place):
+    model, pairs = tiny_model(), random_pairs(3)
+    known: dict[str, float] = {}
+    list(reference_logps(model, objective_of("dpo-sigmoid"), [pairs], UNSHARED, known))
+    sides = [side_key(one) for one in objective_of("dpo-sigmoid").sides(pairs)]
+    known[sides[place]] = math.nan
+    with pytest.raises(TunefulError, match="not nan nats"):
+        largest_difference(model, objective_of("dpo-sigmoid", known), pairs, UNSHARED)
+
+
+@pytest.mark.parametrize("name", ["dpo-sigmoid", "kto"])
+def test_where_memory_runs_out_the_reference_and_its_check_take_smaller_micro_batches_too(name, monkeypatch):
+    model = tiny_model(dtype=torch.float64)
+    bare = KtoObjective(PreferenceConfig(), 64) if name == "kto" else objective_of(name)
+    records, refused = random_labelled(8) if name == "kto" else random_pairs(4), []
+    whole: dict[str, float] = {}
+    list(reference_logps(model, bare, [records], TRIE, whole))
+    limit = 2 * max(sum(map(len, bare.sides([record]))) for record in records)
+
+    def small(model, batch, layout):
+        assert not torch.is_grad_enabled()
+        if sum(map(len, batch)) > limit:
+            refused.append(len(batch))
+            raise MemoryError
+        return micro_batch_loss(model, batch, layout)
+
+    monkeypatch.setattr(loop, "micro_batch_loss", small)
+    monkeypatch.setattr("tuneful.train.reference.micro_batch_loss", small)
+    known: dict[str, float] = {}
+    list(reference_logps(model, bare, [records], TRIE, known))
+    assert known == pytest.approx(whole, rel=1e-9)
+    before = len(refused)
+    assert before > 0
+    assert largest_difference(model, replace(bare, reference=known), records, TRIE) < 1e-9
+    assert len(refused) > before
+    nll = loop.record_nll(model, records, TRIE)
+    monkeypatch.undo()
+    assert nll == pytest.approx(loop.record_nll(model, records, TRIE), rel=1e-9)
+
+
+def test_a_pair_that_does_not_fit_ends_with_its_shape(monkeypatch):
+    model, pairs = tiny_model(), random_pairs(3)
+    monkeypatch.setattr(loop, "micro_batch_loss", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(OutOfMemoryError, match="out of memory at a micro-batch of 2 records"):
+        list(reference_logps(model, objective_of("dpo-sigmoid"), [pairs], TRIE, {}))
+
+
+@pytest.mark.parametrize("num_records", [1, 2])
+def test_a_step_of_one_labelled_record_is_not_compared_with_its_own_response(num_records):
+    model, records = tiny_model(), random_labelled(num_records)
+    objective = KtoObjective(PreferenceConfig(), 64)
+    others = objective.mismatched(records)
+    assert len(others) == (0 if num_records == 1 else 2)
+    far_below = dict.fromkeys(map(side_key, [*records, *others]), -1e3)
+    share_of = replace(objective, reference=far_below).begin(records, measure_in(model, TRIE))
+    _, rows = share_of(records, micro_batch_loss(model, records, "trie"))
+    assert all((row[4] == 0) == (num_records == 1) for row in rows)
+
+
+def test_a_side_is_known_by_its_tokens_and_by_which_of_them_count():
+    side = labelled([1, 2, 3], [4, 5, END], True)
+    fewer, heavier = (replace(side, weights=side.weights * factor) for factor in (np.array([1, 1, 1, 1, 0, 1]), 2))
+    fewer = replace(fewer, weights=fewer.weights.astype(np.float32))
+    assert side_key(fewer) != side_key(side)
+    assert side_key(heavier) == side_key(side)
+    assert side_key(labelled([1, 2, 3], [4, 6, END], True)) != side_key(side)
+
+
 def test_the_reference_is_computed_once_a_side():
     model, pairs = tiny_model(), random_pairs(4)
     known: dict[str, float] = {}
@@ -336,11 +406,31 @@ def test_a_model_whose_chosen_responses_fall_or_whose_margins_explode_is_told_of
     assert [notice.notice for notice in said] == ["chosen_falls"]
     assert "0.30 nats a token" in said[0].sentence
     assert "75%" in said[0].sentence
+    assert "the margin grows because rejected ones fall further" in said[0].sentence
     apart = {"rewards_margins": 14.0, "rewards_accuracies": 1.0, "chosen_logratio": 0.1, "chosen_below_reference": 0.2}
     said = [notice for step in range(20, 60) for notice in preference_notices(step, apart, state)]
     assert [notice.notice for notice in said] == ["margins_explode"]
+    assert "closer to the reference" in said[0].sentence
     calm = {"rewards_margins": 0.1, "rewards_accuracies": 0.9, "chosen_logratio": -0.01, "chosen_below_reference": 0.5}
     assert not [one for step in range(40) for one in preference_notices(step, calm, TrainingState())]
+
+
+def test_of_both_sides_that_fall_alike_no_growing_margin_is_told():
+    both = {"rewards_margins": -0.2, "rewards_accuracies": 0.4, "chosen_logratio": -0.3, "chosen_below_reference": 0.9}
+    state = TrainingState()
+    [said] = [notice for step in range(1, 20) for notice in preference_notices(step, both, state)]
+    assert "rejected ones fall no further" in said.sentence
+    assert "the margin grows" not in said.sentence
+    assert "sigmoid" not in said.sentence, "whatever loss was asked for stays"
+
+
+def test_of_a_loss_without_a_reference_none_is_spoken_of():
+    apart = {"rewards_margins": 14.0, "rewards_accuracies": 1.0}
+    state = TrainingState()
+    [said] = [notice for step in range(1, 20) for notice in preference_notices(step, apart, state)]
+    assert said.notice == "margins_explode"
+    assert "reference" not in said.sentence
+    assert "beta" not in said.sentence
 
 
 def test_a_rate_that_ruins_the_model_is_told_of_and_a_usual_one_is_not():

@@ -1,6 +1,6 @@
 """`tuneful compare A B`: two sets of answers over the same items, and whether the second is better.
 
-OUTPUT/comparison.json   OUTPUT/answers/{base,tuned}.jsonl   OUTPUT/data/test.jsonl   OUTPUT/report.html
+OUTPUT/comparison.json   OUTPUT/{answers,documents}/{base,tuned}.jsonl   OUTPUT/data/test.jsonl   OUTPUT/report.html
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
     from tuneful.evaluation.ratings import MatchedRatings
-    from tuneful.runs.schema import Comparison, GateOutcome
+    from tuneful.runs.schema import Comparison, GateOutcome, GeneralScore
 
 _NUM_CHANGED_SHOWN = 3
 
@@ -66,35 +66,22 @@ def compare(
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import pair, read_answered
-    from tuneful.evaluation.document import compare_models, with_items
+    from tuneful.evaluation.documents import pair_documents
     from tuneful.evaluation.gate import parse_gate
-    from tuneful.evaluation.ratings import with_preferences
     from tuneful.evaluation.tables import apply_gate, show_comparison
-    from tuneful.runs.schema import ComparedSides
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
     conditions = parse_gate(config.report.gate)
     before, after = (read_answered(str(name), config.data, answer_key) for name in (a, b))
-    pairing = pair(before, after)
-    kinds = [one.kind for one in pairing.tuned]
-    base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
+    documents = pair_documents(before.documents, after.documents)
+    pairing = pair(before, after, num_documents=len(documents[0]))
     matched = _rated(before, after, pairing)
-    base, tuned = with_preferences(base, tuned, matched)
-    comparison = with_items(
-        compare_models(config, base, tuned, kinds, before.general, after.general),
-        sources=[one.source for one in pairing.tuned],
-        references=[one.reference for one in pairing.tuned],
-        kinds=kinds,
-        base=base,
-        tuned=tuned,
-        names=ComparedSides(before.name, after.name),
-    )
-    comparison = _with_people(comparison, matched)
+    comparison = _compared(config, before, after, pairing, matched, documents)
     terminal.heading("Compared")
     terminal.facts(
         {
-            "A": _counted(before, len(pairing.base), pairing.num_only_base),
-            "B": _counted(after, len(pairing.tuned), pairing.num_only_tuned),
+            "A": _counted(before, pairing.num_only_base, len(documents[0])),
+            "B": _counted(after, pairing.num_only_tuned, len(documents[1])),
         }
     )
     show_comparison(comparison, terminal, ("A", "B"))
@@ -102,7 +89,7 @@ def compare(
         terminal.say(f"{matched.num_left_out} ratings in ratings.jsonl are of other answers than these", style="yellow")
     _show_changed_most(comparison, pairing, terminal)
     comparison = apply_gate(conditions, comparison, terminal)
-    report = _write(output, pairing, config, comparison) if output is not None else None
+    report = _write(output, pairing, documents, config, comparison) if output is not None else None
     if report is not None:
         terminal.say(f"written: {report}")
     return ComparisonResult(comparison, report)
@@ -132,9 +119,58 @@ def compare_command(
     check_met(result.gate)
 
 
-def _counted(side: AnsweredSet, num_compared: int, num_left: int) -> str:
-    left = f", {num_left} only here and left out" if num_left else ""
-    return f"{side.name}: {len(side.items)} answers = {num_compared} compared{left or ' + 0 left out'}"
+def _compared(
+    config: Config,
+    before: AnsweredSet,
+    after: AnsweredSet,
+    pairing: Pairing,
+    matched: MatchedRatings,
+    documents: tuple[list[GeneralScore], list[GeneralScore]],
+) -> Comparison:
+    """The comparison of what both sides answer and read, of either where they share only that."""
+    from tuneful.evaluation.document import compare_models, with_items
+    from tuneful.evaluation.documents import compare_documents, comparison_of_documents
+    from tuneful.evaluation.forgetting import compare_forgetting
+    from tuneful.evaluation.ratings import with_preferences
+    from tuneful.evaluation.summary import summary_sentence
+    from tuneful.runs.schema import ComparedSides
+
+    names, report = ComparedSides(before.name, after.name), config.report
+    settings: dict[str, Any] = {
+        "confidence": report.confidence,
+        "num_resamples": report.num_resamples,
+        "seed": config.train.seed,
+    }
+    of_documents = compare_documents(*documents, **settings)
+    if not pairing.base:
+        forgetting = compare_forgetting(before.general, after.general, **settings)
+        found = comparison_of_documents(of_documents, forgetting, **settings)
+        return replace(found, names=names, sentence=summary_sentence(found, "B"))
+    kinds = [one.kind for one in pairing.tuned]
+    base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
+    base, tuned = with_preferences(base, tuned, matched)
+    compared = compare_models(config, base, tuned, kinds, before.general, after.general)
+    comparison = with_items(
+        replace(compared, metrics=(*compared.metrics, *of_documents)),
+        sources=[one.source for one in pairing.tuned],
+        references=[one.reference for one in pairing.tuned],
+        kinds=kinds,
+        base=base,
+        tuned=tuned,
+        names=names,
+    )
+    return _with_people(comparison, matched)
+
+
+def _counted(side: AnsweredSet, num_items_left: int, num_documents: int) -> str:
+    counts = {"answers": (len(side.items), num_items_left)}
+    counts["documents"] = (len(side.documents), len(side.documents) - num_documents)
+    said = [
+        f"{total} {what} = {total - left} compared{f', {left} only here and left out' if left else ' + 0 left out'}"
+        for what, (total, left) in counts.items()
+        if total
+    ]
+    return f"{side.name}: {'; '.join(said)}"
 
 
 def _rated(before: AnsweredSet, after: AnsweredSet, pairing: Pairing) -> MatchedRatings:
@@ -190,7 +226,13 @@ def _line(text: str, terminal: Terminal) -> str:
     return line if len(line) <= room else line[: room - 4] + " ..."
 
 
-def _write(output: Path, pairing: Pairing, config: Config, comparison: Comparison) -> Path:
+def _write(
+    output: Path,
+    pairing: Pairing,
+    documents: tuple[list[GeneralScore], list[GeneralScore]],
+    config: Config,
+    comparison: Comparison,
+) -> Path:
     from tuneful.report.build import build_report
     from tuneful.runs.folder import RunDir
     from tuneful.runs.schema import AnswerRow
@@ -204,7 +246,11 @@ def _write(output: Path, pairing: Pairing, config: Config, comparison: Compariso
             answers = (
                 AnswerRow(other.source, one.prompt, one.text, one.finish_reason, one.num_tokens) for one, other in rows
             )
-            run.write_rows(f"answers/{name}.jsonl", answers)
+            if pairing.base:
+                run.write_rows(f"answers/{name}.jsonl", answers)
+        for name, scores in zip(("base", "tuned"), documents, strict=True):
+            if scores:
+                run.write_rows(f"documents/{name}.jsonl", scores)
         run.write_records("data/test.jsonl", map(_test_row, pairing.tuned))
         run.write_document("comparison.json", comparison)
         return build_report(run.path)

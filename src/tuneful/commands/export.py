@@ -174,6 +174,7 @@ def _asked(run: Path, source: Source) -> Sequence[Conversation]:
     from tuneful.data.read import read_data, settings_of_side
     from tuneful.data.split import TEST
     from tuneful.export.runtime import renderable
+    from tuneful.types import is_answered
 
     file = run / "data" / "test.jsonl"
     if (run / _RUN).is_file() and file.is_file():
@@ -181,7 +182,7 @@ def _asked(run: Path, source: Source) -> Sequence[Conversation]:
         try:
             settings = settings_of_side(source.config.data, TEST)
             records = read_data([str(file)], settings, objective=objective).records
-            if asked := [one.conversation for one in records if not one.conversation.is_document]:
+            if asked := [one.conversation for one in records if is_answered(one.conversation)]:
                 return asked
         except DataError:  # of a format that its own settings explain
             pass

@@ -46,7 +46,7 @@ from tuneful.runs.schema import (
     as_row,
     read_strictly,
 )
-from tuneful.types import Conversation, Example
+from tuneful.types import Conversation, Example, is_answered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,13 +138,17 @@ class Dataset:
         return self.num_used + len(self.refused)
 
 
-def apart(subset: Subset, config: DataConfig) -> tuple[Subset, Subset]:
-    """The records of `subset` that have a response, and its documents."""
-    if config.format != "text" and "text" not in (config.formats or {}).values():
-        return subset, subset.take(np.arange(0), config)
-    are_documents = np.array([one.is_document for one in subset.conversations], dtype=np.bool_)
-    asked, documents = np.flatnonzero(~are_documents), np.flatnonzero(are_documents)
-    return subset.take(asked, config), subset.take(documents, config)
+def apart(subset: Subset, config: Config) -> tuple[Subset, Subset]:
+    """The records of `subset` that a model is asked, whose answer is wanted, and its documents; unwanted answers are neither."""
+    data = config.data
+    has_documents = data.format == "text" or "text" in (data.formats or {}).values()
+    if not has_documents and config.train.objective != "kto":
+        return subset, subset.take(np.arange(0), data)
+    kinds = np.array([(is_answered(one), one.is_document) for one in subset.conversations], dtype=np.bool_).reshape(
+        -1, 2
+    )
+    asked, documents = map(np.flatnonzero, kinds.T)
+    return subset.take(asked, data), subset.take(documents, data)
 
 
 def make_encoder(text: TextEncoder, config: DataConfig) -> Encoder:

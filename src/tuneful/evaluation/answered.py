@@ -6,7 +6,7 @@ or `model_response`. Items are the same where task and reference are: sources de
 side answers is counted and left out.
 
 The other results of a run are read with its answers: the likelihood of the references (answers/*-references.jsonl), a judge's
-scores (scores/), the loss on general text (general/).
+scores (scores/), the loss on general text (general/) and on documents of the test set (documents/), which may stand alone.
 """
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredSet:
-    """One side of a comparison: `name` as it was asked for, its items in file order, its loss on general text, and what people
-    rated in its run."""
+    """One side of a comparison: `name` as it was asked for, its items in file order, its loss on general text, what people rated
+    in its run, and what the documents of its test set cost."""
 
     name: str
     items: tuple[Answered, ...]
     general: tuple[GeneralScore, ...]
     ratings: tuple[RatingRow, ...] = ()
+    documents: tuple[GeneralScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,15 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     """
     path = Path(name)
     if path.is_dir():
-        path = path / "answers" / "tuned.jsonl"
-        if not path.is_file():
+        files = [path / folder / "tuned.jsonl" for folder in ("answers", "documents")]
+        if (found := next(filter(Path.is_file, files), None)) is None:
             raise DataError(
-                f"{name}: holds no answers/tuned.jsonl; a run folder has one once `tuneful run` has answered"
+                f"{name}: holds no answers/tuned.jsonl, nor documents/tuned.jsonl; a run folder has one once `tuneful run` has "
+                "measured the trained model"
             )
+        path = found
+    if path.parent.name == "documents" and (path.parent.parent / "run.json").is_file():
+        return _of_documents(name, path)
     rows = read_answer_rows(path, config, answer_key)
     if (run := run_of(path)) is None:
         return AnsweredSet(name, tuple(map(_answered, rows)), ())
@@ -105,14 +110,28 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     judged = {one.source: one.score for one in _results(JudgeScore, run, f"scores/{path.name}", sources)}
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
     general = _results(GeneralScore, run, f"general/{path.name}")
-    return AnsweredSet(name, tuple(items), tuple(general), tuple(load_ratings(run)))
+    documents = _results(GeneralScore, run, f"documents/{path.name}")
+    return AnsweredSet(name, tuple(items), tuple(general), tuple(load_ratings(run)), tuple(documents))
 
 
-def pair(base: AnsweredSet, tuned: AnsweredSet) -> Pairing:
-    """The items of both sides; DataError where they have none in common."""
+def _of_documents(name: str, path: Path) -> AnsweredSet:
+    """The side of a run whose test set holds documents and nothing to answer; `path` is their file."""
+    run = path.parent.parent
+    documents, general = (_results(GeneralScore, run, f"{folder}/{path.name}") for folder in ("documents", "general"))
+    return AnsweredSet(name, (), tuple(general), documents=tuple(documents))
+
+
+def pair(base: AnsweredSet, tuned: AnsweredSet, *, num_documents: int = 0) -> Pairing:
+    """The items of both sides; DataError where they have none in common, but for sides that do not both answer and have
+    `num_documents` documents in common."""
     of_tuned = dict(_keyed(tuned.items))
     both = [(one, of_tuned[key]) for key, one in _keyed(base.items) if key in of_tuned]
-    if not both:
+    if not base.items and not tuned.items and not num_documents:
+        raise DataError(
+            f"{base.name} and {tuned.name}: no document in common (of {len(base.documents)} and {len(tuned.documents)}): the "
+            "same text must stand in both"
+        )
+    if not both and (not num_documents or (base.items and tuned.items)):
         raise DataError(
             f"{base.name} and {tuned.name}: no item in common (of {len(base.items)} and {len(tuned.items)}): the same "
             "instruction, input and reference must stand in both"

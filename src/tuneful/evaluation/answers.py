@@ -27,7 +27,7 @@ from tuneful.data.split import TEST
 from tuneful.errors import DataError
 from tuneful.files import read_lines
 from tuneful.runs.schema import AnswerRow, FinishReason, check_sources, check_sum, load_rows, noted_sums, read_loosely
-from tuneful.types import Conversation, answer_text, question_text
+from tuneful.types import Conversation, answer_text, is_answered, question_text
 
 ANSWER_KEYS = ("text", "model_response")
 """The keys of the answer in a file that is not Tuneful's, where none is named."""
@@ -158,7 +158,7 @@ def _of_run(
     for file in (test, path):
         check_unchanged(run, file, noted)
     found = read_data(str(test), settings_of_side(config, TEST), objective=objective).records
-    records = [record for record in found if not record.conversation.is_document]
+    records = [record for record in found if is_answered(record.conversation)]
     sources = [str(record.raw.get("source")) for record in records]
     known = set(sources)
     for number, row in enumerate(rows, start=1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -28,6 +29,25 @@ def document_score(source: str, text: str, nll: float, num_tokens: int) -> Gener
     return GeneralScore("document", source, nll, num_tokens, len(content), hashlib.sha256(content).hexdigest()[:16])
 
 
+def pair_documents(
+    base: Sequence[GeneralScore], tuned: Sequence[GeneralScore]
+) -> tuple[list[GeneralScore], list[GeneralScore]]:
+    """The documents that both sides have, in the first one's order: those of the same text, wherever they were read."""
+    of_tuned = dict(_keyed(tuned))
+    both = [(one, of_tuned[key]) for key, one in _keyed(base) if key in of_tuned]
+    return [one for one, _ in both], [other for _, other in both]
+
+
+def _keyed(scores: Sequence[GeneralScore]) -> list[tuple[tuple[str, int, int], GeneralScore]]:
+    """Each document under its text, and how many of the same came before."""
+    seen: Counter[str] = Counter()
+    keyed = []
+    for one in scores:
+        seen[one.sha256] += 1
+        keyed.append(((one.sha256, one.num_bytes, seen[one.sha256]), one))
+    return keyed
+
+
 def compare_documents(
     base: Sequence[GeneralScore],
     tuned: Sequence[GeneralScore],
@@ -36,13 +56,18 @@ def compare_documents(
     num_resamples: int,
     seed: int,
 ) -> tuple[MetricComparison, ...]:
-    """Perplexity and bits per byte of the same documents under both models, with intervals over documents; none for none."""
-    assert [one.source for one in base] == [one.source for one in tuned]
+    """Perplexity and bits per byte of the same documents under both models, with intervals over documents; none for none.
+
+    No perplexity where the models count other tokens: of those a mean per token says nothing.
+    """
+    assert [one.sha256 for one in base] == [one.sha256 for one in tuned]
     if not base:
         return ()
+    same_tokens = [one.num_tokens for one in base] == [one.num_tokens for one in tuned]
     pairs = [
         (spec, (_ratio(base, spec.formula == "perplexity"), _ratio(tuned, spec.formula == "perplexity")))
         for spec in DOCUMENTS
+        if same_tokens or spec.formula != "perplexity"
     ]
     return tuple(compare_ratios(pairs, confidence=confidence, num_resamples=num_resamples, seed=seed))
 

@@ -11,6 +11,8 @@ def outcome_in_words(outcome: PreferenceOutcome) -> str:
     if outcome.accuracy is None or outcome.accuracy_low is None or outcome.accuracy_high is None:
         return f"loss {outcome.loss:.4f} on {records}"
     interval = f"{outcome.accuracy_low:.1%} to {outcome.accuracy_high:.1%}"
+    if outcome.confidence is not None:
+        interval = f"{outcome.confidence:.0%} interval {interval}"
     said = f"preference accuracy {outcome.accuracy:.1%} ({interval}) on {records}"
     if (margin := outcome.figures.get("rewards_margins")) is not None:
         said += f", mean margin {margin:.3g}"

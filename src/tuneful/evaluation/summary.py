@@ -33,7 +33,7 @@ def summary_sentence(comparison: Comparison, tuned: str = "the tuned model") -> 
 def _headline(comparison: Comparison, tuned: str) -> str:
     metric = comparison.main
     numbers, items = _numbers(metric, comparison.confidence), plural(metric.num_items, "test item")
-    if metric.name == "document_perplexity":
+    if metric.name.startswith("document_"):
         return _of_documents(metric, numbers, tuned)
     if metric.verdict != "cannot tell":
         label = label_in_sentence(metric.name)
@@ -46,9 +46,10 @@ def _headline(comparison: Comparison, tuned: str) -> str:
 
 def _of_documents(metric: MetricComparison, numbers: str, tuned: str) -> str:
     documents = plural(metric.num_items, "held-out document")
+    found = f"{'perplexity' if metric.name == 'document_perplexity' else metric.unit} {numbers} on {documents}"
     if metric.verdict == "cannot tell":
-        return f"The test cannot tell whether {tuned} expects held-out documents better: perplexity {numbers} on {documents}."
-    return f"{_capital(tuned)} is {metric.verdict} at held-out documents: perplexity {numbers} on {documents}."
+        return f"The test cannot tell whether {tuned} expects held-out documents better: {found}."
+    return f"{_capital(tuned)} is {metric.verdict} at held-out documents: {found}."
 
 
 def _other_metrics(comparison: Comparison, tuned: str) -> str:

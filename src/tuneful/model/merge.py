@@ -9,7 +9,8 @@ with base + scale B A, DoRA's magnitudes included, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -96,6 +97,40 @@ def merge_layers(model: PreTrainedModel, base: Path | None) -> bool:
         else:
             tensor.layer.base_layer = plain_layer(tensor.in_4_bits, merged.to(tensor.in_4_bits.compute_dtype))
     return tensors is not None
+
+
+@contextlib.contextmanager
+def computed_as_merged(
+    tensors: Sequence[MergedTensor], change: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Inside, each layer that has an adapter, or is held in 4 bits, computes with the one weight of `tensors` that becomes of it,
+    after `change` (float32, in and out). To be used inside `widened`: one weight is in memory at a time."""
+    layers = [(tensor.in_4_bits if tensor.layer is None else tensor.layer, tensor) for tensor in tensors]
+    replaced = {id(layer): (layer, tensor) for layer, tensor in layers if layer is not None}
+    for layer, tensor in replaced.values():
+        vars(layer)["forward"] = _product_of(tensor, change)
+    try:
+        yield
+    finally:
+        for layer, _ in replaced.values():
+            del vars(layer)["forward"]
+
+
+def _product_of(tensor: MergedTensor, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The forward of the layer of `tensor` with its weight merged."""
+
+    def product(inputs: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            weight = torch.cat(list(tensor.pieces())).reshape(tensor.held.shape)
+            weight = change(weight).to(inputs.device)
+        if tensor.in_4_bits is not None:
+            found: torch.Tensor = plain_layer(tensor.in_4_bits, weight)(inputs)
+        else:
+            assert tensor.layer is not None
+            found = torch.func.functional_call(tensor.layer.base_layer, {"weight": weight}, (inputs,))
+        return found
+
+    return product
 
 
 def _held(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -19,6 +19,9 @@ from tuneful.model.structure import decoder_layers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ADAPTER_MARK = "lora_"
+"""What stands in the name of every parameter of an adapter."""
+
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -35,7 +38,8 @@ def leave_it(_: torch.Tensor) -> None:
 def widened(
     model: PreTrainedModel, change: Change = as_it_is, then: Callable[[torch.Tensor], None] = leave_it
 ) -> Iterator[None]:
-    """Inside, the forward of `model` is in float32: of `change` of its weights (float32, any shape), or of them as they are.
+    """Inside, the forward of `model` is in float32: of `change` of its weights (float32, any shape), or of them as they are. The
+    numbers of an adapter stay what they are.
 
     `then` is called with each weight, as it is held, when what reads it has been computed.
     """
@@ -109,6 +113,7 @@ class _Part:
     ) -> None:
         self._module, self._change, self._then = module, change, then
         self._parameters = [one for one in parameters if one.is_floating_point()]
+        self._of_adapter = {id(one) for name, one in module.named_parameters() if ADAPTER_MARK in name}
         self._kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
 
     def hooks(self) -> Iterator[Any]:
@@ -142,13 +147,18 @@ class _Part:
         with torch.inference_mode(False), torch.no_grad():  # else they could not be a parameter's
             for parameter in self._parameters:
                 self._kept.append((parameter, parameter.data))
-                parameter.data = self._changed(parameter.data)
+                is_adapters = id(parameter) in self._of_adapter
+                parameter.data = _widened(parameter.data) if is_adapters else self._changed(parameter.data)
 
     def _restored(self, *_: Any) -> None:
         self.restore()
 
     def _changed(self, weight: torch.Tensor) -> torch.Tensor:
-        return self._change(weight.to(torch.promote_types(weight.dtype, torch.float32)))
+        return self._change(_widened(weight))
+
+
+def _widened(weight: torch.Tensor) -> torch.Tensor:
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 class _Replaced:

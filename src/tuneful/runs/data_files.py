@@ -9,7 +9,7 @@ from tuneful.batch.order import Mixture
 from tuneful.config import Config
 from tuneful.data.read import Record
 from tuneful.encoding.encode import Encoder
-from tuneful.encoding.prepare import Dataset, describe
+from tuneful.encoding.prepare import Dataset, Subset, describe
 from tuneful.errors import ConfigError
 from tuneful.evaluation.gate import Condition, check_of_documents
 from tuneful.runs.folder import RunDir
@@ -18,14 +18,20 @@ from tuneful.runs.schema import DataDocument
 
 
 def check_sides(
-    verb: str, config: Config, conditions: tuple[Condition, ...], dataset: Dataset, *, has_answers: bool
+    verb: str,
+    config: Config,
+    conditions: tuple[Condition, ...],
+    validation: Subset,
+    asked: Subset,
+    documents: Subset,
 ) -> None:
-    """ConfigError where a setting needs records of a side that has none."""
-    if config.train.early_stopping_patience and not len(dataset.validation):
+    """ConfigError where a setting needs records of a side that has none; `asked` and `documents` are of the test set."""
+    if config.train.early_stopping_patience and not len(validation):
         raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
-    if conditions and verb == "run" and not len(dataset.test):
-        raise ConfigError("`report.gate` needs test records: raise data.test_share")
-    if verb == "run" and len(dataset.test) and not has_answers:
+    if conditions and verb == "run" and not len(asked) and not len(documents):
+        wanted = " with label true" if config.train.objective == "kto" else ""
+        raise ConfigError(f"`report.gate` needs test records{wanted}: raise data.test_share")
+    if verb == "run" and len(documents) and not len(asked):
         if config.judge.model is not None:
             raise ConfigError("`judge.model` judges answers, and documents have none; give prompts as data.test_file")
         check_of_documents(conditions)

@@ -31,13 +31,15 @@ from tuneful.model.stored import STRETCH
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.fits import BYTES_WHILE_MERGED
+from tuneful.runs.measure import has_measured
 from tuneful.runs.phases import after_training, in_words, saving_seconds, seconds_of
-from tuneful.runs.preference import make_objective
+from tuneful.runs.preference import held_out, make_objective
 from tuneful.runs.schema import Step
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.training import finish_training, sample
 from tuneful.train.loop import Training, mean_loss
 from tuneful.train.objective import AllSides
+from tuneful.train.preference import KtoObjective
 from tuneful.types import Example, sides_of
 
 _TIMED_RECORDS, _TIMED_PASSAGES = 32, 8
@@ -112,10 +114,12 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     model_bytes, checkpoint_bytes = disk_bytes(run.model, engine.optimizer, run.config, run.dataset)
     memory["training"] = _most_bytes_so_far(run)
     saving = saving_seconds(run.config, model_bytes, run.loading_seconds, run.folder.path)
+    subset = held_out(run)
+    accuracy = 0.0 if subset is None else _seconds_of_losses(run, engine, AllSides(subset.examples))
     num_questions, judging = _judging(run)
     memory["saving"] = _memory_of_saving(run, engine)
     in_training = training_seconds + evaluation_seconds
-    phases = {**before, "training": in_training, **after_training(before, saving)}
+    phases = {**before, "training": in_training, **after_training(before, saving, accuracy)}
     phases |= {"judging": judging} if num_questions else {}
     return Estimate(
         num_steps=len(steps),
@@ -191,12 +195,17 @@ def _phases_before(run: RunState, engine: Engine) -> dict[str, float]:
     phases = {name: run.phase_seconds.get(name, 0.0) for name in ("setup", "self_check")}
     if run.config.report.record_losses == "all":
         phases["record_losses_before"] = _seconds_of_losses(run, engine, run.dataset.train.chunks)
-    if getattr(make_objective(run.config), "uses_reference", False):
-        phases["reference"] = _seconds_of_losses(run, engine, AllSides(run.dataset.train.chunks))
+    if (objective := make_objective(run.config)).uses_reference:
+        phases["reference"] = sum(
+            _seconds_of_losses(run, engine, AllSides(one.chunks))
+            for one in (run.dataset.train, run.dataset.validation, run.dataset.test)
+        )
+        if isinstance(objective, KtoObjective) and objective.mismatched(run.dataset.train.examples[:2]):
+            phases["reference"] *= 2  # of each prompt with another's response, too
     if run.verb == "run" and len(run.asked):
         phases["answers_base"] = _seconds_of_answers(run)
         phases["references_base"] = _seconds_of_losses(run, engine, run.asked.examples)
-    if run.verb == "run" and len(run.dataset.test):
+    if run.verb == "run" and has_measured(run):
         phases["documents_base"] = _seconds_of_losses(run, engine, run.documents.chunks)
         phases["general_base"] = _seconds_of_general(run, engine)
     return {name: seconds for name, seconds in phases.items() if seconds}

@@ -17,7 +17,7 @@ from typing import Any
 from tuneful.errors import ConfigError
 from tuneful.files import sha256_of
 
-FOLDERS = ("answers", "checkpoints", "data", "general", "judge", "scores", "model", "adapter")
+FOLDERS = ("answers", "checkpoints", "data", "documents", "general", "judge", "scores", "model", "adapter")
 FILES = (
     ".lock",
     "run.json",
@@ -25,7 +25,11 @@ FILES = (
     "environment.json",
     "data.json",
     *(f"data/{name}.jsonl" for name in ("train", "validation", "test", "refused")),
-    *(f"{folder}/{name}.jsonl" for folder in ("answers", "general", "scores") for name in ("base", "tuned")),
+    *(
+        f"{folder}/{name}.jsonl"
+        for folder in ("answers", "general", "documents", "scores")
+        for name in ("base", "tuned")
+    ),
     *(f"answers/{name}-references.jsonl" for name in ("base", "tuned")),
     "metrics.jsonl",
     "training.json",

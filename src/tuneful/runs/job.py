@@ -27,7 +27,7 @@ from tuneful.numbers import rough_duration
 from tuneful.report.build import build_report
 from tuneful.runs.card import rewrite_card
 from tuneful.runs.estimate import Estimate, estimate_run, show_estimate
-from tuneful.runs.measure import compare, measure
+from tuneful.runs.measure import compare, has_measured, measure
 from tuneful.runs.phases import in_words
 from tuneful.runs.schema import Comparison, GateOutcome
 from tuneful.runs.setup import RunState, prepare_engine, set_up, write_environment
@@ -67,7 +67,7 @@ def run_job(
     """The whole job (`verb` "run"), or without the answers before and after ("train"); arguments as for `tuneful.run`."""
     with _open_run(verb, data, config, output, terminal, allow_changed) as run:
         engine = prepare_engine(run)
-        has_test = verb == "run" and len(run.dataset.test) > 0
+        has_test = verb == "run" and has_measured(run)
         base = measure(run, engine, "base") if has_test else None
         train(run, engine)
         finish_training(engine)

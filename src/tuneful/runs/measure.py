@@ -59,6 +59,11 @@ class Measured:
     general: Sequence[GeneralScore]
 
 
+def has_measured(run: RunState) -> bool:
+    """Whether the test set holds what models are compared on: records that are answered, or documents."""
+    return len(run.asked) > 0 or len(run.documents) > 0
+
+
 def measure(run: RunState, engine: Engine, name: str) -> Measured:
     """Measure the model as it came (`base`, without its adapter) or as it was trained (`tuned`)."""
     answers = _answer_test_set(run, engine, name) if len(run.asked) else []

@@ -16,6 +16,7 @@ from tuneful.numbers import rough_duration
 from tuneful.runs.schema import Evaluation, Event, Step
 from tuneful.signals import Interrupted, Signals
 from tuneful.train.distributed import ProcessGroup
+from tuneful.train.loop import no_op
 from tuneful.train.schedule import Schedule
 
 LABELS: Mapping[str, str] = {
@@ -50,17 +51,25 @@ def check_signals(signals: Signals, group: ProcessGroup) -> None:
         raise Interrupted(number)
 
 
+def stop_check(signals: Signals, group: ProcessGroup) -> Callable[[], None]:
+    """What may end a step halfway: a signal, where there is one process. Several have to stop at the same event."""
+    return signals.check if group.size == 1 else no_op
+
+
 def in_words(seconds: Mapping[str, float]) -> str:
     """The phases that take a second or more, in order: `training 3 min, saving 20 s`."""
     parts = [f"{LABELS[name]} {rough_duration(seconds[name])}" for name in LABELS if seconds.get(name, 0.0) >= 1]
     return ", ".join(parts) or "less than a second each"
 
 
-def after_training(measured: Mapping[str, float], saving: float) -> dict[str, float]:
-    """What follows the training, in seconds, where `measured` are the phases so far; a judge's time is not known yet."""
+def after_training(measured: Mapping[str, float], saving: float, accuracy: float = 0.0) -> dict[str, float]:
+    """What follows the training, in seconds, where `measured` are the phases so far; a judge's time is not known yet.
+
+    `accuracy` is what preferences that were held out take, which nothing before the training is like.
+    """
     repeated = ("answers", "references", "documents", "general")
     again = {f"{name}_tuned": measured.get(f"{name}_base", 0.0) for name in repeated}
-    losses = {"record_losses_after": measured.get("record_losses_before", 0.0)}
+    losses = {"preference_accuracy": accuracy, "record_losses_after": measured.get("record_losses_before", 0.0)}
     return {name: seconds for name, seconds in {**losses, "saving": saving, **again}.items() if seconds}
 
 

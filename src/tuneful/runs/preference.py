@@ -8,14 +8,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tuneful.batch.order import num_steps
 from tuneful.config import PREFERENCE_OBJECTIVES, Config
+from tuneful.encoding.prepare import Subset
 from tuneful.errors import DataError
 from tuneful.evaluation.preference import outcome_in_words
 from tuneful.evaluation.statistics import wilson_interval
-from tuneful.runs.phases import check_signals
+from tuneful.runs.phases import check_signals, stop_check
 from tuneful.runs.schema import Layout, PreferenceOutcome, ReferenceDocument
 from tuneful.runs.setup import Engine, RunState
-from tuneful.train.loop import evaluated_in, mean_costs, no_op
+from tuneful.train.loop import Costs, evaluated_in, mean_costs
+from tuneful.train.memory import fitted
 from tuneful.train.objective import RESPONSE_LOSS, Objective
 from tuneful.train.preference import KtoObjective, PairObjective, PreferenceObjective, Reference
 from tuneful.train.reference import largest_difference, reference_logps
@@ -40,23 +43,39 @@ def begin_objective(run: RunState, engine: Engine) -> Objective:
     The reference is computed where reference.json does not have it, and compared with the model before the first step.
     """
     objective = make_objective(run.config)
-    if not isinstance(objective, (PairObjective, KtoObjective)) or not objective.uses_reference:
+    if not objective.uses_reference:
         return objective
+    assert isinstance(objective, (PairObjective, KtoObjective))
     with run.phase("reference"):
         objective = replace(objective, reference=_reference(run, engine, objective))
         _check_start(run, engine, objective)
     return objective
 
 
-def measure_held_out(run: RunState, engine: Engine, objective: Objective) -> None:
-    """Write preferences.json: what the model makes of the test records, or of the validation ones where there are none."""
-    if not isinstance(objective, (PairObjective, KtoObjective)):
+def held_out(run: RunState) -> Subset | None:
+    """The records of which preferences.json tells: those of the test set, or the validation ones where there are none; None where
+    no preferences are learned, or nothing was held out."""
+    if run.config.train.objective not in PREFERENCE_OBJECTIVES:
+        return None
+    return next((side for side in (run.dataset.test, run.dataset.validation) if len(side)), None)
+
+
+def measure_held_out(run: RunState, engine: Engine, objective: Objective, max_tokens: int | None = None) -> None:
+    """Write preferences.json: what the model makes of the records that are `held_out`.
+
+    `max_tokens` is what the training found that a micro-batch may compute, where that is less than the layout says.
+    """
+    if (subset := held_out(run)) is None:
         return
-    subset = run.dataset.test if len(run.dataset.test) else run.dataset.validation
-    if not len(subset):
-        return
+    stop = stop_check(run.signals, run.group)
+
+    def measured(max_tokens: int) -> Costs | None:
+        layout = replace(engine.layout, max_tokens=max_tokens)
+        return mean_costs(run.model, subset.examples, layout, objective=objective, should_stop=stop, group=run.group)
+
     with run.phase("preference_accuracy"):
-        costs = mean_costs(run.model, subset.examples, engine.layout, objective=objective, group=run.group)
+        costs, _, said = fitted(measured, max_tokens or engine.layout.max_tokens)
+        run.warn(said)
     assert costs is not None
     rows = list(costs.rows.values())
     figures = objective.figures(rows)
@@ -72,6 +91,7 @@ def measure_held_out(run: RunState, engine: Engine, objective: Objective) -> Non
         accuracy_low=low,
         accuracy_high=high,
         figures=dict(figures),
+        confidence=None if accuracy is None else run.config.report.confidence,
     )
     run.folder.write_document(SUMMARY, summary)
     run.folder.note_finished(SUMMARY)
@@ -83,21 +103,24 @@ def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) ->
     made_with = _made_with(run, engine)
     known: dict[str, float] = dict(run.group.broadcast(_known(run, made_with) if run.group.is_main else None))
     before, evaluated = len(known), evaluated_in(engine.layout, run.model)
-    held_out = [list(side.examples) for side in (run.dataset.validation, run.dataset.test) if len(side)]
+    others = [list(side.examples) for side in (run.dataset.validation, run.dataset.test) if len(side)]
     parts: tuple[tuple[Sequence[Sequence[Example]] | Iterator[Sequence[Example]], Layout], ...] = (
         (_steps(run), engine.layout),
-        (held_out, evaluated),
+        (others, evaluated),
     )
-    total = sum(1 for _ in run.step_indices()) + len(held_out)
-    stop = run.signals.check if run.group.size == 1 else no_op  # several ranks stop at the same step
-    with run.terminal.progress("reference", total, "steps") as advance:
-        for steps, layout in parts:
-            for _ in reference_logps(run.model, objective, steps, layout, known, group=run.group, should_stop=stop):
-                advance(1)
-                check_signals(run.signals, run.group)
-    if len(known) > before:
-        run.folder.write_document(REFERENCE, ReferenceDocument(made_with, known))
-        run.folder.note_finished(REFERENCE)
+    train = run.config.train
+    total = num_steps(run.epoch_length, train.batch_size, train.num_train_epochs, train.max_steps) + len(others)
+    stop = stop_check(run.signals, run.group)
+    try:
+        with run.terminal.progress("reference", total, "steps") as advance:
+            for steps, layout in parts:
+                for _ in reference_logps(run.model, objective, steps, layout, known, group=run.group, should_stop=stop):
+                    advance(1)
+                    check_signals(run.signals, run.group)
+    finally:  # what is known so far is right: a run that was interrupted goes on from there
+        if len(known) > before:
+            run.folder.write_document(REFERENCE, ReferenceDocument(made_with, known))
+            run.folder.note_finished(REFERENCE)
     return known
 
 

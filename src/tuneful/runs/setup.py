@@ -83,8 +83,8 @@ class RunState:
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
     `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`.
-    `asked` are the test records that are answered, `documents` those that are read. `audit` is what data.json holds, `mixture` in
-    which shares files come;
+    `asked` are the test records that are answered, `documents` those that are read; unwanted answers are neither. `audit` is what
+    data.json holds, `mixture` in which shares files come;
     `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
     take; `loading_seconds` is how long the model took.
     """
@@ -200,8 +200,8 @@ def set_up(
         dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")
         replay = _read_replay(config, encoder, dataset)
         mixture = read_mixture(dataset, config.data)
-        asked, documents = apart(dataset.test, config.data)
-        check_sides(verb, config, conditions, dataset, has_answers=len(asked) > 0)
+        asked, documents = apart(dataset.test, config)
+        check_sides(verb, config, conditions, dataset.validation, asked, documents)
         model_sha256 = fingerprint(pretrained.begun_with)
         identity = training_identity(config, dataset, replay, model_sha256)
         started, phase_seconds = begin_or_resume(folder, data, verb, config, identity, allow_changed, terminal)

@@ -6,7 +6,6 @@ On a signal a checkpoint of the last step is written, unless a second signal com
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
@@ -24,8 +23,8 @@ from tuneful.runs.adapter import save_with_adapter
 from tuneful.runs.card import describe_model
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.folder import differences
-from tuneful.runs.phases import Pace, after_training, check_signals, in_words, saving_seconds
-from tuneful.runs.preference import begin_objective, measure_held_out
+from tuneful.runs.phases import Pace, after_training, check_signals, in_words, saving_seconds, stop_check
+from tuneful.runs.preference import begin_objective, held_out, measure_held_out
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
 from tuneful.runs.schema import (
@@ -42,11 +41,13 @@ from tuneful.runs.trackers import open_trackers
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
 from tuneful.train.distributed import full_tensor, load_full_state_dict
-from tuneful.train.loop import Training, no_op, record_nll
+from tuneful.train.loop import Training, record_nll
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
 _VERIFIED_PROMPTS = 4
+_FORWARD_SHARE = 1 / 3
+"""What a forward takes of a step, whose backward is twice as much."""
 
 
 def train(run: RunState, engine: Engine) -> None:
@@ -79,13 +80,13 @@ def train(run: RunState, engine: Engine) -> None:
         objective=objective,
         loss_tracker=loss_tracker,
         state=state,
-        should_stop=_should_stop(run),
+        should_stop=stop_check(run.signals, run.group),
         group=run.group,
         mixture=run.mixture,
     )
     _take_steps(run, training)
     _tell_how_it_ended(run, training)
-    measure_held_out(run, engine, objective)
+    measure_held_out(run, engine, objective, state.max_tokens)
     if records_all:
         loss_tracker.after[:] = _record_losses(run, engine, "after")
     run.folder.write_rows("records.jsonl", rank(loss_tracker, examples))
@@ -175,21 +176,19 @@ def _estimate_rest(run: RunState, training: Training, pace: Pace, event: Event) 
         return
     num_bytes, _ = disk_bytes(run.model, training.optimizer, run.config, run.dataset)
     saving = saving_seconds(run.config, num_bytes, run.loading_seconds, run.folder.path)
-    run.estimated_seconds = {"training": seconds, **after_training(run.phase_seconds, saving)}
+    subset, accuracy = held_out(run), 0.0
+    if subset is not None and isinstance(event, Step):
+        accuracy = event.step_seconds / event.record_tokens * int(subset.sizes.num_tokens.sum()) * _FORWARD_SHARE
+    run.estimated_seconds = {"training": seconds, **after_training(run.phase_seconds, saving, accuracy)}
     total = sum(run.estimated_seconds.values())
     run.terminal.say(f"about {rough_duration(total)} in all: {in_words(run.estimated_seconds)}", style="dim")
-
-
-def _should_stop(run: RunState) -> Callable[[], None]:
-    """What may end a step halfway: a signal, where there is one process. Several have to stop at the same event."""
-    return run.signals.check if run.group.size == 1 else no_op
 
 
 def _record_losses(run: RunState, engine: Engine, when: str) -> list[float]:
     train = run.dataset.train
     run.terminal.say(f"loss of each of {len(train.chunks):,} training records, {when} training", style="dim")
     with run.phase(f"record_losses_{when}"):
-        return record_nll(run.model, train.chunks, engine.layout, should_stop=_should_stop(run))
+        return record_nll(run.model, train.chunks, engine.layout, should_stop=stop_check(run.signals, run.group))
 
 
 def _tell_how_it_ended(run: RunState, training: Training) -> None:

@@ -328,15 +328,19 @@ def record_nll(
     model: PreTrainedModel, examples: Sequence[Example], layout: Layout, *, should_stop: Callable[[], None] = no_op
 ) -> list[float]:
     """For each example, in order, the summed negative log-likelihood (nats) of its targets; TunefulError for one that is not
-    finite."""
+    finite. Where memory runs out, the micro-batches are smaller from there on."""
     examples = list(examples)  # told apart by identity: a sequence on disk makes another object at each asking
     nll: dict[int, float] = {}
-    layout = evaluated_in(layout, model)
-    batches = cut_micro_batches(examples, layout.max_tokens, layout.name) if examples else iter(())
-    for batch, found in without_gradients(model, batches, layout, should_stop):
-        own = found.record_nll()
-        check_losses(batch, own)
-        nll.update(zip(map(id, batch), own, strict=True))
+
+    def compute(max_tokens: int) -> None:
+        left = [example for example in examples if id(example) not in nll]
+        batches = cut_micro_batches(left, max_tokens, layout.name) if left else iter(())
+        for batch, found in without_gradients(model, batches, layout, should_stop):
+            own = found.record_nll()
+            check_losses(batch, own)
+            nll.update(zip(map(id, batch), own, strict=True))
+
+    fitted(compute, evaluated_in(layout, model).max_tokens)
     return [nll[id(example)] for example in examples]
 
 

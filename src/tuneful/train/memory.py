@@ -38,7 +38,7 @@ def fitted(attempt: Callable[[int], Found], max_tokens: int) -> tuple[Found, int
         try:
             return attempt(max_tokens), max_tokens, said
         except OutOfMemoryError as error:
-            if error.num_records == 1:
+            if error.num_records == 1 or max_tokens <= 1:  # both sides of a pair are two
                 raise
             max_tokens = min(max_tokens, error.num_tokens) // 2
             said.append(

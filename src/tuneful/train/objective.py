@@ -33,6 +33,11 @@ class Objective(Protocol):
         """How many numbers a row of a record has."""
         ...
 
+    @property
+    def uses_reference(self) -> bool:
+        """Whether it needs log-probabilities under the model that training starts from."""
+        ...
+
     def sides(self, examples: Sequence[Example]) -> list[Example]:
         """What is computed of `examples`, in the order in which `begin`'s function takes it."""
         ...
@@ -51,6 +56,11 @@ class ResponseLoss:
     """The weighted mean over all targets of the step, in nats a token. A row is the record's nll, plain and weighted."""
 
     num_columns: int = 2
+
+    @property
+    def uses_reference(self) -> bool:
+        """False: a response is likely or not by itself."""
+        return False
 
     def sides(self, examples: Sequence[Example]) -> list[Example]:
         """The examples themselves."""

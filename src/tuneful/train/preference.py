@@ -185,7 +185,8 @@ class KtoObjective:
     """The loss of records with a label, against a `reference`: better or worse than how far the model has moved in general.
 
     That distance, the step's KL, is estimated as TRL does: each prompt of the step with the response of the record before it, the
-    first with the last one's; `max_length` cuts what becomes too long. One number for the whole step, without a gradient.
+    first with the last one's; `max_length` cuts what becomes too long. One number for the whole step, without a gradient. A
+    step of one record has no other response, and a KL of 0: with its own the KL would be what it is compared with.
     A row is nll, log-probability, reward, label (1 or 0), and the KL.
     """
 
@@ -208,8 +209,8 @@ class KtoObjective:
         return list(examples)
 
     def mismatched(self, examples: Sequence[Example]) -> list[Example]:
-        """Each prompt of a step with the response of the record before it; none where the loss has no KL."""
-        if self._loss_type == "apo_zero_unpaired":
+        """Each prompt of a step with the response of the record before it; none where the loss has no KL, or no other record."""
+        if self._loss_type == "apo_zero_unpaired" or len(examples) < 2:
             return []
         return [
             _with_response(one, before, self.max_length)

@@ -29,14 +29,16 @@ def preference_notices(step: int, figures: Mapping[str, float], state: TrainingS
     logratio, below, accuracy, margin = (sum(column) / len(recent) for column in zip(*recent, strict=True))
     over = f"over the last {len(recent)} steps"
     found = []
+    has_reference = not figures.keys().isdisjoint(("chosen_logratio", "kl"))
     if logratio < -CHOSEN_FALLS:
+        why = "the margin grows because rejected ones fall further" if margin > 0 else "rejected ones fall no further"
         found.append(
             Notice(
                 step,
                 "chosen_falls",
                 f"chosen responses have become less probable than under the reference, by {-logratio:.2f} nats a token {over} "
-                f"({below:.0%} of them): the margin grows because rejected ones fall further. Add their likelihood "
-                "(preference.loss_type=sigmoid,sft preference.loss_weights=1,0.2), or lower train.learning_rate",
+                f"({below:.0%} of them): {why}. Give their likelihood more weight (`sft` beside what preference.loss_type "
+                "has, its weight in preference.loss_weights), or lower train.learning_rate",
             )
         )
     if accuracy == 1 and margin > MARGINS_EXPLODE:
@@ -45,8 +47,12 @@ def preference_notices(step: int, figures: Mapping[str, float], state: TrainingS
                 step,
                 "margins_explode",
                 f"every pair {over} was ranked right, by a margin of {margin:.1f}: there is nothing left to learn from them but "
-                "to be further apart. Fewer epochs, a lower train.learning_rate or a larger preference.beta keep the model "
-                "closer to the reference",
+                "to be further apart. "
+                + (
+                    "Fewer epochs, a lower train.learning_rate or a larger preference.beta keep the model closer to the reference"
+                    if has_reference
+                    else "Fewer epochs or a lower train.learning_rate keep the model closer to what it was"
+                ),
             )
         )
     new = [notice for notice in found if notice.notice not in state.noticed]

@@ -8,7 +8,9 @@ bits. Nothing is switched off or copied for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -19,7 +21,7 @@ from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.layout import own_micro_batches
 from tuneful.train.loop import measure_in, no_op, without_gradients
 from tuneful.train.loss import micro_batch_loss
-from tuneful.train.memory import out_of_memory_says
+from tuneful.train.memory import fitted, out_of_memory_says
 from tuneful.train.preference import KtoObjective, PreferenceObjective, response_logps, side_key
 from tuneful.types import Example
 
@@ -40,18 +42,27 @@ def reference_logps(
 ) -> Iterator[int]:
     """Add to `known`, by `side_key`, what of each step it does not hold yet; yields how many were added, step by step.
 
-    Every rank has to call with the same; each computes its share and gets all.
+    Every rank has to call with the same; each computes its share and gets all. Where memory runs out, the micro-batches are
+    smaller from there on, as those of a training are.
     """
+
+    def own_logps(max_tokens: int) -> list[tuple[str, float]]:
+        return [*_own_logps(model, objective, examples, replace(layout, max_tokens=max_tokens), group, should_stop)]
+
+    def mismatched_logps(max_tokens: int) -> list[float]:
+        return measure_in(model, replace(layout, max_tokens=max_tokens), group, should_stop)(others)
+
+    fits = layout.max_tokens
     for examples in steps:
         before = len(known)
         sides = objective.sides(examples)
         if any(side_key(side) not in known for side in sides):
-            own = _own_logps(model, objective, examples, layout, group, should_stop)
+            own, fits, _ = fitted(own_logps, fits)
             for key, logp in group.gather([[*one] for one in own]):
                 known.setdefault(key, logp)
         others = objective.mismatched(examples) if isinstance(objective, KtoObjective) else []
         if any(side_key(one) not in known for one in others):
-            logps = measure_in(model, layout, group, should_stop)(others)
+            logps, fits, _ = fitted(mismatched_logps, fits)
             for one, logp in zip(others, logps, strict=True):
                 known.setdefault(side_key(one), logp)
         yield len(known) - before
@@ -66,24 +77,20 @@ def largest_difference(
 ) -> float:
     """How far the log-probabilities of `examples`, in training mode, are from the reference's at most, as shares of the latter.
 
-    TunefulError where that is more than rounding: the model is not its reference, and would be trained away from another one.
+    Computed without a graph, in smaller micro-batches where memory runs out, as the reference was. TunefulError where it is more
+    than rounding: the model is not its reference, and would be trained away from another one.
     """
-    worst, where = 0.0, ""
+
+    def own_difference(max_tokens: int) -> tuple[float, str]:
+        return _own_difference(model, objective, examples, replace(layout, max_tokens=max_tokens), group)
+
     was_training = model.training
     model.train()
     try:
-        for batch, _ in own_micro_batches(examples, layout, group):
-            sides = objective.sides(batch)
-            with torch.set_grad_enabled(not group.sharded), out_of_memory_says(batch):
-                found = micro_batch_loss(model, sides, layout.name)
-            for side, logp in zip(sides, response_logps(found, found.record_targets).tolist(), strict=True):
-                known = objective.reference[side_key(side)]
-                share = abs(logp - known) / max(1.0, abs(known))
-                if not share <= worst:
-                    worst, where = share, f"{logp:.6g} and not {known:.6g} nats for a response of {side.source}"
+        own, _, _ = fitted(own_difference, layout.max_tokens)
     finally:
         model.train(was_training)
-    worst, where = max(map(tuple, group.gather([[worst, where]])), key=lambda one: one[0])
+    worst, where = max(map(tuple, group.gather([[*own]])), key=lambda one: (math.isnan(one[0]), one[0]))
     if not worst <= TOLERANCE[model.dtype]:
         raise TunefulError(
             f"the model that training starts from is not its reference: its log-probability is {where}. Before the first "
@@ -91,6 +98,27 @@ def largest_difference(
             "reference.json (remove it, and it is computed again)"
         )
     return float(worst)
+
+
+def _own_difference(
+    model: PreTrainedModel,
+    objective: PreferenceObjective,
+    examples: Sequence[Example],
+    layout: Layout,
+    group: ProcessGroup,
+) -> tuple[float, str]:
+    """The largest share by which a side that this rank computes is off, NaN where one is, and a description of it."""
+    worst, where = 0.0, ""
+    for batch, _ in own_micro_batches(examples, layout, group):
+        sides = objective.sides(batch)
+        with torch.no_grad(), out_of_memory_says(batch):
+            found = micro_batch_loss(model, sides, layout.name)
+        for side, logp in zip(sides, response_logps(found, found.record_targets).tolist(), strict=True):
+            known = objective.reference[side_key(side)]
+            share = abs(logp - known) / max(1.0, abs(known))
+            if not math.isnan(worst) and (math.isnan(share) or share > worst):
+                worst, where = share, f"{logp:.6g} and not {known:.6g} nats for a response of {side.source}"
+    return worst, where
 
 
 def _own_logps(

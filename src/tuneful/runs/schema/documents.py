@@ -362,6 +362,7 @@ class PreferenceOutcome:
     accuracy_low: Annotated[float | None, "lower end of its interval (Wilson), at `report.confidence`"]
     accuracy_high: Annotated[float | None, "upper end"]
     figures: Annotated[Mapping[str, float], "every figure of a step that is known of them, by its name there"]
+    confidence: Annotated[float | None, "of the interval; null where there is none"] = None
 
 
 # training.json, and a checkpoint's document
