@@ -59,10 +59,16 @@ MODES = {
     "dropout": ["model.dtype=float32", "model.dropout=0.1"],
     "last weights": ["model.dtype=float32", "train.keep=last", "train.batch_size=7"],
     "LoRA": ["model.dtype=float32", "train.method=lora"],
+    "dpo": ["model.dtype=float32", "train.objective=dpo"],
+    "dpo, LoRA": ["model.dtype=float32", "train.objective=dpo", "train.method=lora"],
+    "kto": ["model.dtype=float32", "train.objective=kto"],
+    "text": ["model.dtype=float32", "train.objective=text", "data.max_length=32", "data.chunk_overlap=8"],
     "2 ranks": ["model.dtype=float32", "train.strategy=ddp"],
     "2 sharded": ["model.dtype=float32", "train.strategy=fsdp"],
 }
 """Thirty-odd training records in steps of five or seven: every run crosses several edges of an epoch."""
+DATA = {"train.objective=dpo": "pairs.json", "train.objective=kto": "pairs.json", "train.objective=text": "text.json"}
+"""What is trained on, where it is not data.json."""
 
 
 @dataclass
@@ -85,7 +91,9 @@ class Bench:
 
     def begin(self, run: Path, mode: str) -> int:
         """The command in a process of its own, which starts a second rank where the mode has two; its id."""
-        arguments = ["run", str(self.folder / "data.json"), "--model", str(self.folder / "model"), "--output", str(run)]
+        objective = next((one for one in MODES[mode] if one.startswith("train.objective=")), "")
+        data = self.folder / DATA.get(objective, "data.json")
+        arguments = ["run", str(data), "--model", str(self.folder / "model"), "--output", str(run)]
         child = os.fork()
         if child:
             return child
@@ -185,12 +193,16 @@ def phase(run: Path) -> str:
 def outcome(run: Path) -> dict[str, Any]:
     """What must be equal, part by part."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
-    files = {name: run / name for name in ("comparison.json", "answers/base.jsonl", "answers/tuned.jsonl")}
+    names = [
+        "comparison.json",
+        *(f"{of}/{name}.jsonl" for of in ("answers", "documents") for name in ("base", "tuned")),
+    ]
+    names += ["preferences.json", "reference.json"]
     weights = next(path for path in (run / "model" / "model.safetensors", run / "adapter") if path.exists())
     return {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "metrics": [{key: value for key, value in row.items() if key != "step_seconds"} for row in metrics],
-        **{name: file.read_text(encoding="utf-8") for name, file in files.items()},
+        **{name: file.read_text(encoding="utf-8") for name in names if (file := run / name).exists()},
     }
 
 
@@ -228,7 +240,7 @@ def try_mode(bench: Bench, mode: str, num_kills: int, tell: Any) -> Tally:
                     tally.different.append(f"stop: exit code {code} after {seconds:.1f} s, left {left}")
         found = outcome(run)
         tally.runs += 1
-        tally.different += [part for part in wanted if found[part] != wanted[part]]
+        tally.different += [part for part in wanted | found if found.get(part) != wanted.get(part)]
         shutil.rmtree(run)
         tell(f"{mode:<13} {tally.kills.total():>4} kills in {tally.runs} runs, {len(tally.different)} different")
     return tally
@@ -243,7 +255,10 @@ def campaign(
         bench = Bench(Path(folder), number, random.Random(seed))
         words = ["red", "green", "blue", "black", "white", "pink", "grey", "brown", "gold", "teal", "mauve", "rust"]
         rows = [{"instruction": f"Say {word} {num}.", "output": f"{word} {num}"} for word in words for num in range(4)]
-        (bench.folder / "data.json").write_text(json.dumps(rows))
+        pairs = [{**row, "rejected": f"No {row['output']}."} for row in rows]
+        texts = [{"text": " ".join(row["output"] for row in rows[at : at + 4])} for at in range(len(rows))]
+        for name, content in (("data.json", rows), ("pairs.json", pairs), ("text.json", texts)):
+            (bench.folder / name).write_text(json.dumps(content))
         bench.make_model([row["output"] for row in rows])
         tallies = {}
         for at, mode in enumerate(modes):
