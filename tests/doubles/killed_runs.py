@@ -60,7 +60,7 @@ MODES = {
     "last weights": ["model.dtype=float32", "train.keep=last", "train.batch_size=7"],
     "LoRA": ["model.dtype=float32", "train.method=lora"],
     "dpo": ["model.dtype=float32", "train.objective=dpo"],
-    "dpo, LoRA": ["model.dtype=float32", "train.objective=dpo", "train.method=lora"],
+    "dpo with LoRA": ["model.dtype=float32", "train.objective=dpo", "train.method=lora"],
     "kto": ["model.dtype=float32", "train.objective=kto"],
     "text": ["model.dtype=float32", "train.objective=text", "data.max_length=32", "data.chunk_overlap=8"],
     "2 ranks": ["model.dtype=float32", "train.strategy=ddp"],
