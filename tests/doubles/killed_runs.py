@@ -161,6 +161,11 @@ def _has_ended(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def _is_finished(run: Path) -> bool:
+    record = run / "run.json"
+    return record.exists() and json.loads(record.read_bytes())["finished"] is not None
+
+
 def _aside(run: Path) -> list[str]:
     """What is being written aside right now."""
     places = (run, run / "checkpoints", run / "answers", run / "data")
@@ -227,7 +232,7 @@ def try_mode(bench: Bench, mode: str, num_kills: int, tell: Any) -> Tally:
                 assert code == 0, f"exit code {code}: {(bench.folder / 'log.txt').read_text()[-2000:]}"
                 break
             code, seconds, left = bench.stop(child, mode)
-            if code == 0:
+            if code == 0 or _is_finished(run):
                 break  # it ended by itself in that moment
             kills_left -= 1
             tally.kills[phase(run)] += 1
