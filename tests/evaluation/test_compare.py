@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuneful.evaluation.compare import compare, gains, ratios
-from tuneful.evaluation.metric_comparison import metric_verdict
+from tuneful.evaluation.metric_comparison import compare_ratios, metric_verdict
 from tuneful.evaluation.metric_specs import FORGETTING, METRICS, metric_spec
 from tuneful.evaluation.statistics import resampled_differences
 from tuneful.evaluation.summary import summary_sentence
@@ -212,9 +212,11 @@ def test_verdicts_follow_the_good_direction(
     base, tuned = scores_of(**{column: [base_value] * 30}), scores_of(**{column: [tuned_value] * 30})
     metric = metric_of(compare(base, tuned, num_resamples=100), name)
     assert metric.verdict == verdict
-    if name not in ("exact_match", "ended"):  # whose interval knows that 30 of 30 need not be all there is
-        assert metric.low == pytest.approx(metric.difference)
-        assert metric.high == pytest.approx(metric.difference)
+    if (name, verdict) == ("length", "cannot tell"):  # thirty times nothing, on a scale without an end
+        assert (metric.low, metric.high) == (None, None)
+    else:  # 30 of 30 need not be all there is: no interval is a point
+        assert metric.low < metric.high
+        assert metric.low <= metric.difference <= metric.high
     right_wins = {"better": (30, 0, 0), "worse": (0, 30, 0), "cannot tell": (0, 0, 30)}
     assert (metric.wins, metric.losses, metric.ties) == right_wins.get(verdict, (metric.wins, metric.losses, 0))
 
@@ -226,10 +228,13 @@ def test_equal_models_differ_by_exactly_nothing(num_items: int, seed: int) -> No
     for metric in compare(base, base, num_resamples=100, seed=seed).metrics:
         assert (metric.difference, metric.ties, metric.p_value) == (0, num_items, 1)
         assert metric.verdict == "cannot tell"
-        if metric.name in ("exact_match", "ended"):
-            assert metric.low <= 0 <= metric.high
+        has_range = metric.name not in ("reference_loss", "perplexity", "length")
+        if num_items < 6 or not has_range:  # equal so far: of a scale without an end that says nothing
+            assert (metric.low, metric.high, metric.detectable) == (None, None, None)
+        elif metric.name in ("exact_match", "ended"):
+            assert metric.low < 0 < metric.high
         else:
-            assert (metric.low, metric.high, metric.detectable) == (0, 0, None)
+            assert metric.high == -metric.low == pytest.approx(1 - 0.05 ** (1 / num_items))
 
 
 @settings(max_examples=30, deadline=None)
@@ -244,9 +249,26 @@ def test_loss_and_perplexity_never_contradict_each_other(num_items: int, seed: i
 def test_a_single_item_tells_nothing() -> None:
     comparison = compare(scores_of(rouge_l=[0.1]), scores_of(rouge_l=[0.9]), num_resamples=100)
     metric = metric_of(comparison, "rouge_l")
-    assert (metric.low, metric.high) == (metric.difference, metric.difference)
-    assert all(metric.verdict == "cannot tell" for metric in comparison.metrics)
+    assert (metric.low, metric.high, metric.detectable) == (None, None, None)
+    assert all(metric.verdict == "cannot tell" and metric.low is None for metric in comparison.metrics)
+    assert "0.10 -> 0.90 (+0.80, interval not known) on 1 test item" in summary_sentence(comparison)
     assert comparison.caution == "only 1 test item: below 6 nothing can be told"
+
+
+def test_no_interval_leaves_what_a_metric_can_be() -> None:
+    """Ten answers that gain 0.8 and one that gains 1: unclipped, the interval would end beyond 1."""
+    base = scores_of(rouge_l=[0.0] * 11, judge_score=[0.0] * 11, exact_match=[False] * 11)
+    tuned = scores_of(rouge_l=[0.8] * 10 + [1.0], judge_score=[80.0] * 10 + [100.0], exact_match=[True] * 11)
+    pairs = [(one, pair) for one in METRICS if (pair := ratios(one, base, tuned))[0].denominators.any()]
+    unclipped = compare_ratios(
+        [(replace(spec, unit="any"), pair) for spec, pair in pairs], confidence=0.999, num_resamples=400, seed=0
+    )
+    assert any(one.high is not None and one.high > metric_spec(one.name).span for one in unclipped)
+    for metric in compare(base, tuned, confidence=0.999, num_resamples=400).metrics:
+        span = metric_spec(metric.name).span
+        assert metric.low is None or -span <= metric.low <= metric.difference <= metric.high <= span
+    assert (metric_spec("judge_score").span, metric_spec("rouge_l").span) == (100, 1)
+    assert metric_spec("perplexity").span == math.inf
 
 
 @pytest.mark.parametrize(("num_changed", "verdict"), [(4, "cannot tell"), (5, "cannot tell"), (6, "better")])
@@ -289,7 +311,9 @@ def test_losses_over_different_tokens_are_not_judged() -> None:
 
 def test_a_hopeless_loss_still_gives_finite_numbers() -> None:
     comparison = compare(scores_of(reference_nll=[1e6] * 30), scores_of(reference_nll=[20.0] * 30), num_resamples=100)
-    assert all(math.isfinite(value) for m in comparison.metrics for value in (m.base, m.tuned, m.low, m.high))
+    values = [value for m in comparison.metrics for value in (m.base, m.tuned, m.low, m.high) if value is not None]
+    assert all(map(math.isfinite, values))
+    assert metric_of(comparison, "perplexity").low is not None
 
 
 def test_what_cannot_be_paired_is_our_mistake() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from tuneful.evaluation.metric_comparison import RatioPair, compare_ratios, metric_verdict
 from tuneful.evaluation.metric_specs import METRICS, MetricSpec, label_in_sentence, metric_spec
-from tuneful.evaluation.statistics import Ratio, holm
+from tuneful.evaluation.statistics import Ratio, fewest_items, holm
 from tuneful.numbers import plural
 from tuneful.runs.schema import AnswerScores, Comparison, KindComparison, MetricComparison
 
@@ -66,7 +66,7 @@ def compare(
         reference_words=float(np.mean([scores.reference_words for scores in base])),
         caution=caution_of(len(base), same_tokens, confidence, main),
         metrics=tuple(metrics),
-        kinds=_compare_kinds(main_pair, kinds, confidence, num_resamples, seed),
+        kinds=_compare_kinds(metric_spec(headline), main_pair, kinds, confidence, num_resamples, seed),
         forgetting=tuple(forgetting),
     )
 
@@ -105,7 +105,12 @@ def _without_test(metric: MetricComparison) -> MetricComparison:
 
 
 def _compare_kinds(
-    pair: RatioPair, kinds: Sequence[str | None], confidence: float, num_resamples: int, seed: int
+    headline: MetricSpec,
+    pair: RatioPair,
+    kinds: Sequence[str | None],
+    confidence: float,
+    num_resamples: int,
+    seed: int,
 ) -> tuple[KindComparison, ...]:
     """Each kind on its own, the largest first; nothing where there are fewer than two."""
     names = np.array([kind or NO_KIND for kind in kinds])
@@ -117,7 +122,7 @@ def _compare_kinds(
         own = names == name
         base, tuned = (Ratio(one.numerators[own], one.denominators[own], one.exponential) for one in pair)
         if base.denominators.any():
-            spec = MetricSpec(name, name, "", True)
+            spec = replace(headline, name=name, label=name)
             (found[name],) = compare_ratios(
                 [(spec, (base, tuned))], confidence=confidence, num_resamples=num_resamples, seed=seed
             )
@@ -140,13 +145,8 @@ def _kind_comparison(metric: MetricComparison, p_value: float, confidence: float
         losses=metric.losses,
         ties=metric.ties,
         p_value=p_value,
-        verdict=metric_verdict(metric.low, metric.high, p_value, True, confidence),
+        verdict=metric_verdict(metric.low, metric.high, p_value, metric.higher_is_better, confidence),
     )
-
-
-def _min_changed(confidence: float) -> int:
-    """The fewest changed items that can show anything: the smallest k with 2**(1 - k) <= 1 - confidence."""
-    return int(np.ceil(1 - np.log2(1 - confidence) - 1e-9))
 
 
 def caution_of(num_items: int, same_tokens: bool, confidence: float, headline: MetricComparison) -> str | None:
@@ -154,8 +154,8 @@ def caution_of(num_items: int, same_tokens: bool, confidence: float, headline: M
     cautions = []
     num_changed = headline.wins + headline.losses
     only = f"only {plural(num_items, 'test item')}"
-    if num_items < _min_changed(confidence):
-        cautions.append(f"{only}: below {_min_changed(confidence)} nothing can be told")
+    if num_items < fewest_items(confidence):
+        cautions.append(f"{only}: below {fewest_items(confidence)} nothing can be told")
     elif num_items < FEW_ITEMS:
         cautions.append(f"{only}: intervals are less sure than they say below {FEW_ITEMS}")
     elif 0 < num_changed < FEW_CHANGED:

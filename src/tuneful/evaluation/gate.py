@@ -87,7 +87,8 @@ def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> lis
                 f"{', '.join(one.name for one in (*comparison.metrics, *comparison.forgetting))}"
             )
         found = getattr(metric, condition.figure)
-        outcomes.append(GateOutcome(str(condition), found, _COMPARE[condition.sign](found, condition.limit)))
+        is_met = found is not None and _COMPARE[condition.sign](found, condition.limit)
+        outcomes.append(GateOutcome(str(condition), found, is_met))
     return outcomes
 
 
@@ -96,7 +97,7 @@ def check_met(outcomes: Sequence[GateOutcome]) -> None:
     unmet = [outcome for outcome in outcomes if not outcome.met]
     if unmet:
         raise GateError(
-            f"the gate is not met: {'; '.join(f'{one.condition} (found {one.found:+.4f})' for one in unmet)}. "
+            f"the gate is not met: {'; '.join(f'{one.condition} (found {one.found_in_words})' for one in unmet)}. "
             f"{len(outcomes) - len(unmet)} of {len(outcomes)} conditions are met"
         )
 

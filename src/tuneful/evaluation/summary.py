@@ -82,12 +82,15 @@ def _forgetting(comparison: Comparison, tuned: str) -> str:
 def _numbers(metric: MetricComparison, confidence: float) -> str:
     """`0.21 -> 0.48 (+0.27, 95 % interval +0.22 to +0.32)`."""
     base, tuned = (f"{value:.{_decimals(metric)}f}" for value in (metric.base, metric.tuned))
-    difference, low, high = (_decimal(value, metric, "+") for value in (metric.difference, metric.low, metric.high))
-    return f"{base} -> {tuned} ({difference}, {100 * confidence:g} % interval {low} to {high})"
+    change = f"{base} -> {tuned} ({_decimal(metric.difference, metric, '+')}"
+    if metric.low is None or metric.high is None:
+        return f"{change}, interval not known)"
+    low, high = (_decimal(value, metric, "+") for value in (metric.low, metric.high))
+    return f"{change}, {100 * confidence:g} % interval {low} to {high})"
 
 
 def _decimals(metric: MetricComparison) -> int:
-    half_width = (metric.high - metric.low) / 2
+    half_width = 0.0 if metric.low is None or metric.high is None else (metric.high - metric.low) / 2
     fewest = 1 if metric.unit == "0 to 100" else 2
     return int(np.clip(np.ceil(-np.log10(half_width)), fewest, 4)) if half_width > 1e-9 else fewest
 

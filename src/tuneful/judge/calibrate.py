@@ -292,11 +292,12 @@ def _figure(measure: _Measure, verdicts: _ProbeVerdicts, confidence: float, seed
     """The mean of a measure, with Wilson's interval for a share and a bootstrap interval for points."""
     values = measure.values(verdicts)
     value = _mean(values)
-    low, high = value, value
+    low: float | None = None
+    high: float | None = None
     if value is not None and measure.unit == "share":
         low, high = wilson_interval(value, len(values), confidence)
-    elif len(values) > 1:
-        low, high = mean_interval(np.array(values), confidence, seed)
+    elif value is not None:
+        low, high = mean_interval(np.array(values), confidence, seed, least=-100.0)
     standing = measure.standing(value)
     return CalibrationFigure(
         measure.name, measure.label, value, low, high, len(values), measure.unit, measure.wanted, standing

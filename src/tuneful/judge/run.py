@@ -263,7 +263,7 @@ def show_summaries(summaries: Mapping[str, ScoreSummary], terminal: Terminal) ->
     rows = []
     for name, one in summaries.items():
         mean = "-" if one.mean is None else f"{one.mean:.1f}"
-        interval = "" if one.low is None else f"[{one.low:.1f}, {one.high:.1f}]"
+        interval = "not known" if one.low is None else f"[{one.low:.1f}, {one.high:.1f}]"
         bounds = f"{one.mean_if_worst:.1f} to {one.mean_if_best:.1f}"
         rows.append([name, f"{one.num_scored} + {one.num_unscored} = {one.num_items}", mean, interval, bounds])
     columns = ["", "scored + unscored", "mean", f"{first.confidence:.0%} interval", "were the unscored 0 to 100"]
