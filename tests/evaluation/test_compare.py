@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.doubles.populations import ends
 
 from tuneful.evaluation.compare import compare, gains, ratios
 from tuneful.evaluation.metric_comparison import compare_ratios, metric_verdict
 from tuneful.evaluation.metric_specs import FORGETTING, METRICS, metric_spec
 from tuneful.evaluation.statistics import resampled_differences
 from tuneful.evaluation.summary import summary_sentence
-from tuneful.runs.schema import AnswerScores, Comparison, MetricComparison, as_row
+from tuneful.runs.schema import AnswerScores, Comparison, JudgeFinding, MetricComparison, as_row
 
 SURFACE = [spec for spec in METRICS if spec.name != "judge_score"]
 """The metrics that need no judge."""
@@ -85,7 +86,8 @@ def test_answers_from_elsewhere_bring_no_likelihood_and_no_ending_and_are_compar
 
 def test_a_judge_speaks_in_the_headline_of_the_items_that_it_scored_for_both_models() -> None:
     base, tuned = scores_of(judge_score=[10.0] * 20 + [None, 90.0]), scores_of(judge_score=[60.0] * 20 + [0.0, None])
-    comparison = compare(base, tuned, num_resamples=100)
+    usable = JudgeFinding("j", "usable", 40, "j passed every probe.")
+    comparison = compare(base, tuned, judge=usable, num_resamples=100)
     assert comparison.headline == "judge_score"
     judged = comparison.main
     assert (judged.num_items, judged.base, judged.tuned, judged.wins, judged.verdict) == (20, 10, 60, 20, "better")
@@ -137,7 +139,7 @@ def test_swapping_the_models_flips_every_difference_interval_and_verdict() -> No
     forth, back = (compare(*pair, num_resamples=500) for pair in ((base, tuned), (tuned, base)))
     opposite = {"better": "worse", "worse": "better", "changed": "changed", "cannot tell": "cannot tell"}
     for one, other in zip(forth.metrics, back.metrics, strict=True):
-        assert (one.low, one.high, one.difference) == (-other.high, -other.low, -other.difference)
+        assert (*ends(one), one.difference) == tuple(-end for end in (*reversed(ends(other)), other.difference))
         assert (one.wins, one.losses, one.ties) == (other.losses, other.wins, other.ties)
         assert one.verdict == opposite[other.verdict]
 
@@ -184,9 +186,10 @@ def test_pairing_keeps_the_difficulty_of_the_items_out_of_the_interval() -> None
     tuned = scores_of(rouge_l=(difficulty + generator.uniform(0.01, 0.03, 100)).tolist())
     metric = metric_of(compare(base, tuned, num_resamples=2000), "rouge_l")
     assert metric.verdict == "better"
-    assert metric.high - metric.low == pytest.approx(2 * 1.96 * 0.02 / math.sqrt(12 * 100), rel=0.15)
+    low, high = ends(metric)
+    assert high - low == pytest.approx(2 * 1.96 * 0.02 / math.sqrt(12 * 100), rel=0.15)
     unpaired_width = 2 * 1.96 * math.sqrt(2 * difficulty.var() / 100)
-    assert unpaired_width > 50 * (metric.high - metric.low)
+    assert unpaired_width > 50 * (high - low)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +218,9 @@ def test_verdicts_follow_the_good_direction(
     if (name, verdict) == ("length", "cannot tell"):  # thirty times nothing, on a scale without an end
         assert (metric.low, metric.high) == (None, None)
     else:  # 30 of 30 need not be all there is: no interval is a point
-        assert metric.low < metric.high
-        assert metric.low <= metric.difference <= metric.high
+        low, high = ends(metric)
+        assert low < high
+        assert low <= metric.difference <= high
     right_wins = {"better": (30, 0, 0), "worse": (0, 30, 0), "cannot tell": (0, 0, 30)}
     assert (metric.wins, metric.losses, metric.ties) == right_wins.get(verdict, (metric.wins, metric.losses, 0))
 
@@ -232,9 +236,9 @@ def test_equal_models_differ_by_exactly_nothing(num_items: int, seed: int) -> No
         if num_items < 6 or not has_range:  # equal so far: of a scale without an end that says nothing
             assert (metric.low, metric.high, metric.detectable) == (None, None, None)
         elif metric.name in ("exact_match", "ended"):
-            assert metric.low < 0 < metric.high
+            assert ends(metric)[0] < 0 < ends(metric)[1]
         else:
-            assert metric.high == -metric.low == pytest.approx(1 - 0.05 ** (1 / num_items))
+            assert ends(metric)[1] == -ends(metric)[0] == pytest.approx(1 - 0.05 ** (1 / num_items))
 
 
 @settings(max_examples=30, deadline=None)
@@ -266,7 +270,7 @@ def test_no_interval_leaves_what_a_metric_can_be() -> None:
     assert any(one.high is not None and one.high > metric_spec(one.name).span for one in unclipped)
     for metric in compare(base, tuned, confidence=0.999, num_resamples=400).metrics:
         span = metric_spec(metric.name).span
-        assert metric.low is None or -span <= metric.low <= metric.difference <= metric.high <= span
+        assert metric.low is None or -span <= ends(metric)[0] <= metric.difference <= ends(metric)[1] <= span
     assert (metric_spec("judge_score").span, metric_spec("rouge_l").span) == (100, 1)
     assert metric_spec("perplexity").span == math.inf
 
@@ -332,7 +336,7 @@ def test_a_higher_confidence_gives_a_wider_interval() -> None:
         metric_of(compare(*random_pair(50), confidence=confidence, num_resamples=2000), "rouge_l")
         for confidence in (0.8, 0.99)
     )
-    assert wide.low < narrow.low < narrow.high < wide.high
+    assert ends(wide)[0] < ends(narrow)[0] < ends(narrow)[1] < ends(wide)[1]
 
 
 def test_ten_thousand_items_stay_within_their_memory() -> None:

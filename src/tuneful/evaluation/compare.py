@@ -21,9 +21,10 @@ from tuneful.evaluation.metric_comparison import RatioPair, compare_ratios, metr
 from tuneful.evaluation.metric_specs import METRICS, MetricSpec, label_in_sentence, metric_spec
 from tuneful.evaluation.statistics import Ratio, fewest_items, holm
 from tuneful.numbers import plural
-from tuneful.runs.schema import AnswerScores, Comparison, KindComparison, MetricComparison
+from tuneful.runs.schema import AnswerScores, Comparison, JudgeFinding, KindComparison, MetricComparison
 
 FEW_ITEMS, FEW_CHANGED = 20, 10
+_FINDINGS = ("not usable", "not probed", "usable with care", "usable")
 NO_KIND = "other"
 """The kind of items whose record names none."""
 
@@ -34,6 +35,7 @@ def compare(
     *,
     kinds: Sequence[str | None] = (),
     forgetting: Sequence[MetricComparison] = (),
+    judge: JudgeFinding | None = None,
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
@@ -41,9 +43,9 @@ def compare(
     """Compare two models item by item: `base[i]` and `tuned[i]` answer the same instruction, of kind `kinds[i]`.
 
     A verdict other than "cannot tell" needs both an interval without 0 and a permutation test below 1 - confidence: at
-    95 % fewer than 6 changed items show nothing, however unanimous. The headline is the judge's score where there is one,
-    else ROUGE-L. Where the models cut the references into different tokens, loss per token does not compare, and its
-    verdict is "cannot tell". The same arguments give the same numbers.
+    95 % fewer than 6 changed items show nothing, however unanimous. The headline is the score of a judge that `judge` says is
+    usable, else ROUGE-L; that of one which is not usable has no verdict. Where the models cut the references into different
+    tokens, loss per token does not compare, and its verdict is "cannot tell". The same arguments give the same numbers.
     """
     assert len(base) == len(tuned) > 0, (len(base), len(tuned))
     assert 0 < confidence < 1, confidence
@@ -54,7 +56,10 @@ def compare(
     metrics = compare_ratios(measured, confidence=confidence, num_resamples=num_resamples, seed=seed)
     if not same_tokens:
         metrics = [_without_test(metric) if metric_spec(metric.name).is_per_token else metric for metric in metrics]
-    headline = "judge_score" if metrics[0].name == "judge_score" else "rouge_l"
+    if metrics[0].name == "judge_score":
+        metrics[0] = _by_judge(metrics[0], judge)
+    is_trusted = judge is not None and judge.verdict in ("usable", "usable with care")
+    headline = "judge_score" if metrics[0].name == "judge_score" and is_trusted else "rouge_l"
     main = next(metric for metric in metrics if metric.name == headline)
     main_pair = next(pair for spec, pair in measured if spec.name == headline)
     return Comparison(
@@ -68,7 +73,14 @@ def compare(
         metrics=tuple(metrics),
         kinds=_compare_kinds(metric_spec(headline), main_pair, kinds, confidence, num_resamples, seed),
         forgetting=tuple(forgetting),
+        judge=judge if metrics[0].name == "judge_score" else None,
     )
+
+
+def worse_finding(one: JudgeFinding | None, other: JudgeFinding | None) -> JudgeFinding | None:
+    """What is known of the judges of two sides: the worse of it; None where nothing is known of either."""
+    known = [finding for finding in (one, other) if finding is not None]
+    return min(known, key=lambda finding: _FINDINGS.index(finding.verdict)) if len(known) == 2 else None
 
 
 def gains(comparison: Comparison, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> list[float | None]:
@@ -98,6 +110,13 @@ def _ratio(spec: MetricSpec, scores: Sequence[AnswerScores], others: Sequence[An
         return Ratio(values_I, there_I.astype(np.float64))
     tokens_I = np.array([item.reference_tokens or 0 for item in scores], dtype=np.float64) * there_I
     return Ratio(values_I, tokens_I, exponential=spec.formula == "perplexity")
+
+
+def _by_judge(metric: MetricComparison, judge: JudgeFinding | None) -> MetricComparison:
+    """The judge's score with what is known of the judge in its name; without a verdict where that is not usable."""
+    verdict = "not probed" if judge is None else judge.verdict
+    named = replace(metric, label=f"{metric.label} (judge {verdict})")
+    return _without_test(named) if verdict == "not usable" else named
 
 
 def _without_test(metric: MetricComparison) -> MetricComparison:

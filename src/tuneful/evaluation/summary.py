@@ -25,6 +25,7 @@ def summary_sentence(comparison: Comparison, tuned: str = "the tuned model") -> 
             _headline(comparison, tuned),
             _other_metrics(comparison, tuned),
             _forgetting(comparison, tuned),
+            _judge(comparison),
             f" Caution: {comparison.caution}." if comparison.caution else "",
         )
     )
@@ -60,10 +61,23 @@ def _other_metrics(comparison: Comparison, tuned: str) -> str:
             label_in_sentence(metric.name)
             for metric in comparison.metrics
             if metric.verdict == verdict != comparison.main.verdict
-            and metric.name not in ("perplexity", "document_bits")  # which repeat another
+            and metric.name
+            not in ("perplexity", "document_bits", "judge_score")  # which repeat another, or are told with the judge
         ]
         text += f" {_capital(tuned)} is {verdict} on {_listed(labels)}." if labels else ""
     return text
+
+
+def _judge(comparison: Comparison) -> str:
+    """What is wrong with the judge; nothing where it is usable, or where there is none."""
+    if comparison.measured("judge_score") is None:
+        return ""
+    if comparison.judge is None:
+        return " The judge was not probed, so its scores are not the headline."
+    verdict, sentence = comparison.judge.verdict, comparison.judge.sentence
+    if verdict == "usable":
+        return ""
+    return f" {sentence}" + ("" if verdict == "usable with care" else " Its scores are not the headline.")
 
 
 def _forgetting(comparison: Comparison, tuned: str) -> str:

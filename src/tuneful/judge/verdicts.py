@@ -113,6 +113,11 @@ def num_missing(items: Sequence[Item], judge: Judge, settings: JudgeConfig, cach
     return len(keys), sum(cache.get(key) is None for key in set(keys))
 
 
+def is_known(question: Question, judge: Judge, settings: JudgeConfig, cache: ReplyCache) -> bool:
+    """Whether the cache has the reply to `question`."""
+    return cache.get(_key(question, judge, settings, 0)) is not None
+
+
 def ask_cached(
     questions: Sequence[Question],
     judge: Judge,

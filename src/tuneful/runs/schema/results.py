@@ -122,6 +122,19 @@ class GateOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeFinding:
+    """What is known of a judge, in the words that stand beside its scores."""
+
+    judge: Annotated[str, "the judge, as it was named"]
+    verdict: Annotated[
+        Literal["usable", "usable with care", "not usable", "not probed"],
+        "what probes of known worth found out; scores of a judge that is not usable, or was not probed, are never the headline",
+    ]
+    num_questions: Annotated[int, "questions that it was probed with"]
+    sentence: Annotated[str, "the same in words"]
+
+
+@dataclass(frozen=True, slots=True)
 class RaterAgreement:
     """How far those who rated the same items agree, beyond chance. Figures are null where there is nothing to tell:
     everything rated alike; the interval also on few items, and where all agree on everything."""
@@ -176,6 +189,9 @@ class Comparison:
     )
     gate: Annotated[tuple[GateOutcome, ...] | None, "every condition of the gate", ABSENT] = None
     people: Annotated[PeopleSummary | None, "what people rated", ABSENT] = None
+    judge: Annotated[JudgeFinding | None, "what is known of the judge, where one scored; of two the worse", ABSENT] = (
+        None
+    )
 
     def measured(self, name: str) -> MetricComparison | None:
         """The metric or the measure of forgetting called `name`; None where it was not measured."""
@@ -234,9 +250,14 @@ class EvaluationDocument:
     protocol: Annotated[str, "what it was asked for: `score`, `rubric` or `pairwise`"]
     answers: Annotated[Mapping[str, ScoreSummary], "each set of answers, by its name"]
     agreement: Annotated[Agreement | None, "the judge against people, where ratings were given", ABSENT] = None
+    finding: Annotated[JudgeFinding | None, "what is known of the judge", ABSENT] = None
+    remarks: Annotated[tuple[str, ...], "what is odd about the scale that it uses, in words"] = ()
     num_left_out: Annotated[int | None, "answers of all sets that `--limit` left out", ABSENT] = None
     people: Annotated[
         RaterAgreement | None, "the judge against the majority of those who rated the run's answers blind", ABSENT
+    ] = None
+    probes: Annotated[
+        Calibration | None, "the probes behind `finding`; of `--calibrate` see calibration.json", ABSENT
     ] = None
 
 
