@@ -57,6 +57,9 @@ def write_run(path: Path, right: int, num_items: int = 20, *, scored: bool = Tru
             {"source": row["source"], "score": 90 if index < num_right else None} for index, row in enumerate(rows)
         ]
         if scored:
+            finding = {"judge": "j", "verdict": "usable", "num_questions": 40, "sentence": "j passed every probe."}
+            evaluation = {"judge": "j", "protocol": "score", "answers": {}, "finding": finding}
+            (path / "evaluation.json").write_text(json.dumps(evaluation))
             (path / "scores" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scores))
         general = {"kind": "passage", "source": "news.txt#1", "nll": 100.0 + right, "num_tokens": 50, "num_bytes": 200}
         (path / "general" / f"{name}.jsonl").write_text(json.dumps(general) + "\n")

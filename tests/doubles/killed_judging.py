@@ -54,7 +54,7 @@ def start(folder: Path, origin: str) -> subprocess.Popen[bytes]:
     """An evaluation of answers.jsonl into `folder`/out."""
     arguments = ["evaluate", "answers.jsonl", "--judge", f"ollama/{MODEL}", "--output", "out", "--quiet"]
     return subprocess.Popen(
-        [sys.executable, "-m", "tuneful.cli", *arguments, f"judge.concurrency={CONCURRENCY}"],
+        [sys.executable, "-m", "tuneful.cli", *arguments, f"judge.concurrency={CONCURRENCY}", "judge.num_probes=0"],
         cwd=folder,
         env={**os.environ, "OLLAMA_HOST": origin},
     )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tuneful.evaluation.metric_comparison import compare_ratios
 from tuneful.evaluation.metric_specs import METRICS, MetricSpec
 from tuneful.evaluation.statistics import Ratio, resampled_differences
+from tuneful.runs.schema import MetricComparison
 
 Array = npt.NDArray[np.float64]
 SEED = 20261122
@@ -146,6 +147,13 @@ POPULATIONS = (
 )
 
 
+def ends(metric: MetricComparison) -> tuple[float, float]:
+    """The ends of an interval that is known."""
+    assert metric.low is not None
+    assert metric.high is not None
+    return metric.low, metric.high
+
+
 def true_difference(population: Population, effect: float, num_draws: int = _TRUTH_DRAWS) -> float:
     """Nought by construction without an effect, else the difference on millions of items."""
     if effect == 0:
@@ -181,9 +189,9 @@ def simulate(
         effect=effect,
         true_difference=round(truth, 5),
         num_runs=num_runs,
-        coverage=float(np.mean([one.low - rounding <= truth <= one.high + rounding for one in found])),
+        coverage=float(np.mean([ends(one)[0] - rounding <= truth <= ends(one)[1] + rounding for one in found])),
         plain_coverage=float(np.mean([low - rounding <= truth <= high + rounding for low, high in plain])),
         better=float(np.mean(up)),
         worse=float(np.mean(down)),
-        mean_width=float(np.mean([one.high - one.low for one in found])),
+        mean_width=float(np.mean([ends(one)[1] - ends(one)[0] for one in found])),
     )

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.doubles.populations import ends
 
 from tuneful.evaluation.compare import compare, gains, ratios
-from tuneful.evaluation.metric_comparison import metric_verdict
+from tuneful.evaluation.metric_comparison import compare_ratios, metric_verdict
 from tuneful.evaluation.metric_specs import FORGETTING, METRICS, metric_spec
 from tuneful.evaluation.statistics import resampled_differences
 from tuneful.evaluation.summary import summary_sentence
-from tuneful.runs.schema import AnswerScores, Comparison, MetricComparison, as_row
+from tuneful.runs.schema import AnswerScores, Comparison, JudgeFinding, MetricComparison, as_row
 
 SURFACE = [spec for spec in METRICS if spec.name != "judge_score"]
 """The metrics that need no judge."""
@@ -85,7 +86,8 @@ def test_answers_from_elsewhere_bring_no_likelihood_and_no_ending_and_are_compar
 
 def test_a_judge_speaks_in_the_headline_of_the_items_that_it_scored_for_both_models() -> None:
     base, tuned = scores_of(judge_score=[10.0] * 20 + [None, 90.0]), scores_of(judge_score=[60.0] * 20 + [0.0, None])
-    comparison = compare(base, tuned, num_resamples=100)
+    usable = JudgeFinding("j", "usable", 40, "j passed every probe.")
+    comparison = compare(base, tuned, judge=usable, num_resamples=100)
     assert comparison.headline == "judge_score"
     judged = comparison.main
     assert (judged.num_items, judged.base, judged.tuned, judged.wins, judged.verdict) == (20, 10, 60, 20, "better")
@@ -137,7 +139,7 @@ def test_swapping_the_models_flips_every_difference_interval_and_verdict() -> No
     forth, back = (compare(*pair, num_resamples=500) for pair in ((base, tuned), (tuned, base)))
     opposite = {"better": "worse", "worse": "better", "changed": "changed", "cannot tell": "cannot tell"}
     for one, other in zip(forth.metrics, back.metrics, strict=True):
-        assert (one.low, one.high, one.difference) == (-other.high, -other.low, -other.difference)
+        assert (*ends(one), one.difference) == tuple(-end for end in (*reversed(ends(other)), other.difference))
         assert (one.wins, one.losses, one.ties) == (other.losses, other.wins, other.ties)
         assert one.verdict == opposite[other.verdict]
 
@@ -184,9 +186,10 @@ def test_pairing_keeps_the_difficulty_of_the_items_out_of_the_interval() -> None
     tuned = scores_of(rouge_l=(difficulty + generator.uniform(0.01, 0.03, 100)).tolist())
     metric = metric_of(compare(base, tuned, num_resamples=2000), "rouge_l")
     assert metric.verdict == "better"
-    assert metric.high - metric.low == pytest.approx(2 * 1.96 * 0.02 / math.sqrt(12 * 100), rel=0.15)
+    low, high = ends(metric)
+    assert high - low == pytest.approx(2 * 1.96 * 0.02 / math.sqrt(12 * 100), rel=0.15)
     unpaired_width = 2 * 1.96 * math.sqrt(2 * difficulty.var() / 100)
-    assert unpaired_width > 50 * (metric.high - metric.low)
+    assert unpaired_width > 50 * (high - low)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +215,12 @@ def test_verdicts_follow_the_good_direction(
     base, tuned = scores_of(**{column: [base_value] * 30}), scores_of(**{column: [tuned_value] * 30})
     metric = metric_of(compare(base, tuned, num_resamples=100), name)
     assert metric.verdict == verdict
-    if name not in ("exact_match", "ended"):  # whose interval knows that 30 of 30 need not be all there is
-        assert metric.low == pytest.approx(metric.difference)
-        assert metric.high == pytest.approx(metric.difference)
+    if (name, verdict) == ("length", "cannot tell"):  # thirty times nothing, on a scale without an end
+        assert (metric.low, metric.high) == (None, None)
+    else:  # 30 of 30 need not be all there is: no interval is a point
+        low, high = ends(metric)
+        assert low < high
+        assert low <= metric.difference <= high
     right_wins = {"better": (30, 0, 0), "worse": (0, 30, 0), "cannot tell": (0, 0, 30)}
     assert (metric.wins, metric.losses, metric.ties) == right_wins.get(verdict, (metric.wins, metric.losses, 0))
 
@@ -226,10 +232,13 @@ def test_equal_models_differ_by_exactly_nothing(num_items: int, seed: int) -> No
     for metric in compare(base, base, num_resamples=100, seed=seed).metrics:
         assert (metric.difference, metric.ties, metric.p_value) == (0, num_items, 1)
         assert metric.verdict == "cannot tell"
-        if metric.name in ("exact_match", "ended"):
-            assert metric.low <= 0 <= metric.high
+        has_range = metric.name not in ("reference_loss", "perplexity", "length")
+        if num_items < 6 or not has_range:  # equal so far: of a scale without an end that says nothing
+            assert (metric.low, metric.high, metric.detectable) == (None, None, None)
+        elif metric.name in ("exact_match", "ended"):
+            assert ends(metric)[0] < 0 < ends(metric)[1]
         else:
-            assert (metric.low, metric.high, metric.detectable) == (0, 0, None)
+            assert ends(metric)[1] == -ends(metric)[0] == pytest.approx(1 - 0.05 ** (1 / num_items))
 
 
 @settings(max_examples=30, deadline=None)
@@ -244,9 +253,26 @@ def test_loss_and_perplexity_never_contradict_each_other(num_items: int, seed: i
 def test_a_single_item_tells_nothing() -> None:
     comparison = compare(scores_of(rouge_l=[0.1]), scores_of(rouge_l=[0.9]), num_resamples=100)
     metric = metric_of(comparison, "rouge_l")
-    assert (metric.low, metric.high) == (metric.difference, metric.difference)
-    assert all(metric.verdict == "cannot tell" for metric in comparison.metrics)
+    assert (metric.low, metric.high, metric.detectable) == (None, None, None)
+    assert all(metric.verdict == "cannot tell" and metric.low is None for metric in comparison.metrics)
+    assert "0.10 -> 0.90 (+0.80, interval not known) on 1 test item" in summary_sentence(comparison)
     assert comparison.caution == "only 1 test item: below 6 nothing can be told"
+
+
+def test_no_interval_leaves_what_a_metric_can_be() -> None:
+    """Ten answers that gain 0.8 and one that gains 1: unclipped, the interval would end beyond 1."""
+    base = scores_of(rouge_l=[0.0] * 11, judge_score=[0.0] * 11, exact_match=[False] * 11)
+    tuned = scores_of(rouge_l=[0.8] * 10 + [1.0], judge_score=[80.0] * 10 + [100.0], exact_match=[True] * 11)
+    pairs = [(one, pair) for one in METRICS if (pair := ratios(one, base, tuned))[0].denominators.any()]
+    unclipped = compare_ratios(
+        [(replace(spec, unit="any"), pair) for spec, pair in pairs], confidence=0.999, num_resamples=400, seed=0
+    )
+    assert any(one.high is not None and one.high > metric_spec(one.name).span for one in unclipped)
+    for metric in compare(base, tuned, confidence=0.999, num_resamples=400).metrics:
+        span = metric_spec(metric.name).span
+        assert metric.low is None or -span <= ends(metric)[0] <= metric.difference <= ends(metric)[1] <= span
+    assert (metric_spec("judge_score").span, metric_spec("rouge_l").span) == (100, 1)
+    assert metric_spec("perplexity").span == math.inf
 
 
 @pytest.mark.parametrize(("num_changed", "verdict"), [(4, "cannot tell"), (5, "cannot tell"), (6, "better")])
@@ -289,7 +315,9 @@ def test_losses_over_different_tokens_are_not_judged() -> None:
 
 def test_a_hopeless_loss_still_gives_finite_numbers() -> None:
     comparison = compare(scores_of(reference_nll=[1e6] * 30), scores_of(reference_nll=[20.0] * 30), num_resamples=100)
-    assert all(math.isfinite(value) for m in comparison.metrics for value in (m.base, m.tuned, m.low, m.high))
+    values = [value for m in comparison.metrics for value in (m.base, m.tuned, m.low, m.high) if value is not None]
+    assert all(map(math.isfinite, values))
+    assert metric_of(comparison, "perplexity").low is not None
 
 
 def test_what_cannot_be_paired_is_our_mistake() -> None:
@@ -308,7 +336,7 @@ def test_a_higher_confidence_gives_a_wider_interval() -> None:
         metric_of(compare(*random_pair(50), confidence=confidence, num_resamples=2000), "rouge_l")
         for confidence in (0.8, 0.99)
     )
-    assert wide.low < narrow.low < narrow.high < wide.high
+    assert ends(wide)[0] < ends(narrow)[0] < ends(narrow)[1] < ends(wide)[1]
 
 
 def test_ten_thousand_items_stay_within_their_memory() -> None:

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from tuneful.evaluation.statistics import (
     Ratio,
     detectable_difference,
+    fewest_items,
     holm,
     influences,
     interval,
+    largest_unseen_share,
     permutation_tests,
     resampled_counts,
     resampled_differences,
     t_quantile,
     wilson_interval,
+    with_average_items,
     with_pseudo_counts,
 )
 
@@ -156,6 +159,31 @@ def test_chunks_change_nothing_and_hold_no_more_than_their_cells() -> None:
     chunks = list(resampled_counts(30, 100, seed=0, max_cells=1000))
     assert [len(chunk_RI) for chunk_RI in chunks] == [33, 33, 33, 1]
     assert all((chunk_RI.sum(axis=1) == 30).all() for chunk_RI in chunks)
+
+
+def test_where_all_items_are_alike_what_was_not_seen_is_bounded_as_binomials_are() -> None:
+    """Were the share larger, n items alike would have been seen in less than one case of twenty."""
+    for num_items in (6, 20, 130):
+        share = largest_unseen_share(num_items, 0.95)
+        assert (1 - share) ** num_items == pytest.approx(0.05)
+        assert share < 3 / num_items  # the rule of three, an upper bound of it
+    generator = np.random.default_rng(0)
+    seen = (generator.random((4000, 20)) < 0.1).any(axis=1)  # one item in ten is otherwise: below the bound of 13.9 %
+    assert largest_unseen_share(20, 0.95) > 0.1
+    assert (~seen).mean() == pytest.approx(0.9**20, abs=0.02)
+
+
+def test_fewer_items_than_a_test_needs_have_no_interval() -> None:
+    assert [fewest_items(confidence) for confidence in (0.5, 0.9, 0.95, 0.99)] == [2, 5, 6, 8]
+
+
+def test_average_items_are_one_as_seen_and_one_swapped() -> None:
+    base, tuned = ratio(1.0, 3.0, denominators=[1.0, 3.0]), ratio(2.0, 6.0, denominators=[1.0, 3.0])
+    before, after = with_average_items(base, tuned)
+    assert before.numerators.tolist() == [1, 3, 2, 4]
+    assert after.numerators.tolist() == [2, 6, 4, 2]
+    assert before.denominators.tolist() == after.denominators.tolist() == [1, 3, 2, 2]
+    assert after.value() - before.value() == pytest.approx(0.5)
 
 
 def test_an_item_that_was_not_measured_counts_nowhere() -> None:

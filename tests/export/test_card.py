@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
+from tests.doubles.populations import ends
 
 from tuneful.export.card import Card, card_text, data_name, license_of, write_card
 from tuneful.model.builtin import BUILTIN, BUILTIN_HUB_ID
@@ -100,8 +101,8 @@ def test_the_comparison_stands_in_the_body_and_in_the_model_index(tmp_path: Path
     assert chrf["args"] == {
         "base": round(metric.base, 6),
         "difference": round(metric.difference, 6),
-        "low": round(metric.low, 6),
-        "high": round(metric.high, 6),
+        "low": round(ends(metric)[0], 6),
+        "high": round(ends(metric)[1], 6),
         "confidence": 0.95,
         "num_items": 11,
     }

@@ -40,6 +40,7 @@ from tuneful.judge.backends import NoReplyError, OllamaBackend
 from tuneful.judge.calibrate import num_calibration_questions
 from tuneful.judge.client import _wait_seconds, open_http_judge
 from tuneful.judge.local import resolve_settings
+from tuneful.judge.probing import num_probe_questions
 from tuneful.judge.protocols import Item
 from tuneful.judge.questions import Question, prompt_of
 from tuneful.model import decoder
@@ -552,6 +553,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "judge.max_tokens": asking("judge.max_tokens=9"),
     "judge.num_ctx": asking("judge.num_ctx=8192"),
     "judge.keep_alive": asking("judge.keep_alive=1h"),
+    "judge.num_probes": lambda lab: tuple(
+        num_probe_questions(9, load_config(None, [f"judge.num_probes={number}"]).judge) for number in (4, 0)
+    ),
     "judge.calibration_items": lambda lab: (probed(), probed("judge.calibration_items=2")),
     "report.confidence": lambda lab: (lab.interval(), lab.interval("report.confidence=0.6")),
     "report.num_resamples": lambda lab: (lab.interval(), lab.interval("report.num_resamples=100")),

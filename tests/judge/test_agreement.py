@@ -44,7 +44,7 @@ def test_spearman_is_symmetric_bounded_and_blind_to_scale(pairs):
 def test_the_interval_of_a_rank_correlation_by_hand():
     # r = 0.6, n = 28: z = 0.693147, error = sqrt(1.18 / 25) = 0.217256; 95 %: 0.267334 .. 1.118961.
     assert spearman_interval(0.6, 28, 0.95) == pytest.approx((math.tanh(0.2673336), math.tanh(1.1189607)), abs=1e-5)
-    assert spearman_interval(1.0, 28, 0.95) == (1.0, 1.0)
+    assert spearman_interval(1.0, 28, 0.95) == (None, None)  # the z of 1 is infinite
 
 
 def verdict(n: int, score: float | None) -> Verdict:

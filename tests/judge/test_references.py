@@ -194,7 +194,7 @@ def test_a_judge_whose_scores_stay_low_is_asked_about(tmp_path: Path, scores: li
     judge = Scripted(lambda question: scoring(next(given))(question))
     with open_cache(tmp_path) as cache:
         verdicts = judge_sets(sets, judge, config, cache, tmp_path, Terminal(quiet=True))
-    evaluation_document(judge, config, verdicts, terminal)
+    evaluation_document(judge, config, verdicts, terminal, None)
     warned = [line for line in terminal.warned if "grade up to" in line]
     assert (f"grade up to {end}?" in warned[0]) if end else warned == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ ROWS = [
 
 @dataclass
 class Double:
-    """A judge that scores by a hash of what it reads; it answers nothing once it is `gone`."""
+    """A judge that gives references 100, nothing and repeated tasks 0, and all else by a hash; it answers nothing once it is
+    `gone`."""
 
     origin: str
     gone: bool = False
@@ -41,10 +43,21 @@ class Double:
         if request.method == "POST":
             self.num_asked += 1
             code = hashlib.sha256(request.prompt.encode()).digest()[0]
-            verdict = {"winner": "AB"[code % 2]} if "Answer A" in request.prompt else {"score": code % 101}
+            is_pair = "Answer A" in request.prompt
+            verdict = {"winner": "AB"[code % 2]} if is_pair else {"score": self._score(request.prompt, code % 40)}
             said = {"id": request.nonce, **verdict}
             body = honest_body(request.wire, json.dumps(said))
         writer.write(head(200, length=len(body)) + body)
+
+    @staticmethod
+    def _score(prompt: str, otherwise: int) -> int:
+        task, reference, answer = (
+            re.search(rf"<{name} \w+>\n(.*?)\n</{name} ", prompt, re.S) for name in ("task", "reference", "answer")
+        )
+        assert task, prompt
+        assert reference, prompt
+        assert answer, prompt
+        return 100 if answer[1] == reference[1] else 0 if answer[1] in ("", task[1]) else otherwise
 
 
 @pytest.fixture
@@ -80,22 +93,41 @@ def test_a_run_is_judged_before_and_after(double: Double, data: str, tiny_llama:
     assert [row["source"] for row in base] == [row["source"] for row in tuned] == [row["source"] for row in answered]
     assert result.comparison is not None
     metric = result.comparison.main
-    assert metric.name == "judge_score"
+    assert (metric.name, metric.label) == ("judge_score", "Judge score (judge usable)")
+    assert result.comparison.judge is not None
+    assert result.comparison.judge.verdict == "usable"
+    assert json.loads((tmp_path / "run" / "comparison.json").read_text())["judge"]["verdict"] == "usable"
     assert metric.base == pytest.approx(sum(row["score"] for row in base) / len(base))
     assert metric.tuned == pytest.approx(sum(row["score"] for row in tuned) / len(tuned))
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["answers"]["base"]["num_unscored"] == 0
     asked = double.num_asked
-    assert judge_run(tmp_path / "run", settings(tiny_llama), Terminal(quiet=True)) == {
-        "base": [row["score"] for row in base],
-        "tuned": [row["score"] for row in tuned],
-    }
+    again = judge_run(tmp_path / "run", settings(tiny_llama), Terminal(quiet=True))
+    assert again is not None
+    assert again.scores == {"base": [row["score"] for row in base], "tuned": [row["score"] for row in tuned]}
+    assert again.finding == result.comparison.judge
     assert double.num_asked == asked, "judged again, nothing is asked again"
     paired = judge_run(tmp_path / "run", settings(tiny_llama, "judge.protocol=pairwise"), Terminal(quiet=True))
     assert paired is not None
-    sides = zip(paired["base"], paired["tuned"], strict=True)
+    sides = zip(paired.scores["base"], paired.scores["tuned"], strict=True)
     assert [(b or 0) + (t or 0) for b, t in sides] == [100] * len(base)
     double.gone = True
     assert judge_run(tmp_path / "run", settings(tiny_llama), Terminal(quiet=True)) is None
+
+
+def test_a_judge_that_gives_everything_100_is_found_out_and_is_not_the_headline(
+    double: Double, data: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Double, "_score", staticmethod(lambda prompt, otherwise: 100))
+    result = tuneful.run(
+        data, config=settings(tiny_llama, "report.gate=judge_score>=0"), output=tmp_path / "run"
+    ).comparison
+    assert result is not None
+    assert result.main.name == "rouge_l"
+    assert result.judge is not None
+    assert result.judge.verdict == "not usable"
+    assert result.judge.sentence in str(result.sentence)
+    assert result.gate is not None
+    assert (result.gate[0].found, result.gate[0].met) == (None, False)
 
 
 def test_a_judge_that_is_not_there_is_noticed_before_the_work(

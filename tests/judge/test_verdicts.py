@@ -128,11 +128,23 @@ def test_the_bounds_hold_whatever_the_unscored_items_are_worth(scores, data) -> 
     assert found.mean_if_worst is not None
     assert found.mean_if_best is not None
     assert found.mean_if_worst - 1e-9 <= sum(worth) / len(worth) <= found.mean_if_best + 1e-9
-    if found.mean is not None:
-        assert found.low is not None
+    assert (found.low is not None) is (found.high is not None) is (found.num_scored >= 5)  # 5 at 90 %
+    if found.low is not None:
+        assert found.mean is not None
         assert found.high is not None
-        assert found.low <= found.mean + 1e-9
-        assert found.mean <= found.high + 1e-9
+        assert 0 <= found.low <= found.mean + 1e-9
+        assert found.mean - 1e-9 <= found.high <= 100
+        assert found.low < found.high  # no mean is known without a doubt
+
+
+def test_equal_scores_are_no_certainty() -> None:
+    """Twenty times 100: 14 % of all answers may get anything else, else twenty alike were seen in one case of twenty."""
+    same = [Verdict(f"t:{n}", "j", "score", 100.0, None, "") for n in range(20)]
+    found = summarise(same, confidence=0.95)
+    assert (found.mean, found.high) == (100, 100)
+    assert found.low == pytest.approx(100 * 0.05 ** (1 / 20))
+    few = summarise(same[:3], confidence=0.95)
+    assert (few.mean, few.low, few.high) == (100, None, None)
 
 
 def test_a_judge_that_prefers_a_place_sees_ties_only(tmp_path: Path) -> None:

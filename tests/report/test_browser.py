@@ -103,6 +103,14 @@ def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [400, 1280])
+def test_what_to_do_and_what_got_worse_stand_on_the_first_screen(opened: Any, width: int) -> None:
+    page = opened(width)
+    for part in (".decision", ".got-worse"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] < 900, part
+
+
+@pytest.mark.parametrize("width", [400, 1280])
 def test_endless_words_are_broken(opened: Any, endless_words_path: Path, width: int) -> None:
     page = opened(width, path=endless_words_path)
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")

@@ -84,7 +84,9 @@ def test_a_run_on_text_ends_with_the_perplexity_of_held_out_documents_and_answer
     perplexity = comparison.metrics[0]
     data = document(straight, "data.json")
     assert perplexity.num_items == data["split"]["test"] > 0
-    assert perplexity.low <= perplexity.tuned - perplexity.base <= perplexity.high
+    assert perplexity.num_items < 6  # which tell no interval
+    assert perplexity.low is None
+    assert perplexity.high is None
     assert perplexity.tuned < perplexity.base
     assert "held-out document" in str(comparison.sentence)
     assert not list((straight / "answers").glob("*")) if (straight / "answers").exists() else True

@@ -128,6 +128,7 @@ def _compared(
     documents: tuple[list[GeneralScore], list[GeneralScore]],
 ) -> Comparison:
     """The comparison of what both sides answer and read, of either where they share only that."""
+    from tuneful.evaluation.compare import worse_finding
     from tuneful.evaluation.document import compare_models, with_items
     from tuneful.evaluation.documents import compare_documents, comparison_of_documents
     from tuneful.evaluation.forgetting import compare_forgetting
@@ -149,7 +150,8 @@ def _compared(
     kinds = [one.kind for one in pairing.tuned]
     base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
     base, tuned = with_preferences(base, tuned, matched)
-    compared = compare_models(config, base, tuned, kinds, before.general, after.general)
+    judge = worse_finding(before.judge, after.judge)
+    compared = compare_models(config, base, tuned, kinds, before.general, after.general, judge)
     comparison = with_items(
         replace(compared, metrics=(*compared.metrics, *of_documents)),
         sources=[one.source for one in pairing.tuned],

@@ -76,14 +76,15 @@ def evaluate(
 
     `answer_key` names the key of the answer, or the keys of several answers to each task. `against` is the answers file that a
     pairwise judge compares with; a run folder brings its own. `ratings` are people's grades of the answers; `calibrate` probes
-    the judge first; only the first `limit` answers are judged. Raises InputError where the request is wrong, JudgeError where
-    nothing could be scored.
+    the judge at length, where it is probed shortly else (`judge.num_probes`); only the first `limit` answers are judged. Raises
+    InputError where the request is wrong, JudgeError where nothing could be scored.
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.ratings import load_ratings
     from tuneful.judge.agreement import agree
     from tuneful.judge.local import open_judge, resolve_settings
+    from tuneful.judge.probing import probe_first
     from tuneful.judge.questions import prompt_of
     from tuneful.judge.run import (
         answer_sets,
@@ -111,8 +112,10 @@ def evaluate(
     with open_cache(folder) as cache:
         rated = load_ratings(answers) if answers.is_dir() else []
         calibration = _calibrated(sets, judge, config, cache, folder, terminal, rated) if calibrate else None
+        probed = None if calibrate else probe_first(sets, judge, config, cache, terminal)
         verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
-    summary = evaluation_document(judge, config, verdicts, terminal)
+    summary = evaluation_document(judge, config, verdicts, terminal, calibration or probed)
+    summary = replace(summary, probes=probed)
     if num_left_out := sum(len(one.items) for one in every) - sum(len(one.items) for one in sets):
         summary = replace(summary, num_left_out=num_left_out)
         terminal.say(f"  {num_left_out:,} answers were not put to the judge (--limit {limit})", style="yellow")
@@ -197,7 +200,8 @@ def _calibrated(
 ) -> Calibration:
     """Calibrate the judge with the items of the last of `sets`, and with what people rated in the run; the result is printed and
     written as calibration.json."""
-    from tuneful.judge.calibrate import calibrate, in_words, num_calibration_questions
+    from tuneful.judge.calibrate import calibrate, num_calibration_questions
+    from tuneful.judge.measures import in_words
     from tuneful.judge.people import rated_items
     from tuneful.runs.schema import as_row
 
@@ -228,7 +232,7 @@ def _calibrated(
 
 
 def _interval(figure: CalibrationFigure) -> str:
-    from tuneful.judge.calibrate import in_words
+    from tuneful.judge.measures import in_words
 
     if figure.low is None or figure.high is None:
         return ""

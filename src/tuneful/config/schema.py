@@ -365,6 +365,13 @@ class JudgeConfig(Section):
         4096, ge=256, description="context of an `ollama/` or `gguf:` judge; a longer prompt is an error"
     )
     keep_alive: str = Field("10m", description="how long Ollama keeps the model in memory after a question")
+    num_probes: int = Field(
+        10,
+        ge=0,
+        description="items on which the judge is probed before its scores are believed, with answers of known worth: four "
+        "questions each, six under `pairwise`, asked once and kept with the replies; 0 for none, and then its scores are "
+        "not the headline of a comparison",
+    )
     calibration_items: int = Field(
         30, ge=2, description="items that `--calibrate` probes the judge with, ten questions each"
     )

@@ -24,13 +24,16 @@ from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.ratings import load_ratings
 from tuneful.runs.schema import (
     AnswerScores,
+    EvaluationDocument,
     FinishReason,
     GeneralScore,
+    JudgeFinding,
     JudgeScore,
     RatingRow,
     ReferenceLoss,
     check_sources,
     check_sum,
+    load_document,
     load_rows,
     noted_sums,
 )
@@ -59,13 +62,14 @@ class Answered:
 @dataclass(frozen=True, slots=True)
 class AnsweredSet:
     """One side of a comparison: `name` as it was asked for, its items in file order, its loss on general text, what people rated
-    in its run, and what the documents of its test set cost."""
+    in its run, what the documents of its test set cost, and what is known of the judge that scored it."""
 
     name: str
     items: tuple[Answered, ...]
     general: tuple[GeneralScore, ...]
     ratings: tuple[RatingRow, ...] = ()
     documents: tuple[GeneralScore, ...] = ()
+    judge: JudgeFinding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,18 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
     general = _results(GeneralScore, run, f"general/{path.name}")
     documents = _results(GeneralScore, run, f"documents/{path.name}")
-    return AnsweredSet(name, tuple(items), tuple(general), tuple(load_ratings(run)), tuple(documents))
+    judge = _finding(run) if judged else None
+    return AnsweredSet(name, tuple(items), tuple(general), tuple(load_ratings(run)), tuple(documents), judge)
+
+
+def _finding(run: Path) -> JudgeFinding | None:
+    """What evaluation.json of `run` says of the judge; None where it says nothing."""
+    try:
+        document = load_document(EvaluationDocument, run / "evaluation.json")
+        check_sum(run / "evaluation.json", noted_sums(run).get("evaluation.json"))
+    except DataError as error:
+        raise DataError(f"{error}. Restore it, or remove it to compare without it") from None
+    return None if document is None else document.finding
 
 
 def _of_documents(name: str, path: Path) -> AnsweredSet:

@@ -19,11 +19,12 @@ import numpy as np
 
 from tuneful.evaluation.metric_comparison import RatioPair, compare_ratios, metric_verdict
 from tuneful.evaluation.metric_specs import METRICS, MetricSpec, label_in_sentence, metric_spec
-from tuneful.evaluation.statistics import Ratio, holm
+from tuneful.evaluation.statistics import Ratio, fewest_items, holm
 from tuneful.numbers import plural
-from tuneful.runs.schema import AnswerScores, Comparison, KindComparison, MetricComparison
+from tuneful.runs.schema import AnswerScores, Comparison, JudgeFinding, KindComparison, MetricComparison
 
 FEW_ITEMS, FEW_CHANGED = 20, 10
+_FINDINGS = ("not usable", "not probed", "usable with care", "usable")
 NO_KIND = "other"
 """The kind of items whose record names none."""
 
@@ -34,6 +35,7 @@ def compare(
     *,
     kinds: Sequence[str | None] = (),
     forgetting: Sequence[MetricComparison] = (),
+    judge: JudgeFinding | None = None,
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
@@ -41,9 +43,9 @@ def compare(
     """Compare two models item by item: `base[i]` and `tuned[i]` answer the same instruction, of kind `kinds[i]`.
 
     A verdict other than "cannot tell" needs both an interval without 0 and a permutation test below 1 - confidence: at
-    95 % fewer than 6 changed items show nothing, however unanimous. The headline is the judge's score where there is one,
-    else ROUGE-L. Where the models cut the references into different tokens, loss per token does not compare, and its
-    verdict is "cannot tell". The same arguments give the same numbers.
+    95 % fewer than 6 changed items show nothing, however unanimous. The headline is the score of a judge that `judge` says is
+    usable, else ROUGE-L; that of one which is not usable has no verdict. Where the models cut the references into different
+    tokens, loss per token does not compare, and its verdict is "cannot tell". The same arguments give the same numbers.
     """
     assert len(base) == len(tuned) > 0, (len(base), len(tuned))
     assert 0 < confidence < 1, confidence
@@ -54,7 +56,10 @@ def compare(
     metrics = compare_ratios(measured, confidence=confidence, num_resamples=num_resamples, seed=seed)
     if not same_tokens:
         metrics = [_without_test(metric) if metric_spec(metric.name).is_per_token else metric for metric in metrics]
-    headline = "judge_score" if metrics[0].name == "judge_score" else "rouge_l"
+    if metrics[0].name == "judge_score":
+        metrics[0] = _by_judge(metrics[0], judge)
+    is_trusted = judge is not None and judge.verdict in ("usable", "usable with care")
+    headline = "judge_score" if metrics[0].name == "judge_score" and is_trusted else "rouge_l"
     main = next(metric for metric in metrics if metric.name == headline)
     main_pair = next(pair for spec, pair in measured if spec.name == headline)
     return Comparison(
@@ -66,9 +71,16 @@ def compare(
         reference_words=float(np.mean([scores.reference_words for scores in base])),
         caution=caution_of(len(base), same_tokens, confidence, main),
         metrics=tuple(metrics),
-        kinds=_compare_kinds(main_pair, kinds, confidence, num_resamples, seed),
+        kinds=_compare_kinds(metric_spec(headline), main_pair, kinds, confidence, num_resamples, seed),
         forgetting=tuple(forgetting),
+        judge=judge if metrics[0].name == "judge_score" else None,
     )
+
+
+def worse_finding(one: JudgeFinding | None, other: JudgeFinding | None) -> JudgeFinding | None:
+    """What is known of the judges of two sides: the worse of it; None where nothing is known of either."""
+    known = [finding for finding in (one, other) if finding is not None]
+    return min(known, key=lambda finding: _FINDINGS.index(finding.verdict)) if len(known) == 2 else None
 
 
 def gains(comparison: Comparison, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]) -> list[float | None]:
@@ -100,12 +112,24 @@ def _ratio(spec: MetricSpec, scores: Sequence[AnswerScores], others: Sequence[An
     return Ratio(values_I, tokens_I, exponential=spec.formula == "perplexity")
 
 
+def _by_judge(metric: MetricComparison, judge: JudgeFinding | None) -> MetricComparison:
+    """The judge's score with what is known of the judge in its name; without a verdict where that is not usable."""
+    verdict = "not probed" if judge is None else judge.verdict
+    named = replace(metric, label=f"{metric.label} (judge {verdict})")
+    return _without_test(named) if verdict == "not usable" else named
+
+
 def _without_test(metric: MetricComparison) -> MetricComparison:
     return replace(metric, p_value=None, p_is_exact=False, detectable=None, verdict="cannot tell")
 
 
 def _compare_kinds(
-    pair: RatioPair, kinds: Sequence[str | None], confidence: float, num_resamples: int, seed: int
+    headline: MetricSpec,
+    pair: RatioPair,
+    kinds: Sequence[str | None],
+    confidence: float,
+    num_resamples: int,
+    seed: int,
 ) -> tuple[KindComparison, ...]:
     """Each kind on its own, the largest first; nothing where there are fewer than two."""
     names = np.array([kind or NO_KIND for kind in kinds])
@@ -117,7 +141,7 @@ def _compare_kinds(
         own = names == name
         base, tuned = (Ratio(one.numerators[own], one.denominators[own], one.exponential) for one in pair)
         if base.denominators.any():
-            spec = MetricSpec(name, name, "", True)
+            spec = replace(headline, name=name, label=name)
             (found[name],) = compare_ratios(
                 [(spec, (base, tuned))], confidence=confidence, num_resamples=num_resamples, seed=seed
             )
@@ -140,13 +164,8 @@ def _kind_comparison(metric: MetricComparison, p_value: float, confidence: float
         losses=metric.losses,
         ties=metric.ties,
         p_value=p_value,
-        verdict=metric_verdict(metric.low, metric.high, p_value, True, confidence),
+        verdict=metric_verdict(metric.low, metric.high, p_value, metric.higher_is_better, confidence),
     )
-
-
-def _min_changed(confidence: float) -> int:
-    """The fewest changed items that can show anything: the smallest k with 2**(1 - k) <= 1 - confidence."""
-    return int(np.ceil(1 - np.log2(1 - confidence) - 1e-9))
 
 
 def caution_of(num_items: int, same_tokens: bool, confidence: float, headline: MetricComparison) -> str | None:
@@ -154,8 +173,8 @@ def caution_of(num_items: int, same_tokens: bool, confidence: float, headline: M
     cautions = []
     num_changed = headline.wins + headline.losses
     only = f"only {plural(num_items, 'test item')}"
-    if num_items < _min_changed(confidence):
-        cautions.append(f"{only}: below {_min_changed(confidence)} nothing can be told")
+    if num_items < fewest_items(confidence):
+        cautions.append(f"{only}: below {fewest_items(confidence)} nothing can be told")
     elif num_items < FEW_ITEMS:
         cautions.append(f"{only}: intervals are less sure than they say below {FEW_ITEMS}")
     elif 0 < num_changed < FEW_CHANGED:

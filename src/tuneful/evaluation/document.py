@@ -13,7 +13,7 @@ from tuneful.config import Config
 from tuneful.evaluation.compare import compare, gains
 from tuneful.evaluation.forgetting import compare_forgetting
 from tuneful.evaluation.summary import summary_sentence
-from tuneful.runs.schema import AnswerScores, ComparedSides, Comparison, ComparisonItem, GeneralScore
+from tuneful.runs.schema import AnswerScores, ComparedSides, Comparison, ComparisonItem, GeneralScore, JudgeFinding
 
 
 def compare_models(
@@ -23,8 +23,10 @@ def compare_models(
     kinds: Sequence[str | None],
     general_base: Sequence[GeneralScore],
     general_tuned: Sequence[GeneralScore],
+    judge: JudgeFinding | None = None,
 ) -> Comparison:
-    """Compare the answers and the forgetting of two models with the confidence, resamples and seed of `config`."""
+    """Compare the answers and the forgetting of two models with the confidence, resamples and seed of `config`; `judge` is what
+    is known of whoever scored them."""
     report, seed = config.report, config.train.seed
     forgetting = compare_forgetting(
         general_base, general_tuned, confidence=report.confidence, num_resamples=report.num_resamples, seed=seed
@@ -34,6 +36,7 @@ def compare_models(
         tuned,
         kinds=kinds,
         forgetting=forgetting,
+        judge=judge,
         confidence=report.confidence,
         num_resamples=report.num_resamples,
         seed=seed,

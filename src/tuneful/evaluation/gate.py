@@ -77,7 +77,10 @@ def check_of_documents(conditions: tuple[Condition, ...]) -> None:
 
 
 def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> list[GateOutcome]:
-    """The result of each condition; ConfigError for a metric that this comparison did not measure."""
+    """The result of each condition; ConfigError for a metric that this comparison did not measure.
+
+    What is not known is not met: the end of an interval on few items, any figure of a judge that is not usable.
+    """
     outcomes = []
     for condition in conditions:
         metric = comparison.measured(condition.name)
@@ -86,8 +89,12 @@ def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> lis
                 f"gate {str(condition)!r}: `{condition.name}` was not measured in this comparison; measured are "
                 f"{', '.join(one.name for one in (*comparison.metrics, *comparison.forgetting))}"
             )
-        found = getattr(metric, condition.figure)
-        outcomes.append(GateOutcome(str(condition), found, _COMPARE[condition.sign](found, condition.limit)))
+        is_void = (
+            metric.name == "judge_score" and comparison.judge is not None and comparison.judge.verdict == "not usable"
+        )
+        found = None if is_void else getattr(metric, condition.figure)
+        is_met = found is not None and _COMPARE[condition.sign](found, condition.limit)
+        outcomes.append(GateOutcome(str(condition), found, is_met))
     return outcomes
 
 
@@ -96,7 +103,7 @@ def check_met(outcomes: Sequence[GateOutcome]) -> None:
     unmet = [outcome for outcome in outcomes if not outcome.met]
     if unmet:
         raise GateError(
-            f"the gate is not met: {'; '.join(f'{one.condition} (found {one.found:+.4f})' for one in unmet)}. "
+            f"the gate is not met: {'; '.join(f'{one.condition} (found {one.found_in_words})' for one in unmet)}. "
             f"{len(outcomes) - len(unmet)} of {len(outcomes)} conditions are met"
         )
 

@@ -10,7 +10,10 @@ Legend of shapes: B resamples, I items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from tuneful.evaluation.metric_specs import MetricSpec
 from tuneful.evaluation.statistics import (
@@ -18,10 +21,13 @@ from tuneful.evaluation.statistics import (
     PermutationTest,
     Ratio,
     detectable_difference,
+    fewest_items,
     influences,
     interval,
+    largest_unseen_share,
     permutation_tests,
     resampled_differences,
+    with_average_items,
     with_pseudo_counts,
 )
 from tuneful.runs.schema import MetricComparison, MetricVerdict
@@ -40,16 +46,16 @@ def compare_ratios(
         [tuned.numerators - base.numerators for _, (base, tuned) in measured], num_resamples, seed
     )
     return [
-        _compared(spec, pair, differences_B, test, confidence)
+        _compared(spec, pair, differences_B, test, confidence, seed)
         for (spec, pair), differences_B, test in zip(measured, differences, tests, strict=True)
     ]
 
 
 def metric_verdict(
-    low: float, high: float, p_value: float, higher_is_better: bool | None, confidence: float
+    low: float | None, high: float | None, p_value: float, higher_is_better: bool | None, confidence: float
 ) -> MetricVerdict:
     """What an interval and a test say together: anything but "cannot tell" needs both."""
-    if low <= 0 <= high or p_value > 1 - confidence + 1e-12:
+    if low is None or high is None or low <= 0 <= high or p_value > 1 - confidence + 1e-12:
         return "cannot tell"
     if higher_is_better is None:
         return "changed"
@@ -68,16 +74,13 @@ def _resampled(measured: Sequence[tuple[MetricSpec, RatioPair]], num_resamples: 
 
 
 def _compared(
-    spec: MetricSpec, pair: RatioPair, differences_B: Array, test: PermutationTest, confidence: float
+    spec: MetricSpec, pair: RatioPair, differences_B: Array, test: PermutationTest, confidence: float, seed: int
 ) -> MetricComparison:
     base, tuned = pair
     there_I = (base.denominators > 0) & (tuned.denominators > 0)
     num_items = int(there_I.sum())
     difference = tuned.value() - base.value()
-    # Shares have their pseudo-counts, which say more about what was not seen than the shape of what was.
-    shape_I = None if spec.formula == "share" else influences(base, tuned)
-    low, high = interval(differences_B, num_items, confidence, shape_I)
-    low, high = min(low, difference), max(high, difference)
+    low, high = _interval(spec, pair, differences_B, num_items, confidence, seed)
     change_I = tuned.numerators[there_I] / tuned.denominators[there_I]
     change_I = change_I - base.numerators[there_I] / base.denominators[there_I]
     num_up, num_down = int((change_I > 0).sum()), int((change_I < 0).sum())
@@ -98,6 +101,36 @@ def _compared(
         ties=num_items - wins - losses,
         p_value=test.p_value,
         p_is_exact=test.is_exact,
-        detectable=detectable_difference(differences_B, num_items, confidence),
+        detectable=None if low is None else detectable_difference(differences_B, num_items, confidence),
         verdict=metric_verdict(low, high, test.p_value, spec.higher_is_better, confidence),
     )
+
+
+def _interval(
+    spec: MetricSpec, pair: RatioPair, differences_B: Array, num_items: int, confidence: float, seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    """The interval of the difference, within what the metric can be; (None, None) where it is not known.
+
+    It is not known on fewer than `fewest_items`, nor where no item changed and the metric has no range. Where no item of a
+    metric with a range changed, up to `largest_unseen_share` of all items may, by anything.
+    """
+    base, tuned = pair
+    difference = tuned.value() - base.value()
+    if num_items < fewest_items(confidence):
+        return None, None
+    if spec.formula == "share":
+        # Their pseudo-counts say more about what was not seen than the shape of what was.
+        low, high = interval(differences_B, num_items, confidence)
+    else:
+        shape_I = influences(base, tuned)
+        if np.ptp(shape_I) > 1e-12 * max(1.0, float(np.abs(shape_I).max())):
+            low, high = interval(differences_B, num_items, confidence, shape_I)
+        elif abs(difference) > 1e-12:
+            (differences_B,) = resampled_differences([with_average_items(base, tuned)], len(differences_B), seed)
+            low, high = interval(differences_B, num_items, confidence)
+        elif math.isfinite(spec.span):
+            reach = spec.span * largest_unseen_share(num_items, confidence)
+            low, high = -reach, reach
+        else:
+            return None, None
+    return max(-spec.span, min(low, difference)), min(spec.span, max(high, difference))

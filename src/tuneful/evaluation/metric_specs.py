@@ -6,11 +6,18 @@ row here. Names are keys of comparison.json and of gates; labels are for people.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 Formula = Literal["mean", "share", "loss", "perplexity"]
 """How items become one number: the mean of scores, the share of items, a loss per token (or byte), and exp() of one."""
+
+_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"0 to 100": (0.0, 100.0), "0 to 1": (0.0, 1.0), "share of items": (0.0, 1.0)}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,15 @@ class MetricSpec:
     def is_per_token(self) -> bool:
         """Whether the metric depends on how a model's tokenizer cuts the references."""
         return self.formula in ("loss", "perplexity")
+
+    @property
+    def span(self) -> float:
+        """From the least value that the metric can have to the greatest, as its unit says: no difference is larger.
+
+        Infinite where the unit names no end.
+        """
+        least, greatest = _RANGES.get(self.unit, (-math.inf, math.inf))
+        return greatest - least
 
 
 METRICS: tuple[MetricSpec, ...] = (

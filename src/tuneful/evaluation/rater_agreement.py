@@ -16,10 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tuneful.evaluation.statistics import Array, interval, resampled_counts
+from tuneful.evaluation.statistics import Array, fewest_items, interval, resampled_counts
 from tuneful.runs.schema import RaterAgreement
-
-_MIN_ITEMS = 2
 
 
 def rater_agreement(
@@ -35,7 +33,8 @@ def rater_agreement(
     terms = _cohen_terms(both, raters, categories) if two else _fleiss_terms(both, categories)
     share, kappa = (float(value[0]) for value in _kappa(np.ones((1, len(both))), terms, two=two))
     low = high = None
-    if np.isfinite(kappa) and len(both) >= _MIN_ITEMS:
+    # Raters who agree on everything agree on every resample: of that the bootstrap knows no interval.
+    if np.isfinite(kappa) and share < 1 and len(both) >= fewest_items(confidence):
         drawn = [_kappa(counts_RI, terms, two=two)[1] for counts_RI in resampled_counts(len(both), num_resamples, seed)]
         low, high = (float(end) for end in np.clip(interval(np.concatenate(drawn), len(both), confidence), -1, 1))
         low, high = min(low, kappa), max(high, kappa)

@@ -195,8 +195,10 @@ def in_words(people: PeopleSummary, confidence: float, sides: tuple[str, str]) -
 def kappa_in_words(agreement: RaterAgreement, confidence: float) -> str:
     """An agreement inside a sentence: kappa with its interval, the share of equal ratings, and over how many items."""
     on_items = f"on {plural(agreement.num_items, 'item')}"
-    if agreement.kappa is None or agreement.low is None or agreement.high is None:
+    if agreement.kappa is None:
         kappa = f"no {agreement.statistic}: too few items, or all rated alike"
+    elif agreement.low is None or agreement.high is None:
+        kappa = f"{agreement.statistic} {agreement.kappa:.2f} (interval not known)"
     else:
         interval = f"{100 * confidence:g} % interval {agreement.low:.2f} to {agreement.high:.2f}"
         kappa = f"{agreement.statistic} {agreement.kappa:.2f} ({interval})"

@@ -131,6 +131,46 @@ def interval(
     return float(ordered[k - 1]) + min(0.0, stretch), float(ordered[-k]) + max(0.0, stretch)
 
 
+def fewest_items(confidence: float) -> int:
+    """The smallest n with 2**(1 - n) <= 1 - confidence: 6 at 95 %.
+
+    On fewer items no permutation test can show anything, and no interval between what was seen can cover: all n items lie on
+    the same side of the middle with probability 2**(1 - n).
+    """
+    return math.ceil(1 - math.log2(1 - confidence) - 1e-9)
+
+
+def largest_unseen_share(num_items: int, confidence: float) -> float:
+    """The largest share of items that may be otherwise where all of `num_items` were alike: 1 - (1 - confidence)**(1 / n).
+
+    The one-sided interval of Clopper & Pearson (1934) where nothing was seen; about 3 / n at 95 % (the rule of three).
+    """
+    return float(1 - (1 - confidence) ** (1 / num_items))
+
+
+def with_average_items(base: Ratio, tuned: Ratio) -> tuple[Ratio, Ratio]:
+    """The pair with two average items more: one as they were, and one whose two answers are swapped.
+
+    For changes that are all alike, whose bootstrap is a point: what `with_pseudo_counts` does for shares, on the scale of the
+    change that was seen.
+    """
+    there_I = (base.denominators > 0) & (tuned.denominators > 0)
+    means = [(float(one.numerators[there_I].mean()), float(one.denominators[there_I].mean())) for one in (base, tuned)]
+    (base_up, base_down), (tuned_up, tuned_down) = means
+    return (
+        Ratio(
+            np.append(base.numerators, [base_up, tuned_up]),
+            np.append(base.denominators, [base_down, tuned_down]),
+            base.exponential,
+        ),
+        Ratio(
+            np.append(tuned.numerators, [tuned_up, base_up]),
+            np.append(tuned.denominators, [tuned_down, base_down]),
+            tuned.exponential,
+        ),
+    )
+
+
 def _shape(values: Array) -> tuple[float, float, float]:
     """Skewness, kurtosis (3 for a normal shape) and standard error of the mean; (0, 3, 0) where nothing varies."""
     centred = values - values.mean()

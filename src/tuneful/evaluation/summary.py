@@ -25,6 +25,7 @@ def summary_sentence(comparison: Comparison, tuned: str = "the tuned model") -> 
             _headline(comparison, tuned),
             _other_metrics(comparison, tuned),
             _forgetting(comparison, tuned),
+            _judge(comparison),
             f" Caution: {comparison.caution}." if comparison.caution else "",
         )
     )
@@ -60,10 +61,23 @@ def _other_metrics(comparison: Comparison, tuned: str) -> str:
             label_in_sentence(metric.name)
             for metric in comparison.metrics
             if metric.verdict == verdict != comparison.main.verdict
-            and metric.name not in ("perplexity", "document_bits")  # which repeat another
+            and metric.name
+            not in ("perplexity", "document_bits", "judge_score")  # which repeat another, or are told with the judge
         ]
         text += f" {_capital(tuned)} is {verdict} on {_listed(labels)}." if labels else ""
     return text
+
+
+def _judge(comparison: Comparison) -> str:
+    """What is wrong with the judge; nothing where it is usable, or where there is none."""
+    if comparison.measured("judge_score") is None:
+        return ""
+    if comparison.judge is None:
+        return " The judge was not probed, so its scores are not the headline."
+    verdict, sentence = comparison.judge.verdict, comparison.judge.sentence
+    if verdict == "usable":
+        return ""
+    return f" {sentence}" + ("" if verdict == "usable with care" else " Its scores are not the headline.")
 
 
 def _forgetting(comparison: Comparison, tuned: str) -> str:
@@ -82,12 +96,15 @@ def _forgetting(comparison: Comparison, tuned: str) -> str:
 def _numbers(metric: MetricComparison, confidence: float) -> str:
     """`0.21 -> 0.48 (+0.27, 95 % interval +0.22 to +0.32)`."""
     base, tuned = (f"{value:.{_decimals(metric)}f}" for value in (metric.base, metric.tuned))
-    difference, low, high = (_decimal(value, metric, "+") for value in (metric.difference, metric.low, metric.high))
-    return f"{base} -> {tuned} ({difference}, {100 * confidence:g} % interval {low} to {high})"
+    change = f"{base} -> {tuned} ({_decimal(metric.difference, metric, '+')}"
+    if metric.low is None or metric.high is None:
+        return f"{change}, interval not known)"
+    low, high = (_decimal(value, metric, "+") for value in (metric.low, metric.high))
+    return f"{change}, {100 * confidence:g} % interval {low} to {high})"
 
 
 def _decimals(metric: MetricComparison) -> int:
-    half_width = (metric.high - metric.low) / 2
+    half_width = 0.0 if metric.low is None or metric.high is None else (metric.high - metric.low) / 2
     fewest = 1 if metric.unit == "0 to 100" else 2
     return int(np.clip(np.ceil(-np.log10(half_width)), fewest, 4)) if half_width > 1e-9 else fewest
 

@@ -69,5 +69,11 @@ def _figures(one: MetricComparison | KindComparison, decimals: int) -> list[str]
     return [
         f"{one.base:.{decimals}f}",
         f"{one.tuned:.{decimals}f}",
-        f"{one.difference:+.{decimals}f}  [{one.low:+.{decimals}f}, {one.high:+.{decimals}f}]",
+        f"{one.difference:+.{decimals}f}  {_interval(one, decimals)}",
     ]
+
+
+def _interval(one: MetricComparison | KindComparison, decimals: int) -> str:
+    if one.low is None or one.high is None:
+        return "[not known]"
+    return f"[{one.low:+.{decimals}f}, {one.high:+.{decimals}f}]"

@@ -150,7 +150,7 @@ def _eval_results(card: Card) -> Iterator[EvalResult]:
 
 def _arguments(metric: MetricComparison, confidence: float) -> dict[str, float | int]:
     figures = {"base": metric.base, "difference": metric.difference, "low": metric.low, "high": metric.high}
-    rounded = {name: round(value, _DECIMALS) for name, value in figures.items()}
+    rounded = {name: round(value, _DECIMALS) for name, value in figures.items() if value is not None}
     return {**rounded, "confidence": confidence, "num_items": metric.num_items}
 
 

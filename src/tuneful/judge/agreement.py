@@ -87,10 +87,13 @@ def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) ->
     return None if spread == 0 else float(np.clip(a @ b / spread, -1, 1))
 
 
-def spearman_interval(correlation: float, num_pairs: int, confidence: float) -> tuple[float, float]:
-    """Interval of a rank correlation by Fisher's z, with the standard error of Bonett & Wright (2000)."""
+def spearman_interval(correlation: float, num_pairs: int, confidence: float) -> tuple[float, float] | tuple[None, None]:
+    """Interval of a rank correlation by Fisher's z, with the standard error of Bonett & Wright (2000).
+
+    (None, None) for a correlation of 1 or -1, of which the z knows none.
+    """
     if abs(correlation) == 1:
-        return correlation, correlation
+        return None, None
     error = math.sqrt((1 + correlation**2 / 2) / (num_pairs - 3))
     half = NormalDist().inv_cdf((1 + confidence) / 2) * error
     z = math.atanh(correlation)

@@ -60,8 +60,40 @@ def make_probes(items: Sequence[Item], protocol: str, prompts: Mapping[str, Prom
     for index, item in enumerate(items):
         wrong = _other_reference(items, index)
         probes += _graded(index, item, wrong, prompts[protocol], plain)
-        probes += _in_both_orders(index, item, wrong, prompts["pairwise"], plain)
+        pair = replace(item, answer=item.reference or "", rival=wrong)
+        probes += _both_orders("pair", index, pair, prompts["pairwise"], plain)
     return probes
+
+
+def first_probes(items: Sequence[Item], prompt: Prompt, *, plain: bool) -> list[Probe]:
+    """The probes that every evaluation begins with, under its own `prompt`: four of each item, or three pairs in both orders.
+
+    Those that need a wrong answer are left out where no two items have different references.
+    """
+    references = {item.reference.strip() for item in items if item.reference is not None}
+    knows_wrong = len(references) > 1 and all(item.reference is not None for item in items)
+    probes = []
+    for index, item in enumerate(items):
+        wrong = _other_reference(items, index) if knows_wrong else None
+        if prompt.protocol.compares_two:
+            worse = {"pair": wrong, "empty pair": "", "copied pair": item.task}
+            for kind, rival in worse.items():
+                if rival is not None:
+                    pair = replace(item, answer=item.reference or item.answer, rival=rival)
+                    probes += _both_orders(kind, index, pair, prompt, plain)
+            continue
+        answers = {"reference": item.reference, "shuffled": wrong, "empty": "", "copied": item.task}
+        for kind, answer in answers.items():
+            if answer is not None:
+                graded = replace(item, answer=answer)
+                (question,) = prompt.questions(graded, plain=plain)
+                probes.append(Probe(kind, index, graded, question, prompt.protocol))
+    return probes
+
+
+def in_both_orders(kind: str) -> tuple[str, str]:
+    """The kinds of the two probes of a pair."""
+    return kind, f"{kind}, swapped"
 
 
 def rated_probes(items: Sequence[Item], prompt: Prompt, *, plain: bool) -> list[Probe]:
@@ -109,12 +141,12 @@ def _graded(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> 
     return probes
 
 
-def _in_both_orders(index: int, item: Item, wrong: str, prompt: Prompt, plain: bool) -> list[Probe]:
-    pair = replace(item, answer=item.reference or "", rival=wrong)
+def _both_orders(kind: str, index: int, pair: Item, prompt: Prompt, plain: bool) -> list[Probe]:
+    straight, swapped = in_both_orders(kind)
     first, second = prompt.questions(pair, plain=plain)
     return [
-        Probe("pair", index, pair, first, prompt.protocol),
-        Probe("pair, swapped", index, pair, second, prompt.protocol, swapped=True),
+        Probe(straight, index, pair, first, prompt.protocol),
+        Probe(swapped, index, pair, second, prompt.protocol, swapped=True),
     ]
 
 

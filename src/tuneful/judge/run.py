@@ -12,7 +12,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,12 @@ from tuneful.files import write_json, write_rows
 from tuneful.judge.client import Judge
 from tuneful.judge.items import AnswerSet, named_by_key, paired, read_answers
 from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge, resolve_settings
+from tuneful.judge.probing import finding_of, num_probe_questions, probe_first, scale_remarks
 from tuneful.judge.protocols import PROTOCOLS, Item
 from tuneful.judge.questions import prompt_of
 from tuneful.judge.verdicts import ReplyCache, judge_items, num_missing, score_row, summarise
 from tuneful.numbers import plural, rough_duration
-from tuneful.runs.schema import EvaluationDocument, ScoreSummary, as_row
+from tuneful.runs.schema import Calibration, EvaluationDocument, JudgeFinding, ScoreSummary, as_row
 from tuneful.types import Answer, Conversation, Verdict, answer_text, question_text
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 REPLIES = Path("judge") / "replies.jsonl"
 _SECONDS_WORTH_SAYING = 5.0
+_STYLES = {"usable": "green", "not usable": "red"}
 _MANY = 3
 """Items from which on a pattern that all of them show is no chance."""
 
@@ -53,8 +55,16 @@ def check_judge_is_there(config: Config) -> None:
     check_judge(settings)
 
 
-def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[float | None]] | None:
-    """What the judge gives the base and the tuned answers of the run folder `run`, in test-set order.
+@dataclass(frozen=True, slots=True)
+class JudgedRun:
+    """The scores of the base and the tuned answers by name, in test-set order, and what is known of the judge."""
+
+    scores: Mapping[str, list[float | None]]
+    finding: JudgeFinding
+
+
+def judge_run(run: Path, config: Config, terminal: Terminal) -> JudgedRun | None:
+    """What the judge gives the base and the tuned answers of the run folder `run`; it is probed first.
 
     Under `pairwise` a base answer scores 100 less the score of the tuned one. None, with a message, where the judge cannot be
     reached: the run goes on without it.
@@ -69,14 +79,15 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> dict[str, list[f
         terminal.say(f"not judged: {error}. Later: {command}", style="yellow", wrap=False)
         return None
     with open_cache(run) as cache:
+        probed = probe_first(sets, judge, config, cache, terminal)
         verdicts = judge_sets(sets, judge, config, cache, run, terminal)
-    document = evaluation_document(judge, config, verdicts, terminal)
+    document = replace(evaluation_document(judge, config, verdicts, terminal, probed), probes=probed)
     write_json(run / "evaluation.json", as_row(document))
     scores = {name: [verdict.score for verdict in own] for name, own in verdicts.items()}
-    if not PROTOCOLS[settings.protocol].compares_two:
-        return scores
-    (tuned,) = scores.values()
-    return {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
+    if PROTOCOLS[settings.protocol].compares_two:
+        (tuned,) = scores.values()
+        scores = {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
+    return JudgedRun(scores, finding_of(probed, judge.name))
 
 
 def time_judging(config: Config, asked: Sequence[Conversation], folder: Path, terminal: Terminal) -> tuple[int, float]:
@@ -88,6 +99,7 @@ def time_judging(config: Config, asked: Sequence[Conversation], folder: Path, te
     settings = resolve_settings(config.judge)
     protocol = PROTOCOLS[settings.protocol]
     total = len(asked) * protocol.num_questions * (1 if protocol.compares_two else 2)
+    total += num_probe_questions(len(asked), settings)
     items = [_example_item(one) for one in asked[: -(-settings.concurrency // protocol.num_questions)]]
     config = config.model_copy(update={"judge": settings})
     judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say))
@@ -244,30 +256,42 @@ def write_scores(folder: Path, name: str, verdicts: Sequence[Verdict]) -> None:
 
 
 def evaluation_document(
-    judge: Judge, config: Config, verdicts: Mapping[str, list[Verdict]], terminal: Terminal
+    judge: Judge, config: Config, verdicts: Mapping[str, list[Verdict]], terminal: Terminal, found: Calibration | None
 ) -> EvaluationDocument:
-    """All verdicts in numbers, shown and as evaluation.json holds them."""
+    """All verdicts in numbers, shown and as evaluation.json holds them, with what was `found` out about the judge."""
     summaries = {
         name: summarise(own, confidence=config.report.confidence, seed=config.train.seed)
         for name, own in verdicts.items()
     }
-    show_summaries(summaries, terminal)
+    finding, remarks = finding_of(found, judge.name), scale_remarks(verdicts)
+    show_summaries(summaries, finding, terminal)
+    for remark in remarks:
+        warning(terminal)(f"  {remark}")
     warn_of_scale(verdicts, terminal)
-    return EvaluationDocument(judge.name, config.judge.protocol, summaries)
+    return EvaluationDocument(judge.name, config.judge.protocol, summaries, finding=finding, remarks=remarks)
 
 
-def show_summaries(summaries: Mapping[str, ScoreSummary], terminal: Terminal) -> None:
-    """Print every set of answers as a line of a table, and why items were not scored."""
+def show_summaries(summaries: Mapping[str, ScoreSummary], finding: JudgeFinding, terminal: Terminal) -> None:
+    """Print every set of answers as a line of a table, beside it what is known of the judge, and why items were not scored."""
     first = next(iter(summaries.values()))
     terminal.heading(f"Judged by {first.judge}, protocol {first.protocol}")
     rows = []
     for name, one in summaries.items():
         mean = "-" if one.mean is None else f"{one.mean:.1f}"
-        interval = "" if one.low is None else f"[{one.low:.1f}, {one.high:.1f}]"
+        interval = "not known" if one.low is None else f"[{one.low:.1f}, {one.high:.1f}]"
         bounds = f"{one.mean_if_worst:.1f} to {one.mean_if_best:.1f}"
-        rows.append([name, f"{one.num_scored} + {one.num_unscored} = {one.num_items}", mean, interval, bounds])
-    columns = ["", "scored + unscored", "mean", f"{first.confidence:.0%} interval", "were the unscored 0 to 100"]
+        counts = f"{one.num_scored} + {one.num_unscored} = {one.num_items}"
+        rows.append([name, counts, mean, interval, bounds, finding.verdict])
+    columns = [
+        "",
+        "scored + unscored",
+        "mean",
+        f"{first.confidence:.0%} interval",
+        "were the unscored 0 to 100",
+        "judge",
+    ]
     terminal.table(columns, rows)
+    terminal.say(finding.sentence, style=_STYLES.get(finding.verdict, "yellow"))
     for name, one in summaries.items():
         for criterion, value in one.criteria.items():
             terminal.say(f"  {name} {criterion}: {value:.1f}")

@@ -22,7 +22,7 @@ from filelock import Timeout
 
 from tuneful.config import JudgeConfig
 from tuneful.errors import ConfigError
-from tuneful.evaluation.statistics import Array, interval, resampled_counts
+from tuneful.evaluation.statistics import Array, fewest_items, interval, largest_unseen_share, resampled_counts
 from tuneful.files import AppendLog, held
 from tuneful.judge.client import AskResult, Judge, NoReply, Reply
 from tuneful.judge.grammar import CRITERIA, Unreadable, reason_in
@@ -113,6 +113,11 @@ def num_missing(items: Sequence[Item], judge: Judge, settings: JudgeConfig, cach
     return len(keys), sum(cache.get(key) is None for key in set(keys))
 
 
+def is_known(question: Question, judge: Judge, settings: JudgeConfig, cache: ReplyCache) -> bool:
+    """Whether the cache has the reply to `question`."""
+    return cache.get(_key(question, judge, settings, 0)) is not None
+
+
 def ask_cached(
     questions: Sequence[Question],
     judge: Judge,
@@ -150,7 +155,7 @@ def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) 
     scores = np.array([verdict.score for verdict in verdicts if verdict.score is not None], dtype=np.float64)
     num_items, num_unscored = len(verdicts), len(verdicts) - len(scores)
     mean = float(scores.mean()) if len(scores) else None
-    low, high = mean_interval(scores, confidence, seed) if len(scores) > 1 else (mean, mean)
+    low, high = mean_interval(scores, confidence, seed)
     return ScoreSummary(
         judge=verdicts[0].judge,
         protocol=verdicts[0].protocol,
@@ -168,11 +173,24 @@ def summarise(verdicts: Sequence[Verdict], *, confidence: float, seed: int = 0) 
     )
 
 
-def mean_interval(values: Array, confidence: float, seed: int) -> tuple[float, float]:
-    """Bootstrap interval of the mean of `values` [I], as `tuneful.evaluation.statistics` makes them."""
+def mean_interval(
+    values: Array, confidence: float, seed: int, least: float = 0.0, greatest: float = 100.0
+) -> tuple[float, float] | tuple[None, None]:
+    """Interval of the mean of `values` [I], none of which can be below `least` or above `greatest`; (None, None) where it is not
+    known, which is on fewer than `fewest_items`.
+
+    A bootstrap as `tuneful.evaluation.statistics` makes them. Where all values are alike it would be a point: up to
+    `largest_unseen_share` of all items may then have any other value.
+    """
+    if len(values) < fewest_items(confidence):
+        return None, None
+    if np.ptp(values) == 0:
+        value, unseen = float(values[0]), largest_unseen_share(len(values), confidence)
+        return value - unseen * (value - least), value + unseen * (greatest - value)
     counts = resampled_counts(len(values), _NUM_RESAMPLES, seed)
     means = np.concatenate([counts_RI @ values for counts_RI in counts]) / len(values)
-    return interval(means, len(values), confidence)
+    low, high = interval(means, len(values), confidence)
+    return max(least, low), min(greatest, high)
 
 
 def score_row(verdict: Verdict) -> JudgeScore:

@@ -214,6 +214,50 @@ def interval_plot(
     return _svg(key, title, description, frame, content)
 
 
+def zone_plot(
+    value: float,
+    low: float | None,
+    high: float | None,
+    ends: tuple[float, float],
+    zones: Sequence[tuple[float, str]],
+    *,
+    key: str,
+    title: str,
+    description: str,
+    tone: str,
+) -> Markup:
+    """A share and its interval on a scale of percent between `ends`, cut into `zones` of (upper end, name).
+
+    What lies beyond the scale is drawn at its end.
+    """
+    frame = PlotArea(width=340, height=74, left=8, right=8, top=24, bottom=22)
+    x_of, y = Scale(*ends, frame.left, frame.plot_right), 38
+
+    def inside(share: float) -> float:
+        return x_of(min(max(share, ends[0]), ends[1]))
+
+    content, start = Markup(""), ends[0]
+    for index, (end, name) in enumerate(zones):
+        left, right = x_of(start), x_of(end)
+        content += Markup(
+            '<rect class="zone zone-{}" x="{}" y="{}" width="{}" height="28"/><text class="middle" x="{}" y="14">{}</text>'
+        ).format(index, _at(left), frame.top, _at(right - left), _at((left + right) / 2), name)
+        start = end
+    content += Markup('<line class="zero" x1="{x}" x2="{x}" y1="24" y2="52"/>').format(x=_at(x_of(0.0)))
+    for share in (0.0, *(end for end, _ in zones[:-1])):
+        content += Markup('<text class="middle" x="{}" y="68">{}</text>').format(
+            _at(x_of(share)), f"{100 * share:g} %" if share else "0"
+        )
+    if low is not None and high is not None:
+        content += Markup('<g class="{}"><path class="whisker" d="M{},{}H{}"/></g>').format(
+            tone, _at(inside(low)), y, _at(inside(high))
+        )
+    content += Markup('<g class="{}"><circle class="dot" cx="{}" cy="{}" r="4.6"/></g>').format(
+        tone, _at(inside(value)), y
+    )
+    return _svg(key, title, description, frame, content)
+
+
 def share_bar(parts: Sequence[tuple[str, float, str]], *, key: str, title: str) -> Markup:
     """One bar cut in proportion: `parts` are (name, amount, CSS class). It stretches to the width it is given."""
     total = sum(amount for _, amount, _ in parts)

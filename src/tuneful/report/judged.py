@@ -20,6 +20,7 @@ from tuneful.report.folder import Run
 from tuneful.runs.schema import CalibrationFigure, JudgeScore
 
 _EDGES = tuple(range(0, 101, 10))
+_TONES = {"usable": "better", "not usable": "worse"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,15 @@ class CalibrationRow:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Everything about the judge; `verdict` is empty where it was not calibrated."""
+    """Everything about the judge; `verdict` is empty where it was not probed, `tone` is `better`, `worse` or `unclear`, `remarks`
+    are on the scale that it uses."""
 
     judge: str
     sentence: str
     distributions: tuple[Distribution, ...]
     verdict: str
+    tone: str
+    remarks: tuple[str, ...]
     calibration: tuple[CalibrationRow, ...]
     table: tuple[tuple[str, ...], ...]
 
@@ -58,7 +62,8 @@ class Judged:
 def view_judged(run: Run) -> Judged | None:
     """Lay out the judge's scores; None where no judge was asked."""
     sides = [(name, scores) for name, scores in zip(_sides(run), run.scores.values(), strict=False) if scores]
-    calibration = run.calibration
+    finding = run.judged.finding if run.judged else run.comparison.judge if run.comparison else None
+    calibration = run.calibration or (run.judged.probes if run.judged else None)
     if not sides and calibration is None:
         return None
     counts = [_counts(scores) for _, scores in sides]
@@ -70,9 +75,12 @@ def view_judged(run: Run) -> Judged | None:
         if first and first.protocol in PROTOCOLS
         else "",
         distributions=tuple(
-            _distribution(name, scores, own, most) for (name, scores), own in zip(sides, counts, strict=True)
+            _distribution(name, scores, own, most, finding.verdict if finding else "")
+            for (name, scores), own in zip(sides, counts, strict=True)
         ),
-        verdict=calibration.sentence if calibration else "",
+        verdict=finding.sentence if finding else calibration.sentence if calibration else "",
+        tone=_TONES.get(finding.verdict if finding else calibration.verdict if calibration else "", "unclear"),
+        remarks=tuple(run.judged.remarks) if run.judged else (),
         calibration=tuple(map(_calibration_row, calibration.figures if calibration else ())),
         table=tuple(
             (f"{low} to {high}", *(count(own[index]) for own in counts))
@@ -91,7 +99,9 @@ def _counts(scores: Sequence[JudgeScore]) -> list[int]:
     return [found[index] for index in range(10)]
 
 
-def _distribution(name: str, scores: Sequence[JudgeScore], counts: Sequence[int], most: int) -> Distribution:
+def _distribution(
+    name: str, scores: Sequence[JudgeScore], counts: Sequence[int], most: int, finding: str
+) -> Distribution:
     given = [score.score for score in scores if score.score is not None]
     reasons = Counter(score.unscored_reason or "no reason given" for score in scores if score.score is None)
     mean = f", mean {fixed(sum(given) / len(given), 1)}" if given else ""
@@ -110,7 +120,7 @@ def _distribution(name: str, scores: Sequence[JudgeScore], counts: Sequence[int]
         name=name,
         drawing=drawing,
         sentence=f"{plural(len(scores), 'item')} = {count(len(given))} scored + {count(len(scores) - len(given))} "
-        f"unscored{mean}",
+        f"unscored{mean}{f' by a judge that is {finding}' if finding and given else ''}",
         unscored=tuple((reason, count(number)) for reason, number in reasons.most_common()),
     )
 

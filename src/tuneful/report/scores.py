@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from tuneful.numbers import THIN, UNKNOWN, count, decimals_for, fixed, known, plain, plural, signed
 from tuneful.report import charts
+from tuneful.report.forgotten import forgetting_scale
 from tuneful.runs.schema import Comparison, KindComparison, MetricComparison
 
 
@@ -56,10 +57,12 @@ class Kinds:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """The table of the loss on general text, and the sentence above it."""
+    """The table of the loss on general text, the sentence above it, and the loss on a scale that says what is much."""
 
     rows: tuple[ScoreRow, ...]
     sentence: str
+    scale: Markup
+    scale_sentence: str
 
 
 def view_scores(comparison: Comparison) -> Scores:
@@ -73,11 +76,11 @@ def view_scores(comparison: Comparison) -> Scores:
 
 
 def view_kinds(comparison: Comparison) -> Kinds:
-    """Lay out the kinds of task as a table, those that lost most last."""
+    """Lay out the kinds of task as a table, those that lost most first."""
     measure = main_metric(comparison)
     label = measure.label if measure else "the main measure"
     kinds = sorted(
-        map(_as_metric, comparison.kinds), key=lambda kind: -kind.difference if known(kind.difference) else 0.0
+        map(_as_metric, comparison.kinds), key=lambda kind: kind.difference if known(kind.difference) else 0.0
     )
     return Kinds(
         rows=rows_of(kinds, comparison, "kind", lambda kind: plural(kind.num_items, "test item")),
@@ -96,10 +99,14 @@ def view_forgetting(comparison: Comparison) -> Forgetting:
         "kl_to_base": "samples that the base model itself wrote",
     }
     shown = " and ".join(what[metric.name] for metric in found if metric.name in what)
+    text = next((metric for metric in found if metric.name == "forgetting"), None)
+    scale, scale_sentence = forgetting_scale(text) if text is not None else (Markup(""), "")
     return Forgetting(
         rows=rows_of(found, comparison, "general", _what_it_is),
         sentence=f"The same {shown}, read by the model before and after. Fewer bits mean that it expects the text better; "
         "what it needs more than before, it has forgotten.",
+        scale=scale,
+        scale_sentence=scale_sentence,
     )
 
 
@@ -158,7 +165,7 @@ def _power(comparison: Comparison) -> str:
     measure = main_metric(comparison)
     if measure is None or measure.detectable is None:
         return ""
-    decimals = _decimals(measure)
+    decimals = measure_decimals(measure)
     return (
         f"With these items a true difference of {fixed(measure.detectable, decimals)} in {measure.label} shows in four of "
         "five cases; smaller ones mostly stay unseen."
@@ -193,7 +200,7 @@ def _limits(metrics: Sequence[MetricComparison]) -> dict[str, float]:
 def _score_row(
     key: str, metric: MetricComparison, limits: dict[str, float], comparison: Comparison, aim: str
 ) -> ScoreRow:
-    decimals = _decimals(metric)
+    decimals = measure_decimals(metric)
     verdict = _verdict(metric)
     has_items = metric.wins + metric.losses + metric.ties > 0
     has_aim = has_items and metric.higher_is_better is not None
@@ -204,7 +211,7 @@ def _score_row(
         base=fixed(metric.base, decimals),
         tuned=fixed(metric.tuned, decimals),
         difference=signed(metric.difference, decimals),
-        interval=interval(metric, decimals),
+        interval=interval(metric, decimals) or "interval not known",
         wins=count(metric.wins) if has_aim else UNKNOWN,
         losses=count(metric.losses) if has_aim else UNKNOWN,
         ties=count(metric.ties) if has_items else UNKNOWN,
@@ -221,7 +228,7 @@ def _verdict(metric: MetricComparison) -> str:
     return verdict or "not judged"
 
 
-def _decimals(metric: MetricComparison) -> int:
+def measure_decimals(metric: MetricComparison | KindComparison) -> int:
     """Enough for the largest figure of the row and for both ends of its interval to differ."""
     decimals = decimals_for(metric.base, metric.tuned, metric.difference)
     if not (known(metric.low) and known(metric.high)) or metric.high <= metric.low:
@@ -234,7 +241,7 @@ def _aim(metric: MetricComparison) -> str:
     return ", ".join(part for part in (metric.unit, direction) if part)
 
 
-def interval(metric: MetricComparison, decimals: int) -> str:
+def interval(metric: MetricComparison | KindComparison, decimals: int) -> str:
     """The interval of the difference, `+0.220 to +0.320`; empty where there is none."""
     if not (known(metric.low) and known(metric.high)):
         return ""

@@ -27,8 +27,11 @@ from tuneful.numbers import (
 from tuneful.report.answers import Answers, view_answers
 from tuneful.report.audited import FindingsView, view_findings
 from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
+from tuneful.report.decision import Decision, view_decision, view_glance
 from tuneful.report.folder import Run
+from tuneful.report.forgotten import change_in_words, forgotten_in_words
 from tuneful.report.judged import Judged, view_judged
+from tuneful.report.paths import without_folders
 from tuneful.report.people import People, view_people
 from tuneful.report.records import RecordsView, view_records
 from tuneful.report.scores import (
@@ -43,7 +46,7 @@ from tuneful.report.scores import (
     view_scores,
 )
 from tuneful.report.trained_on import Cells, DataView, view_data
-from tuneful.runs.schema import Comparison, Environment, Evaluation
+from tuneful.runs.schema import Environment, Evaluation
 
 MAX_SAMPLES = 24
 
@@ -90,7 +93,8 @@ class Page:
     notes: tuple[str, ...]
     when: str
     figures: tuple[Figure, ...]
-    gate: tuple[tuple[str, str, bool], ...]
+    decision: Decision | None
+    glance: Cells
     sides: tuple[str, str]
     scores: Scores | None
     kinds: Kinds | None
@@ -115,16 +119,17 @@ def view_page(run: Run) -> Page:
     source = (run.data.source if run.data else "") or "unnamed data"
     sides = ("A", "B") if names else ("Before", "After")
     return Page(
-        model=(names.tuned if names else "") or _model_name(run),
+        model=without_folders((names.tuned if names else "") or _model_name(run)),
         relation="(B) compared with (A)" if names else "tuned on",
-        data_name=(names.base if names else "") or source,
+        data_name=without_folders((names.base if names else "") or source),
         lede=_lede(run)[0],
         more=_lede(run)[1],
         caution=_sentence((comparison.caution if comparison else None) or ""),
-        notes=(*(() if names else _missing(run)), *run.remarks),
+        notes=tuple(map(without_folders, (*(() if names else _missing(run)), *run.remarks))),
         when=_when(run.environment),
         figures=_figures(run),
-        gate=_gate(comparison),
+        decision=view_decision(comparison),
+        glance=view_glance(run),
         sides=sides,
         scores=view_scores(comparison) if comparison and comparison.metrics else None,
         kinds=view_kinds(comparison) if comparison and comparison.kinds else None,
@@ -252,18 +257,13 @@ def _figure_of_forgetting(run: Run) -> Figure | None:
     metric = next((metric for metric in found if metric.name == "forgetting"), None)
     if metric is None or run.comparison is None:
         return None
-    decimals = 3
+    between = interval(metric, 3)
+    said = f"{confidence(run.comparison)} interval {between}" if between else "interval not known"
     return Figure(
-        "General text, change",
-        signed(metric.difference, decimals),
-        f"{metric.unit}, {metric.verdict}; {confidence(run.comparison)} interval {interval(metric, decimals)}",
+        "Forgotten",
+        forgotten_in_words(metric).replace("cannot be told from none", "cannot tell"),
+        f"general text costs {change_in_words(metric)}; {signed(metric.difference, 3)} {metric.unit}, {said}",
     )
-
-
-def _gate(comparison: Comparison | None) -> tuple[tuple[str, str, bool], ...]:
-    """(condition, figure found, whether it is met) of each condition that the run had to meet."""
-    outcomes = (comparison.gate or ()) if comparison else ()
-    return tuple((one.condition, signed(one.found, 4), one.met) for one in outcomes)
 
 
 def _figure_of_time(run: Run) -> Figure | None:
@@ -326,7 +326,9 @@ def _setup(run: Run) -> tuple[tuple[str, Cells], ...]:
         ("Packages", tuple(environment.packages.items()) if environment else ()),
         *((f"config.yaml: {name}", _flat(value)) for name, value in run.config.items()),
     ]
-    return tuple((heading, cells) for heading, cells in tables if cells)
+    return tuple(
+        (heading, tuple((name, without_folders(value)) for name, value in cells)) for heading, cells in tables if cells
+    )
 
 
 def _machine(environment: Environment) -> Cells:

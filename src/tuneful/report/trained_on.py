@@ -16,6 +16,7 @@ from tuneful.numbers import count, known, percent, plain, plural, significant
 from tuneful.report import charts
 from tuneful.report.charts import PlotArea
 from tuneful.report.folder import Run
+from tuneful.report.paths import without_folders
 from tuneful.runs.schema import DataDocument, Histogram, LengthSummary, ShownExample, Split, Token, read_loosely
 
 MAX_REFUSED_ROWS = 200
@@ -119,7 +120,7 @@ def _data_facts(data: DataDocument) -> Cells:
         ("Labels", labels_in_words(data.labels) if data.labels else ""),
         *((f"File {number}", line) for number, line in enumerate(files_in_words(data.files), start=1)),
     )
-    return tuple((name, value) for name, value in facts if value)
+    return tuple((name, without_folders(value)) for name, value in facts if value)
 
 
 def _split_parts(data: DataDocument) -> tuple[tuple[str, float, str], ...]:

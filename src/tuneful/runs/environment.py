@@ -8,12 +8,15 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 import tuneful
 from tuneful.model.processor import processor_name
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "gguf", "peft", "pyarrow", "numpy", "psutil", "filelock"),
@@ -34,6 +37,20 @@ def describe_machine() -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most memory that this process held so far: what torch had on a GPU, else its resident memory; None where unknown."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _version(package: str) -> str | None:

@@ -31,10 +31,12 @@ from tuneful.runs.schema import (
     AnswerScores,
     Comparison,
     GeneralScore,
+    JudgeFinding,
     ReferenceLoss,
     as_row,
     check_sources,
     read_rows,
+    read_strictly,
 )
 from tuneful.runs.setup import Engine, RunState
 from tuneful.train.loop import record_nll
@@ -92,9 +94,9 @@ def _compared(run: RunState, base: Measured, tuned: Measured) -> Comparison:
     if not len(test):
         forgetting = compare_forgetting(base.general, tuned.general, **settings)
         return comparison_of_documents(documents, forgetting, **settings)
-    before, after = _judged(run, base.answers, tuned.answers)
+    before, after, judge = _judged(run, base.answers, tuned.answers)
     kinds = [kind_of(record.raw) for record in test.records]
-    compared = compare_models(run.config, before, after, kinds, base.general, tuned.general)
+    compared = compare_models(run.config, before, after, kinds, base.general, tuned.general, judge)
     return with_items(
         replace(compared, metrics=(*compared.metrics, *documents)),
         sources=[record.source for record in test.records],
@@ -241,20 +243,21 @@ def _general_scores(run: RunState, name: str) -> list[GeneralScore]:
 
 def _judged(
     run: RunState, base: Sequence[AnswerScores], tuned: Sequence[AnswerScores]
-) -> tuple[Sequence[AnswerScores], Sequence[AnswerScores]]:
-    """Both with what the judge of `judge.model` gave each answer; as they came where no judge is named or there."""
+) -> tuple[Sequence[AnswerScores], Sequence[AnswerScores], JudgeFinding | None]:
+    """Both with what the judge of `judge.model` gave each answer, and what is known of it; as they came where no judge is named
+    or there."""
     if run.config.judge.model is None:
-        return base, tuned
+        return base, tuned, None
     with run.phase("judging"):
         found = judge_run(run.folder.path, run.config, run.terminal) if run.group.is_main else None
-    sides = run.group.broadcast(found)
-    if sides is None:
-        return base, tuned
+    told = run.group.broadcast(None if found is None else {"scores": found.scores, "finding": as_row(found.finding)})
+    if told is None:
+        return base, tuned, None
     judged = [
-        [replace(scores, judge_score=score) for scores, score in zip(side, sides[name], strict=True)]
+        [replace(scores, judge_score=score) for scores, score in zip(side, told["scores"][name], strict=True)]
         for name, side in (("base", base), ("tuned", tuned))
     ]
-    return judged[0], judged[1]
+    return judged[0], judged[1], read_strictly(JudgeFinding, told["finding"], "the judge")
 
 
 def _references(run: RunState) -> list[Example]:

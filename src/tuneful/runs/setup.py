@@ -43,7 +43,7 @@ from tuneful.model.quantize import check_4_bits, compute_in
 from tuneful.model.saved_template import with_saved_template
 from tuneful.runs.data_files import check_sides, write_data
 from tuneful.runs.disk import make_sure_of_room
-from tuneful.runs.environment import describe_machine
+from tuneful.runs.environment import describe_machine, peak_memory_bytes
 from tuneful.runs.fits import check_fits
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import (
@@ -283,6 +283,7 @@ def write_environment(run: RunState, *, finished: bool = False) -> str | None:
             finished=now,
             phase_seconds={name: round(seconds, 2) for name, seconds in run.phase_seconds.items()},
             estimated_seconds={name: round(seconds, 2) for name, seconds in run.estimated_seconds.items()} or None,
+            peak_memory_bytes=peak_memory_bytes(run.device),
         ),
     )
     return now

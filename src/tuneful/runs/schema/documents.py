@@ -123,6 +123,11 @@ class Environment:
         Mapping[str, float] | None, "what each phase was to take, estimated after the first steps", ABSENT
     ] = None
     layout_note: Annotated[str | None, UNKNOWN_SOURCE, ABSENT] = None
+    peak_memory_bytes: Annotated[
+        int | None,
+        "most memory that the last process of the run held: resident, or on the GPU where that trained",
+        ABSENT,
+    ] = None
 
 
 # data.json

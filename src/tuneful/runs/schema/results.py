@@ -31,8 +31,8 @@ class MetricComparison:
     base: Annotated[float, "over the base model's answers"]
     tuned: Annotated[float, "over the tuned model's answers"]
     difference: Annotated[float, "tuned - base"]
-    low: Annotated[float, "lower end of the difference's interval"]
-    high: Annotated[float, "upper end of the difference's interval"]
+    low: Annotated[float | None, "lower end of the difference's interval; null where it is not known"]
+    high: Annotated[float | None, "upper end of the difference's interval"]
     wins: Annotated[int, "items on which the tuned model is better (a metric without a direction: higher)"]
     losses: Annotated[int, "items on which it is worse"]
     ties: Annotated[int, "items on which both are equal"]
@@ -51,8 +51,8 @@ class KindComparison:
     base: Annotated[float, "over the base model's answers"]
     tuned: Annotated[float, "over the tuned model's answers"]
     difference: Annotated[float, "tuned - base"]
-    low: Annotated[float, "lower end of the difference's interval"]
-    high: Annotated[float, "upper end of the difference's interval"]
+    low: Annotated[float | None, "lower end of the difference's interval; null where it is not known"]
+    high: Annotated[float | None, "upper end of the difference's interval"]
     wins: Annotated[int, "items on which the tuned model is better"]
     losses: Annotated[int, "items on which it is worse"]
     ties: Annotated[int, "items on which both are equal"]
@@ -109,17 +109,35 @@ class GateOutcome:
     """What became of one condition of the gate."""
 
     condition: Annotated[str, "the condition, such as `rouge_l>=0`"]
-    found: Annotated[float, "the figure that it speaks of"]
+    found: Annotated[float | None, "the figure that it speaks of; null where it is not known, and nothing is met"]
     met: Annotated[bool, "whether it is met"]
 
     def __str__(self) -> str:
-        return f"{self.condition}: {self.found:+.4f}, {'met' if self.met else 'NOT met'}"
+        return f"{self.condition}: {self.found_in_words}, {'met' if self.met else 'NOT met'}"
+
+    @property
+    def found_in_words(self) -> str:
+        """`+0.0213`, or that it is not known."""
+        return "not known" if self.found is None else f"{self.found:+.4f}"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeFinding:
+    """What is known of a judge, in the words that stand beside its scores."""
+
+    judge: Annotated[str, "the judge, as it was named"]
+    verdict: Annotated[
+        Literal["usable", "usable with care", "not usable", "not probed"],
+        "what probes of known worth found out; scores of a judge that is not usable, or was not probed, are never the headline",
+    ]
+    num_questions: Annotated[int, "questions that it was probed with"]
+    sentence: Annotated[str, "the same in words"]
 
 
 @dataclass(frozen=True, slots=True)
 class RaterAgreement:
-    """How far those who rated the same items agree, beyond chance. Figures are null where there is nothing to tell: fewer than
-    two items, or everything rated alike."""
+    """How far those who rated the same items agree, beyond chance. Figures are null where there is nothing to tell:
+    everything rated alike; the interval also on few items, and where all agree on everything."""
 
     statistic: Annotated[Literal["Cohen's kappa", "Fleiss' kappa"], "Cohen's for two raters, Fleiss' for more"]
     num_items: Annotated[int, "items that two raters or more have rated"]
@@ -171,6 +189,9 @@ class Comparison:
     )
     gate: Annotated[tuple[GateOutcome, ...] | None, "every condition of the gate", ABSENT] = None
     people: Annotated[PeopleSummary | None, "what people rated", ABSENT] = None
+    judge: Annotated[JudgeFinding | None, "what is known of the judge, where one scored; of two the worse", ABSENT] = (
+        None
+    )
 
     def measured(self, name: str) -> MetricComparison | None:
         """The metric or the measure of forgetting called `name`; None where it was not measured."""
@@ -195,8 +216,8 @@ class ScoreSummary:
     num_scored: Annotated[int, "items that it scored"]
     num_unscored: Annotated[int, "items without a score"]
     mean: Annotated[float | None, "mean score of the scored items, 0 to 100; null where nothing was scored"]
-    low: Annotated[float | None, "lower end of its bootstrap interval"]
-    high: Annotated[float | None, "upper end of its bootstrap interval"]
+    low: Annotated[float | None, "lower end of its interval; null where it is not known"]
+    high: Annotated[float | None, "upper end of its interval"]
     mean_if_worst: Annotated[float, "what the mean would be if every unscored item had got 0"]
     mean_if_best: Annotated[float, "what the mean would be if every unscored item had got 100"]
     confidence: Annotated[float, "of the interval, 0 to 1"]
@@ -229,9 +250,14 @@ class EvaluationDocument:
     protocol: Annotated[str, "what it was asked for: `score`, `rubric` or `pairwise`"]
     answers: Annotated[Mapping[str, ScoreSummary], "each set of answers, by its name"]
     agreement: Annotated[Agreement | None, "the judge against people, where ratings were given", ABSENT] = None
+    finding: Annotated[JudgeFinding | None, "what is known of the judge", ABSENT] = None
+    remarks: Annotated[tuple[str, ...], "what is odd about the scale that it uses, in words"] = ()
     num_left_out: Annotated[int | None, "answers of all sets that `--limit` left out", ABSENT] = None
     people: Annotated[
         RaterAgreement | None, "the judge against the majority of those who rated the run's answers blind", ABSENT
+    ] = None
+    probes: Annotated[
+        Calibration | None, "the probes behind `finding`; of `--calibrate` see calibration.json", ABSENT
     ] = None
 
 
