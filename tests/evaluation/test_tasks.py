@@ -65,9 +65,14 @@ def plain_loglikelihood(model: Any, before: str, choice: str, tokenizer: Any) ->
     return sum(float(logprobs[at - 1, ids[at]]) for at in range(len(context), len(ids)))
 
 
+def flat(examples: list[Any]) -> list[Any]:
+    """The examples of all choices."""
+    return [one for own in examples for one in own if not isinstance(own, str)]
+
+
 def scores_of(model: Any, items: Any, encoder: Encoder, shown: Any = ()) -> Any:
     examples = choice_examples(shown, items, encoder)
-    layout = layout_for_scoring(model, [one for own in examples for one in own if not isinstance(own, str)])
+    layout = layout_for_scoring(model, flat(examples))
     assert layout.name == "trie", layout.reason
     return score_choices(model, items, examples, layout)
 
@@ -104,7 +109,7 @@ def test_items_that_stand_before_are_answered_and_their_tokens_are_computed_once
     for score, item in zip(scores_of(model, items, encoder, shown), items, strict=True):
         wanted = [plain_loglikelihood(model, before + item.question, f" {one}", TOKENIZER) for one in item.choices]
         assert score.loglikelihoods == pytest.approx(wanted, abs=1e-6)
-    examples = [one for own in choice_examples(shown, items, encoder) for one in own]
+    examples = flat(choice_examples(shown, items, encoder))
     begin = TOKENIZER(before).input_ids[:-1]
     assert all(example.token_ids[: len(begin)].tolist() == begin for example in examples)
 
@@ -170,10 +175,9 @@ def test_items_before_are_the_first_or_drawn_by_the_seed_and_never_scored() -> N
 def test_a_model_that_cannot_share_prefixes_is_computed_one_record_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (encoder, _) = model_of(), asked(PLAIN, "raw")
     examples = choice_examples((), ITEMS[:2], encoder)
-    flat = [one for own in examples for one in own if not isinstance(own, str)]
-    together = score_choices(model, ITEMS[:2], examples, layout_for_scoring(model, flat))
+    together = score_choices(model, ITEMS[:2], examples, layout_for_scoring(model, flat(examples)))
     monkeypatch.setattr("tuneful.train.scoring.why_not_shared", lambda model: "of a rule")
-    layout = layout_for_scoring(model, flat)
+    layout = layout_for_scoring(model, flat(examples))
     assert (layout.name, layout.max_tokens, layout.reason) == (
         "padded",
         1,

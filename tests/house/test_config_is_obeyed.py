@@ -279,7 +279,7 @@ class Laboratory:
         encoder = encoder_of(self.encoder(config), self.pretrained.tokenizer, config.evaluation)
         return [
             [
-                [one.token_ids.tolist() for one in own]
+                [one.token_ids.tolist() for one in own if not isinstance(one, str)]
                 for own in choice_examples(*fewshot(task, config.evaluation, 1), encoder)
             ]
             for task in tasks_of(config.evaluation, 1)

@@ -13,6 +13,7 @@ import tuneful
 from tuneful.cli import app
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
+from tuneful.evaluation import tasks
 from tuneful.runs import measure, standard_tests
 
 SETTINGS = [
@@ -168,7 +169,7 @@ def test_what_is_wrong_with_tests_is_told_before_anything_is_loaded(files: dict[
 def test_a_run_that_goes_on_takes_the_scores_it_finds_and_asks_anew_where_it_asks_otherwise(
     tiny_llama: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare, score = measure.compare, standard_tests.score_choices
+    compare, score = measure.compare, tasks.score_choices
     calls: list[int] = []
     monkeypatch.setattr(standard_tests, "score_choices", lambda *given: calls.append(1) or score(*given))
 

@@ -173,8 +173,8 @@ def evaluate_command(
     from tuneful.console import Terminal, to_stdout
 
     if tests:
-        given = {"--judge": judge, "--protocol": protocol, "--answer-key": answer_key, "--against": against}
-        given |= {"--calibrate": calibrate or None, "--ratings": ratings, "--limit": limit}
+        given: dict[str, Any] = {"--judge": judge, "--protocol": protocol, "--answer-key": answer_key}
+        given |= {"--against": against, "--calibrate": calibrate, "--ratings": ratings, "--limit": limit}
         take_tests(str(answers), tests, config, overrides, output, as_json, quiet, [*filter(given.get, given)])
         return
     settings = configuration(config, overrides, {"judge.model": judge, "judge.protocol": protocol})

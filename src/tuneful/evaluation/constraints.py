@@ -130,7 +130,7 @@ def _begins_paragraph(text: str, arguments: Arguments) -> bool:
     if len([part for part in parts if part]) != arguments["num_paragraphs"] or number > arguments["num_paragraphs"]:
         return False
     first = re.split(r"""[.,?!'"]""", parts[number - 1].split()[0].lstrip("\"'"))[0] if parts[number - 1] else ""
-    return first.lower() == arguments["first_word"].strip().lower()
+    return bool(first.lower() == arguments["first_word"].strip().lower())
 
 
 def _num_highlights(text: str) -> int:

@@ -118,7 +118,7 @@ def _specs(task: Task, scored: Sequence[ItemScore]) -> list[tuple[str, MetricSpe
     """What is measured of `scored`: accuracy by the byte only where it is not that by the character."""
     if not scored:
         return []
-    names = _CHOICES if task.kind == "choices" else _INSTRUCTIONS
+    names: Sequence[str] = _CHOICES if task.kind == "choices" else _INSTRUCTIONS
     if all(isinstance(one, ChoiceScore) and one.num_bytes == one.num_characters for one in scored):
         names = ("acc", "acc_norm")
     return [(what, _spec(task.name, what)) for what in names]
@@ -133,7 +133,7 @@ def _spec(task: str, what: str) -> MetricSpec:
 
 
 def _both(own: Sequence[ItemScore], others: Sequence[ItemScore]) -> list[ItemScore]:
-    """The scores of `own` whose items both models have a score of."""
+    """Those scores whose items the other model has a score of, too."""
     return [one for one, other in zip(own, others, strict=True) if _is_scored(one) and _is_scored(other)]
 
 

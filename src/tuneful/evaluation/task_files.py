@@ -173,6 +173,7 @@ def _choices(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]] 
     """The choices of a row and their labels, those that it names or none; or what is wrong with them."""
     key = next((name for name in _CHOICES if row.get(name) is not None), None)
     labels: Any = ()
+    texts: Any
     if key is not None:
         texts = row[key]
         if isinstance(texts, Mapping):
@@ -199,7 +200,7 @@ def _gold(row: Mapping[str, Any], choices: Sequence[str], labels: Sequence[str])
     if key is None:
         return f"no right answer: expected one of {', '.join(_GOLD)}"
     values = row[key] if isinstance(row[key], list) else [row[key]]
-    found = []
+    found: list[int] = []
     for value in values:
         places = _meant(value, choices, labels)
         if len(places) != 1:

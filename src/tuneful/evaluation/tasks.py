@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _BETWEEN, _BEFORE_CHOICE = "\n\n", " "
 
-_RAW = PromptFormat("raw", *[""] * 10, stop=())
+_RAW = PromptFormat("raw", "", "", "", "", "", "", "", "", "", "", stop=())
 """No template: a prompt is the text that stands there."""
 
 
@@ -55,10 +55,11 @@ def encoder_of(encoder: Encoder, tokenizer: PreTrainedTokenizerBase, config: Eva
 
 def asked_of(task: Task, encoder: Encoder, config: EvaluationConfig, generate: GenerateConfig, seed: int) -> str:
     """sha256 over what a test asks and how: scores of one are none of another."""
-    settings = [config.tests_prompt, config.num_fewshot, config.fewshot_sampler, seed, encoder.text.fingerprint]
+    own: list[object] = [config.num_fewshot, config.fewshot_sampler]
     if task.kind == "instructions":
-        settings = [config.tests_prompt, seed, encoder.text.fingerprint, generate.model_dump(exclude={"batch_size"})]
-    return hashlib.sha256(json.dumps([task.sha256, *settings]).encode()).hexdigest()
+        own = [generate.model_dump(exclude={"batch_size"})]
+    asked = [task.sha256, config.tests_prompt, encoder.text.fingerprint, seed, *own]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def tasks_of(config: EvaluationConfig, seed: int) -> list[Task]:
