@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tuneful.commands.compare import ComparisonResult, compare
     from tuneful.commands.doctor import doctor
     from tuneful.commands.evaluate import EvaluationResult, evaluate
+    from tuneful.commands.evaluate_tests import TasksResult, evaluate_tests
     from tuneful.commands.export import ExportResult, export
     from tuneful.commands.generate import generate, generate_file
     from tuneful.commands.report import report
@@ -51,6 +52,7 @@ __all__ = [
     "InputError",
     "JobResult",
     "SynthesisResult",
+    "TasksResult",
     "Terminal",
     "TunefulError",
     "Turn",
@@ -62,6 +64,7 @@ __all__ = [
     "doctor",
     "dry_run",
     "evaluate",
+    "evaluate_tests",
     "export",
     "generate",
     "generate_file",
@@ -80,6 +83,7 @@ _HOMES = {
     "commands.compare": ("ComparisonResult", "compare"),
     "commands.doctor": ("doctor",),
     "commands.evaluate": ("EvaluationResult", "evaluate"),
+    "commands.evaluate_tests": ("TasksResult", "evaluate_tests"),
     "commands.export": ("ExportResult", "export"),
     "commands.generate": ("generate", "generate_file"),
     "commands.report": ("report",),

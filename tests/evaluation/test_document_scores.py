@@ -10,7 +10,7 @@ import pytest
 
 from tuneful.evaluation.documents import (
     compare_documents,
-    comparison_of_documents,
+    comparison_without_answers,
     document_score,
     pair_documents,
 )
@@ -45,6 +45,6 @@ def test_models_that_count_other_tokens_are_compared_by_bits_a_byte_alone() -> N
     others = [replace(row, num_tokens=row.num_tokens + 1) for row in scores(1)]
     found = compare_documents(scores(2), others, **SETTINGS)
     assert [metric.name for metric in found] == ["document_bits"]
-    sentence = comparison_of_documents(found, (), **SETTINGS).sentence
+    sentence = comparison_without_answers(found, (), **SETTINGS).sentence
     assert "bits per byte" in str(sentence)
     assert "perplexity" not in str(sentence)

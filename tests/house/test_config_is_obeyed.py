@@ -35,6 +35,7 @@ from tuneful.evaluation.compare import compare
 from tuneful.evaluation.forgetting import read_general
 from tuneful.evaluation.gate import check_gate, parse_gate
 from tuneful.evaluation.metrics import score_answer
+from tuneful.evaluation.tasks import choice_examples, encoder_of, fewshot, tasks_of
 from tuneful.infer.generate import answer
 from tuneful.judge.backends import NoReplyError, OllamaBackend
 from tuneful.judge.calibrate import num_calibration_questions
@@ -268,6 +269,22 @@ class Laboratory:
             [scores(text) for text in texts] for texts in (("a b", "a", "c d", "x"), ("a b", "a c", "c d e", "y"))
         )
         return compare(base, tuned, confidence=config.confidence, num_resamples=config.num_resamples, seed=0)
+
+    def tested(self, *settings: str, num_files: int = 1) -> Any:
+        """The tokens of every choice of multiple choice, as a model is asked."""
+        files = [self.folder / f"quiz{number}.jsonl" for number in range(num_files)]
+        row = '{"question": "%s?", "choices": ["yes", "no"], "answer": 0}\n'
+        for file in files:
+            file.write_text("".join(row % word for word in ("Red", "Green", "Blue", "Pink", "Grey")), encoding="utf-8")
+        config = self.config(f"evaluation.tests={json.dumps(list(map(str, files)))}", *settings)
+        encoder = encoder_of(self.encoder(config), self.pretrained.tokenizer, config.evaluation)
+        return [
+            [
+                [one.token_ids.tolist() for one in own if not isinstance(one, str)]
+                for own in choice_examples(*fewshot(task, config.evaluation, 1), encoder)
+            ]
+            for task in tasks_of(config.evaluation, 1)
+        ]
 
     def gate(self, gate: str) -> Any:
         return check_gate(parse_gate(self.config(f"report.gate={json.dumps(gate)}").report.gate), self.interval())
@@ -564,6 +581,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         read_general(lab.config(f"report.general={general}").report.general) for general in ("builtin", "none")
     ),
     "report.record_losses": whole("report.record_losses=all", of="records"),
+    "evaluation.tests": lambda lab: (lab.tested(), lab.tested(num_files=2)),
+    "evaluation.tests_prompt": lambda lab: (lab.tested(), lab.tested("evaluation.tests_prompt=raw")),
+    "evaluation.num_fewshot": lambda lab: (lab.tested(), lab.tested("evaluation.num_fewshot=1")),
+    "evaluation.fewshot_sampler": lambda lab: (
+        lab.tested("evaluation.num_fewshot=2"),
+        lab.tested("evaluation.num_fewshot=2", "evaluation.fewshot_sampler=random"),
+    ),
 }
 
 

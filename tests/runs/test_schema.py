@@ -219,6 +219,11 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "ratings.jsonl",
                         "documents/base.jsonl",
                         "documents/tuned.jsonl",
+                        "tests/NAME-base.jsonl",
+                        "tests/NAME-tuned.jsonl",
+                        "tests/NAME-base.json",
+                        "tests/NAME-tuned.json",
+                        "tests/evaluated/tests.json",
                     ),
                 ), name
             elif name.endswith(".jsonl"):

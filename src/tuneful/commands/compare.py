@@ -130,7 +130,7 @@ def _compared(
     """The comparison of what both sides answer and read, of either where they share only that."""
     from tuneful.evaluation.compare import worse_finding
     from tuneful.evaluation.document import compare_models, with_items
-    from tuneful.evaluation.documents import compare_documents, comparison_of_documents
+    from tuneful.evaluation.documents import compare_documents, comparison_without_answers
     from tuneful.evaluation.forgetting import compare_forgetting
     from tuneful.evaluation.ratings import with_preferences
     from tuneful.evaluation.summary import summary_sentence
@@ -145,7 +145,7 @@ def _compared(
     of_documents = compare_documents(*documents, **settings)
     if not pairing.base:
         forgetting = compare_forgetting(before.general, after.general, **settings)
-        found = comparison_of_documents(of_documents, forgetting, **settings)
+        found = comparison_without_answers(of_documents, forgetting, **settings)
         return replace(found, names=names, sentence=summary_sentence(found, "B"))
     kinds = [one.kind for one in pairing.tuned]
     base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))

@@ -1,5 +1,7 @@
 """`tuneful evaluate`: a judge grades answers, those of a run or of any file.
 
+With `--tests` a model, or both of a run, take tests instead (`evaluate_tests.py`).
+
 OUTPUT/scores/NAME.jsonl   OUTPUT/evaluation.json   OUTPUT/calibration.json   OUTPUT/judge/replies.jsonl
 """
 
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuneful.commands.evaluate_tests import take_tests
 from tuneful.commands.options import ConfigFile, Json, Quiet, configuration
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.files import write_json
@@ -158,13 +161,25 @@ def evaluate_command(
         Path | None, typer.Option(help="JSONL of `source` and `rating` by people, to hold the judge against")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="judge the first N answers only")] = None,
+    tests: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ANSWERS is a run or a model that takes these: a file of multiple choice, or of instructions that can be "
+            "verified; repeated for several (evaluation.tests)"
+        ),
+    ] = None,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let a judge grade answers, every item scored or counted as unscored."""
+    """Let a judge grade answers, or a model take tests; every item is scored or counted as unscored."""
     from tuneful.console import Terminal, to_stdout
 
+    if tests:
+        given: dict[str, Any] = {"--judge": judge, "--protocol": protocol, "--answer-key": answer_key}
+        given |= {"--against": against, "--calibrate": calibrate, "--ratings": ratings, "--limit": limit}
+        take_tests(str(answers), tests, config, overrides, output, as_json, quiet, [*filter(given.get, given)])
+        return
     settings = configuration(config, overrides, {"judge.model": judge, "judge.protocol": protocol})
     result = evaluate(
         answers,

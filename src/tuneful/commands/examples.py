@@ -39,6 +39,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "evaluate": (
         "tuneful evaluate runs/first --judge ollama/llama3",
         "tuneful evaluate --calibrate --judge ollama/llama3",
+        "tuneful evaluate runs/first --tests quiz.jsonl evaluation.num_fewshot=5",
     ),
     "compare": ("tuneful compare runs/first runs/second", 'tuneful compare runs/first runs/second --gate "rouge_l>=0"'),
     "report": ("tuneful report runs/first",),

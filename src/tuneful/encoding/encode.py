@@ -12,6 +12,7 @@ Stretches of a batch are encoded together, each distinct one once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -69,6 +70,22 @@ class Encoder:
             self._fitted(conversation, one, next(whole)) if isinstance(one, list) else one
             for conversation, one in zip(conversations, pieces, strict=True)
         ]
+
+    def answers(self, conversations: Sequence[Conversation]) -> list[Example | str]:
+        """For each conversation an Example, however long, whose targets are the tokens of its last response alone, without what
+        ends it: what a model says where it chooses among answers. Or the reason why it can have none."""
+        plain = replace(self, prompt_weight=0.0, last_turn=True, max_length=sys.maxsize)
+        pieces = [plain._pieces(one) for one in conversations]
+        whole = iter(plain._encoded([_up_to_response(one) for one in pieces if isinstance(one, list)]))
+        found: list[Example | str] = []
+        for conversation, one in zip(conversations, pieces, strict=True):
+            if isinstance(one, str):
+                found.append(one)
+                continue
+            encoded = next(whole)
+            num_prompt_tokens = sum(map(len, encoded.ids[: encoded.first_trained]))
+            found.append(plain._example(conversation, encoded, num_prompt_tokens, False, 0))
+        return found
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt of the last response: those of the tokenizer for the rendered prompt.
@@ -274,6 +291,11 @@ class Encoder:
             for side, one, before in zip(sides, encoded, whole, strict=True)
         )
         return chosen, rejected
+
+
+def _up_to_response(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """A record's pieces up to its last response."""
+    return pieces[: 1 + max(place for place, piece in enumerate(pieces) if piece.origin is Origin.RESPONSE)]
 
 
 def _num_asked(pieces: Sequence[Piece]) -> int:

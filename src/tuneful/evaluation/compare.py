@@ -178,7 +178,7 @@ def caution_of(num_items: int, same_tokens: bool, confidence: float, headline: M
     elif num_items < FEW_ITEMS:
         cautions.append(f"{only}: intervals are less sure than they say below {FEW_ITEMS}")
     elif 0 < num_changed < FEW_CHANGED:
-        changed = f"only {num_changed} of {headline.num_items} items changed on {label_in_sentence(headline.name)}"
+        changed = f"only {num_changed} of {headline.num_items} items changed on {label_in_sentence(headline)}"
         cautions.append(f"{changed}, and the interval knows nothing of rarer changes")
     if not same_tokens:
         cautions.append("the two models cut the references into different tokens: loss and perplexity do not compare")

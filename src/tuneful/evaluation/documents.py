@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tuneful.errors import DataError
 from tuneful.evaluation.compare import caution_of
 from tuneful.evaluation.metric_comparison import compare_ratios
 from tuneful.evaluation.metric_specs import DOCUMENTS
@@ -72,16 +73,18 @@ def compare_documents(
     return tuple(compare_ratios(pairs, confidence=confidence, num_resamples=num_resamples, seed=seed))
 
 
-def comparison_of_documents(
-    documents: tuple[MetricComparison, ...],
+def comparison_without_answers(
+    metrics: tuple[MetricComparison, ...],
     forgetting: Iterable[MetricComparison],
     *,
     confidence: float,
     num_resamples: int,
     seed: int,
 ) -> Comparison:
-    """The comparison of a run whose test set holds documents and no prompt; its headline is the perplexity."""
-    main = documents[0]
+    """The comparison of a run that has no test record to answer: of documents, and of tests; its headline is the first metric."""
+    if not metrics:
+        raise DataError("no item of evaluation.tests was scored by both models; tests/ says why")
+    main = metrics[0]
     comparison = Comparison(
         num_items=main.num_items,
         confidence=confidence,
@@ -90,7 +93,7 @@ def comparison_of_documents(
         headline=main.name,
         reference_words=0.0,
         caution=caution_of(main.num_items, True, confidence, main),
-        metrics=documents,
+        metrics=metrics,
         forgetting=tuple(forgetting),
         items=(),
     )

@@ -52,9 +52,13 @@ class Condition:
         return f"{self.name}{figure}{self.sign}{self.limit:g}"
 
 
-def parse_gate(text: str, where: str = "report.gate") -> tuple[Condition, ...]:
-    """The conditions that `text` names, divided by commas; ConfigError, naming `where`, for one that cannot be read."""
-    return tuple(_condition(part, where) for part in text.split(",") if part.strip())
+def parse_gate(text: str, where: str = "report.gate", others: Sequence[str] = ()) -> tuple[Condition, ...]:
+    """The conditions that `text` names, divided by commas; ConfigError, naming `where`, for one that cannot be read.
+
+    `others` are metrics besides those that there always are.
+    """
+    names = (*METRIC_NAMES, *others)
+    return tuple(_condition(part, where, names) for part in text.split(",") if part.strip())
 
 
 def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, has_judge: bool) -> None:
@@ -66,13 +70,15 @@ def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, ha
             raise ConfigError(f"report.gate: {str(condition)!r} needs a judge, and judge.model names none")
 
 
-def check_of_documents(conditions: tuple[Condition, ...]) -> None:
-    """Raise ConfigError for a condition on answers, in a run whose test set holds documents and no prompt."""
-    measured = [spec.name for spec in (*DOCUMENTS, *FORGETTING)]
+def check_without_answers(
+    conditions: tuple[Condition, ...], *, has_documents: bool, others: Sequence[str] = ()
+) -> None:
+    """Raise ConfigError for a condition on answers, in a run whose test set has no prompt; `others` are metrics of tests."""
+    measured = [*(spec.name for spec in (*(DOCUMENTS if has_documents else ()), *FORGETTING)), *others]
     for condition in conditions:
         if condition.name not in measured:
             raise ConfigError(
-                f"report.gate: {str(condition)!r} needs answers, and documents have none; measured are {', '.join(measured)}"
+                f"report.gate: {str(condition)!r} needs answers, and the test set has none; measured are {', '.join(measured)}"
             )
 
 
@@ -108,7 +114,7 @@ def check_met(outcomes: Sequence[GateOutcome]) -> None:
         )
 
 
-def _condition(text: str, where: str) -> Condition:
+def _condition(text: str, where: str, names: Sequence[str]) -> Condition:
     found = _CONDITION.fullmatch(text)
     try:
         limit = float(found["limit"]) if found else None
@@ -121,9 +127,9 @@ def _condition(text: str, where: str) -> Condition:
     name, figure = found["name"].lower().replace("-", "_"), found["figure"] or "difference"
     if name in RENAMED_METRICS:
         raise ConfigError(f"{where}: `{name}` is called `{RENAMED_METRICS[name]}` now")
-    if name not in METRIC_NAMES:
-        guess = difflib.get_close_matches(name, METRIC_NAMES, n=1, cutoff=0.5)
-        hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(METRIC_NAMES)}"
+    if name not in names:
+        guess = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(names)}"
         raise ConfigError(f"{where}: unknown metric `{found['name']}`: {hint}")
     if figure not in FIGURES:
         raise ConfigError(f"{where}: `{name}` has no figure `.{figure}`; there are .{', .'.join(FIGURES)}")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from tuneful.runs.schema import MetricComparison
+
 Formula = Literal["mean", "share", "loss", "perplexity"]
 """How items become one number: the mean of scores, the share of items, a loss per token (or byte), and exp() of one."""
 
@@ -90,9 +92,9 @@ def metric_spec(name: str) -> MetricSpec:
     return next(spec for spec in (*METRICS, *DOCUMENTS, *FORGETTING) if spec.name == name)
 
 
-def label_in_sentence(name: str) -> str:
-    """The label of the metric `name` inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
-    spec = metric_spec(name)
-    if spec.in_sentence:
-        return spec.in_sentence
-    return spec.label[:1].lower() + spec.label[1:] if spec.label[1].islower() else spec.label
+def label_in_sentence(metric: MetricComparison) -> str:
+    """The label of a metric inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
+    own = next((spec.in_sentence for spec in METRICS if spec.name == metric.name), "")
+    if own:
+        return own
+    return metric.label[:1].lower() + metric.label[1:] if metric.label[1:2].islower() else metric.label

@@ -10,7 +10,8 @@ from dataclasses import replace
 from tuneful.console import Terminal
 from tuneful.evaluation.gate import Condition, check_gate
 from tuneful.evaluation.ratings import in_words
-from tuneful.runs.schema import Comparison, KindComparison, MetricComparison
+from tuneful.numbers import plural
+from tuneful.runs.schema import Comparison, KindComparison, MetricComparison, TaskSummary
 
 
 def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[str, str]) -> None:
@@ -29,6 +30,8 @@ def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[s
     terminal.say(
         f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main)}"
     )
+    for test in comparison.tests:
+        terminal.say(items_in_words(test))
     if comparison.people is not None:
         terminal.say(in_words(comparison.people, comparison.confidence, columns))
     terminal.say(comparison.sentence or "", style="bold")
@@ -40,6 +43,15 @@ def apply_gate(conditions: tuple[Condition, ...], comparison: Comparison, termin
     for outcome in outcomes:
         terminal.say(f"gate  {outcome}", style="green" if outcome.met else "red")
     return replace(comparison, gate=tuple(outcomes)) if outcomes else comparison
+
+
+def items_in_words(test: TaskSummary) -> str:
+    """How many items of a test count, and why others do not."""
+    asked = "" if test.prompt == "template" else ", asked raw"
+    shots = f", after {plural(test.num_fewshot, 'item')} that stand before each" if test.num_fewshot else ""
+    reasons = "; ".join(f"{count:,} not scored: {reason}" for reason, count in test.unscored.items())
+    counted = f"{test.name}: {test.num_scored:,} of {plural(test.num_items - test.num_fewshot, 'item')} scored"
+    return counted + shots + asked + (f" ({reasons})" if reasons else "")
 
 
 def p_in_words(metric: MetricComparison) -> str:

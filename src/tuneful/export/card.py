@@ -134,13 +134,15 @@ def _eval_results(card: Card) -> Iterator[EvalResult]:
     kind = ids[0] if len(ids) == len(card.data) == 1 else "custom"
     general = "general text" if card.general == "builtin" else f"general text, {Path(card.general).name}"
     for metric in (*comparison.metrics, *comparison.forgetting):
-        is_test = metric in comparison.metrics
+        is_test, own = metric in comparison.metrics, comparison.test_of(metric)
+        sha256 = own.sha256 if own else card.data_sha256
+        of = ("custom", Path(own.file).name) if own else (kind, tested) if is_test else ("general-text", general)
         yield EvalResult(
             task_type="text-generation",
-            dataset_type=kind if is_test else "general-text",
-            dataset_name=tested if is_test else general,
+            dataset_type=of[0],
+            dataset_name=of[1],
             dataset_split="test" if is_test else None,
-            dataset_args={"sha256": card.data_sha256} if is_test else None,
+            dataset_args={"sha256": sha256} if is_test else None,
             metric_type=_METRIC_TYPES.get(metric.name, metric.name),
             metric_value=round(metric.tuned, _DECIMALS),
             metric_name=metric.label,

@@ -66,12 +66,13 @@ class Forgetting:
 
 
 def view_scores(comparison: Comparison) -> Scores:
-    """Lay out the comparison as a table."""
+    """Lay out the comparison as a table; standard tests have one of their own."""
+    metrics = [metric for metric in comparison.metrics if comparison.test_of(metric) is None]
     return Scores(
-        rows=rows_of(comparison.metrics, comparison, "interval"),
+        rows=rows_of(metrics, comparison, "interval"),
         method=_method(comparison),
         power=_power(comparison),
-        has_aimless=any(metric.higher_is_better is None for metric in comparison.metrics),
+        has_aimless=any(metric.higher_is_better is None for metric in metrics),
     )
 
 
@@ -148,7 +149,8 @@ def chance(metric: MetricComparison) -> str:
 
 def _of_how_many(metric: MetricComparison, comparison: Comparison) -> str:
     """`; 123 of 131 items`, where a measure of the test set does not cover all of it."""
-    is_partial = metric in comparison.metrics and metric.num_items not in (0, comparison.num_items)
+    is_of_test_set = metric in comparison.metrics and comparison.test_of(metric) is None
+    is_partial = is_of_test_set and metric.num_items not in (0, comparison.num_items)
     return f"; {count(metric.num_items)} of {plural(comparison.num_items, 'item')}" if is_partial else ""
 
 

@@ -45,6 +45,7 @@ from tuneful.report.scores import (
     view_kinds,
     view_scores,
 )
+from tuneful.report.tasks import TasksView, view_tasks
 from tuneful.report.trained_on import Cells, DataView, view_data
 from tuneful.runs.schema import Environment, Evaluation
 
@@ -109,6 +110,7 @@ class Page:
     samples: Samples | None
     setup: tuple[tuple[str, Cells], ...]
     version: str
+    tests: TasksView | None = None
 
 
 def view_page(run: Run) -> Page:
@@ -131,7 +133,7 @@ def view_page(run: Run) -> Page:
         decision=view_decision(comparison),
         glance=view_glance(run),
         sides=sides,
-        scores=view_scores(comparison) if comparison and comparison.metrics else None,
+        scores=view_scores(comparison) if comparison and comparison.metrics and not _is_of_tests(comparison) else None,
         kinds=view_kinds(comparison) if comparison and comparison.kinds else None,
         forgetting=view_forgetting(comparison) if comparison and comparison.forgetting else None,
         judged=view_judged(run),
@@ -144,6 +146,7 @@ def view_page(run: Run) -> Page:
         samples=_samples(run.evaluations),
         setup=_setup(run),
         version=run.environment.tuneful if run.environment else "",
+        tests=view_tasks(comparison) if comparison and comparison.tests else None,
     )
 
 
@@ -189,9 +192,9 @@ def _missing(run: Run) -> list[str]:
         notes.append("data.json is missing: the page cannot say what was trained on.")
     if not run.steps and not _is_unfinished(run):
         notes.append("metrics.jsonl holds no training step: there are no curves.")
-    of_documents = run.comparison is not None and run.comparison.headline.startswith("document_")
-    if of_documents:
-        pass  # documents are read, and nothing is answered
+    compared = run.comparison
+    if compared is not None and (compared.headline.startswith("document_") or _is_of_tests(compared)):
+        pass  # nothing is answered but tests
     elif not run.base and not run.tuned:
         notes.append(
             "There are no test answers: “tuneful run” asks the model before and after training, "
@@ -204,6 +207,11 @@ def _missing(run: Run) -> list[str]:
     elif not run.comparison:
         notes.append("The answers were not compared: comparison.json is missing.")
     return notes
+
+
+def _is_of_tests(comparison: Comparison) -> bool:
+    """Whether nothing but standard tests was compared."""
+    return any(comparison.headline in test.metrics for test in comparison.tests)
 
 
 def _when(environment: Environment | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tuneful.audit.audit import audit_sides
@@ -11,7 +12,7 @@ from tuneful.data.read import Record
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset, Subset, describe
 from tuneful.errors import ConfigError
-from tuneful.evaluation.gate import Condition, check_of_documents
+from tuneful.evaluation.gate import Condition, check_without_answers
 from tuneful.runs.folder import RunDir
 from tuneful.runs.mixing import with_shares
 from tuneful.runs.schema import DataDocument
@@ -24,17 +25,19 @@ def check_sides(
     validation: Subset,
     asked: Subset,
     documents: Subset,
+    tests: Sequence[str],
 ) -> None:
-    """ConfigError where a setting needs records of a side that has none; `asked` and `documents` are of the test set."""
+    """ConfigError where a setting needs records of a side that has none; `asked` and `documents` are of the test set, `tests` the
+    metrics of `evaluation.tests`."""
     if config.train.early_stopping_patience and not len(validation):
         raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
-    if conditions and verb == "run" and not len(asked) and not len(documents):
+    if conditions and verb == "run" and not len(asked) and not len(documents) and not tests:
         wanted = " with label true" if config.train.objective == "kto" else ""
         raise ConfigError(f"`report.gate` needs test records{wanted}: raise data.test_share")
-    if verb == "run" and len(documents) and not len(asked):
+    if verb == "run" and (len(documents) or tests) and not len(asked):
         if config.judge.model is not None:
-            raise ConfigError("`judge.model` judges answers, and documents have none; give prompts as data.test_file")
-        check_of_documents(conditions)
+            raise ConfigError("`judge.model` judges answers, and the test set has none; give prompts as data.test_file")
+        check_without_answers(conditions, has_documents=len(documents) > 0, others=tests)
 
 
 def write_data(

@@ -20,11 +20,15 @@ import torch
 
 from tuneful.config import TrainConfig
 from tuneful.console import Terminal
+from tuneful.encoding.encode import Encoder
 from tuneful.errors import JudgeError
 from tuneful.evaluation.forgetting import score_passages, write_samples
+from tuneful.evaluation.task_files import Task
+from tuneful.evaluation.tasks import ask_instructions, choice_examples, encoder_of, fewshot
 from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
+from tuneful.model.load import context_length
 from tuneful.model.memory import small_copies, total_bytes
 from tuneful.model.nf4_layers import weights_without_values
 from tuneful.model.stored import STRETCH
@@ -40,7 +44,7 @@ from tuneful.runs.training import finish_training, sample
 from tuneful.train.loop import Training, mean_loss
 from tuneful.train.objective import AllSides
 from tuneful.train.preference import KtoObjective
-from tuneful.types import Example, sides_of
+from tuneful.types import Conversation, Example, sides_of
 
 _TIMED_RECORDS, _TIMED_PASSAGES = 32, 8
 
@@ -203,12 +207,25 @@ def _phases_before(run: RunState, engine: Engine) -> dict[str, float]:
         if isinstance(objective, KtoObjective) and objective.mismatched(run.dataset.train.examples[:2]):
             phases["reference"] *= 2  # of each prompt with another's response, too
     if run.verb == "run" and len(run.asked):
-        phases["answers_base"] = _seconds_of_answers(run)
+        phases["answers_base"] = _seconds_of_answers(run, run.encoder, run.asked.conversations)
         phases["references_base"] = _seconds_of_losses(run, engine, run.asked.examples)
     if run.verb == "run" and has_measured(run):
         phases["documents_base"] = _seconds_of_losses(run, engine, run.documents.chunks)
         phases["general_base"] = _seconds_of_general(run, engine)
+    if run.verb == "run" and run.tasks:
+        phases["tests_base"] = sum(_seconds_of_test(run, engine, task) for task in run.tasks)
     return {name: seconds for name, seconds in phases.items() if seconds}
+
+
+def _seconds_of_test(run: RunState, engine: Engine, task: Task) -> float:
+    """Some choices, or a batch of answers, counted up to the whole test."""
+    encoder = encoder_of(run.encoder, run.pretrained.tokenizer, run.config.evaluation)
+    if task.kind == "choices":
+        examples = choice_examples(*fewshot(task, run.config.evaluation, run.config.train.seed), encoder)
+        every = [one for own in examples if not isinstance(own, str) for one in own]
+        return _seconds_of_losses(run, engine, every)
+    asked = list(ask_instructions(task, encoder, context_length(run.model)).conversations.values())
+    return _seconds_of_answers(run, encoder, asked)
 
 
 def _seconds_of_an_evaluation(run: RunState, engine: Engine) -> float:
@@ -235,11 +252,12 @@ def _seconds_of_general(run: RunState, engine: Engine) -> float:
     return passages + seconds_of(lambda: write_samples(run.model, text, run.general_texts, layout, seed=0))
 
 
-def _seconds_of_answers(run: RunState) -> float:
-    """One batch of test answers, counted up to the whole set."""
-    batch = run.asked.conversations[: run.config.generate.batch_size]
-    seconds = seconds_of(lambda: answer(run.model, run.encoder, batch, run.config.generate))
-    return seconds * len(run.asked) / len(batch)
+def _seconds_of_answers(run: RunState, encoder: Encoder, conversations: Sequence[Conversation]) -> float:
+    """One batch of answers, counted up to all of them."""
+    batch = conversations[: run.config.generate.batch_size]
+    if not batch:
+        return 0.0
+    return seconds_of(lambda: answer(run.model, encoder, batch, run.config.generate)) * len(conversations) / len(batch)
 
 
 def _judging(run: RunState) -> tuple[int, float]:

@@ -7,7 +7,7 @@ micro-batch. So what is refused here could not have ended well; what passes may 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,9 @@ import torch
 from tuneful.config import Config
 from tuneful.errors import ConfigError
 from tuneful.files import cache_root
+from tuneful.model.load import base_path
 from tuneful.model.memory import available_bytes
+from tuneful.model.names import is_adapter
 from tuneful.model.nf4 import BYTES as NF4_BYTES
 from tuneful.model.precision import choose_dtype
 from tuneful.model.size import ModelSize, size_of
@@ -25,6 +27,13 @@ from tuneful.train.memory import MIN_TOKENS, bytes_a_token
 _FLOAT32 = 4
 BYTES_WHILE_MERGED = 4 * _FLOAT32
 """What merging a weight takes, of one matrix at a time: the base, what is added and the sum in float32; then all in float64."""
+
+
+def weights_of(path: Path, notify: Callable[[str], None]) -> Path:
+    """The folder or file that holds the weights of `path`: of an adapter, its base."""
+    while is_adapter(path):
+        path = base_path(path, notify)
+    return path
 
 
 @dataclass(frozen=True, slots=True)

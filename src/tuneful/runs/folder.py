@@ -45,7 +45,7 @@ from tuneful.runs.schema import (
 Row = TypeVar("Row")
 
 RECORD, METRICS, RECORDS, TRAINING = "run.json", "metrics.jsonl", "records.jsonl", "training.json"
-MADE_AGAIN = ("answers/", "general/", "documents/", "reference.json")
+MADE_AGAIN = ("answers/", "general/", "documents/", "tests/", "reference.json")
 """Files that a run makes again where they are damaged."""
 
 LOCK = ".lock"

@@ -17,7 +17,7 @@ from typing import Any
 from tuneful.errors import ConfigError
 from tuneful.files import sha256_of
 
-FOLDERS = ("answers", "checkpoints", "data", "documents", "general", "judge", "scores", "model", "adapter")
+FOLDERS = ("answers", "checkpoints", "data", "documents", "general", "judge", "scores", "tests", "model", "adapter")
 FILES = (
     ".lock",
     "run.json",
@@ -50,7 +50,7 @@ _DECISIVE = ("verb", "data", "folder", "allowed", "started", "finished", "config
 
 def check_places(path: Path) -> None:
     """ConfigError where one of the run's places below `path` holds something else: a file for a folder, a link to nothing."""
-    for name in (*FOLDERS, *FILES):
+    for name in (*FOLDERS, *FILES, *(f"tests/{own.name}" for own in path.glob("tests/*.json*"))):
         place, wanted = path / name, "folder" if name in FOLDERS else "file"
         if not os.path.lexists(place) or (os.path.isdir(place) if name in FOLDERS else os.path.isfile(place)):
             continue

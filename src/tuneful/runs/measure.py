@@ -6,26 +6,22 @@ Every result is a file of the run folder, written whole, and a run that goes on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import TypedDict, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import numpy as np
 
 from tuneful.encoding.documents import records_of
-from tuneful.errors import DataError
 from tuneful.evaluation.answered import kind_of
 from tuneful.evaluation.document import compare_models, with_items
-from tuneful.evaluation.documents import compare_documents, comparison_of_documents, document_score
+from tuneful.evaluation.documents import compare_documents, comparison_without_answers, document_score
 from tuneful.evaluation.forgetting import compare_forgetting, covers, score_passages, score_samples, write_samples
 from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.tables import apply_gate, show_comparison
+from tuneful.evaluation.task_comparison import ItemScore, compare_all_tests
 from tuneful.infer.decode import laid_out
-from tuneful.infer.file import Journal, answer_rows, request_sha256
 from tuneful.judge.run import judge_run
-from tuneful.model.lora import without_adapter
-from tuneful.model.memory import small_copies
 from tuneful.runs.schema import (
     AnswerRow,
     AnswerScores,
@@ -33,16 +29,12 @@ from tuneful.runs.schema import (
     GeneralScore,
     JudgeFinding,
     ReferenceLoss,
-    as_row,
-    check_sources,
-    read_rows,
-    read_strictly,
 )
 from tuneful.runs.setup import Engine, RunState
+from tuneful.runs.sides import answer_and_write, answering_as, written
+from tuneful.runs.standard_tests import measure_tests
 from tuneful.train.loop import record_nll
 from tuneful.types import Example, answer_text
-
-Row = TypeVar("Row")
 
 
 class _Settings(TypedDict):
@@ -53,23 +45,25 @@ class _Settings(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one model was found to be: the scores of its answers to the test set, and what its documents and general text cost
-    it."""
+    """What one model was found to be: the scores of its answers to the test set, what its documents and general text cost it, and
+    its scores of each test by its name."""
 
     answers: Sequence[AnswerScores]
     documents: Sequence[GeneralScore]
     general: Sequence[GeneralScore]
+    tests: Mapping[str, Sequence[ItemScore]] = field(default_factory=dict)
 
 
 def has_measured(run: RunState) -> bool:
-    """Whether the test set holds what models are compared on: records that are answered, or documents."""
-    return len(run.asked) > 0 or len(run.documents) > 0
+    """Whether there is what models are compared on: test records that are answered, documents, or tests."""
+    return len(run.asked) > 0 or len(run.documents) > 0 or len(run.tasks) > 0
 
 
 def measure(run: RunState, engine: Engine, name: str) -> Measured:
     """Measure the model as it came (`base`, without its adapter) or as it was trained (`tuned`)."""
     answers = _answer_test_set(run, engine, name) if len(run.asked) else []
-    return Measured(answers, _measure_documents(run, engine, name), _measure_general(run, engine, name))
+    tests = measure_tests(run, engine, name)
+    return Measured(answers, _measure_documents(run, engine, name), _measure_general(run, engine, name), tests)
 
 
 def compare(run: RunState, base: Measured, tuned: Measured) -> Comparison:
@@ -91,14 +85,15 @@ def _compared(run: RunState, base: Measured, tuned: Measured) -> Comparison:
         "seed": run.config.train.seed,
     }
     documents = compare_documents(base.documents, tuned.documents, **settings)
+    tests, of_tests = compare_all_tests(run.tasks, run.config.evaluation, base.tests, tuned.tests, **settings)
     if not len(test):
         forgetting = compare_forgetting(base.general, tuned.general, **settings)
-        return comparison_of_documents(documents, forgetting, **settings)
+        return replace(comparison_without_answers((*documents, *of_tests), forgetting, **settings), tests=tests)
     before, after, judge = _judged(run, base.answers, tuned.answers)
     kinds = [kind_of(record.raw) for record in test.records]
     compared = compare_models(run.config, before, after, kinds, base.general, tuned.general, judge)
     return with_items(
-        replace(compared, metrics=(*compared.metrics, *documents)),
+        replace(compared, metrics=(*compared.metrics, *documents, *of_tests), tests=tests),
         sources=[record.source for record in test.records],
         references=[answer_text(conversation.answered_turns[-1]) for conversation in test.conversations],
         kinds=kinds,
@@ -111,9 +106,9 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
     """The model's answers to the test set, written as answers/{name}.jsonl, and their scores."""
     test = run.asked
     sources = [conversation.source for conversation in test.conversations]
-    if (answers := _written(run, AnswerRow, f"answers/{name}.jsonl", sources)) is None:
+    if (answers := written(run, AnswerRow, f"answers/{name}.jsonl", sources)) is None:
         answers = _answer(run, name)
-    if (losses := _written(run, ReferenceLoss, f"answers/{name}-references.jsonl", sources)) is None:
+    if (losses := written(run, ReferenceLoss, f"answers/{name}-references.jsonl", sources)) is None:
         losses = _read_references(run, engine, name)
     return [
         score_answer(
@@ -129,36 +124,23 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
 
 def _answer(run: RunState, name: str) -> list[AnswerRow]:
     """Every rank's answers to its share of the test set, together in answers/{name}.jsonl."""
-    file, own = f"answers/{name}.jsonl", _own_answers(run)
+    file = f"answers/{name}.jsonl"
     if name == "base":
         _show_decoder(run)
-    with (
-        _answering_as(run, name),
-        run.phase(f"answers_{name}"),
-        _journal(run, name) as journal,
-        run.terminal.progress(f"{name} answers", len(own), "answers") as advance,
-    ):
-        given = answer_rows(
-            run.model,
+    with answering_as(run, name), run.phase(f"answers_{name}"):
+        return answer_and_write(
+            run,
             run.encoder,
             run.asked.conversations,
-            run.config.generate,
-            seed=run.config.train.seed,
-            numbers=own,
-            journal=journal,
-            advance=advance,
+            file,
+            f"{name} answers",
+            lambda rows: run.folder.write_finished(file, rows),
         )
-        gathered = dict(run.group.gather([[number, as_row(row)] for number, row in given.items()]))
-        rows = read_rows(AnswerRow, [gathered[number] for number in sorted(gathered)], run.folder.path / file)
-        run.folder.write_finished(file, rows)
-        if journal is not None:
-            journal.forget()
-    return rows
 
 
 def _show_decoder(run: RunState) -> None:
     """Where the model answers in a slower way than others, which and why."""
-    with _answering_as(run, "base"):
+    with answering_as(run, "base"):
         choice, _ = laid_out(run.model)
     if choice.reason:
         run.terminal.facts({"answers": str(choice)})
@@ -167,7 +149,7 @@ def _show_decoder(run: RunState) -> None:
 def _read_references(run: RunState, engine: Engine, name: str) -> list[ReferenceLoss]:
     """What the reference answers cost the model, in answers/{name}-references.jsonl."""
     references = _references(run)
-    with _answering_as(run, name), run.phase(f"references_{name}"):
+    with answering_as(run, name), run.phase(f"references_{name}"):
         nll = record_nll(run.model, references, engine.layout)
     losses = [
         ReferenceLoss(reference.source, own, int((reference.weights > 0).sum()))
@@ -177,33 +159,14 @@ def _read_references(run: RunState, engine: Engine, name: str) -> list[Reference
     return losses
 
 
-def _written(run: RunState, kind: type[Row], name: str, sources: Sequence[str] | None = None) -> list[Row] | None:
-    """The rows of a file of the folder, the same on every rank; None where it was not written yet, or is damaged and has to be
-    made again. `sources` are those that its rows speak of, in order."""
-    own = _whole_rows(run, kind, name, sources) if run.group.is_main else None
-    rows = run.group.broadcast(None if own is None else list(map(as_row, own)))
-    return None if rows is None else read_rows(kind, rows, run.folder.path / name)
-
-
-def _whole_rows(run: RunState, kind: type[Row], name: str, sources: Sequence[str] | None) -> list[Row] | None:
-    try:
-        rows = run.folder.read_rows(kind, name)
-        if rows is not None and sources is not None:
-            check_sources(rows, sources, run.folder.path / name)
-    except DataError as error:
-        run.warn([f"{error}. It is made again"])
-        return None
-    return rows
-
-
 def _measure_documents(run: RunState, engine: Engine, name: str) -> list[GeneralScore]:
     """What each document of the test set costs the model; written as documents/{name}.jsonl."""
     documents = run.documents
     if not len(documents):
         return []
-    if (found := _written(run, GeneralScore, f"documents/{name}.jsonl", list(documents.sources))) is not None:
+    if (found := written(run, GeneralScore, f"documents/{name}.jsonl", list(documents.sources))) is not None:
         return found
-    with _answering_as(run, name), run.phase(f"documents_{name}"):
+    with answering_as(run, name), run.phase(f"documents_{name}"):
         losses = np.bincount(
             records_of(documents.chunks),
             weights=record_nll(run.model, documents.chunks, engine.layout),
@@ -226,7 +189,7 @@ def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralSc
     found = _general_scores(run, name)
     if not texts or covers(found, texts, samples):
         return found
-    with _answering_as(run, name), run.phase(f"general_{name}"):
+    with answering_as(run, name), run.phase(f"general_{name}"):
         scores = score_passages(run.model, text, texts, engine.layout)
         if samples is None:
             scores += write_samples(run.model, text, texts, engine.layout, seed=run.config.train.seed)
@@ -238,7 +201,7 @@ def _measure_general(run: RunState, engine: Engine, name: str) -> list[GeneralSc
 
 def _general_scores(run: RunState, name: str) -> list[GeneralScore]:
     """What general/{name}.jsonl holds; nothing where it was not written yet."""
-    return _written(run, GeneralScore, f"general/{name}.jsonl") or []
+    return written(run, GeneralScore, f"general/{name}.jsonl") or []
 
 
 def _judged(
@@ -265,30 +228,3 @@ def _references(run: RunState) -> list[Example]:
     encoder = replace(run.encoder, prompt_weight=0.0, last_turn=True)
     references = [encoder.example(conversation) for conversation in run.asked.conversations]
     return [reference for reference in references if isinstance(reference, Example)]
-
-
-def _own_answers(run: RunState) -> list[int]:
-    """Which test records this rank answers: its share, or all of them where all ranks compute each layer together."""
-    everything = range(len(run.asked))
-    return list(everything if run.group.sharded else everything[run.group.rank :: run.group.size])
-
-
-def _journal(run: RunState, name: str) -> AbstractContextManager[Journal | None]:
-    """Where this rank's answers are kept as they come; nowhere where all ranks have to give each answer together."""
-    if run.group.sharded:
-        return nullcontext()
-    part = f"{name}.jsonl" if run.group.size == 1 else f"{name}-{run.group.rank}-of-{run.group.size}.jsonl"
-    request = request_sha256(
-        run.model, run.encoder, run.asked.conversations, run.config.generate, run.config.train.seed
-    )
-    folder = run.folder.path / "answers"
-    folder.mkdir(exist_ok=True)
-    return Journal(folder / part, request, replace=True)
-
-
-@contextmanager
-def _answering_as(run: RunState, name: str) -> Iterator[None]:
-    """Inside, the model answers as the `base` that it came as, without its adapter; or as the `tuned` one."""
-    as_it_came = run.pretrained.adapter is not None  # with an adapter, which is trained only after this
-    with small_copies(), without_adapter(run.method.adapter if name == "base" and not as_it_came else None):
-        yield

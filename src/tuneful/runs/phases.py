@@ -26,6 +26,7 @@ LABELS: Mapping[str, str] = {
     "references_base": "reference losses before",
     "documents_base": "documents before",
     "general_base": "general text before",
+    "tests_base": "tests before",
     "reference": "reference of the preferences",
     "record_losses_before": "record losses before",
     "training": "training",
@@ -36,6 +37,7 @@ LABELS: Mapping[str, str] = {
     "references_tuned": "reference losses after",
     "documents_tuned": "documents after",
     "general_tuned": "general text after",
+    "tests_tuned": "tests after",
     "judging": "judging",
 }
 """Every phase by its name in environment.json, in order. Checkpoints are written while it trains, and counted apart, too."""
@@ -67,7 +69,7 @@ def after_training(measured: Mapping[str, float], saving: float, accuracy: float
 
     `accuracy` is what preferences that were held out take, which nothing before the training is like.
     """
-    repeated = ("answers", "references", "documents", "general")
+    repeated = ("answers", "references", "documents", "general", "tests")
     again = {f"{name}_tuned": measured.get(f"{name}_base", 0.0) for name in repeated}
     losses = {"preference_accuracy": accuracy, "record_losses_after": measured.get("record_losses_before", 0.0)}
     return {name: seconds for name, seconds in {**losses, "saving": saving, **again}.items() if seconds}

@@ -31,7 +31,7 @@ from tuneful.runs.folder import (
 from tuneful.runs.schema import Environment, RunRecord, read_loosely, read_object
 from tuneful.types import Example, sides_of
 
-FREE_SECTIONS = ("report", "judge")
+FREE_SECTIONS = ("report", "judge", "evaluation")
 FREE_KEYS = {
     "data.train_file",  # its content is compared, wherever it lies
     "model.device",
@@ -132,7 +132,9 @@ def _check_resumption(
             f"--resume {folder.path}"
         )
     check_changes(folder.path, changed, allow_changed)
-    if folder.has_model and (late := [one.key for one in changed if not one.key.startswith(("generate.", "report."))]):
+    if folder.has_model and (
+        late := [one.key for one in changed if not one.key.startswith(("generate.", "report.", "evaluation."))]
+    ):
         raise ConfigError(
             f"{folder.path}: the model is trained and saved; `{late[0]}` comes too late. Begin another run for it"
         )

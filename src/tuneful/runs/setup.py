@@ -30,10 +30,13 @@ from tuneful.encoding.replay import Replay, read_replay
 from tuneful.errors import ConfigError, InputError
 from tuneful.evaluation.forgetting import GeneralText, read_general
 from tuneful.evaluation.gate import Condition, check_measurable, parse_gate
+from tuneful.evaluation.task_comparison import metric_names
+from tuneful.evaluation.task_files import Task
+from tuneful.evaluation.tasks import tasks_of
 from tuneful.files import cache_root
 from tuneful.judge.run import check_judge_is_there
 from tuneful.model.adapter import read_adapter
-from tuneful.model.load import Pretrained, base_path, context_length, fingerprint, load_base, load_from, resolve_model
+from tuneful.model.load import Pretrained, context_length, fingerprint, load_base, load_from, resolve_model
 from tuneful.model.memory import give_back_freed_memory, keep_freed_memory
 from tuneful.model.names import is_adapter
 from tuneful.model.native import describe as describe_kernels
@@ -44,7 +47,7 @@ from tuneful.model.saved_template import with_saved_template
 from tuneful.runs.data_files import check_sides, write_data
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import describe_machine, peak_memory_bytes
-from tuneful.runs.fits import check_fits
+from tuneful.runs.fits import check_fits, weights_of
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import (
     Method,
@@ -82,7 +85,8 @@ class RunState:
 
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
-    `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`.
+    `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`,
+    `tasks` the files of `evaluation.tests`.
     `asked` are the test records that are answered, `documents` those that are read; unwanted answers are neither. `audit` is what
     data.json holds, `mixture` in which shares files come;
     `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
@@ -109,6 +113,7 @@ class RunState:
     audit: DataDocument
     conditions: tuple[Condition, ...]
     general_texts: list[GeneralText]
+    tasks: list[Task]
     started: datetime
     phase_seconds: dict[str, float] = field(default_factory=dict)
     loading_seconds: float = 0.0
@@ -182,7 +187,9 @@ def set_up(
     """
     start = time.perf_counter()
     keep_freed_memory()
-    conditions, general_texts, device = _check_request(verb, config, group)
+    tasks = tasks_of(config.evaluation, config.train.seed) if verb == "run" else []
+    tests = metric_names(tasks)
+    conditions, general_texts, device = _check_request(verb, config, group, tests)
     stream = stream_data(data, config.data, config.train.objective)
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
@@ -201,7 +208,7 @@ def set_up(
         replay = _read_replay(config, encoder, dataset)
         mixture = read_mixture(dataset, config.data)
         asked, documents = apart(dataset.test, config)
-        check_sides(verb, config, conditions, dataset.validation, asked, documents)
+        check_sides(verb, config, conditions, dataset.validation, asked, documents, tests)
         model_sha256 = fingerprint(pretrained.begun_with)
         identity = training_identity(config, dataset, replay, model_sha256)
         started, phase_seconds = begin_or_resume(folder, data, verb, config, identity, allow_changed, terminal)
@@ -229,6 +236,7 @@ def set_up(
         audit=audit,
         conditions=conditions,
         general_texts=general_texts,
+        tasks=tasks,
         started=started,
         phase_seconds=phase_seconds,
         loading_seconds=loading_seconds,
@@ -297,10 +305,10 @@ def kernels_in_use(device: torch.device) -> str:
 
 
 def _check_request(
-    verb: str, config: Config, group: ProcessGroup
+    verb: str, config: Config, group: ProcessGroup, tests: Sequence[str]
 ) -> tuple[tuple[Condition, ...], list[GeneralText], torch.device]:
     """The gate's conditions, the general text and the device; InputError where the machine has not what `config` asks for."""
-    conditions, general_texts = parse_gate(config.report.gate), read_general(config.report.general)
+    conditions, general_texts = parse_gate(config.report.gate, others=tests), read_general(config.report.general)
     has_judge = config.judge.model is not None
     check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
     if has_judge and verb == "run" and group.is_main:
@@ -373,19 +381,12 @@ def _load(
         if continues:
             own = continued_settings(config, read_adapter(path))
         if group.size == 1:  # of several, each may hold a part
-            check_fits(_weights_of(path, terminal), name, own, device)
+            check_fits(weights_of(path, terminal.say), name, own, device)
         begin = load_base if continues else partial(load_from, name=name)
         return own, begin(path, notify=terminal.say, dtype=held, in_4_bits=in_4_bits)
 
     found: tuple[Config, Pretrained] = on_main_first(group, load)
     return found
-
-
-def _weights_of(path: Path, terminal: Terminal) -> Path:
-    """The folder or file that holds the weights of `path`: of an adapter, its base."""
-    while is_adapter(path):
-        path = base_path(path, terminal.say)
-    return path
 
 
 def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:

@@ -177,7 +177,7 @@ def _base_name(name: str, notify: Notify) -> str | None:
     """What the model `name` was trained from, where it is a run or an adapter and that can be found."""
     path = Path(name).expanduser()
     if _is_run(name):
-        found = _base_of_run(path)
+        found = base_of_run(path)
     elif is_adapter(path):
         found = adapter_base(path).name
     else:
@@ -190,7 +190,7 @@ def _base_name(name: str, notify: Notify) -> str | None:
     return found
 
 
-def _base_of_run(path: Path) -> str:
+def base_of_run(path: Path) -> str:
     """The name of the model that a run began with, a relative folder as it is from here."""
     record = read_object(path / _RUN)
     try:

@@ -18,12 +18,14 @@ from tuneful.runs.schema.documents import (
 )
 from tuneful.runs.schema.exports import ExportProof
 from tuneful.runs.schema.read import fields_of
-from tuneful.runs.schema.results import Calibration, Comparison, EvaluationDocument
+from tuneful.runs.schema.results import Calibration, Comparison, EvaluationDocument, TaskRequest, TasksDocument
 from tuneful.runs.schema.rows import (
     ABSENT,
     AnswerRow,
+    ChoiceScore,
     Evaluation,
     GeneralScore,
+    InstructionScore,
     JudgeScore,
     Notice,
     RatingRow,
@@ -69,6 +71,16 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
         "A line a document of the test set, where documents are trained.",
         (GeneralScore,),
     ),
+    "tests/NAME-base.jsonl, tests/NAME-tuned.jsonl": (
+        "A line an item of the test NAME, in the order of its file, few-shot items left out: of multiple choice, or of "
+        "instructions. `tuneful evaluate --tests` writes the same.",
+        (ChoiceScore, InstructionScore),
+    ),
+    "tests/evaluated/tests.json": (
+        "Written by `tuneful evaluate RUN --tests`, with the items beside it, and a comparison.json of the two models.",
+        (TasksDocument,),
+    ),
+    "tests/NAME-base.json, tests/NAME-tuned.json": ("What was asked, so that nothing is asked twice.", (TaskRequest,)),
     "scores/NAME.jsonl": ("A line an answer of the set NAME, in its order, where a judge was asked.", (JudgeScore,)),
     "ratings.jsonl": (
         "A line a rating that people gave on the page of `tuneful serve`, rater by rater, in the order in which they rated. Made "

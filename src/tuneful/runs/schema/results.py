@@ -168,6 +168,34 @@ class PeopleSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """What was asked in one test of one model."""
+
+    file: Annotated[str, "the file, as it was named"]
+    sha256: Annotated[str, "over the file's bytes and all that decides how it is asked"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSummary:
+    """One file of tests: what was asked of both models. Its results are metrics whose names begin with `name`.
+
+    `num_items = num_fewshot + num_scored + num_unscored`.
+    """
+
+    name: Annotated[str, "what its metrics are called by"]
+    file: Annotated[str, "the file, as it was named"]
+    sha256: Annotated[str, "of its bytes"]
+    kind: Annotated[Literal["choices", "instructions"], "multiple choice, or instructions that are verified"]
+    prompt: Annotated[Literal["template", "raw"], "`evaluation.tests_prompt`"]
+    num_items: Annotated[int, "items of the file"]
+    num_fewshot: Annotated[int, "those that stand before every question and are not scored"]
+    num_scored: Annotated[int, "items that both models have a score of"]
+    num_unscored: Annotated[int, "items that one of them has none of"]
+    unscored: Annotated[Mapping[str, int], "these by reason"]
+    metrics: Annotated[tuple[str, ...], "names of its metrics"]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Base against tuned on the same test items. The parts that are None until they are known stand in the file when it is
     written; `names` only where the two are not a model before and after its training."""
@@ -192,15 +220,52 @@ class Comparison:
     judge: Annotated[JudgeFinding | None, "what is known of the judge, where one scored; of two the worse", ABSENT] = (
         None
     )
+    tests: Annotated[tuple[TaskSummary, ...], "every file of `evaluation.tests`"] = ()
 
     def measured(self, name: str) -> MetricComparison | None:
         """The metric or the measure of forgetting called `name`; None where it was not measured."""
         return next((metric for metric in (*self.metrics, *self.forgetting) if metric.name == name), None)
 
+    def test_of(self, metric: MetricComparison) -> TaskSummary | None:
+        """The standard test that a metric is of; None for none."""
+        return next((test for test in self.tests if metric.name in test.metrics), None)
+
     @property
     def main(self) -> MetricComparison:
         """The metric that the verdict in words speaks of."""
         return next(metric for metric in self.metrics if metric.name == self.headline)
+
+
+# tests.json
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigure:
+    """One metric of one model in one test."""
+
+    name: Annotated[str, "the metric"]
+    label: Annotated[str, "the metric in words"]
+    value: Annotated[float, "over the scored items"]
+    low: Annotated[float, "lower end of its interval: Wilson's of a share of items, else the bootstrap's"]
+    high: Annotated[float, "upper end"]
+    num_items: Annotated[int, "scored items"]
+
+
+@dataclass(frozen=True, slots=True)
+class TakenTasks:
+    """One model in all tests."""
+
+    model: Annotated[str, "the model, as it was named"]
+    tests: Annotated[tuple[TaskSummary, ...], "every test, as it counts for this model alone"]
+    figures: Annotated[tuple[TaskFigure, ...], "every metric of every test"]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksDocument:
+    """What `tuneful evaluate --tests` found of each model by itself."""
+
+    confidence: Annotated[float, "of the intervals, 0 to 1"]
+    models: Annotated[Mapping[str, TakenTasks], "`model`, or `base` and `tuned` of a run"]
 
 
 # evaluation.json

@@ -194,6 +194,39 @@ class GeneralScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceScore:
+    """What a model made of one item of multiple choice: scored, or the reason why not."""
+
+    source: Annotated[str, "`file:line` of the item"]
+    gold: Annotated[tuple[int, ...], "the choices that are right, from 0"]
+    loglikelihoods: Annotated[
+        tuple[float, ...], "log-probability of each choice after the prompt, summed over its tokens, in nats"
+    ]
+    num_tokens: Annotated[tuple[int, ...], "tokens of each choice"]
+    num_characters: Annotated[tuple[int, ...], "characters of each choice"]
+    num_bytes: Annotated[tuple[int, ...], "its bytes in UTF-8"]
+    acc: Annotated[bool | None, "whether the likeliest choice is right; null where the item is not scored"]
+    acc_norm: Annotated[bool | None, "the same of the choice that is likeliest by the character"]
+    acc_bytes: Annotated[bool | None, "the same of the one that is likeliest by the byte"]
+    unscored_reason: Annotated[str | None, "why it is not scored; null where it is"] = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionScore:
+    """Whether a model's answer follows the instructions of one item that can be verified: scored, or the reason why not."""
+
+    source: Annotated[str, "`file:line` of the item"]
+    prompt: Annotated[str, "the prompt, rendered; empty where it was not asked"]
+    text: Annotated[str, "the answer"]
+    finish_reason: Annotated[FinishReason, "as of an answer; empty where none was asked for"]
+    num_tokens: Annotated[int | None, "tokens generated; null where it was not asked"]
+    instructions: Annotated[tuple[str, ...], "the kinds of instruction, in the item's order"]
+    strict: Annotated[tuple[bool, ...], "whether the answer follows each; empty where the item is not scored"]
+    loose: Annotated[tuple[bool, ...], "the same, outer lines and asterisks being overlooked"]
+    unscored_reason: Annotated[str | None, "why it is not scored; null where it is"] = None
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeScore:
     """What a judge made of one answer: a score, or the reason why there is none; never both."""
 

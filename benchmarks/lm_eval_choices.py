@@ -1,0 +1,198 @@
+"""lm-evaluation-harness against `tuneful evaluate --tests`: the same multiple choice, the same log-likelihoods and accuracies?
+
+    python -m venv lm-eval && lm-eval/bin/pip install 'lm-eval[api]'
+    python benchmarks/lm_eval_choices.py --lm-eval lm-eval/bin/lm_eval [--model M] [--output FILE.json]
+
+The harness asks `tuneful serve`, a process of its own, through the completions of OpenAI's protocol; the questions are made here.
+Four ways of asking: raw, and under the tokenizer's own chat template; with no item before a question, and with two. Both sides
+compute in float32. Exits with 1 where a log-likelihood differs by more than 1e-6 of itself, and by more than 1e-5, or an item's
+acc, acc_norm or acc_bytes is another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import tuneful
+from serve_lm_eval import served
+from train_peers import machine
+from tuneful.runs.schema import ChoiceScore
+
+ABSOLUTE, RELATIVE = 1e-5, 1e-6
+NUM_FEWSHOT = 2
+METRICS = ("acc", "acc_norm", "acc_bytes")
+CAPITALS = {
+    "Spain": ("Madrid", "Lisbon", "A city in the south"),
+    "Chile": ("Santiago de Chile", "Lima", "Quito"),
+    "France": ("Paris", "Lyon, on the Rhône", "Rome"),
+    "Brazil": ("Brasília", "São Paulo", "Rio de Janeiro"),
+    "Norway": ("Oslo", "Bergen", "Stockholm"),
+    "Japan": ("Tokyo (東京)", "Kyoto", "Osaka"),
+    "Peru": ("Lima", "Cusco", "La Paz"),
+    "Egypt": ("Cairo", "Alexandria", "Khartoum"),
+    "Kenya": ("Nairobi", "Mombasa", "Kampala"),
+    "Poland": ("Warsaw", "Kraków", "Vilnius"),
+}
+TASK = """task: capitals
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {test}
+    dev: {dev}
+test_split: test
+fewshot_split: dev
+fewshot_config:
+  sampler: first_n
+output_type: multiple_choice
+doc_to_text: question
+doc_to_target: answer
+doc_to_choice: choices
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+  - metric: acc_bytes
+"""
+
+
+def rows() -> list[dict[str, Any]]:
+    """Questions whose right choice stands first, second, third in turn."""
+    found = []
+    for number, (country, choices) in enumerate(CAPITALS.items()):
+        turned = [choices[(place - number) % 3] for place in range(3)]
+        found.append(
+            {"question": f"The capital of {country} is", "choices": turned, "answer": turned.index(choices[0])}
+        )
+    return found
+
+
+def write(file: Path, items: list[dict[str, Any]]) -> Path:
+    """A JSONL file of them."""
+    file.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return file
+
+
+def asked_by_harness(
+    lm_eval: Path, url: str, folder: Path, model: str, *, chat: bool, num_fewshot: int
+) -> list[dict[str, Any]]:
+    """The samples that the harness wrote, in the order of the file."""
+    items = rows()
+    test = items[num_fewshot:]
+    task = TASK.format(
+        test=write(folder / "test.jsonl", test), dev=write(folder / "dev.jsonl", items[:num_fewshot] or items)
+    )
+    (folder / "capitals.yaml").write_text(task)
+    output = folder / f"samples-{chat}-{num_fewshot}"
+    named = (
+        f"model={model},num_concurrent=1,max_retries=1,tokenizer={folder / 'tokenizer'},base_url={url}/v1/completions"
+    )
+    command = [str(lm_eval), "--model", "local-completions", "--tasks", "capitals", "--include_path", str(folder)]
+    command += ["--model_args", named, "--log_samples", "--output_path", str(output), "--num_fewshot", str(num_fewshot)]
+    done = subprocess.run([*command, *(["--apply_chat_template"] if chat else [])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    [file] = output.rglob("samples_*.jsonl")
+    return sorted(map(json.loads, file.read_text().splitlines()), key=lambda sample: int(sample["doc_id"]))
+
+
+def asked_by_us(folder: Path, model: str, *, chat: bool, num_fewshot: int) -> list[ChoiceScore]:
+    """The scores of `tuneful evaluate --tests`."""
+    settings = ["model.dtype=float32", "template.name=tokenizer", f"evaluation.num_fewshot={num_fewshot}"]
+    file = write(folder / "ours.jsonl", rows())
+    settings += [f"evaluation.tests={json.dumps([str(file)])}", *([] if chat else ["evaluation.tests_prompt=raw"])]
+    found = tuneful.evaluate_tests(model, config=tuneful.load_config(None, settings)).scores["model"]["ours"]
+    return [one for one in found if isinstance(one, ChoiceScore)]
+
+
+def compared(samples: list[dict[str, Any]], scores: list[ChoiceScore], way: str) -> list[dict[str, Any]]:
+    """Each item of one way of asking: both sides' log-likelihoods and metrics, and whether they are the same."""
+    found = []
+    for sample, score in zip(samples, scores, strict=True):
+        told = [float(one[0][0]) for one in sample["resps"]]
+        pairs = list(zip(told, score.loglikelihoods, strict=True))
+        close = all(abs(one - own) <= max(ABSOLUTE, RELATIVE * abs(own)) for one, own in pairs)
+        metrics = {name: (float(sample[name]), float(bool(getattr(score, name)))) for name in METRICS}
+        found.append(
+            {
+                "way": way,
+                "harness": told,
+                "ours": list(score.loglikelihoods),
+                "metrics": metrics,
+                "is_right": close and all(one == own for one, own in metrics.values()),
+            }
+        )
+    return found
+
+
+def version(python: Path) -> str:
+    """Of the harness."""
+    program = "import importlib.metadata as metadata; print(metadata.version('lm_eval'))"
+    return subprocess.run([str(python), "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lm-eval", type=Path, required=True, help="the command lm_eval of an environment that has it")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--output", type=Path, help="where the figures go as JSON")
+    arguments = parser.parse_args()
+    from tuneful.model.load import load_tokenizer, resolve_model
+
+    items: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        load_tokenizer(resolve_model(arguments.model)).save_pretrained(folder / "tokenizer")
+        with served(arguments.model) as url:
+            for chat in (False, True):
+                for num_fewshot in (0, NUM_FEWSHOT):
+                    way = f"{'template' if chat else 'raw'}, {num_fewshot} before"
+                    told = asked_by_harness(
+                        arguments.lm_eval, url, folder, arguments.model, chat=chat, num_fewshot=num_fewshot
+                    )
+                    ours = asked_by_us(folder, arguments.model, chat=chat, num_fewshot=num_fewshot)
+                    items += compared(told, ours, way)
+    return report(arguments, items)
+
+
+def report(arguments: argparse.Namespace, items: list[dict[str, Any]]) -> int:
+    """Print and keep the figures; 1 where something is wrong."""
+    pairs = [pair for item in items for pair in zip(item["harness"], item["ours"], strict=True)]
+    largest = max(abs(told - ours) for told, ours in pairs)
+    relative = max(abs(told - ours) / abs(ours) for told, ours in pairs)
+    wrong = [item for item in items if not item["is_right"]]
+    print(
+        f"{len(items)} items, {len(pairs)} log-likelihoods: {largest:.2g} apart at most, {relative:.2g} of themselves"
+    )
+    ways: dict[str, dict[str, float]] = {}
+    for way in dict.fromkeys(item["way"] for item in items):
+        own = [item["metrics"] for item in items if item["way"] == way]
+        ways[way] = {name: sum(one[name][1] for one in own) / len(own) for name in METRICS}
+        print(f"{way}: {', '.join(f'{name} {value:.3f}' for name, value in ways[way].items())}")
+    for item in wrong:
+        print(f"wrong: {item}")
+    if arguments.output:
+        document = {
+            "benchmark": "lm_eval_choices",
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": machine.commit(Path(__file__).parents[1]),
+            "hardware": machine.hardware(),
+            "lm_eval": version(arguments.lm_eval.parent / "python"),
+            "model": arguments.model,
+            "largest_difference": largest,
+            "largest_relative_difference": relative,
+            "accuracies": ways,
+            "items": items,
+            "wrong": len(wrong),
+        }
+        arguments.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
