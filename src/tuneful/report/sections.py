@@ -47,7 +47,7 @@ from tuneful.report.scores import (
 )
 from tuneful.report.tasks import TasksView, view_tasks
 from tuneful.report.trained_on import Cells, DataView, view_data
-from tuneful.runs.schema import Environment, Evaluation
+from tuneful.runs.schema import Comparison, Environment, Evaluation
 
 MAX_SAMPLES = 24
 

@@ -29,6 +29,8 @@ from tuneful.runs.schema import (
     GeneralScore,
     JudgeFinding,
     ReferenceLoss,
+    as_row,
+    read_strictly,
 )
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.sides import answer_and_write, answering_as, written
