@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tuneful.commands.generate import generate, generate_file
     from tuneful.commands.report import report
     from tuneful.commands.run import dry_run, run, train
+    from tuneful.commands.runs import CleanResult, RunList, clean_runs, runs
     from tuneful.commands.serve import serve
     from tuneful.commands.show import show
     from tuneful.commands.synthesize import SynthesisResult, synthesize
@@ -43,6 +44,7 @@ __all__ = [
     "Answer",
     "ChatSession",
     "Checked",
+    "CleanResult",
     "ComparisonResult",
     "Config",
     "Conversation",
@@ -51,6 +53,7 @@ __all__ = [
     "ExportResult",
     "InputError",
     "JobResult",
+    "RunList",
     "SynthesisResult",
     "TasksResult",
     "Terminal",
@@ -60,6 +63,7 @@ __all__ = [
     "__version__",
     "chat",
     "check",
+    "clean_runs",
     "compare",
     "doctor",
     "dry_run",
@@ -71,6 +75,7 @@ __all__ = [
     "load_config",
     "report",
     "run",
+    "runs",
     "serve",
     "show",
     "synthesize",
@@ -88,6 +93,7 @@ _HOMES = {
     "commands.generate": ("generate", "generate_file"),
     "commands.report": ("report",),
     "commands.run": ("dry_run", "run", "train"),
+    "commands.runs": ("CleanResult", "RunList", "clean_runs", "runs"),
     "commands.serve": ("serve",),
     "commands.show": ("show",),
     "commands.synthesize": ("SynthesisResult", "synthesize"),
@@ -99,7 +105,7 @@ _HOMES = {
 }
 """The module that each public name is imported from when it is first used."""
 
-_ROOMS = ("export", "report", "serve", "synthesize", "train")
+_ROOMS = ("export", "report", "runs", "serve", "synthesize", "train")
 """Commands that share their name with a room of the package."""
 
 # These count only before torch and the Hub's client are loaded: large buffers in huge pages; threads that wait for one another go

@@ -14,7 +14,7 @@ from tuneful.commands import run as api
 from tuneful.commands.compare import compare
 from tuneful.config import DataConfig, load_config
 from tuneful.console import Terminal
-from tuneful.errors import DataError, GateError
+from tuneful.errors import DataError, GateError, InputError
 from tuneful.evaluation.answered import kind_of, pair, read_answered
 from tuneful.evaluation.documents import document_score
 from tuneful.evaluation.ratings import text_sha256
@@ -449,3 +449,94 @@ def test_runs_that_read_other_documents_are_told_so(tmp_path: Path) -> None:
     other = with_documents(tmp_path / "other", ["the sand"], 9.0)
     with pytest.raises(DataError, match=r"no document in common \(of 1 and 1\)"):
         compared(one, other)
+
+
+# Three and more
+
+
+def test_three_runs_are_compared_every_two_corrected_for_their_number(tmp_path: Path) -> None:
+    names = [
+        str(write_run(tmp_path / name, right=right, scored=False)) for name, right in (("a", 3), ("b", 4), ("c", 18))
+    ]
+    done = run_cli(*names, "report.num_resamples=500", "--json", "--output", str(tmp_path / "out"))
+    assert done.exit_code == 0, (done.output, done.exception)
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "out" / "pairwise.json").read_text())
+    assert [(side["letter"], side["name"], side["num_items"]) for side in document["sides"]] == [
+        (letter, name, 20) for letter, name in zip("ABC", names, strict=True)
+    ]
+    assert document["pair_confidence"] == pytest.approx(1 - 0.05 / 3)
+    assert document["num_resamples"] == 1200, "ten beyond either end"
+    assert document["sentence"].startswith(
+        "By ROUGE-L on 20 test items, C is better than all others; A and B cannot be told apart."
+    )
+    main = next(metric for metric in document["metrics"] if metric["name"] == "rouge_l")
+    alone = metrics(compared(Path(names[0]), Path(names[2])))["rouge_l"]
+    of_pair = next(pair for pair in main["pairs"] if (pair["base"], pair["tuned"]) == ("A", "C"))
+    assert of_pair["difference"] == pytest.approx(alone["difference"])
+    assert of_pair["p_value"] == pytest.approx(alone["p_value"])
+    assert of_pair["p_corrected"] == pytest.approx(3 * alone["p_value"])
+    assert of_pair["low"] < alone["low"] < alone["high"] <= of_pair["high"]
+    assert {"forgetting", "reference_loss"} <= {metric["name"] for metric in document["metrics"]}
+    shown = done.stderr
+    assert max(map(len, shown.splitlines())) <= 80, shown
+    assert "20 answers = 20 compared + 0 left out" in " ".join(shown.split())
+    page = (tmp_path / "out" / "pairwise.html").read_text()
+    assert "C is better than all others" in page
+    assert page.count("<svg") == 3 * len(document["metrics"])
+    assert "<script" not in page
+
+
+def test_items_that_one_of_three_lacks_are_left_out_of_all(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Ask {index}.", "output": "yes", "text": "yes <b>"} for index in range(9)]
+    files = []
+    for name, kept in (("a", rows), ("b", rows[1:]), ("c", rows[:-2])):
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(kept))
+    result = compare(*files)
+    assert [(side.num_items, side.num_left_out) for side in result.comparison.sides] == [(6, 3), (6, 2), (6, 1)]
+    assert "these three cannot be told apart: A, B and C" in repr(result)
+
+
+def test_nine_sides_fit_eighty_columns(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([{"instruction": f"Ask {i}.", "output": "yes", "text": "yes"} for i in range(8)]))
+    done = run_cli(*[str(file)] * 9, "report.num_resamples=100")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert max(map(len, done.stderr.splitlines())) <= 80
+    assert "these nine cannot be told apart" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing argument 'A'; see tuneful compare --help"),
+        (("a.json",), "Missing argument 'B'; see tuneful compare --help"),
+        (("a.json", "a.json", "a.json", "--gate", "rouge_l>=0"), "a gate is for two sides, and there are 3"),
+        (("a.json", "a.json", "nowhere.json"), "nowhere.json"),
+        (("a.json",) * 27, "at most 26 sides are compared at once, not 27"),
+        (("a.json", "a.json", "report.num_resample=3"), "report.num_resample"),
+    ],
+)
+def test_what_cannot_be_asked_of_several_sides_is_refused(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.json").write_text(
+        json.dumps([{"instruction": f"Ask {i}.", "output": "yes", "text": "yes"} for i in range(8)])
+    )
+    done = run_cli(*arguments)
+    assert isinstance(done.exception, InputError), done.output
+    assert message in str(done.exception)
+
+
+def test_three_runs_that_held_out_documents_are_compared_by_them(tmp_path: Path) -> None:
+    for name, nll in (("a", 60.0), ("b", 60.5), ("c", 30.0)):
+        folder = tmp_path / name / "documents"
+        folder.mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text("{}")
+        costs = [document_score(f"d:{i}", f"Document number {i}.", nll + i, 20) for i in range(12)]
+        (folder / "tuned.jsonl").write_text("".join(json.dumps(as_row(one)) + "\n" for one in costs))
+    result = compare(*(tmp_path / name for name in "abc"), config=load_config(None, ["report.num_resamples=500"]))
+    assert result.comparison.headline == "document_perplexity"
+    assert result.comparison.main.sentence.startswith("C is better than all others")

@@ -238,6 +238,7 @@ def test_a_command_that_shares_its_name_with_a_room_stays_a_command_whatever_is_
         "import tuneful, tuneful.train.loop, tuneful.report.build as build\n"
         "assert tuneful.train.__name__ == 'train' and tuneful.report.__name__ == 'report'\n"
         "assert tuneful.train.loop.Training and build.build_report\n"
+        "assert tuneful.runs.__name__ == 'runs' and tuneful.runs.schema.as_row\n"
         "from tuneful.train import loop, loss\n"
         "assert loss.micro_batch_loss and tuneful.train.loss is loss\n"
     )
@@ -292,6 +293,8 @@ def loaded_by(*arguments: str) -> set[str]:
         ("evaluate", "--help"),
         ("show", "--text", "--rows", "2"),
         ("show", "--text", "--json"),
+        ("runs", "tests", "--json"),
+        ("runs", "clean", "tests"),
     ],
 )
 def test_what_needs_no_model_imports_no_torch(arguments: tuple[str, ...]) -> None:

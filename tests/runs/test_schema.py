@@ -211,6 +211,7 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                 assert name in (
                     *(
                         "scores/NAME.jsonl",
+                        "pairwise.json",
                         "evaluation.json",
                         "calibration.json",
                         "export/NAME/proof.json",

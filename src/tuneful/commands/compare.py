@@ -1,6 +1,7 @@
-"""`tuneful compare A B`: two sets of answers over the same items, and whether the second is better.
+"""`tuneful compare A B`: two sets of answers over the same items, and whether the second is better. Of three and more, every two.
 
 OUTPUT/comparison.json   OUTPUT/{answers,documents}/{base,tuned}.jsonl   OUTPUT/data/test.jsonl   OUTPUT/report.html
+OUTPUT/pairwise.json   OUTPUT/pairwise.html                                                       of three and more
 """
 
 from __future__ import annotations
@@ -8,18 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
-from tuneful.commands.options import AnswerKey, ConfigFile, Gate, Json, Quiet, configuration
+from tuneful.commands.options import AnswerKey, ConfigFile, Gate, Json, Quiet, configuration, data_and_settings
+from tuneful.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
-    from tuneful.evaluation.ratings import MatchedRatings
-    from tuneful.runs.schema import Comparison, GateOutcome, GeneralScore
+    from tuneful.evaluation.ratings import MatchedRatings, RatedPair
+    from tuneful.runs.schema import Comparison, GateOutcome, GeneralScore, PairwiseComparison
 
 _NUM_CHANGED_SHOWN = 3
 
@@ -48,29 +50,83 @@ class ComparisonResult:
         return as_row(self.comparison)
 
 
+@dataclass(frozen=True, slots=True)
+class PairwiseResult:
+    """Three or more sides, every two of them compared; `report` is the page, where an output folder was named."""
+
+    comparison: PairwiseComparison
+    report: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"PairwiseResult({self.comparison.sentence!r})"
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What pairwise.json holds, and `--json` prints."""
+        from tuneful.runs.schema import as_row
+
+        return as_row(self.comparison)
+
+
+@overload
 def compare(
     a: str | Path,
     b: str | Path,
     *,
+    config: Config | None = ...,
+    output: Path | None = ...,
+    answer_key: str | None = ...,
+    terminal: Terminal | None = ...,
+) -> ComparisonResult: ...
+
+
+@overload
+def compare(
+    a: str | Path,
+    b: str | Path,
+    c: str | Path,
+    /,
+    *more: str | Path,
+    config: Config | None = ...,
+    output: Path | None = ...,
+    answer_key: str | None = ...,
+    terminal: Terminal | None = ...,
+) -> PairwiseResult: ...
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *more: str | Path,
     config: Config | None = None,
     output: Path | None = None,
     answer_key: str | None = None,
     terminal: Terminal | None = None,
-) -> ComparisonResult:
+) -> ComparisonResult | PairwiseResult:
     """Compare the answers in `b` with those in `a`, each a run folder or a file of answers, over the same items.
 
     `answer_key` names the key of the answer in files that are not ours; the gate is `report.gate` of `config`. With `output`
-    a new folder gets comparison.json and report.html. Raises DataError where the two cannot be paired, ConfigError where
-    `output` is taken or a condition names what was not measured.
+    a new folder gets comparison.json and report.html. With `more` sides every two are compared on the items that all of them
+    answer, corrected for their number, and `output` gets pairwise.json and pairwise.html. Raises DataError where they cannot be
+    paired, ConfigError where `output` is taken, a condition names what was not measured, or there is a gate for more than two.
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
+
+    config, terminal = config or Config(), terminal or Terminal(quiet=True)
+    if more:
+        return _compare_all([str(name) for name in (a, b, *more)], config, output, answer_key, terminal)
+    return _compare_two(a, b, config, output, answer_key, terminal)
+
+
+def _compare_two(
+    a: str | Path, b: str | Path, config: Config, output: Path | None, answer_key: str | None, terminal: Terminal
+) -> ComparisonResult:
     from tuneful.evaluation.answered import pair, read_answered
     from tuneful.evaluation.documents import pair_documents
     from tuneful.evaluation.gate import parse_gate
     from tuneful.evaluation.tables import apply_gate, show_comparison
 
-    config, terminal = config or Config(), terminal or Terminal(quiet=True)
     conditions = parse_gate(config.report.gate)
     before, after = (read_answered(str(name), config.data, answer_key) for name in (a, b))
     documents = pair_documents(before.documents, after.documents)
@@ -96,27 +152,125 @@ def compare(
 
 
 def compare_command(
-    a: Annotated[str, typer.Argument(metavar="A", help="what to compare with: a run folder, or a file of answers")],
-    b: Annotated[str, typer.Argument(metavar="B", help="what is compared: a run folder, or a file of answers")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as report.confidence=0.9")
+    sides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="A B [C ...] KEY=VALUE...",
+            help="what is compared: run folders, or files of answers; then settings, such as report.confidence=0.9",
+        ),
     ] = None,
     answer_key: AnswerKey = None,
     gate: Gate = None,
-    output: Annotated[Path | None, typer.Option(help="a new folder for comparison.json and report.html")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="a new folder for comparison.json and report.html (of more than two: pairwise.*)"),
+    ] = None,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Is B better than A? Two run folders or files of answers over the same test items."""
+    """Is B better than A? Run folders or files of answers over the same test items; of three and more, every two."""
     from tuneful.console import Terminal, to_stdout
     from tuneful.evaluation.gate import check_met
 
+    names, overrides = _sides_and_settings(sides or [])
     settings = configuration(config, overrides, {"report.gate": gate})
-    result = compare(a, b, config=settings, output=output, answer_key=answer_key, terminal=Terminal(quiet=quiet))
+    terminal = Terminal(quiet=quiet)
+    if len(names) > 2:
+        several = compare(
+            names[0],
+            names[1],
+            names[2],
+            *names[3:],
+            config=settings,
+            output=output,
+            answer_key=answer_key,
+            terminal=terminal,
+        )
+        if as_json:
+            to_stdout(json.dumps(several.document, indent=1))
+        return
+    result = compare(names[0], names[1], config=settings, output=output, answer_key=answer_key, terminal=terminal)
     if as_json:
         to_stdout(json.dumps(result.document, indent=1))
     check_met(result.gate)
+
+
+def _sides_and_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What is compared, and settings; the first two arguments are sides whatever they look like."""
+    if len(arguments) < 2:
+        missing = "B" if arguments else "A"
+        raise InputError(f"Missing argument '{missing}'; see tuneful compare --help")
+    more, settings = data_and_settings(arguments[2:])
+    return [*arguments[:2], *more], settings
+
+
+def _compare_all(
+    names: list[str], config: Config, output: Path | None, answer_key: str | None, terminal: Terminal
+) -> PairwiseResult:
+    """Every two of three or more sides."""
+    from tuneful.evaluation.answered import Pairing, read_answered
+    from tuneful.evaluation.documents import pair_documents
+    from tuneful.evaluation.pairwise import (
+        LETTERS,
+        compare_pairwise,
+        enough_resamples,
+        pair_confidence,
+        pairs_of,
+        shared_items,
+    )
+    from tuneful.evaluation.ratings import match_ratings
+    from tuneful.evaluation.tables import show_pairwise
+    from tuneful.runs.schema import Side
+
+    if config.report.gate.strip():
+        raise ConfigError(
+            f"report.gate: a gate is for two sides, and there are {len(names)}; compare those two that it is for"
+        )
+    if len(names) > len(LETTERS):
+        raise ConfigError(f"at most {len(LETTERS)} sides are compared at once, not {len(names)}")
+    answered = [read_answered(name, config.data, answer_key) for name in names]
+    shared, pairs = shared_items(answered), pairs_of(len(names))
+    level = pair_confidence(config.report.confidence, len(pairs))
+    resamples = enough_resamples(config.report.num_resamples, level)
+    of_pairs = config.model_copy(
+        update={"report": config.report.model_copy(update={"confidence": level, "num_resamples": resamples})}
+    )
+    found = {}
+    with terminal.progress("comparing", len(pairs), "pairs") as advance:
+        for base, tuned in pairs:
+            before, after, pairing = answered[base], answered[tuned], Pairing(shared[base], shared[tuned], 0, 0)
+            documents = pair_documents(before.documents, after.documents)
+            if not pairing.base and not documents[0]:
+                raise DataError(
+                    f"{before.name} and {after.name}: no document in common: the same text must stand in both"
+                )
+            matched = match_ratings((), _rated_pairs(pairing))
+            found[base, tuned] = _compared(of_pairs, before, after, pairing, matched, documents)
+            advance(1)
+    sides = [
+        Side(letter, one.name, len(items), len(one.items) - len(items))
+        for letter, one, items in zip(LETTERS, answered, shared, strict=False)
+    ]
+    comparison = compare_pairwise(sides, found, confidence=config.report.confidence)
+    show_pairwise(comparison, terminal)
+    if output is None:
+        return PairwiseResult(comparison)
+    report = _write_pairwise(output, comparison)
+    terminal.say(f"written: {report}")
+    return PairwiseResult(comparison, report)
+
+
+def _write_pairwise(output: Path, comparison: PairwiseComparison) -> Path:
+    from tuneful.report.pairwise import build_pairwise_page
+    from tuneful.runs.folder import RunDir
+
+    run = RunDir(output)
+    try:
+        run.write_document("pairwise.json", comparison)
+        return build_pairwise_page(comparison, run.path)
+    finally:
+        run.close()
 
 
 def _compared(
@@ -177,13 +331,16 @@ def _counted(side: AnsweredSet, num_items_left: int, num_documents: int) -> str:
 
 def _rated(before: AnsweredSet, after: AnsweredSet, pairing: Pairing) -> MatchedRatings:
     """What people rated in the run of either side, of the answers that are compared."""
-    from tuneful.evaluation.ratings import RatedPair, match_ratings
+    from tuneful.evaluation.ratings import match_ratings
+
+    return match_ratings(dict.fromkeys((*before.ratings, *after.ratings)), _rated_pairs(pairing))
+
+
+def _rated_pairs(pairing: Pairing) -> list[RatedPair]:
+    from tuneful.evaluation.ratings import RatedPair
 
     pairs = zip(pairing.base, pairing.tuned, strict=True)
-    return match_ratings(
-        dict.fromkeys((*before.ratings, *after.ratings)),
-        [RatedPair((*{one.source, other.source},), one.text, other.text) for one, other in pairs],
-    )
+    return [RatedPair((*{one.source, other.source},), one.text, other.text) for one, other in pairs]
 
 
 def _with_people(comparison: Comparison, matched: MatchedRatings) -> Comparison:

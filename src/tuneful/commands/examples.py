@@ -41,8 +41,18 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful evaluate --calibrate --judge ollama/llama3",
         "tuneful evaluate runs/first --tests quiz.jsonl evaluation.num_fewshot=5",
     ),
-    "compare": ("tuneful compare runs/first runs/second", 'tuneful compare runs/first runs/second --gate "rouge_l>=0"'),
+    "compare": (
+        "tuneful compare runs/first runs/second",
+        'tuneful compare runs/first runs/second --gate "rouge_l>=0"',
+        "tuneful compare runs/first runs/second runs/third --output compared",
+    ),
     "report": ("tuneful report runs/first",),
+    "runs": (
+        "tuneful runs",
+        "tuneful runs experiments --sort headline --filter train.method=lora",
+        "tuneful runs --json",
+        "tuneful runs clean",
+    ),
     "export": (
         "tuneful export runs/first --to gguf --type q8_0",
         "tuneful export runs/first --to ollama -o my-model",

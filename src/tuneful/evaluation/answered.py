@@ -159,6 +159,13 @@ def pair(base: AnsweredSet, tuned: AnsweredSet, *, num_documents: int = 0) -> Pa
     )
 
 
+def items_of_all(sides: Sequence[Sequence[Answered]]) -> list[tuple[Answered, ...]]:
+    """The items that all sides answer, for each side in the order of the first; items are the same as in `pair`."""
+    keyed = [dict(_keyed(items)) for items in sides]
+    common = [key for key in keyed[0] if all(key in other for other in keyed[1:])]
+    return [tuple(of_side[key] for key in common) for of_side in keyed]
+
+
 def _keyed(items: Sequence[Answered]) -> list[tuple[Hashable, Answered]]:
     """Each item under its task and reference, and how many of the same came before."""
     seen: Counter[tuple[str, str]] = Counter()

@@ -11,7 +11,18 @@ from tuneful.console import Terminal
 from tuneful.evaluation.gate import Condition, check_gate
 from tuneful.evaluation.ratings import in_words
 from tuneful.numbers import plural
-from tuneful.runs.schema import Comparison, KindComparison, MetricComparison, TaskSummary
+from tuneful.runs.schema import (
+    Comparison,
+    KindComparison,
+    MetricComparison,
+    PairOfSides,
+    PairwiseComparison,
+    PairwiseMetric,
+    Side,
+    TaskSummary,
+)
+
+_MOST_SIDES = 7  # columns of figures that a table of 80 columns holds
 
 
 def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[str, str]) -> None:
@@ -35,6 +46,55 @@ def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[s
     if comparison.people is not None:
         terminal.say(in_words(comparison.people, comparison.confidence, columns))
     terminal.say(comparison.sentence or "", style="bold")
+
+
+def show_pairwise(compared: PairwiseComparison, terminal: Terminal) -> None:
+    """Print what all sides reach by every metric, every pair by the headline metric, and who is told from whom."""
+    terminal.heading(f"Compared: {len(compared.sides)} sides, every two of them")
+    terminal.facts({side.letter: _counted(side) for side in compared.sides})
+    letters = [side.letter for side in compared.sides]
+    for start in range(0, len(letters), _MOST_SIDES):
+        chosen = slice(start, start + _MOST_SIDES)
+        terminal.say()
+        terminal.table(["", *letters[chosen]], [[one.label, *_values(one)[chosen]] for one in compared.metrics])
+    terminal.say()
+    main, level = compared.main, f"{100 * compared.pair_confidence:.4g} %"
+    head = f"{main.label} by pair"
+    terminal.table(
+        [head, f"difference, {level} interval", "p (Holm)", ""], [pair_cells(main, one) for one in main.pairs]
+    )
+    terminal.say(
+        f"The {plural(len(main.pairs), 'interval')} hold together at {100 * compared.confidence:g} %.", style="dim"
+    )
+    others = [one for one in compared.metrics if one is not main and any(p.verdict != "cannot tell" for p in one.pairs)]
+    for one in others:
+        terminal.say(f"{one.label}: {one.sentence}", style="dim")
+    terminal.say(compared.sentence or "", style="bold")
+
+
+def pair_cells(metric: PairwiseMetric, pair: PairOfSides) -> list[str]:
+    """A pair of sides as a line of a table: which, difference with its interval, corrected p-value, verdict."""
+    decimals = _decimals(metric)
+    figures = f"{pair.difference:+.{decimals}f}  [{pair.low:+.{decimals}f}, {pair.high:+.{decimals}f}]"
+    p_value = (
+        "no test" if pair.p_corrected is None else f"{pair.p_corrected:.3f}" if pair.p_corrected >= 0.001 else "< 0.001"
+    )
+    verdict = pair.verdict if pair.verdict == "cannot tell" else f"{pair.tuned} {pair.verdict}"
+    return [f"{pair.tuned} against {pair.base}", figures, p_value, verdict]
+
+
+def _values(metric: PairwiseMetric) -> list[str]:
+    return [f"{value:.{_decimals(metric)}f}" for value in metric.values]
+
+
+def _decimals(metric: PairwiseMetric) -> int:
+    return 1 if metric.unit == "0 to 100" or max(map(abs, metric.values)) >= 100 else 3
+
+
+def _counted(side: Side) -> str:
+    if not side.num_items + side.num_left_out:
+        return side.name
+    return f"{side.name}: {side.num_items + side.num_left_out} answers = {side.num_items} compared + {side.num_left_out} left out"
 
 
 def apply_gate(conditions: tuple[Condition, ...], comparison: Comparison, terminal: Terminal) -> Comparison:

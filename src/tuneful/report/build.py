@@ -41,7 +41,7 @@ def build_report(run_dir: Path) -> Path:
 
 def render_page(page: Page) -> str:
     """The HTML of a page."""
-    style, script = _resource("page.css"), _resource("page.js")
+    style, script = resource("page.css"), resource("page.js")
     html = _template().render(
         page=page,
         style=Markup(style),
@@ -54,14 +54,14 @@ def render_page(page: Page) -> str:
 
 def script_source() -> str:
     """The source by which a content security policy allows the script of a report, and nothing else."""
-    return _hash_source(_resource("page.js"))
+    return _hash_source(resource("page.js"))
 
 
 @cache
 def _template() -> Template:
     """The page's template, compiled once: that takes longer than to fill it in."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("page.html.j2"))
+    return environment.from_string(resource("page.html.j2"))
 
 
 def make_visible(html: str) -> str:
@@ -76,7 +76,13 @@ def _picture(found: re.Match[str]) -> str:
     return "␡" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
 
 
-def _resource(name: str) -> str:
+def content_policy(style: str) -> str:
+    """The content security policy of a page of ours without a script: it allows this style, and nothing else."""
+    return f"default-src 'none'; style-src {_hash_source(style)}; base-uri 'none'; form-action 'none'"
+
+
+def resource(name: str) -> str:
+    """A file of this room that goes into a page."""
     return resources.files("tuneful.report").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -4,6 +4,7 @@
     results.py    comparison.json, evaluation.json, calibration.json    read.py        to plain JSON and back
     names.py      names of earlier versions                             load.py        whole files, or what is wrong with them
     exports.py    proof.json of an export                               reference.py   docs/run-folder.md
+    pairwise.py   pairwise.json
 
 Stands on the ground: it imports nothing but that, and every room may import it. A name here is a name in a file that others
 read: to change one is a breaking change, and its old name goes into `names.py`.
@@ -41,6 +42,7 @@ from tuneful.runs.schema.documents import (
 )
 from tuneful.runs.schema.exports import ExportKind, ExportPart, ExportProof
 from tuneful.runs.schema.load import check_sum, load_document, load_rows, noted_sums, read_object
+from tuneful.runs.schema.pairwise import PairOfSides, PairwiseComparison, PairwiseMetric, Side
 from tuneful.runs.schema.read import as_row, check_sources, read_loosely, read_rows, read_strictly
 from tuneful.runs.schema.results import (
     Agreement,
@@ -125,6 +127,9 @@ __all__ = [
     "MetricComparison",
     "MetricVerdict",
     "Notice",
+    "PairOfSides",
+    "PairwiseComparison",
+    "PairwiseMetric",
     "PeopleSummary",
     "PreferenceOutcome",
     "PreferenceSummary",
@@ -140,6 +145,7 @@ __all__ = [
     "Sample",
     "ScoreSummary",
     "ShownExample",
+    "Side",
     "SkippedPlace",
     "SkippedRow",
     "Split",

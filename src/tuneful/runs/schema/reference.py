@@ -17,6 +17,7 @@ from tuneful.runs.schema.documents import (
     TrainingSummary,
 )
 from tuneful.runs.schema.exports import ExportProof
+from tuneful.runs.schema.pairwise import PairwiseComparison
 from tuneful.runs.schema.read import fields_of
 from tuneful.runs.schema.results import Calibration, Comparison, EvaluationDocument, TaskRequest, TasksDocument
 from tuneful.runs.schema.rows import (
@@ -91,6 +92,10 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
         "Base against tuned. `tuneful compare --output` writes the same, and `tuneful run --json` prints it without "
         "`sentence`, `items` and `gate`.",
         (Comparison,),
+    ),
+    "pairwise.json": (
+        "Written by `tuneful compare A B C ... --output`, into a folder of its own.",
+        (PairwiseComparison,),
     ),
     "evaluation.json": ("What a judge gave, in numbers.", (EvaluationDocument,)),
     "calibration.json": ("Written by `tuneful evaluate --calibrate`.", (Calibration,)),
