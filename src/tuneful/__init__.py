@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tuneful.commands.run import dry_run, run, train
     from tuneful.commands.serve import serve
     from tuneful.commands.show import show
+    from tuneful.commands.sweep import sweep
     from tuneful.commands.synthesize import SynthesisResult, synthesize
     from tuneful.config import Config, load_config
     from tuneful.console import Terminal
@@ -70,6 +71,7 @@ __all__ = [
     "run",
     "serve",
     "show",
+    "sweep",
     "synthesize",
     "train",
 ]
@@ -86,6 +88,7 @@ _HOMES = {
     "commands.run": ("dry_run", "run", "train"),
     "commands.serve": ("serve",),
     "commands.show": ("show",),
+    "commands.sweep": ("sweep",),
     "commands.synthesize": ("SynthesisResult", "synthesize"),
     "config": ("Config", "load_config"),
     "console": ("Terminal",),
@@ -95,7 +98,7 @@ _HOMES = {
 }
 """The module that each public name is imported from when it is first used."""
 
-_ROOMS = ("export", "report", "serve", "synthesize", "train")
+_ROOMS = ("export", "report", "serve", "sweep", "synthesize", "train")
 """Commands that share their name with a room of the package."""
 
 # These count only before torch and the Hub's client are loaded: large buffers in huge pages; threads that wait for one another go

@@ -219,6 +219,8 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "ratings.jsonl",
                         "documents/base.jsonl",
                         "documents/tuned.jsonl",
+                        "validation.jsonl",
+                        "sweep.json",
                     ),
                 ), name
             elif name.endswith(".jsonl"):

@@ -4,6 +4,7 @@
     results.py    comparison.json, evaluation.json, calibration.json    read.py        to plain JSON and back
     names.py      names of earlier versions                             load.py        whole files, or what is wrong with them
     exports.py    proof.json of an export                               reference.py   docs/run-folder.md
+    sweeps.py     sweep.json
 
 Stands on the ground: it imports nothing but that, and every room may import it. A name here is a name in a file that others
 read: to change one is a breaking change, and its old name goes into `names.py`.
@@ -75,7 +76,9 @@ from tuneful.runs.schema.rows import (
     Sample,
     SkippedRow,
     Step,
+    ValidationLoss,
 )
+from tuneful.runs.schema.sweeps import CurveGain, LearningCurve, RungLoss, SweepDocument, SweepRun, SweepState
 
 __all__ = [
     "TORCH_KERNELS",
@@ -91,6 +94,7 @@ __all__ = [
     "ComparedSides",
     "Comparison",
     "ComparisonItem",
+    "CurveGain",
     "DataDocument",
     "Environment",
     "Evaluation",
@@ -110,6 +114,7 @@ __all__ = [
     "LabelCounts",
     "Layout",
     "LayoutName",
+    "LearningCurve",
     "LengthSummary",
     "MetricComparison",
     "MetricVerdict",
@@ -126,6 +131,7 @@ __all__ = [
     "ReferenceDocument",
     "ReferenceLoss",
     "RunRecord",
+    "RungLoss",
     "Sample",
     "ScoreSummary",
     "ShownExample",
@@ -134,11 +140,15 @@ __all__ = [
     "Split",
     "Standing",
     "Step",
+    "SweepDocument",
+    "SweepRun",
+    "SweepState",
     "Token",
     "TokenCounts",
     "TrainedModel",
     "TrainingState",
     "TrainingSummary",
+    "ValidationLoss",
     "as_row",
     "check_sources",
     "check_sum",
