@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tuneful.commands.runs import CleanResult, RunList, clean_runs, runs
     from tuneful.commands.serve import serve
     from tuneful.commands.show import show
+    from tuneful.commands.sweep import sweep
     from tuneful.commands.synthesize import SynthesisResult, synthesize
     from tuneful.config import Config, load_config
     from tuneful.console import Terminal
@@ -78,6 +79,7 @@ __all__ = [
     "runs",
     "serve",
     "show",
+    "sweep",
     "synthesize",
     "train",
 ]
@@ -96,6 +98,7 @@ _HOMES = {
     "commands.runs": ("CleanResult", "RunList", "clean_runs", "runs"),
     "commands.serve": ("serve",),
     "commands.show": ("show",),
+    "commands.sweep": ("sweep",),
     "commands.synthesize": ("SynthesisResult", "synthesize"),
     "config": ("Config", "load_config"),
     "console": ("Terminal",),
@@ -105,7 +108,7 @@ _HOMES = {
 }
 """The module that each public name is imported from when it is first used."""
 
-_ROOMS = ("export", "report", "runs", "serve", "synthesize", "train")
+_ROOMS = ("export", "report", "runs", "serve", "sweep", "synthesize", "train")
 """Commands that share their name with a room of the package."""
 
 # These count only before torch and the Hub's client are loaded: large buffers in huge pages; threads that wait for one another go

@@ -23,6 +23,7 @@ COMMANDS = {
     "show": ("show", "Before training"),
     "synthesize": ("synthesize", "Before training"),
     "train": ("run", "Training"),
+    "sweep": ("sweep", "Training"),
     "generate": ("generate", "Answers"),
     "chat": ("chat", "Answers"),
     "serve": ("serve", "Answers"),

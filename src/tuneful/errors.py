@@ -8,6 +8,7 @@
     │   └── TemplateError           a prompt template, or a template that does not suit the tokenizer
     ├── CheckpointError             a checkpoint cannot be written
     │   └── CorruptCheckpointError  exit code 2: there are checkpoints, and none of them is whole
+    ├── DivergedError               a loss, a gradient or a log-probability is no number any more
     ├── OutOfMemoryError            a micro-batch does not fit the memory
     ├── JudgeError                  a judge that cannot be reached, or that scored nothing
     ├── ExportError                 what was written is not what was trained
@@ -72,6 +73,10 @@ class CorruptCheckpointError(CheckpointError):
     """There are checkpoints, and none of them is whole; nothing was done."""
 
     exit_code = 2
+
+
+class DivergedError(TunefulError):
+    """A loss, a gradient or a log-probability is not finite: a training has diverged, or a model is damaged."""
 
 
 class OutOfMemoryError(TunefulError):

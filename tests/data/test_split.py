@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tuneful.data.read import Record
-from tuneful.data.split import SIDE_NAMES, normal_prompt, split_sides
+from tuneful.data.split import SIDE_NAMES, nested_share, normal_prompt, split_sides
 from tuneful.errors import DataError
 from tuneful.types import Conversation, Turn
 
@@ -165,3 +165,19 @@ def test_prompts_are_the_same_where_only_case_space_punctuation_and_character_fo
     assert normal_prompt(record("What is 2 apples?", 0).conversation) != base
     assert normal_prompt(record("What is 2 apples?", 0, "Über", "Be brief.").conversation) != base
     assert normal_prompt(record("?", 0).conversation) != normal_prompt(record("!", 0).conversation)
+
+
+@given(st.integers(1, 300), st.floats(0.001, 1), st.floats(0.001, 1), st.integers(0, 2**31 - 1))
+def test_a_smaller_share_of_records_is_part_of_a_larger_one(num: int, one: float, other: float, seed: int) -> None:
+    small, large = (nested_share(num, share, seed).tolist() for share in sorted((one, other)))
+    assert set(small) <= set(large)
+    assert small == sorted(set(small))
+    assert len(small) == max(1, round(min(one, other) * num))
+    assert nested_share(num, 1.0, seed).tolist() == list(range(num))
+
+
+def test_which_records_a_share_takes_is_a_matter_of_the_seed() -> None:
+    taken = [set(nested_share(400, 0.5, seed).tolist()) for seed in range(20)]
+    assert len(set(map(frozenset, taken))) == 20
+    often = np.bincount([index for own in taken for index in own], minlength=400)
+    assert 8.5 < often[:200].mean() < 11.5, "neither half of the file is preferred"

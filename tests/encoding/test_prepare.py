@@ -51,6 +51,29 @@ def test_rows_read_are_rows_used_and_rows_refused(tmp_path: Path, byte_tokenizer
     json.dumps(as_row(audit), allow_nan=False)
 
 
+def test_a_share_of_the_training_records_leaves_what_is_held_out_as_it_is_and_every_row_accounted_for(
+    tmp_path: Path, byte_tokenizer: Any
+) -> None:
+    whole, _, _ = prepared(tmp_path, byte_tokenizer, ROWS)
+    half, encoder, config = prepared(tmp_path, byte_tokenizer, ROWS, "data.train_share=0.5")
+    quarter, _, _ = prepared(tmp_path, byte_tokenizer, ROWS, "data.train_share=0.25")
+    assert set(quarter.train.sources) < set(half.train.sources) < set(whole.train.sources)
+    assert len(half.train) == round(len(whole.train) / 2)
+    for side in ("validation", "test"):
+        assert list(getattr(quarter, side).sources) == list(getattr(whole, side).sources)
+    audit = describe(half, encoder, config)
+    assert audit.rows_left_out == len(whole.train) - len(half.train)
+    assert audit.rows_read == audit.rows_used + audit.rows_left_out + audit.rows_refused == half.num_read
+
+
+def test_the_seed_of_the_split_may_stay_while_that_of_the_training_changes(tmp_path: Path, byte_tokenizer: Any) -> None:
+    seeds = ("train.seed=1", "data.split_seed=0")
+    before, after, other = (
+        prepared(tmp_path, byte_tokenizer, ROWS, *settings)[0].train.sources for settings in ((), seeds, seeds[:1])
+    )
+    assert list(before) == list(after) != list(other)
+
+
 def test_a_file_of_records_that_are_all_too_long_names_the_first(tmp_path: Path, byte_tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"no record is left to use; the first skipped row: .*rows\.json:1: \d+ tokens"):
         prepared(tmp_path, byte_tokenizer, ROWS, "data.max_length=10")

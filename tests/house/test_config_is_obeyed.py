@@ -444,6 +444,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "data.test_file": lambda lab: (lab.dataset(), lab.dataset(f"data.test_file={lab.more}")),
     "data.test_share": data("data.test_share=0.6"),
     "data.validation_share": data("data.validation_share=0.6"),
+    "data.split_seed": data("data.split_seed=1"),
+    "data.train_share": data("data.train_share=0.5"),
     "data.train_on": data("data.train_on=all"),
     "data.prompt_weight": data("data.prompt_weight=0.3"),
     "data.train_turns": lambda lab: (

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tuneful.audit.findings import KINDS
 from tuneful.config import all_keys, load_config
 from tuneful.config.reference import reference
 from tuneful.runs.schema.reference import reference as schema_reference
+from tuneful.sweep.grid import read_settings
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "tuneful"
@@ -64,7 +66,11 @@ def test_every_option_and_setting_of_a_command_in_a_document_exists(command: str
     for argument in arguments:
         if argument.startswith("-") and argument != "-":
             assert argument.partition("=")[0] in options(verb)
-    load_config(None, [argument for argument in arguments if re.match(r"[a-z]+\.[a-z_0-9]+=", argument)])
+    settings = [argument for argument in arguments if re.match(r"[a-z]+\.[a-z_0-9]+=", argument)]
+    swept, others = read_settings(settings) if verb == "sweep" else ({}, settings)
+    for values in zip_longest(*([f"{key}={text}" for text in texts] for key, texts in swept.items())):
+        load_config(None, [*others, *filter(None, values)])
+    load_config(None, others)
 
 
 def test_the_check_of_options_knows_the_beginning_of_an_option_from_the_whole() -> None:

@@ -37,6 +37,7 @@ ORDER = (
     ("judge",),
     ("report", "export", "serve", "synthesize"),
     ("runs",),
+    ("sweep",),
     ("commands",),
     ("cli",),
     ("__main__",),

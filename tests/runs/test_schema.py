@@ -225,6 +225,8 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "tests/NAME-base.json",
                         "tests/NAME-tuned.json",
                         "tests/evaluated/tests.json",
+                        "validation.jsonl",
+                        "sweep.json",
                     ),
                 ), name
             elif name.endswith(".jsonl"):

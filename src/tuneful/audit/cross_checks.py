@@ -190,7 +190,7 @@ class CrossChecks:
         """The sides of the rows that are `divided`, bool [N], as a run would divide them; DataError where it would not."""
         data, rows = self._config.data, np.flatnonzero(divided)
         shares = {"test_share": data.test_share, "validation_share": data.validation_share}
-        seed = self._config.train.seed
+        seed = self._config.split_seed
         if data.split != "grouped":
             return split_sides(("" for _ in rows), data.split, **shares, seed=seed)
         if (

@@ -26,6 +26,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful synthesize my.json --model runs/first --kind pairs --rank-by rouge_l -o pairs.jsonl",
     ),
     "train": ("tuneful train my.json", "tuneful train my.json -m model.gguf train.method=lora lora.merge=false"),
+    "sweep": (
+        "tuneful sweep my.json train.learning_rate=2e-5,5e-5,1e-4 train.batch_size=8,16",
+        "tuneful sweep my.json train.method=lora lora.r=8,16,32 train.learning_rate=1e-4,2e-4,5e-4 --sample 6 --jobs 2",
+        "tuneful sweep my.json data.train_share=0.125,0.25,0.5,1 train.seed=1,2,3",
+    ),
     "generate": (
         'tuneful generate -m runs/first --prompt "Name three rivers."',
         "tuneful generate -m runs/first --data questions.jsonl -o answers.jsonl",

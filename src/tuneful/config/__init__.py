@@ -1,6 +1,6 @@
 """The configuration: every setting with its default, and how a file and a command line become one."""
 
-from tuneful.config.load import all_keys, dump_config, load_config
+from tuneful.config.load import all_keys, dump_config, load_config, takes
 from tuneful.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from tuneful.config.schema import (
     DataConfig,
@@ -34,5 +34,6 @@ __all__ = [
     "default_source",
     "dump_config",
     "load_config",
+    "takes",
     "train_defaults",
 ]

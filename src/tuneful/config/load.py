@@ -47,6 +47,21 @@ def load_config(
         raise ConfigError(explained(error, where, all_keys(), list(Config.model_fields))) from None
 
 
+def takes(override: str) -> bool:
+    """Whether the text of `section.key=text` is one value of that setting; ConfigError where there is no such setting."""
+    dotted, value = _parse_override(override)
+    _raise_together([_check_known(dotted, f"argument {override!r}")])
+    section, key = dotted.split(".")
+    section_type = Config.model_fields[section].annotation
+    assert isinstance(section_type, type)
+    assert issubclass(section_type, Section)
+    try:
+        section_type.model_validate({key: _none_as_meant(section, key, value)})
+    except ValidationError as error:
+        return not any(key in one["loc"] for one in error.errors())
+    return True
+
+
 def dump_config(config: Config) -> str:
     """`config` as YAML, every key resolved."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)

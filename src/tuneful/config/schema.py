@@ -51,6 +51,16 @@ class DataConfig(Section):
     )
     test_share: float = Field(0.10, ge=0, lt=1, description="share of the records kept for the test answers")
     validation_share: float = Field(0.05, ge=0, lt=1, description="share of the records kept for the validation loss")
+    split_seed: int | None = Field(
+        None, ge=0, lt=1 << 31, description="seed of the split where it is not to follow train.seed"
+    )
+    train_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the training records that are trained on, drawn by train.seed; a smaller share is part of a "
+        "larger one, and what is held out stays the same",
+    )
     train_on: Literal["response", "all"] = Field(
         "response", description="which tokens carry loss: the `response` and its end token, or `all` but the first"
     )
@@ -191,6 +201,8 @@ class DataConfig(Section):
     def _shares_leave_something_to_train(self) -> DataConfig:
         if self.test_share + self.validation_share >= 1:
             raise ValueError("test_share and validation_share together must stay below 1")
+        if self.split == "ordered" and self.split_seed is not None:
+            raise ValueError("split_seed is ignored under split: ordered, which draws nothing; drop one of the two")
         if self.prompt_weight is not None and self.train_on == "all" and self.prompt_weight != 1:
             raise ValueError("prompt_weight is ignored under train_on: all (every weight is 1); drop one of the two")
         if self.stopping_strategy != "all_exhausted" and self.interleave_probs is None:

@@ -55,6 +55,11 @@ class Config(Section):
         BaseModel.__init__(made, **sections)
         return made
 
+    @property
+    def split_seed(self) -> int:
+        """The seed by which records are divided."""
+        return self.train.seed if self.data.split_seed is None else self.data.split_seed
+
     def __repr__(self) -> str:
         """The settings that are not at their defaults."""
         changed = [

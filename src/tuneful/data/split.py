@@ -36,6 +36,9 @@ SPLIT_VERSION = 2
 _MAX_COMPARED_CHARACTERS = 1 << 14
 """What of a document is compared with others: documents that agree so far are the same to whoever divides them."""
 
+_SHARE_SEEDS = 1 << 32
+"""Above every seed of a split, so that which records a share takes has nothing to do with the side they are on."""
+
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SIDE_NAMES = ("train", "validation", "test")
 """The name of each side, by its number."""
@@ -92,6 +95,16 @@ def grouped_sides(
     positions = _positions(text_hashes[earliest], seed)
     sides = _filled(positions, sizes, test_share, validation_share, (num_validation, num_test))
     return np.asarray(sides[cluster_of])
+
+
+def nested_share(num_records: int, share: float, seed: int) -> npt.NDArray[np.int64]:
+    """The indices, rising, of a `share` of so many records, at least one: those whose seeded hashes are lowest, so that a smaller
+    share is part of a larger one."""
+    if share >= 1:
+        return np.arange(num_records)
+    positions = _positions(np.arange(num_records, dtype=np.uint64), seed + _SHARE_SEEDS)
+    num_kept = max(1, round(share * num_records))
+    return np.sort(np.argsort(positions, kind="stable")[:num_kept])
 
 
 def normal_prompt(conversation: Conversation) -> str:

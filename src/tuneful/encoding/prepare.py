@@ -26,7 +26,7 @@ from tuneful.config import Config, DataConfig
 from tuneful.data.notes import merged
 from tuneful.data.read import DataFile, DataStream, Record, SkippedRow, in_batches, stream_side
 from tuneful.data.sources import sha256_of
-from tuneful.data.split import SPLIT_VERSION, TEST, TRAIN, VALIDATION, normal_prompt, split_sides
+from tuneful.data.split import SPLIT_VERSION, TEST, TRAIN, VALIDATION, nested_share, normal_prompt, split_sides
 from tuneful.encoding.by_file import InputFile, count_files, input_files
 from tuneful.encoding.chat_template import load_template
 from tuneful.encoding.documents import in_chunks
@@ -112,7 +112,7 @@ class Dataset:
     """A whole data set, divided. `refused` holds the rows that are in no subset, each with its reason.
 
     `special_token_texts` counts the texts that look like the template's structure in what the records say; `files` are those that
-    it was divided from.
+    it was divided from; `num_left_out` counts the training records that `data.train_share` leaves out.
     """
 
     file: DataSource
@@ -122,6 +122,7 @@ class Dataset:
     refused: Sequence[SkippedRow]
     special_token_texts: Counter[str]
     files: tuple[InputFile, ...] = ()
+    num_left_out: int = 0
 
     def __repr__(self) -> str:
         sides = ", ".join(f"{name}={len(getattr(self, name)):,}" for name in ("train", "validation", "test"))
@@ -135,7 +136,7 @@ class Dataset:
     @property
     def num_read(self) -> int:
         """Rows of the file, and of those that were given for a side."""
-        return self.num_used + len(self.refused)
+        return self.num_used + self.num_left_out + len(self.refused)
 
 
 def apart(subset: Subset, config: Config) -> tuple[Subset, Subset]:
@@ -176,7 +177,10 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
     """
     whole = _encoded(file, encoder, cache)
     sides = whole.sides(config)
-    subsets = {side: whole.subset(np.flatnonzero(sides == side), config.data) for side in (TRAIN, VALIDATION, TEST)}
+    members = {side: np.flatnonzero(sides == side) for side in (TRAIN, VALIDATION, TEST)}
+    num_divided = len(members[TRAIN])
+    members[TRAIN] = members[TRAIN][nested_share(num_divided, config.data.train_share, config.train.seed)]
+    subsets = {side: whole.subset(own, config.data) for side, own in members.items()}
     parts = [whole]
     for side, name in ((VALIDATION, config.data.validation_file), (TEST, config.data.test_file)):
         if name is not None:
@@ -192,6 +196,7 @@ def prepare_data(file: DataFile | DataStream, encoder: Encoder, config: Config, 
         whole.skipped if len(parts) == 1 else [row for part in parts for row in part.skipped],
         sum((part.special_token_texts for part in parts), Counter()),
         input_files(file) if isinstance(file, DataStream) else (),
+        num_divided - len(members[TRAIN]),
     )
     assert dataset.num_read == sum(part.num_read for part in parts), "a row was lost between reading and splitting"
     return dataset
@@ -234,7 +239,7 @@ class _Encoded:
 
     def sides(self, config: Config) -> npt.NDArray[np.int8]:
         """The side of each record; kept beside the store where there is one."""
-        data, seed = config.data, config.train.seed
+        data, seed = config.data, config.split_seed
 
         def divide() -> npt.NDArray[np.int8]:
             prompts = (normal_prompt(record.conversation) for record in self.records)
@@ -395,6 +400,7 @@ def describe(dataset: Dataset, encoder: Encoder, config: Config) -> DataDocument
         rows_read=dataset.num_read,
         rows_used=dataset.num_used,
         rows_refused=len(dataset.refused),
+        rows_left_out=dataset.num_left_out,
         refused=tuple(SkippedPlace(skipped.source, skipped.reason) for skipped in dataset.refused[:_MAX_LISTED]),
         split=Split(config.data.split, len(dataset.train), len(dataset.validation), len(dataset.test)),
         template=encoder.text.template.name,

@@ -52,6 +52,22 @@ def render_page(page: Page) -> str:
     return make_visible(html)
 
 
+def render_in_style(template: str, **values: object) -> str:
+    """The HTML of another page in the report's style: `template` (jinja2) gets `values`, `style` and `policy`; it has no
+    script."""
+    style = resource("page.css")
+    html = (
+        _environment()
+        .from_string(template)
+        .render(
+            **values,
+            style=Markup(style),
+            policy=f"default-src 'none'; style-src {_hash_source(style)}; base-uri 'none'; form-action 'none'",
+        )
+    )
+    return make_visible(html)
+
+
 def script_source() -> str:
     """The source by which a content security policy allows the script of a report, and nothing else."""
     return _hash_source(resource("page.js"))
@@ -60,8 +76,11 @@ def script_source() -> str:
 @cache
 def _template() -> Template:
     """The page's template, compiled once: that takes longer than to fill it in."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(resource("page.html.j2"))
+    return _environment().from_string(resource("page.html.j2"))
+
+
+def _environment() -> Environment:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def make_visible(html: str) -> str:

@@ -8,7 +8,7 @@ the highest point of each stretch, so a run of 100,000 steps costs as much as on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
@@ -132,24 +132,27 @@ def line_chart(
     from_zero: bool = False,
     lowest: Point | None = None,
     marks: Sequence[tuple[float, str]] = (),
+    x_names: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Lines over a common pair of axes.
 
-    `key` makes the ids unique in the page. `lowest` gets a ring and its value; `marks` are labelled upright lines.
+    `key` makes the ids unique in the page. `lowest` gets a ring and its value; `marks` are labelled upright lines. `x_names`
+    stand below the axis at their places, where it is no scale of numbers.
     """
     drawn = [Series(one.name, tuple(thin(one.points)), one.kind) for one in series if one.points]
     if not drawn:
         return Markup("")
     xs = [x for one in drawn for x, _ in one.points]
     ys = [y for one in drawn for _, y in one.points]
-    x_ticks = ticks(min(xs), max(xs), 10 if frame.width > 600 else 4)
+    x_ticks = [x for x, _ in x_names] or ticks(min(xs), max(xs), 10 if frame.width > 600 else 4)
     y_ticks = ticks(min(0.0, min(ys)) if from_zero else min(ys), max(ys), 6 if frame.height > 200 else 4)
-    x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (x_ticks[0], x_ticks[-1])
+    spread = (x_ticks[0], x_ticks[-1]) if x_ticks[-1] > x_ticks[0] else (x_ticks[0] - 1, x_ticks[0] + 1)
+    x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else spread
     x_of = Scale(x_low, x_high, frame.left, frame.plot_right)
     y_of = Scale(y_ticks[0], y_ticks[-1], frame.plot_bottom, frame.top)
     parts = [
         _y_axis(y_ticks, y_of, y_label, frame),
-        _x_axis([tick for tick in x_ticks if x_low <= tick <= x_high], x_of, x_label, frame),
+        _x_axis([tick for tick in x_ticks if x_low <= tick <= x_high], x_of, x_label, frame, dict(x_names)),
         *(_mark(x_of(x), label, frame) for x, label in marks if x_low < x < x_high),
         *(_line(one, x_of, y_of) for one in drawn),
         _lowest(lowest, x_of, y_of, frame) if lowest else Markup(""),
@@ -327,7 +330,9 @@ def _y_axis(values: Sequence[float], y_of: Scale, label: str, frame: PlotArea) -
     return Markup("").join([*lines, name])
 
 
-def _x_axis(values: Sequence[float], x_of: Scale, label: str, frame: PlotArea) -> Markup:
+def _x_axis(
+    values: Sequence[float], x_of: Scale, label: str, frame: PlotArea, names: Mapping[float, str] | None = None
+) -> Markup:
     texts = [
         Markup(
             '<line class="axis" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick {}" x="{x}" y="{}">{}</text>'
@@ -336,7 +341,7 @@ def _x_axis(values: Sequence[float], x_of: Scale, label: str, frame: PlotArea) -
             frame.plot_bottom + 4,
             "end" if x_of(value) > frame.plot_right - 12 else "middle",
             frame.plot_bottom + 18,
-            compact(value),
+            (names or {}).get(value) or compact(value),
             x=_at(x_of(value)),
         )
         for value in values

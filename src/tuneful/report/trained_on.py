@@ -146,7 +146,8 @@ def _parts(parts: Sequence[tuple[str, float, str]]) -> tuple[tuple[str, str, str
 def _rows_sentence(data: DataDocument) -> str:
     if not data.rows_read:
         return ""
-    return f"{plural(data.rows_read, 'row')} read = {count(data.rows_used)} used + {count(data.rows_refused)} refused."
+    left_out = f" + {count(data.rows_left_out)} left out by data.train_share" if data.rows_left_out else ""
+    return f"{plural(data.rows_read, 'row')} read = {count(data.rows_used)} used{left_out} + {count(data.rows_refused)} refused."
 
 
 def _share_sentence(total: int, trained: int) -> str:
@@ -273,7 +274,7 @@ def _token(token: Token) -> TokenView:
 def _contradictions(data: DataDocument) -> tuple[str, ...]:
     found = []
     read, used, refused, divided = data.rows_read, data.rows_used, data.rows_refused, _num_divided(data.split)
-    if read != used + refused:
+    if read != used + data.rows_left_out + refused:
         found.append(
             f"The counts disagree: {count(read)} rows read, but {count(used)} used and {count(refused)} refused."
         )

@@ -36,6 +36,7 @@ FILES = (
     "reference.json",
     "preferences.json",
     "records.jsonl",
+    "validation.jsonl",
     "comparison.json",
     "evaluation.json",
     "calibration.json",

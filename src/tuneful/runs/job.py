@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tuneful.batch.order import num_steps
 from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import TunefulError
@@ -29,6 +30,7 @@ from tuneful.runs.card import rewrite_card
 from tuneful.runs.estimate import Estimate, estimate_run, show_estimate
 from tuneful.runs.measure import compare, has_measured, measure
 from tuneful.runs.phases import in_words
+from tuneful.runs.resume import digest_of
 from tuneful.runs.schema import Comparison, GateOutcome
 from tuneful.runs.setup import RunState, prepare_engine, set_up, write_environment
 from tuneful.runs.training import finish_training, save, train
@@ -77,6 +79,48 @@ def run_job(
         comparison = compare(run, base, measure(run, engine, "tuned"))
         rewrite_card(run, comparison)
         return _finish(run, comparison)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPart:
+    """How far `train_part` came: whether the training `is_whole`, of how many steps and training records, and which validation
+    records it was evaluated on (`validation_sha256`, over their tokens and weights)."""
+
+    is_whole: bool
+    num_steps: int
+    num_train: int
+    num_validation: int
+    validation_sha256: str
+
+
+def train_part(
+    data: str | Sequence[str],
+    config: Config,
+    output: Path,
+    terminal: Terminal,
+    pause_at: float,
+    siblings: Sequence[Path] = (),
+) -> TrainedPart:
+    """The training of a `run_job("run", ...)` in the folder `output`, up to the first evaluation after `pause_at` of its steps
+    (a share) or to its end; nothing is answered. The next call, or that `run_job`, goes on from there.
+
+    `siblings` are folders of runs that may have computed the same reference of preferences.
+    """
+    with _open_run("run", data, config, output, terminal, ()) as run:
+        run.siblings = tuple(siblings)
+        engine = prepare_engine(run)
+        if is_whole := train(run, engine, pause_at):
+            finish_training(engine)
+            save(run, engine)
+        write_environment(run)
+        train_config, validation = run.config.train, run.dataset.validation
+        return TrainedPart(
+            is_whole,
+            num_steps(run.epoch_length, train_config.batch_size, train_config.num_train_epochs, train_config.max_steps),
+            len(run.dataset.train),
+            len(validation),
+            digest_of(validation.examples),
+        )
 
 
 def estimate_job(

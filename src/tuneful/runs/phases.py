@@ -32,6 +32,7 @@ LABELS: Mapping[str, str] = {
     "training": "training",
     "preference_accuracy": "preference accuracy",
     "record_losses_after": "record losses after",
+    "validation_losses": "validation losses",
     "saving": "saving",
     "answers_tuned": "answers after",
     "references_tuned": "reference losses after",

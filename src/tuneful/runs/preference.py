@@ -7,15 +7,24 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tuneful.batch.order import num_steps
 from tuneful.config import PREFERENCE_OBJECTIVES, Config
 from tuneful.encoding.prepare import Subset
-from tuneful.errors import DataError
+from tuneful.errors import DataError, InputError
 from tuneful.evaluation.preference import outcome_in_words
 from tuneful.evaluation.statistics import wilson_interval
+from tuneful.runs.folder import read_record
 from tuneful.runs.phases import check_signals, stop_check
-from tuneful.runs.schema import Layout, PreferenceOutcome, ReferenceDocument
+from tuneful.runs.schema import (
+    Layout,
+    PreferenceOutcome,
+    ReferenceDocument,
+    check_sum,
+    load_document,
+    noted_sums,
+)
 from tuneful.runs.setup import Engine, RunState
 from tuneful.train.loop import Costs, evaluated_in, mean_costs
 from tuneful.train.memory import fitted
@@ -25,6 +34,8 @@ from tuneful.train.reference import largest_difference, reference_logps
 from tuneful.types import Example
 
 REFERENCE, SUMMARY = "reference.json", "preferences.json"
+_OF_STEPS = ("batch_size", "seed", "micro_batch_tokens")
+"""Settings that say which records are computed together, besides the data."""
 
 
 def make_objective(config: Config, reference: Reference | None = None) -> Objective:
@@ -103,6 +114,7 @@ def _reference(run: RunState, engine: Engine, objective: PreferenceObjective) ->
     made_with = _made_with(run, engine)
     known: dict[str, float] = dict(run.group.broadcast(_known(run, made_with) if run.group.is_main else None))
     before, evaluated = len(known), evaluated_in(engine.layout, run.model)
+    known = known or dict(run.group.broadcast(_of_siblings(run, made_with) if run.group.is_main else None))
     others = [list(side.examples) for side in (run.dataset.validation, run.dataset.test) if len(side)]
     parts: tuple[tuple[Sequence[Sequence[Example]] | Iterator[Sequence[Example]], Layout], ...] = (
         (_steps(run), engine.layout),
@@ -142,6 +154,25 @@ def _known(run: RunState, made_with: str) -> dict[str, float]:
         run.warn([f"{error}; the reference is computed again"])
         return {}
     return dict(document.logps) if document is not None and document.made_with == made_with else {}
+
+
+def _of_siblings(run: RunState, made_with: str) -> dict[str, float]:
+    """What the first sibling that has this very reference holds of it."""
+    documents = (_of_sibling(run, path) for path in run.siblings)
+    return next((dict(one.logps) for one in documents if one is not None and one.made_with == made_with), {})
+
+
+def _of_sibling(run: RunState, path: Path) -> ReferenceDocument | None:
+    """reference.json of another run whose steps have the same records together, so that it holds the same bits."""
+    try:
+        record = read_record(path)
+        document = load_document(ReferenceDocument, path / REFERENCE)
+        check_sum(path / REFERENCE, noted_sums(path).get(REFERENCE))
+    except InputError:
+        return None
+    own = run.folder.begun.config["train"]
+    is_alike = record is not None and all(record.config["train"].get(key) == own[key] for key in _OF_STEPS)
+    return document if is_alike else None
 
 
 def _made_with(run: RunState, engine: Engine) -> str:

@@ -21,11 +21,12 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
     """What will be trained on: counts, share of trained tokens, and three records as the model will see them."""
     tokens, split = audit.train_tokens, audit.split
     rows = "documents" if dataset.file.format == "text" else "rows"
+    left_out = f" + {audit.rows_left_out:,} left out by data.train_share" if audit.rows_left_out else ""
     terminal.heading("Data")
     terminal.facts(
         {
             "format": dataset.file.format,
-            "read": f"{audit.rows_read:,} {rows} = {audit.rows_used:,} used + {audit.rows_refused:,} refused",
+            "read": f"{audit.rows_read:,} {rows} = {audit.rows_used:,} used{left_out} + {audit.rows_refused:,} refused",
             "split": f"{split.train:,} train, {split.validation:,} validation, {split.test:,} test ({split.method})",
             "trained": f"{tokens.trained:,} of {tokens.record:,} tokens ({tokens.trained / tokens.record:.1%}) carry loss",
             **({"chunks": _chunks_in_words(dataset, audit)} if audit.num_chunks is not None else {}),

@@ -88,7 +88,7 @@ class RunState:
     `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`,
     `tasks` the files of `evaluation.tests`.
     `asked` are the test records that are answered, `documents` those that are read; unwanted answers are neither. `audit` is what
-    data.json holds, `mixture` in which shares files come;
+    data.json holds, `mixture` in which shares files come; `siblings` are runs that may have computed the same reference.
     `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
     take; `loading_seconds` is how long the model took.
     """
@@ -118,6 +118,7 @@ class RunState:
     phase_seconds: dict[str, float] = field(default_factory=dict)
     loading_seconds: float = 0.0
     estimated_seconds: dict[str, float] = field(default_factory=dict)
+    siblings: tuple[Path, ...] = ()
 
     @property
     def model(self) -> PreTrainedModel:

@@ -38,10 +38,12 @@ from tuneful.runs.schema import (
 )
 from tuneful.runs.setup import Engine, RunState
 from tuneful.runs.trackers import open_trackers
+from tuneful.runs.validation import VALIDATION, write_validation
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
 from tuneful.train.distributed import full_tensor, load_full_state_dict
 from tuneful.train.loop import Training, record_nll
+from tuneful.train.objective import RESPONSE_LOSS
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
 
@@ -50,16 +52,18 @@ _FORWARD_SHARE = 1 / 3
 """What a forward takes of a step, whose backward is twice as much."""
 
 
-def train(run: RunState, engine: Engine) -> None:
+def train(run: RunState, engine: Engine, pause_at: float | None = None) -> bool:
     """Finetune, from the newest whole checkpoint where there is one; a line of metrics.jsonl an event.
 
     Where an earlier process has trained and saved the model there is nothing to do. On a signal a checkpoint is written,
-    unless a second one comes, and Interrupted raised.
+    unless a second one comes, and Interrupted raised. At the first evaluation after `pause_at` of the steps, a share, it stops
+    with a checkpoint, and False is returned: it is to go on later. A training that might have been paused ends with what each
+    validation record costs.
     """
     run.terminal.heading("Training")
     if run.group.broadcast(run.folder.has_model):
         run.terminal.say("trained and saved already")
-        return
+        return True
     config, examples = run.config.train, run.dataset.train.chunks
     loss_tracker = LossTracker(len(examples))
     objective = begin_objective(run, engine)
@@ -84,13 +88,17 @@ def train(run: RunState, engine: Engine) -> None:
         group=run.group,
         mixture=run.mixture,
     )
-    _take_steps(run, training)
+    if not _take_steps(run, training, pause_at):
+        return False
     _tell_how_it_ended(run, training)
     measure_held_out(run, engine, objective, state.max_tokens)
     if records_all:
         loss_tracker.after[:] = _record_losses(run, engine, "after")
+    if pause_at is not None and objective is RESPONSE_LOSS:
+        write_validation(run, engine, state.max_tokens)
     run.folder.write_rows("records.jsonl", rank(loss_tracker, examples))
-    run.folder.note_finished("training.json", "records.jsonl", "metrics.jsonl")
+    run.folder.note_finished("training.json", "records.jsonl", "metrics.jsonl", VALIDATION)
+    return True
 
 
 def finish_training(engine: Engine) -> None:
@@ -140,9 +148,14 @@ def sample(run: RunState, step: int) -> Answer:
 # Steps
 
 
-def _take_steps(run: RunState, training: Training) -> None:
-    """Run the training: write, track and show each event; save checkpoints where they are due, and on a signal."""
+def _take_steps(run: RunState, training: Training, pause_at: float | None) -> bool:
+    """Run the training: write, track and show each event; save checkpoints where they are due, on a signal, and at a pause.
+
+    Whether it is at its end.
+    """
     state, train = training.state, run.config.train
+    if _pause_is_due(training, pause_at):
+        return False
     saved_step, saved_at, pace = state.step, time.monotonic(), Pace()
     trackers = open_trackers(train.report_to if run.group.is_main else (), run.folder.path, run.config.model_dump())
     with (
@@ -161,6 +174,10 @@ def _take_steps(run: RunState, training: Training) -> None:
                     _save_checkpoint(run, training)
                     saved_step, saved_at = state.step, time.monotonic()
                 check_signals(run.signals, run.group)
+                if _pause_is_due(training, pause_at):
+                    if state.step > saved_step:
+                        _save_checkpoint(run, training)
+                    return False
         except Interrupted:
             if state.step > saved_step and not run.signals.second_signal:
                 run.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
@@ -168,6 +185,13 @@ def _take_steps(run: RunState, training: Training) -> None:
             raise
         finally:
             run.warn(trackers.close())
+    return True
+
+
+def _pause_is_due(training: Training, pause_at: float | None) -> bool:
+    """Whether the training stands at an evaluation after `pause_at` of its steps, and not at its end."""
+    state, total = training.state, training.num_steps
+    return pause_at is not None and state.evaluated and pause_at * total <= state.step < total
 
 
 def _estimate_rest(run: RunState, training: Training, pace: Pace, event: Event) -> None:

@@ -9,28 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tuneful.errors import TunefulError
+from tuneful.errors import DivergedError
 from tuneful.train.loss import MicroBatchLoss
 from tuneful.types import Example
 
 _NUM_NAMED = 8
 
 
-def not_finite(step: int, what: str, examples: Sequence[Example]) -> TunefulError:
+def not_finite(step: int, what: str, examples: Sequence[Example]) -> DivergedError:
     """The error for a step in which `what` is not finite, and which has changed no weight."""
-    return TunefulError(
+    return DivergedError(
         f"step {step}: {what}: not finite, so no weight was changed by this step. Its records: {_named(examples)}. Lower "
         "train.learning_rate, or look at these records"
     )
 
 
-def validation_not_finite(step: int, loss: float, examples: Sequence[Example]) -> TunefulError:
+def validation_not_finite(step: int, loss: float, examples: Sequence[Example]) -> DivergedError:
     """The error for a validation loss after `step` steps that is not finite; `examples` are the records at fault, if known."""
     records = f" Its records: {_named(examples)}." if examples else ""
     when, advice = "in this step or before it", "Lower train.learning_rate"
     if not step:
         when, advice = "before any training", _UNTRAINED
-    return TunefulError(f"step {step}: the validation loss is {loss}: not finite, {when}.{records} {advice}")
+    return DivergedError(f"step {step}: the validation loss is {loss}: not finite, {when}.{records} {advice}")
 
 
 def culprits(batch: Sequence[Example], micro_batch: MicroBatchLoss) -> list[Example]:
@@ -39,9 +39,9 @@ def culprits(batch: Sequence[Example], micro_batch: MicroBatchLoss) -> list[Exam
 
 
 def check_losses(examples: Sequence[Example], nll: Sequence[float]) -> None:
-    """TunefulError where the loss of a record is not finite, which happens outside of any step."""
+    """DivergedError where the loss of a record is not finite, which happens outside of any step."""
     if bad := _bad(examples, nll):
-        raise TunefulError(f"the loss of {_named(bad)} is not finite under this model. {_UNTRAINED} {_TRAINED}")
+        raise DivergedError(f"the loss of {_named(bad)} is not finite under this model. {_UNTRAINED} {_TRAINED}")
 
 
 _UNTRAINED = "A model that was not trained here may be damaged, or need another precision (model.dtype=float32)."

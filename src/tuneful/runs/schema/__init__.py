@@ -5,6 +5,7 @@
     names.py      names of earlier versions                             load.py        whole files, or what is wrong with them
     exports.py    proof.json of an export                               reference.py   docs/run-folder.md
     pairwise.py   pairwise.json
+    sweeps.py     sweep.json
 
 Stands on the ground: it imports nothing but that, and every room may import it. A name here is a name in a file that others
 read: to change one is a breaking change, and its old name goes into `names.py`.
@@ -85,7 +86,9 @@ from tuneful.runs.schema.rows import (
     Sample,
     SkippedRow,
     Step,
+    ValidationLoss,
 )
+from tuneful.runs.schema.sweeps import CurveGain, LearningCurve, RungLoss, SweepDocument, SweepRun, SweepState
 
 __all__ = [
     "TORCH_KERNELS",
@@ -102,6 +105,7 @@ __all__ = [
     "ComparedSides",
     "Comparison",
     "ComparisonItem",
+    "CurveGain",
     "DataDocument",
     "Environment",
     "Evaluation",
@@ -123,6 +127,7 @@ __all__ = [
     "LabelCounts",
     "Layout",
     "LayoutName",
+    "LearningCurve",
     "LengthSummary",
     "MetricComparison",
     "MetricVerdict",
@@ -142,6 +147,7 @@ __all__ = [
     "ReferenceDocument",
     "ReferenceLoss",
     "RunRecord",
+    "RungLoss",
     "Sample",
     "ScoreSummary",
     "ShownExample",
@@ -151,6 +157,9 @@ __all__ = [
     "Split",
     "Standing",
     "Step",
+    "SweepDocument",
+    "SweepRun",
+    "SweepState",
     "TakenTasks",
     "TaskFigure",
     "TaskRequest",
@@ -161,6 +170,7 @@ __all__ = [
     "TrainedModel",
     "TrainingState",
     "TrainingSummary",
+    "ValidationLoss",
     "as_row",
     "check_sources",
     "check_sum",

@@ -292,7 +292,7 @@ class FileCounts:
 
 @dataclass(frozen=True, slots=True)
 class DataDocument:
-    """What was trained on: `rows_read = rows_used + rows_refused`, and every row used is on one side of the split."""
+    """What was trained on: `rows_read = rows_used + rows_left_out + rows_refused`; a row used is on one side of the split."""
 
     source: Annotated[str, "the data, as it was named"]
     sha256: Annotated[str, "of its bytes"]
@@ -317,6 +317,7 @@ class DataDocument:
     num_chunks: Annotated[
         int | None, "where documents are trained: what steps take, documents in chunks of `max_length` tokens", ABSENT
     ] = None
+    rows_left_out: Annotated[int, "training records that `data.train_share` leaves out"] = 0
     labels: Annotated[
         tuple[LabelCounts, ...], "where all answers are few short labels: each of them, the commonest first"
     ] = ()

@@ -34,7 +34,9 @@ from tuneful.runs.schema.rows import (
     ReferenceLoss,
     SkippedRow,
     Step,
+    ValidationLoss,
 )
+from tuneful.runs.schema.sweeps import SweepDocument
 
 FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "run.json": ("Written before the first phase, and again when the run is finished.", (RunRecord,)),
@@ -59,6 +61,10 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     ),
     "preferences.json": ("Written when the last step is taken, where preferences were learned.", (PreferenceOutcome,)),
     "records.jsonl": ("A line a training record, in their order, when the last step is taken.", (RecordLoss,)),
+    "validation.jsonl": (
+        "A line a validation record, in their order, in the runs of a sweep that were trained to the end; not under preferences.",
+        (ValidationLoss,),
+    ),
     "answers/base.jsonl, answers/tuned.jsonl": (
         "A line a test record, in the order of data/test.jsonl. What `tuneful generate --data` writes is of the same kind.",
         (AnswerRow,),
@@ -100,6 +106,10 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "evaluation.json": ("What a judge gave, in numbers.", (EvaluationDocument,)),
     "calibration.json": ("Written by `tuneful evaluate --calibrate`.", (Calibration,)),
     "export/NAME/proof.json": ("Written by `tuneful export`, beside what it exported.", (ExportProof,)),
+    "sweep.json": (
+        "In the folder of a sweep, whose runs/ holds the run folders: written by `tuneful sweep` after every leg of a run.",
+        (SweepDocument,),
+    ),
 }
 """Every file that the schema describes, by its place in the folder: what it is, and its rows or its document."""
 

@@ -104,7 +104,7 @@ Event = Step | Evaluation | Notice
 """A line of metrics.jsonl. A step has a `loss`, an evaluation a `validation_loss`, a notice a `notice`."""
 
 
-# records.jsonl and data/refused.jsonl
+# records.jsonl, validation.jsonl and data/refused.jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,16 @@ class SkippedRow:
     source: Annotated[str, "`file:line` of the row"]
     reason: Annotated[str, "why it cannot be used"]
     raw: Annotated[Any, "as much of it as could be read"]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationLoss:
+    """What one validation record costs the weights that a training kept: the validation loss is the sum of `loss` over that of
+    `weight`."""
+
+    source: Annotated[str, "`file:line` of the record"]
+    loss: Annotated[float, "weighted negative log-likelihood, summed over the record's targets, in nats"]
+    weight: Annotated[float, "summed weight of those targets"]
 
 
 # answers/*.jsonl, general/*.jsonl, scores/*.jsonl
