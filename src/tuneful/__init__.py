@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tuneful.commands.compare import ComparisonResult, compare
     from tuneful.commands.doctor import doctor
     from tuneful.commands.evaluate import EvaluationResult, evaluate
+    from tuneful.commands.explain import ExplainResult, explain
     from tuneful.commands.export import ExportResult, export
     from tuneful.commands.generate import generate, generate_file
     from tuneful.commands.report import report
@@ -47,6 +48,7 @@ __all__ = [
     "Conversation",
     "EvaluationResult",
     "Example",
+    "ExplainResult",
     "ExportResult",
     "InputError",
     "JobResult",
@@ -62,6 +64,7 @@ __all__ = [
     "doctor",
     "dry_run",
     "evaluate",
+    "explain",
     "export",
     "generate",
     "generate_file",
@@ -80,6 +83,7 @@ _HOMES = {
     "commands.compare": ("ComparisonResult", "compare"),
     "commands.doctor": ("doctor",),
     "commands.evaluate": ("EvaluationResult", "evaluate"),
+    "commands.explain": ("ExplainResult", "explain"),
     "commands.export": ("ExportResult", "export"),
     "commands.generate": ("generate", "generate_file"),
     "commands.report": ("report",),

@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Evidence"),
     "compare": ("compare", "Evidence"),
     "report": ("report", "Evidence"),
+    "explain": ("explain", "Evidence"),
     "export": ("export", "To other programs"),
     "doctor": ("doctor", "This machine"),
 }

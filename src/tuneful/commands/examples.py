@@ -42,6 +42,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "compare": ("tuneful compare runs/first runs/second", 'tuneful compare runs/first runs/second --gate "rouge_l>=0"'),
     "report": ("tuneful report runs/first",),
+    "explain": (
+        "tuneful explain runs/first",
+        "tuneful explain runs/first --item 17 --num 20",
+        "tuneful explain runs/first --item test.jsonl:17 --of reference",
+    ),
     "export": (
         "tuneful export runs/first --to gguf --type q8_0",
         "tuneful export runs/first --to ollama -o my-model",

@@ -25,6 +25,7 @@ from tuneful.runs.schema import (
     DataDocument,
     Environment,
     Evaluation,
+    Explanation,
     JudgeScore,
     Notice,
     PreferenceOutcome,
@@ -67,6 +68,7 @@ class Run:
     records: tuple[RecordLoss, ...] = field(default=())
     ratings: tuple[RatingRow, ...] = field(default=())
     preference: PreferenceOutcome | None = None
+    explained: Explanation | None = None
 
     def trained(self) -> list[Json]:
         """The rows of data/train.jsonl, read when they are asked for."""
@@ -98,6 +100,7 @@ def read_run(path: Path) -> Run:
         calibration=reader.document(Calibration, "calibration.json"),
         records=reader.rows(RecordLoss, "records.jsonl"),
         ratings=reader.rows(RatingRow, "ratings.jsonl"),
+        explained=reader.document(Explanation, "explain.json"),
         remarks=tuple(reader.remarks),
     )
 

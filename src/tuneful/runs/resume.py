@@ -60,7 +60,7 @@ def training_identity(config: Config, dataset: Dataset, replay: Replay | None, m
         **settings,
         "model": f"sha256 {model_sha256}",
         "data": f"sha256 {dataset.file.sha256}",
-        "tokens": f"sha256 {_digest_of(chain(dataset.train.examples, dataset.validation.examples, replayed))}",
+        "tokens": f"sha256 {tokens_sha256(chain(dataset.train.examples, dataset.validation.examples, replayed))}",
     }
 
 
@@ -184,7 +184,7 @@ def _is_free(section: str, key: str) -> bool:
     return dotted in FREE_KEYS or (section in FREE_SECTIONS and dotted != "report.general")
 
 
-def _digest_of(examples: Iterable[Example]) -> str:
+def tokens_sha256(examples: Iterable[Example]) -> str:
     """sha256 over the token ids and weights of `examples` and of their other sides, and their labels, in order."""
     digest = hashlib.sha256()
     for example in examples:

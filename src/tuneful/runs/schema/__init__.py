@@ -39,6 +39,14 @@ from tuneful.runs.schema.documents import (
     TrainingState,
     TrainingSummary,
 )
+from tuneful.runs.schema.explained import (
+    ComparedWeights,
+    ExplainedItem,
+    ExplainedText,
+    Explanation,
+    InfluentialRecord,
+    Ranking,
+)
 from tuneful.runs.schema.exports import ExportKind, ExportPart, ExportProof
 from tuneful.runs.schema.load import check_sum, load_document, load_rows, noted_sums, read_object
 from tuneful.runs.schema.read import as_row, check_sources, read_loosely, read_rows, read_strictly
@@ -89,6 +97,7 @@ __all__ = [
     "Choices",
     "Cluster",
     "ComparedSides",
+    "ComparedWeights",
     "Comparison",
     "ComparisonItem",
     "DataDocument",
@@ -96,6 +105,9 @@ __all__ = [
     "Evaluation",
     "EvaluationDocument",
     "Event",
+    "ExplainedItem",
+    "ExplainedText",
+    "Explanation",
     "ExportKind",
     "ExportPart",
     "ExportProof",
@@ -105,6 +117,7 @@ __all__ = [
     "GateOutcome",
     "GeneralScore",
     "Histogram",
+    "InfluentialRecord",
     "JudgeScore",
     "KindComparison",
     "LabelCounts",
@@ -119,6 +132,7 @@ __all__ = [
     "PreferenceSummary",
     "PreferredAnswer",
     "Process",
+    "Ranking",
     "RaterAgreement",
     "RatingRow",
     "ReadingNote",
