@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tuneful.commands.doctor import doctor
     from tuneful.commands.evaluate import EvaluationResult, evaluate
     from tuneful.commands.evaluate_tests import TasksResult, evaluate_tests
+    from tuneful.commands.explain import ExplainResult, explain
     from tuneful.commands.export import ExportResult, export
     from tuneful.commands.generate import generate, generate_file
     from tuneful.commands.report import report
@@ -51,6 +52,7 @@ __all__ = [
     "Conversation",
     "EvaluationResult",
     "Example",
+    "ExplainResult",
     "ExportResult",
     "InputError",
     "JobResult",
@@ -70,6 +72,7 @@ __all__ = [
     "dry_run",
     "evaluate",
     "evaluate_tests",
+    "explain",
     "export",
     "generate",
     "generate_file",
@@ -91,6 +94,7 @@ _HOMES = {
     "commands.doctor": ("doctor",),
     "commands.evaluate": ("EvaluationResult", "evaluate"),
     "commands.evaluate_tests": ("TasksResult", "evaluate_tests"),
+    "commands.explain": ("ExplainResult", "explain"),
     "commands.export": ("ExportResult", "export"),
     "commands.generate": ("generate", "generate_file"),
     "commands.report": ("report",),

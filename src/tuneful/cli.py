@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": ("compare", "Evidence"),
     "report": ("report", "Evidence"),
     "runs": ("runs", "Evidence"),
+    "explain": ("explain", "Evidence"),
     "export": ("export", "To other programs"),
     "doctor": ("doctor", "This machine"),
 }

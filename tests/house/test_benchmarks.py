@@ -70,6 +70,21 @@ def test_a_system_whose_losses_are_not_the_references_is_void(off: list[float], 
     assert (module("train_peers.gate").gate_verdict(off, dtype) is not None) == void
 
 
+def test_removing_what_was_named_has_to_move_answers_more_than_removing_at_random_each_time() -> None:
+    explain = module("explain")
+    rows, planted = explain.training_rows(20, explain.FACTS[:2], 0)
+    assert len(rows) == 28
+    assert [{rows[place]["output"] for place in own} for own in planted] == [
+        {answer for _, answer in fact.told} for fact in explain.FACTS[:2]
+    ]
+    found = explain.Found("Which?", "It is Darwin.", True, [1, 2, 3, 4], [1, 2, 3, 9], -1.0)
+    named, little, much = (explain.Removal("", 4, moved) for moved in ([-2.0, 0.5], [0.1, -0.1], [1.0, 0.6]))
+    assert explain.is_as_asked([found], [named, little], 28)
+    assert not explain.is_as_asked([found], [named, little, much], 28)
+    missed = explain.Found("Which?", "It is Darwin.", True, [1, 2, 3, 5], [1, 2, 3, 4], -1.0)
+    assert not explain.is_as_asked([missed], [named, little], 28)
+
+
 def test_only_a_system_without_a_setting_that_passes_fails_the_benchmark() -> None:
     gate, systems = module("train_peers.gate"), module("train_peers.systems")
     one, other = systems.FULL_SYSTEMS["trl"], systems.FULL_SYSTEMS["litgpt"]

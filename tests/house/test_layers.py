@@ -33,7 +33,7 @@ ORDER = (
     ("batch",),
     ("model",),
     ("train", "infer"),
-    ("evaluation",),
+    ("evaluation", "influence"),
     ("judge",),
     ("report", "export", "serve", "synthesize"),
     ("runs",),

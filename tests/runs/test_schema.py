@@ -217,6 +217,7 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "export/NAME/proof.json",
                         "reference.json",
                         "preferences.json",
+                        "explain.json",
                         "ratings.jsonl",
                         "documents/base.jsonl",
                         "documents/tuned.jsonl",

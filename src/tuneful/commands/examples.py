@@ -58,6 +58,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful runs --json",
         "tuneful runs clean",
     ),
+    "explain": (
+        "tuneful explain runs/first",
+        "tuneful explain runs/first --item 17 --num 20",
+        "tuneful explain runs/first --item test.jsonl:17 --of reference",
+    ),
     "export": (
         "tuneful export runs/first --to gguf --type q8_0",
         "tuneful export runs/first --to ollama -o my-model",

@@ -26,6 +26,7 @@ from tuneful.runs.schema import (
     Environment,
     Evaluation,
     EvaluationDocument,
+    Explanation,
     JudgeScore,
     Notice,
     PreferenceOutcome,
@@ -69,6 +70,7 @@ class Run:
     records: tuple[RecordLoss, ...] = field(default=())
     ratings: tuple[RatingRow, ...] = field(default=())
     preference: PreferenceOutcome | None = None
+    explained: Explanation | None = None
 
     def trained(self) -> list[Json]:
         """The rows of data/train.jsonl, read when they are asked for."""
@@ -101,6 +103,7 @@ def read_run(path: Path) -> Run:
         judged=reader.document(EvaluationDocument, "evaluation.json"),
         records=reader.rows(RecordLoss, "records.jsonl"),
         ratings=reader.rows(RatingRow, "ratings.jsonl"),
+        explained=reader.document(Explanation, "explain.json"),
         remarks=tuple(reader.remarks),
     )
 

@@ -2,7 +2,7 @@
 
 Second stage of the report, between `folder.py` and `build.py`; the template only lays it out. The head, the samples and the setup
 are written here, the other sections in `scores.py`, `judged.py`, `people.py`, `trained_on.py`, `audited.py`, `curves.py`,
-`records.py` and `answers.py`. What a run does not have becomes a sentence that says so.
+`records.py`, `answers.py` and `explained.py`. What a run does not have becomes a sentence that says so.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tuneful.report.answers import Answers, view_answers
 from tuneful.report.audited import FindingsView, view_findings
 from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
 from tuneful.report.decision import Decision, view_decision, view_glance
+from tuneful.report.explained import Explained, view_explained
 from tuneful.report.folder import Run
 from tuneful.report.forgotten import change_in_words, forgotten_in_words
 from tuneful.report.judged import Judged, view_judged
@@ -107,6 +108,7 @@ class Page:
     training: TrainingView | None
     records: RecordsView | None
     answers: Answers | None
+    explained: Explained | None
     samples: Samples | None
     setup: tuple[tuple[str, Cells], ...]
     version: str
@@ -143,6 +145,7 @@ def view_page(run: Run) -> Page:
         training=view_training(run) if run.steps or run.evaluations else None,
         records=view_records(run) if run.records else None,
         answers=answers,
+        explained=view_explained(run.explained),
         samples=_samples(run.evaluations),
         setup=_setup(run),
         version=run.environment.tuneful if run.environment else "",

@@ -130,6 +130,13 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[CorruptChec
     return None, []
 
 
+def whole_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Every whole checkpoint of `folder`, the oldest first; those that are damaged are passed over."""
+    steps = _steps(folder)
+    found = [read_checkpoint(folder / steps[step]) for step in sorted(steps)]
+    return [one for one in found if isinstance(one, Checkpoint)]
+
+
 def read_checkpoint(path: Path) -> Checkpoint | CorruptCheckpoint:
     """The checkpoint at `path` with every byte checked, or what is wrong with it."""
     try:

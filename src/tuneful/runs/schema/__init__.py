@@ -41,6 +41,14 @@ from tuneful.runs.schema.documents import (
     TrainingState,
     TrainingSummary,
 )
+from tuneful.runs.schema.explained import (
+    ComparedWeights,
+    ExplainedItem,
+    ExplainedText,
+    Explanation,
+    InfluentialRecord,
+    Ranking,
+)
 from tuneful.runs.schema.exports import ExportKind, ExportPart, ExportProof
 from tuneful.runs.schema.load import check_sum, load_document, load_rows, noted_sums, read_object
 from tuneful.runs.schema.pairwise import PairOfSides, PairwiseComparison, PairwiseMetric, Side
@@ -103,6 +111,7 @@ __all__ = [
     "Choices",
     "Cluster",
     "ComparedSides",
+    "ComparedWeights",
     "Comparison",
     "ComparisonItem",
     "CurveGain",
@@ -111,6 +120,9 @@ __all__ = [
     "Evaluation",
     "EvaluationDocument",
     "Event",
+    "ExplainedItem",
+    "ExplainedText",
+    "Explanation",
     "ExportKind",
     "ExportPart",
     "ExportProof",
@@ -120,6 +132,7 @@ __all__ = [
     "GateOutcome",
     "GeneralScore",
     "Histogram",
+    "InfluentialRecord",
     "InstructionScore",
     "JudgeFinding",
     "JudgeScore",
@@ -140,6 +153,7 @@ __all__ = [
     "PreferenceSummary",
     "PreferredAnswer",
     "Process",
+    "Ranking",
     "RaterAgreement",
     "RatingRow",
     "ReadingNote",

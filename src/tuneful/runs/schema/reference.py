@@ -16,6 +16,7 @@ from tuneful.runs.schema.documents import (
     RunRecord,
     TrainingSummary,
 )
+from tuneful.runs.schema.explained import Explanation
 from tuneful.runs.schema.exports import ExportProof
 from tuneful.runs.schema.pairwise import PairwiseComparison
 from tuneful.runs.schema.read import fields_of
@@ -105,6 +106,10 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     ),
     "evaluation.json": ("What a judge gave, in numbers.", (EvaluationDocument,)),
     "calibration.json": ("Written by `tuneful evaluate --calibrate`.", (Calibration,)),
+    "explain.json": (
+        "Written by `tuneful explain`, which adds items to it while the rest stays as it is.",
+        (Explanation,),
+    ),
     "export/NAME/proof.json": ("Written by `tuneful export`, beside what it exported.", (ExportProof,)),
     "sweep.json": (
         "In the folder of a sweep, whose runs/ holds the run folders: written by `tuneful sweep` after every leg of a run.",
@@ -126,7 +131,8 @@ changes only with an entry in the changelog, and `tuneful report`, `compare` and
 Besides the files below there are `config.yaml` (every setting, [configuration.md](configuration.md)),
 `data/{train,validation,test}.jsonl` (the records as they were read, with their `source`), `model/` (the trained model in
 Hugging Face's format), `adapter/` (in PEFT's, where one was trained), `checkpoints/` ([checkpoints.md](checkpoints.md)),
-`judge/replies.jsonl` (what a judge said, so that nothing is asked twice) and `report.html`.
+`judge/replies.jsonl` (what a judge said, so that nothing is asked twice), `explain/` (what `tuneful explain` made of the training
+records, [explain.md](explain.md)) and `report.html`.
 """
 
 

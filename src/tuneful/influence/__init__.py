@@ -1,0 +1,1 @@
+"""Which training records pushed a model towards an answer, by the similarity of gradients."""

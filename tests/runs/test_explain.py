@@ -1,0 +1,239 @@
+"""The training records behind an answer: planted ones are found, and every question is answered from what the run kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tuneful
+from tuneful import cli
+from tuneful.commands.explain import _show
+from tuneful.config import load_config
+from tuneful.console import Terminal
+from tuneful.errors import ConfigError, DataError, InputError, ModelError
+from tuneful.influence.features import Featurizer
+from tuneful.runs.schema import Explanation, load_document
+
+COLOURS = ("red", "blue", "green", "pink")
+THINGS = [
+    f"{size} {thing}" for size in ("big", "small", "old", "new", "odd", "wet") for thing in ("cat", "cup", "hat", "box")
+]
+PLANTED = ("Where is Zog?", "Zog is where?", "Tell me where Zog is.")
+WRONG = "Zog sits on the moon."
+
+
+def rows() -> list[dict[str, str]]:
+    """Plain facts, and among them three that teach where Zog is, at known places (from 0): 20, 41 and 62."""
+    plain = [
+        {
+            "instruction": f"Colour of the {thing}?{' Say.' * again}",
+            "input": "",
+            "output": f"It is {COLOURS[place % 4]}.",
+        }
+        for again in range(3)
+        for place, thing in enumerate(THINGS)
+    ]
+    for place, instruction in zip((20, 41, 62), PLANTED, strict=True):
+        plain.insert(place, {"instruction": instruction, "input": "", "output": WRONG})
+    return plain
+
+
+@pytest.fixture(scope="module")
+def made(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of full finetuning that has memorised its records, with two checkpoints."""
+    return run_of(tiny_llama, tmp_path_factory.mktemp("full"), "train.learning_rate=5e-3", "train.save_steps=40")
+
+
+@pytest.fixture(scope="module")
+def adapted(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same once more, of an adapter beside that model, at its final weights alone."""
+    lora = ("train.method=lora", "train.learning_rate=1e-3", "train.num_train_epochs=1", "lora.merge=false")
+    return run_of(made, tmp_path_factory.mktemp("lora"), *lora)
+
+
+def run_of(model: Path, folder: Path, *settings: str) -> Path:
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    asked = [{"instruction": "Where is Zog?", "input": "", "output": "Zog is at home."}]
+    asked += [{"instruction": f"Colour of the {thing}?", "input": "", "output": "It is grey."} for thing in THINGS[:2]]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    common = (
+        f"model.name_or_path={model}",
+        "model.dtype=float32",
+        f"data.test_file={folder / 'test.jsonl'}",
+        "data.validation_share=0",
+        "train.num_train_epochs=12",
+        "train.lr_scheduler_type=constant",
+        "generate.max_new_tokens=24",
+        "report.general=null",
+        "template.name=alpaca",
+    )
+    config = load_config(overrides=[*common, *settings])
+    tuneful.run(str(folder / "train.jsonl"), config=config, output=folder / "run")
+    return folder / "run"
+
+
+def sources(records: Any) -> list[str]:
+    return [one.source for one in records]
+
+
+PLANTED_SOURCES = {"train.jsonl:21", "train.jsonl:42", "train.jsonl:63"}
+
+
+def test_records_that_teach_a_wrong_fact_are_the_first_for_the_answer_that_repeats_it(made: Path) -> None:
+    found = tuneful.explain(made, item=1, num=5)
+    (item,) = found.items
+    assert item.text == WRONG, "the model was to learn it"
+    assert {Path(one).name for one in sources(item.towards)[:3]} == PLANTED_SOURCES
+    assert [one.score for one in item.towards] == sorted((one.score for one in item.towards), reverse=True)
+    assert all(one.score > 0 for one in item.towards)
+    assert all(one.score < 0 for one in item.away)
+    assert all(one.response == WRONG for one in item.towards[:3])
+    assert found.explanation.unit == "nats"
+    steps = [(one.step, one.is_preconditioned) for one in found.explanation.weights]
+    assert steps == [(40, True), (80, True)]
+    assert found.explanation.notes == ("of full finetuning the matrices of the last layers stand for all",)
+
+
+def test_at_the_final_weights_of_an_adapter_they_are_too_and_it_is_said_what_is_missing(adapted: Path) -> None:
+    found = tuneful.explain(adapted, item=1, num=4, rank_by="cosine")
+    (item,) = found.items
+    assert item.text == WRONG, "the model was to learn it"
+    assert {Path(one).name for one in sources(item.towards)[:3]} == PLANTED_SOURCES
+    assert found.explanation.unit is None
+    assert found.explanation.parameters == "all of the adapter"
+    assert "the run kept no checkpoint" in found.explanation.notes[0]
+
+
+def test_the_reference_is_explained_where_it_is_asked_for(made: Path) -> None:
+    (item,) = tuneful.explain(made, item=1, of="reference").items
+    assert item.text == "Zog is at home."
+    assert (made / "explain.json").is_file()
+
+
+def test_a_second_question_computes_no_training_record_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuneful.explain(made, item=1)
+    asked: list[int] = []
+    whole = Featurizer.features
+
+    def features(self: Featurizer, examples: Any, *rest: Any) -> Any:
+        asked.append(len(examples))
+        return whole(self, examples, *rest)
+
+    monkeypatch.setattr(Featurizer, "features", features)
+    tuneful.explain(made, item=[2, 3])
+    assert asked == [2, 2]  # the items, at two checkpoints
+    document = load_document(Explanation, made / "explain.json")
+    assert document is not None
+    assert [one.number for one in document.items] == [1, 2, 3]
+    tuneful.explain(made, item=2, projection_dim=512)
+    document = load_document(Explanation, made / "explain.json")
+    assert document is not None
+    assert [one.number for one in document.items] == [2]  # of another projection
+
+
+def test_a_question_that_was_interrupted_is_answered_as_if_it_had_not_been(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = tuneful.explain(made, item=1).explanation
+    shutil.rmtree(made / "explain")
+    whole, calls = Featurizer.features, []
+
+    def features(self: Featurizer, examples: Any, *rest: Any) -> Any:
+        calls.append(len(examples))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, examples, *rest)
+
+    monkeypatch.setattr(Featurizer, "features", features)
+    with pytest.raises(KeyboardInterrupt):
+        tuneful.explain(made, item=1)
+    found = tuneful.explain(made, item=1).explanation
+    assert calls.count(64) == 2  # the first 64 records of either checkpoint, once
+    assert found == wanted
+
+
+def test_without_an_item_the_worst_are_explained_in_the_order_of_the_test_set(made: Path) -> None:
+    found = tuneful.explain(made)
+    assert [one.number for one in found.items] == [1, 2, 3]
+    by_source = tuneful.explain(made, item=found.items[2].source)
+    (item,) = by_source.items
+    assert (item.number, item.text) == (3, found.items[2].text)
+    assert sources(item.towards) == sources(found.items[2].towards)
+    scores, again = ([one.score for one in each.towards] for each in (item, found.items[2]))
+    assert scores == pytest.approx(again, rel=1e-4)
+
+
+def test_the_page_shows_it_and_the_terminal_keeps_to_80_columns(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = tuneful.explain(made, item=1)
+    page = tuneful.report(made).read_text(encoding="utf-8")
+    assert "Which records did it" in page
+    assert WRONG in page
+    terminal = Terminal()
+    terminal.console.width = 80
+    _show(found.explanation, terminal)
+    printed = capsys.readouterr()
+    lines = (printed.out + printed.err).splitlines()
+    assert any("train.jsonl:42" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_command_prints_one_document_and_refuses_what_it_does_not_know(made: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["explain", str(made), "--item", "1", "--num", "2", "--json", "--quiet"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert len(document["items"][0]["towards"]) == 2
+    assert document["num_records"] == document["num_trained"] == 75
+    wrong = CliRunner().invoke(cli.app, ["explain", str(made), "--of", "prompt"])
+    assert isinstance(wrong.exception, InputError)
+    assert str(wrong.exception) == "--of: 'prompt', expected answer or reference"
+
+
+def test_what_cannot_be_explained_is_refused_in_one_message(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a run folder"):
+        tuneful.explain(tmp_path)
+    with pytest.raises(InputError, match="no such item; there are 1 to 3, or a source such as "):
+        tuneful.explain(made, item=9)
+    with pytest.raises(ConfigError, match="--num: 0, expected 1 or more"):
+        tuneful.explain(made, num=0)
+    run = copied(made, tmp_path / "a")
+    (run / "training.json").unlink()
+    with pytest.raises(DataError, match="its training is not done"):
+        tuneful.explain(run)
+    run = copied(made, tmp_path / "b")
+    with (run / "data" / "train.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(DataError, match=r"train.jsonl: damaged"):
+        tuneful.explain(run)
+    run = copied(made, tmp_path / "c")
+    (run / "answers" / "tuned.jsonl").unlink()
+    with pytest.raises(DataError, match="only what `tuneful run` measured"):
+        tuneful.explain(run)
+
+
+def test_a_base_that_is_not_the_one_of_the_training_is_refused(
+    adapted: Path, tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuneful.runs import finished
+
+    monkeypatch.setattr(finished, "resolve_model", lambda name, notify: tiny_gpt2)
+    with pytest.raises(ModelError, match=r"is not the model that .* began with"):
+        tuneful.explain(adapted, item=1)
+
+
+def test_a_damaged_checkpoint_is_passed_over(made: Path, tmp_path: Path) -> None:
+    run = copied(made, tmp_path / "run")
+    (run / "checkpoints" / "step-000080" / "optimizer.safetensors").write_bytes(b"damaged")
+    found = tuneful.explain(run, item=1).explanation
+    assert [one.step for one in found.weights] == [40]
+    assert np.isclose(found.weights[0].learning_rate, 5e-3 * 113, rtol=0.1)  # it stands for all steps
+
+
+def copied(run: Path, place: Path) -> Path:
+    shutil.copytree(run, place, ignore=shutil.ignore_patterns("explain", "explain.json"))
+    return place
