@@ -155,6 +155,6 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_every_setting_that_a_document_names_exists(document: Path) -> None:
     sections = "|".join({key.partition(".")[0] for key in all_keys()})
     named = re.findall(rf"(?<![\w./])((?:{sections})\.[a-z_0-9]+)(?![\w(./])", document.read_text(encoding="utf-8"))
-    files = {file.name for file in SOURCE.rglob("*.*")} | {"data.json", "train.jsonl", "data.jsonl"}
+    files = {file.name for file in SOURCE.rglob("*.*")} | {"data.json", "evaluation.json", "train.jsonl", "data.jsonl"}
     settings = {name for name in named if name not in files and not name.endswith((".md", ".html"))}
     assert settings <= set(all_keys())

@@ -6,20 +6,23 @@ OUTPUT/comparison.json   OUTPUT/{answers,documents}/{base,tuned}.jsonl   OUTPUT/
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import AnswerKey, ConfigFile, Gate, Json, Quiet, configuration
+from tuneful.commands.options import AnswerKey, Checks, ConfigFile, Gate, Json, Quiet, configuration
+from tuneful.errors import ConfigError
 
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
+    from tuneful.evaluation.checks import Check
     from tuneful.evaluation.ratings import MatchedRatings
-    from tuneful.runs.schema import Comparison, GateOutcome, GeneralScore
+    from tuneful.runs.schema import AnswerScores, Comparison, GateOutcome, GeneralScore
 
 _NUM_CHANGED_SHOWN = 3
 
@@ -66,17 +69,20 @@ def compare(
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import pair, read_answered
+    from tuneful.evaluation.checks import metrics_of, read_checks
     from tuneful.evaluation.documents import pair_documents
-    from tuneful.evaluation.gate import parse_gate
+    from tuneful.evaluation.gate import check_headline, parse_gate
     from tuneful.evaluation.tables import apply_gate, show_comparison
 
     config, terminal = config or Config(), terminal or Terminal(quiet=True)
-    conditions = parse_gate(config.report.gate)
+    own = read_checks(config)
+    conditions = parse_gate(config.report.gate, checks=metrics_of(own))
+    check_headline(config.report.headline, metrics_of(own))
     before, after = (read_answered(str(name), config.data, answer_key) for name in (a, b))
     documents = pair_documents(before.documents, after.documents)
     pairing = pair(before, after, num_documents=len(documents[0]))
     matched = _rated(before, after, pairing)
-    comparison = _compared(config, before, after, pairing, matched, documents)
+    comparison = _compared(config, own, before, after, pairing, matched, documents)
     terminal.heading("Compared")
     terminal.facts(
         {
@@ -103,6 +109,7 @@ def compare_command(
     ] = None,
     answer_key: AnswerKey = None,
     gate: Gate = None,
+    checks: Checks = None,
     output: Annotated[Path | None, typer.Option(help="a new folder for comparison.json and report.html")] = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -112,7 +119,7 @@ def compare_command(
     from tuneful.console import Terminal, to_stdout
     from tuneful.evaluation.gate import check_met
 
-    settings = configuration(config, overrides, {"report.gate": gate})
+    settings = configuration(config, overrides, {"report.gate": gate, "evaluation.checks": checks})
     result = compare(a, b, config=settings, output=output, answer_key=answer_key, terminal=Terminal(quiet=quiet))
     if as_json:
         to_stdout(json.dumps(result.document, indent=1))
@@ -121,6 +128,7 @@ def compare_command(
 
 def _compared(
     config: Config,
+    checks: Sequence[Check],
     before: AnsweredSet,
     after: AnsweredSet,
     pairing: Pairing,
@@ -143,13 +151,19 @@ def _compared(
     }
     of_documents = compare_documents(*documents, **settings)
     if not pairing.base:
+        if checks or report.headline is not None:
+            setting = "evaluation.checks" if checks else "report.headline"
+            raise ConfigError(
+                f"{setting} is of answers, and {before.name} and {after.name} have only documents in common"
+            )
         forgetting = compare_forgetting(before.general, after.general, **settings)
         found = comparison_of_documents(of_documents, forgetting, **settings)
         return replace(found, names=names, sentence=summary_sentence(found, "B"))
     kinds = [one.kind for one in pairing.tuned]
     base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
     base, tuned = with_preferences(base, tuned, matched)
-    compared = compare_models(config, base, tuned, kinds, before.general, after.general)
+    base, tuned = _checked(checks, pairing.base, base), _checked(checks, pairing.tuned, tuned)
+    compared = compare_models(config, base, tuned, kinds, before.general, after.general, checks)
     comparison = with_items(
         replace(compared, metrics=(*compared.metrics, *of_documents)),
         sources=[one.source for one in pairing.tuned],
@@ -158,8 +172,19 @@ def _compared(
         base=base,
         tuned=tuned,
         names=names,
+        checks=checks,
     )
     return _with_people(comparison, matched)
+
+
+def _checked(checks: Sequence[Check], side: Sequence[Answered], scores: Sequence[AnswerScores]) -> list[AnswerScores]:
+    """The scores of one side with what the checks found of its answers."""
+    from tuneful.evaluation.checks import check_item, run_checks
+
+    if not checks:
+        return list(scores)
+    found = run_checks(checks, [check_item(one.source, one.prompt, one.reference, one.text) for one in side])
+    return [replace(one, checks=own) for one, own in zip(scores, found, strict=True)]
 
 
 def _counted(side: AnsweredSet, num_items_left: int, num_documents: int) -> str:

@@ -4,6 +4,7 @@ from tuneful.config.load import all_keys, dump_config, load_config
 from tuneful.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from tuneful.config.schema import (
     DataConfig,
+    EvaluationConfig,
     GenerateConfig,
     JudgeConfig,
     ModelConfig,
@@ -19,6 +20,7 @@ __all__ = [
     "PREFERENCE_OBJECTIVES",
     "Config",
     "DataConfig",
+    "EvaluationConfig",
     "GenerateConfig",
     "JudgeConfig",
     "LoraConfig",

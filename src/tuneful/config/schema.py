@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from tuneful.config.checks import given_checks
+
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values are frozen once validated."""
@@ -390,3 +392,23 @@ class ReportConfig(Section):
         description="loss of each training record in records.jsonl: when training `seen` it, or `all`, with a pass over the "
         "training set before the first step and after the last",
     )
+    headline: str | None = Field(
+        None,
+        description="the metric that the verdict in words, the kinds of task and the order of the answers are of: a metric of "
+        "docs/evaluation.md, or a check of `evaluation.checks`; `none` is the judge's score where there is one, else ROUGE-L",
+    )
+
+
+class EvaluationConfig(Section):
+    """What answers are checked for, besides the metrics that are always there."""
+
+    checks: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="checks of one's own, each a metric like the others: a list, or a YAML or JSON file that holds one "
+        "(`--checks`); docs/evaluation.md lists the kinds",
+    )
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _checks_can_be_made(cls, value: Any) -> Any:
+        return given_checks(value)

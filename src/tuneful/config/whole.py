@@ -11,6 +11,7 @@ from tuneful.config.explain import explained
 from tuneful.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from tuneful.config.schema import (
     DataConfig,
+    EvaluationConfig,
     GenerateConfig,
     JudgeConfig,
     ModelConfig,
@@ -37,6 +38,7 @@ class Config(Section):
     generate: GenerateConfig = Field(default_factory=GenerateConfig)
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     def __init__(self, **sections: Any) -> None:
         """The configuration of `sections`, such as `train={"learning_rate": 1e-4}`; ConfigError says what is wrong in them."""

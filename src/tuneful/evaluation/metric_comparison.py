@@ -72,14 +72,27 @@ def _compared(
 ) -> MetricComparison:
     base, tuned = pair
     there_I = (base.denominators > 0) & (tuned.denominators > 0)
-    num_items = int(there_I.sum())
-    difference = tuned.value() - base.value()
-    # Shares have their pseudo-counts, which say more about what was not seen than the shape of what was.
-    shape_I = None if spec.formula == "share" else influences(base, tuned)
-    low, high = interval(differences_B, num_items, confidence, shape_I)
-    low, high = min(low, difference), max(high, difference)
     change_I = tuned.numerators[there_I] / tuned.denominators[there_I]
     change_I = change_I - base.numerators[there_I] / base.denominators[there_I]
+    # Shares have their pseudo-counts, which say more about what was not seen than the shape of what was.
+    shape_I = None if spec.formula == "share" else influences(base, tuned)
+    return concluded(spec, (base.value(), tuned.value()), change_I, differences_B, test, confidence, shape_I)
+
+
+def concluded(
+    spec: MetricSpec,
+    values: tuple[float, float],
+    change_I: Array,
+    differences_B: Array,
+    test: PermutationTest,
+    confidence: float,
+    influences_I: Array | None = None,
+) -> MetricComparison:
+    """What is told of a metric whose `values` are base's and tuned's: `change_I` of each measured item, `differences_B` of each
+    resample, `influences_I` as for `interval`."""
+    num_items, difference = len(change_I), values[1] - values[0]
+    low, high = interval(differences_B, num_items, confidence, influences_I)
+    low, high = min(low, difference), max(high, difference)
     num_up, num_down = int((change_I > 0).sum()), int((change_I < 0).sum())
     wins, losses = (num_down, num_up) if spec.higher_is_better is False else (num_up, num_down)
     return MetricComparison(
@@ -88,8 +101,8 @@ def _compared(
         unit=spec.unit,
         higher_is_better=spec.higher_is_better,
         num_items=num_items,
-        base=base.value(),
-        tuned=tuned.value(),
+        base=values[0],
+        tuned=values[1],
         difference=difference,
         low=low,
         high=high,

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Formula = Literal["mean", "share", "loss", "perplexity"]
-"""How items become one number: the mean of scores, the share of items, a loss per token (or byte), and exp() of one."""
+from tuneful.runs.schema import MetricComparison
+
+Formula = Literal["mean", "share", "loss", "perplexity", "macro_f1"]
+"""How items become one number: the mean of scores, the share of items, a loss per token (or byte), exp() of one, and the mean F1
+of labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class MetricSpec:
     """What a metric is: `name` in files, `label` and `unit` on the page, its good direction (None: neither).
 
     `field` of `AnswerScores` holds an item's number, where it is not called `name`. `in_sentence` is the label inside a
-    sentence, where that is not the label in lower case.
+    sentence, where that is not the label in lower case. `check` names the check of one's own whose outcomes are measured.
     """
 
     name: str
@@ -28,6 +31,7 @@ class MetricSpec:
     formula: Formula = "mean"
     field: str = ""
     in_sentence: str = ""
+    check: str = ""
 
     @property
     def is_per_token(self) -> bool:
@@ -74,9 +78,9 @@ def metric_spec(name: str) -> MetricSpec:
     return next(spec for spec in (*METRICS, *DOCUMENTS, *FORGETTING) if spec.name == name)
 
 
-def label_in_sentence(name: str) -> str:
-    """The label of the metric `name` inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
-    spec = metric_spec(name)
-    if spec.in_sentence:
-        return spec.in_sentence
-    return spec.label[:1].lower() + spec.label[1:] if spec.label[1].islower() else spec.label
+def label_in_sentence(metric: MetricComparison) -> str:
+    """The label of a metric inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
+    own = next((spec.in_sentence for spec in METRICS if spec.name == metric.name), "")
+    if own:
+        return own
+    return metric.label[:1].lower() + metric.label[1:] if metric.label[1:2].islower() else metric.label

@@ -36,7 +36,7 @@ def _headline(comparison: Comparison, tuned: str) -> str:
     if metric.name.startswith("document_"):
         return _of_documents(metric, numbers, tuned)
     if metric.verdict != "cannot tell":
-        label = label_in_sentence(metric.name)
+        label = label_in_sentence(metric)
         return f"{_capital(tuned)}'s answers are {metric.verdict} on {label}: {numbers} on {items}."
     text = f"The test cannot tell whether {tuned}'s answers are better: {metric.label} {numbers} on {items}."
     if metric.detectable is None:
@@ -57,7 +57,7 @@ def _other_metrics(comparison: Comparison, tuned: str) -> str:
     text = ""
     for verdict in ("better", "worse"):
         labels = [
-            label_in_sentence(metric.name)
+            label_in_sentence(metric)
             for metric in comparison.metrics
             if metric.verdict == verdict != comparison.main.verdict
             and metric.name not in ("perplexity", "document_bits")  # which repeat another
@@ -71,7 +71,7 @@ def _forgetting(comparison: Comparison, tuned: str) -> str:
     metric = comparison.measured("forgetting")
     if metric is None:
         return ""
-    numbers = f"{label_in_sentence(metric.name)} {_numbers(metric, comparison.confidence)} {metric.unit}"
+    numbers = f"{label_in_sentence(metric)} {_numbers(metric, comparison.confidence)} {metric.unit}"
     if metric.verdict == "worse":
         return f" {_capital(tuned)} has forgotten something: {numbers}."
     if metric.verdict == "better":

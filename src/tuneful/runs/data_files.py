@@ -28,13 +28,25 @@ def check_sides(
     """ConfigError where a setting needs records of a side that has none; `asked` and `documents` are of the test set."""
     if config.train.early_stopping_patience and not len(validation):
         raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
-    if conditions and verb == "run" and not len(asked) and not len(documents):
+    of_answers = _given_of_answers(config)
+    needed = ["report.gate"] if conditions else of_answers
+    if needed and verb == "run" and not len(asked) and not len(documents):
         wanted = " with label true" if config.train.objective == "kto" else ""
-        raise ConfigError(f"`report.gate` needs test records{wanted}: raise data.test_share")
+        raise ConfigError(f"`{needed[0]}` needs test records{wanted}: raise data.test_share")
     if verb == "run" and len(documents) and not len(asked):
         if config.judge.model is not None:
             raise ConfigError("`judge.model` judges answers, and documents have none; give prompts as data.test_file")
         check_of_documents(conditions)
+        if of_answers:
+            raise ConfigError(
+                f"`{of_answers[0]}` is of answers, and documents have none; give prompts as data.test_file"
+            )
+
+
+def _given_of_answers(config: Config) -> list[str]:
+    """The settings that are given and speak of answers to test records."""
+    given = {"evaluation.checks": bool(config.evaluation.checks), "report.headline": config.report.headline is not None}
+    return [name for name, is_given in given.items() if is_given]
 
 
 def write_data(

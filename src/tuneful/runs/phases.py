@@ -37,6 +37,7 @@ LABELS: Mapping[str, str] = {
     "documents_tuned": "documents after",
     "general_tuned": "general text after",
     "judging": "judging",
+    "checks": "checks",
 }
 """Every phase by its name in environment.json, in order. Checkpoints are written while it trains, and counted apart, too."""
 

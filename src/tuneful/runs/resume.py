@@ -31,7 +31,7 @@ from tuneful.runs.folder import (
 from tuneful.runs.schema import Environment, RunRecord, read_loosely, read_object
 from tuneful.types import Example, sides_of
 
-FREE_SECTIONS = ("report", "judge")
+FREE_SECTIONS = ("report", "judge", "evaluation")
 FREE_KEYS = {
     "data.train_file",  # its content is compared, wherever it lies
     "model.device",
