@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import tuneful
 from tuneful import cli
 from tuneful.commands.compare import compare
 from tuneful.commands.evaluate import evaluate
@@ -215,3 +216,42 @@ def test_without_checks_a_comparison_is_as_it_was(folder: Path) -> None:
     document = compare("before.jsonl", "after.jsonl", config=load_config(None, ["report.num_resamples=200"])).document
     assert "checks" not in document
     assert "checks" not in document["items"][0]["base"]
+
+
+def test_a_run_checks_both_answers_and_names_its_headline(folder: Path, tiny_llama: Path) -> None:
+    rows = [{"instruction": f"Mood {index}?", "output": LABELS[index % 3]} for index in range(40)]
+    (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [
+        f"model.name_or_path={json.dumps(str(tiny_llama))}",
+        "train.max_steps=2",
+        "generate.max_new_tokens=4",
+        "data.test_share=0.3",
+        "report.general=none",
+        "report.headline=label",
+        "report.num_resamples=200",
+        "evaluation.checks=checks.yaml",
+    ]
+    result = tuneful.run("my.jsonl", config=load_config(None, settings), output=folder / "run")
+    found = result.comparison
+    assert found is not None
+    assert found.headline == "label"
+    assert found.checks is not None
+    assert [one.name for one in found.checks.tuned] == ["label", "one_word", "json", "mean_length"]
+    assert all(set(item.base.checks or {}) == set(item.tuned.checks or {}) for item in found.items or ())
+    assert load_config(folder / "run" / "config.yaml").evaluation == load_config(None, settings).evaluation
+    assert '<section id="checks"' in result.report.read_text()
+    again = evaluate(folder / "run", config=checks_of())
+    assert again.checks is not None
+    assert again.checks.answers["tuned"][0].value == found.checks.tuned[0].value
+    assert (folder / "run" / "checks" / "base.jsonl").is_file()
+
+
+def test_a_run_refuses_a_misspelt_headline_before_anything_is_made(folder: Path, tiny_llama: Path) -> None:
+    settings = [
+        f"model.name_or_path={json.dumps(str(tiny_llama))}",
+        "report.headline=lable",
+        "evaluation.checks=checks.yaml",
+    ]
+    with pytest.raises(ConfigError, match=r"report.headline: unknown metric `lable`: did you mean `label`"):
+        tuneful.run("after.jsonl", config=load_config(None, settings), output=folder / "run")
+    assert not (folder / "run").exists()
