@@ -83,6 +83,7 @@ def test_a_judge_grades_its_answers(run: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("tuneful.judge.local.open_judge", lambda *_: Scripted())
     result = tuneful.evaluate(run, config=load_config(None, ["judge.model=ollama/scripted"]))
     assert {name: len(verdicts) for name, verdicts in result.verdicts.items()} == {"base": 11, "tuned": 11}
+    assert result.summary is not None
     assert {one.mean for one in result.summary.answers.values()} == {40.0}
 
 

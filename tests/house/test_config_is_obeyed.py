@@ -286,6 +286,14 @@ class Laboratory:
             for task in tasks_of(config.evaluation, 1)
         ]
 
+    def compared(self, *settings: str) -> Any:
+        """The comparison of two files of answers."""
+        for name, text in (("before", "a b"), ("after", "a b c d")):
+            rows = [{"instruction": f"Say {index}.", "output": "a b c", "text": text} for index in range(8)]
+            (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files = (self.folder / f"{name}.jsonl" for name in ("before", "after"))
+        return tuneful.compare(*files, config=self.config("report.num_resamples=100", *settings)).comparison
+
     def gate(self, gate: str) -> Any:
         return check_gate(parse_gate(self.config(f"report.gate={json.dumps(gate)}").report.gate), self.interval())
 
@@ -583,6 +591,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         read_general(lab.config(f"report.general={general}").report.general) for general in ("builtin", "none")
     ),
     "report.record_losses": whole("report.record_losses=all", of="records"),
+    "report.headline": lambda lab: (lab.compared().headline, lab.compared("report.headline=chrf").headline),
+    "evaluation.checks": lambda lab: (
+        lab.compared().metrics,
+        lab.compared("evaluation.checks=[{length: , max: 3}]").metrics,
+    ),
     "evaluation.tests": lambda lab: (lab.tested(), lab.tested(num_files=2)),
     "evaluation.tests_prompt": lambda lab: (lab.tested(), lab.tested("evaluation.tests_prompt=raw")),
     "evaluation.num_fewshot": lambda lab: (lab.tested(), lab.tested("evaluation.num_fewshot=1")),

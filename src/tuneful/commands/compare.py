@@ -7,19 +7,21 @@ OUTPUT/pairwise.json   OUTPUT/pairwise.html                                     
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
-from tuneful.commands.options import AnswerKey, ConfigFile, Gate, Json, Quiet, configuration, data_and_settings
+from tuneful.commands.options import AnswerKey, Checks, ConfigFile, Gate, Json, Quiet, configuration, data_and_settings
 from tuneful.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
+    from tuneful.evaluation.checks import Check
     from tuneful.evaluation.ratings import MatchedRatings, RatedPair
     from tuneful.runs.schema import Comparison, GateOutcome, GeneralScore, PairwiseComparison
 
@@ -123,16 +125,20 @@ def _compare_two(
     a: str | Path, b: str | Path, config: Config, output: Path | None, answer_key: str | None, terminal: Terminal
 ) -> ComparisonResult:
     from tuneful.evaluation.answered import pair, read_answered
+    from tuneful.evaluation.checks import metrics_of, read_checks, with_checks
     from tuneful.evaluation.documents import pair_documents
-    from tuneful.evaluation.gate import parse_gate
+    from tuneful.evaluation.gate import check_headline, parse_gate
     from tuneful.evaluation.tables import apply_gate, show_comparison
 
-    conditions = parse_gate(config.report.gate)
+    own = read_checks(config)
+    conditions = parse_gate(config.report.gate, others=[spec.name for spec in metrics_of(own)])
+    check_headline(config.report.headline, metrics_of(own))
     before, after = (read_answered(str(name), config.data, answer_key) for name in (a, b))
     documents = pair_documents(before.documents, after.documents)
     pairing = pair(before, after, num_documents=len(documents[0]))
+    pairing = replace(pairing, base=with_checks(own, pairing.base), tuned=with_checks(own, pairing.tuned))
     matched = _rated(before, after, pairing)
-    comparison = _compared(config, before, after, pairing, matched, documents)
+    comparison = _compared(config, own, before, after, pairing, matched, documents)
     terminal.heading("Compared")
     terminal.facts(
         {
@@ -161,6 +167,7 @@ def compare_command(
     ] = None,
     answer_key: AnswerKey = None,
     gate: Gate = None,
+    checks: Checks = None,
     output: Annotated[
         Path | None,
         typer.Option(help="a new folder for comparison.json and report.html (of more than two: pairwise.*)"),
@@ -174,7 +181,7 @@ def compare_command(
     from tuneful.evaluation.gate import check_met
 
     names, overrides = _sides_and_settings(sides or [])
-    settings = configuration(config, overrides, {"report.gate": gate})
+    settings = configuration(config, overrides, {"report.gate": gate, "evaluation.checks": checks})
     terminal = Terminal(quiet=quiet)
     if len(names) > 2:
         several = compare(
@@ -210,7 +217,9 @@ def _compare_all(
 ) -> PairwiseResult:
     """Every two of three or more sides."""
     from tuneful.evaluation.answered import Pairing, read_answered
+    from tuneful.evaluation.checks import metrics_of, read_checks, scored_by_all, with_checks
     from tuneful.evaluation.documents import pair_documents
+    from tuneful.evaluation.gate import check_headline
     from tuneful.evaluation.pairwise import (
         LETTERS,
         compare_pairwise,
@@ -229,8 +238,11 @@ def _compare_all(
         )
     if len(names) > len(LETTERS):
         raise ConfigError(f"at most {len(LETTERS)} sides are compared at once, not {len(names)}")
+    own = read_checks(config)
+    check_headline(config.report.headline, metrics_of(own))
     answered = [read_answered(name, config.data, answer_key) for name in names]
-    shared, pairs = shared_items(answered), pairs_of(len(names))
+    shared = scored_by_all([with_checks(own, items) for items in shared_items(answered)])
+    pairs = pairs_of(len(names))
     level = pair_confidence(config.report.confidence, len(pairs))
     resamples = enough_resamples(config.report.num_resamples, level)
     of_pairs = config.model_copy(
@@ -246,7 +258,7 @@ def _compare_all(
                     f"{before.name} and {after.name}: no document in common: the same text must stand in both"
                 )
             matched = match_ratings((), _rated_pairs(pairing))
-            found[base, tuned] = _compared(of_pairs, before, after, pairing, matched, documents)
+            found[base, tuned] = _compared(of_pairs, own, before, after, pairing, matched, documents)
             advance(1)
     sides = [
         Side(letter, one.name, len(items), len(one.items) - len(items))
@@ -275,6 +287,7 @@ def _write_pairwise(output: Path, comparison: PairwiseComparison) -> Path:
 
 def _compared(
     config: Config,
+    checks: Sequence[Check],
     before: AnsweredSet,
     after: AnsweredSet,
     pairing: Pairing,
@@ -298,6 +311,11 @@ def _compared(
     }
     of_documents = compare_documents(*documents, **settings)
     if not pairing.base:
+        if checks or report.headline is not None:
+            setting = "evaluation.checks" if checks else "report.headline"
+            raise ConfigError(
+                f"{setting} is of answers, and {before.name} and {after.name} have only documents in common"
+            )
         forgetting = compare_forgetting(before.general, after.general, **settings)
         found = comparison_without_answers(of_documents, forgetting, **settings)
         return replace(found, names=names, sentence=summary_sentence(found, "B"))
@@ -305,7 +323,7 @@ def _compared(
     base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
     base, tuned = with_preferences(base, tuned, matched)
     judge = worse_finding(before.judge, after.judge)
-    compared = compare_models(config, base, tuned, kinds, before.general, after.general, judge)
+    compared = compare_models(config, base, tuned, kinds, before.general, after.general, judge, checks)
     comparison = with_items(
         replace(compared, metrics=(*compared.metrics, *of_documents)),
         sources=[one.source for one in pairing.tuned],
@@ -314,6 +332,7 @@ def _compared(
         base=base,
         tuned=tuned,
         names=names,
+        checks=checks,
     )
     return _with_people(comparison, matched)
 

@@ -1,8 +1,9 @@
-"""`tuneful evaluate`: a judge grades answers, those of a run or of any file.
+"""`tuneful evaluate`: a judge grades answers, those of a run or of any file; or checks of one's own are run over them.
 
 With `--tests` a model, or both of a run, take tests instead (`evaluate_tests.py`).
 
 OUTPUT/scores/NAME.jsonl   OUTPUT/evaluation.json   OUTPUT/calibration.json   OUTPUT/judge/replies.jsonl
+OUTPUT/checks/NAME.jsonl   OUTPUT/checks.json
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuneful.commands.evaluate_tests import take_tests
-from tuneful.commands.options import ConfigFile, Json, Quiet, configuration
+from tuneful.commands.options import Checks, ConfigFile, Json, Quiet, configuration
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.files import write_json
 
 if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.evaluation.checks import Check
     from tuneful.judge.client import Judge
     from tuneful.judge.items import AnswerSet
     from tuneful.judge.verdicts import ReplyCache
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         Agreement,
         Calibration,
         CalibrationFigure,
+        ChecksDocument,
         EvaluationDocument,
         RaterAgreement,
         RatingRow,
@@ -42,25 +45,30 @@ if TYPE_CHECKING:
 class EvaluationResult:
     """The verdicts on each set of answers by its name, in the order of its items, and their summary.
 
-    `summary` is what evaluation.json of `folder` holds; `calibration` is what probes found out about the judge, where that
-    was asked for.
+    `summary` is what evaluation.json of `folder` holds, None where no judge was asked; `calibration` is what probes found out
+    about the judge, where that was asked for; `checks` is what checks of one's own found, where there are any. `folder` is None
+    where nothing was written.
     """
 
-    folder: Path
+    folder: Path | None
     verdicts: Mapping[str, list[Verdict]]
-    summary: EvaluationDocument
+    summary: EvaluationDocument | None
     calibration: Calibration | None = None
+    checks: ChecksDocument | None = None
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{name}={len(verdicts):,}" for name, verdicts in self.verdicts.items())
+        checked = {name: found[0].num_items for name, found in self.checks.answers.items()} if self.checks else {}
+        sizes = {**checked, **{name: len(verdicts) for name, verdicts in self.verdicts.items()}}
+        counts = ", ".join(f"{name}={size:,}" for name, size in sizes.items())
         return f"EvaluationResult({str(self.folder)!r}, {counts})"
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
         from tuneful.runs.schema import as_row
 
-        calibration = {} if self.calibration is None else {"calibration": as_row(self.calibration)}
-        return {**as_row(self.summary), **calibration}
+        parts = {"calibration": self.calibration, "checks": self.checks}
+        found = {name: as_row(part) for name, part in parts.items() if part is not None}
+        return {**(as_row(self.summary) if self.summary else {}), **found}
 
 
 def evaluate(
@@ -75,7 +83,8 @@ def evaluate(
     limit: int | None = None,
     terminal: Terminal | None = None,
 ) -> EvaluationResult:
-    """Let the judge of `config` (`judge.model`) grade the answers file or run folder `answers` into the folder `output`.
+    """Let the judge of `config` (`judge.model`) grade the answers file or run folder `answers` into the folder `output`, and run
+    the checks of `config` (`evaluation.checks`) over them; without a judge the checks alone.
 
     `answer_key` names the key of the answer, or the keys of several answers to each task. `against` is the answers file that a
     pairwise judge compares with; a run folder brings its own. `ratings` are people's grades of the answers; `calibrate` probes
@@ -84,6 +93,7 @@ def evaluate(
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
+    from tuneful.evaluation.checks import read_checks
     from tuneful.evaluation.ratings import load_ratings
     from tuneful.judge.agreement import agree
     from tuneful.judge.local import open_judge, resolve_settings
@@ -102,15 +112,23 @@ def evaluate(
     from tuneful.runs.schema import as_row
 
     answers, config, terminal = Path(answers), config or Config(), terminal or Terminal(quiet=True)
+    keys = [answer_key] if isinstance(answer_key, str) else answer_key or ()
+    checks = read_checks(config)
+    if checks and config.judge.model is None:
+        _refuse_judging({"--against": against, "--ratings": ratings, "--calibrate": calibrate or None}, config)
+        folder = _output_folder(answers, output, needed=False)
+        found = _checked(answers, checks, config, keys, limit, folder, terminal)
+        return EvaluationResult(folder, {}, None, checks=found)
     settings = resolve_settings(config.judge)
     prompt_of(settings)
     people = _ratings(ratings, settings.protocol)
-    keys = [answer_key] if isinstance(answer_key, str) else answer_key or ()
     every = answer_sets(answers, config, keys, against)
     sets = limited(every, limit)
     warn_of_copies(sets, terminal)
     config = config.model_copy(update={"judge": settings})
     folder = _output_folder(answers, output)
+    assert folder is not None
+    document = _checked(answers, checks, config, keys, limit, folder, terminal) if checks else None
     judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say), warning(terminal))
     with open_cache(folder) as cache:
         rated = load_ratings(answers) if answers.is_dir() else []
@@ -130,7 +148,7 @@ def evaluate(
         summary = replace(summary, people=_against_people(sets, verdicts, rated, config, terminal))
     write_json(folder / "evaluation.json", as_row(summary))
     _check_anything_scored(judge, verdicts)
-    return EvaluationResult(folder, verdicts, summary, calibration)
+    return EvaluationResult(folder, verdicts, summary, calibration, document)
 
 
 def evaluate_command(
@@ -160,7 +178,7 @@ def evaluate_command(
     ratings: Annotated[
         Path | None, typer.Option(help="JSONL of `source` and `rating` by people, to hold the judge against")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="judge the first N answers only")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="judge and check the first N answers only")] = None,
     tests: Annotated[
         list[str] | None,
         typer.Option(
@@ -168,19 +186,23 @@ def evaluate_command(
             "verified; repeated for several (evaluation.tests)"
         ),
     ] = None,
+    checks: Checks = None,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let a judge grade answers, or a model take tests; every item is scored or counted as unscored."""
+    """Let a judge grade answers, check them yourself, or let a model take tests; every item is scored or counted as unscored."""
     from tuneful.console import Terminal, to_stdout
 
     if tests:
         given: dict[str, Any] = {"--judge": judge, "--protocol": protocol, "--answer-key": answer_key}
         given |= {"--against": against, "--calibrate": calibrate, "--ratings": ratings, "--limit": limit}
+        given |= {"--checks": checks}
         take_tests(str(answers), tests, config, overrides, output, as_json, quiet, [*filter(given.get, given)])
         return
-    settings = configuration(config, overrides, {"judge.model": judge, "judge.protocol": protocol})
+    settings = configuration(
+        config, overrides, {"judge.model": judge, "judge.protocol": protocol, "evaluation.checks": checks}
+    )
     result = evaluate(
         answers,
         config=settings,
@@ -196,10 +218,44 @@ def evaluate_command(
         to_stdout(json.dumps(result.as_dict(), indent=1))
 
 
-def _output_folder(answers: Path, output: Path | None) -> Path:
+def _refuse_judging(options: Mapping[str, object], config: Config) -> None:
+    """ConfigError for what only a judge would obey, where none is named."""
+    from tuneful.config import JudgeConfig
+
+    given = [option for option, value in options.items() if value is not None]
+    if config.judge != JudgeConfig(use_reference=config.judge.use_reference):
+        given.append("the section judge")
+    if given:
+        raise ConfigError(f"{given[0]} is ignored where no judge is named; name one (--judge), or drop it")
+
+
+def _checked(
+    answers: Path,
+    checks: Sequence[Check],
+    config: Config,
+    keys: Sequence[str],
+    limit: int | None,
+    folder: Path | None,
+    terminal: Terminal,
+) -> ChecksDocument:
+    """What the checks find of each set of answers, shown, and written where there is a folder."""
+    from tuneful.evaluation.check_tables import check_sets
+    from tuneful.evaluation.checks import check_item, need_references
+    from tuneful.judge.run import answer_sets, limited
+
+    judge = {"protocol": "score", "use_reference": config.judge.use_reference and need_references(checks)}
+    alone = config.model_copy(update={"judge": config.judge.model_copy(update=judge)})
+    sets = {
+        one.name: [check_item(item.source, item.task, item.reference, item.answer) for item in one.items]
+        for one in limited(answer_sets(answers, alone, keys), limit)
+    }
+    return check_sets(sets, checks, config, folder, terminal)
+
+
+def _output_folder(answers: Path, output: Path | None, *, needed: bool = True) -> Path | None:
     run = answers if answers.is_dir() else answers.parent.parent
     folder = output if output is not None else run if (run / "answers").is_dir() else None
-    if folder is None:
+    if folder is None and needed:
         raise ConfigError("--output DIR is needed: these answers belong to no run folder")
     return folder
 

@@ -11,6 +11,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "tuneful run my.json --dry-run",
         "tuneful run --config runs/first/config.yaml train.learning_rate=1e-4",
         "tuneful run --resume",
+        "tuneful run my.json --checks checks.yaml report.headline=label",
     ),
     "check": (
         "tuneful check my.json",
@@ -44,6 +45,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "evaluate": (
         "tuneful evaluate runs/first --judge ollama/llama3",
         "tuneful evaluate --calibrate --judge ollama/llama3",
+        "tuneful evaluate answers.jsonl --checks checks.yaml",
         "tuneful evaluate runs/first --tests quiz.jsonl evaluation.num_fewshot=5",
     ),
     "compare": (

@@ -40,6 +40,10 @@ AnswerKey = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="a YAML file of settings")]
 Gate = Annotated[str | None, typer.Option(help='exit with 3 unless these hold, such as "rouge_l>=0, forgetting<=0.05"')]
+Checks = Annotated[
+    str | None,
+    typer.Option(help="a YAML or JSON file of checks of your own, each a metric like the others (evaluation.checks)"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuneful.commands.options import (
+    Checks,
     ConfigFile,
     DataAndSettings,
     Gate,
@@ -125,12 +126,15 @@ def run_command(
     general: Annotated[
         str | None, typer.Option(help="text on which forgetting is measured: a file, `builtin` or `none`")
     ] = None,
+    checks: Checks = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """The whole job: check, split, answer, train, answer again, compare, report."""
-    arguments = with_options(arguments, {"report.gate": gate, "report.general": general, "judge.model": judge})
+    arguments = with_options(
+        arguments, {"report.gate": gate, "report.general": general, "judge.model": judge, "evaluation.checks": checks}
+    )
     request = _request(arguments, model, output, config, resume, default="starter")
     _work("run", *request, allow_changed, dry_run, as_json, quiet)
 

@@ -1,10 +1,10 @@
 """The configuration: every setting with its default, and how a file and a command line become one."""
 
+from tuneful.config.evaluation import EvaluationConfig
 from tuneful.config.load import all_keys, dump_config, load_config, takes
 from tuneful.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from tuneful.config.schema import (
     DataConfig,
-    EvaluationConfig,
     GenerateConfig,
     JudgeConfig,
     ModelConfig,

@@ -39,4 +39,7 @@ def unknown_key(dotted: str, known: Sequence[str], sections: Sequence[str]) -> s
 
 
 def _found(value: Any) -> str:
-    return "" if isinstance(value, dict) else f" (found {value!r})"
+    is_long = isinstance(value, dict) or (
+        isinstance(value, (list, tuple)) and any(isinstance(one, dict) for one in value)
+    )
+    return "" if is_long else f" (found {value!r})"

@@ -18,6 +18,7 @@ from tuneful.config.explain import explained, unknown_key
 from tuneful.config.names import RENAMED_KEYS, RENAMED_METRICS, RENAMED_VALUES
 from tuneful.config.schema import Section
 from tuneful.config.whole import Config
+from tuneful.config.yaml_file import YAML_ERRORS, YamlLoader
 from tuneful.errors import ConfigError
 
 
@@ -100,12 +101,12 @@ def _without_ignored(sections: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
     """The sections of a YAML file, as they stand there; ConfigError where it is none."""
     try:
-        values = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
+        values = yaml.load(file.read_text(encoding="utf-8-sig"), YamlLoader)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
-    except _YAML_ERRORS as error:
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
@@ -135,30 +136,9 @@ def _parse_override(override: str) -> tuple[str, Any]:
             f"argument {override!r}: {dotted!r} is a section; name a key of it, such as train.batch_size=8"
         )
     try:
-        return dotted, yaml.load(text, _Loader)
-    except _YAML_ERRORS:
+        return dotted, yaml.load(text, YamlLoader)
+    except YAML_ERRORS:
         return dotted, text
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number and a key stands once in its section."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of `node`; ConstructorError where a key stands in it twice."""
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key.value}` stands twice in one section", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a date or a number that cannot be
 
 
 def _value_now(dotted: str, value: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values are frozen once validated."""
 
@@ -409,42 +410,8 @@ class ReportConfig(Section):
         description="loss of each training record in records.jsonl: when training `seen` it, or `all`, with a pass over the "
         "training set before the first step and after the last",
     )
-
-
-class EvaluationConfig(Section):
-    """What base and tuned are measured on besides the test records."""
-
-    tests: tuple[str, ...] = Field(
-        (),
-        description="files of tests: multiple choice (by log-likelihood), or instructions that can be verified (by answers); "
-        "docs/evaluation.md lists their forms",
+    headline: str | None = Field(
+        None,
+        description="the metric that the verdict in words, the kinds of task and the order of the answers are of: a metric of "
+        "docs/evaluation.md, or a check of `evaluation.checks`; `none` is the judge's score where there is one, else ROUGE-L",
     )
-    tests_prompt: Literal["template", "raw"] = Field(
-        "template",
-        description="how they are asked: under the template of the training, or as the `raw` text that stands there",
-    )
-    num_fewshot: int = Field(
-        0,
-        ge=0,
-        description="items of each file of choices that stand before every question, answered, and are not scored",
-    )
-    fewshot_sampler: Literal["first_n", "random"] = Field(
-        "first_n", description="which these are: the first of the file, or drawn by train.seed"
-    )
-
-    @field_validator("tests", mode="before")
-    @classmethod
-    def _files_are_a_list(cls, value: Any) -> Any:
-        return tuple(names_of(value)) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _how_tests_are_asked_needs_tests(self) -> EvaluationConfig:
-        asked = {"tests_prompt": self.tests_prompt != "template", "num_fewshot": self.num_fewshot > 0}
-        asked["fewshot_sampler"] = self.fewshot_sampler != "first_n"
-        if not self.tests and (given := [name for name, is_given in asked.items() if is_given]):
-            raise ValueError(
-                f"{' and '.join(given)} is ignored without tests; name files in evaluation.tests, or drop it"
-            )
-        if asked["fewshot_sampler"] and not self.num_fewshot:
-            raise ValueError("fewshot_sampler draws num_fewshot items, which is 0; set it, or drop the sampler")
-        return self

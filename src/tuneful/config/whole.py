@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from tuneful.config.evaluation import EvaluationConfig
 from tuneful.config.explain import explained
 from tuneful.config.preference import PREFERENCE_OBJECTIVES, PreferenceConfig
 from tuneful.config.schema import (
     DataConfig,
-    EvaluationConfig,
     GenerateConfig,
     JudgeConfig,
     ModelConfig,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from tuneful.config.names import RENAMED_METRICS
 from tuneful.errors import ConfigError, GateError
-from tuneful.evaluation.metric_specs import DOCUMENTS, FORGETTING, METRICS
+from tuneful.evaluation.metric_specs import DOCUMENTS, FORGETTING, METRICS, MetricSpec
 from tuneful.runs.schema import Comparison, GateOutcome
 
 FIGURES = ("difference", "low", "high", "base", "tuned")
@@ -55,10 +55,20 @@ class Condition:
 def parse_gate(text: str, where: str = "report.gate", others: Sequence[str] = ()) -> tuple[Condition, ...]:
     """The conditions that `text` names, divided by commas; ConfigError, naming `where`, for one that cannot be read.
 
-    `others` are metrics besides those that there always are.
+    `others` are metrics besides those that there always are: of tests, and of checks of one's own.
     """
-    names = (*METRIC_NAMES, *others)
-    return tuple(_condition(part, where, names) for part in text.split(",") if part.strip())
+    known = (*METRIC_NAMES, *others)
+    return tuple(_condition(part, where, known) for part in text.split(",") if part.strip())
+
+
+def check_headline(
+    headline: str | None, checks: Sequence[MetricSpec], *, has_judge: bool = True, where: str = "report.headline"
+) -> None:
+    """Raise ConfigError for a headline that is no metric of answers, or that nothing is going to measure."""
+    if headline is not None:
+        _check_name(headline, headline, (*(spec.name for spec in METRICS), *(spec.name for spec in checks)), where)
+        if headline == "judge_score" and not has_judge:
+            raise ConfigError(f"{where}: judge_score needs a judge, and judge.model names none")
 
 
 def check_measurable(conditions: tuple[Condition, ...], *, has_general: bool, has_judge: bool) -> None:
@@ -114,7 +124,7 @@ def check_met(outcomes: Sequence[GateOutcome]) -> None:
         )
 
 
-def _condition(text: str, where: str, names: Sequence[str]) -> Condition:
+def _condition(text: str, where: str, known: Sequence[str]) -> Condition:
     found = _CONDITION.fullmatch(text)
     try:
         limit = float(found["limit"]) if found else None
@@ -125,12 +135,16 @@ def _condition(text: str, where: str, names: Sequence[str]) -> Condition:
             f"{where}: {text.strip()!r} is no condition: expected NAME, one of >= <= > <, a number, {_EXAMPLE}"
         )
     name, figure = found["name"].lower().replace("-", "_"), found["figure"] or "difference"
-    if name in RENAMED_METRICS:
-        raise ConfigError(f"{where}: `{name}` is called `{RENAMED_METRICS[name]}` now")
-    if name not in names:
-        guess = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(names)}"
-        raise ConfigError(f"{where}: unknown metric `{found['name']}`: {hint}")
+    _check_name(name, found["name"], known, where)
     if figure not in FIGURES:
         raise ConfigError(f"{where}: `{name}` has no figure `.{figure}`; there are .{', .'.join(FIGURES)}")
     return Condition(name, figure, found["sign"], limit)
+
+
+def _check_name(name: str, written: str, known: Sequence[str], where: str) -> None:
+    if name in RENAMED_METRICS:
+        raise ConfigError(f"{where}: `{name}` is called `{RENAMED_METRICS[name]}` now")
+    if name not in known:
+        guess = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean `{guess[0]}`?" if guess else f"known are {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown metric `{written}`: {hint}")

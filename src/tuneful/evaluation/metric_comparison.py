@@ -34,6 +34,8 @@ from tuneful.runs.schema import MetricComparison, MetricVerdict
 
 RatioPair = tuple[Ratio, Ratio]
 """A metric of the base model and of the tuned one, over the same items."""
+Bounds = tuple[float, float] | tuple[None, None]
+"""The ends of an interval; (None, None) where it is not known."""
 
 
 def compare_ratios(
@@ -78,11 +80,25 @@ def _compared(
 ) -> MetricComparison:
     base, tuned = pair
     there_I = (base.denominators > 0) & (tuned.denominators > 0)
-    num_items = int(there_I.sum())
-    difference = tuned.value() - base.value()
-    low, high = _interval(spec, pair, differences_B, num_items, confidence, seed)
+    bounds = _interval(spec, pair, differences_B, int(there_I.sum()), confidence, seed)
     change_I = tuned.numerators[there_I] / tuned.denominators[there_I]
     change_I = change_I - base.numerators[there_I] / base.denominators[there_I]
+    return concluded(spec, (base.value(), tuned.value()), change_I, differences_B, test, confidence, bounds)
+
+
+def concluded(
+    spec: MetricSpec,
+    values: tuple[float, float],
+    change_I: Array,
+    differences_B: Array,
+    test: PermutationTest,
+    confidence: float,
+    bounds: Bounds,
+) -> MetricComparison:
+    """What is told of a metric whose `values` are base's and tuned's: `change_I` of each measured item, `differences_B` of each
+    resample, `bounds` of the difference."""
+    num_items, difference = len(change_I), values[1] - values[0]
+    low, high = bounds
     num_up, num_down = int((change_I > 0).sum()), int((change_I < 0).sum())
     wins, losses = (num_down, num_up) if spec.higher_is_better is False else (num_up, num_down)
     return MetricComparison(
@@ -91,8 +107,8 @@ def _compared(
         unit=spec.unit,
         higher_is_better=spec.higher_is_better,
         num_items=num_items,
-        base=base.value(),
-        tuned=tuned.value(),
+        base=values[0],
+        tuned=values[1],
         difference=difference,
         low=low,
         high=high,
@@ -108,7 +124,7 @@ def _compared(
 
 def _interval(
     spec: MetricSpec, pair: RatioPair, differences_B: Array, num_items: int, confidence: float, seed: int
-) -> tuple[float, float] | tuple[None, None]:
+) -> Bounds:
     """The interval of the difference, within what the metric can be; (None, None) where it is not known.
 
     It is not known on fewer than `fewest_items`, nor where no item changed and the metric has no range. Where no item of a

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from tuneful.runs.schema import MetricComparison
+from tuneful.runs.schema import AnswerScores, MetricComparison, PairwiseMetric
 
-Formula = Literal["mean", "share", "loss", "perplexity"]
-"""How items become one number: the mean of scores, the share of items, a loss per token (or byte), and exp() of one."""
+Formula = Literal["mean", "share", "loss", "perplexity", "macro_f1"]
+"""How items become one number: the mean of scores, the share of items, a loss per token (or byte), exp() of one, and the mean F1
+of labels."""
 
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"0 to 100": (0.0, 100.0), "0 to 1": (0.0, 1.0), "share of items": (0.0, 1.0)}
@@ -27,7 +28,7 @@ class MetricSpec:
     """What a metric is: `name` in files, `label` and `unit` on the page, its good direction (None: neither).
 
     `field` of `AnswerScores` holds an item's number, where it is not called `name`. `in_sentence` is the label inside a
-    sentence, where that is not the label in lower case.
+    sentence, where that is not the label in lower case. `check` names the check of one's own whose outcomes are measured.
     """
 
     name: str
@@ -37,6 +38,7 @@ class MetricSpec:
     formula: Formula = "mean"
     field: str = ""
     in_sentence: str = ""
+    check: str = ""
 
     @property
     def is_per_token(self) -> bool:
@@ -92,7 +94,21 @@ def metric_spec(name: str) -> MetricSpec:
     return next(spec for spec in (*METRICS, *DOCUMENTS, *FORGETTING) if spec.name == name)
 
 
-def label_in_sentence(metric: MetricComparison) -> str:
+def item_value(name: str, scores: AnswerScores) -> float | None:
+    """What one item has of the metric `name`, of answers or of a check of one's own; None where it was not measured.
+
+    Of macro F1, which no single item has, whether its label is right.
+    """
+    spec = next((one for one in METRICS if one.name == name), None)
+    if spec is None:
+        checks = scores.checks or {}
+        outcome = checks.get(name) or checks.get(name.removesuffix("_macro_f1"))
+        return None if outcome is None else outcome.score
+    value: float | None = getattr(scores, spec.field or spec.name)
+    return value if value is None or not spec.is_per_token else value / (scores.reference_tokens or 1)
+
+
+def label_in_sentence(metric: MetricComparison | PairwiseMetric) -> str:
     """The label of a metric inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
     own = next((spec.in_sentence for spec in METRICS if spec.name == metric.name), "")
     if own:

@@ -54,8 +54,7 @@ def score_answer(
 
     What the model thought before (up to </think>) is no part of the answer, unless the reference has a thought, too.
     """
-    if "</think>" in text and "</think>" not in reference:
-        text = text.rpartition("</think>")[2].strip()
+    text = without_thought(text, reference)
     assert (reference_nll is None) == (reference_tokens is None), "a likelihood is of a number of tokens"
     if reference_nll is not None and reference_tokens is not None:
         assert math.isfinite(reference_nll), f"log likelihood of a reference: {reference_nll}"
@@ -77,6 +76,12 @@ def score_answer(
     return scores
 
 
+def without_thought(text: str, reference: str) -> str:
+    """`text` without what was thought before it (up to </think>), unless the reference has a thought, too."""
+    is_thought = "</think>" in text and "</think>" not in reference
+    return text.rpartition("</think>")[2].strip() if is_thought else text
+
+
 def exact_match(text: str, reference: str) -> bool:
     """Whether both are the same text once normalised.
 
@@ -85,7 +90,13 @@ def exact_match(text: str, reference: str) -> bool:
     carry meaning stay: "-5" is not "5", "50%" not "50", "C#" not "C", "[0, 1]" not "(0, 1)", ".5" not "5". A text of
     nothing but marks keeps them, so "?" is not "!". NFKC costs one distinction: "10²" equals "102".
     """
-    return _normalised(text) == _normalised(reference)
+    return without_outer_marks(text) == without_outer_marks(reference)
+
+
+def without_outer_marks(text: str) -> str:
+    """`text` normalised as `exact_match` says."""
+    folded = " ".join(_folded(text).split())
+    return folded.lstrip(_OPENING + " ").rstrip(_CLOSING + " ") or folded
 
 
 def token_f1(text: str, reference: str) -> float:
@@ -151,11 +162,6 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 
-def _normalised(text: str) -> str:
-    folded = " ".join(_folded(text).split())
-    return folded.lstrip(_OPENING + " ").rstrip(_CLOSING + " ") or folded
-
-
 def _words_or_signs(text: str) -> list[str]:
     return word_tokens(text) or list("".join(_folded(text).split()))
 
@@ -169,7 +175,7 @@ def _unicode_words(folded: str) -> Iterator[str]:
         if category[0] == "M":  # a mark belongs to the letter before it; behind a sign it is part of the sign
             word += character if word else ""
             continue
-        starts_anew = category[0] not in "LN" or _is_unspaced(character) or (word and _is_unspaced(word[0]))
+        starts_anew = category[0] not in "LN" or is_unspaced(character) or (word and is_unspaced(word[0]))
         if starts_anew and word:
             yield word
             word = ""
@@ -179,7 +185,8 @@ def _unicode_words(folded: str) -> Iterator[str]:
         yield word
 
 
-def _is_unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
+    """Whether `character` is a letter of a script that is written without spaces between words."""
     code = ord(character)
     return (
         code >= _UNSPACED_RANGES[0][0]

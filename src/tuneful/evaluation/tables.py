@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tuneful.console import Terminal
+from tuneful.evaluation.check_tables import show_unscored
 from tuneful.evaluation.gate import Condition, check_gate
 from tuneful.evaluation.ratings import in_words
 from tuneful.numbers import plural
@@ -37,6 +38,8 @@ def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[s
         head = f"{comparison.main.label} by kind of task"
         terminal.table([head, "items", *columns, difference, ""], [_kind_cells(kind) for kind in comparison.kinds])
     main = comparison.main
+    if comparison.checks is not None:
+        show_unscored(dict(zip(columns, (comparison.checks.base, comparison.checks.tuned), strict=True)), terminal)
     terminal.say()
     terminal.say(
         f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main)}"

@@ -17,6 +17,7 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from tuneful.data.pairs import record_texts
+from tuneful.evaluation.metric_specs import METRICS
 from tuneful.numbers import fixed, known, signed
 from tuneful.report.folder import Json, Run, text
 from tuneful.report.scores import main_metric
@@ -235,8 +236,10 @@ def _gain(before: float | None, after: float | None, measure: MetricComparison |
 
 
 def _score(scores: AnswerScores, metric: str) -> float | None:
-    """What an answer scored by a metric; None where it has no such score."""
-    value = getattr(scores, metric, None)
+    """What an answer scored by a metric, or by the check of one's own whose metric it is; None where it has no such score."""
+    checks = scores.checks or {}
+    check = checks.get(metric, checks.get(metric.removesuffix("_macro_f1")))
+    value = getattr(scores, _FIELDS.get(metric, metric), None) if check is None else check.score
     return float(value) if known(value) else None
 
 
@@ -253,11 +256,26 @@ def _answer(answer: AnswerRow | None, marked: Markup, scores: AnswerScores | Non
         is_empty=not answer.text.strip(),
         finish_reason=answer.finish_reason,
         num_tokens=answer.num_tokens,
-        scores=" · ".join(shown),
+        scores=" · ".join([*shown, *(_checks_in_words(scores) if scores is not None else [])]),
         is_exact=scores is not None and scores.exact_match,
     )
 
 
+def _checks_in_words(scores: AnswerScores) -> list[str]:
+    """What each check found of an answer: `valid_product met`, `label not met: another label`, `number unscored`."""
+    said = []
+    for name, one in (scores.checks or {}).items():
+        if not known(one.score):
+            said.append(f"{name} unscored")
+        elif one.score in (0, 1):
+            why = f": {one.why}" if one.why else ""
+            said.append(f"{name} {'met' if one.score else 'not met'}{why}")
+        else:
+            said.append(f"{name} {fixed(one.score, 2)}")
+    return said
+
+
+_FIELDS = {spec.name: spec.field for spec in METRICS if spec.field}
 _SHOWN_SCORES = {"judge_score": "judge", "rouge_l": "ROUGE-L", "chrf": "chrF"}
 
 

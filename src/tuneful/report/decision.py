@@ -134,7 +134,7 @@ def _figures(one: MetricComparison | KindComparison, comparison: Comparison) -> 
 
 def _label(metric: MetricComparison) -> str:
     try:
-        return label_in_sentence(metric.name)
+        return label_in_sentence(metric)
     except StopIteration:  # a metric of another version
         return metric.label
 

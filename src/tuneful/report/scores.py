@@ -80,8 +80,10 @@ def view_kinds(comparison: Comparison) -> Kinds:
     """Lay out the kinds of task as a table, those that lost most first."""
     measure = main_metric(comparison)
     label = measure.label if measure else "the main measure"
+    sign = -1.0 if measure and measure.higher_is_better is False else 1.0
     kinds = sorted(
-        map(_as_metric, comparison.kinds), key=lambda kind: kind.difference if known(kind.difference) else 0.0
+        (_as_metric(kind, measure) for kind in comparison.kinds),
+        key=lambda kind: kind.difference * sign if known(kind.difference) else 0.0,
     )
     return Kinds(
         rows=rows_of(kinds, comparison, "kind", lambda kind: plural(kind.num_items, "test item")),
@@ -111,13 +113,13 @@ def view_forgetting(comparison: Comparison) -> Forgetting:
     )
 
 
-def _as_metric(kind: KindComparison) -> MetricComparison:
-    """A kind of task as a line of the table of metrics."""
+def _as_metric(kind: KindComparison, measure: MetricComparison | None) -> MetricComparison:
+    """A kind of task as a line of the table of metrics, in the good direction of the main `measure`."""
     return MetricComparison(
         name=kind.kind,
         label=kind.kind,
         unit="",
-        higher_is_better=True,
+        higher_is_better=measure.higher_is_better if measure else True,
         num_items=kind.num_items,
         base=kind.base,
         tuned=kind.tuned,

@@ -1,8 +1,8 @@
 """The sections of the page: a `Run` becomes a `Page` of finished words, figures and drawings.
 
 Second stage of the report, between `folder.py` and `build.py`; the template only lays it out. The head, the samples and the setup
-are written here, the other sections in `scores.py`, `judged.py`, `people.py`, `trained_on.py`, `audited.py`, `curves.py`,
-`records.py`, `answers.py` and `explained.py`. What a run does not have becomes a sentence that says so.
+are written here, the other sections in `scores.py`, `checked.py`, `judged.py`, `people.py`, `trained_on.py`, `audited.py`,
+`curves.py`, `records.py`, `answers.py` and `explained.py`. What a run does not have becomes a sentence that says so.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tuneful.numbers import (
 )
 from tuneful.report.answers import Answers, view_answers
 from tuneful.report.audited import FindingsView, view_findings
+from tuneful.report.checked import CheckView, view_checks
 from tuneful.report.curves import TrainingView, evenly, measured_losses, view_training
 from tuneful.report.decision import Decision, view_decision, view_glance
 from tuneful.report.explained import Explained, view_explained
@@ -100,6 +101,7 @@ class Page:
     sides: tuple[str, str]
     scores: Scores | None
     kinds: Kinds | None
+    checks: tuple[CheckView, ...]
     forgetting: Forgetting | None
     judged: Judged | None
     people: People | None
@@ -138,6 +140,7 @@ def view_page(run: Run) -> Page:
         scores=view_scores(comparison) if comparison and comparison.metrics and not _is_of_tests(comparison) else None,
         kinds=view_kinds(comparison) if comparison and comparison.kinds else None,
         forgetting=view_forgetting(comparison) if comparison and comparison.forgetting else None,
+        checks=view_checks(run, sides),
         judged=view_judged(run),
         people=view_people(run, sides),
         data=view_data(run) if run.data or run.steps else None,

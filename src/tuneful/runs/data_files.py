@@ -31,13 +31,25 @@ def check_sides(
     metrics of `evaluation.tests`."""
     if config.train.early_stopping_patience and not len(validation):
         raise ConfigError("`train.early_stopping_patience` needs validation records: raise data.validation_share")
-    if conditions and verb == "run" and not len(asked) and not len(documents) and not tests:
+    of_answers = _given_of_answers(config)
+    needed = [] if tests else ["report.gate"] if conditions else of_answers
+    if needed and verb == "run" and not len(asked) and not len(documents):
         wanted = " with label true" if config.train.objective == "kto" else ""
-        raise ConfigError(f"`report.gate` needs test records{wanted}: raise data.test_share")
+        raise ConfigError(f"`{needed[0]}` needs test records{wanted}: raise data.test_share")
     if verb == "run" and (len(documents) or tests) and not len(asked):
         if config.judge.model is not None:
             raise ConfigError("`judge.model` judges answers, and the test set has none; give prompts as data.test_file")
         check_without_answers(conditions, has_documents=len(documents) > 0, others=tests)
+        if of_answers:
+            raise ConfigError(
+                f"`{of_answers[0]}` is of answers, and the test set has none; give prompts as data.test_file"
+            )
+
+
+def _given_of_answers(config: Config) -> list[str]:
+    """The settings that are given and speak of answers to test records."""
+    given = {"evaluation.checks": bool(config.evaluation.checks), "report.headline": config.report.headline is not None}
+    return [name for name, is_given in given.items() if is_given]
 
 
 def write_data(

@@ -14,6 +14,7 @@ import psutil
 
 import tuneful
 from tuneful.model.processor import processor_name
+from tuneful.runs.schema import Choices
 
 if TYPE_CHECKING:
     import torch
@@ -58,3 +59,16 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def changed_machine(choices: Choices, num_threads: int, kernels: str) -> list[str]:
+    """A warning for each of threads and kernels that a run goes on with, but was not begun with: its last bits may differ."""
+    conditions = {
+        f"{choices.num_threads} threads": f"{num_threads} threads",
+        f"{choices.kernels} kernels": f"{kernels} kernels",
+    }
+    return [
+        f"begun with {begun}, going on with {now}: the same training, but not bit for bit"
+        for begun, now in conditions.items()
+        if begun != now
+    ]

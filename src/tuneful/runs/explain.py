@@ -25,7 +25,7 @@ from tuneful.console import Terminal
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import ConfigError, DataError, InputError
 from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows, task_text
-from tuneful.evaluation.metric_specs import metric_spec
+from tuneful.evaluation.metric_specs import item_value
 from tuneful.files import as_json, lock_output, unlock_output, write_json
 from tuneful.influence.features import Features, Featurizer, kept_features, num_kept
 from tuneful.influence.parameters import last_matrices, preconditioner, trainable
@@ -168,14 +168,11 @@ def _worst(run: FinishedRun, num_rows: int) -> list[int]:
     items = (comparison.items if comparison else None) or ()
     if comparison is None or len(items) != num_rows:
         raise DataError(f"{run.path}: comparison.json says nothing of the answers; name an item: --item N")
-    spec = metric_spec(comparison.headline)
-    sign = -1 if spec.higher_is_better is False else 1
+    sign = -1 if comparison.main.higher_is_better is False else 1
 
     def badness(item: ComparisonItem) -> float:
-        value = getattr(item.tuned, spec.field or spec.name, None)
-        if value is None:
-            return float("inf")
-        return sign * float(value) / ((item.tuned.reference_tokens or 1) if spec.is_per_token else 1)
+        value = item_value(comparison.headline, item.tuned)
+        return float("inf") if value is None else sign * value
 
     order = sorted(range(num_rows), key=lambda place: (badness(items[place]), items[place].gain or 0.0))
     return sorted(order[:NUM_WORST])

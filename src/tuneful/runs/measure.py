@@ -14,6 +14,8 @@ import numpy as np
 
 from tuneful.encoding.documents import records_of
 from tuneful.evaluation.answered import kind_of
+from tuneful.evaluation.answers import task_text
+from tuneful.evaluation.checks import check_item, run_checks
 from tuneful.evaluation.document import compare_models, with_items
 from tuneful.evaluation.documents import compare_documents, comparison_without_answers, document_score
 from tuneful.evaluation.forgetting import compare_forgetting, covers, score_passages, score_samples, write_samples
@@ -25,6 +27,7 @@ from tuneful.judge.run import judge_run
 from tuneful.runs.schema import (
     AnswerRow,
     AnswerScores,
+    CheckRow,
     Comparison,
     GeneralScore,
     JudgeFinding,
@@ -93,7 +96,7 @@ def _compared(run: RunState, base: Measured, tuned: Measured) -> Comparison:
         return replace(comparison_without_answers((*documents, *of_tests), forgetting, **settings), tests=tests)
     before, after, judge = _judged(run, base.answers, tuned.answers)
     kinds = [kind_of(record.raw) for record in test.records]
-    compared = compare_models(run.config, before, after, kinds, base.general, tuned.general, judge)
+    compared = compare_models(run.config, before, after, kinds, base.general, tuned.general, judge, run.checks)
     return with_items(
         replace(compared, metrics=(*compared.metrics, *documents, *of_tests), tests=tests),
         sources=[record.source for record in test.records],
@@ -101,6 +104,7 @@ def _compared(run: RunState, base: Measured, tuned: Measured) -> Comparison:
         kinds=kinds,
         base=before,
         tuned=after,
+        checks=run.checks,
     )
 
 
@@ -112,7 +116,7 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
         answers = _answer(run, name)
     if (losses := written(run, ReferenceLoss, f"answers/{name}-references.jsonl", sources)) is None:
         losses = _read_references(run, engine, name)
-    return [
+    scores = [
         score_answer(
             answer.text,
             answer_text(conversation.answered_turns[-1]),
@@ -122,6 +126,22 @@ def _answer_test_set(run: RunState, engine: Engine, name: str) -> list[AnswerSco
         )
         for answer, conversation, loss in zip(answers, test.conversations, losses, strict=True)
     ]
+    return _checked(run, answers, scores)
+
+
+def _checked(run: RunState, answers: Sequence[AnswerRow], scores: list[AnswerScores]) -> list[AnswerScores]:
+    """The scores with what the checks of one's own found of each answer, by the main rank for all."""
+    if not run.checks:
+        return scores
+    items = [
+        check_item(answer.source, task_text(asked), answer_text(asked.answered_turns[-1]), answer.text)
+        for answer, asked in zip(answers, run.asked.conversations, strict=True)
+    ]
+    with run.phase("checks"):
+        found = run_checks(run.checks, items) if run.group.is_main else []
+        rows = [as_row(CheckRow(item.source, one)) for item, one in zip(items, found, strict=False)]
+        given = read_rows(CheckRow, run.group.broadcast(rows), run.folder.path)
+    return [replace(one, checks=row.checks) for one, row in zip(scores, given, strict=True)]
 
 
 def _answer(run: RunState, name: str) -> list[AnswerRow]:

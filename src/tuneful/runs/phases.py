@@ -40,6 +40,7 @@ LABELS: Mapping[str, str] = {
     "general_tuned": "general text after",
     "tests_tuned": "tests after",
     "judging": "judging",
+    "checks": "checks",
 }
 """Every phase by its name in environment.json, in order. Checkpoints are written while it trains, and counted apart, too."""
 

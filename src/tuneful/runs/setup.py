@@ -28,8 +28,9 @@ from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset, Subset, apart, load_encoder, prepare_data
 from tuneful.encoding.replay import Replay, read_replay
 from tuneful.errors import ConfigError, InputError
+from tuneful.evaluation.checks import Check, metrics_of, read_checks
 from tuneful.evaluation.forgetting import GeneralText, read_general
-from tuneful.evaluation.gate import Condition, check_measurable, parse_gate
+from tuneful.evaluation.gate import Condition, check_headline, check_measurable, parse_gate
 from tuneful.evaluation.task_comparison import metric_names
 from tuneful.evaluation.task_files import Task
 from tuneful.evaluation.tasks import tasks_of
@@ -46,7 +47,7 @@ from tuneful.model.quantize import check_4_bits, compute_in
 from tuneful.model.saved_template import with_saved_template
 from tuneful.runs.data_files import check_sides, write_data
 from tuneful.runs.disk import make_sure_of_room
-from tuneful.runs.environment import describe_machine, peak_memory_bytes
+from tuneful.runs.environment import changed_machine, describe_machine, peak_memory_bytes
 from tuneful.runs.fits import check_fits, weights_of
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import (
@@ -85,8 +86,8 @@ class RunState:
 
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
-    `dtype` is the compute dtype. `conditions` are those of `report.gate`, `general_texts` the passages of `report.general`,
-    `tasks` the files of `evaluation.tests`.
+    `dtype` is the compute dtype. `conditions` are those of `report.gate`, `checks` those of `evaluation.checks`,
+    `general_texts` the passages of `report.general`, `tasks` the files of `evaluation.tests`.
     `asked` are the test records that are answered, `documents` those that are read; unwanted answers are neither. `audit` is what
     data.json holds, `mixture` in which shares files come; `siblings` are runs that may have computed the same reference.
     `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
@@ -112,6 +113,7 @@ class RunState:
     replay: Replay | None
     audit: DataDocument
     conditions: tuple[Condition, ...]
+    checks: tuple[Check, ...]
     general_texts: list[GeneralText]
     tasks: list[Task]
     started: datetime
@@ -190,7 +192,8 @@ def set_up(
     keep_freed_memory()
     tasks = tasks_of(config.evaluation, config.train.seed) if verb == "run" else []
     tests = metric_names(tasks)
-    conditions, general_texts, device = _check_request(verb, config, group, tests)
+    checks = read_checks(config, others=tests)
+    conditions, general_texts, device = _check_request(verb, config, checks, group, tests)
     stream = stream_data(data, config.data, config.train.objective)
     stream.begin()
     folder = _open_folder(output or new_run_path(data, datetime.now()), group)
@@ -236,6 +239,7 @@ def set_up(
         replay=replay,
         audit=audit,
         conditions=conditions,
+        checks=checks,
         general_texts=general_texts,
         tasks=tasks,
         started=started,
@@ -258,7 +262,7 @@ def prepare_engine(run: RunState) -> Engine:
     strategy = _choose_strategy(run)
     _show_model(run, choices, strategy)
     run.warn([sentence for sentence in (doubtful_rate(run.config),) if sentence])
-    _warn_of_changed_machine(run, choices)
+    run.warn(changed_machine(choices, torch.get_num_threads(), kernels_in_use(run.device)))
     if run.group.sharded:
         shard(run.model, dtype)
     compute_in(run.model, dtype)
@@ -306,11 +310,13 @@ def kernels_in_use(device: torch.device) -> str:
 
 
 def _check_request(
-    verb: str, config: Config, group: ProcessGroup, tests: Sequence[str]
+    verb: str, config: Config, checks: Sequence[Check], group: ProcessGroup, tests: Sequence[str]
 ) -> tuple[tuple[Condition, ...], list[GeneralText], torch.device]:
     """The gate's conditions, the general text and the device; InputError where the machine has not what `config` asks for."""
-    conditions, general_texts = parse_gate(config.report.gate, others=tests), read_general(config.report.general)
+    general_texts, metrics = read_general(config.report.general), metrics_of(checks)
+    conditions = parse_gate(config.report.gate, others=(*tests, *(spec.name for spec in metrics)))
     has_judge = config.judge.model is not None
+    check_headline(config.report.headline, metrics, has_judge=has_judge)
     check_measurable(conditions, has_general=bool(general_texts), has_judge=has_judge)
     if has_judge and verb == "run" and group.is_main:
         check_judge_is_there(config)
@@ -439,14 +445,3 @@ def _show_model(run: RunState, choices: Choices, strategy: str) -> None:
             **({"ranks": f"{run.group.size}, {strategy}"} if run.group.size > 1 else {}),
         }
     )
-
-
-def _warn_of_changed_machine(run: RunState, choices: Choices) -> None:
-    """Warn where a run goes on with other threads or kernels than it began with: its last bits may differ."""
-    conditions = {
-        f"{choices.num_threads} threads": f"{torch.get_num_threads()} threads",
-        f"{choices.kernels} kernels": f"{kernels_in_use(run.device)} kernels",
-    }
-    for begun, now in conditions.items():
-        if begun != now:
-            run.warn([f"begun with {begun}, going on with {now}: the same training, but not bit for bit"])

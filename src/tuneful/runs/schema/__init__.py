@@ -11,6 +11,14 @@ Stands on the ground: it imports nothing but that, and every room may import it.
 read: to change one is a breaking change, and its old name goes into `names.py`.
 """
 
+from tuneful.runs.schema.checks import (
+    CheckedSides,
+    CheckOutcome,
+    CheckResult,
+    CheckRow,
+    ChecksDocument,
+    ClassScores,
+)
 from tuneful.runs.schema.documents import (
     TORCH_KERNELS,
     Case,
@@ -106,9 +114,15 @@ __all__ = [
     "Calibration",
     "CalibrationFigure",
     "Case",
+    "CheckOutcome",
+    "CheckResult",
+    "CheckRow",
+    "CheckedSides",
     "CheckpointDocument",
+    "ChecksDocument",
     "ChoiceScore",
     "Choices",
+    "ClassScores",
     "Cluster",
     "ComparedSides",
     "ComparedWeights",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from tuneful.runs.schema.checks import CheckRow, ChecksDocument
 from tuneful.runs.schema.documents import (
     CheckpointDocument,
     DataDocument,
@@ -105,6 +106,11 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
         (PairwiseComparison,),
     ),
     "evaluation.json": ("What a judge gave, in numbers.", (EvaluationDocument,)),
+    "checks/NAME.jsonl": (
+        "A line an answer of the set NAME, in its order, by `tuneful evaluate --checks`.",
+        (CheckRow,),
+    ),
+    "checks.json": ("The same in numbers.", (ChecksDocument,)),
     "calibration.json": ("Written by `tuneful evaluate --calibrate`.", (Calibration,)),
     "explain.json": (
         "Written by `tuneful explain`, which adds items to it while the rest stays as it is.",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from tuneful.runs.schema.checks import CheckedSides, CheckOutcome
 from tuneful.runs.schema.rows import ABSENT
 
 MetricVerdict = Literal["better", "worse", "changed", "cannot tell"]
@@ -81,6 +82,9 @@ class AnswerScores:
         float | None,
         "how far people preferred it to the other model's answer, 0 to 1, a tie being 0.5, the mean over those who rated; "
         "null where nobody did",
+    ] = None
+    checks: Annotated[
+        Mapping[str, CheckOutcome] | None, "what checks of one's own found of it, by their names", ABSENT
     ] = None
 
 
@@ -221,6 +225,7 @@ class Comparison:
         None
     )
     tests: Annotated[tuple[TaskSummary, ...], "every file of `evaluation.tests`"] = ()
+    checks: Annotated[CheckedSides | None, "checks of one's own, of each side", ABSENT] = None
 
     def measured(self, name: str) -> MetricComparison | None:
         """The metric or the measure of forgetting called `name`; None where it was not measured."""
