@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from tuneful.runs.schema import MetricComparison
+from tuneful.runs.schema import MetricComparison, PairwiseMetric
 
 Formula = Literal["mean", "share", "loss", "perplexity"]
 """How items become one number: the mean of scores, the share of items, a loss per token (or byte), and exp() of one."""
@@ -92,7 +92,7 @@ def metric_spec(name: str) -> MetricSpec:
     return next(spec for spec in (*METRICS, *DOCUMENTS, *FORGETTING) if spec.name == name)
 
 
-def label_in_sentence(metric: MetricComparison) -> str:
+def label_in_sentence(metric: MetricComparison | PairwiseMetric) -> str:
     """The label of a metric inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
     own = next((spec.in_sentence for spec in METRICS if spec.name == metric.name), "")
     if own:

@@ -210,7 +210,7 @@ def in_words(metric: PairwiseMetric, letters: Sequence[str]) -> str:
 def _sentence(compared: PairwiseComparison) -> str:
     main = compared.main
     items = plural(max(pair.num_items for pair in main.pairs), "test item")
-    text = f"By {label_in_sentence(main.name)} on {items}, {main.sentence}."
+    text = f"By {label_in_sentence(main)} on {items}, {main.sentence}."
     detectable = [pair.detectable for pair in main.pairs if pair.detectable is not None]
     if detectable and all(pair.verdict == "cannot tell" for pair in main.pairs):
         text += f" A true difference of {max(detectable):.3g} between two would show in 4 of 5 such tests."

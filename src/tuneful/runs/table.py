@@ -206,6 +206,8 @@ def _cells(run: ListedRun) -> list[str]:
 
 
 def _with_interval(metric: MetricComparison) -> str:
+    if metric.low is None or metric.high is None:
+        return f"{metric.difference:+.{_decimals(abs(metric.difference))}f} [not known]"
     decimals = _decimals(max(abs(metric.low), abs(metric.high)))
     difference, low, high = (f"{value:+.{decimals}f}" for value in (metric.difference, metric.low, metric.high))
     return f"{difference} [{low},{high}]"
@@ -222,7 +224,7 @@ def _second_line(run: ListedRun, differences: Sequence[str], common: Mapping[str
     if (metric := run.headline) is not None:
         decimals = 1 if metric.unit == "0 to 100" else 3
         figures = f"{metric.base:.{decimals}f} -> {metric.tuned:.{decimals}f}"
-        parts.append(f"{label_in_sentence(metric.name)} {figures}, {metric.verdict}")
+        parts.append(f"{label_in_sentence(metric)} {figures}, {metric.verdict}")
     named = _named(run) if run.settings else {}
     own = [f"{name}={value}" for name, value in named.items() if name not in common]
     keys = _telling(run, differences) if run.settings else []
@@ -246,7 +248,7 @@ def _short(value: str) -> str:
 
 def _legend(runs: Sequence[ListedRun]) -> str:
     said = ["loss: validation loss of the weights that were kept, nats a token"]
-    if metrics := dict.fromkeys(label_in_sentence(run.headline.name) for run in runs if run.headline):
+    if metrics := dict.fromkeys(label_in_sentence(run.headline) for run in runs if run.headline):
         levels = dict.fromkeys(f"{100 * run.confidence:g} %" for run in runs if run.confidence)
         said.append(f"gain: tuned - base by {' or '.join(metrics)}, {' or '.join(levels)} interval")
     if any(run.forgetting for run in runs):
