@@ -93,8 +93,8 @@ def _by_headline(metric: MetricComparison, comparison: Comparison) -> tuple[str,
     }.get(metric.verdict, "may be better or worse")
     who = "B" if comparison.names else "the tuned model"
     return tone, (
-        f"No gate was given (--gate, report.gate). By {label_in_sentence(metric)} {who} {verdict}: {_figures(metric, comparison)}, "
-        f"on {plural(metric.num_items, 'test item')}."
+        f"No gate was given (--gate, report.gate). By {label_in_sentence(metric)} {who} {verdict}: "
+        f"{_figures(metric, comparison)}, on {plural(metric.num_items, 'test item')}."
     )
 
 

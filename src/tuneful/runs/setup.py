@@ -89,8 +89,7 @@ class RunState:
     `tasks` the files of `evaluation.tests`.
     `asked` are the test records that are answered, `documents` those that are read; unwanted answers are neither. `audit` is what
     data.json holds, `mixture` in which shares files come; `siblings` are runs that may have computed the same reference.
-    `phase_seconds` what each phase has taken, earlier processes included, `estimated_seconds` what each was to take;
-    `loading_seconds` is how long the model took.
+    Each phase has taken `phase_seconds`, was to take `estimated_seconds`, and the model took `loading_seconds` to load.
     """
 
     verb: str
