@@ -100,6 +100,10 @@ def test_a_run_is_judged_before_and_after(double: Double, data: str, tiny_llama:
     assert metric.base == pytest.approx(sum(row["score"] for row in base) / len(base))
     assert metric.tuned == pytest.approx(sum(row["score"] for row in tuned) / len(tuned))
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["answers"]["base"]["num_unscored"] == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "passed every probe on these items." in page
+    for folder in (tmp_path, tiny_llama.parent):  # the run was asked for with absolute paths
+        assert str(folder) not in page
     asked = double.num_asked
     again = judge_run(tmp_path / "run", settings(tiny_llama), Terminal(quiet=True))
     assert again is not None

@@ -520,7 +520,7 @@ def test_runs_killed_at_any_moment_end_in_the_same_bits() -> None:
 PHASES = {
     "reading the data": ("tuneful.runs.setup.prepare_data", 1),
     "the self-check": ("tuneful.runs.setup.choose_layout", 1),
-    "the answers before": ("tuneful.runs.measure.answer_rows", 1),
+    "the answers before": ("tuneful.runs.sides.answer_rows", 1),
     "the references before": ("tuneful.runs.measure.record_nll", 1),
     "the first evaluation": ("tuneful.train.loop.mean_costs", 1),
     "the first sample": ("tuneful.runs.training.answer", 1),
@@ -530,7 +530,7 @@ PHASES = {
     "saving a checkpoint": ("tuneful.train.checkpoint._write", 4),
     "saving the model": ("tuneful.runs.training.save_model", 1),
     "comparing the saved model": ("tuneful.runs.training.verify_export", 1),
-    "the answers after": ("tuneful.runs.measure.answer_rows", 2),
+    "the answers after": ("tuneful.runs.sides.answer_rows", 2),
     "the references after": ("tuneful.runs.measure.record_nll", 2),
     "the comparison": ("tuneful.runs.measure.compare_models", 1),
 }

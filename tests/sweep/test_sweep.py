@@ -18,7 +18,7 @@ from tests.doubles.killed_sweeps import SETTINGS
 import tuneful
 from tuneful.config import load_config
 from tuneful.console import Terminal
-from tuneful.errors import ConfigError, DataError, DivergedError, TunefulError
+from tuneful.errors import ConfigError, DataError, DivergedError, ModelError, TunefulError
 from tuneful.runs import job as run_job
 from tuneful.runs.schema import SweepDocument, ValidationLoss, load_document, load_rows
 from tuneful.sweep import job, legs
@@ -123,7 +123,7 @@ def test_the_page_names_every_run_and_what_was_found(finished: SweepResult) -> N
     assert "has the lowest validation loss" in page
     assert "look lower than it is by about" in page
     assert "Response to each setting" in page
-    assert page.count('<svg class="chart"') == 1
+    assert page.count('<svg class="chart"') == 2, "for wide screens and for narrow ones"
     assert "<script" not in page
 
 
@@ -187,6 +187,12 @@ def test_where_every_run_diverges_the_sweep_fails_with_the_first_reason(
     monkeypatch.setattr(legs, "train_part", diverging)
     with pytest.raises(TunefulError, match="no run of the sweep could be trained to its end; the first: step 3"):
         sweep(tmp_path / "out", "train.max_grad_norm=2,4")
+
+
+def test_a_request_that_is_refused_leaves_no_folder(sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no model folder"):
+        sweep(tmp_path / "out", "train.max_grad_norm=2,4", f"model.name_or_path={tmp_path / 'none'}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_whose_validation_losses_do_not_compare_are_refused_by_name(sweep: Sweep, tmp_path: Path) -> None:

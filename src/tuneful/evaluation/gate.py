@@ -85,10 +85,11 @@ def check_without_answers(
 ) -> None:
     """Raise ConfigError for a condition on answers, in a run whose test set has no prompt; `others` are metrics of tests."""
     measured = [*(spec.name for spec in (*(DOCUMENTS if has_documents else ()), *FORGETTING)), *others]
+    what = "documents have" if has_documents else "the test set has"
     for condition in conditions:
         if condition.name not in measured:
             raise ConfigError(
-                f"report.gate: {str(condition)!r} needs answers, and the test set has none; measured are {', '.join(measured)}"
+                f"report.gate: {str(condition)!r} needs answers, and {what} none; measured are {', '.join(measured)}"
             )
 
 

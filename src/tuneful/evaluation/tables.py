@@ -78,7 +78,7 @@ def show_pairwise(compared: PairwiseComparison, terminal: Terminal) -> None:
 def pair_cells(metric: PairwiseMetric, pair: PairOfSides) -> list[str]:
     """A pair of sides as a line of a table: which, difference with its interval, corrected p-value, verdict."""
     decimals = _decimals(metric)
-    figures = f"{pair.difference:+.{decimals}f}  [{pair.low:+.{decimals}f}, {pair.high:+.{decimals}f}]"
+    figures = f"{pair.difference:+.{decimals}f}  {_interval(pair, decimals)}"
     p_value = (
         "no test" if pair.p_corrected is None else f"{pair.p_corrected:.3f}" if pair.p_corrected >= 0.001 else "< 0.001"
     )
@@ -148,7 +148,7 @@ def _figures(one: MetricComparison | KindComparison, decimals: int) -> list[str]
     ]
 
 
-def _interval(one: MetricComparison | KindComparison, decimals: int) -> str:
+def _interval(one: MetricComparison | KindComparison | PairOfSides, decimals: int) -> str:
     if one.low is None or one.high is None:
         return "[not known]"
     return f"[{one.low:+.{decimals}f}, {one.high:+.{decimals}f}]"

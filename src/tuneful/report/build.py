@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from tuneful.files import write_text
 from tuneful.report.folder import read_run
+from tuneful.report.paths import without_folders
 from tuneful.report.sections import Page, view_page
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -80,7 +81,9 @@ def _template() -> Template:
 
 
 def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["without_folders"] = without_folders
+    return environment
 
 
 def make_visible(html: str) -> str:

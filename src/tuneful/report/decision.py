@@ -51,7 +51,7 @@ def view_decision(comparison: Comparison | None) -> Decision | None:
     gate = comparison.gate or ()
     tone, reason = _by_gate(gate) if gate else _by_headline(metric, comparison)
     if gate and tone == "better" and metric.verdict != "better":
-        reason += f" On {_label(metric)} alone: {metric.verdict}."
+        reason += f" On {label_in_sentence(metric)} alone: {metric.verdict}."
     worse = tuple(_worse(comparison))
     return Decision(
         word=_word(tone, "B" if comparison.names else ""),
@@ -93,8 +93,8 @@ def _by_headline(metric: MetricComparison, comparison: Comparison) -> tuple[str,
     }.get(metric.verdict, "may be better or worse")
     who = "B" if comparison.names else "the tuned model"
     return tone, (
-        f"No gate was given (--gate, report.gate). By {_label(metric)} {who} {verdict}: {_figures(metric, comparison)}, "
-        f"on {plural(metric.num_items, 'test item')}."
+        f"No gate was given (--gate, report.gate). By {label_in_sentence(metric)} {who} {verdict}: "
+        f"{_figures(metric, comparison)}, on {plural(metric.num_items, 'test item')}."
     )
 
 
@@ -118,7 +118,7 @@ def _worse(comparison: Comparison) -> list[str]:
     metric = main_metric(comparison)
     if metric is not None and metric.losses and metric.higher_is_better is not None:
         total = metric.wins + metric.losses + metric.ties
-        said.append(f"{count(metric.losses)} of {plural(total, 'answer')} got worse by {_label(metric)}")
+        said.append(f"{count(metric.losses)} of {plural(total, 'answer')} got worse by {label_in_sentence(metric)}")
     if comparison.judge is not None and comparison.judge.verdict == "not usable":
         said.append(f"The judge’s scores say nothing: {comparison.judge.sentence}".rstrip("."))
     return [f"{sentence}." for sentence in said]
@@ -130,13 +130,6 @@ def _figures(one: MetricComparison | KindComparison, comparison: Comparison) -> 
     between = interval(one, decimals)
     said = f"{confidence(comparison)} interval {between}" if between else "interval not known"
     return f"{fixed(one.base, decimals)} → {fixed(one.tuned, decimals)} ({signed(one.difference, decimals)}, {said})"
-
-
-def _label(metric: MetricComparison) -> str:
-    try:
-        return label_in_sentence(metric)
-    except StopIteration:  # a metric of another version
-        return metric.label
 
 
 # At a glance

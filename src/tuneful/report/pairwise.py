@@ -65,7 +65,8 @@ def build_pairwise_page(compared: PairwiseComparison, folder: Path) -> Path:
 
 def _view(metric: PairwiseMetric, compared: PairwiseComparison) -> MetricView:
     direction = {True: "higher is better", False: "lower is better", None: "neither is better"}[metric.higher_is_better]
-    limit = max(abs(value) for pair in metric.pairs for value in (pair.low, pair.high, pair.difference)) * 1.08
+    ends = [value for pair in metric.pairs for value in (pair.low, pair.high, pair.difference) if value is not None]
+    limit = max(map(abs, ends)) * 1.08
     decimals = decimals_for(*metric.values)
     return MetricView(
         label=metric.label,
@@ -80,7 +81,8 @@ def _view(metric: PairwiseMetric, compared: PairwiseComparison) -> MetricView:
 def _pair(metric: PairwiseMetric, pair: PairOfSides, limit: float, decimals: int) -> PairView:
     turn = -1.0 if metric.higher_is_better is False else 1.0
     name = f"{pair.tuned} against {pair.base}"
-    interval = f"{signed(pair.low, decimals)} to {signed(pair.high, decimals)}"
+    ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
+    interval = "not known" if ends is None else f"{signed(ends[0], decimals)} to {signed(ends[1], decimals)}"
     tone = "unclear" if pair.verdict == "cannot tell" else pair.verdict
     p_value = pair.p_corrected
     return PairView(
@@ -91,10 +93,12 @@ def _pair(metric: PairwiseMetric, pair: PairOfSides, limit: float, decimals: int
         items=f"{pair.wins} / {pair.losses} / {pair.ties}",
         verdict=pair.verdict if pair.verdict == "cannot tell" else f"{pair.tuned} {pair.verdict}",
         tone=tone,
-        plot=charts.interval_plot(
+        plot=Markup("")
+        if ends is None
+        else charts.interval_plot(
             pair.difference * turn,
-            pair.low * turn,
-            pair.high * turn,
+            ends[0] * turn,
+            ends[1] * turn,
             limit,
             key=f"{metric.name}-{pair.base}-{pair.tuned}",
             title=f"{metric.label}, {name}: {pair.verdict}",

@@ -1,6 +1,7 @@
 """Paths as a page shows them: a report is passed on, and tells no folders of whoever ran it.
 
-Stands under `sections.py`. Absolute paths inside a text lose their folders; relative ones, addresses and ratios stay.
+Stands under `sections.py`; the template has it as a filter for places. Absolute paths inside a text lose their folders; relative
+ones, addresses and ratios stay.
 """
 
 from __future__ import annotations

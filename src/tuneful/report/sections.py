@@ -340,9 +340,7 @@ def _setup(run: Run) -> tuple[tuple[str, Cells], ...]:
         ("Packages", tuple(environment.packages.items()) if environment else ()),
         *((f"config.yaml: {name}", _flat(value)) for name, value in run.config.items()),
     ]
-    return tuple(
-        (heading, tuple((name, without_folders(value)) for name, value in cells)) for heading, cells in tables if cells
-    )
+    return tuple((heading, cells) for heading, cells in tables if cells)
 
 
 def _machine(environment: Environment) -> Cells:

@@ -38,7 +38,8 @@ def check_sides(
         raise ConfigError(f"`{needed[0]}` needs test records{wanted}: raise data.test_share")
     if verb == "run" and (len(documents) or tests) and not len(asked):
         if config.judge.model is not None:
-            raise ConfigError("`judge.model` judges answers, and the test set has none; give prompts as data.test_file")
+            what = "documents have" if len(documents) else "the test set has"
+            raise ConfigError(f"`judge.model` judges answers, and {what} none; give prompts as data.test_file")
         check_without_answers(conditions, has_documents=len(documents) > 0, others=tests)
         if of_answers:
             raise ConfigError(

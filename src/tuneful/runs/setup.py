@@ -87,11 +87,10 @@ class RunState:
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
     an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
     `dtype` is the compute dtype. `conditions` are those of `report.gate`, `checks` those of `evaluation.checks`,
-    `general_texts` the passages of `report.general`, `tasks` the files of `evaluation.tests`.
-    `asked` are the test records that are answered, `documents` those that are read; unwanted answers are neither. `audit` is what
-    data.json holds, `mixture` in which shares files come; `siblings` are runs that may have computed the same reference.
-    `phase_seconds` what each phase has taken so far, earlier processes of the run included, `estimated_seconds` what each was to
-    take; `loading_seconds` is how long the model took.
+    `general_texts` the passages of `report.general`, `tasks` the files of `evaluation.tests`. `asked` are the test records that
+    are answered, `documents` those that are read. `audit` is what data.json holds, `mixture` in which shares files come;
+    `siblings` may have computed the same reference. Each phase has taken `phase_seconds`, was to take `estimated_seconds`, and
+    the model took `loading_seconds` to load.
     """
 
     verb: str

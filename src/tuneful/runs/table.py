@@ -206,6 +206,8 @@ def _cells(run: ListedRun) -> list[str]:
 
 
 def _with_interval(metric: MetricComparison) -> str:
+    if metric.low is None or metric.high is None:
+        return f"{metric.difference:+.{_decimals(abs(metric.difference))}f} [not known]"
     decimals = _decimals(max(abs(metric.low), abs(metric.high)))
     difference, low, high = (f"{value:+.{decimals}f}" for value in (metric.difference, metric.low, metric.high))
     return f"{difference} [{low},{high}]"

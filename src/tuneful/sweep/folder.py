@@ -6,6 +6,7 @@ has come to stands in its own folder, which is read here. One process at a time 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -15,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tuneful.errors import ConfigError, DataError
-from tuneful.files import read_lines, write_json
-from tuneful.runs.folder import METRICS, TRAINING
+from tuneful.files import read_lines, remove, write_json
+from tuneful.runs.folder import METRICS, RECORD, TRAINING
 from tuneful.runs.schema import (
     Evaluation,
     RungLoss,
@@ -68,10 +69,19 @@ class SweepDir:
             raise DataError(
                 f"{error}. Restore it, or begin anew: give another --output, or remove the folder"
             ) from None
+        self._is_new = self.document is None
 
     def close(self) -> None:
         """Let go of the folder."""
         self._lock.release()
+
+    def remove_if_not_begun(self) -> None:
+        """Leave no folder behind a request that was refused before any run was begun."""
+        if not self._is_new or any(self.path.glob(f"runs/*/{RECORD}")):
+            return
+        remove(self.path / "runs", self.path / SWEEP, self.path / LOCK)
+        with contextlib.suppress(OSError):  # something else lies there
+            self.path.rmdir()
 
     def write(self, document: SweepDocument) -> None:
         """sweep.json, whole."""

@@ -83,6 +83,9 @@ def sweep_job(
     except Interrupted:
         terminal.say("interrupted; the same command goes on with the sweep", style="yellow")
         raise
+    except TunefulError:
+        folder.remove_if_not_begun()
+        raise
     finally:
         folder.close()
 

@@ -17,7 +17,7 @@ from tuneful.files import write_text
 from tuneful.numbers import compact
 from tuneful.report import charts
 from tuneful.report.build import render_in_style
-from tuneful.report.charts import Series
+from tuneful.report.charts import NARROW, Series
 from tuneful.runs.schema import LearningCurve, SweepDocument
 from tuneful.sweep.choice import SEED, SHARE
 from tuneful.sweep.curve import PowerLaw
@@ -29,7 +29,10 @@ _LOG_SPREAD = 8
 """Positive values of which the largest is so many times the smallest stand on a logarithmic scale."""
 _LAW_POINTS = 60
 _BEYOND = 4
-_FRAME = charts.PlotArea(width=640, height=270)
+_FRAMES = {"wide": charts.PlotArea(width=900, height=300), "narrow": NARROW}
+
+Drawings = tuple[Markup, ...]
+"""One chart for each of _FRAMES; the page shows the one that fits."""
 
 
 def build_sweep_page(path: Path, document: SweepDocument) -> Path:
@@ -47,7 +50,7 @@ def build_sweep_page(path: Path, document: SweepDocument) -> Path:
             (in_words(curve.settings), curve.sentence, _curve_chart(number, curve))
             for number, curve in enumerate(document.curves)
         ],
-        responses=[(key, chart) for key in document.keys if (chart := _response_chart(document, key))],
+        responses=[(key, drawn) for key in document.keys if any(drawn := _response_chart(document, key))],
         responses_intro=_responses_intro(document),
         early=_early(document),
         columns=columns,
@@ -80,24 +83,46 @@ def _early(document: SweepDocument) -> str:
     return f"The worse half of the runs was stopped after {shares} of their steps, by their validation loss then."
 
 
-def _response_chart(document: SweepDocument, key: str) -> Markup:
+def _response_chart(document: SweepDocument, key: str) -> Drawings:
     """The lowest loss at each value of one setting; nothing for the seed, which is not there to be chosen by its value."""
     if key in (SEED, SHARE):
-        return Markup("")
+        return ()
     values = list({as_text(run.settings[key]): run.settings[key] for run in document.runs}.values())
     places = _places(values)
     at = dict(zip(map(as_text, values), places, strict=True))
     trained = [(at[as_text(run.settings[key])], run.validation_loss) for run in document.runs if run.state == "trained"]
     first = [(at[as_text(run.settings[key])], run.rungs[0].validation_loss) for run in document.runs if run.rungs]
-    return charts.line_chart(
+    return _drawn(
         (Series("all runs", _lowest(first), "single"), Series("trained to the end", _lowest(trained), "dots")),
         key=f"response-{key.replace('.', '-')}",
         title=f"Validation loss over {key}",
         description=f"The lowest validation loss at each of {len(values)} values.",
         x_label=key,
-        y_label="validation loss, nats a token",
-        frame=_FRAME,
         x_names=sorted(zip(places, map(as_text, values), strict=True)),
+    )
+
+
+def _drawn(
+    series: Sequence[Series],
+    *,
+    key: str,
+    title: str,
+    description: str,
+    x_label: str,
+    x_names: Sequence[tuple[float, str]],
+) -> Drawings:
+    return tuple(
+        charts.line_chart(
+            series,
+            key=f"{key}-{name}",
+            title=title,
+            description=description,
+            x_label=x_label,
+            y_label="validation loss, nats a token",
+            frame=frame,
+            x_names=x_names,
+        )
+        for name, frame in _FRAMES.items()
     )
 
 
@@ -120,7 +145,7 @@ def _places(values: Sequence[Any]) -> list[float]:
     return [float(number) for number in numbers]
 
 
-def _curve_chart(number: int, curve: LearningCurve) -> Markup:
+def _curve_chart(number: int, curve: LearningCurve) -> Drawings:
     """The runs of a learning curve and its law, over training records on a logarithmic scale."""
     series = [
         Series(
@@ -136,13 +161,11 @@ def _curve_chart(number: int, curve: LearningCurve) -> Markup:
         xs = [low + (high - low) * index / (_LAW_POINTS - 1) for index in range(_LAW_POINTS)]
         series.append(Series("power law", tuple((x, law(2**x)) for x in xs), "single"))
         sizes = [*sizes, 2 * sizes[-1], 4 * sizes[-1]]
-    return charts.line_chart(
+    return _drawn(
         series,
         key=f"curve-{number}",
         title="Validation loss over training records",
         description=f"From {loss_in_words(max(curve.losses))} to {loss_in_words(min(curve.losses))}. {curve.sentence}",
         x_label="training records",
-        y_label="validation loss, nats a token",
-        frame=_FRAME,
         x_names=[(math.log2(n), compact(n)) for n in sizes],
     )

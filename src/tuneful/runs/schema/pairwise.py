@@ -30,8 +30,10 @@ class PairOfSides:
     tuned: Annotated[str, "the letter of the other, which the verdict is about"]
     num_items: Annotated[int, "items measured for both"]
     difference: Annotated[float, "tuned - base"]
-    low: Annotated[float, "lower end of the difference's interval, at `pair_confidence`"]
-    high: Annotated[float, "upper end of the interval"]
+    low: Annotated[
+        float | None, "lower end of the difference's interval, at `pair_confidence`; null where it is not known"
+    ]
+    high: Annotated[float | None, "upper end of the interval; null where it is not known"]
     wins: Annotated[int, "items on which `tuned` is better (a metric without a direction: higher)"]
     losses: Annotated[int, "items on which it is worse"]
     ties: Annotated[int, "items on which both are equal"]
