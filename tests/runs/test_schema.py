@@ -213,6 +213,8 @@ def test_every_row_and_document_of_an_old_run_is_read_whole() -> None:
                         "scores/NAME.jsonl",
                         "pairwise.json",
                         "evaluation.json",
+                        "checks/NAME.jsonl",
+                        "checks.json",
                         "calibration.json",
                         "export/NAME/proof.json",
                         "reference.json",
