@@ -483,7 +483,8 @@ def test_three_runs_are_compared_every_two_corrected_for_their_number(tmp_path: 
     assert "20 answers = 20 compared + 0 left out" in " ".join(shown.split())
     page = (tmp_path / "out" / "pairwise.html").read_text()
     assert "C is better than all others" in page
-    assert page.count("<svg") == 3 * len(document["metrics"])
+    known = [pair for one in document["metrics"] for pair in one["pairs"] if pair.get("low") is not None]
+    assert page.count("<svg") == len(known) > 0
     assert "<script" not in page
 
 

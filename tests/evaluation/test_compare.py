@@ -352,7 +352,7 @@ def test_the_comparison_survives_json() -> None:
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert list(plain) == [
         "num_items", "confidence", "num_resamples", "seed", "headline", "reference_words", "caution", "metrics", "kinds",
-        "forgetting",
+        "forgetting", "tests",
     ]  # fmt: skip
     assert plain["metrics"][2] == asdict(comparison.metrics[2])
 

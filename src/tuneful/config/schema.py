@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
-
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values are frozen once validated."""
 

@@ -60,13 +60,13 @@ def show_results(document: ChecksDocument, terminal: Terminal) -> None:
     for name, results in document.answers.items():
         for one in results:
             scored = f"{one.num_scored} + {one.num_unscored} = {one.num_items}"
-            rows.append([name, one.name, scored, *_figures(one.value, one.low, one.high), one.asks])
+            rows.append([name, one.name, scored, *_figures(one.value, one.low, one.high)])
             if one.macro_f1 is not None:
                 figures = _figures(one.macro_f1, one.macro_f1_low, one.macro_f1_high)
-                rows.append([name, f"{one.name}_macro_f1", scored, *figures, "the mean F1 of its labels"])
-    terminal.table(
-        ["", "check", "scored + unscored", "value", f"{document.confidence:.0%} interval", "asks whether it"], rows
-    )
+                rows.append([name, f"{one.name}_macro_f1", scored, *figures])
+    terminal.table(["", "check", "scored + unscored", "value", f"{document.confidence:.0%} interval"], rows)
+    for one in next(iter(document.answers.values()), ()):
+        terminal.say(f"  {one.name}: whether an answer {one.asks}")
     for name, results in document.answers.items():
         for one in results:
             _show_labels(name, one, terminal)

@@ -100,9 +100,7 @@ def with_checks(checks: Sequence[Check], side: Sequence[Answered]) -> tuple[Answ
     if not checks:
         return tuple(side)
     found = run_checks(checks, [check_item(one.source, one.prompt, one.reference, one.text) for one in side])
-    return tuple(
-        replace(one, scores=replace(one.scores, checks=own)) for one, own in zip(side, found, strict=True)
-    )
+    return tuple(replace(one, scores=replace(one.scores, checks=own)) for one, own in zip(side, found, strict=True))
 
 
 def scored_by_all(sides: Sequence[Sequence[Answered]]) -> list[tuple[Answered, ...]]:

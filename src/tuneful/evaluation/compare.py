@@ -113,9 +113,7 @@ def worse_finding(one: JudgeFinding | None, other: JudgeFinding | None) -> Judge
     return min(known, key=lambda finding: _FINDINGS.index(finding.verdict)) if len(known) == 2 else None
 
 
-def _headline(
-    asked: str | None, metrics: Sequence[MetricComparison], judge: JudgeFinding | None
-) -> MetricComparison:
+def _headline(asked: str | None, metrics: Sequence[MetricComparison], judge: JudgeFinding | None) -> MetricComparison:
     """The metric that was asked for, else the judge's score, else ROUGE-L; a judge that is not known to be usable has none."""
     is_trusted = judge is not None and judge.verdict in ("usable", "usable with care")
     names = [name for name in (asked, "judge_score", "rouge_l") if is_trusted or name != "judge_score"]

@@ -110,7 +110,8 @@ def item_value(name: str, scores: AnswerScores) -> float | None:
 
 def label_in_sentence(metric: MetricComparison | PairwiseMetric) -> str:
     """The label of a metric inside a sentence: `exact match`, but `ROUGE-L` and `chrF`."""
-    own = next((spec.in_sentence for spec in METRICS if spec.name == metric.name), "")
-    if own:
-        return own
-    return metric.label[:1].lower() + metric.label[1:] if metric.label[1:2].islower() else metric.label
+    spec = next((one for one in METRICS if one.name == metric.name), None)
+    if spec is not None and spec.in_sentence:
+        return spec.in_sentence
+    label = metric.label if spec is None else spec.label
+    return label[:1].lower() + label[1:] if label[1:2].islower() else label

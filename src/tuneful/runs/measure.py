@@ -33,6 +33,7 @@ from tuneful.runs.schema import (
     JudgeFinding,
     ReferenceLoss,
     as_row,
+    read_rows,
     read_strictly,
 )
 from tuneful.runs.setup import Engine, RunState
