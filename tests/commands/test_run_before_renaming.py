@@ -57,7 +57,8 @@ def test_its_answers_are_compared_as_it_compared_them_itself(run: Path) -> None:
     found = tuneful.compare(run / "answers" / "base.jsonl", run, config=config).comparison
     itself = read_strictly(Comparison, json.loads((run / "comparison.json").read_text()), "comparison.json")
     assert [but_interval(one) for one in found.metrics] == [but_interval(one) for one in itself.metrics]
-    assert [but_interval(one) for one in found.forgetting] == [but_interval(one) for one in itself.forgetting]
+    for one, other in zip(found.forgetting, itself.forgetting, strict=True):  # of three passages little is known now
+        assert (one.name, one.base, one.tuned, one.p_value) == (other.name, other.base, other.tuned, other.p_value)
     assert [replace(one, low=None, high=None) for one in found.kinds] == [
         replace(one, low=None, high=None) for one in itself.kinds
     ]
