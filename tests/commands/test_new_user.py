@@ -26,6 +26,7 @@ from tuneful.data.read import read_data
 from tuneful.infer.session import LoadedModel
 from tuneful.model.given import as_name
 from tuneful.model.load import load_model
+from tuneful.sweep.grid import read_settings
 
 ROWS = [{"instruction": f"Say {number}.", "input": "", "output": f"It is {number}."} for number in range(20)]
 QUICK = ["train.max_steps=2", "train.batch_size=4", "generate.max_new_tokens=4", "report.general=none"]
@@ -59,6 +60,11 @@ def test_every_command_has_examples_that_it_understands() -> None:
             context = command.make_context(name, list(arguments), resilient_parsing=True)
             assert not context.args, line
             settings = [one for one in arguments if "=" in one and "." in one.partition("=")[0]]
+            if "--tests" in arguments:
+                settings.append(f"evaluation.tests=[{arguments[arguments.index('--tests') + 1]}]")
+            if name == "sweep":
+                grid, settings = read_settings(settings)
+                settings += [f"{key}={value}" for key, values in grid.items() for value in values]
             load_config(overrides=settings)
             assert line in (command.epilog or "")
 

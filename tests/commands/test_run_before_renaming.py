@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tuneful.config import load_config
 from tuneful.config.load import read_yaml, translated
 from tuneful.judge.client import OnResult, Reply
 from tuneful.judge.questions import Question
-from tuneful.runs.schema import Comparison, as_row, read_strictly
+from tuneful.runs.schema import Comparison, MetricComparison, as_row, read_strictly
 
 OLD = Path(__file__).parents[1] / "runs" / "run_before_renaming"
 
@@ -56,10 +56,18 @@ def test_its_answers_are_compared_as_it_compared_them_itself(run: Path) -> None:
     config = load_config(begun_with=read_yaml(run / "config.yaml")).model_copy(update={"report": _report_of(run)})
     found = tuneful.compare(run / "answers" / "base.jsonl", run, config=config).comparison
     itself = read_strictly(Comparison, json.loads((run / "comparison.json").read_text()), "comparison.json")
-    assert [as_row(one) for one in found.metrics] == [as_row(one) for one in itself.metrics]
-    assert [as_row(one) for one in found.forgetting] == [as_row(one) for one in itself.forgetting]
-    assert found.kinds == itself.kinds
+    assert [but_interval(one) for one in found.metrics] == [but_interval(one) for one in itself.metrics]
+    for one, other in zip(found.forgetting, itself.forgetting, strict=True):  # of three passages little is known now
+        assert (one.name, one.base, one.tuned, one.p_value) == (other.name, other.base, other.tuned, other.p_value)
+    assert [replace(one, low=None, high=None) for one in found.kinds] == [
+        replace(one, low=None, high=None) for one in itself.kinds
+    ]
     assert found.items == itself.items
+
+
+def but_interval(metric: MetricComparison) -> dict[str, Any]:
+    """A metric without the ends of its interval: where nothing or little changed they are drawn otherwise now."""
+    return as_row(replace(metric, low=None, high=None))
 
 
 def _report_of(run: Path) -> Any:
