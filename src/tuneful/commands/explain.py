@@ -121,7 +121,7 @@ def _show(found: Explanation, terminal: Terminal) -> None:
                 terminal.say(_record(record, terminal), wrap=False)
             if not records:
                 terminal.say("           none")
-    unit = "nats of log-probability" if found.unit else "no unit, only their order counts"
+    unit = "first-order nats, to be compared with one another" if found.unit else "no unit, only their order counts"
     terminal.say()
     terminal.say(f"scores: {unit}; of {found.num_records:,} records, {found.num_trained:,} trained on", style="dim")
     for note in found.notes:

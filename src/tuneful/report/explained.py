@@ -50,7 +50,11 @@ def view_explained(found: Explanation | None) -> Explained | None:
     if found is None or not found.items:
         return None
     what = "reference" if found.of == "reference" else "answer"
-    scores = "in nats of log-probability, an estimate" if found.unit else "without a unit: only their order counts"
+    scores = (
+        "in nats to first order, to be compared with one another"
+        if found.unit
+        else "without a unit: only their order counts"
+    )
     return Explained(
         sentence=f"The training records whose gradients point the way of the {what}, or against it, for "
         f"{plural(len(found.items), 'test item')} of {found.num_records:,} records compared. Scores are {scores}.",

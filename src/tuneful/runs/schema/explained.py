@@ -54,7 +54,8 @@ class Explanation:
     of: Annotated[ExplainedText, "what is explained of an item: the tuned model's answer, or the reference"]
     ranked_by: Annotated[Ranking, "by what records are ranked"]
     unit: Annotated[
-        str | None, "`nats` where scores are estimates of log-probability; null where only their order means something"
+        str | None,
+        "`nats` for first-order estimates, too large by far of what was memorised; null where only the order means something",
     ]
     num_records: Annotated[int, "training records that were compared"]
     num_trained: Annotated[int, "of these, records that a step was taken on"]
