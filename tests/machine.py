@@ -105,6 +105,14 @@ def _posix() -> str | None:
     return None if os.name == "posix" else f"this system is {os.name}"
 
 
+def _system_filter() -> str | None:
+    from tuneful.evaluation.check_worker import has_system_filter
+
+    return (
+        None if has_system_filter() else f"{platform.system()} on {platform.machine()} has no filter that is known here"
+    )
+
+
 def _chromium() -> str | None:
     return None if browser_path() else "no Chromium on the PATH (`make browser` installs one)"
 
@@ -119,6 +127,7 @@ PATHS: Mapping[str, Need] = {
     "amx": Need("torch's products by a matrix unit", _amx),
     "x86": Need("kernels for x86 with shorter vectors", _x86),
     "posix": Need("paths and modes of POSIX", _posix),
+    "system-filter": Need("functions of one's own that the system refuses processes and network", _system_filter),
     "chromium": Need("the report in a browser", _chromium),
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.machine import needs
 
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
@@ -92,7 +92,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system filter is Linux's")
+@needs("system-filter")
 def test_hostile_functions_are_unscored_with_their_reason_one_answer_after_the_other(tmp_path: Path) -> None:
     """All in one file and one process: what one tries does not keep the next answer from its score."""
     cases = "\n".join(

@@ -61,7 +61,7 @@ def limit(megabytes: float) -> None:
                 resource.setrlimit(getattr(resource, name), (value, value))
             except (OSError, ValueError):
                 continue
-    if sys.platform == "linux":
+    if has_system_filter():
         _filter_system_calls()
     sys.addaudithook(_refuse)
 
@@ -71,10 +71,13 @@ def _refuse(event: str, _: Any) -> None:
         raise PermissionError(f"a check may not use {event.partition('.')[0]}: {event}")
 
 
+def has_system_filter() -> bool:
+    """Whether calls of the system can be refused here, on a kernel that has seccomp."""
+    return sys.platform == "linux" and platform.machine() in _SYSCALLS
+
+
 def _filter_system_calls() -> None:
     """A seccomp filter of this process and its threads (prctl(2), seccomp(2)); nothing where the kernel has none."""
-    if platform.machine() not in _SYSCALLS:
-        return
     architecture, clone, clone3, refused = _SYSCALLS[platform.machine()]
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, deny, unknown = 0x7FFF0000, 0x00050000 | _EPERM, 0x00050000 | _ENOSYS
