@@ -116,13 +116,13 @@ def _alike(atoms: Sequence[str], pattern: str) -> list[int]:
 
 def _codes(pattern: str) -> list[int]:
     """Codes of characters that tell apart what `pattern` tells apart: those it names, with their neighbours (where a range
-    ends), and a few of each kind. Where it can name few in another way (a script, a block; a range or an intersection cuts
-    one out of a kind), all of the first two planes."""
+    ends), and a few of each kind. Where it can name few in another way (a script, a block; a range cuts some out of a
+    kind), all of the first two planes."""
     named = {int(one[1] or one[2], 16) if one[3] is None else int(one[3], 8) for one in _CODES.finditer(pattern)}
     named |= set(map(ord, pattern))
     of_kinds = all(_CATEGORY.fullmatch(name) for name in _PROPERTIES.findall(pattern))
     codes = {code + step for code in named for step in (-1, 0, 1)}
-    codes.update(_kinds() if of_kinds and "&&" not in pattern and max(named, default=0) < 0x80 else range(0x20000))
+    codes.update(_kinds() if of_kinds and max(named, default=0) < 0x80 else range(0x20000))
     codes.update(range(0x250), range(0x20000, 0x110000, 0x1000))
     return sorted(code for code in codes if 0 <= code < 0x110000 and code not in _SURROGATES)
 
