@@ -87,10 +87,9 @@ def _sanitizers() -> str | None:
 
 
 def _bfloat16() -> str | None:
-    import torch
+    from tuneful.model.onednn import why_no_bfloat16
 
-    found = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return None if found else "this processor does not multiply bfloat16"
+    return why_no_bfloat16()
 
 
 def _amx() -> str | None:

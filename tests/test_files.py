@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +16,11 @@ from tests.machine import needs
 from tuneful.errors import ConfigError, DataError
 from tuneful.files import (
     AppendLog,
+    ByteRanges,
+    flush_entry,
     lock_output,
     read_lines,
+    rename,
     unlock_output,
     write_json,
     write_rows,
@@ -143,3 +147,72 @@ def test_a_file_is_locked_once_and_the_lock_leaves_nothing_behind(tmp_path: Path
     unlock_output(lock)  # it was let go of already: the other one stays
     assert names(tmp_path) == [".rows.jsonl.lock"]
     unlock_output(other)
+
+
+@pytest.mark.parametrize("has_pread", [True, False])
+def test_bytes_are_read_where_they_stand_whatever_the_system_has(
+    has_pread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With line feeds and the end of file of DOS in them, by four threads at once."""
+    content = bytes(range(256)) * 64 + b"\r\n\x1a\n" * 100
+    (tmp_path / "bytes").write_bytes(content)
+    if not has_pread:
+        monkeypatch.delattr(os, "pread", raising=False)
+    ranges = ByteRanges(tmp_path / "bytes")
+    places = [(start, min(start + 700, len(content))) for start in range(0, len(content), 311)]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda place: ranges.read(*place), places * 5)) == [
+            content[start:stop] for start, stop in places * 5
+        ]
+    assert ranges.read(len(content) - 1, len(content) + 5) == content[-1:]
+    assert ranges.read(3, 3) == b""
+
+
+def refused(winerror: int | None) -> OSError:
+    error = PermissionError(13, "by hand")
+    error.winerror = winerror  # type: ignore[attr-defined]
+    return error
+
+
+def test_a_file_that_another_program_looks_into_is_put_in_its_place_when_it_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, replace = [refused(32), refused(5)], os.replace
+
+    def busy(source: Path, target: Path) -> None:
+        if answers:
+            raise answers.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr("tuneful.files._REFUSED_SECONDS", (0.0,) * 3)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    answers += [refused(32)] * 4
+    with pytest.raises(PermissionError):
+        rename(tmp_path / "a.txt", tmp_path / "b.txt")
+    answers[:] = [refused(None)]
+    with pytest.raises(PermissionError):
+        rename(tmp_path / "a.txt", tmp_path / "b.txt")
+    assert not answers, "a refusal of another kind is final"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_where_folders_cannot_be_opened_the_files_in_them_are_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, open_file = list[tuple[str, int]](), os.open
+
+    def only_files(path: Path, flags: int) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        opened.append((os.path.basename(path), flags))
+        return open_file(path, flags & ~0x8000)
+
+    monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
+    monkeypatch.setattr(os, "O_BINARY", 0x8000, raising=False)
+    monkeypatch.setattr(os, "open", only_files)
+    (tmp_path / "a.bin").write_bytes(b"\n")
+    flush_entry(tmp_path)
+    flush_entry(tmp_path / "a.bin")
+    assert opened == [("a.bin", os.O_RDWR | 0x8000)]

@@ -115,9 +115,11 @@ _HOMES = {
 _ROOMS = ("export", "report", "runs", "serve", "sweep", "synthesize", "train")
 """Commands that share their name with a room of the package."""
 
-# These count only before torch and the Hub's client are loaded: large buffers in huge pages; threads that wait for one another go
-# to sleep after some microseconds, where they would hold a processor that somebody else needs (LOG.md); and no telemetry.
+# These count only before torch and the Hub's client are loaded: large buffers in huge pages; what the GPU of a Mac has no
+# operation for on its processor; threads that wait for one another go to sleep after some microseconds, where they would hold a
+# processor that somebody else needs (LOG.md); and no telemetry.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -6,7 +6,6 @@ A command's file is imported when the command is asked for (or `--help` lists th
 from __future__ import annotations
 
 import importlib
-import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -15,6 +14,7 @@ from typer.core import TyperGroup
 
 import tuneful
 from tuneful.commands.examples import EXAMPLES
+from tuneful.console import prepare_streams
 from tuneful.errors import InputError, ModelError, TunefulError
 
 COMMANDS = {
@@ -77,9 +77,7 @@ def root(
 def main() -> None:
     """Entry point of the `tuneful` command."""
     debug = "--debug" in sys.argv
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
+    prepare_streams()
     try:
         arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
         sys.exit(app(prog_name="tuneful", standalone_mode=False, args=arguments))

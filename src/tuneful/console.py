@@ -1,11 +1,16 @@
 """What a person sees while the work runs: lines, tables, and progress with rate and time left.
 
 Everything here goes to stderr, so that stdout carries answers and `--json` documents alone. `--quiet` drops all but
-errors; a pipe gets plain lines and no bars; `NO_COLOR` is respected (rich does both).
+errors; a pipe, and a terminal that cannot move its cursor, get plain lines and no bars; `NO_COLOR` is respected (rich does both).
+What a stream's encoding cannot say is said in ASCII (`prepare_streams`).
 """
 
 from __future__ import annotations
 
+import codecs
+import errno
+import io
+import json
 import os
 import shutil
 import sys
@@ -96,7 +101,7 @@ class Terminal:
     @contextmanager
     def progress(self, label: str, total: int | None, unit: str) -> Iterator[Advance]:
         """A bar while the block runs; in a pipe a plain line every 15 seconds and at the end (where `total` is known)."""
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not self.console.is_terminal or self.console.is_dumb_terminal:
             yield Advance(self, None, 0, label, total, unit)
             return
         columns: list[str | ProgressColumn] = [
@@ -127,6 +132,48 @@ class _Rate(ProgressColumn):
 def _rate(speed: float, unit: str) -> str:
     """So many a second; of what takes longer than a second, how long one takes."""
     return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s a {unit.removesuffix('s')}"
+
+
+def prepare_streams(on_windows: bool = os.name == "nt") -> None:
+    """Have the standard streams say what they can of every text, and never fail at a character.
+
+    What an encoding lacks becomes ASCII: an arrow `->`, an unknown character its escape. On Windows files and pipes are UTF-8,
+    as they are elsewhere, unless PYTHONIOENCODING names something else: its own default knows 250 characters of Western Europe.
+    """
+    codecs.register_error(_PLAIN, _in_ascii)
+    chosen = bool(os.environ.get("PYTHONIOENCODING"))
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if on_windows and not chosen and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
+        if stream is not sys.stdin:
+            stream.reconfigure(errors=_PLAIN)
+
+
+_PLAIN = "tuneful.plain"
+_IN_ASCII = {
+    **dict.fromkeys("\u2018\u2019", "'"),
+    **dict.fromkeys("\u201c\u201d", '"'),
+    **dict.fromkeys("\u2013\u2014\u2212\u2500\u2501", "-"),
+    **{"\u2192": "->", "\u2026": "...", "\u00d7": "x", "\u00b7": "*"},
+    **{"\u2588": "#", "\u258f": "|", "\u2502": "|", "\u27e6": "[[", "\u27e7": "]]", "\u2038": "^"},
+}
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a codec writes in place of characters that it does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    return "".join(
+        _IN_ASCII.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs
+    ), error.end
+
+
+def reader_is_gone(error: OSError) -> bool:
+    """Whether a write failed because nobody reads any more: a broken pipe, which Windows calls an invalid argument."""
+    return isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL
 
 
 def pieces_to_stdout(pieces: Iterable[str]) -> None:
@@ -175,10 +222,18 @@ def wrapped(pieces: Iterable[str], width: int) -> Iterator[str]:
     yield placed()
 
 
+def json_to_stdout(document: object, indent: int | None = None) -> None:
+    """A JSON document on stdout: readable where its encoding can say everything, else with escapes, which say the same."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    to_stdout(json.dumps(document, ensure_ascii=not is_unicode, indent=indent))
+
+
 def to_stdout(text: str) -> None:
     """A result for a pipe or a person, on stdout; a reader that went away is no error."""
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if not reader_is_gone(error):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end goes nowhere

@@ -2,7 +2,8 @@
 
     written, write_text, write_json, write_rows      a whole file: written aside, flushed to disk, renamed
     written_aside                                    a whole folder, likewise
-    remove                                           a file, a link, or a folder with all that is in it
+    remove, rename                                   a file, a link, or a folder with all that is in it
+    ByteRanges                                       the bytes of a large file, where they are asked for
     AppendLog                                        JSONL that grows a line at a time
     read_lines                                       JSONL back, line by line
     read_object                                      a JSON document back
@@ -24,6 +25,9 @@ import math
 import os
 import secrets
 import shutil
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +61,7 @@ def written(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        rename(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     flush_entry(path.parent)
@@ -141,15 +145,15 @@ def written_aside(folder: Path) -> Iterator[Path]:
     aside, old = folder.with_name(f"{PART}-{folder.name}"), folder.with_name(f".old-{folder.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if old.is_dir() and not os.path.lexists(folder):
-        old.rename(folder)
+        rename(old, folder)
     remove(aside, old)
     aside.mkdir()
     try:
         yield aside
         _flush_folder(aside)
         if os.path.lexists(folder):
-            folder.rename(old)
-        aside.rename(folder)
+            rename(folder, old)
+        rename(aside, folder)
     except BaseException:
         with contextlib.suppress(OSError):
             remove(aside)
@@ -161,9 +165,10 @@ def written_aside(folder: Path) -> Iterator[Path]:
 
 def flush_entry(path: Path) -> None:
     """Put a file, or the list of a folder's entries, on the disk. Where folders cannot be opened they need no flushing."""
-    if path.is_dir() and os.name == "nt":
+    is_dir = path.is_dir()
+    if is_dir and not hasattr(os, "O_DIRECTORY"):  # Windows
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    descriptor = os.open(path, (os.O_RDONLY if is_dir else os.O_RDWR) | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(descriptor)
     finally:
@@ -177,6 +182,30 @@ def _flush_folder(folder: Path) -> None:
             path.chmod(mode)
         flush_entry(path)
     flush_entry(folder)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put the file `source` in the place of `target`, or the folder `source` where none is; an OSError where the system refuses.
+
+    Windows refuses it while another program, often a virus scanner or an indexer, has one of the files open: then it is asked
+    again for two seconds.
+    """
+    move = os.rename if source.is_dir() else os.replace
+    for seconds in _REFUSED_SECONDS:
+        try:
+            move(source, target)
+        except OSError as error:
+            if getattr(error, "winerror", None) not in _OPEN_ELSEWHERE:
+                raise
+            time.sleep(seconds)
+        else:
+            return
+    move(source, target)
+
+
+_OPEN_ELSEWHERE = (5, 32)
+"""What Windows says then: access denied, sharing violation."""
+_REFUSED_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.5, 0.75)
 
 
 def remove(*places: Path) -> None:
@@ -329,6 +358,30 @@ def unlock_output(lock: FileLock) -> None:
 
 
 # What lies on the disk
+
+
+class ByteRanges:
+    """The bytes of an open file, where they are asked for, by several threads at once. It is closed with the last reference."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._file.close)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` up to `stop`, or to the end of the file. Raises OSError."""
+        parts = []
+        while start < stop and (part := self._part(start, stop - start)):
+            parts.append(part)
+            start += len(part)
+        return b"".join(parts)
+
+    def _part(self, start: int, num_bytes: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), num_bytes, start)
+        with self._lock:  # Windows
+            self._file.seek(start)
+            return self._file.read(num_bytes)
 
 
 def sha256_of(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.doubles.elsewhere import without_onednn
 from tests.doubles.exported import tiny_adapter
 from tests.doubles.openai_gpt2 import write_openai_folder
 from tests.model.test_builtin import tiny_gguf
@@ -26,6 +27,7 @@ from tuneful.model.lora import add_adapter
 from tuneful.model.size import ModelSize
 from tuneful.model.speed import measure_products
 from tuneful.model.stored import stored_tensors
+from tuneful.model.used import parts_of_machine
 from tuneful.runs import model_facts as facts_module
 from tuneful.runs.model_facts import facts_in_words, model_facts
 
@@ -160,6 +162,35 @@ def test_a_token_that_meets_half_of_the_weights_takes_half_as_long() -> None:
     speed = measure_products(size, size.num_parameters, torch.float32, torch.device("cpu"), seconds=0.01)
     assert speed.lora == pytest.approx(1.5 * speed.full)
     assert all(rate > 0 for rate in (speed.full, speed.answering_one, speed.answering_together))
+
+
+def test_each_part_of_the_machine_is_used_or_not_with_the_reason_in_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    without_onednn(monkeypatch)
+    found = tuneful.doctor()
+    parts = {part["name"]: part for part in found["parts"]}
+    assert list(parts)[:5] == ["CUDA", "MPS", "bfloat16", "oneDNN", "matrix unit"]
+    assert all(part["why"] for part in parts.values())
+    assert not any(parts[name]["used"] for name in ("CUDA", "MPS", "bfloat16", "oneDNN"))
+    assert parts["oneDNN"]["why"] == "this build of torch has none"
+    assert parts["bfloat16"]["why"] == "this build of torch has no oneDNN"
+    assert parts["kernels"]["why"] == found["kernels"]
+    show_findings(found, Terminal(stderr=False))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "oneDNN not used: this build of torch has none" in [" ".join(line.split()) for line in lines]
+
+
+def test_what_a_gpu_computes_the_processor_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    parts = {part.name: part for part in parts_of_machine(tmp_path)}
+    assert (parts["CUDA"].used, parts["CUDA"].why) == (True, "a card")
+    assert (parts["kernels"].used, parts["kernels"].why) == (False, "the model computes on cuda")
 
 
 class _Ollama(BaseHTTPRequestHandler):

@@ -1,13 +1,17 @@
 """Where the model runs and its compute dtype: the processor is asked first, timed once, and the timing is kept."""
 
 import json
+import math
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.doubles.elsewhere import without_onednn
 
 from tuneful.errors import ConfigError
 from tuneful.model import precision
+from tuneful.model import processor as processor_module
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
 
 CPU = torch.device("cpu")
@@ -108,8 +112,82 @@ def test_devices(monkeypatch):
     assert choose_device("auto") == torch.device("cuda")
 
 
+@pytest.fixture
+def mac(monkeypatch, tmp_path):
+    """A Mac with a GPU, on which a product takes so many seconds by device and precision; without oneDNN."""
+    seconds = {("cpu", torch.float32): 1.0, ("mps", torch.float32): 1.0, ("mps", torch.bfloat16): 1.0}
+
+    def timed(dtype, device=CPU, *_, **__):
+        return seconds[device.type, dtype]
+
+    without_onednn(monkeypatch)
+    monkeypatch.setenv("TUNEFUL_CACHE", str(tmp_path))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(precision, "_seconds_of_product", timed)
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("cpu", "float32", "bfloat16", "device", "dtype"),
+    [
+        (1.0, 0.9, 0.8, "cpu", torch.float32),
+        (1.0, 0.5, 0.45, "mps", torch.float32),
+        (1.0, 0.9, 0.5, "mps", torch.bfloat16),
+        (1.0, 0.4, math.inf, "mps", torch.float32),
+    ],
+    ids=["a slower GPU", "as fast in both", "faster in bfloat16", "no bfloat16"],
+)
+def test_the_gpu_of_a_mac_is_chosen_where_it_multiplies_faster(mac, tmp_path, cpu, float32, bfloat16, device, dtype):
+    mac.update({("cpu", torch.float32): cpu, ("mps", torch.float32): float32, ("mps", torch.bfloat16): bfloat16})
+    chosen = choose_device("auto")
+    assert chosen == torch.device(device)
+    assert choose_dtype("auto", chosen, tmp_path) is dtype
+    mac.clear()  # timed once: whoever asks again is told the same
+    assert choose_device("auto") == torch.device(device)
+    assert choose_dtype("auto", chosen, tmp_path) is dtype
+
+
+def test_the_gpu_of_a_mac_is_taken_where_it_is_asked_for(mac, monkeypatch):
+    mac.clear()
+    assert choose_device("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"`model\.device`: 'mps', but this build of torch has no MPS; use `auto`"):
+        choose_device("mps")
+
+
+def test_several_processes_of_a_mac_train_on_its_processor(mac, monkeypatch):
+    mac["mps", torch.float32] = 0.1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert choose_device("auto") == CPU
+    with pytest.raises(ConfigError, match="several processes train together"):
+        choose_device("mps")
+
+
+def test_a_precision_that_a_device_does_not_have_takes_for_ever():
+    assert precision._seconds_of_product(torch.float32, torch.device("mps"), repeats=1) == math.inf
+    assert precision._seconds_of_product(torch.float32, repeats=1) < 60
+
+
 def test_parameters_are_cast_and_buffers_are_not():
     model = torch.nn.BatchNorm1d(3)
     cast_parameters(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.get_buffer("running_mean").dtype is torch.float32
+
+
+def test_the_processor_of_a_mac_has_the_name_that_people_know(monkeypatch):
+    def says(command, **_):
+        assert command[0] == "sysctl"
+        return SimpleNamespace(stdout="Apple M4 Pro\n")
+
+    def no_file(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(processor_module.Path, "read_text", no_file)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(processor_module.subprocess, "run", says)
+    assert processor_module.processor_name() == "Apple M4 Pro"
+    monkeypatch.setattr(processor_module.subprocess, "run", no_file)
+    assert processor_module.processor_name()

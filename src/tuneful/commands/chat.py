@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import ConfigFile, Model, configuration, with_model
+from tuneful.commands.options import END_OF_INPUT, ConfigFile, Model, configuration, with_model
 from tuneful.errors import InputError
 from tuneful.types import Turn
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 QUOTES = '"""'
 """Stand before and behind a message of several lines."""
-HELP = """/reset         forget the conversation, keep the system text
+HELP = f"""/reset         forget the conversation, keep the system text
 /system TEXT   set the system text (no TEXT: none) and begin anew
 /save FILE     add the conversation to FILE, as a record to train on; answers that were stopped are left out
 /help          this list
-/quit          the end, as is Ctrl-D; Ctrl-C stops an answer
+/quit          the end, as is {END_OF_INPUT}; Ctrl-C stops an answer
 //TEXT         a message that begins with a slash
 \"\"\"            begins a message of several lines, and ends it"""
 
@@ -114,7 +114,7 @@ def _lines(at_terminal: bool) -> Iterator[str]:
             print()
             return
         except KeyboardInterrupt:
-            print("  (/quit or Ctrl-D to end)")
+            print(f"  (/quit or {END_OF_INPUT} to end)")
 
 
 class ChatSession:
@@ -213,7 +213,7 @@ class ChatSession:
             messages.append({"role": "user", "content": turn.instruction})
             messages.append({"role": "assistant", "content": turn.response})
         try:
-            with Path(name).expanduser().open("a", encoding="utf-8") as file:
+            with Path(name).expanduser().open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json_line({"messages": messages}))
         except OSError as error:
             self._terminal.say(f"error: {name}: {error.strerror or error}", style="red")

@@ -6,7 +6,6 @@ the page says so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +174,7 @@ def check_command(
     quiet: Quiet = False,
 ) -> None:
     """What would be trained, and what is wrong with it, before a step is taken."""
-    from tuneful.console import Terminal, to_stdout
+    from tuneful.console import Terminal, json_to_stdout
 
     data, overrides = data_and_settings(arguments)
     settings = configuration(config, overrides, {"model.name_or_path": model})
@@ -183,7 +182,7 @@ def check_command(
     terminal = Terminal(quiet=quiet or as_json)
     result = check(data, config=settings, against=against or (), fix=fix, terminal=terminal)
     if as_json:
-        to_stdout(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))
+        json_to_stdout(result.as_dict(), indent=1)
     elif not quiet:
         show_check(result, Terminal(stderr=False))
     if strict and result.audit.num_findings:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tuneful.commands.options import Json, Model
@@ -44,7 +45,8 @@ def _is_installed(module: str) -> bool:
 
 
 def doctor(model: str | None = None) -> dict[str, Any]:
-    """Machine, versions, the device and precision that `auto` would choose, room in the cache, and settings that count.
+    """Machine, versions, the device and precision that `auto` would choose, room in the cache, and settings that count; under
+    `parts` what of the machine is used, and why the rest is not.
 
     With `model` also what that is and what training it would take, from its headers: under `model`. Raises ModelError.
     """
@@ -53,7 +55,9 @@ def doctor(model: str | None = None) -> dict[str, Any]:
     from tuneful.files import cache_root, free_bytes
     from tuneful.judge.client import ollama_version
     from tuneful.model.native import describe
+    from tuneful.model.onednn import multiplies_bfloat16
     from tuneful.model.precision import choose_device, choose_dtype
+    from tuneful.model.used import parts_of_machine
     from tuneful.runs.environment import describe_machine
     from tuneful.runs.model_facts import model_facts
 
@@ -65,8 +69,9 @@ def doctor(model: str | None = None) -> dict[str, Any]:
         "device": str(device),
         "dtype": str(choose_dtype("auto", device, cache)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "native_bfloat16": multiplies_bfloat16(),
         "kernels": describe(),
+        "parts": [asdict(part) for part in parts_of_machine(cache)],
         "extras": {extra: all(map(_is_installed, modules)) for extra, modules in EXTRAS.items()},
         "ollama": dict(zip(("address", "version"), ollama_version(os.environ.get("OLLAMA_HOST", "")), strict=True)),
         "browser": next(filter(None, map(shutil.which, BROWSERS)), None),
@@ -106,9 +111,8 @@ def show_findings(findings: dict[str, Any], terminal: Terminal) -> None:
             "tuneful": f"{findings['tuneful']}, Python {findings['python']}, {findings['platform']}",
             "processor": f"{findings['processor']}, {findings['cores']} cores, {findings['threads']} threads, "
             f"{findings['memory_bytes'] / gib:.1f} GiB of memory",
-            "device": f"{findings['device']}, compute dtype {findings['dtype']} "
-            f"(bfloat16 is {'' if findings['native_bfloat16'] else 'not '}native here)",
-            "kernels": findings["kernels"],
+            "device": f"{findings['device']}, compute dtype {findings['dtype']}",
+            **{part["name"]: f"{'used' if part['used'] else 'not used'}: {part['why']}" for part in findings["parts"]},
             "packages": ", ".join(f"{name} {version}" for name, version in findings["packages"].items()),
             "extras": ", ".join(
                 f"{extra} {'installed' if is_there else 'not installed'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +119,7 @@ def export_command(
     quiet: Quiet = False,
 ) -> None:
     """Export a model for another program, and prove that it is the same there."""
-    from tuneful.console import Terminal, to_stdout
+    from tuneful.console import Terminal, json_to_stdout, to_stdout
 
     settings = configuration(config, overrides, {})
     result = export(
@@ -133,7 +132,10 @@ def export_command(
         config=settings,
         terminal=Terminal(quiet=quiet),
     )
-    to_stdout(json.dumps(result.document, ensure_ascii=False) if as_json else str(result.folder))
+    if as_json:
+        json_to_stdout(result.document)
+    else:
+        to_stdout(str(result.folder))
 
 
 def _type(to: ExportKind, given: str | None) -> str | None:

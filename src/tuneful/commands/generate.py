@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneful.commands.options import ConfigFile, Json, Model, Quiet, configuration, with_model
+from tuneful.commands.options import END_OF_INPUT, ConfigFile, Json, Model, Quiet, configuration, with_model
 from tuneful.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def generate_command(
     quiet: Quiet = False,
 ) -> None:
     """Answer one prompt, or every record of a file."""
-    from tuneful.console import Terminal, pieces_to_stdout, to_stdout
+    from tuneful.console import Terminal, json_to_stdout, pieces_to_stdout
     from tuneful.infer.file import answer_row
     from tuneful.infer.session import LoadedModel, question
     from tuneful.runs.schema import as_row
@@ -116,21 +115,21 @@ def generate_command(
             raise ConfigError("--input goes with --prompt; the records of --data bring their own")
         rows = generate_file(data, output, config=settings, terminal=terminal)
         if as_json:
-            to_stdout(json.dumps({"answers": str(output), "num_answers": len(rows)}))
+            json_to_stdout({"answers": str(output), "num_answers": len(rows)})
         return
     if output is not None:
         raise ConfigError("--output is for the answers of --data; the answer to a prompt goes to standard output")
     asked = question("", (), prompt if prompt is not None else _standard_input(), input_text)
     loaded = LoadedModel.load(settings, terminal.say)
     if as_json:
-        to_stdout(json.dumps(as_row(answer_row(loaded.answer([asked])[0])), ensure_ascii=False))
+        json_to_stdout(as_row(answer_row(loaded.answer([asked])[0])))
     else:
         pieces_to_stdout(loaded.stream(asked))
 
 
 def _standard_input() -> str:
     if sys.stdin.isatty():
-        print("Instruction, then Ctrl-D:", file=sys.stderr)
+        print(f"Instruction, then {END_OF_INPUT}:", file=sys.stderr)
     text = sys.stdin.read().strip()
     if not text:
         raise InputError("nothing was asked: give --prompt TEXT, --data FILE, or an instruction on standard input")

@@ -46,6 +46,8 @@ Checks = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+END_OF_INPUT = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+"""How a person ends what is typed."""
 
 _SETTING = re.compile(r"[^/=]*=")
 

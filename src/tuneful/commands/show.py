@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
@@ -57,7 +56,7 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """The exact tokens and weights of some records."""
-    from tuneful.console import Terminal, to_stdout
+    from tuneful.console import Terminal, json_to_stdout, to_stdout
     from tuneful.data.read import stream_data
     from tuneful.model.saved_template import with_saved_template
 
@@ -88,7 +87,7 @@ def show_command(
         write_text(html, as_page(shown, title=f"{stream.name}, as it is trained"))
         to_stdout(str(html))
     elif as_json:
-        to_stdout(json.dumps([_document(one) for one in shown], ensure_ascii=False, indent=1))
+        json_to_stdout([_document(one) for one in shown], indent=1)
     else:
         _print(shown)
 
@@ -105,13 +104,13 @@ def _chosen(stream: DataStream, start: int, rows: int) -> list[Record]:
 
 
 def _show_text(records: Sequence[Record], config: Config, as_json: bool) -> None:
-    from tuneful.console import to_stdout
+    from tuneful.console import json_to_stdout, to_stdout
 
     template = _template_without_model(config)
     thoughts = config.data.train_reasoning
     shown = [{"source": record.source, "text": _rendered(template, record, thoughts)} for record in records]
     if as_json:
-        to_stdout(json.dumps(shown, ensure_ascii=False, indent=1))
+        json_to_stdout(shown, indent=1)
     else:
         to_stdout("\n\n".join(f"{one['source']}\n{one['text']}" for one in shown))
 

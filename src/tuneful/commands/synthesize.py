@@ -5,7 +5,6 @@ OUTPUT.jsonl   OUTPUT.requests.jsonl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +213,7 @@ def synthesize_command(
     quiet: Quiet = False,
 ) -> None:
     """Have a language model make records, every request of it used or refused with a reason."""
-    from tuneful.console import Terminal, to_stdout
+    from tuneful.console import Terminal, json_to_stdout
 
     data, overrides = data_and_settings(arguments)
     settings = configuration(config, overrides, {})
@@ -243,7 +242,7 @@ def synthesize_command(
         terminal=Terminal(quiet=quiet),
     )
     if as_json:
-        to_stdout(json.dumps(result.as_dict(), ensure_ascii=False, indent=1))
+        json_to_stdout(result.as_dict(), indent=1)
     elif not quiet:
         show_synthesis(result, Terminal(stderr=False))
 

@@ -284,7 +284,9 @@ class ModelConfig(Section):
         "float32",
         description="number format of the saved model; bfloat16 takes half the disk, and is what is then measured",
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`, `cpu`, `mps`, `cuda` or `cuda:N`"
+    )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="replaces every dropout of the model; above 0 each record is computed on its own"
     )

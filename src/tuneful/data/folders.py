@@ -64,7 +64,7 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 def _data_files(folder: Path, paths: Iterable[Path]) -> list[str]:
     """Those of `paths` that may hold records, as they are called inside `folder`."""
-    return [str(path.relative_to(folder)) for path in sorted(paths) if _may_be_data(path, folder)]
+    return [path.relative_to(folder).as_posix() for path in sorted(paths) if _may_be_data(path, folder)]
 
 
 def _may_be_data(path: Path, folder: Path) -> bool:

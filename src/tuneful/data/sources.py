@@ -66,9 +66,9 @@ def _find(name: str, holds_text: bool = False) -> list[Place]:
         return [Place("stdin", None)]
     path = Path(name).expanduser()
     if path.is_dir():
-        return [Place(str(file), file) for file in files_of_folder(path, holds_text=holds_text)]
+        return [Place(file.as_posix(), file) for file in files_of_folder(path, holds_text=holds_text)]
     if os.path.lexists(path):
-        return [Place(str(path), path)]
+        return [Place(path.as_posix(), path)]
     if glob.has_magic(name):
         matches = sorted(glob.glob(str(path), recursive=True))
         if not matches:
@@ -86,7 +86,7 @@ def _find(name: str, holds_text: bool = False) -> list[Place]:
 
 
 def _place(name: str) -> Place:
-    return Place(name, Path(name))
+    return Place(name.replace(os.sep, "/"), Path(name))
 
 
 def dataset_id(name: str) -> str | None:

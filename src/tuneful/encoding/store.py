@@ -22,7 +22,6 @@ import os
 import secrets
 import shutil
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ import tokenizers
 from tuneful.data.read import DataStream, Record, SkippedRow
 from tuneful.encoding.encode import Encoder
 from tuneful.errors import DataError
-from tuneful.files import flush_entry, read_object, sha256_of, write_text, written
+from tuneful.files import ByteRanges, flush_entry, read_object, rename, sha256_of, write_text, written
 from tuneful.types import Conversation, Example, IntArray, ToolCall, ToolResult, Turn, sides_of
 
 Item = TypeVar("Item", covariant=True)
@@ -160,9 +159,7 @@ class Store:
         self._columns = {
             name: _mapped(folder / name, dtype) for name, dtype in types.items() if name not in _READ_WHEN_ASKED
         }
-        self._files = {name: os.open(folder / name, os.O_RDONLY) for name in _READ_WHEN_ASKED}
-        for descriptor in self._files.values():
-            weakref.finalize(self, os.close, descriptor)
+        self._texts = {name: ByteRanges(folder / name) for name in _READ_WHEN_ASKED}
         with contextlib.suppress(OSError):
             os.utime(folder / ABOUT)
 
@@ -252,8 +249,7 @@ class Store:
 
     def _read(self, name: str, ends: str, index: int) -> Any:
         span = self._span(ends, index)
-        content = os.pread(self._files[name], span.stop - span.start, span.start)
-        return json.loads(content.decode("utf-8", "surrogatepass"))
+        return json.loads(self._texts[name].read(span.start, span.stop).decode("utf-8", "surrogatepass"))
 
 
 class StoreWriter:
@@ -330,7 +326,7 @@ class StoreWriter:
             for path in (*(self._aside / name for name in self._types), self._aside):
                 flush_entry(path)
             try:
-                self._aside.rename(self.folder)
+                rename(self._aside, self.folder)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from tuneful.errors import ConfigError
 from tuneful.evaluation import check_worker
 from tuneful.evaluation.check_kinds import CheckItem, unmet, unscored
 from tuneful.runs.schema import CheckOutcome
+from tuneful.signals import end_group, own_group
 
 MAX_FAILURES = 5
 """Processes that may end or be ended; after that nothing is asked any more."""
@@ -115,7 +115,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,
+            **own_group(),
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         self._threads = [threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True)]
@@ -142,10 +142,7 @@ class _Worker:
 
     def end(self) -> None:
         """End the process, and whatever is of its session."""
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
+        end_group(self._process)
         self._process.wait()
         for thread in self._threads:
             while thread.is_alive():

@@ -42,7 +42,7 @@ from tuneful.export.runtime import (
     renderable,
 )
 from tuneful.export.source import Source
-from tuneful.files import free_bytes, sha256_of
+from tuneful.files import free_bytes, sha256_of, write_text
 from tuneful.infer.llama_cpp import LlamaCpp, LlamaCppMissingError
 from tuneful.model.gguf_header import GgufHeader, read_gguf_header
 from tuneful.model.load import load_model
@@ -120,7 +120,7 @@ def write_ollama_folder(request: Request) -> Written:
     """A GGUF file and a Modelfile, whose prompts are compared with those of training."""
     made = modelfile(request.source, request.file_name, request.license)  # before anything is written
     written = write_gguf_folder(request)
-    (request.folder / "Modelfile").write_text(made, encoding="utf-8")
+    write_text(request.folder / "Modelfile", made)
     text = (request.folder / "Modelfile").read_text(encoding="utf-8")
     asked = renderable(request.source)
     part = listed(

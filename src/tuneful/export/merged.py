@@ -18,7 +18,7 @@ import torch
 from tuneful.errors import ExportError
 from tuneful.export.card import Card, write_card
 from tuneful.export.huggingface import DType, Shipped, check_target, save_state, save_tokenizer
-from tuneful.files import written_aside
+from tuneful.files import write_text, written_aside
 from tuneful.model.checks import quiet
 from tuneful.model.merge import MergedTensor, check_merged, merged_tensors, stand_ins
 from tuneful.model.stored import StoredTensor, stored_tensors, stretches
@@ -112,7 +112,7 @@ def _write_files(saved: Mapping[str, MergedTensor], folder: Path, target: torch.
         by_matrix = {tensor.held.data_ptr() or name: tensor.held.numel() for name, tensor in saved.items()}
         total = sum(by_matrix.values())
         index = {"metadata": {"total_parameters": total, **split.metadata}, "weight_map": split.tensor_to_filename}
-        (folder / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(folder / _INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def _write_file(saved: Mapping[str, MergedTensor], file: Path, target: torch.dtype) -> None:

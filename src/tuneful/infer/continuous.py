@@ -24,6 +24,7 @@ from tuneful.infer.row import Row, TokenLogprobs
 from tuneful.infer.sample import next_tokens
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.memory import available_bytes, room_for_a_copy
+from tuneful.model.precision import in_float64
 
 _PREFILL_TOKENS, _PREFILL_BESIDE = 4096, 1024
 """Most prompt tokens that enter at once, and most while others are in flight, who wait meanwhile. One prompt may be longer."""
@@ -282,7 +283,7 @@ def _logprobs(logits: torch.Tensor, token_ids: Sequence[int], num_top: int) -> l
     found: list[TokenLogprobs] = []
     size = max(1, _MAX_PRECISE_LOGITS // logits.shape[-1])
     for start in range(0, len(token_ids), size):
-        logprobs, ids = logits[start : start + size].double().log_softmax(-1), list(token_ids[start : start + size])
+        logprobs, ids = in_float64(logits[start : start + size]).log_softmax(-1), list(token_ids[start : start + size])
         own = logprobs[torch.arange(len(ids)), ids].tolist()
         values, top = logprobs.topk(min(num_top, logprobs.shape[-1]), -1)
         found += [

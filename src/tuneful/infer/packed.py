@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from tuneful.model.memory import room_for_a_copy
+from tuneful.model.onednn import multiplies_bfloat16, packed, packed_linear
 
 
 def packed_weights(model: PreTrainedModel) -> AbstractContextManager[Any]:
@@ -28,12 +29,12 @@ def packed_weights(model: PreTrainedModel) -> AbstractContextManager[Any]:
     if not weights or not room_for_a_copy(num_bytes):
         return nullcontext()
     with torch.no_grad():
-        return _PackedLinears({id(weight): torch.ops.mkldnn._reorder_linear_weight(weight) for weight in weights})
+        return _PackedLinears({id(weight): packed(weight) for weight in weights})
 
 
 def _packable(model: PreTrainedModel) -> list[torch.Tensor]:
     """The weights of linear layers that oneDNN multiplies natively, each once."""
-    if model.device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if model.device.type != "cpu" or not multiplies_bfloat16():
         return []
     layers = (module for module in model.modules() if type(module) is torch.nn.Linear)
     return list({id(layer.weight): layer.weight for layer in layers if layer.weight.dtype is torch.bfloat16}.values())
@@ -58,7 +59,6 @@ class _PackedLinears(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        if (packed := self._packed.get(id(weight))) is None:
+        if (laid_out := self._packed.get(id(weight))) is None:
             return torch.nn.functional.linear(input, weight, bias)
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
-        return product
+        return packed_linear(input, laid_out, bias)

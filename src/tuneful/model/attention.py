@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,12 @@ def softcap_of(attention: Any) -> float | None:
     return softcap
 
 
+def _moved(groups: tuple[BlockGroup, ...], device: torch.device) -> tuple[BlockGroup, ...]:
+    """The same groups with their tensors on `device`."""
+    names = () if device.type == "cpu" else ("query_rows", "output_rows", "key_rows", "hidden")
+    return tuple(replace(group, **{name: getattr(group, name).to(device) for name in names}) for group in groups)
+
+
 def plan_attention(batch: TrieBatch, model: PreTrainedModel, *, only_targets: bool = False) -> AttentionPlan:
     """The plan of one batch for one model, on the model's device.
 
@@ -123,7 +129,8 @@ def _lay_out(batch: TrieBatch, model: PreTrainedModel, window: int | None) -> At
         blocks = cut_blocks(batch, attention_native.MAX_QUERIES, window)
         return AttentionLayout(blocks=lay_out_blocks(blocks, num_key_heads, library))
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES, window)
-    return AttentionLayout(lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype))
+    groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
+    return AttentionLayout(_moved(groups, model.device))
 
 
 def trie_attention(

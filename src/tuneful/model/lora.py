@@ -24,7 +24,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from tuneful.errors import ConfigError, ExportError
-from tuneful.files import written_aside
+from tuneful.files import write_text, written_aside
 from tuneful.model.adapter import WEIGHTS, Adapter, own_name, read_adapter
 from tuneful.model.logits import largest_difference, prompt_logits
 from tuneful.model.merge import merge_layers
@@ -398,4 +398,4 @@ def _settle_order(file: Path) -> None:
     """peft writes sets in an order that changes from run to run; the same adapter is to be the same bytes."""
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(config, indent=2, sort_keys=True) + "\n")

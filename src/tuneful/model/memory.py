@@ -37,12 +37,20 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def available_bytes(device: torch.device | None = None) -> int:
-    """Bytes that this process can still take: of `device` where that is a GPU, else of the machine, within its limits."""
+    """Bytes that this process can still take: of `device` where that is a GPU, else of the machine, within its limits.
+
+    An Apple GPU (MPS) shares the memory of the machine, and the system gives it two thirds or three quarters of that.
+    """
     if device is not None and device.type == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    return max(0, min([psutil.virtual_memory().available, *_left_by_cgroups(), *_left_by_limits()]))
+    shared = []
+    if device is not None and device.type == "mps":
+        import torch
+
+        shared = [torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()]
+    return max(0, min([psutil.virtual_memory().available, *shared, *_left_by_cgroups(), *_left_by_limits()]))
 
 
 def room_for_a_copy(num_bytes: int) -> bool:
@@ -66,7 +74,20 @@ def total_bytes(device: torch.device | None = None) -> int:
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory)
+    if device is not None and device.type == "mps":
+        import torch
+
+        return int(torch.mps.recommended_max_memory())
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _cgroup_limits())])
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Bytes of the machine's memory that torch holds for a GPU which shares it (MPS), and does not give back; 0 elsewhere."""
+    if device.type != "mps":
+        return 0
+    import torch
+
+    return int(torch.mps.driver_allocated_memory())
 
 
 def _left_by_cgroups() -> list[int]:
@@ -82,8 +103,8 @@ def _cgroup_limits() -> list[tuple[int, int]]:
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             with contextlib.suppress(OSError, ValueError):  # no such file, or a limit of `max`
-                limit = int((folder / limit_file).read_text())
-                used = int((folder / used_file).read_text()) - _statistic(folder / "memory.stat", cache)
+                limit = int((folder / limit_file).read_bytes())
+                used = int((folder / used_file).read_bytes()) - _statistic(folder / "memory.stat", cache)
                 found.append((limit, max(0, used)))
     return found
 
@@ -91,7 +112,7 @@ def _cgroup_limits() -> list[tuple[int, int]]:
 def _cgroup_folders() -> list[Path]:
     """The control groups of this process, its own and those above it."""
     try:
-        lines = _OWN_CGROUP.read_text().splitlines()
+        lines = _OWN_CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     folders: list[Path] = []
@@ -105,7 +126,7 @@ def _cgroup_folders() -> list[Path]:
 
 
 def _statistic(file: Path, name: str) -> int:
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(" ")
         if key == name:
             return int(value)
@@ -146,7 +167,7 @@ def drop_mapped_pages(tensor: torch.Tensor) -> None:
 def _is_of_a_file(start: int, length: int) -> bool:
     """Whether those addresses are of a safetensors file."""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
             first, _, last = line.partition(" ")[0].partition("-")
             if int(first, 16) <= start and start + length <= int(last, 16):
                 return ".safetensors" in line

@@ -1,48 +1,96 @@
 """Where the model runs, and its compute dtype: the precision of its matrix products.
 
 bfloat16 pays only where the processor multiplies bfloat16 natively: elsewhere they are emulated, tens of times
-slower. So the processor is asked, and then timed once; the answer is kept in the cache.
+slower. So the processor is asked, and then timed once; the answer is kept in the cache. The GPU of an Apple processor (MPS) is
+timed likewise, beside the processor: on a small model of a small Mac it is the slower of the two. It has no float64
+(`in_float64`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tuneful.errors import ConfigError
-from tuneful.files import write_json
+from tuneful.files import cache_root, write_json
 from tuneful.model.memory import drop_mapped_pages
+from tuneful.model.onednn import multiplies_bfloat16
 from tuneful.model.processor import processor_name
 
 _ROWS, _INNER, _OUT = 512, 576, 1536
 _WORTH = 1.2
 """How many times faster than float32 a bfloat16 matrix product must be before the loss of precision is worth it."""
+_WORTH_MOVING = 1.5
+"""How many times faster than on the processor a product on MPS must be: what is compiled for processors is slower there."""
+_CPU, _MPS = torch.device("cpu"), torch.device("mps")
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is a device, else the CPU; ConfigError for a device that is not there."""
+    """`auto` is CUDA where there is a device, else MPS where it multiplies faster than the CPU, else the CPU.
+
+    ConfigError for a device that is not there.
+    """
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda") if torch.cuda.is_available() else _CPU if why_not_mps(cache_root()) else _MPS
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"`model.device`: {wanted!r}, but no CUDA device is visible; use `auto` or `cpu`")
+    if wanted == "mps" and (reason := _no_mps()) is not None:
+        raise ConfigError(f"`model.device`: 'mps', but {reason}; use `auto` or `cpu`")
     return torch.device(wanted)
 
 
+def why_not_mps(cache: Path) -> str | None:
+    """Why the GPU of this Mac is not what `auto` chooses, for people; None where it is. It is timed once (kept in `cache`)."""
+    if (reason := _no_mps()) is not None:
+        return reason
+    speedup = _kept(cache / "mps.json", lambda: _seconds(_CPU) / _seconds(_MPS))
+    return None if speedup >= _WORTH_MOVING else f"it multiplies {speedup:.1f} times as fast as the processor"
+
+
+def _no_mps() -> str | None:
+    if not torch.backends.mps.is_available():
+        return (
+            "there is no GPU of an Apple processor"
+            if torch.backends.mps.is_built()
+            else "this build of torch has no MPS"
+        )
+    return "several processes train together" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
+def in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in float64, on its device or, where that has no such numbers, on the host."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done what it was told; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
-    """The compute dtype, float32 or bfloat16; `auto` asks the device, and times the CPU once (about 0.1 s, kept in `cache`)."""
+    """The compute dtype, float32 or bfloat16; `auto` asks the device, and times a CPU or MPS once (0.1 s, kept in `cache`)."""
     if wanted != "auto":
         return torch.float32 if wanted == "float32" else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device.type == "cpu" and not multiplies_bfloat16():
         return torch.float32
-    return torch.bfloat16 if _speedup_of_bfloat16(cache / "bfloat16.json") >= _WORTH else torch.float32
+    file = cache / ("bfloat16.json" if device.type == "cpu" else f"{device.type}-bfloat16.json")
+    speedup = _kept(
+        file, lambda: _seconds_of_product(torch.float32, device) / _seconds_of_product(torch.bfloat16, device)
+    )
+    return torch.bfloat16 if speedup >= _WORTH else torch.float32
 
 
 def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -79,15 +127,16 @@ def parameters_made_in(dtype: torch.dtype | None) -> Iterator[None]:
         hook.remove()
 
 
-def _speedup_of_bfloat16(file: Path) -> float:
+def _kept(file: Path, measure: Callable[[], float]) -> float:
+    """What `measure` gave on this processor with this torch, or gives now and `file` keeps."""
     key = f"{processor_name()} {torch.__version__} {torch.get_num_threads()} threads"
     try:
-        kept = json.loads(file.read_text())
+        kept = json.loads(file.read_bytes())
         if kept["key"] == key:
             return float(kept["speedup"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    speedup = _seconds_of_product(torch.float32) / _seconds_of_product(torch.bfloat16)
+    speedup = measure()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"key": key, "speedup": round(speedup, 3)})
@@ -96,12 +145,23 @@ def _speedup_of_bfloat16(file: Path) -> float:
     return speedup
 
 
-def _seconds_of_product(dtype: torch.dtype, repeats: int = 9) -> float:
-    rows = torch.ones(_ROWS, _INNER, dtype=dtype)
-    weight = torch.ones(_OUT, _INNER, dtype=dtype)
+def _seconds(device: torch.device) -> float:
+    """Of a product in the faster of the two precisions that `device` has."""
+    has_bfloat16 = device.type != "cpu" or multiplies_bfloat16()
+    return min(_seconds_of_product(dtype, device) for dtype in (torch.float32, *[torch.bfloat16] * has_bfloat16))
+
+
+def _seconds_of_product(dtype: torch.dtype, device: torch.device = _CPU, repeats: int = 9) -> float:
+    """Seconds of a product of a layer's shape, its end waited for; infinite where `device` does not have `dtype`."""
     seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.nn.functional.linear(rows, weight)
-        seconds.append(time.perf_counter() - start)
+    try:
+        rows = torch.ones(_ROWS, _INNER, dtype=dtype, device=device)
+        weight = torch.ones(_OUT, _INNER, dtype=dtype, device=device)
+        for _ in range(repeats):
+            start = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            synchronize(device)
+            seconds.append(time.perf_counter() - start)
+    except (RuntimeError, TypeError):  # macOS before 14 has no bfloat16
+        return math.inf
     return min(seconds)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tuneful.model.precision import synchronize
 from tuneful.model.size import ModelSize
 
 _LEAST, _TRAINED_ROWS, _MAX_SHAPES = 3, 128, 4
@@ -91,7 +92,6 @@ def _seconds_of_product(
         while len(taken) < _LEAST or time.perf_counter() < end:
             start = time.perf_counter()
             torch.nn.functional.linear(rows, weight)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronize(device)
             taken.append(time.perf_counter() - start)
     return min(taken)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import tuneful
+from tuneful.model.memory import shared_bytes
 from tuneful.model.processor import processor_name
 from tuneful.runs.schema import Choices
 
@@ -51,7 +52,7 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     except ImportError:  # Windows
         return getattr(psutil.Process().memory_info(), "peak_wset", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) * (1 if sys.platform == "darwin" else 1024)
+    return int(peak) * (1 if sys.platform == "darwin" else 1024) + shared_bytes(device)
 
 
 def _version(package: str) -> str | None:

@@ -29,7 +29,7 @@ from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
 from tuneful.model.load import context_length
-from tuneful.model.memory import small_copies, total_bytes
+from tuneful.model.memory import shared_bytes, small_copies, total_bytes
 from tuneful.model.nf4_layers import weights_without_values
 from tuneful.model.stored import STRETCH
 from tuneful.numbers import rough_duration
@@ -284,16 +284,16 @@ def _most_bytes_so_far(run: RunState) -> int:
         return int(torch.cuda.max_memory_allocated(run.device))
     info = psutil.Process().memory_info()
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
-    return int(getattr(info, "peak_wset", info.rss))
+    return int(getattr(info, "peak_wset", info.rss)) + shared_bytes(run.device)
 
 
 def _forget_most_bytes() -> None:
     """Let the most that this process has held be counted anew, where the system can; elsewhere it is that of all phases."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
 def _memory_of_saving(run: RunState, engine: Engine) -> int:
@@ -302,7 +302,7 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
     if run.device.type == "cuda":
         return int(torch.cuda.memory_allocated(run.device))
     finish_training(engine)
-    settled = int(psutil.Process().memory_info().rss)
+    settled = int(psutil.Process().memory_info().rss) + shared_bytes(run.device)
     if run.method.adapter is not None:
         with weights_without_values(run.model):
             layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))

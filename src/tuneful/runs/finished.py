@@ -148,7 +148,7 @@ def _whole(run: FinishedRun, device: torch.device, terminal: Terminal) -> Pretra
 def _with_adapter(run: FinishedRun, device: torch.device, terminal: Terminal) -> Pretrained:
     """The base as training began with it, and the trained adapter beside it, its parameters called as they were in training."""
     config, name = run.config, run.config.model.name_or_path
-    in_4_bits = config.train.method == "qlora" and device.type == "cpu"
+    in_4_bits = config.train.method == "qlora" and device.type != "cuda"
     with _where_it_was_begun(run):
         path = resolve_model(name, terminal.say)
         continues = is_adapter(path) and not config.lora.create_new_adapter

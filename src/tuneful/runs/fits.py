@@ -52,7 +52,7 @@ class Need:
 def check_fits(path: Path, name: str, config: Config, device: torch.device) -> None:
     """ConfigError where the model in `path`, called `name`, cannot be trained as `config` says in the memory there is."""
     size = size_of(path)
-    if size is None or (config.train.method == "qlora" and device.type != "cpu"):
+    if size is None or (config.train.method == "qlora" and device.type == "cuda"):
         return
     dtype = choose_dtype(config.model.dtype, device, cache_root())
     need, available = needed(size, config, dtype, device), available_bytes(device)
@@ -92,9 +92,11 @@ def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
         else size.num_adapter_parameters(config.lora.r, train.freeze_layers)
     )
     frozen = all_weights - trained if is_full else all_weights
-    on_cpu = device.type == "cpu"  # where the best weights lie, and where models are loaded and compared
+    on_host = (
+        device.type != "cuda"
+    )  # MPS shares its memory: where the best weights lie, and where models are loaded and compared
     has_validation = bool(config.data.validation_share or config.data.validation_file)
-    keeps_best = on_cpu and train.keep == "best" and has_validation
+    keeps_best = on_host and train.keep == "best" and has_validation
     in_4_bits = size.num_in_matrices if train.method == "qlora" else 0
     frozen_bytes = (frozen - in_4_bits) * (dtype.itemsize + (_FLOAT32 if is_full and is_low else 0))
     frozen_bytes += int(in_4_bits * NF4_BYTES)
@@ -109,7 +111,7 @@ def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
             "activations": _activations(size, train.activation_checkpointing, dtype),
         },
     )
-    if not on_cpu:
+    if not on_host:
         return
     if is_full:
         yield Need("loading the model", {"weights in float32": all_weights * _FLOAT32})

@@ -271,7 +271,7 @@ class RunDir:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl."""
         if self._writes:
-            with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            with (self.path / METRICS).open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json_line(row))
 
     def _write(self, name: str, text: str | Iterable[str]) -> None:

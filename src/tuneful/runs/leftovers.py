@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 from filelock import FileLock, Timeout
 
 from tuneful.console import Terminal
-from tuneful.files import PART, remove
+from tuneful.files import PART, remove, rename
 from tuneful.numbers import plural, storage
 from tuneful.runs.folder import LOCK
 from tuneful.runs.listing import ListedRun, is_run, newest_step, read_run_folder, sizes
@@ -91,9 +91,9 @@ def remove_leftover(leftover: Leftover, folder: Path) -> bool:
         if not any((one.kind, one.path) == (leftover.kind, leftover.path) for one in there):
             return False
         if not is_open:
-            path.rename(aside)
+            rename(path, aside)
     if is_open:
-        path.rename(aside)
+        rename(path, aside)
     remove(aside)
     return True
 

@@ -378,7 +378,7 @@ def _load(
     A base that stays as it is is loaded in the compute dtype or 4 bits; `config` says what an adapter is that goes on beside it.
     """
     name = config.model.name_or_path
-    in_4_bits = config.train.method == "qlora" and device.type == "cpu"
+    in_4_bits = config.train.method == "qlora" and device.type != "cuda"
     held = dtype if in_4_bits or config.train.method == "lora" else torch.float32
 
     def load() -> tuple[Config, Pretrained]:

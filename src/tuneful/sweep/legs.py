@@ -28,6 +28,7 @@ from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.errors import DivergedError, OutOfMemoryError, TunefulError
 from tuneful.runs.job import TrainedPart, train_part
+from tuneful.signals import ask_to_end, own_group
 
 _NOTICED_SECONDS = 0.2
 
@@ -109,7 +110,7 @@ class _Processes:
         with self._lock:
             self._stopped = True
             for process in self._running:
-                process.terminate()
+                ask_to_end(process)
 
     def _begun(self, place: int) -> subprocess.Popen[str]:
         with self._lock:
@@ -123,7 +124,7 @@ class _Processes:
                 text=True,
                 encoding="utf-8",
                 env=worker_environment(self._num_jobs, place),
-                start_new_session=True,  # a Ctrl-C is for this process, which tells them once
+                **own_group(),
             )
             self._running.add(process)
             return process

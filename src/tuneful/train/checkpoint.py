@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import load_file
 
 from tuneful.errors import CheckpointError, CorruptCheckpointError
-from tuneful.files import flush_entry, free_bytes, sha256_of, write_json, written
+from tuneful.files import flush_entry, free_bytes, rename, sha256_of, write_json, written
 from tuneful.train.distributed import full_tensor
 
 MANIFEST = "manifest.json"
@@ -90,7 +90,7 @@ def save_checkpoint(
         write_json(aside / MANIFEST, _manifest(step, files, document))
         if os.path.lexists(final):
             _remove(folder, name)
-        os.rename(aside, final)
+        rename(aside, final)
         flush_entry(folder)
         for old in sorted(_steps(folder))[:-keep]:
             _remove(folder, _steps(folder)[old])
@@ -165,7 +165,7 @@ def quarantine(corrupt: CorruptCheckpoint) -> Path:
     folder, target = corrupt.path.parent, corrupt.path.with_name(f"damaged-{corrupt.path.name}")
     if os.path.lexists(target):
         _delete(target)
-    os.rename(corrupt.path, target)
+    rename(corrupt.path, target)
     flush_entry(folder)
     return target
 
@@ -244,7 +244,7 @@ def _make_folder(folder: Path) -> None:
 def _remove(folder: Path, name: str) -> None:
     """Remove a checkpoint: out of its place first, so that half of one is never met there."""
     aside = folder / f".old-{name}"
-    os.rename(folder / name, aside)
+    rename(folder / name, aside)
     _delete(aside)
 
 

@@ -33,6 +33,7 @@ from tuneful.model.decoder import is_served
 from tuneful.model.freeze import activations_computed_again
 from tuneful.model.load import UNLIMITED, context_length
 from tuneful.model.nf4_layers import is_in_4_bits
+from tuneful.model.precision import in_float64
 from tuneful.model.quantize import compute_in
 from tuneful.model.sources import why_unknown
 from tuneful.runs.schema import Layout, LayoutName
@@ -351,7 +352,7 @@ def _differences(found: _Gradients, wanted: _Gradients) -> dict[str, float]:
         return {"": math.inf}
     squares: dict[str, list[float]] = {}
     for name, gradient in wanted.items():
-        one = [part.double().norm().item() ** 2 for part in (found[name] - gradient, gradient)]
+        one = [in_float64(part).norm().item() ** 2 for part in (found[name] - gradient, gradient)]
         for kind in ("", _LAYER_NUMBER.sub("", name)):
             squares[kind] = [sum(pair) for pair in zip(squares.get(kind, (0, 0)), one, strict=True)]
     smallest = _SMALL_KIND**2 * squares[""][1]

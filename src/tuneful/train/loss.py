@@ -28,6 +28,7 @@ from tuneful.model.attention import NAME, plan_attention, use_trie_attention
 from tuneful.model.decoder import is_served, target_logits
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.native import KINDS, kernels
+from tuneful.model.precision import in_float64
 from tuneful.runs.schema import LayoutName
 from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
@@ -49,12 +50,12 @@ class MicroBatchLoss:
 
     def record_nll(self) -> list[float]:
         """For each record in the order given, the summed negative log-likelihood (nats) of its targets, unweighted."""
-        nll = self.target_nll.detach().double().cpu().numpy()
+        nll = in_float64(self.target_nll.detach()).cpu().numpy()
         return [float(nll[own].sum()) for own in self.record_targets]
 
     def record_losses(self, examples: Sequence[Example]) -> list[float]:
         """The same for `examples`, those of this micro-batch, with each target counted by its weight: they sum to `total`."""
-        nll = self.target_nll.detach().double().cpu().numpy()
+        nll = in_float64(self.target_nll.detach()).cpu().numpy()
         return [
             float(nll[own] @ example.weights[1:][example.weights[1:] > 0])
             for own, example in zip(self.record_targets, examples, strict=True)
@@ -155,7 +156,9 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
         logits = target_logits(model, inputs, positions, plan, rows)
     else:
         logits = compute_logits(model, rows, **inputs, position_ids=positions, trie_plan=plan, use_cache=False)[0]
-    weights = torch.from_numpy(batch.target_weights).to(model.device)
+    weights = (
+        torch.from_numpy(batch.target_weights).to(torch.promote_types(model.dtype, torch.float32)).to(model.device)
+    )
     total, nll = WeightedCrossEntropy.apply(logits, _ids(batch.target_ids, model), weights)  # type: ignore[no-untyped-call]
     return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
 

@@ -47,6 +47,12 @@ def fitted(attempt: Callable[[int], Found], max_tokens: int) -> tuple[Found, int
             )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+
+
+_SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+"""How torch says it where it raises no class of its own."""
 
 
 @contextmanager
@@ -57,7 +63,7 @@ def out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         said = str(error)
         known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and "can't allocate memory" not in said and "not enough memory" not in said:
+        if not known and not any(words in said for words in _SAID_OF_MEMORY):
             raise
         lengths = [len(example) for example in batch]
         raise OutOfMemoryError(len(batch), sum(lengths), max(lengths), batch[0].source) from None

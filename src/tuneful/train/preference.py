@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from tuneful.config import PreferenceConfig
+from tuneful.model.precision import in_float64
 from tuneful.train.loss import MicroBatchLoss
 from tuneful.train.objective import Measure, Row, Share
 from tuneful.train.preference_losses import (
@@ -52,7 +53,7 @@ def record_weight(example: Example) -> float:
 def response_logps(found: MicroBatchLoss, responses: Sequence[np.ndarray[Any, np.dtype[np.int64]]]) -> torch.Tensor:
     """For each response, indices of targets, their summed log-probability, on the CPU with its graph: float64 [responses]."""
     owner = np.repeat(np.arange(len(responses)), [len(part) for part in responses])
-    logps = -found.target_nll.double().cpu()[torch.from_numpy(np.concatenate(responses))]
+    logps = -in_float64(found.target_nll).cpu()[torch.from_numpy(np.concatenate(responses))]
     return torch.zeros(len(responses), dtype=torch.float64).index_add(0, torch.from_numpy(owner), logps)
 
 

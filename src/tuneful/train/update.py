@@ -16,6 +16,7 @@ import torch
 
 from tuneful.config import TrainConfig
 from tuneful.model.native import KINDS, Parameter, kernels
+from tuneful.model.precision import in_float64
 from tuneful.train.distributed import local
 
 BATCH_ELEMENTS = 1 << 20
@@ -135,7 +136,7 @@ class TorchUpdate:
     def squared_norm(self) -> float:
         """The sum of squares of all gradients."""
         squares = [torch.dot(part, part) for batch in self._with_gradients() for part in _gradients(batch)]
-        return torch.stack(squares).sum(dtype=torch.float64).item() if squares else 0.0  # a rank may hold nothing
+        return in_float64(torch.stack(squares)).sum().item() if squares else 0.0  # a rank may hold nothing
 
     def step(self, num_steps: int, rate: float, divisor: float) -> None:
         """AdamW's step number `num_steps` with the gradients divided by `divisor`."""
@@ -150,10 +151,15 @@ class TorchUpdate:
 
     def _step_batch(self, batch: Sequence[_Stretch], num_steps: int, rate: float, divisor: float) -> None:
         masters = [stretch.of(stretch.tensor.master) for stretch in batch]
-        device = masters[0].device
+        device, gradients = masters[0].device, _gradients(batch)
+        if (
+            device.type == "mps" and divisor != 1.0
+        ):  # whose kernel may not know `grad_scale`; the gradients are forgotten after this
+            torch._foreach_div_(gradients, divisor)
+            divisor = 1.0
         torch._fused_adamw_(
             masters,
-            _gradients(batch),
+            gradients,
             [stretch.of(stretch.tensor.exp_avg) for stretch in batch],
             [stretch.of(stretch.tensor.exp_avg_sq) for stretch in batch],
             [],
