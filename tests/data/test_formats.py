@@ -181,6 +181,10 @@ def with_message(entry: Any) -> dict[str, Any]:
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "a finished text": ({"text": "a"}, TEXT_REASON),
+    "a text with its label": (
+        {"text": "a", "Label": "b"},
+        f"{TEXT_REASON}. To learn the label: data.columns=instruction=text,output=Label",
+    ),
     "a preference pair": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "a preference pair (`chosen`, `rejected`)"),
     "a bare preference pair": ({"chosen": "b", "rejected": "c"}, "a preference pair (`chosen`, `rejected`)"),
     "other names": (
