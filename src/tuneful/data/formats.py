@@ -304,6 +304,8 @@ def _why_no_format(fields: Fields, *, asks: bool) -> str:
     if asks:
         setting = f"data.columns=instruction={ask or 'COLUMN'}"
         return f"nothing is asked under a known name; keys are {names_of(fields)}. Name yours: {setting}"
+    if not ask and not answer and len(fields) == 2:
+        ask, answer = fields  # a spreadsheet of two columns: questions, then answers
     example = f"instruction={ask or 'COLUMN'},output={answer or 'COLUMN'}"
     return f"no instruction and answer known by name; keys are {names_of(fields)}. Name yours: data.columns={example}"
 
