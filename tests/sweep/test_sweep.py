@@ -240,9 +240,10 @@ def load_rows_of(run: Path) -> list[str]:
 
 
 def test_a_sweep_killed_again_and_again_ends_in_the_same_table(tiny_llama: Path, tmp_path: Path) -> None:
-    kills, different = killed_sweeps.campaign(tmp_path, tiny_llama, num_kills=4, seed=0)
-    assert kills == 4
-    assert different == []
+    tally = killed_sweeps.campaign(killed_sweeps.Swept.tiny(tmp_path, tiny_llama), num_kills=4, seed=0)
+    assert len(tally.kills) == 4
+    assert tally.different == []
+    assert {"sweep.json", "run-01 metrics"} < set(tally.compared)
 
 
 def test_runs_in_processes_come_to_the_same_and_end_with_the_sweep_that_is_killed(
