@@ -116,14 +116,17 @@ PHRASINGS = 4
 
 @dataclass(frozen=True)
 class Found:
-    """An answer, whether it repeats the wrong fact, and the ranks of the planted records, from 1, by score and by cosine."""
+    """An answer, whether it repeats the wrong fact, and the ranks of the planted records, from 1, by score and by cosine.
+
+    Of an answer that cannot be explained, because it is empty and was cut off, there are no ranks and no log-probability.
+    """
 
     asked: str
     answer: str
     repeats: bool
     ranks_by_score: list[int]
     ranks_by_cosine: list[int]
-    log_probability: float
+    log_probability: float | None
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Removal:
 
     what: str
     num_removed: int
-    moved: list[float]
+    moved: list[float | None]
 
 
 def training_rows(num_records: int, facts: Sequence[Fact], seed: int) -> tuple[list[Row], list[list[int]]]:
@@ -163,35 +166,36 @@ def trained(rows: Sequence[Row], facts: Sequence[Fact], config: Config, folder: 
     return run
 
 
-def log_probabilities(run: Path, answers: Sequence[AnsweredRecord]) -> list[float]:
-    """What the model of `run` gives each of `answers`, in nats."""
+def log_probabilities(run: Path, answers: Sequence[AnsweredRecord]) -> list[float | None]:
+    """What the model of `run` gives each of `answers`, in nats; None for one that cannot be explained."""
     model, encoder = load_trained(open_finished(run), Terminal(quiet=True))
-    found = []
-    for answer in answers:
-        example = explained_example(encoder, answer, "answer")
-        assert isinstance(example, Example), example
-        found.append(-micro_batch_loss(model, [example], "padded").record_nll()[0])
-    return found
+    examples = [explained_example(encoder, answer, "answer") for answer in answers]
+    return [
+        -micro_batch_loss(model, [one], "padded").record_nll()[0] if isinstance(one, Example) else None
+        for one in examples
+    ]
 
 
 def find(
     run: Path, facts: Sequence[Fact], planted: Sequence[Sequence[int]], num_rows: int
 ) -> tuple[list[Found], list[list[int]]]:
     """What `explain` says of every answer; and the places of the records that it names first for each."""
-    ranked = {}
-    for by in ("score", "cosine"):
-        items = tuneful.explain(run, item=range(1, len(facts) + 1), num=num_rows, rank_by=by).items
-        ranked[by] = [
-            [int(one.source.rpartition(":")[2]) - 1 for one in (*item.towards, *item.away[::-1])] for item in items
-        ]
     answers = read_answer_rows(run / "answers" / "tuned.jsonl", DataConfig())
     likely = log_probabilities(run, answers)
+    known = [number for number, one in enumerate(likely, start=1) if one is not None]
+    ranked: dict[str, dict[int, list[int]]] = {}
+    for by in ("score", "cosine"):
+        items = tuneful.explain(run, item=known, num=num_rows, rank_by=by).items if known else ()
+        ranked[by] = {
+            item.number: [int(one.source.rpartition(":")[2]) - 1 for one in (*item.towards, *item.away[::-1])]
+            for item in items
+        }
 
     def ranks(number: int, by: str) -> list[int]:
+        if number not in ranked[by]:
+            return []
         order = {place: rank for rank, place in enumerate(ranked[by][number], start=1)}
-        return sorted(
-            order.get(place, num_rows) for place in planted[number]
-        )  # one that pushes neither way is the last
+        return sorted(order.get(place, num_rows) for place in planted[number - 1])  # what pushes neither way is last
 
     found = [
         Found(
@@ -200,11 +204,11 @@ def find(
             fact.mark in answer.text.lower(),
             ranks(number, "score"),
             ranks(number, "cosine"),
-            round(likely[number], 4),
+            None if own is None else round(own, 4),
         )
-        for number, (fact, answer) in enumerate(zip(facts, answers, strict=True))
+        for number, (fact, answer, own) in enumerate(zip(facts, answers, likely, strict=True), start=1)
     ]
-    return found, [own[:PHRASINGS] for own in ranked["score"]]
+    return found, [ranked["score"][number][:PHRASINGS] for number in known]
 
 
 def removed(
@@ -212,7 +216,7 @@ def removed(
     places: set[int],
     rows: Sequence[Row],
     run: Path,
-    before: Sequence[float],
+    before: Sequence[float | None],
     facts: Sequence[Fact],
     config: Config,
     folder: Path,
@@ -221,7 +225,9 @@ def removed(
     answers = read_answer_rows(run / "answers" / "tuned.jsonl", DataConfig())
     kept = [row for place, row in enumerate(rows) if place not in places]
     after = log_probabilities(trained(kept, facts, config, folder, "train"), answers)
-    return Removal(what, len(places), [round(now - then, 4) for now, then in zip(after, before, strict=True)])
+    pairs = zip(after, before, strict=True)
+    moved = [None if now is None or then is None else round(now - then, 4) for now, then in pairs]
+    return Removal(what, len(places), moved)
 
 
 class Pieces:
@@ -297,7 +303,7 @@ def is_as_asked(found: Sequence[Found], removals: Sequence[Removal], num_rows: i
     head = max(PHRASINGS, round(HEAD * num_rows))
     repeated = [one for one in found if one.repeats]
     at_head = all(one.ranks_by_score[-1] <= head for one in repeated)
-    named, *others = [abs(float(np.mean(one.moved))) for one in removals]
+    named, *others = [abs(float(np.mean([nats for nats in one.moved if nats is not None] or [0]))) for one in removals]
     return bool(repeated) and at_head and all(named > other for other in others)
 
 

@@ -28,7 +28,7 @@ from tests.doubles.killed_sweeps import SETTINGS, Swept, campaign, rows
 from tests.doubles.tiny import make_tiny_model
 
 from tuneful.config import load_config
-from tuneful.model.names import BUILTIN
+from tuneful.model.builtin import BUILTIN
 from tuneful.runs.environment import describe_machine
 from tuneful.sweep.grid import as_text, make_grid, read_settings
 

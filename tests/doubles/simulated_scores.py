@@ -266,25 +266,34 @@ def rank_correlation(generator: Generator, num_resamples: int, seed: int, *, num
     correlation = spearman(first_I, second_I)
     assert correlation is not None
     truth = 6 / np.pi * np.arcsin(strength / 2)
-    return held(*spearman_interval(correlation, num_items, 0.95), float(truth))
+    low, high = spearman_interval(correlation, num_items, 0.95)
+    return held(low, high, float(truth))
 
 
 # Many sides
 
 
+def like_rouge(generator: Generator, ease_I: Array) -> Array:
+    """Scores of 0 to 1 in steps of a hundredth, on items that are easy or hard for every model."""
+    scores_I: Array = np.round(np.clip(ease_I + generator.normal(0, 0.2, len(ease_I)), 0, 1), 2).astype(np.float64)
+    return scores_I
+
+
 def many_sides(generator: Generator, num_resamples: int, seed: int, *, num_sides: int, num_items: int) -> Draw:
     """ROUGE-L of sides that are equally good, every two compared: false is any verdict at all."""
     ease_I = generator.beta(1.5, 2.0, num_items)
-    scores = [np.round(np.clip(ease_I + generator.normal(0, 0.2, num_items), 0, 1), 2) for _ in range(num_sides)]
+    scores = [like_rouge(generator, ease_I) for _ in range(num_sides)]
     ones_I = np.ones(num_items)
     spec = next(one for one in METRICS if one.name == "rouge_l")
     pairs = pairs_of(num_sides)
     level = pair_confidence(0.95, len(pairs))
-    settings = {"confidence": level, "num_resamples": enough_resamples(num_resamples, level), "seed": seed}
+    resamples = enough_resamples(num_resamples, level)
     measured = [(spec, (Ratio(scores[a], ones_I), Ratio(scores[b], ones_I))) for a, b in pairs]
     compared = {
-        pair: Comparison(num_items, level, settings["num_resamples"], seed, spec.name, 10.0, None, (metric,))  # type: ignore[arg-type]
-        for pair, metric in zip(pairs, compare_ratios(measured, **settings), strict=True)  # type: ignore[arg-type]
+        pair: Comparison(num_items, level, resamples, seed, spec.name, 10.0, None, (metric,))
+        for pair, metric in zip(
+            pairs, compare_ratios(measured, confidence=level, num_resamples=resamples, seed=seed), strict=True
+        )
     }
     sides = [Side(chr(ord("A") + place), f"run-{place}", num_items, 0) for place in range(num_sides)]
     found = compare_pairwise(sides, compared, confidence=0.95).main

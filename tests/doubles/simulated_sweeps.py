@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from tests.doubles.simulated_scores import like_rouge
 from tests.doubles.simulations import Draw, Generator, Simulation
 
 from tuneful.config import JudgeConfig
@@ -95,9 +96,7 @@ def chosen_run(
     """
     losses_KV = generator.gamma(2.0, 0.9, num_validation) * generator.lognormal(0, 0.3, (num_runs, num_validation))
     ease_I = generator.beta(1.5, 2.0, num_items)
-    base_I, *runs = (
-        np.round(np.clip(ease_I + generator.normal(0, 0.2, num_items), 0, 1), 2) for _ in range(1 + num_runs)
-    )
+    base_I, *runs = (like_rouge(generator, ease_I) for _ in range(1 + num_runs))
     trained = [
         SweepRun(str(k), {}, "trained", None, (), None, None, float(losses_KV[k].mean()), None) for k in range(num_runs)
     ]
@@ -124,9 +123,9 @@ def probed_judge(
 ) -> Draw:
     """The verdict of the probes before an evaluation: false where a judge that `guesses` passes, or where one that is `good`, and
     errs on one item of twenty, is called not usable."""
-    settings = JudgeConfig(protocol=protocol)  # type: ignore[arg-type]
+    settings = JudgeConfig.model_validate({"protocol": protocol})
     scores = _pairs if protocol == "pairwise" else _grades
-    read = {
+    read: dict[tuple[str, int], Any] = {
         (kind, index): one
         for index in range(num_items)
         for kind, one in scores(generator, guesses=judge == "guesses" or generator.random() < 0.05).items()
@@ -155,9 +154,9 @@ def _pairs(generator: Generator, *, guesses: bool) -> dict[str, str]:
     return dict(zip(kinds, said, strict=True))
 
 
-def judge_figure(generator: Generator, num_resamples: int, seed: int, *, num_items: int, name: str) -> Draw:
+def judge_figure(generator: Generator, num_resamples: int, seed: int, *, num_items: int, figure: str) -> Draw:
     """The interval of one figure of a calibration: a share that is anywhere from 5 to 95 %, or points of a skewed change."""
-    measure = next(one for one in MEASURES if one.name == name)
+    measure = next(one for one in MEASURES if one.name == figure)
     read: dict[tuple[str, int], float] = {}
     if measure.unit == "share":
         truth = float(generator.uniform(0.05, 0.95))
@@ -267,7 +266,7 @@ JUDGES = (
         for num in (6, 10, 20)
     ),
     *(
-        _of(f"calibration: {name}", f"{num} items", judge_figure, num_items=num, name=name, most_false=None)
+        _of(f"calibration: {name}", f"{num} items", judge_figure, num_items=num, figure=name, most_false=None)
         for name in ("empty_rate", "length_slope")
         for num in (10, 40)
     ),
