@@ -240,9 +240,10 @@ def load_rows_of(run: Path) -> list[str]:
 
 
 def test_a_sweep_killed_again_and_again_ends_in_the_same_table(tiny_llama: Path, tmp_path: Path) -> None:
-    kills, different = killed_sweeps.campaign(tmp_path, tiny_llama, num_kills=4, seed=0)
-    assert kills == 4
-    assert different == []
+    tally = killed_sweeps.campaign(killed_sweeps.Swept.tiny(tmp_path, tiny_llama), num_kills=4, seed=0)
+    assert len(tally.kills) == 4
+    assert tally.different == []
+    assert {"sweep.json", "run-01 metrics"} < set(tally.compared)
 
 
 def test_runs_in_processes_come_to_the_same_and_end_with_the_sweep_that_is_killed(
@@ -355,6 +356,31 @@ def test_the_reference_of_preferences_is_computed_once_for_runs_whose_steps_have
     assert "How much choosing flatters it cannot be measured here." in result.page.read_text(encoding="utf-8")
     one, other = ((result.path / "runs" / name / "reference.json").read_bytes() for name in ("run-01", "run-02"))
     assert one == other
+
+
+def test_runs_that_begin_alike_check_themselves_once_and_are_evaluated_once_before_the_first_step(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuneful.train.loop import Training
+
+    evaluated: list[int] = []
+    evaluate = Training.evaluate
+
+    def counting(training: Training) -> Any:
+        evaluated.append(training.state.step)
+        return evaluate(training)
+
+    monkeypatch.setattr(Training, "evaluate", counting)
+    swept = ("train.seed=1,2", "train.learning_rate=1e-4,1e-3")
+    result = sweep(tmp_path / "out", *swept, "train.max_steps=1", "data.test_share=0", halving=False)
+    runs = [result.path / "runs" / run.name for run in result.document.runs]
+    seconds = [json.loads((run / "environment.json").read_bytes())["phase_seconds"] for run in runs]
+    assert ["self_check" in one for one in seconds] == [True, False, True, False], "each seed once"
+    assert sorted(evaluated) == [0, 0, 1, 1, 1, 1]
+    first = [(run / "metrics.jsonl").read_bytes().splitlines()[0] for run in runs]
+    assert first[0] == first[1]
+    choices = [json.loads((run / "run.json").read_bytes())["choices"] for run in runs]
+    assert choices[0] == choices[1]
 
 
 def test_shares_of_the_choice_are_of_the_records_of_all_runs(finished: SweepResult) -> None:

@@ -29,7 +29,7 @@ from tuneful.evaluation.languages import LANGUAGES
 from tuneful.evaluation.metric_specs import DOCUMENTS, FORGETTING, METRICS, MetricSpec
 from tuneful.evaluation.metrics import without_outer_marks, without_thought
 from tuneful.evaluation.python_check import check_function, function_outcomes
-from tuneful.evaluation.statistics import interval, resampled_counts, wilson_interval
+from tuneful.evaluation.statistics import fewest_items, interval, resampled_counts, wilson_interval
 from tuneful.runs.schema import CheckOutcome, CheckResult
 
 Outcomes = Mapping[str, CheckOutcome]
@@ -186,7 +186,7 @@ def _result(
     spec: CheckSpec, outcomes: Sequence[CheckOutcome], confidence: float, settings: Mapping[str, int]
 ) -> CheckResult:
     scores = np.array([one.score for one in outcomes if one.score is not None])
-    low, high = _interval(scores, confidence, **settings)
+    low, high = score_interval(scores, confidence, **settings)
     reasons = Counter(one.unscored_reason for one in outcomes if one.unscored_reason is not None)
     failed = Counter(one.why for one in outcomes if one.why is not None)
     result = CheckResult(
@@ -205,15 +205,16 @@ def _result(
     return _with_labels(result, outcomes, confidence, settings) if spec.kind == "label" and len(scores) else result
 
 
-def _interval(
+def score_interval(
     scores: np.ndarray[Any, np.dtype[np.float64]], confidence: float, num_resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """Wilson's for shares, the bootstrap's for other numbers; none of nothing, nor of a single number that is no share."""
+    """Wilson's for shares, the bootstrap's for other numbers; (None, None) of nothing, and of other numbers where they are fewer
+    than `fewest_items` or all alike, since what they could have been is not known."""
     if not len(scores):
         return None, None
     if is_share(scores):
         return wilson_interval(float(scores.mean()), len(scores), confidence)
-    if len(scores) == 1:
+    if len(scores) < fewest_items(confidence) or np.ptp(scores) == 0:
         return None, None
     counts = resampled_counts(len(scores), num_resamples, seed)
     means = np.concatenate([counts_RI @ scores for counts_RI in counts]) / len(scores)

@@ -97,7 +97,7 @@ def compare_tests(
 def figures_of(
     task: Task, scores: Sequence[ItemScore], *, confidence: float, num_resamples: int, seed: int
 ) -> list[TaskFigure]:
-    """Every metric of one model: Wilson's interval of a share, the bootstrap's of a ratio."""
+    """Every metric of one model: Wilson's interval of a share, the bootstrap's of a ratio with two average items more."""
     scored = [one for one in scores if _is_scored(one)]
     found = []
     for what, spec in _specs(task, scored):
@@ -106,12 +106,20 @@ def figures_of(
         if spec.formula == "share":
             low, high = wilson_interval(value, num_items, confidence)
         else:
-            nothing = Ratio(np.zeros(num_items), ratio.denominators)
+            ratio = _with_average_items(ratio)
+            nothing = Ratio(np.zeros(num_items + 2), ratio.denominators)
             (resampled,) = resampled_differences([(nothing, ratio)], num_resamples, seed)
             low, high = interval(resampled, num_items, confidence)
             low, high = max(0.0, min(low, value)), min(1.0, max(high, value))
         found.append(TaskFigure(spec.name, spec.label, value, low, high, num_items))
     return found
+
+
+def _with_average_items(ratio: Ratio) -> Ratio:
+    """The ratio with two items more of average size, one followed whole, one not at all: of items that are all alike a bootstrap
+    would be a point."""
+    size = float(ratio.denominators.mean())
+    return Ratio(np.append(ratio.numerators, [size, 0.0]), np.append(ratio.denominators, [size, size]))
 
 
 def _specs(task: Task, scored: Sequence[ItemScore]) -> list[tuple[str, MetricSpec]]:

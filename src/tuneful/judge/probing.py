@@ -20,7 +20,16 @@ from tuneful.config import Config, JudgeConfig
 from tuneful.console import Terminal
 from tuneful.judge.client import Judge
 from tuneful.judge.items import AnswerSet
-from tuneful.judge.measures import MEASURES, NOT_BEATEN, Measure, mean, measured, read_probes, usability_of
+from tuneful.judge.measures import (
+    MEASURES,
+    NOT_BEATEN,
+    Measure,
+    ProbeVerdicts,
+    mean,
+    measured,
+    read_probes,
+    usability_of,
+)
 from tuneful.judge.probes import Probe, first_probes
 from tuneful.judge.protocols import PROTOCOLS, Item
 from tuneful.judge.questions import prompt_of
@@ -85,17 +94,23 @@ def probe(
     probes = _probes(items, settings, seed)
     results = ask_cached([probe.question for probe in probes], judge, settings, cache, advance)
     verdicts = read_probes(probes, results)
-    asked = {probe.kind for probe in probes}
+    return probed(verdicts, {probe.kind for probe in probes}, judge.name, settings, confidence=confidence, seed=seed)
+
+
+def probed(
+    verdicts: ProbeVerdicts, asked: set[str], judge: str, settings: JudgeConfig, *, confidence: float, seed: int
+) -> Calibration:
+    """What the verdicts on probes of the kinds `asked` say of `judge`."""
     figures = tuple(measured(measure, verdicts, confidence, seed) for measure in _measures(asked))
-    usability, sentence = usability_of(judge.name, figures, _DISQUALIFYING)
+    usability, sentence = usability_of(judge, figures, _DISQUALIFYING)
     untold = _untold(asked, verdicts.num_items)
     if untold and usability != "not usable":
         usability = "usable with care"
     return Calibration(
-        judge=judge.name,
+        judge=judge,
         protocol=settings.protocol,
         num_items=verdicts.num_items,
-        num_questions=len(results),
+        num_questions=len(verdicts.read) + verdicts.num_unread,
         num_read=len(verdicts.read),
         num_unread=verdicts.num_unread,
         unread=dict(verdicts.unread.most_common()),

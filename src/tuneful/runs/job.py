@@ -104,7 +104,7 @@ def train_part(
     """The training of a `run_job("run", ...)` in the folder `output`, up to the first evaluation after `pause_at` of its steps
     (a share) or to its end; nothing is answered. The next call, or that `run_job`, goes on from there.
 
-    `siblings` are folders of runs that may have computed the same reference of preferences.
+    `siblings` are folders of runs that may have computed the same before their first step.
     """
     with _open_run("run", data, config, output, terminal, ()) as run:
         run.siblings = tuple(siblings)

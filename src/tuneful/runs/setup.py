@@ -73,6 +73,7 @@ from tuneful.runs.schema import (
     as_row,
     read_strictly,
 )
+from tuneful.runs.siblings import choices_of_siblings
 from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
 from tuneful.train.distributed import ProcessGroup, choose_strategy, on_main_first, shard
@@ -89,8 +90,8 @@ class RunState:
     `dtype` is the compute dtype. `conditions` are those of `report.gate`, `checks` those of `evaluation.checks`,
     `general_texts` the passages of `report.general`, `tasks` the files of `evaluation.tests`. `asked` are the test records that
     are answered, `documents` those that are read. `audit` is what data.json holds, `mixture` in which shares files come;
-    `siblings` may have computed the same reference. Each phase has taken `phase_seconds`, was to take `estimated_seconds`, and
-    the model took `loading_seconds` to load.
+    `siblings` may have computed the same before their first step. Each phase has taken `phase_seconds`, was to take
+    `estimated_seconds`, and the model took `loading_seconds` to load.
     """
 
     verb: str
@@ -404,6 +405,9 @@ def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay |
 
 def _choices(run: RunState) -> Choices:
     """What is chosen for the machine at hand and kept for the whole run, also where another machine resumes it."""
+    known = choices_of_siblings(run.siblings, run.folder.begun, torch.get_num_threads(), kernels_in_use(run.device))
+    if known is not None:
+        return known
     dtype = run.dtype
     with run.phase("self_check"):
         others = [run.dataset.validation.chunks, run.dataset.test.chunks]

@@ -37,12 +37,13 @@ from tuneful.runs.schema import (
     read_strictly,
 )
 from tuneful.runs.setup import Engine, RunState
+from tuneful.runs.siblings import first_evaluation_of_siblings
 from tuneful.runs.trackers import open_trackers
 from tuneful.runs.validation import VALIDATION, write_validation
 from tuneful.signals import Interrupted
 from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
 from tuneful.train.distributed import full_tensor, load_full_state_dict
-from tuneful.train.loop import Training, record_nll
+from tuneful.train.loop import Training, record_nll, remember
 from tuneful.train.objective import RESPONSE_LOSS
 from tuneful.train.progress import LossTracker, rank
 from tuneful.types import Answer
@@ -88,6 +89,7 @@ def train(run: RunState, engine: Engine, pause_at: float | None = None) -> bool:
         group=run.group,
         mixture=run.mixture,
     )
+    _take_first_evaluation(run, state)
     if not _take_steps(run, training, pause_at):
         return False
     _tell_how_it_ended(run, training)
@@ -186,6 +188,16 @@ def _take_steps(run: RunState, training: Training, pause_at: float | None) -> bo
         finally:
             run.warn(trackers.close())
     return True
+
+
+def _take_first_evaluation(run: RunState, state: TrainingState) -> None:
+    """Where this run begins as a sibling did, the evaluation before the first step is that one's."""
+    if state.step or state.evaluated:
+        return
+    found = first_evaluation_of_siblings(run.siblings, run.folder.begun)
+    if found is not None:
+        run.folder.append_metrics(as_row(found))
+        remember(state, found.validation_loss)
 
 
 def _pause_is_due(training: Training, pause_at: float | None) -> bool:

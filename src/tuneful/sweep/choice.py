@@ -4,8 +4,9 @@ and what a learning curve says."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +40,11 @@ def with_choice(folder: SweepDir, grid: Grid) -> SweepDocument:
             "train.max_steps gives every share as many steps: where there are fewer records, each comes more often. "
             "train.num_train_epochs lets each record come as often everywhere."
         )
-    scored = [run for run in trained if run.validation_loss is not None]
-    if not scored:
+    scored, chosen = [run for run in trained if run.validation_loss is not None], lowest(trained)
+    if chosen is None:
         return replace(
             document, curves=curves, notes=(*notes, "There is no validation loss, so no run was chosen or measured.")
         )
-    chosen = min(scored, key=_loss)
     optimism, shares = None, dict[str, float]()
     if len(losses) == len(scored):
         draws = min(config.report.num_resamples, _MAX_DRAWS)
@@ -54,6 +54,11 @@ def with_choice(folder: SweepDir, grid: Grid) -> SweepDocument:
         shares = dict(zip((run.name for run in scored), own, strict=True))
     runs = tuple(replace(run, chosen_share=shares.get(run.name)) for run in document.runs)
     return replace(document, runs=runs, chosen=chosen.name, optimism=optimism, curves=curves, notes=tuple(notes))
+
+
+def lowest(trained: Sequence[SweepRun]) -> SweepRun | None:
+    """The run of the lowest validation loss, of equal ones the first; None where no run has one."""
+    return min((run for run in trained if run.validation_loss is not None), key=_loss, default=None)
 
 
 def _loss(run: SweepRun) -> float:
@@ -68,18 +73,20 @@ def _curves(document: SweepDocument, trained: Sequence[SweepRun], losses: Losses
         if run.validation_loss is not None and run.num_train is not None:
             others = {key: value for key, value in run.settings.items() if key not in (SEED, SHARE)}
             groups.setdefault(json.dumps(others), []).append(run)
-    return tuple(_curve(document, json.loads(key), runs, losses) for key, runs in groups.items())
+    return tuple(learning_curve(json.loads(key), runs, losses, document.confidence) for key, runs in groups.items())
 
 
-def _curve(
-    document: SweepDocument, settings: dict[str, object], runs: Sequence[SweepRun], losses: Losses
+def learning_curve(
+    settings: Mapping[str, Any], runs: Sequence[SweepRun], losses: Losses, confidence: float
 ) -> LearningCurve:
+    """The curve through the validation losses of `runs`, which have the same `settings` but for the share and the seed; its
+    interval allows for the validation set being a sample where the `losses` of all of them are known."""
     sizes, own = [run.num_train or 0 for run in runs], [_loss(run) for run in runs]
     records = as_arrays([losses[run.name] for run in runs]) if all(run.name in losses for run in runs) else None
     law = fit_power_law(
         sizes,
         own,
-        confidence=document.confidence,
+        confidence=confidence,
         record_losses=records,
         num_resamples=_CURVE_RESAMPLES,
     )
@@ -93,5 +100,5 @@ def _curve(
         scale=law.scale if law else None,
         exponent=law.exponent if law else None,
         gains=tuple(CurveGain(one.factor, one.value, one.low, one.high) for one in law.gains) if law else (),
-        sentence=curve_in_words(law, sizes, at_the_most, document.confidence),
+        sentence=curve_in_words(law, sizes, at_the_most, confidence),
     )

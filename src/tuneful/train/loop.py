@@ -144,7 +144,7 @@ class Training:
         shown = self.sample if self.schedule.has_sample(self.state.step) else None
         answer = shown(self.state.step) if shown else None
         sample = Sample(answer.source, answer.prompt, answer.text) if answer else None
-        _remember(self.state, loss)
+        remember(self.state, loss)
         figures = self.objective.figures(list(costs.rows.values())) if costs else {}
         yield Evaluation(self.state.step, loss, sample, validation_accuracy=figures.get("rewards_accuracies"))
 
@@ -363,7 +363,7 @@ def without_gradients(
         yield batch, found
 
 
-def _remember(state: TrainingState, validation_loss: float | None) -> None:
+def remember(state: TrainingState, validation_loss: float | None) -> None:
     """The evaluation of `state.step` was made. The model as it came is no candidate: a training gives trained weights."""
     state.evaluated, state.last_loss = True, validation_loss
     if state.step == 0:
