@@ -51,7 +51,7 @@ from tuneful.runs.method import begin_method
 from tuneful.runs.mixing import read_mixture
 from tuneful.runs.preference import make_objective
 from tuneful.runs.schema import AnswerScores, Evaluation, Layout, Step
-from tuneful.train.distributed import choose_strategy
+from tuneful.train.distributed import choose_replicas, choose_strategy
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.loop import Training, mean_costs
 from tuneful.train.loss import micro_batch_loss
@@ -539,6 +539,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "train.strategy": lambda lab: tuple(
         choose_strategy(lab.pretrained.model, lab.config(f"train.strategy={name}").train.strategy)
         for name in ("auto", "fsdp")
+    ),
+    "train.shard_ranks": lambda lab: tuple(
+        choose_replicas(lab.pretrained.model, 4, lab.config(f"train.shard_ranks={ranks}").train.shard_ranks)
+        for ranks in ("null", "2")
     ),
     "train.layout": layouts,
     "train.report_to": lambda lab: (lab.tracked(), lab.tracked("train.report_to=trackio")),

@@ -76,7 +76,7 @@ from tuneful.runs.schema import (
 from tuneful.runs.siblings import choices_of_siblings
 from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
-from tuneful.train.distributed import ProcessGroup, choose_strategy, on_main_first, shard
+from tuneful.train.distributed import ProcessGroup, choose_group, on_main_first, shard
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.optimizer import AdamW
 
@@ -264,7 +264,7 @@ def prepare_engine(run: RunState) -> Engine:
     run.warn([sentence for sentence in (doubtful_rate(run.config),) if sentence])
     run.warn(changed_machine(choices, torch.get_num_threads(), kernels_in_use(run.device)))
     if run.group.sharded:
-        shard(run.model, dtype)
+        shard(run.model, dtype, run.group.replicas)
     compute_in(run.model, dtype)
     engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.group))
     if run.group.is_main and not run.folder.has_model:
@@ -419,17 +419,17 @@ def _choices(run: RunState) -> Choices:
 
 
 def _choose_strategy(run: RunState) -> str:
-    """`ddp` or `fsdp`, where there are several ranks; from here on `run.group` knows whether the model is sharded."""
+    """`ddp` or `fsdp`, in words, where there are several ranks; from here on `run.group` knows how the model is held."""
     if run.group.size == 1:
         return "ddp"
-    wanted = run.config.train.strategy
+    train = run.config.train
+    wanted = "fsdp" if train.shard_ranks is not None else train.strategy
     if run.method.adapter is not None:
         if wanted == "fsdp":
             raise ConfigError("`train.strategy`: fsdp is for full finetuning; an adapter is trained under ddp")
         wanted = "ddp"
-    strategy = run.group.broadcast(choose_strategy(run.model, wanted))
-    run.group = replace(run.group, sharded=strategy == "fsdp")
-    return str(strategy)
+    run.group = choose_group(run.model, run.group, wanted, train.shard_ranks)
+    return run.group.strategy
 
 
 def _show_model(run: RunState, choices: Choices, strategy: str) -> None:
