@@ -8,11 +8,13 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+import tomllib
 import yaml
+from tools.oldest import oldest
+from tools.reference import PAGES
 from typer.testing import CliRunner
 
 import tuneful
-from tools.reference import PAGES
 from tuneful import cli
 from tuneful.audit.findings import KINDS
 from tuneful.config import all_keys, load_config
@@ -67,7 +69,15 @@ def test_every_page_stands_once_in_the_table_of_contents() -> None:
 
 
 def test_the_pages_are_built_without_a_warning(tmp_path) -> None:
-    arguments = ["--quiet", "--fail-on-warning", "--keep-going", "-b", "html", str(ROOT / "docs"), str(tmp_path / "html")]
+    arguments = [
+        "--quiet",
+        "--fail-on-warning",
+        "--keep-going",
+        "-b",
+        "html",
+        str(ROOT / "docs"),
+        str(tmp_path / "html"),
+    ]
     built = subprocess.run([sys.executable, "-m", "sphinx", *arguments], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
@@ -79,7 +89,12 @@ def test_the_messages_of_the_page_on_troubleshooting_are_messages_of_the_code() 
     source = re.sub(r'" f?"', "", source)  # texts over several lines
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("## By message")[2]
     told = [cell.partition("|")[0] for cell in re.findall(r"^\| (.*)$", page, re.M)]
-    parts = {part.strip() for cell in told for name in re.findall(r"`([^`]+)`", cell) for part in re.split(r"\.\.\.|\bN\b", name)}
+    parts = {
+        part.strip()
+        for cell in told
+        for name in re.findall(r"`([^`]+)`", cell)
+        for part in re.split(r"\.\.\.|\bN\b", name)
+    }
     missing = {part for part in parts if part and part not in source and not re.match(r"my\.json:17", part)}
     assert not missing
 
@@ -193,5 +208,22 @@ def test_every_setting_that_a_document_names_exists(document: Path) -> None:
     sections = "|".join({key.partition(".")[0] for key in all_keys()})
     named = re.findall(rf"(?<![\w./])((?:{sections})\.[a-z_0-9]+)(?![\w(./])", document.read_text(encoding="utf-8"))
     files = {file.name for file in SOURCE.rglob("*.*")} | {"data.json", "evaluation.json", "train.jsonl", "data.jsonl"}
-    settings = {name for name in named if name not in files and not name.endswith((".md", ".html"))}
+    settings = {name for name in named if name not in files and not name.endswith((".md", ".html", ".gguf"))}
     assert settings <= set(all_keys())
+
+
+def test_every_dependency_has_an_oldest_version_that_is_tried() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names),
+    ]
+    named = {re.split(r"[\[>]", name)[0] for name in wanted if not name.startswith("tuneful")}
+    assert set(oldest((ROOT / "pyproject.toml").read_text(encoding="utf-8"))) == named
+
+
+def test_the_jobs_of_other_systems_test_rooms_that_there_are() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))["jobs"]
+    folders = re.findall(r"tests/\w+", " ".join(step.get("run", "") for step in jobs["systems"]["steps"]))
+    assert folders
+    assert all((ROOT / folder).is_dir() for folder in folders)

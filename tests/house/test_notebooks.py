@@ -6,13 +6,26 @@ import re
 import nbformat
 import pytest
 from nbclient import NotebookClient
-
 from tests.doubles.tiny import make_tiny_model
 from tools.notebooks import DOCS, NOTEBOOKS, made
 
 _RECORDS = [
     {"instruction": f"Say {word} in {how} letters.", "input": "", "output": word.upper() if how == "large" else word}
-    for word in ("tree", "lake", "stone", "river", "cloud", "fire", "grass", "rain", "sand", "snow", "wind", "moss", "wave")
+    for word in (
+        "tree",
+        "lake",
+        "stone",
+        "river",
+        "cloud",
+        "fire",
+        "grass",
+        "rain",
+        "sand",
+        "snow",
+        "wind",
+        "moss",
+        "wave",
+    )
     for how in ("large", "small")
 ]
 

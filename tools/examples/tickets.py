@@ -2,8 +2,8 @@
 
     python tools/examples/tickets.py > docs/examples/tickets.csv
 
-Every message is put together from sentences written here, by one seed; the file is small, and made to be looked through. A few rows
-have what real files have: a copy, an answer that was forgotten, an answer spelt otherwise.
+Every message is put together from sentences written here, by one seed; the file is small, and made to be looked through. A few
+rows have what real files have: a copy, an answer that was forgotten, an answer spelt otherwise.
 """
 
 from __future__ import annotations
