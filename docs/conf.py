@@ -20,6 +20,7 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["attrs_inline"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["misc.highlighting_failure"]  # JSON with "..." in it, and YAML with patterns
+smartquotes = False
 html_theme = "furo"
 html_title = f"Tuneful {release}"
 html_static_path = ["images"]
