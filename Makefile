@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
 WORKERS ?= 2
 
-.PHONY: demo test check bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
+.PHONY: demo test check docs bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -24,6 +24,11 @@ check: $(TEST_STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+# The pages as HTML in docs/_build; a warning is an error. Needs no network.
+docs: $(TEST_STAMP)
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo "==> docs/_build/html/index.html"
 
 # make bench-lora BENCH="--quick --model tiny"
 bench-train: $(TEST_STAMP)

@@ -2,11 +2,15 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 import yaml
+from tools.oldest import oldest
+from tools.reference import PAGES
 from typer.testing import CliRunner
 
 import tuneful
@@ -51,6 +55,47 @@ def test_the_configuration_page_is_the_one_that_the_code_makes() -> None:
 def test_the_page_of_the_run_folder_is_the_one_that_the_schema_makes() -> None:
     page = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
     assert page == schema_reference(), "run: python -m tuneful.runs.schema.reference > docs/run-folder.md"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_that_is_made_from_the_code_is_what_the_code_makes(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == PAGES[name](), "run: python tools/reference.py"
+
+
+def test_every_page_stands_once_in_the_table_of_contents() -> None:
+    listed = re.findall(r"^([a-z-]+)$", "\n".join(blocks(ROOT / "docs" / "index.md", "{toctree}")), re.M)
+    assert sorted(listed) == sorted(page.stem for page in (ROOT / "docs").glob("*.md") if page.stem != "index")
+
+
+def test_the_pages_are_built_without_a_warning(tmp_path) -> None:
+    arguments = [
+        "--quiet",
+        "--fail-on-warning",
+        "--keep-going",
+        "-b",
+        "html",
+        str(ROOT / "docs"),
+        str(tmp_path / "html"),
+    ]
+    built = subprocess.run([sys.executable, "-m", "sphinx", *arguments], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+    assert "https://" not in re.sub(r"<a [^>]*>", "", page), "a page fetches something when it is read"
+
+
+def test_the_messages_of_the_page_on_troubleshooting_are_messages_of_the_code() -> None:
+    source = " ".join(" ".join(file.read_text(encoding="utf-8").split()) for file in SOURCE.rglob("*.py"))
+    source = re.sub(r'" f?"', "", source)  # texts over several lines
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("## By message")[2]
+    told = [cell.partition("|")[0] for cell in re.findall(r"^\| (.*)$", page, re.M)]
+    parts = {
+        part.strip()
+        for cell in told
+        for name in re.findall(r"`([^`]+)`", cell)
+        for part in re.split(r"\.\.\.|\bN\b", name)
+    }
+    missing = {part for part in parts if part and part not in source and not re.match(r"my\.json:17", part)}
+    assert not missing
 
 
 def options(verb: str) -> set[str]:
@@ -162,5 +207,24 @@ def test_every_setting_that_a_document_names_exists(document: Path) -> None:
     sections = "|".join({key.partition(".")[0] for key in all_keys()})
     named = re.findall(rf"(?<![\w./])((?:{sections})\.[a-z_0-9]+)(?![\w(./])", document.read_text(encoding="utf-8"))
     files = {file.name for file in SOURCE.rglob("*.*")} | {"data.json", "evaluation.json", "train.jsonl", "data.jsonl"}
-    settings = {name for name in named if name not in files and not name.endswith((".md", ".html"))}
+    settings = {name for name in named if name not in files and not name.endswith((".md", ".html", ".gguf"))}
     assert settings <= set(all_keys())
+
+
+def test_every_dependency_has_an_oldest_version_that_is_tried() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    lists = re.findall(
+        r"^(\w+) = \[(.*?)\]$", project.partition("\nkeywords")[2].partition("[project.scripts]")[0], re.S | re.M
+    )
+    wanted = [
+        name for key, names in lists if key not in ("classifiers", "dev") for name in re.findall(r'"([^"]+)"', names)
+    ]
+    named = {re.split(r"[\[>]", name)[0] for name in wanted if not name.startswith("tuneful")}
+    assert set(oldest((ROOT / "pyproject.toml").read_text(encoding="utf-8"))) == named
+
+
+def test_the_jobs_of_other_systems_test_rooms_that_there_are() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))["jobs"]
+    folders = re.findall(r"tests/\w+", " ".join(step.get("run", "") for step in jobs["systems"]["steps"]))
+    assert folders
+    assert all((ROOT / folder).is_dir() for folder in folders)
