@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
 WORKERS ?= 2
 
-.PHONY: demo test check bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
+.PHONY: demo test check test-processors bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -24,6 +24,10 @@ check: $(TEST_STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+# The kernels on lesser processors, as this one can be told to be; half an hour on two cores.
+test-processors: $(TEST_STAMP)
+	@$(BIN)/python tools/processors.py
 
 # make bench-lora BENCH="--quick --model tiny"
 bench-train: $(TEST_STAMP)
