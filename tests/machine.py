@@ -49,7 +49,8 @@ def _hatchling() -> str | None:
 
 
 def _compiler() -> str | None:
-    from tuneful.model.native.library import NotCompiledError, compiler
+    from tuneful.model.native.compiler import NotCompiledError
+    from tuneful.model.native.library import compiler
 
     if LEFT_OUT:
         return "TUNEFUL_NATIVE=0 leaves them out"

@@ -21,7 +21,9 @@ TESTS = ("tests/model", "tests/contracts")
 def main() -> int:
     """Run them all, one processor after the other, and print what came of each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--processors", nargs="*", default=PROCESSORS, help="words of TUNEFUL_PROCESSOR, one processor each")
+    parser.add_argument(
+        "--processors", nargs="*", default=PROCESSORS, help="words of TUNEFUL_PROCESSOR, one processor each"
+    )
     parser.add_argument("tests", nargs="*", default=TESTS, help="what pytest is given")
     options = parser.parse_args()
     rows = [(words, *run(words, options.tests)) for words in options.processors]

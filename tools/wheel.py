@@ -1,9 +1,10 @@
 """What hatch runs when it builds a wheel: kernels for several sets of instructions are compiled and go into it.
 
 Where there is a C compiler the wheel is one of the platform, `py3-none-PLATFORM`: the kernels are called through ctypes and so
-serve every Python. Without one it is pure, and the user's compiler makes the kernels. `TUNEFUL_BUILD_KERNELS=0` has it pure, `=1`
-has the build fail where they cannot be compiled. An editable install builds nothing. The compiler and its flags are those of
-`model/native/compiler.py`, which is loaded by its path: the package itself would want torch.
+serve every Python. Without one it is pure, and the user's compiler makes the kernels. An editable install builds nothing.
+`TUNEFUL_BUILD_KERNELS=0` has it pure; `=1` has the build fail where they cannot be compiled, and so has `=x86-64-v3,x86-64-v4`,
+which compiles for these alone. The compiler and its flags are those of `model/native/compiler.py`, which is loaded by its path:
+the package itself would want torch.
 
 A hook of hatch and not scikit-build-core: there is one C file and no dependency, what compiles it on the user's machine exists
 and is tested, and so one program knows the flags, where CMake would be a second that says them again.
@@ -45,9 +46,12 @@ class KernelsHook(BuildHookInterface[Any]):
         compiler = load_compiler(native)
         self._folder = TemporaryDirectory()
         try:
-            built = build_kernels(compiler, native, Path(self._folder.name))
+            built = build_kernels(
+                compiler, native, Path(self._folder.name), [] if wanted in ("", "1") else wanted.split(",")
+            )
         except compiler.NotCompiledError as reason:
-            if wanted == "1":
+            self._folder.cleanup()
+            if wanted:
                 raise
             self.app.display_warning(f"a wheel without kernels: {reason}")
             return
@@ -73,11 +77,13 @@ def load_compiler(native: Path) -> ModuleType:
     return module
 
 
-def build_kernels(compiler: Any, native: Path, folder: Path) -> list[Path]:
-    """The libraries for this machine's sets of instructions in `folder`, and their manifest. Raises NotCompiledError."""
-    names = compiler.wheel_instructions(platform.machine())
-    if not names:
-        raise compiler.NotCompiledError(f"no set of instructions is known of {platform.machine()}")
+def build_kernels(compiler: Any, native: Path, folder: Path, chosen: list[str]) -> list[Path]:
+    """The libraries for this machine's sets of instructions in `folder`, all or those chosen, and their manifest. Raises
+    NotCompiledError."""
+    known = compiler.wheel_instructions(platform.machine())
+    names = chosen or known
+    if not names or not set(names) <= set(known):
+        raise compiler.NotCompiledError(f"{SETTING}: of {platform.machine()} are known: {', '.join(known) or 'none'}")
     by = compiler.find_compiler()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = list(pool.map(lambda name: _build(compiler, by, native / compiler.SOURCES[0], folder, name), names))

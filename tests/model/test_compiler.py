@@ -1,5 +1,6 @@
 """The compiler's flags by system, machine and compiler; what is made of those that it refuses."""
 
+import ctypes
 import stat
 from pathlib import Path
 
@@ -172,7 +173,8 @@ def test_a_library_that_loads_on_one_thread_alone_is_made_for_one(tmp_path, monk
     monkeypatch.setenv("TUNEFUL_CACHE", str(tmp_path))
     monkeypatch.setenv("CC", refusing(tmp_path / "cc", "nothing").path)
     native._attempt.cache_clear()
-    refused, load = [], libraries.ctypes.CDLL
+    load = ctypes.CDLL
+    refused: list[str] = []
 
     def load_the_second(path):
         if not refused:
@@ -180,7 +182,7 @@ def test_a_library_that_loads_on_one_thread_alone_is_made_for_one(tmp_path, monk
             raise OSError("undefined symbol: omp_get_thread_num")
         return load(path)
 
-    monkeypatch.setattr(libraries.ctypes, "CDLL", load_the_second)
+    monkeypatch.setattr(ctypes, "CDLL", load_the_second)
     found = native.kernels(CPU, torch.float32)
     assert found is not None, native.describe()
     assert not found.has_threads()

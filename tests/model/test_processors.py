@@ -1,5 +1,9 @@
 """Lesser processors than the one at hand: what the kernels compute on them, and what is chosen there."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from tests.contracts import test_trie_is_exact as trie
@@ -13,11 +17,10 @@ from tuneful.errors import ConfigError
 from tuneful.model import native, processor
 from tuneful.model.native import compiler as compilers
 from tuneful.model.native.compiler import INSTRUCTIONS
-from tuneful.model.precision import choose_dtype
 from tuneful.train.update import NativeUpdate
 
 CPU = torch.device("cpu")
-LESSER = ("avx512", "avx2", "no-fma", "sse2", "no-openmp", "avx2,no-openmp")
+LESSER = ("avx2", "no-fma", "sse2", "no-openmp")
 SERVER = {
     "avx2",
     "fma3",
@@ -49,12 +52,11 @@ def computed():
     """Attention, loss, update, forward and backward, in float64."""
     batch = build_trie(random_records(20))
     tensors = trained_tensors()
-    update = NativeUpdate(tensors, train_config(), True, native.kernels(CPU, torch.float32))
+    update = NativeUpdate(tensors, train_config(), True, test_native.library())
     norm = update.squared_norm()
     update.step(1, 1e-2, 2.0)
     exact = [*attention_and_gradients(batch, torch.float64), *loss_and_gradient(torch.float64)]
-    rounded = [tensor.master for tensor in tensors] + [tensor.parameter.detach().float() for tensor in tensors]
-    return exact, [torch.tensor(norm), *rounded]
+    return exact, [torch.tensor(norm), *(tensor.master for tensor in tensors)]
 
 
 @pytest.mark.usefixtures("compiled")
@@ -150,16 +152,31 @@ def test_a_word_that_nobody_knows_is_refused_with_those_that_are_known(monkeypat
 
 
 def test_a_lesser_processor_of_x86_is_refused_on_another(monkeypatch):
-    monkeypatch.setattr(processor.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
     with pytest.raises(ConfigError, match="avx2 is of x86, and this processor is arm64"):
         processor._processor.__wrapped__(("avx2",))
 
 
 @needs("x86")
-@pytest.mark.parametrize("word", processor.LESSER)
-def test_on_a_processor_without_bfloat16_the_compute_dtype_is_float32(word, monkeypatch, tmp_path):
-    monkeypatch.setenv("TUNEFUL_PROCESSOR", word)
-    assert choose_dtype("auto", CPU, tmp_path) is torch.float32
+def test_torch_keeps_to_a_lesser_processor_too_and_computes_in_float32_there(tmp_path):
+    """In a process of its own: torch asks once, before its first operation."""
+    program = (
+        "import tuneful, torch, pathlib\n"
+        "from tuneful.model.precision import choose_dtype\n"
+        "print(torch.backends.cpu.get_cpu_capability(), choose_dtype('auto', torch.device('cpu'), pathlib.Path('.')))"
+    )
+    environment = {**os.environ, "TUNEFUL_PROCESSOR": "avx2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["AVX2", "torch.float32"]
+
+
+def test_what_was_timed_on_the_processor_is_not_taken_for_a_lesser_one(monkeypatch):
+    monkeypatch.delenv("TUNEFUL_PROCESSOR", raising=False)
+    own = processor.processor_name()
+    monkeypatch.setenv("TUNEFUL_PROCESSOR", "avx512")
+    assert processor.processor_name() == f"{own} as avx512"
 
 
 def test_without_a_compiler_torch_computes_and_the_reason_is_the_word(monkeypatch):

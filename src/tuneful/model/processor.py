@@ -1,8 +1,8 @@
 """The processor: what it is called, and what of it may be used. Asked without loading torch, but for what it can.
 
 `TUNEFUL_PROCESSOR` has Tuneful do as on a lesser machine, with words by commas: `avx512` (none of its bfloat16), `avx2`, `no-fma`
-(AVX2 without fused sums), `sse2`, `no-openmp` (kernels on one thread), `no-compiler`. What is lesser than the processor is obeyed
-by the kernels, by the choice of precision, and, where the variable is set before torch is loaded, by torch's own operations.
+(AVX2 without fused sums), `sse2`, `no-openmp` (kernels on one thread), `no-compiler`. The kernels keep to it, and torch does
+where the variable is set before torch is loaded (`tuneful/__init__.py`), so that the precision is chosen as it would be there.
 """
 
 from __future__ import annotations
@@ -56,17 +56,12 @@ class Processor:
     runs            sets whose code runs here and is allowed, the largest first
     has_threads     whether kernels may run on several threads
     has_compiler    whether kernels may be compiled here
-    has_bfloat16    whether products of bfloat16 are allowed, where the processor has them
     """
 
     instructions: str | None
     runs: tuple[str, ...]
     has_threads: bool
     has_compiler: bool
-
-    @property
-    def has_bfloat16(self) -> bool:
-        return self.instructions is None
 
 
 def processor() -> Processor:
@@ -112,7 +107,7 @@ def _words(given: str) -> tuple[str, ...]:
 
 def lesser(words: tuple[str, ...]) -> str | None:
     """The least of the processors that are named, or None."""
-    return next((name for name in reversed(LESSER) if name in words), None)
+    return next((name for name in reversed(list(LESSER)) if name in words), None)
 
 
 def instructions_of(machine: str, features: set[str]) -> tuple[str, ...]:
@@ -133,7 +128,15 @@ def settings_of_torch() -> Mapping[str, str]:
 
 
 def processor_name() -> str:
-    """The processor as /proc/cpuinfo names it, or as Python knows it: on Linux that is no more than its architecture."""
+    """The processor as /proc/cpuinfo names it, or as Python knows it: on Linux that is no more than its architecture.
+
+    One that is told to be a lesser one is another: what was timed on it is not taken for the other.
+    """
+    given = os.environ.get(VARIABLE, "")
+    return _own_name() + (f" as {given}" if given else "")
+
+
+def _own_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

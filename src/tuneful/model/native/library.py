@@ -74,12 +74,13 @@ def bundled(folder: Path, allowed: Processor) -> Path | None:
         return None
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        name = next((name for name in allowed.runs if name in manifest["libraries"]), None)
-        sources, entry = str(manifest["sources"]), manifest["libraries"][name] if name else {}
+        sources, libraries = str(manifest["sources"]), dict(manifest["libraries"].items())
+        name = next((name for name in allowed.runs if name in libraries), None)
+        entry = libraries[name] if name else {}
         if name is None or (entry["has_threads"] and not allowed.has_threads):
             return None
         library, expected = folder / f"kernels-{name}.so", str(entry["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NotCompiledError(f"{folder / MANIFEST} cannot be read; install tuneful again") from error
     if sources != digest_of_sources(HERE):
         raise NotCompiledError("they were built from other sources than the package's; install tuneful again")
