@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
 WORKERS ?= 2
 
-.PHONY: demo test check docs bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
+.PHONY: demo test check docs test-processors bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -29,6 +29,10 @@ check: $(TEST_STAMP)
 docs: $(TEST_STAMP)
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 	@echo "==> docs/_build/html/index.html"
+
+# The kernels on lesser processors, as this one can be told to be; half an hour on two cores.
+test-processors: $(TEST_STAMP)
+	@$(BIN)/python tools/processors.py
 
 # make bench-lora BENCH="--quick --model tiny"
 bench-train: $(TEST_STAMP)

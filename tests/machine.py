@@ -44,14 +44,19 @@ def _bitsandbytes() -> str | None:
     return None if importlib.util.find_spec("bitsandbytes") else "bitsandbytes is not installed"
 
 
+def _hatchling() -> str | None:
+    return None if importlib.util.find_spec("hatchling") else "hatchling is not installed"
+
+
 def _compiler() -> str | None:
-    from tuneful.model import native
+    from tuneful.model.native.compiler import NotCompiledError
+    from tuneful.model.native.library import compiler
 
     if LEFT_OUT:
         return "TUNEFUL_NATIVE=0 leaves them out"
     try:
-        native._compiler()
-    except native.NotCompiledError as reason:
+        compiler()
+    except NotCompiledError as reason:
         return str(reason)
     return None
 
@@ -73,10 +78,11 @@ def _compiled_products() -> str | None:
 
 def sanitizer_libraries() -> list[str]:
     """The libraries of the compiler's sanitizers, which a process loads first; paths that do not exist where it has none."""
-    from tuneful.model import native
+    from tuneful.model.native.compiler import run
+    from tuneful.model.native.library import compiler
 
     names = ("libasan.so", "libubsan.so")
-    return [native._run([native._compiler(), f"-print-file-name={name}"]).strip() for name in names]
+    return [run([compiler().path, f"-print-file-name={name}"]).strip() for name in names]
 
 
 def _sanitizers() -> str | None:
@@ -100,6 +106,13 @@ def _x86() -> str | None:
     return None if platform.machine() in ("x86_64", "AMD64") else f"this processor is {platform.machine()}"
 
 
+def _arm() -> str | None:
+    if not shutil.which("aarch64-linux-gnu-gcc"):
+        return "no compiler for ARM (Debian: gcc-aarch64-linux-gnu)"
+    there = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    return None if there else "no emulator of ARM (Debian: qemu-user-static)"
+
+
 def _posix() -> str | None:
     return None if os.name == "posix" else f"this system is {os.name}"
 
@@ -119,12 +132,14 @@ def _chromium() -> str | None:
 PATHS: Mapping[str, Need] = {
     "gpu": Need("training and answering on a GPU", _gpu),
     "bitsandbytes": Need("qlora: a base of 4 bits", _bitsandbytes),
+    "hatchling": Need("wheels that carry kernels, built here", _hatchling),
     "compiler": Need("the kernels compiled for this machine", _compiler),
     "compiled-products": Need("compiled products and decoder layers in bfloat16", _compiled_products),
     "sanitizers": Need("the kernels where each access to memory is checked", _sanitizers),
     "bfloat16": Need("torch's own products of bfloat16", _bfloat16),
     "amx": Need("torch's products by a matrix unit", _amx),
     "x86": Need("kernels for x86 with shorter vectors", _x86),
+    "arm": Need("kernels for ARM, emulated", _arm),
     "posix": Need("paths and modes of POSIX", _posix),
     "system-filter": Need("functions of one's own that the system refuses processes and network", _system_filter),
     "chromium": Need("the report in a browser", _chromium),

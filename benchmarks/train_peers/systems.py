@@ -78,6 +78,22 @@ TUNEFUL_FULL = System("tuneful-full", "tuneful", ("bfloat16",), settings=_HUGE_P
 RATES = System("rates", "rates", ("",))
 
 
+PROCESSORS = {
+    "avx512": "float32",
+    "avx2": "float32",
+    "no-fma": "float32",
+    "sse2": "float32",
+    "no-openmp": "bfloat16",
+    "no-compiler": "bfloat16",
+}
+"""Lesser processors that this one pretends to be (`TUNEFUL_PROCESSOR`), and the compute dtype that is chosen there."""
+
+
+def _on_processor(words: str, dtype: str) -> System:
+    settings = (*_HUGE_PAGES, ("TUNEFUL_PROCESSOR", words), ("TUNEFUL_NATIVE", "1"))
+    return System(f"tuneful-{words}", "tuneful", (dtype,), settings=settings)
+
+
 def _named(*systems: System) -> dict[str, System]:
     return {system.name: system for system in systems}
 
@@ -93,6 +109,7 @@ FULL_SYSTEMS = _named(
     System("litgpt", "litgpt_full", ("bf16-mixed", "bf16-true", "32-true"), environment="litgpt"),
     System("chapter", "chapter", ("eager", "sdpa"), keep="first"),
     System("trl-defaults", "trl_sft", ("defaults",), environment="trl"),
+    *(_on_processor(words, dtype) for words, dtype in PROCESSORS.items()),
 )
 """What `train.py` compares: full finetuning."""
 

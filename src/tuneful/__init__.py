@@ -120,6 +120,9 @@ _ROOMS = ("export", "report", "runs", "serve", "sweep", "synthesize", "train")
 # processor that somebody else needs (LOG.md); and no telemetry.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+if "TUNEFUL_PROCESSOR" in os.environ:
+    for _variable, _value in importlib.import_module("tuneful.model.processor").settings_of_torch().items():
+        os.environ.setdefault(_variable, _value)
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

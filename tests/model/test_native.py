@@ -16,6 +16,9 @@ from tuneful.batch.trie import build_trie, cut_blocks
 from tuneful.commands.doctor import doctor
 from tuneful.model import native
 from tuneful.model.attention_native import NativeAttention, lay_out_blocks
+from tuneful.model.native import library as libraries
+from tuneful.model.native.compiler import SOURCES
+from tuneful.model.processor import processor
 from tuneful.train.loss import WeightedCrossEntropy
 from tuneful.train.update import NativeUpdate, Trained
 
@@ -41,7 +44,14 @@ def afresh(monkeypatch, tmp_path):
 @pytest.fixture
 def quick(monkeypatch, tmp_path_factory):
     """The machine's compiler, but half a second of it: what is made and kept is the same without optimizing."""
-    monkeypatch.setenv("CC", program(tmp_path_factory.mktemp("quick") / "cc", f'exec {native._compiler()} "$@" -O0'))
+    monkeypatch.setenv(
+        "CC", program(tmp_path_factory.mktemp("quick") / "cc", f'exec {libraries.compiler().path} "$@" -O0')
+    )
+
+
+def compiled_in(folder: Path) -> Path:
+    by = libraries.compiler()
+    return libraries.compiled(folder, by, libraries._flags(by, processor(), threads=True))
 
 
 def program(path: Path, text: str) -> str:
@@ -67,10 +77,10 @@ def test_they_are_compiled_once_and_nothing_else_is_left_in_the_cache(afresh):
 def test_another_source_is_another_library(afresh, monkeypatch):
     library()
     source = Path(native.__file__).with_name("kernels.c").read_text()
-    for name in native.SOURCES:
+    for name in SOURCES:
         (afresh / name).write_text(Path(native.__file__).with_name(name).read_text())
     (afresh / "kernels.c").write_text(source + "\n/* changed */\n")
-    monkeypatch.setattr(native, "__file__", str(afresh / "native.py"))
+    monkeypatch.setattr(libraries, "HERE", afresh)
     native._attempt.cache_clear()
     library()
     assert len(list((afresh / "native").iterdir())) == 2
@@ -94,7 +104,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(afresh, monkeypatch)
 @pytest.mark.usefixtures("compiled", "quick")
 @pytest.mark.parametrize("damage", [lambda _: b"", lambda made: made[:99], lambda made: made[:-9] + b"\1" + made[-8:]])
 def test_a_library_that_is_damaged_in_the_cache_is_compiled_again(afresh, damage):
-    made = native._compiled(afresh / "native")  # and not loaded: a path that was loaded once is not read again
+    made = compiled_in(afresh / "native")  # and not loaded: a path that was loaded once is not read again
     whole = made.read_bytes()
     made.write_bytes(damage(whole))
     library()
@@ -104,23 +114,23 @@ def test_a_library_that_is_damaged_in_the_cache_is_compiled_again(afresh, damage
 
 @pytest.mark.usefixtures("compiled", "quick")
 def test_a_library_that_somebody_put_there_is_not_loaded(afresh):
-    made = native._compiled(afresh / "native")
+    made = compiled_in(afresh / "native")
     whole = made.read_bytes()
     foreign = made.with_name(made.name.replace(made.stem.rpartition("-")[2], "0" * 64))
     foreign.write_bytes(b"\x7fELF of somebody else's")
-    assert native._compiled(afresh / "native") == made
+    assert compiled_in(afresh / "native") == made
     assert made.read_bytes() == whole
 
 
 @needs("posix")
 @pytest.mark.usefixtures("compiled", "quick")
 def test_what_lies_where_others_may_write_is_compiled_again_and_the_folder_closed(afresh):
-    made = native._compiled(afresh / "native")
+    made = compiled_in(afresh / "native")
     whole = made.read_bytes()
     planted = made.with_name(f"{made.stem.rpartition('-')[0]}-{hashlib.sha256(b'rubbish').hexdigest()}.so")
     planted.write_bytes(b"rubbish")
     (afresh / "native").chmod(0o777)
-    assert native._compiled(afresh / "native") == made
+    assert compiled_in(afresh / "native") == made
     assert [path.read_bytes() for path in (afresh / "native").iterdir()] == [whole]
     assert stat.S_IMODE((afresh / "native").stat().st_mode) == 0o700
 
@@ -135,7 +145,7 @@ def test_the_cache_of_another_user_is_not_used(afresh, monkeypatch):
 @pytest.mark.usefixtures("compiled", "quick")
 def test_several_that_compile_at_once_all_get_a_library(afresh):
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(native._compiled, [afresh / "native"] * 4))
+        made = list(pool.map(compiled_in, [afresh / "native"] * 4))
     assert len(set(made)) == 1
     assert [*(afresh / "native").iterdir()] == [made[0]]
     library()
@@ -175,20 +185,6 @@ def test_processes_that_compile_at_the_same_time_do_not_disturb_each_other(afres
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
-
-
-@pytest.mark.usefixtures("compiled")
-@needs("x86")
-@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
-def test_a_processor_with_shorter_vectors_computes_the_same(without, monkeypatch, request):
-    batch = build_trie(random_records(20))
-    wanted = [*attention_and_gradients(batch, torch.float64), *loss_and_gradient(torch.float64)]
-    monkeypatch.setattr(native, "FLAGS_X86", [without])
-    afresh = request.getfixturevalue("afresh")
-    found = [*attention_and_gradients(batch, torch.float64), *loss_and_gradient(torch.float64)]
-    assert len(list((afresh / "native").iterdir())) == 1
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture

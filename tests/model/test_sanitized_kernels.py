@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.machine import needs, sanitizer_libraries
 
-from tuneful.model import native
+from tuneful.model.native.library import compiler as find_compiler
 
 pytestmark = [needs("compiled-products"), needs("sanitizers")]
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
@@ -26,7 +26,7 @@ def cache(tmp_path_factory):
 
 def run(cache: Path, program: str) -> subprocess.CompletedProcess[str]:
     compiler = cache / "cc"
-    compiler.write_text(f'#!/bin/sh\nexec {native._compiler()} "$@" {FLAGS}\n')
+    compiler.write_text(f'#!/bin/sh\nexec {find_compiler().path} "$@" {FLAGS}\n')
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
     environment = {
         **os.environ,

@@ -1,56 +1,26 @@
-"""The kernels of `kernels.c`, compiled for the machine at hand by its own C compiler, once, and called through ctypes.
+"""The kernels of `kernels.c` as Python calls them, through ctypes: their types, and the library, where there is one.
 
-They serve the model, the loss and the optimizer on the CPU: fused loops that torch would need a dozen passes for. Compiling
-on the user's machine costs 3 s once and needs a `cc` that knows OpenMP; in return there is no binary to ship, and the code
-uses all that the processor has. Where they cannot be compiled `kernels` returns None, and the torch code next to each call does
-the same, slower. `TUNEFUL_NATIVE=0` leaves the kernels out.
-
-A library is code. Its name in the cache holds the sha256 of what was compiled, and it is loaded from a folder of the user's
-alone as long as it is that: a flipped bit is compiled again, and so is all that lies where others could write.
+They serve the model, the loss and the optimizer on the CPU: fused loops that torch would need a dozen passes for. A wheel brings
+them for several sets of instructions; elsewhere the user's own compiler makes them for the machine at hand, once, in 3 s
+(`library.py`). Where there are none `kernels` returns None, and the torch code next to each call does the same, slower.
+`TUNEFUL_NATIVE=0` leaves the kernels out.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import platform
-import shutil
-import stat
-import subprocess
-from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
-from tuneful.files import cache_root, flush_entry, sha256_of
+from tuneful.files import cache_root
+from tuneful.model.native.compiler import NotCompiledError
+from tuneful.model.native.library import Found, find_library
+from tuneful.model.processor import Processor, pretended, processor
 
-SOURCES = ("kernels.c", "kernels.h", "products.h", "layer.h", "decode.h")
-FLAGS = [
-    "-std=gnu11",
-    "-O3",
-    "-march=native",
-    "-fopenmp",
-    "-shared",
-    "-fPIC",
-    # What vector code needs: sums may be taken in any order. NaN and infinity keep their meaning.
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-signed-zeros",
-    "-fassociative-math",
-    "-freciprocal-math",
-    "-ffp-contract=fast",
-]
-FLAGS_X86 = ["-mprefer-vector-width=512"]
-_COMPILE_SECONDS = 300
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 """What the kernels read and write, by their number in `kernels.c`."""
-
-
-class NotCompiledError(Exception):
-    """There is no library of kernels, with the reason."""
 
 
 class Attention(ctypes.Structure):
@@ -193,107 +163,63 @@ class DecodeStep(ctypes.Structure):
     ]
 
 
+MOST_THREADS_WITHOUT_OPENMP = 2
+"""Where the kernels have one thread and torch has more than these, torch's operations are faster. `TUNEFUL_NATIVE=1` takes them
+all the same."""
+
+
 def kernels(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled kernels, where they serve tensors of this device and dtype."""
+    """The compiled kernels, where they serve tensors of this device and dtype. ConfigError for a wrong `TUNEFUL_PROCESSOR`."""
     if device.type != "cpu" or dtype not in KINDS or os.environ.get("TUNEFUL_NATIVE") == "0":
         return None
     try:
-        return _library()
+        library = _library()
     except NotCompiledError:
         return None
+    return library if _is_worth_it(library) else None
 
 
 def describe() -> str:
-    """Whether the kernels are compiled on this machine, and if not, why; for people."""
+    """Where the kernels come from on this machine, and what they lack, or why there are none; for people."""
     if os.environ.get("TUNEFUL_NATIVE") == "0":
         return "left out: TUNEFUL_NATIVE=0"
+    pretence = f" (TUNEFUL_PROCESSOR: {', '.join(pretended())})" if pretended() else ""
     try:
-        products = ", matrix products too" if _library().has_matrix_products() else ""
-        return f"compiled by {_compiler()}{products}"
+        library = _library()
     except NotCompiledError as reason:
-        return f"not compiled, torch's operations are used: {reason}"
+        return f"not compiled, torch's operations are used: {reason}{pretence}"
+    found = _attempt(processor())
+    assert not isinstance(found, str)
+    products = ", matrix products too" if library.has_matrix_products() else ""
+    alone = "" if library.has_threads() else ", on one thread"
+    unused = "" if _is_worth_it(library) else f"; torch's operations on {torch.get_num_threads()} threads are used"
+    return "; ".join([f"{found[1].origin}{products}{alone}", *found[1].notes]) + unused + pretence
+
+
+def _is_worth_it(library: ctypes.CDLL) -> bool:
+    if library.has_threads() or os.environ.get("TUNEFUL_NATIVE") == "1":
+        return True
+    return torch.get_num_threads() <= MOST_THREADS_WITHOUT_OPENMP
 
 
 def _library() -> ctypes.CDLL:
-    """The library, compiled where it is not in the cache. Raises NotCompiledError, for the same reason each time."""
-    found = _attempt()
+    """The library. Raises NotCompiledError where there is none, for the same reason each time."""
+    found = _attempt(processor())
     if isinstance(found, str):
         raise NotCompiledError(found)
-    return found
+    return found[0]
 
 
 @functools.cache
-def _attempt() -> ctypes.CDLL | str:
-    """The library, or why there is none."""
-    folder = cache_root() / "native"
+def _attempt(allowed: Processor) -> tuple[ctypes.CDLL, Found] | str:
+    """The library and where it was found, or why there is none."""
     try:
-        return _declared(ctypes.CDLL(str(_compiled(folder))))
+        found = find_library(cache_root() / "native", allowed)
+        return _declared(found.library), found
     except NotCompiledError as reason:
         return str(reason)
     except (OSError, AttributeError) as reason:
         return f"the compiled library cannot be kept or loaded: {reason}"
-
-
-def _compiled(folder: Path) -> Path:
-    """The library for this source, compiler and processor in `folder`; compiled where it is not there, or not what it was.
-
-    Raises NotCompiledError where it cannot be compiled, or where the folder is another user's.
-    """
-    sources = [Path(__file__).with_name(name) for name in SOURCES]
-    command = [_compiler(), *FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
-    digest = hashlib.sha256("\0".join([*command, *(path.read_text() for path in sources), _target(command)]).encode())
-    name = f"kernels-{digest.hexdigest()[:16]}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _make_private(folder)
-    for library in folder.glob(f"{name}-*.so"):
-        if library.stem == f"{name}-{sha256_of(library)}":
-            return library
-        library.unlink(missing_ok=True)
-    with TemporaryDirectory(dir=folder) as workshop:
-        made = Path(workshop) / name
-        _run([*command, str(sources[0]), "-o", str(made), "-lm"])
-        flush_entry(made)
-        library = folder / f"{name}-{sha256_of(made)}.so"
-        os.replace(made, library)
-    return library
-
-
-def _make_private(folder: Path) -> None:
-    """Let nobody else write to `folder`, and remove what they could have written. NotCompiledError where it is another user's."""
-    if not hasattr(os, "getuid"):  # Windows keeps a user's folders from others by itself
-        return
-    found = folder.stat()
-    if found.st_uid != os.getuid():
-        raise NotCompiledError(f"{folder} belongs to another user; set TUNEFUL_CACHE to a folder of your own")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        folder.chmod(0o700)
-        for library in folder.glob("*.so"):
-            library.unlink()
-
-
-def _compiler() -> str:
-    for name in (os.environ.get("CC", ""), "cc", "gcc"):
-        if name and (found := shutil.which(name)):
-            return found
-    raise NotCompiledError("there is no C compiler (cc); on Debian and Ubuntu `apt install gcc libc6-dev` brings one")
-
-
-def _target(command: Sequence[str]) -> str:
-    """The compiler's version and what it knows of the processor: its predefined macros."""
-    return _run([*command, "-dM", "-E", "-x", "c", os.devnull])
-
-
-def _run(command: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotCompiledError(str(error)) from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise NotCompiledError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
-    return done.stdout
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -322,7 +248,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.decode_workspace_bytes.argtypes = [ctypes.POINTER(Decoder), ctypes.POINTER(DecodeStep)]
     library.decode.argtypes = library.decode_workspace_bytes.argtypes
     library.decode_panel_bytes.restype = library.decode_workspace_bytes.restype = count
-    library.has_matrix_products.restype = count
+    library.has_matrix_products.restype = library.has_threads.restype = count
     if library.has_matrix_products():
         factors = ctypes.POINTER(Factor)
         library.product_workspace_bytes.argtypes = [count] * 4

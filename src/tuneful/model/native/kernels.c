@@ -1,17 +1,32 @@
 /* What a step of training on a CPU does between its matrix products, for which torch has no operation of its own: attention
    over a trie, norms, rotary embedding, gate, the output head's cross-entropy, AdamW; products.h has the matrix products.
-   `native.py` compiles this file for the machine at hand.
+   `library.py` compiles this file for the machine at hand, `tools/wheel.py` for the processors that a wheel is made for.
 
    Everything is computed in float32 (kernels.h once) or, where the tensors are float64, in float64 (kernels.h again); tensors
    in bfloat16 are widened when read and rounded to nearest even when written. What several threads add up is added in an order
    that does not depend on their number. All memory comes from the caller. */
 
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
+#endif
+
+/* What is called from outside: Windows hands out nothing else. */
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT
+#endif
+
+/* Of OpenMP only its pragmas and these two, declared here: Apple's compiler has no <omp.h>. Without it, one thread does it all. */
+#ifdef _OPENMP
+int omp_get_thread_num(void);
+int omp_get_num_threads(void);
+#else
+static inline int omp_get_thread_num(void) { return 0; }
+static inline int omp_get_num_threads(void) { return 1; }
 #endif
 
 #if defined(__AVX512F__)
@@ -219,19 +234,29 @@ static inline float hyperbolic_tangent(float x)
 #include "kernels.h"
 #include "decode.h"
 
+/* Whether several threads share the work. */
+EXPORT int64_t has_threads(void)
+{
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 /* Bytes of `workspace` that a forward, or a backward, of attention needs for all its threads. */
-int64_t attention_workspace_bytes(const attention *plan, int64_t backward)
+EXPORT int64_t attention_workspace_bytes(const attention *plan, int64_t backward)
 {
     return plan->num_threads * (plan->kind == FLOAT64 ? workspace_bytes_double : workspace_bytes_float)(plan, backward);
 }
 
-void attention_forward(const attention *plan, const heads *query, const heads *key, const heads *value, void *output,
+EXPORT void attention_forward(const attention *plan, const heads *query, const heads *key, const heads *value, void *output,
                        void *logsumexp, void *workspace)
 {
     (plan->kind == FLOAT64 ? attend_double : attend_float)(plan, query, key, value, output, logsumexp, workspace);
 }
 
-void attention_backward(const attention *plan, const heads *query, const heads *key, const heads *value, const void *output,
+EXPORT void attention_backward(const attention *plan, const heads *query, const heads *key, const heads *value, const void *output,
                         const void *logsumexp, const heads *to_output, void *to_query, void *to_key, void *to_value, void *sums,
                         void *workspace)
 {
@@ -240,14 +265,14 @@ void attention_backward(const attention *plan, const heads *query, const heads *
 }
 
 /* rows: [num_threads, size] of the numbers that are computed in. */
-void cross_entropy_forward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
+EXPORT void cross_entropy_forward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
                            const int64_t *ids, void *logsumexp, void *nll, void *rows)
 {
     (kind == FLOAT64 ? cross_entropy_double : cross_entropy_float)(
         num_threads, kind, num_rows, size, logits, ids, logsumexp, nll, rows);
 }
 
-void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
+EXPORT void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, const void *logits,
                             const int64_t *ids, const void *logsumexp, const void *weights, void *gradient, void *rows)
 {
     (kind == FLOAT64 ? cross_entropy_backward_double : cross_entropy_backward_float)(
@@ -255,7 +280,7 @@ void cross_entropy_backward(int64_t num_threads, int64_t kind, int64_t num_rows,
 }
 
 /* out [size], float32 or bfloat16: the numbers that `of` stands for. */
-void dequantize_nf4(int64_t num_threads, int64_t kind, int64_t size, const nf4 *of, void *out)
+EXPORT void dequantize_nf4(int64_t num_threads, int64_t kind, int64_t size, const nf4 *of, void *out)
 {
     #pragma omp parallel for num_threads(num_threads) schedule(static)
     for (int64_t start = 0; start < size; start += NF4_BLOCK) {
@@ -267,7 +292,7 @@ void dequantize_nf4(int64_t num_threads, int64_t kind, int64_t size, const nf4 *
 }
 
 /* codes [size / 2, rounded up]: of each of the `numbers` how many of the 15 bounds `between` levels lie below it. */
-void nf4_codes(int64_t num_threads, int64_t size, const float *numbers, const float *between, uint8_t *codes)
+EXPORT void nf4_codes(int64_t num_threads, int64_t size, const float *numbers, const float *between, uint8_t *codes)
 {
     #pragma omp parallel for num_threads(num_threads) schedule(static)
     for (int64_t start = 0; start < size; start += NF4_BLOCK) {
@@ -281,7 +306,7 @@ void nf4_codes(int64_t num_threads, int64_t size, const float *numbers, const fl
 }
 
 /* `residual` is added to the gradient of the input, or null; `to_weight` is null where it is not wanted. */
-void rms_norm_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
+EXPORT void rms_norm_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
                        const void *input, const void *weight, const void *to_output, const void *residual, void *to_input,
                        void *to_weight, void *sums, void *rows)
 {
@@ -290,7 +315,7 @@ void rms_norm_backward(int64_t num_threads, int64_t kind, int64_t num_rows, int6
 }
 
 /* rows: [num_threads, 2, size] of the numbers that are computed in. */
-void rms_norm(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
+EXPORT void rms_norm(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size, double epsilon, double shift,
               const void *input, const void *weight, void *output, void *rows)
 {
     (kind == FLOAT64 ? norm_double : norm_float)(
@@ -299,7 +324,7 @@ void rms_norm(int64_t num_threads, int64_t kind, int64_t num_rows, int64_t size,
 
 /* output [num_nodes, num_heads, size] = input rotated by cosines and sines, which are [num_nodes, size], or `back`, as for gradients;
    `output` may be the input. rows: [num_threads, 4, size] of the numbers that are computed in. */
-void rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size, const heads *input,
+EXPORT void rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_heads, int64_t size, const heads *input,
             int64_t back, const void *cosines, const void *sines, void *output, void *rows)
 {
     (kind == FLOAT64 ? rotate_double : rotate_float)(
@@ -307,12 +332,12 @@ void rotate(int64_t num_threads, int64_t kind, int64_t num_nodes, int64_t num_he
 }
 
 /* output = silu(gate) * up, all of `size` elements. */
-void gated_silu(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up, void *output)
+EXPORT void gated_silu(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up, void *output)
 {
     (kind == FLOAT64 ? gate_double : gate_float)(num_threads, kind, size, gate, up, output);
 }
 
-void gated_silu_backward(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up,
+EXPORT void gated_silu_backward(int64_t num_threads, int64_t kind, int64_t size, const void *gate, const void *up,
                          const void *to_output, void *to_gate, void *to_up)
 {
     (kind == FLOAT64 ? gate_backward_double : gate_backward_float)(
@@ -320,12 +345,12 @@ void gated_silu_backward(int64_t num_threads, int64_t kind, int64_t size, const 
 }
 
 /* parts: one double for each chunk of all parameters. */
-double squared_norm(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters, double *parts)
+EXPORT double squared_norm(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters, double *parts)
 {
     return (kind == FLOAT64 ? add_squares_double : add_squares_float)(num_threads, num_parameters, parameters, parts);
 }
 
-void adamw(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters, double rate, double beta1,
+EXPORT void adamw(int64_t num_threads, int64_t kind, int64_t num_parameters, const parameter *parameters, double rate, double beta1,
            double beta2, double epsilon, double divisor, int64_t step)
 {
     (kind == FLOAT64 ? step_double : step_float)(
@@ -333,23 +358,23 @@ void adamw(int64_t num_threads, int64_t kind, int64_t num_parameters, const para
 }
 
 /* Weights [size, depth] of a kind as panels of `decode_panel_bytes`, which begin at a multiple of 64. */
-int64_t decode_panel_bytes(int64_t kind, int64_t size, int64_t depth)
+EXPORT int64_t decode_panel_bytes(int64_t kind, int64_t size, int64_t depth)
 {
     return (kind == FLOAT64 ? panel_bytes_double : panel_bytes_float)(kind, size, depth);
 }
 
-void lay_out_weights(int64_t num_threads, int64_t kind, int64_t size, int64_t depth, const void *weights, void *panels)
+EXPORT void lay_out_weights(int64_t num_threads, int64_t kind, int64_t size, int64_t depth, const void *weights, void *panels)
 {
     (kind == FLOAT64 ? lay_out_weights_double : lay_out_weights_float)(num_threads, kind, size, depth, weights, panels);
 }
 
 /* Bytes of `workspace` that a step needs. */
-int64_t decode_workspace_bytes(const decoder *d, const decode_step *s)
+EXPORT int64_t decode_workspace_bytes(const decoder *d, const decode_step *s)
 {
     return (d->kind == FLOAT64 ? step_bytes_double : step_bytes_float)(d, s);
 }
 
-void decode(const decoder *d, const decode_step *s)
+EXPORT void decode(const decoder *d, const decode_step *s)
 {
     (d->kind == FLOAT64 ? run_step_double : run_step_float)(d, s);
 }

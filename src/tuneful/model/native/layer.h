@@ -119,7 +119,7 @@ static void put_back(const layer *l, int64_t width, const uint16_t *picked, uint
 }
 
 /* Bytes of `kept`. */
-int64_t layer_kept_bytes(const layer *l)
+EXPORT int64_t layer_kept_bytes(const layer *l)
 {
     char *end = NULL;
     lay_out_kept(l, &end);
@@ -127,7 +127,7 @@ int64_t layer_kept_bytes(const layer *l)
 }
 
 /* Bytes of `workspace` for a forward or a backward. */
-int64_t layer_workspace_bytes(const layer *l, int64_t backward)
+EXPORT int64_t layer_workspace_bytes(const layer *l, int64_t backward)
 {
     int64_t N = l->plan->num_nodes, threads = l->plan->num_threads, deepest = most(l->inner, l->width), rank = 0;
     deepest = most(deepest, l->plan->num_heads * l->plan->size);
@@ -159,7 +159,7 @@ static void multiply_linears(const layer *l, int64_t first, int64_t count, int64
     product(l->plan->num_threads, num_rows, depth, count, factors, l->workspace);
 }
 
-void layer_forward(const layer *l, uint16_t *output)
+EXPORT void layer_forward(const layer *l, uint16_t *output)
 {
     const attention *plan = l->plan;
     int64_t N = plan->num_nodes, M = l->read ? l->num_read : N, threads = plan->num_threads;
@@ -259,7 +259,7 @@ static int goes_below_attention(const layer_gradients *to)
     return wanted;
 }
 
-void layer_backward(const layer *l, const uint16_t *to_output, const layer_gradients *to)
+EXPORT void layer_backward(const layer *l, const uint16_t *to_output, const layer_gradients *to)
 {
     const attention *plan = l->plan;
     int64_t N = plan->num_nodes, M = l->read ? l->num_read : N, threads = plan->num_threads;

@@ -254,7 +254,7 @@ static left_pairs low_pairs(const factor *of, int64_t tile)
     return of->rank ? (left_pairs){of->low_left + tile * TILE * of->rank, 2 * of->rank, 4, of->rank / 2} : no_pairs;
 }
 
-int64_t has_matrix_products(void)
+EXPORT int64_t has_matrix_products(void)
 {
 #ifdef __AMX_BF16__
     return 0;
@@ -306,7 +306,7 @@ static int64_t own_bytes(int64_t num_rows, int64_t depth, int64_t rank)
 }
 
 /* Bytes of `workspace` that `product` and `sum_of_products` need, the latter for its deepest factor; `rank` is the largest. */
-int64_t product_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t rank)
+EXPORT int64_t product_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t rank)
 {
     return counter_bytes(num_threads) + num_threads * own_bytes(num_rows, depth, rank);
 }
@@ -336,7 +336,7 @@ static void start_with_residual(const float *bias, const uint16_t *residual, int
 /* One factor's out [num_rows, size] = scale * (left [num_rows, depth] * right [size, depth]^T + bias + residual
    + low_left [num_rows, rank] * low_right [size, rank]^T), of which bias, a row, and residual, a matrix, may be null; `left` is that
    of the first. The depth is even. */
-void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count, const factor *factors, void *workspace)
+EXPORT void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count, const factor *factors, void *workspace)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), num_chunks = num_parts(depth / 2, DEPTH), all = 0;
     int64_t rank = largest_rank(count, factors);
@@ -390,7 +390,7 @@ void product(int64_t num_threads, int64_t num_rows, int64_t depth, int64_t count
 /* out [num_rows, num_columns] of the first = its scale * the sum of left [num_rows, size] * right [size, num_columns]
    + low_left [num_rows, rank] * low_right [rank, num_columns] over all factors: the gradient of what they read. Their sizes are
    even; `depth` is the largest. */
-void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t depth, int64_t count,
+EXPORT void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t depth, int64_t count,
                      const factor *factors, void *workspace)
 {
     int64_t num_tiles = num_parts(num_rows, TILE), all = num_parts(num_columns, PANEL_WIDTH) * num_tiles;
@@ -436,7 +436,7 @@ void sum_of_products(int64_t num_threads, int64_t num_rows, int64_t num_columns,
 }
 
 /* Bytes of `workspace` that `outer_products` needs. */
-int64_t outer_products_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t num_columns)
+EXPORT int64_t outer_products_workspace_bytes(int64_t num_threads, int64_t num_rows, int64_t num_columns)
 {
     int64_t pairs = num_parts(num_rows, 2), num_panels = num_parts(num_columns, PANEL_WIDTH);
     int64_t sums = pairs > DEPTH ? GROUP * num_panels * PANEL_WIDTH : 0;
@@ -445,7 +445,7 @@ int64_t outer_products_workspace_bytes(int64_t num_threads, int64_t num_rows, in
 
 /* Of each factor out [size, num_columns] = left [num_rows, size]^T * right [num_rows, num_columns], `right` being that of the first:
    the gradients of weights that read the same rows. */
-void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t count, const factor *factors,
+EXPORT void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, int64_t count, const factor *factors,
                     void *workspace)
 {
     int64_t pairs = num_parts(num_rows, 2), num_panels = num_parts(num_columns, PANEL_WIDTH);
@@ -494,5 +494,5 @@ void outer_products(int64_t num_threads, int64_t num_rows, int64_t num_columns, 
     }
 }
 #else
-int64_t has_matrix_products(void) { return 0; }
+EXPORT int64_t has_matrix_products(void) { return 0; }
 #endif
