@@ -35,7 +35,7 @@ class Pretended(torch.Tensor):
     """A tensor on the device; `held` is what it is computed by."""
 
     held: torch.Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Pretended:
@@ -47,7 +47,7 @@ class Pretended(torch.Tensor):
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            device="meta",
+            device=torch.device("meta"),
         )
         made.held = held
         return made
@@ -56,15 +56,16 @@ class Pretended(torch.Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return DEVICE
 
-    is_meta = False  # type: ignore[assignment]
-    is_mps = True  # type: ignore[assignment]
+    is_meta = False
+    is_mps = True
 
     @property
-    def data(self) -> torch.Tensor:  # type: ignore[override]
+    def data(self) -> torch.Tensor:
         return self.detach()
 
     @data.setter
-    def data(self, other: Pretended) -> None:
+    def data(self, other: torch.Tensor) -> None:
+        assert isinstance(other, Pretended), "a tensor of the host was to become one of the device"
         torch.Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
         self.held = other.held
 
@@ -78,7 +79,9 @@ class Pretended(torch.Tensor):
         return f"Pretended({self.held!r})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return computed(func, args, kwargs or {})
 
 

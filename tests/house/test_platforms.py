@@ -103,12 +103,10 @@ def uses(tree: ast.Module) -> Iterator[str]:
 
 
 def _of_call(call: ast.Call) -> Iterator[str]:
-    called, given = ast.unparse(call.func), {one.arg for one in call.keywords}
+    called, given = ast.unparse(call.func), {one.arg for one in call.keywords if one.arg}
     arguments = [ast.unparse(one) for one in call.args]
-    mode = next(
-        (one.value for one in [*call.args[:2], *(k.value for k in call.keywords if k.arg == "mode")] if _is_mode(one)),
-        "r",
-    )  # type: ignore[attr-defined]
+    modes = [*call.args[:2], *(one.value for one in call.keywords if one.arg == "mode")]
+    mode = next((ast.literal_eval(one) for one in modes if _is_mode(one)), "r")
     if called == "os.open" and not any("O_BINARY" in one for one in arguments):
         yield "os.open without O_BINARY"
     if called == "ctypes.CDLL" and arguments[:1] == ["None"]:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +13,8 @@ from tests.doubles.elsewhere import without_onednn
 
 from tuneful.errors import ConfigError
 from tuneful.model import precision
-from tuneful.model import processor as processor_module
 from tuneful.model.precision import cast_parameters, choose_device, choose_dtype
+from tuneful.model.processor import processor_name
 
 CPU = torch.device("cpu")
 NO_OBJECTS = ["[1]", "null", "3"]
@@ -185,9 +187,9 @@ def test_the_processor_of_a_mac_has_the_name_that_people_know(monkeypatch):
     def no_file(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr(processor_module.Path, "read_text", no_file)
+    monkeypatch.setattr(Path, "read_text", no_file)
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(processor_module.subprocess, "run", says)
-    assert processor_module.processor_name() == "Apple M4 Pro"
-    monkeypatch.setattr(processor_module.subprocess, "run", no_file)
-    assert processor_module.processor_name()
+    monkeypatch.setattr(subprocess, "run", says)
+    assert processor_name() == "Apple M4 Pro"
+    monkeypatch.setattr(subprocess, "run", no_file)
+    assert processor_name()

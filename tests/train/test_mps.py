@@ -70,7 +70,8 @@ def test_the_slopes_of_a_preference_reach_the_device(device: torch.device) -> No
         model = tiny_model("llama").to(place)
         found = micro_batch_loss(model, random_records(2), "trie")
         response_logps(found, found.record_targets).square().sum().backward()
-        return model.model.layers[0].mlp.up_proj.weight.grad.cpu()
+        found_slopes: torch.Tensor = model.model.layers[0].mlp.up_proj.weight.grad.cpu()
+        return found_slopes
 
     assert relative_difference(slopes(device), slopes("cpu")) < 1e-6
 
