@@ -151,8 +151,9 @@ def without_memory_in_step_5(*arguments: str) -> None:
     """`tuneful ARGUMENTS`, of which rank 1 runs out of memory in the middle of step 5, and no other does."""
     from tuneful.cli import main
     from tuneful.train import failures, loop
+    from tuneful.train.loss import micro_batch_loss
 
-    real, rank = loop.micro_batch_loss, os.environ["RANK"]
+    real, rank = micro_batch_loss, os.environ["RANK"]
     num_steps = 0
 
     def small(model: Any, *more: Any) -> Any:
