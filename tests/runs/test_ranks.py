@@ -180,6 +180,14 @@ def test_of_sharded_ranks_one_runs_out_of_memory_and_all_say_so(rows: Path, tiny
     assert "give train.micro_batch_tokens=" in said[0]
 
 
+def test_two_ranks_estimate_a_run_by_steps_that_both_take(rows: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    codes, said = ended(start(2, rows, tiny_llama, tmp_path / "run", NO_GENERAL, "--dry-run"))
+    assert codes == [0, 0], said
+    assert "Estimate" in said[0], said
+    assert said[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
 def test_torchrun_starts_again_after_a_rank_died_and_the_run_goes_on(
     rows: Path, tiny_llama: Path, alone: Path, tmp_path: Path
 ) -> None:
