@@ -151,8 +151,9 @@ def without_memory_in_step_5(*arguments: str) -> None:
     """`tuneful ARGUMENTS`, of which rank 1 runs out of memory in the middle of step 5, and no other does."""
     from tuneful.cli import main
     from tuneful.train import failures, loop
+    from tuneful.train.loss import micro_batch_loss
 
-    real, rank = loop.micro_batch_loss, os.environ["RANK"]
+    real, rank = micro_batch_loss, os.environ["RANK"]
     num_steps = 0
 
     def small(model: Any, *more: Any) -> Any:
@@ -177,6 +178,14 @@ def test_of_sharded_ranks_one_runs_out_of_memory_and_all_say_so(rows: Path, tiny
     assert "error: out of memory at a micro-batch of" in said[1]
     assert "error: rank 0 ends because rank 1 failed: out of memory at a micro-batch of" in said[0]
     assert "give train.micro_batch_tokens=" in said[0]
+
+
+def test_two_ranks_estimate_a_run_by_steps_that_both_take(rows: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    codes, said = ended(start(2, rows, tiny_llama, tmp_path / "run", NO_GENERAL, "--dry-run"))
+    assert codes == [0, 0], said
+    assert "Estimate" in said[0], said
+    assert said[1] == ""
+    assert not (tmp_path / "run").exists()
 
 
 def test_torchrun_starts_again_after_a_rank_died_and_the_run_goes_on(

@@ -29,6 +29,7 @@ from tuneful.train.reference import largest_difference, reference_logps
 from tuneful.types import Example
 
 LAYOUT = Layout("trie", max_tokens=30)  # two or three records a micro-batch
+WITH_PAIRS = ("ddp", "fsdp", "copies")
 MIXTURE = PreferenceConfig(loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.2))
 
 
@@ -153,7 +154,7 @@ def train_rank(folder):
                 difference(here["validation_loss"], alone["validation_loss"]),
                 difference(here["own"], [alone["own"][0]] * len(here["own"])),
             )
-            with_pairs = train_pairs(ranks)
+            with_pairs = train_pairs(ranks) if strategy in WITH_PAIRS else {}
             found[strategy]["preferences"] = {
                 what: difference(with_pairs[what], alone_with_pairs[what]) for what in with_pairs
             }

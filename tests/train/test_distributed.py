@@ -7,12 +7,19 @@ import socket
 import time
 
 import pytest
-from tests.doubles.engine import tiny_model
+import torch
 from tests.doubles.processes import Process
-from tests.train.ranks import fail_while_others_wait, train_rank
+from tests.train.ranks import WITH_PAIRS, fail_while_others_wait, train_rank
 
 from tuneful.errors import ConfigError
-from tuneful.train.distributed import SINGLE_PROCESS, choose_keeps_gradients, choose_replicas
+from tuneful.train.distributed import (
+    BUCKET_BYTES,
+    SINGLE_PROCESS,
+    ModelSize,
+    choose_keeps_gradients,
+    choose_replicas,
+    choose_strategy,
+)
 
 
 def test_alone_every_sum_is_the_number_itself():
@@ -74,9 +81,10 @@ def test_losses_norms_and_weights_of_a_training_are_those_of_one_process(found):
     assert found["validation_loss"] <= 1e-6
 
 
-def test_preferences_are_learned_as_one_process_learns_them(found):
+@pytest.mark.parametrize(("size", "strategy"), [held for held in HELD if held[1] in WITH_PAIRS])
+def test_preferences_are_learned_as_one_process_learns_them(size, strategy, ranks_found):
     """One mean over the pairs, and one over the chosen tokens, of the whole step; one KL; one reference."""
-    apart = found["preferences"]
+    apart = ranks_found(size)[strategy]["preferences"]
     assert {what.split()[0] for what in apart} == {"dpo", "kto"}
     assert max(apart.values()) <= 1e-7, apart
     assert max(apart["dpo loss"], apart["kto loss"], apart["dpo logps"]) <= 1e-10, apart
@@ -106,21 +114,24 @@ def test_what_a_rank_fails_with_is_told_by_all_and_nobody_waits(stalls):
 
 
 def test_copies_are_of_equal_numbers_of_ranks_and_by_default_one_a_node(monkeypatch):
-    model, gigabyte = tiny_model(), 1 << 30
+    model = ModelSize(1000, 0, torch.device("cpu"))
     assert [choose_replicas(model, 8, ranks) for ranks in (2, 4, 8)] == [4, 2, 1]
     with pytest.raises(ConfigError, match=r"train\.shard_ranks.*8 ranks cannot be divided into sets of 3"):
         choose_replicas(model, 8, 3)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert choose_replicas(model, 8, None) == 2
     assert choose_replicas(model, 6, None) == 1  # nodes of unlike numbers of ranks
-    monkeypatch.setattr("tuneful.train.distributed._free_bytes", lambda model: 0.01 * gigabyte)
-    monkeypatch.setattr("tuneful.train.distributed._model_bytes", lambda model: 0.05 * gigabyte)
-    assert choose_replicas(model, 8, None) == 1  # a node has no room for a copy
+    assert choose_replicas(ModelSize(1 << 50, 0, torch.device("cpu")), 8, None) == 1  # a node has no room for a copy
 
 
-def test_whole_gradients_are_kept_where_there_is_room_beside_the_shard(monkeypatch):
-    model = tiny_model()
-    num_bytes = 18 * model.num_parameters()
-    for free, kept in ((num_bytes, True), (num_bytes / 2 + 4 * model.num_parameters(), False)):
-        monkeypatch.setattr("tuneful.train.distributed._free_bytes", lambda model, free=free: free)
-        assert choose_keeps_gradients(model, 2) is kept
+@pytest.mark.parametrize(
+    ("free", "strategy", "keeps"),
+    [(18_000 + 2 * BUCKET_BYTES + 1, "ddp", True), (13_001, "fsdp", True), (13_000, "fsdp", False)],
+)
+def test_what_a_rank_has_room_for_decides_how_a_model_is_held(monkeypatch, free, strategy, keeps):
+    """18 bytes a trained parameter, and two buckets; of half a model 9, and whole gradients of 4."""
+    monkeypatch.setattr(ModelSize, "room", free)
+    model = ModelSize(1000, 0, torch.device("cpu"))
+    assert choose_strategy(model, "auto") == strategy
+    assert choose_keeps_gradients(model, 2) is keeps
+    assert (choose_strategy(model, "ddp"), choose_strategy(model, "fsdp")) == ("ddp", "fsdp")

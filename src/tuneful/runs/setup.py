@@ -76,7 +76,7 @@ from tuneful.runs.schema import (
 from tuneful.runs.siblings import choices_of_siblings
 from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
-from tuneful.train.distributed import ProcessGroup, choose_group, on_main_first, shard
+from tuneful.train.distributed import ModelSize, ProcessGroup, choose_group, on_main_first, shard, target_cost
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.optimizer import AdamW
 
@@ -422,13 +422,15 @@ def _choose_strategy(run: RunState) -> str:
     """`ddp` or `fsdp`, in words, where there are several ranks; from here on `run.group` knows how the model is held."""
     if run.group.size == 1:
         return "ddp"
-    train = run.config.train
-    wanted = "fsdp" if train.shard_ranks is not None else train.strategy
+    train, model = run.config.train, run.model
+    wanted = train.strategy
     if run.method.adapter is not None:
-        if wanted == "fsdp":
+        if wanted == "fsdp" or train.shard_ranks is not None:
             raise ConfigError("`train.strategy`: fsdp is for full finetuning; an adapter is trained under ddp")
         wanted = "ddp"
-    run.group = choose_group(run.model, run.group, wanted, train.shard_ranks)
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    size = ModelSize(trained, 4 * (sum(one.numel() for one in model.parameters()) - trained), model.device)
+    run.group = replace(choose_group(run.group, size, wanted, train.shard_ranks), target_cost=target_cost(model))
     return run.group.strategy
 
 

@@ -108,7 +108,8 @@ class ProcessGroup:
         """
         work = dist.all_reduce(tensor, async_op=True)
         assert work is not None
-        return work.wait
+        wait: Callable[[], object] = work.wait
+        return wait
 
     def gather(self, rows: Sequence[Any]) -> list[Any]:
         """What all ranks bring, rank by rank; `rows` are plain values, which travel as JSON."""
@@ -170,11 +171,11 @@ def joined_group(device: torch.device) -> Iterator[ProcessGroup]:
         store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
         # torchrun keeps one store for all its restarts: without a name of its own each would find the addresses of the dead.
         store = dist.PrefixStore(f"tuneful-{restarts}", store)  # type: ignore[attr-defined]
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
-        watch = _failure_watch(f"tuneful-failures-{restarts}", rank, size)
+        watch = _failure_watch(f"tuneful-failures-{restarts}", rank, size)  # one may fail before another has met all
     try:
         with _peers_may_be_gone(rank, watch.heard):
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
             yield ProcessGroup(rank, size, local_rank)
     except Exception as error:
         watch.tell(str(error) or type(error).__name__, wait=not isinstance(error, PeerError))
@@ -188,7 +189,8 @@ def joined_group(device: torch.device) -> Iterator[ProcessGroup]:
 def _failure_watch(name: str, rank: int, size: int) -> FailureWatch:
     """Failures are told in the store that the ranks met in, by another connection: this one may wait for hours."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.PrefixStore(name, dist.TCPStore(host, port, is_master=False, timeout=_TIMEOUT))  # type: ignore[attr-defined]
+    own = dist.TCPStore(host, port, is_master=False, timeout=timedelta(minutes=5))
+    store = dist.PrefixStore(name, own)  # type: ignore[attr-defined]
     holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     return FailureWatch(store, rank, size, holds_store=holds_store, leave_collectives=_leave_collectives)
 
@@ -199,27 +201,43 @@ def _leave_collectives() -> None:
         dist.distributed_c10d._abort_process_group()
 
 
-def choose_strategy(model: PreTrainedModel, wanted: Strategy) -> Literal["ddp", "fsdp"]:
-    """`ddp` where model, optimizer and two buckets of gradients fit into this rank's part of the free memory with room to spare;
-    or as `wanted`."""
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """A model that is to be held: how many parameters are trained, the bytes of those that are not, and on which device."""
+
+    num_trained: int
+    frozen_bytes: int
+    device: torch.device
+
+    @property
+    def num_bytes(self) -> int:
+        """What model and optimizer take where they are not sharded."""
+        return self.num_trained * _BYTES_A_PARAMETER + self.frozen_bytes
+
+    @property
+    def room(self) -> float:
+        """Bytes of this rank's part of the free memory that model and optimizer may take."""
+        if self.device.type == "cuda":
+            return _USED_SHARE * float(torch.cuda.mem_get_info(self.device)[0])
+        return _USED_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def choose_group(group: ProcessGroup, model: ModelSize, wanted: Strategy, shard_ranks: int | None) -> ProcessGroup:
+    """`group`, knowing how `model` is held, the same on every rank: what the main rank chooses, and what all have room for."""
+    sharded = choose_strategy(model, "fsdp" if shard_ranks is not None else wanted) == "fsdp"
+    sharded, replicas = group.broadcast([sharded, choose_replicas(model, group.size, shard_ranks) if sharded else 1])
+    keeps_gradients = sharded and all(group.gather([choose_keeps_gradients(model, group.size // replicas)]))
+    return replace(group, sharded=sharded, replicas=replicas, keeps_gradients=keeps_gradients)
+
+
+def choose_strategy(model: ModelSize, wanted: Strategy) -> Literal["ddp", "fsdp"]:
+    """`ddp` where model, optimizer and two buckets of gradients fit with room to spare; or as `wanted`."""
     if wanted != "auto":
         return wanted
-    return "ddp" if _model_bytes(model) + 2 * BUCKET_BYTES < _free_bytes(model) else "fsdp"
+    return "ddp" if model.num_bytes + 2 * BUCKET_BYTES < model.room else "fsdp"
 
 
-def choose_group(
-    model: PreTrainedModel, group: ProcessGroup, wanted: Strategy, shard_ranks: int | None
-) -> ProcessGroup:
-    """`group`, knowing how `model` is held, the same on every rank: what the main rank chooses, and what all have room for."""
-    sharded = choose_strategy(model, wanted) == "fsdp"
-    replicas = choose_replicas(model, group.size, shard_ranks) if sharded else 1
-    sharded, replicas, cost = group.broadcast([sharded, replicas, target_cost(model)])
-    keeps = sharded and choose_keeps_gradients(model, group.size // replicas)
-    keeps_gradients = all(group.gather([keeps]))
-    return replace(group, sharded=sharded, replicas=replicas, keeps_gradients=keeps_gradients, target_cost=cost)
-
-
-def choose_replicas(model: PreTrainedModel, size: int, shard_ranks: int | None) -> int:
+def choose_replicas(model: ModelSize, size: int, shard_ranks: int | None) -> int:
     """How many copies of a sharded model `size` ranks hold: one for every `shard_ranks` of them.
 
     Where that is not given, one a node, if its ranks have room for it, else one. ConfigError where ranks cannot be divided so.
@@ -229,29 +247,14 @@ def choose_replicas(model: PreTrainedModel, size: int, shard_ranks: int | None) 
             raise ConfigError(f"`train.shard_ranks`: {size} ranks cannot be divided into sets of {shard_ranks}")
         return size // shard_ranks
     on_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    fits = on_node > 1 and size % on_node == 0 and _model_bytes(model) / on_node < _free_bytes(model)
+    fits = on_node > 1 and size % on_node == 0 and model.num_bytes / on_node < model.room
     return size // on_node if fits else 1
 
 
-def choose_keeps_gradients(model: PreTrainedModel, shard_ranks: int) -> bool:
+def choose_keeps_gradients(model: ModelSize, shard_ranks: int) -> bool:
     """Whether a rank has room for whole gradients in float32 beside its shard, one of `shard_ranks`: then they are summed once a
     step, else in every micro-batch."""
-    gradients = _GRADIENT_BYTES * sum(one.numel() for one in model.parameters() if one.requires_grad)
-    return _model_bytes(model) / shard_ranks + gradients < _free_bytes(model)
-
-
-def _model_bytes(model: PreTrainedModel) -> int:
-    """What model and optimizer take where they are not sharded."""
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    return trained * _BYTES_A_PARAMETER + frozen * 4
-
-
-def _free_bytes(model: PreTrainedModel) -> float:
-    """The part of this rank's free memory that model and optimizer may take."""
-    if model.device.type == "cuda":
-        return _USED_SHARE * torch.cuda.mem_get_info(model.device)[0]
-    return _USED_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return model.num_bytes / shard_ranks + _GRADIENT_BYTES * model.num_trained < model.room
 
 
 def target_cost(model: PreTrainedModel) -> float:

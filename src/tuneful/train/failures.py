@@ -62,6 +62,7 @@ class FailureWatch:
         said = json.dumps([self._rank, message[:_MAX_MESSAGE]])
         try:
             self._store.compare_set(_FAILED, "", said)
+            self.heard()
             self._acknowledge()
             until = time.monotonic() + (_HEARD_SECONDS if wait and self._holds_store else 0.0)
             while time.monotonic() < until and self._store.add(_HEARD, 0) < self._size:

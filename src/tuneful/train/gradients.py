@@ -220,4 +220,4 @@ def _tied(model: PreTrainedModel) -> torch.Tensor | None:
     """The matrix that is embedding and head in one: `loss.TiedLookup` adds to its gradient what autograd does not see."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     tied = outputs is not None and getattr(outputs, "weight", None) is inputs.weight
-    return inputs.weight if tied else None  # type: ignore[return-value]
+    return inputs.weight if tied else None
