@@ -45,6 +45,7 @@ from tuneful.judge.probing import num_probe_questions
 from tuneful.judge.protocols import Item
 from tuneful.judge.questions import Question, prompt_of
 from tuneful.model import decoder
+from tuneful.model.attention import ask_for
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
@@ -493,6 +494,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         _outcome(lambda: choose_device(lab.config("model.device=cuda").model.device)),
     ),
     "model.dropout": training("model.dropout=0.3"),
+    "model.attn_implementation": lambda lab: tuple(
+        _outcome(lambda implementation=one: ask_for(tiny_model(), implementation))
+        for one in (
+            lab.config().model.attn_implementation,
+            lab.config("model.attn_implementation=flex_attention").model.attn_implementation,
+        )
+    ),
     "lora.r": lora("lora.r=4"),
     "lora.alpha": lora("lora.alpha=4"),
     "lora.dropout": lora("lora.dropout=0.5"),

@@ -85,7 +85,7 @@ def needed(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
 def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Iterator[Need]:
     """What each phase of a run that may need most needs of `device`: training, loading and saving."""
     train, all_weights = config.train, size.num_parameters
-    is_full, is_low = train.method == "full", dtype is torch.bfloat16
+    is_full, is_low = train.method == "full", dtype.itemsize == 2
     trained = (
         size.num_trainable(train.freeze_layers)
         if is_full
@@ -102,7 +102,7 @@ def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
         "finetuning all weights" if is_full else f"{train.method} finetuning",
         {
             "weights": trained * _FLOAT32 + frozen_bytes,
-            "their copies for bfloat16 products": trained * dtype.itemsize if is_low else 0,
+            "their copies for products in 16 bits": trained * dtype.itemsize if is_low else 0,
             "gradients": trained * dtype.itemsize,
             "AdamW's moments": 2 * trained * _FLOAT32,
             "the best weights so far": trained * _FLOAT32 if keeps_best else 0,

@@ -9,9 +9,8 @@ the records and the learning rate follow from the step, and so do the random num
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -21,7 +20,9 @@ from transformers import PreTrainedModel
 from tuneful.batch.order import Mixture, all_steps, derived_seed, num_steps, replay_indices
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
+from tuneful.model.repeatable import repeatable
 from tuneful.runs.schema import Evaluation, Event, Layout, Notice, Sample, Step, TrainingState
+from tuneful.train import loss_scale
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.finite import check_losses, culprits, not_finite, validation_not_finite
 from tuneful.train.layout import cut_micro_batches, own_micro_batches
@@ -32,13 +33,11 @@ from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.train.preference_watch import preference_notices
 from tuneful.train.progress import LossTracker
 from tuneful.train.schedule import Schedule, schedule_of
+from tuneful.train.watch import SPIKE_WINDOW, spike, without_gradient
 from tuneful.types import Answer, Example
 
 _EVALUATED_BYTES = 1 << 28
 """What the logits of a micro-batch that is only evaluated may take, were all its tokens targets."""
-
-_SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
-"""A spike stands six standard deviations above the mean of the last 64 steps (at least a quarter of them), and by half."""
 
 Found = TypeVar("Found")
 
@@ -156,29 +155,15 @@ class Training:
         replayed = self._replayed(len(examples))
         together = [*examples, *replayed]
         sides = self.objective.sides(together)
-
-        def gradients(layout: Layout) -> Costs:
-            torch.manual_seed(derived_seed(self.config.seed, step))  # of dropout
-            self.optimizer.forget_gradients()
-            return self._backward(together, layout)
-
-        own, memory_notices = self._fitted(gradients)
-        yield from memory_notices
-        if step == 1 and (unused := _without_gradient(self.optimizer, self.group)):
-            yield unused
-        self.optimizer.sum_gradients()
-        costs = own.summed(together, self.group, self.objective.num_columns)
         rate = learning_rate(self.config, step, self.num_steps)
+        costs, norm = yield from self._update(together, rate)
         loss = costs.mean(examples) if replayed else costs.loss
-        norm = self.optimizer.step(rate)
-        if not math.isfinite(norm):
-            raise not_finite(step, f"the gradient's norm is {norm}", together)
         figures = self.objective.figures(costs.of(examples))
         notices = self._notices(step, loss, norm, figures)
         if self.loss_tracker is not None:
             self.loss_tracker.see(step, indices, [row[0] for row in costs.of(examples)])
         self.state.step, self.state.evaluated = step, False
-        self.state.recent_losses = [*self.state.recent_losses, loss][-_SPIKE_WINDOW:]
+        self.state.recent_losses = [*self.state.recent_losses, loss][-SPIKE_WINDOW:]
         yield Step(
             step=step,
             epoch=((step - 1) * self.config.batch_size + len(examples)) / self.epoch_length,
@@ -194,9 +179,35 @@ class Training:
         )
         yield from notices
 
+    def _update(self, together: Sequence[Example], rate: float) -> Generator[Event, None, tuple[Costs, float]]:
+        """The optimizer's step at `rate` with the gradients of the records of the next step; what they cost on all ranks, and
+        the norm. Where a gradient is too large for float16, all of it once more at a smaller loss scale."""
+        step, scaled = self.state.step + 1, self.optimizer.is_loss_scaled
+
+        def gradients(layout: Layout) -> Costs:
+            torch.manual_seed(derived_seed(self.config.seed, step))  # of dropout
+            self.optimizer.forget_gradients()
+            with repeatable(self.model.device):
+                return self._backward(together, layout, loss_scale.current(self.state, is_scaled=scaled))
+
+        while True:
+            own, memory_notices = self._fitted(gradients)
+            yield from memory_notices
+            if step == 1 and (unused := without_gradient(self.optimizer, self.group)):
+                yield unused
+            self.optimizer.sum_gradients()
+            costs = own.summed(together, self.group, self.objective.num_columns)
+            norm = self.optimizer.step(rate, loss_scale.current(self.state, is_scaled=scaled))
+            if math.isfinite(norm):
+                loss_scale.count(self.state)
+                return costs, norm
+            if (lowered := loss_scale.lower(self.state, step)) is None:
+                raise not_finite(step, f"the gradient's norm is {norm}", together)
+            yield lowered
+
     def _notices(self, step: int, loss: float, norm: float, figures: Mapping[str, float]) -> list[Notice]:
         """What a person should hear of at this step."""
-        found = (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm))
+        found = (spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm))
         return [*filter(None, found), *preference_notices(step, figures, self.state)]
 
     def _gradient_is_zero(self, step: int, norm: float) -> Notice | None:
@@ -232,10 +243,11 @@ class Training:
         )
         return [self.replay.examples[index] for index in indices]
 
-    def _backward(self, examples: Sequence[Example], layout: Layout) -> Costs:
-        """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs. Where they
-        come back averaged over ranks, what is averaged is as many times larger."""
-        objective, group, costs = self.objective, self.group, Costs()
+    def _backward(self, examples: Sequence[Example], layout: Layout, scale: float) -> Costs:
+        """Gradients of `scale` times the mean loss of one optimizer step into the optimizer; what this rank's share of it costs,
+        read once all is asked of the device. Gradients that come back averaged over ranks are of as many times the loss."""
+        objective, group, costs, computed = self.objective, self.group, Costs(), []
+        factor = scale * (group.size if group.sharded else 1)
         share_of = objective.begin(examples, measure_in(self.model, layout, group, self.should_stop))
         self.model.train()
         for number, (batch, counts) in enumerate(own_micro_batches(examples, layout, group)):
@@ -245,9 +257,10 @@ class Training:
             with out_of_memory_says(batch):
                 found = micro_batch_loss(self.model, sides := objective.sides(batch), layout.name)
                 share, rows = share_of(batch, found)
-                share = share if counts else share * 0
-                (share * group.size if group.sharded else share).backward()
-            costs.loss += share.item()
+                (share * (factor if counts else 0)).backward()
+            computed.append((batch, counts, sides, found.detached(), share.detach(), rows))
+        for batch, counts, sides, found, share, rows in computed:
+            costs.loss += share.item() if counts else 0
             if not math.isfinite(costs.loss):
                 self.optimizer.forget_gradients()
                 raise not_finite(self.state.step + 1, f"the loss is {costs.loss}", culprits(sides, found))
@@ -411,35 +424,3 @@ class Costs:
     def mean(self, examples: Sequence[Example]) -> float:
         """The weighted mean loss of some of them, records of responses."""
         return sum(row[1] for row in self.of(examples)) / total_weight(examples)
-
-
-# What a step may show
-
-
-def _without_gradient(optimizer: AdamW, group: ProcessGroup) -> Notice | None:
-    """A notice that names the parameters that are to be trained and have had no gradient on any rank; None where there are none.
-
-    A decoder that was cut out of an encoder-decoder has such, and one that can see.
-    """
-    missing = group.gather(optimizer.without_gradient())
-    names = [name for name in dict.fromkeys(missing) if missing.count(name) == group.size]
-    if not names:
-        return None
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return Notice(
-        1,
-        "unused",
-        f"no gradient has reached {', '.join(names[:8])}{more}: the model does not use them on these records, and they stay as "
-        "they are until it does",
-    )
-
-
-def _spike(step: int, loss: float, recent: Sequence[float]) -> Notice | None:
-    if len(recent) < _SPIKE_WINDOW // 4:
-        return None
-    mean = statistics.fmean(recent)
-    if loss <= max(mean + _SPIKE_SIGMAS * statistics.pstdev(recent), _SPIKE_RATIO * mean):
-        return None
-    return Notice(
-        step, "spike", f"the loss jumped to {loss:.3f}; over the {len(recent)} steps before it was {mean:.3f}"
-    )
