@@ -89,7 +89,7 @@ def _attend(
         return lambda inputs: layout.attend(*inputs, scale, None)
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES)
     groups = moved(lay_out_groups(blocks, batch.num_nodes, *heads[:2], dtype), device)
-    return lambda inputs: GroupedAttention.apply(*inputs, groups, scale)  # type: ignore[no-untyped-call]
+    return lambda inputs: GroupedAttention.apply(*inputs, groups, scale)
 
 
 def _inputs(num_nodes: int, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Heads:
@@ -124,7 +124,7 @@ def _oracle(batch: TrieBatch, inputs: Heads, upstream: torch.Tensor, scale: floa
 def _apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """The norm of the difference, as a share of the norm of what is wanted; alone where nothing is."""
     apart, norm = (found.double() - wanted).norm().item(), wanted.norm().item()
-    return apart / norm if norm else apart
+    return float(apart / norm if norm else apart)
 
 
 def _num_graphs() -> int:

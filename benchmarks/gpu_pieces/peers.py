@@ -97,7 +97,7 @@ def _by_trl(place: Place, shape: Shape, num_nodes: int, *, packed: bool = False)
 
     class Heard(SFTTrainer):
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            loss = super().training_step(*args, **kwargs)
+            loss: torch.Tensor = super().training_step(*args, **kwargs)
             losses.append(loss)
             return loss
 

@@ -119,7 +119,8 @@ def test_the_oracle_of_the_pieces_is_dense_attention_by_autograd() -> None:
     inputs = attention._inputs(129, (4, 2, 8), torch.float64, torch.device("cpu"))
     upstream = torch.randn(1, 129, 4, 8, dtype=torch.float64)
     mask = torch.from_numpy(importlib.import_module("tuneful.batch.trie").visible(batch))
-    dense = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.3, enable_gqa=True)
+    query, key, value = inputs
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
     wanted = [dense.transpose(1, 2), *torch.autograd.grad(dense.transpose(1, 2), inputs, upstream)]
     for found, one in zip(attention._oracle(batch, inputs, upstream, 0.3), wanted, strict=True):
         torch.testing.assert_close(found, one.detach(), rtol=1e-10, atol=1e-10)

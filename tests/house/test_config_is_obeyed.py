@@ -70,6 +70,7 @@ BASE = [
     "data.max_length=256",
     "model.dtype=float32",
 ]
+FLEX = "model.attn_implementation=flex_attention"
 TERMINAL = Terminal(quiet=True)
 
 
@@ -494,12 +495,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         _outcome(lambda: choose_device(lab.config("model.device=cuda").model.device)),
     ),
     "model.dropout": training("model.dropout=0.3"),
-    "model.attn_implementation": lambda lab: tuple(
-        _outcome(lambda implementation=one: ask_for(tiny_model(), implementation))
-        for one in (
-            lab.config().model.attn_implementation,
-            lab.config("model.attn_implementation=flex_attention").model.attn_implementation,
-        )
+    "model.attn_implementation": lambda lab: (
+        _outcome(lambda: ask_for(tiny_model(), lab.config().model.attn_implementation)),
+        _outcome(lambda: ask_for(tiny_model(), lab.config(FLEX).model.attn_implementation)),
     ),
     "lora.r": lora("lora.r=4"),
     "lora.alpha": lora("lora.alpha=4"),

@@ -73,8 +73,8 @@ def forward_by_sdpa(
     """In the place of FlashAttention: a sequence at a time."""
     parts = []
     for own, path, sees in each_sequence(layout):
-        heads = [rows.transpose(0, 1) for rows in (query[own], keys[path], values[path])]
-        found = F.scaled_dot_product_attention(*heads, attn_mask=sees, scale=scale, enable_gqa=True)
+        one, two, three = (rows.transpose(0, 1) for rows in (query[own], keys[path], values[path]))
+        found = F.scaled_dot_product_attention(one, two, three, attn_mask=sees, scale=scale, enable_gqa=True)
         parts.append(found.transpose(0, 1))
     return [torch.cat(parts)]
 
@@ -83,8 +83,8 @@ def backward_by_sdpa(
     grad: Any, query: Any, keys: Any, values: Any, output: Any, kept: Any, layout: Any, scale: Any
 ) -> Any:
     with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in (query, keys, values)]
-        found = forward_by_sdpa(*leaves, layout, scale)[0]
+        one, two, three = leaves = [tensor.detach().requires_grad_() for tensor in (query, keys, values)]
+        found = forward_by_sdpa(one, two, three, layout, scale)[0]
     assert torch.equal(found, output)
     return torch.autograd.grad(found, leaves, grad)
 
@@ -197,8 +197,9 @@ def assert_like_dense(batch: TrieBatch, window: int | None, softcap: float | Non
         for heads in (4, 2, 2)
     ]
     upstream = torch.randn(1, batch.num_nodes, 4, 8, dtype=torch.float64)
-    options = {"scaling": 1.3, "softcap": softcap, "sliding_window": window}
-    output, _ = trie_attention(model, *inputs, None, trie_plan=plan_attention(batch, model), **options)
+    options: dict[str, Any] = {"scaling": 1.3, "softcap": softcap, "sliding_window": window}
+    plan = plan_attention(batch, model)
+    output, _ = trie_attention(model, inputs[0], inputs[1], inputs[2], None, trie_plan=plan, **options)
     query, key, value = (tensor.repeat_interleave(4 // tensor.shape[1], 1) for tensor in inputs)
     scores = query @ key.mT * 1.3
     scores = softcap * torch.tanh(scores / softcap) if softcap else scores
@@ -213,8 +214,7 @@ def assert_like_dense(batch: TrieBatch, window: int | None, softcap: float | Non
 @pytest.mark.filterwarnings(
     "ignore:flex_attention called without torch.compile", "ignore:The .grad attribute of a Tensor"
 )
-@pytest.mark.parametrize("window", [None, 1, 30])
-@pytest.mark.parametrize("num_nodes", [1, 127, 129, 300])
+@pytest.mark.parametrize(("num_nodes", "window"), [(1, None), (127, 1), (129, None), (300, 30)])
 @pytest.mark.parametrize("gpu", ["varlen", "flex_attention", "torch"], indirect=True)
 def test_output_and_gradients_are_those_of_dense_scores(gpu: str, num_nodes: int, window: int | None) -> None:
     assert_like_dense(batch_of(num_nodes), window)
@@ -231,8 +231,11 @@ def test_capped_scores_are_those_of_the_formula(gpu: str) -> None:
 @pytest.mark.filterwarnings(
     "ignore:flex_attention called without torch.compile", "ignore:The .grad attribute of a Tensor"
 )
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma3"])
-@pytest.mark.parametrize("gpu", ["varlen", "flex_attention", "torch"], indirect=True)
+@pytest.mark.parametrize(
+    ("gpu", "family"),
+    [("varlen", "llama"), ("varlen", "gpt2"), ("varlen", "gemma3"), ("torch", "mistral"), ("flex_attention", "gemma3")],
+    indirect=["gpu"],
+)
 def test_loss_and_gradients_of_a_model_are_those_of_each_record_alone(gpu: str, family: str) -> None:
     examples = random_records(6, prompt_weight=0.3)
     model = tiny_model(family, torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def switches() -> tuple[bool, bool, bool]:
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        getattr(torch.utils.deterministic, "fill_uninitialized_memory"),  # noqa: B009
     )
 
 
@@ -92,7 +93,7 @@ def test_gradients_of_rows_that_are_looked_up_several_times_are_added_in_one_ord
 
 
 def test_float32_is_float32_in_the_proof_whatever_was_asked_of_torch() -> None:
-    places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul")]  # noqa: B009
     before = [place.fp32_precision for place in places]
     try:
         for place in places:
@@ -110,7 +111,7 @@ def test_float32_is_float32_in_the_proof_whatever_was_asked_of_torch() -> None:
 
 def test_arrays_that_travel_in_one_buffer_arrive_as_they_were() -> None:
     rng = np.random.default_rng(0)
-    arrays = [
+    arrays: list[Any] = [
         rng.integers(0, 2**31 - 1, 7).astype(np.int32),
         rng.random(5),
         rng.integers(-9, 9, (3, 4)).astype(np.int32),

@@ -62,12 +62,13 @@ def lay_out_flex(batch: TrieBatch, window: int | None, device: torch.device) -> 
     arrays = (batch.subtree_end, batch.positions, *lists)
     subtree_end, positions, *rest = on_device(device, *arrays, integers=torch.int32)
     names = [f"{prefix}_{what}" for prefix in ("kv", "full_kv", "q", "full_q") for what in ("num_blocks", "indices")]
+    of_lists: dict[str, Any] = {name: part[None, None] for name, part in zip(names, rest, strict=True)}
     return FlexLayout(
         BlockMask(
             seq_lengths=(batch.num_nodes, batch.num_nodes),
             BLOCK_SIZE=(TILE, TILE),
             mask_mod=trie_mask_mod(subtree_end) if window is None else window_mask_mod(subtree_end, positions, window),
-            **{name: part[None, None] for name, part in zip(names, rest, strict=True)},
+            **of_lists,
         )
     )
 

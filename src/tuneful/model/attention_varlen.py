@@ -67,8 +67,8 @@ def lay_out_varlen(batch: TrieBatch, window: int | None, device: torch.device) -
         np.cumsum([0, *num_keys]),
     )
     found = on_device(device, *(array.astype(np.int32) for array in arrays), integers=torch.int32)
-    path, order, counts, *starts = found
-    return VarlenLayout(path, order, counts.long(), *starts, max(num_queries), max(num_keys), window)
+    nodes, order, counts, query_starts, key_starts = found
+    return VarlenLayout(nodes, order, counts.long(), query_starts, key_starts, max(num_queries), max(num_keys), window)
 
 
 class _VarlenAttention(torch.autograd.Function):
@@ -78,7 +78,8 @@ class _VarlenAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: VarlenLayout, scale: float
     ) -> torch.Tensor:
-        output, *kept = flash_forward(query, *_along_paths(layout, key, value), layout, scale)
+        keys, values = _along_paths(layout, key, value)
+        output, *kept = flash_forward(query, keys, values, layout, scale)
         ctx.save_for_backward(query, key, value, output, *kept)
         ctx.layout, ctx.scale = layout, scale
         return output
@@ -86,9 +87,9 @@ class _VarlenAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, *kept = ctx.saved_tensors
-        layout, rows = ctx.layout, _along_paths(ctx.layout, key, value)
+        layout, (keys, values) = ctx.layout, _along_paths(ctx.layout, key, value)
         grad = grads[0].contiguous()
-        to_query, to_keys, to_values = flash_backward(grad, query, *rows, output, kept, layout, ctx.scale)
+        to_query, to_keys, to_values = flash_backward(grad, query, keys, values, output, kept, layout, ctx.scale)
         return to_query, summed_by_node(to_keys, layout), summed_by_node(to_values, layout), None, None
 
 
@@ -109,12 +110,12 @@ def flash_forward(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layout: VarlenLayout, scale: float
 ) -> list[torch.Tensor]:
     """query [N, H, D], keys and values [P, K, D] -> the output [N, H, D], and what the backward needs besides."""
-    output, logsumexp, random, _, _ = torch.ops.aten._flash_attention_forward(
+    output, logsumexp, *_ = torch.ops.aten._flash_attention_forward(
         *(query, keys, values, layout.query_starts, layout.key_starts, layout.max_queries, layout.max_keys),
         *(0.0, layout.window is None, False),
         **_options(layout, scale),
     )
-    return [output, logsumexp, random]
+    return [output, logsumexp]
 
 
 def flash_backward(
@@ -128,7 +129,10 @@ def flash_backward(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of query [N, H, D], keys and values [P, K, D], the same bits whenever they are computed."""
-    logsumexp, random = kept
+    (logsumexp,), random = (
+        kept,
+        torch.zeros(2, dtype=torch.uint64, device=query.device),
+    )  # of a dropout that there is not
     with strictly_repeatable():
         to_query, to_keys, to_values = torch.ops.aten._flash_attention_backward(
             *(grad, query, keys, values, output, logsumexp),

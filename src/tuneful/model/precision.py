@@ -61,7 +61,7 @@ def ieee_float32() -> Iterator[None]:
             place.fp32_precision = precision
 
 
-_FLOAT32_PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+_FLOAT32_PRODUCTS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
 
 
 def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -349,12 +349,12 @@ def self_check(
 
 
 def _fitting_check(
-    model: PreTrainedModel, examples: Sequence[Example], *layout: LayoutName, **named: bool
+    model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName = "trie", *, training: bool = True
 ) -> str | None:
     """`self_check` of as many of `examples` as the memory has room for. OutOfMemoryError where one alone is too many."""
     while True:
         try:
-            return self_check(model, examples, *layout, **named)
+            return self_check(model, examples, layout, training=training)
         except OutOfMemoryError:
             if len(examples) == 1:
                 raise

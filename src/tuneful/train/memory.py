@@ -82,7 +82,7 @@ def optimizer_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
     trained = [one for one in model.parameters() if one.requires_grad]
     num_trained = sum(one.numel() for one in trained)
     masters = sum(one.numel() * (4 - one.itemsize) for one in trained if one.itemsize < 4)
-    return masters + num_trained * (16 if dtype.itemsize == 2 else 3 * dtype.itemsize)
+    return int(masters + num_trained * (16 if dtype.itemsize == 2 else 3 * dtype.itemsize))
 
 
 def _frozen_bytes(model: PreTrainedModel) -> int:

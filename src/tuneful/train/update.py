@@ -148,7 +148,8 @@ class TorchUpdate:
             if (
                 device := batch[0].tensor.master.device
             ) not in scalars:  # filled there: a copy would wait for the device
-                scalars[device] = tuple(torch.full((), float(one), device=device) for one in (num_steps, divisor))
+                steps, by = (torch.full((), float(one), device=device) for one in (num_steps, divisor))
+                scalars[device] = steps, by
             self._step_batch(batch, rate, *scalars[device], divides=divisor != 1.0)
 
     def _with_gradients(self) -> Iterator[list[_Stretch]]:
