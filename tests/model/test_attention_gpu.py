@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.doubles.engine import assert_close, random_records, record, run_alone, run_batches, tiny_model, tries
+from tests.doubles.engine import (
+    assert_close,
+    random_records,
+    record,
+    run_alone,
+    run_batches,
+    tiny_model,
+    train_config,
+    tries,
+)
 from torch.nn import functional as F
 
 from tuneful.batch.trie import TrieBatch, build_trie, padded_trie, visible
@@ -17,7 +26,7 @@ from tuneful.model import attention, attention_flex, attention_varlen
 from tuneful.model.attention import ask_for, gpu_attention, laid_out, plan_attention, trie_attention
 from tuneful.model.attention_flex import padded_length, tile_lists, trie_mask_mod, window_mask_mod
 from tuneful.model.attention_varlen import VarlenLayout, lay_out_varlen, summed_by_node
-from tuneful.train.layout import self_check
+from tuneful.train.layout import choose_layout, self_check
 
 CPU = torch.device("cpu")
 SIZES = (1, 127, 128, 129, 255, 256, 257, 300)
@@ -183,6 +192,9 @@ def test_a_kernel_that_does_not_compile_is_a_reason_for_the_padded_layout(
     reason = self_check(tiny_model(), random_records(3))
     assert str(reason).startswith("the model cannot be computed as a trie (RuntimeError: ")
     assert str(error)[:40] in str(reason)
+    found = choose_layout(tiny_model(), random_records(6), train_config(), torch.bfloat16)
+    assert (found.name, found.reason) == ("padded", reason)
+    assert found.max_tokens > 1
 
 
 # Values and gradients
