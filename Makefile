@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # A test takes a thread and up to 3 GB; the tests are shared by as many processes as have a core each on a laptop.
 WORKERS ?= 2
 
-.PHONY: demo test check docs test-processors bench-train bench-lora bench-preferences bench-generate bench-peers browser clean
+.PHONY: demo test check docs test-processors bench-train bench-lora bench-preferences bench-generate bench-gpu bench-peers browser clean
 
 demo: $(RUN_STAMP)
 	@echo "==> tuneful run starter: the whole job, from data to report"
@@ -46,6 +46,10 @@ bench-preferences: $(TEST_STAMP)
 
 bench-generate: $(TEST_STAMP)
 	@$(BIN)/python benchmarks/generate.py $(BENCH)
+
+# On a machine with a GPU: random weights, nothing is downloaded; the same command goes on where a time limit cut it.
+bench-gpu: $(TEST_STAMP)
+	@$(BIN)/python benchmarks/gpu.py $(BENCH)
 
 bench-peers: $(TEST_STAMP)
 	@cd benchmarks && ../$(BIN)/python -m train_peers.systems

@@ -45,6 +45,7 @@ from tuneful.judge.probing import num_probe_questions
 from tuneful.judge.protocols import Item
 from tuneful.judge.questions import Question, prompt_of
 from tuneful.model import decoder
+from tuneful.model.attention import ask_for
 from tuneful.model.load import load_model
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.runs.method import begin_method
@@ -69,6 +70,7 @@ BASE = [
     "data.max_length=256",
     "model.dtype=float32",
 ]
+FLEX = "model.attn_implementation=flex_attention"
 TERMINAL = Terminal(quiet=True)
 
 
@@ -494,6 +496,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         _outcome(lambda: choose_device(lab.config("model.device=cuda").model.device)),
     ),
     "model.dropout": training("model.dropout=0.3"),
+    "model.attn_implementation": lambda lab: (
+        _outcome(lambda: ask_for(tiny_model(), lab.config().model.attn_implementation)),
+        _outcome(lambda: ask_for(tiny_model(), lab.config(FLEX).model.attn_implementation)),
+    ),
     "lora.r": lora("lora.r=4"),
     "lora.alpha": lora("lora.alpha=4"),
     "lora.dropout": lora("lora.dropout=0.5"),

@@ -11,12 +11,10 @@ from tuneful.batch.trie import build_trie, visible
 from tuneful.model.attention import (
     UnsupportedAttentionError,
     plan_attention,
-    softcap_score_mod,
     trie_attention,
-    trie_mask_mod,
     use_trie_attention,
-    window_mask_mod,
 )
+from tuneful.model.attention_flex import softcap_score_mod, trie_mask_mod, window_mask_mod
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
 

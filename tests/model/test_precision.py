@@ -48,6 +48,15 @@ def test_native_bfloat16_is_taken_where_it_is_faster_by_a_fifth(processor, tmp_p
     assert choose_dtype("auto", CPU, tmp_path) is expected
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_without_bfloat16_trains_adapters_in_float16_and_whole_models_in_float32(native, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    gpu = torch.device("cuda")
+    assert choose_dtype("auto", gpu, tmp_path) is (torch.bfloat16 if native else torch.float32)
+    assert choose_dtype("auto", gpu, tmp_path, adapts=True) is (torch.bfloat16 if native else torch.float16)
+    assert choose_dtype("float16", gpu, tmp_path) is torch.float16
+
+
 def test_the_timing_is_kept_and_not_repeated(processor, tmp_path):
     cache = tmp_path / "not" / "there yet"
     assert choose_dtype("auto", CPU, cache) is torch.bfloat16

@@ -43,14 +43,14 @@ def test_full_finetuning_needs_masters_gradients_two_moments_and_the_best_weight
     found = parts()
     assert found["weights"] == found["gradients"] == found["the best weights so far"] == 4 * WEIGHTS
     assert found["AdamW's moments"] == 8 * WEIGHTS
-    assert found["their copies for bfloat16 products"] == 0
+    assert found["their copies for products in 16 bits"] == 0
     assert parts("train.keep=last")["the best weights so far"] == 0
     assert parts("data.validation_share=0")["the best weights so far"] == 0
 
 
 def test_bfloat16_keeps_a_copy_of_the_weights_and_gradients_of_half_the_size() -> None:
     found = parts(dtype=torch.bfloat16)
-    assert found["their copies for bfloat16 products"] == found["gradients"] == 2 * WEIGHTS
+    assert found["their copies for products in 16 bits"] == found["gradients"] == 2 * WEIGHTS
     assert found["weights"] == 4 * WEIGHTS
 
 

@@ -89,10 +89,10 @@ def train(group):
     first: dict[str, torch.Tensor] = {}
     take = optimizer.step
 
-    def step(rate):
+    def step(rate, *scale):
         if not first:
             first.update({tensor.name: whole_gradient(tensor).clone() for tensor in optimizer._tensors})
-        return take(rate)
+        return take(rate, *scale)
 
     setattr(optimizer, "step", step)  # noqa: B010
     events = list(

@@ -50,6 +50,19 @@ def test_the_gradient_is_the_slope_by_finite_differences():
             assert gradient[row, column].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_however_many_logits_are_turned_into_probabilities_at_once_the_bits_are_the_same(dtype, monkeypatch):
+    monkeypatch.setattr("tuneful.train.loss.kernels", lambda device, dtype: None)
+    found = []
+    for elements in (1 << 26, 1 << 19, 4 * 11, 1):
+        monkeypatch.setattr("tuneful.train.loss.SOFTMAX_ELEMENTS", elements)
+        logits, ids, weights = case(dtype, rows=90)
+        total, nll = WeightedCrossEntropy.apply(logits, ids, weights)
+        found.append((total.detach(), nll.detach(), torch.autograd.grad(total, logits)[0]))
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
 def test_bfloat16_logits_are_summed_in_float32_and_get_a_bfloat16_gradient():
     logits, ids, weights = case(torch.bfloat16, rows=400)
     total, nll = WeightedCrossEntropy.apply(logits, ids, weights)

@@ -66,6 +66,36 @@ def test_ten_steps_equal_torchs_own_adamw_with_clipping_and_decay_on_matrices_on
     assert all(parameter.grad is None for parameter in ours.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_however_many_elements_are_stepped_at_once_the_weights_are_the_same_bits(dtype, monkeypatch):
+    """Of whole vectors: what is left over a CPU computes one by one, and rounds otherwise."""
+    monkeypatch.setattr("tuneful.train.update.kernels", lambda device, dtype: None)
+    found = []
+    for elements in (1 << 26, 1 << 20, 4096, 64):
+        monkeypatch.setattr("tuneful.train.update.BATCH_ELEMENTS", elements)
+        model = tiny_model()
+        optimizer = AdamW(model, train_config(weight_decay=0.1, max_grad_norm=0), dtype)
+        for step in range(3):
+            give_gradients(model, step)
+            optimizer.step(1e-2, loss_scale=4.0)
+        optimizer.masters_to_model()
+        found.append(bits_of(model))
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_gradients_of_a_multiple_of_the_loss_give_the_step_of_the_loss():
+    once, scaled = small_model(), small_model()
+    for model, scale in ((once, 1.0), (scaled, 1024.0)):
+        optimizer = AdamW(model, train_config(), torch.float32)
+        for step in range(3):
+            give_gradients(model, step, scale)
+            norm = optimizer.step(1e-2, scale)
+    torch.testing.assert_close(weights_of(once), weights_of(scaled), rtol=1e-6, atol=1e-7)
+    give_gradients(once, 2)
+    assert norm == pytest.approx(torch.nn.utils.get_total_norm([p.grad for p in once.parameters()]).item(), rel=1e-5)
+
+
 def test_norms_and_biases_do_not_decay():
     model = small_model()
     optimizer = AdamW(model, train_config(weight_decay=0.5), torch.float32)

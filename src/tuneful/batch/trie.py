@@ -19,7 +19,7 @@ linear in tokens. On Alpaca-style data of about 60 tokens a record, 8 records ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,19 @@ def build_trie(examples: Sequence[Example], *, share: bool = True) -> TrieBatch:
         target_weights=target_weights,
         record_targets=tuple(own for _, own in sorted(zip(order, own_targets, strict=True), key=lambda pair: pair[0])),
         num_record_tokens=sum(len(example) for example in ordered),
+    )
+
+
+def padded_trie(batch: TrieBatch, num_nodes: int) -> TrieBatch:
+    """`batch` with nodes behind its own, `num_nodes` in all, for kernels that compute in tiles: each is a root that sees itself
+    alone, holds token 0 and predicts nothing, so neither loss nor gradient knows of it."""
+    more = np.arange(batch.num_nodes, num_nodes, dtype=np.int32)
+    roots = np.zeros_like(more)
+    return replace(
+        batch,
+        input_ids=np.concatenate([batch.input_ids, roots]),
+        positions=np.concatenate([batch.positions, roots]),
+        subtree_end=np.concatenate([batch.subtree_end, more + 1]),
     )
 
 

@@ -275,10 +275,11 @@ class ModelConfig(Section):
         description="a folder, a Hub id, a .gguf file, gpt2-small (medium, large, xl), a folder of OpenAI's GPT-2 files, or the "
         "built-in smollm2-135m-instruct",
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="precision of matrix products; master weights are float32 always. `auto` takes bfloat16 where the "
-        "processor multiplies it natively and a short timing agrees",
+        "processor multiplies it natively and a short timing agrees; for an adapter on a GPU without it float16, whose "
+        "gradients are those of a multiple of the loss",
     )
     save_dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -289,6 +290,11 @@ class ModelConfig(Section):
     )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="replaces every dropout of the model; above 0 each record is computed on its own"
+    )
+    attn_implementation: Literal["auto", "varlen", "flex_attention", "torch"] = Field(
+        "auto",
+        description="what computes attention on a GPU: FlashAttention over the branches of a batch (`varlen`), compiled tiles "
+        "(`flex_attention`), or torch's operations. `auto` takes the first where it has kernels, else the last",
     )
 
 

@@ -4,9 +4,10 @@ A model that was prepared by `use_trie_attention` hands query, key and value of 
 `trie_attention`, with the plan that came in through the model's keyword arguments. No model is forked or patched, and
 registering the name with `AttentionInterface` alone keeps transformers from ever building an N x N mask.
 
-What computes it: on a CPU the trie is cut into blocks (`batch.trie.cut_blocks`) and computed by compiled kernels
-(`attention_native.py`) where there are any, else by torch's operations (`attention_torch.py`); on CUDA by FlexAttention, with the
-same rule as a mask: `k <= q < subtree_end[k]`. A layer with a sliding window says so, and sees of its path the nearest nodes
+What computes it: the trie is cut into blocks (`batch.trie.cut_blocks`), which are computed on a CPU by compiled kernels
+(`attention_native.py`) where there are any, else by torch's operations (`attention_torch.py`). On a GPU FlashAttention computes
+the branches (`attention_varlen.py`), torch's operations what it does not take, and FlexAttention (`attention_flex.py`) all of
+it where that is asked for (`gpu_attention`). A layer with a sliding window says so, and sees of its path the nearest nodes
 alone: `depth(q) - depth(k) < window`.
 """
 
@@ -15,29 +16,35 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from tuneful.batch.trie import TrieBatch, cut_blocks
+from tuneful.batch.trie import TrieBatch, cut_blocks, padded_trie
+from tuneful.errors import ConfigError
 from tuneful.model import attention_native, attention_torch
+from tuneful.model.attention_flex import FlexLayout, lay_out_flex, padded_length
 from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_out_blocks
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
+from tuneful.model.attention_varlen import VarlenLayout, lay_out_varlen
 from tuneful.model.native import kernels
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D head size of query and key, E of values
 NAME = "tuneful_trie"
 
+Implementation = Literal["auto", "varlen", "flex_attention", "torch"]
+"""What computes attention over a trie on a GPU; `auto` for what `gpu_attention` takes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionLayout:
-    """Who sees whom in layers of one window, for what computes it: torch, the compiled kernels, or FlexAttention on CUDA."""
+    """Who sees whom in layers of one window, for what computes it: torch, the compiled kernels, or kernels of a GPU."""
 
     groups: tuple[BlockGroup, ...] = ()
     blocks: NativeBlocks | None = None
-    block_mask: Any = None
+    gpu: VarlenLayout | FlexLayout | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +109,44 @@ def softcap_of(attention: Any) -> float | None:
     return softcap
 
 
-def _moved(groups: tuple[BlockGroup, ...], device: torch.device) -> tuple[BlockGroup, ...]:
+_ASKED = "tuneful_attention"
+_FLASH_CAPABILITY, _FLASH_HEAD = (8, 0), 256
+"""The least compute capability, and the largest head, that FlashAttention has kernels for."""
+
+
+def ask_for(model: PreTrainedModel, implementation: Implementation) -> None:
+    """Let `implementation` compute the attention of `model` over tries; ConfigError on a CPU, where there is no choice."""
+    if model.device.type != "cuda" and implementation != "auto":
+        raise ConfigError(
+            f"`model.attn_implementation`: {implementation} is for a GPU, and this model is on {model.device}; leave it at auto"
+        )
+    setattr(model, _ASKED, implementation)
+
+
+def gpu_attention(model: PreTrainedModel) -> Implementation:
+    """What computes the attention of `model` over tries: what was asked for, else FlashAttention where it has kernels, which are
+    those of 16 bits, heads of eight times something, and scores without a cap; else torch's operations. They alone on a CPU."""
+    asked = cast(Implementation, getattr(model, _ASKED, "auto"))
+    if model.device.type != "cuda" or asked != "auto":
+        return "torch" if model.device.type != "cuda" else asked
+    config = model.config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    served = model.dtype.itemsize == 2 and size <= _FLASH_HEAD and not size % 8
+    capped = getattr(config, "attn_logit_softcapping", None)
+    return "varlen" if served and not capped and compute_capability(model.device) >= _FLASH_CAPABILITY else "torch"
+
+
+def compute_capability(device: torch.device) -> tuple[int, int]:
+    """Of a CUDA device."""
+    return torch.cuda.get_device_capability(device)
+
+
+def laid_out(batch: TrieBatch, model: PreTrainedModel) -> TrieBatch:
+    """`batch` as what computes the attention of `model` takes it: for FlexAttention padded to whole tiles."""
+    return padded_trie(batch, padded_length(batch.num_nodes)) if gpu_attention(model) == "flex_attention" else batch
+
+
+def moved(groups: tuple[BlockGroup, ...], device: torch.device) -> tuple[BlockGroup, ...]:
     """The same groups with their tensors on `device`."""
     names = () if device.type == "cpu" else ("query_rows", "output_rows", "key_rows", "hidden")
     return tuple(replace(group, **{name: getattr(group, name).to(device) for name in names}) for group in groups)
@@ -120,8 +164,9 @@ def plan_attention(batch: TrieBatch, model: PreTrainedModel, *, only_targets: bo
 
 
 def _lay_out(batch: TrieBatch, model: PreTrainedModel, window: int | None) -> AttentionLayout:
-    if model.device.type == "cuda":
-        return AttentionLayout(block_mask=_flex_mask(batch, model.device, window))
+    if (kind := gpu_attention(model)) in ("varlen", "flex_attention"):
+        lay_out_on_gpu = lay_out_varlen if kind == "varlen" else lay_out_flex
+        return AttentionLayout(gpu=lay_out_on_gpu(batch, window, model.device))
     config = model.config.get_text_config()
     num_heads = config.num_attention_heads
     num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
@@ -130,7 +175,7 @@ def _lay_out(batch: TrieBatch, model: PreTrainedModel, window: int | None) -> At
         return AttentionLayout(blocks=lay_out_blocks(blocks, num_key_heads, library))
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES, window)
     groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
-    return AttentionLayout(_moved(groups, model.device))
+    return AttentionLayout(moved(groups, model.device))
 
 
 def trie_attention(
@@ -157,8 +202,8 @@ def trie_attention(
     assert query.shape[:1] + query.shape[2:3] == (1, trie_plan.num_nodes), query.shape
     layout = trie_plan.within(kwargs.get("sliding_window"))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if layout.block_mask is not None:
-        return _flex_attention(query, key, value, layout.block_mask, scale, softcap), None
+    if layout.gpu is not None:
+        return layout.gpu.attend(query, key, value, scale, softcap), None
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in (query, key, value)))
     query, key, own_value = (tensor.to(dtype) for tensor in (query, key, value))
     apply, laid_out = (
@@ -195,64 +240,3 @@ _NOT_PLAIN = {
     "indices": "choose which tokens they attend to",
 }
 """What transformers hands on to attention that changes what is computed: argument -> what the layers do by it."""
-
-
-def _flex_mask(batch: TrieBatch, device: torch.device, window: int | None) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    subtree_end, positions = (torch.from_numpy(array).to(device) for array in (batch.subtree_end, batch.positions))
-    mask_mod = trie_mask_mod(subtree_end) if window is None else window_mask_mod(subtree_end, positions, window)
-    return create_block_mask(mask_mod, None, None, batch.num_nodes, batch.num_nodes, device=device)
-
-
-def trie_mask_mod(subtree_end: torch.Tensor) -> Any:
-    """The trie's rule as a FlexAttention `mask_mod`, for `subtree_end` int [N] on the device."""
-
-    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (key <= query) & (query < subtree_end[key])
-
-    return sees
-
-
-def window_mask_mod(subtree_end: torch.Tensor, positions: torch.Tensor, window: int) -> Any:
-    """The same of layers that see `window` nodes of a path, for `positions` int [N] on the device."""
-    sees_path = trie_mask_mod(subtree_end)
-
-    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        near: torch.Tensor = positions[query] - positions[key] < window
-        seen: torch.Tensor = sees_path(batch, head, query, key)
-        return seen & near
-
-    return sees
-
-
-@functools.cache
-def softcap_score_mod(softcap: float) -> Any:
-    """Capped scores as a FlexAttention `score_mod`."""
-
-    def capped(score: torch.Tensor, *place: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = softcap * torch.tanh(score / softcap)
-        return found
-
-    return capped
-
-
-def _flex_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    block_mask: Any,
-    scale: float,
-    softcap: float | None,
-) -> torch.Tensor:
-    options = {"block_mask": block_mask, "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
-    score_mod = softcap_score_mod(softcap) if softcap else None
-    output: torch.Tensor = _compiled_flex()(query, key, value, score_mod, **options)
-    return output.transpose(1, 2).contiguous()
-
-
-@functools.cache
-def _compiled_flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True)

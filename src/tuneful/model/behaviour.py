@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tuneful.model.attention import UnsupportedAttentionError
 from tuneful.model.checks import first_line
 from tuneful.model.forward import compute_logits, own_attention, takes
+from tuneful.model.memory import is_out_of_memory
 from tuneful.model.norms import epsilon_of
 from tuneful.model.precision import in_float64
 
@@ -31,7 +32,7 @@ def failure(error: Exception) -> str:
 
     Memory that ran out is no model's fault: that is raised again.
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         raise error
     if isinstance(error, UnsupportedAttentionError):
         return str(error)

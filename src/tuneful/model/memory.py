@@ -53,6 +53,24 @@ def available_bytes(device: torch.device | None = None) -> int:
     return max(0, min([psutil.virtual_memory().available, *shared, *_left_by_cgroups(), *_left_by_limits()]))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out: of the machine, of a GPU, or of a library that computes there. The shared memory
+    of a GPU's processors is not meant: a kernel that asks for more than there is never fits."""
+    said, kinds = str(error), {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or any(words in said for words in _NO_MEMORY)
+
+
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "MPS backend out of memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def room_for_a_copy(num_bytes: int) -> bool:
     """Whether a second copy of weights, which only saves time, may be made: in half of what is free, within `small_copies`."""
     return num_bytes <= min(available_bytes() // 2, _largest_copy.get())
@@ -148,6 +166,11 @@ def give_back_freed_memory() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch is not None and torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def drop_mapped_pages(tensor: torch.Tensor) -> None:

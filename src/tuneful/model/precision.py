@@ -78,12 +78,14 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
-    """The compute dtype, float32 or bfloat16; `auto` asks the device, and times a CPU or MPS once (0.1 s, kept in `cache`)."""
+def choose_dtype(wanted: str, device: torch.device, cache: Path, *, adapts: bool = False) -> torch.dtype:
+    """The compute dtype; `auto` asks the device, and times a CPU or MPS once (0.1 s, kept in `cache`). A GPU that multiplies no
+    bfloat16 takes float16 where the training `adapts`, trains an adapter beside a model that stays, and float32 elsewhere."""
     if wanted != "auto":
-        return torch.float32 if wanted == "float32" else torch.bfloat16
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        low = torch.float16 if adapts else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else low
     if device.type == "cpu" and not multiplies_bfloat16():
         return torch.float32
     file = cache / ("bfloat16.json" if device.type == "cpu" else f"{device.type}-bfloat16.json")
@@ -91,6 +93,23 @@ def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
         file, lambda: _seconds_of_product(torch.float32, device) / _seconds_of_product(torch.bfloat16, device)
     )
     return torch.bfloat16 if speedup >= _WORTH else torch.float32
+
+
+@contextlib.contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Inside, products of float32 are those of float32 on every device, whatever a container or a library asked of torch: TF32
+    has 10 bits, and two right ways differ in it by 1e-3."""
+    kept = [(place, place.fp32_precision) for place in _FLOAT32_PRODUCTS]
+    try:
+        for place, _ in kept:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in kept:
+            place.fp32_precision = precision
+
+
+_FLOAT32_PRODUCTS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
 
 
 def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -30,6 +30,7 @@ from tuneful.model.memory import drop_mapped_pages, give_back_freed_memory
 from tuneful.model.merge import MergedTensor, computed_as_merged, merged_tensors
 from tuneful.model.names import NF4, Base, is_adapter, save_trained_with
 from tuneful.model.nf4_layers import is_in_4_bits
+from tuneful.model.precision import cast_parameters
 from tuneful.model.quantize import round_to_4_bits
 from tuneful.model.stored import DTYPES, stored_tensors
 from tuneful.model.widened import Change, as_it_is, leave_it, moved_as_by_rounding, rounded_to, widened
@@ -71,11 +72,13 @@ def save_with_adapter(run: RunState, shipped: Shipped, prompts: Sequence[Sequenc
     if is_written and quantization is None:
         run.take_model(load_model(str(folder.trained), dtype=run.dtype).model)
         return
-    run.take_model(_merged_whole(run))
-    _compare_saved(run, trained, run.model, prompts)
+    merged = _merged_whole(run)
+    _compare_saved(run, trained, merged, prompts)
     if is_merged:
-        save_model(run.model, folder.model, shipped, card, dtype=run.config.model.save_dtype)
-        verify_export(run.model, folder.model, prompts)
+        save_model(merged, folder.model, shipped, card, dtype=run.config.model.save_dtype)
+        verify_export(merged, folder.model, prompts)
+    cast_parameters(merged, run.dtype)  # before it comes to a GPU that holds no more than a base in 4 bits
+    run.take_model(merged)
 
 
 def _base_folder(run: RunState) -> Path | None:
@@ -87,8 +90,9 @@ def _base_folder(run: RunState) -> Path | None:
 
 
 def _merged_whole(run: RunState) -> PreTrainedModel:
-    """The base, read again in float32, with the saved adapter merged; of one in 4 bits the values that it was trained on."""
-    base = load_from(run.pretrained.folder, run.pretrained.name).model.to(run.device)
+    """The base, read again in float32 and on the CPU, with the saved adapter merged; of one in 4 bits the values that it was
+    trained on."""
+    base = load_from(run.pretrained.folder, run.pretrained.name).model
     if run.config.train.method == "qlora":
         round_to_4_bits(base, run.device)
     return merge_adapter(base, run.folder.adapter, ())[0]

@@ -92,11 +92,11 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     """The estimate of `run`, whose training is prepared; `folder` is where it would be written. The run is spent after this."""
     config, train = run.config.train, run.dataset.train.chunks
     memory = {"loading": _most_bytes_so_far(run)}
-    _forget_most_bytes()
+    _forget_most_bytes(run)
     with small_copies():  # as a run answers
         before = _phases_before(run, engine)
     memory |= {"answers": _most_bytes_so_far(run)} if before.get("answers_base") else {}
-    _forget_most_bytes()
+    _forget_most_bytes(run)
     lengths = np.array([sum(map(len, sides_of(example))) for example in train])
     trained = np.array([sum(int((side.weights > 0).sum()) for side in sides_of(example)) for example in train])
     visits = _visits(run)
@@ -292,8 +292,10 @@ def _most_bytes_so_far(run: RunState) -> int:
     return int(getattr(info, "peak_wset", info.rss)) + shared_bytes(run.device)
 
 
-def _forget_most_bytes() -> None:
+def _forget_most_bytes(run: RunState) -> None:
     """Let the most that this process has held be counted anew, where the system can; elsewhere it is that of all phases."""
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_bytes(b"5")
 

@@ -54,7 +54,7 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
     size = size_of(path)
     if size is None or (config.train.method == "qlora" and device.type == "cuda"):
         return
-    dtype = choose_dtype(config.model.dtype, device, cache_root())
+    dtype = _dtype_of(config, device)
     need, available = needed(size, config, dtype, device), available_bytes(device)
     if need.num_bytes <= available:
         return
@@ -71,10 +71,14 @@ def what_fits(size: ModelSize, config: Config, device: torch.device, available: 
     ways = [
         f"{setting} (at least {_gb(found.num_bytes)} GB)"
         for setting, other in _other_ways(config)
-        if (found := needed(size, other, choose_dtype(other.model.dtype, device, cache_root()), device)).num_bytes
-        <= available
+        if (found := needed(size, other, _dtype_of(other, device), device)).num_bytes <= available
     ]
     return f"What fits: {', '.join(ways)}, or a smaller model" if ways else "A smaller model is needed, or more memory"
+
+
+def _dtype_of(config: Config, device: torch.device) -> torch.dtype:
+    """What a run of `config` computes in."""
+    return choose_dtype(config.model.dtype, device, cache_root(), adapts=config.train.method != "full")
 
 
 def needed(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Need:
@@ -85,7 +89,7 @@ def needed(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
 def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.device) -> Iterator[Need]:
     """What each phase of a run that may need most needs of `device`: training, loading and saving."""
     train, all_weights = config.train, size.num_parameters
-    is_full, is_low = train.method == "full", dtype is torch.bfloat16
+    is_full, is_low = train.method == "full", dtype.itemsize == 2
     trained = (
         size.num_trainable(train.freeze_layers)
         if is_full
@@ -104,7 +108,7 @@ def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
         "finetuning all weights" if is_full else f"{train.method} finetuning",
         {
             "weights": trained * _FLOAT32 + frozen_bytes,
-            "their copies for bfloat16 products": trained * dtype.itemsize if is_low else 0,
+            "their copies for products in 16 bits": trained * dtype.itemsize if is_low else 0,
             "gradients": trained * dtype.itemsize,
             "AdamW's moments": 2 * trained * _FLOAT32,
             "the best weights so far": trained * _FLOAT32 if keeps_best else 0,

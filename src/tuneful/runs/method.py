@@ -15,11 +15,13 @@ from tuneful.config import PREFERENCE_OBJECTIVES, Config, default_source, train_
 from tuneful.encoding.replay import Replay
 from tuneful.errors import ConfigError, ExportError, ModelError
 from tuneful.model.adapter import Adapter, check_continued, own_name, read_adapter
+from tuneful.model.attention import ask_for
 from tuneful.model.freeze import checkpoint_activations, freeze_lower_layers
 from tuneful.model.lora import add_adapter, continue_adapter, target_modules
 from tuneful.model.names import adapter_base
 from tuneful.model.nf4_layers import num_weights
 from tuneful.model.quantize import quantize
+from tuneful.model.repeatable import reserve_workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,6 +83,7 @@ def begin_method(model: PreTrainedModel, config: Config, device: torch.device, c
     settings name, and ModelError where the adapter does not fit it.
     """
     train = config.train
+    reserve_workspace(device)
     num_parameters = num_weights(model)
     adapter, frozen = None, ""
     if train.method == "qlora" and device.type == "cuda":
@@ -95,6 +98,7 @@ def begin_method(model: PreTrainedModel, config: Config, device: torch.device, c
     if train.activation_checkpointing:
         checkpoint_activations(model)
     model.to(device)
+    ask_for(model, config.model.attn_implementation)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Method(num_parameters, trainable, adapter, frozen)
 

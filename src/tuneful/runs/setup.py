@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -37,6 +37,7 @@ from tuneful.evaluation.tasks import tasks_of
 from tuneful.files import cache_root
 from tuneful.judge.run import check_judge_is_there
 from tuneful.model.adapter import read_adapter
+from tuneful.model.attention import ask_for
 from tuneful.model.load import Pretrained, context_length, fingerprint, load_base, load_from, resolve_model
 from tuneful.model.memory import give_back_freed_memory, keep_freed_memory
 from tuneful.model.names import is_adapter
@@ -161,6 +162,7 @@ class RunState:
         """Continue with `model`, which holds all that was trained: there is no adapter any more."""
         self.method = replace(self.method, adapter=None)
         self.pretrained = replace(self.pretrained, model=model.to(self.device).eval())
+        ask_for(self.model, self.config.model.attn_implementation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +367,8 @@ def _compute_dtype(config: Config, folder: RunDir, device: torch.device, group: 
     if folder.record and folder.record.choices:
         begun: torch.dtype = getattr(torch, folder.record.choices.dtype)
         return begun
-    chosen = choose_dtype(config.model.dtype, device, cache_root()) if group.is_main else None
+    adapts, wanted = config.train.method != "full", config.model.dtype
+    chosen = choose_dtype(wanted, device, cache_root(), adapts=adapts) if group.is_main else None
     name = group.broadcast(str(chosen).removeprefix("torch.") if chosen else None)
     found: torch.dtype = getattr(torch, name)
     return found
@@ -414,7 +417,7 @@ def _choices(run: RunState) -> Choices:
         if run.replay is not None:
             others.append(run.replay.examples)
         layout = choose_layout(run.model, run.dataset.train.chunks, run.config.train, dtype, others)
-    name: Literal["float32", "bfloat16"] = "float32" if dtype == torch.float32 else "bfloat16"
+    name = cast(Literal["float32", "bfloat16", "float16"], str(dtype).removeprefix("torch."))
     return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 
 

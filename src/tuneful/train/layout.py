@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from tuneful.batch.shares import longest_side
 from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
-from tuneful.errors import InputError, ModelError
-from tuneful.model.attention import has_windows, use_trie_attention, why_no_trie
+from tuneful.errors import InputError, ModelError, OutOfMemoryError
+from tuneful.model.attention import gpu_attention, has_windows, use_trie_attention, why_no_trie
 from tuneful.model.behaviour import (
     NUM_PROBED,
     failure,
@@ -33,18 +33,20 @@ from tuneful.model.behaviour import (
 from tuneful.model.decoder import is_served
 from tuneful.model.freeze import activations_computed_again
 from tuneful.model.load import UNLIMITED, context_length
+from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.nf4_layers import is_in_4_bits
-from tuneful.model.precision import in_float64
+from tuneful.model.precision import ieee_float32, in_float64
 from tuneful.model.quantize import compute_in
+from tuneful.model.repeatable import repeatable
 from tuneful.model.sources import why_unknown
 from tuneful.runs.schema import Layout, LayoutName
 from tuneful.train.distributed import ProcessGroup
 from tuneful.train.loss import micro_batch_loss
-from tuneful.train.memory import affordable_tokens
+from tuneful.train.memory import affordable_tokens, out_of_memory_says
 from tuneful.train.objective import AllSides
 from tuneful.types import Example, sides_of
 
-LOSS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 1e-2}
+LOSS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """Largest relative difference of the loss between the two ways, by the dtype that computes it. transformers' norms are of float32
 in a model of float64 too; a loss of bfloat16 is a mean over many logits, each rounded to 2^-9 of itself."""
 
@@ -70,6 +72,7 @@ _CHECK_RECORDS, _CHECK_TOKENS = 4, 1024
 """How much is computed both ways before the first step: a second or two on a small model."""
 
 
+@ieee_float32()
 def choose_layout(
     model: PreTrainedModel,
     examples: Sequence[Example],
@@ -90,7 +93,7 @@ def choose_layout(
     few += _beyond_window(model, few, examples) if config.layout != "padded" else []
     with _computing_in(model, model.dtype):  # the adapter of a base in bfloat16, too
         not_shared, not_padded = _why_not(model, few, (examples, *others), config.layout)
-    if not_shared is None and config.layout != "padded" and (dtype != model.dtype or dtype is torch.bfloat16):
+    if not_shared is None and config.layout != "padded" and (dtype != model.dtype or dtype.itemsize == 2):
         again = [few] if dtype != model.dtype else []
         not_shared = _why_not_in(dtype, model, [*again, *_smallest_and_largest(examples, config)])
     unknown = why_unknown(model) if not_shared is None and config.layout != "padded" and is_served(model) else None
@@ -142,7 +145,7 @@ def _why_not_in(
     with _without_adapter_dropout(model), _computing_in(model, dtype):
         for batch in batches:
             with raised_epsilons(model, _probe(batch)) if raised else nullcontext():
-                reason = self_check(model, batch)
+                reason = _fitting_check(model, batch)
             if reason:
                 return f"in {name} {reason}" + (", its norms' epsilons raised" if raised else "")
     return None
@@ -178,11 +181,11 @@ def _why_not(
             random, mixed = why_random(model, few), _why_not_mixed(model, few, sets)
             not_shared = None
             if wanted != "padded":
-                not_shared = random or mixed or why_not_shared(model) or self_check(model, few)
+                not_shared = random or mixed or why_not_shared(model) or _fitting_check(model, few)
                 if not_shared is None:
                     return None, None
-            return not_shared, mixed or self_check(model, few, "padded", training=not random)
-        except InputError:
+            return not_shared, mixed or _fitting_check(model, few, "padded", training=not random)
+        except (InputError, OutOfMemoryError):
             raise
         except Exception as error:  # of the code of any family, on a record alone
             raise ModelError(
@@ -345,6 +348,20 @@ def self_check(
     return None
 
 
+def _fitting_check(
+    model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName = "trie", *, training: bool = True
+) -> str | None:
+    """`self_check` of as many of `examples` as the memory has room for. OutOfMemoryError where one alone is too many."""
+    while True:
+        try:
+            return self_check(model, examples, layout, training=training)
+        except OutOfMemoryError:
+            if len(examples) == 1:
+                raise
+        examples = examples[: len(examples) // 2]
+        give_back_freed_memory()
+
+
 def _differences(found: _Gradients, wanted: _Gradients) -> dict[str, float]:
     """How far gradients are from those `wanted`, as a share of their norm: of all (""), and of each kind of parameter, in all
     layers; of a kind smaller than `_SMALL_KIND` of all as a share of that."""
@@ -406,10 +423,14 @@ def _loss_and_gradients(
     # What a base in 4 bits takes is little: the check, in transformers' own forward, is not to take more than the training.
     with activations_computed_again(model) if is_in_4_bits(model) else nullcontext():
         for examples in micro_batches:
-            loss = micro_batch_loss(model, examples, layout).total
-            if loss.requires_grad:
-                loss.backward()
-            total += loss.item()
+            with out_of_memory_says(examples), repeatable(model.device):
+                loss = micro_batch_loss(model, examples, layout).total
+                if loss.requires_grad:
+                    loss.backward()
+                total += loss.item()
+            if layout == "trie" and gpu_attention(model) == "flex_attention":  # whose evaluations are another graph
+                with torch.no_grad():
+                    micro_batch_loss(model, examples, layout)
     gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
     if not gradients:
         raise ModelError(

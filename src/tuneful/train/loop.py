@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -22,7 +21,9 @@ from transformers import PreTrainedModel
 from tuneful.batch.order import Mixture, all_steps, derived_seed, num_steps, replay_indices
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
+from tuneful.model.repeatable import repeatable
 from tuneful.runs.schema import Evaluation, Event, Layout, Notice, Sample, Step, TrainingState
+from tuneful.train import loss_scale
 from tuneful.train.costs import Costs
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, is_sharded
 from tuneful.train.finite import check_losses, culprits, not_finite, validation_not_finite
@@ -34,13 +35,11 @@ from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.train.preference_watch import preference_notices
 from tuneful.train.progress import LossTracker
 from tuneful.train.schedule import Schedule, schedule_of
+from tuneful.train.watch import SPIKE_WINDOW, spike, without_gradient
 from tuneful.types import Answer, Example
 
 _EVALUATED_BYTES = 1 << 28
 """What the logits of a micro-batch that is only evaluated may take, were all its tokens targets."""
-
-_SPIKE_WINDOW, _SPIKE_SIGMAS, _SPIKE_RATIO = 64, 6.0, 1.5
-"""A spike stands six standard deviations above the mean of the last 64 steps (at least a quarter of them), and by half."""
 
 Found = TypeVar("Found")
 
@@ -163,32 +162,16 @@ class Training:
         examples = [self.train[index] for index in indices]
         replayed = self._replayed(len(examples))
         together = [*examples, *replayed]
-        sides, columns = self.objective.sides(together), self.objective.num_columns
-        share_of = self.objective.begin(together, measure_in(self.model, self._layout, self.group, self.should_stop))
-
-        def gradients(layout: Layout) -> Costs:
-            torch.manual_seed(derived_seed(self.config.seed, step))  # of dropout
-            self.optimizer.forget_gradients()
-            return self._backward(together, share_of, layout)
-
-        own, memory_notices = self._fitted(gradients)
-        yield from memory_notices
-        told = self.tell()
-        sums = self.optimizer.sum_gradients([*told, *own.numbers(together, columns)])
-        self.heard, costs = sums[: len(told)], Costs.of_sums(sums[len(told) :], together, columns)
-        if step == 1 and (unused := _without_gradient(self.optimizer, self.group)):
-            yield unused
+        sides = self.objective.sides(together)
         rate = learning_rate(self.config, step, self.num_steps)
+        costs, norm = yield from self._update(together, rate)
         loss = costs.mean(examples) if replayed else costs.loss
-        norm = self.optimizer.step(rate)
-        if not math.isfinite(norm):
-            raise not_finite(step, f"the gradient's norm is {norm}", together)
         figures = self.objective.figures(costs.of(examples))
         notices = self._notices(step, loss, norm, figures)
         if self.loss_tracker is not None:
             self.loss_tracker.see(step, indices, [row[0] for row in costs.of(examples)])
         self.state.step, self.state.evaluated = step, False
-        self.state.recent_losses = [*self.state.recent_losses, loss][-_SPIKE_WINDOW:]
+        self.state.recent_losses = [*self.state.recent_losses, loss][-SPIKE_WINDOW:]
         yield Step(
             step=step,
             epoch=((step - 1) * self.config.batch_size + len(examples)) / self.epoch_length,
@@ -204,9 +187,37 @@ class Training:
         )
         yield from notices
 
+    def _update(self, together: Sequence[Example], rate: float) -> Generator[Event, None, tuple[Costs, float]]:
+        """The optimizer's step at `rate` with the gradients of the records of the next step; what they cost on all ranks, and
+        the norm. Where a gradient is too large for float16, all of it once more at a smaller loss scale."""
+        step, scaled, columns = self.state.step + 1, self.optimizer.is_loss_scaled, self.objective.num_columns
+        share_of = self.objective.begin(together, measure_in(self.model, self._layout, self.group, self.should_stop))
+
+        def gradients(layout: Layout) -> Costs:
+            torch.manual_seed(derived_seed(self.config.seed, step))  # of dropout
+            self.optimizer.forget_gradients()
+            with repeatable(self.model.device):
+                return self._backward(together, share_of, layout, loss_scale.current(self.state, is_scaled=scaled))
+
+        while True:
+            own, memory_notices = self._fitted(gradients)
+            yield from memory_notices
+            told = self.tell()
+            sums = self.optimizer.sum_gradients([*told, *own.numbers(together, columns)])
+            self.heard, costs = sums[: len(told)], Costs.of_sums(sums[len(told) :], together, columns)
+            if step == 1 and (unused := without_gradient(self.optimizer, self.group)):
+                yield unused
+            norm = self.optimizer.step(rate, loss_scale.current(self.state, is_scaled=scaled))
+            if math.isfinite(norm):
+                loss_scale.count(self.state)
+                return costs, norm
+            if (lowered := loss_scale.lower(self.state, step)) is None:
+                raise not_finite(step, f"the gradient's norm is {norm}", together)
+            yield lowered
+
     def _notices(self, step: int, loss: float, norm: float, figures: Mapping[str, float]) -> list[Notice]:
         """What a person should hear of at this step."""
-        found = (_spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm))
+        found = (spike(step, loss, self.state.recent_losses), self._gradient_is_zero(step, norm))
         return [*filter(None, found), *preference_notices(step, figures, self.state)]
 
     def _gradient_is_zero(self, step: int, norm: float) -> Notice | None:
@@ -247,10 +258,11 @@ class Training:
         )
         return [self.replay.examples[index] for index in indices]
 
-    def _backward(self, examples: Sequence[Example], share_of: Share, layout: Layout) -> Costs:
-        """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs. Where they
-        come back averaged over ranks, what is averaged is as many times larger."""
-        objective, group, costs = self.objective, self.group, Costs()
+    def _backward(self, examples: Sequence[Example], share_of: Share, layout: Layout, scale: float) -> Costs:
+        """Gradients of `scale` times the mean loss of one optimizer step into the optimizer; what this rank's share of it costs,
+        read once all is asked of the device. Gradients that come back averaged over ranks are of as many times the loss."""
+        objective, group, costs, computed = self.objective, self.group, Costs(), []
+        factor = scale * (group.size if group.sharded else 1)
         self.model.train()
         batches = own_micro_batches(examples, layout, group)
         for number, (batch, counts) in enumerate(batches, start=1):
@@ -259,9 +271,10 @@ class Training:
             with out_of_memory_says(batch):
                 found = micro_batch_loss(self.model, sides := objective.sides(batch), layout.name)
                 share, rows = share_of(batch, found)
-                share = share if counts else share * 0
-                (share * group.size if group.sharded else share).backward()
-            costs.loss += share.item()
+                (share * (factor if counts else 0)).backward()
+            computed.append((batch, counts, sides, found.detached(), share.detach(), rows))
+        for batch, counts, sides, found, share, rows in computed:
+            costs.loss += share.item() if counts else 0
             if not math.isfinite(costs.loss):
                 self.optimizer.forget_gradients()
                 raise not_finite(self.state.step + 1, f"the loss is {costs.loss}", culprits(sides, found))
@@ -394,35 +407,3 @@ def remember(state: TrainingState, validation_loss: float | None) -> None:
         state.best_step, state.best_loss, state.num_worse = state.step, validation_loss, 0
     else:
         state.num_worse += 1
-
-
-# What a step may show
-
-
-def _without_gradient(optimizer: AdamW, group: ProcessGroup) -> Notice | None:
-    """A notice that names the parameters that are to be trained and have had no gradient on any rank; None where there are none.
-
-    A decoder that was cut out of an encoder-decoder has such, and one that can see.
-    """
-    missing = group.gather(optimizer.without_gradient())
-    names = [name for name in dict.fromkeys(missing) if missing.count(name) == group.size]
-    if not names:
-        return None
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return Notice(
-        1,
-        "unused",
-        f"no gradient has reached {', '.join(names[:8])}{more}: the model does not use them on these records, and they stay as "
-        "they are until it does",
-    )
-
-
-def _spike(step: int, loss: float, recent: Sequence[float]) -> Notice | None:
-    if len(recent) < _SPIKE_WINDOW // 4:
-        return None
-    mean = statistics.fmean(recent)
-    if loss <= max(mean + _SPIKE_SIGMAS * statistics.pstdev(recent), _SPIKE_RATIO * mean):
-        return None
-    return Notice(
-        step, "spike", f"the loss jumped to {loss:.3f}; over the {len(recent)} steps before it was {mean:.3f}"
-    )

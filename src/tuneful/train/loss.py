@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,18 +24,20 @@ from transformers import PreTrainedModel
 
 from tuneful.batch.collate import pad_examples
 from tuneful.batch.trie import build_trie
-from tuneful.model.attention import NAME, plan_attention, use_trie_attention
+from tuneful.model.attention import NAME, laid_out, plan_attention, use_trie_attention
 from tuneful.model.decoder import is_served, target_logits
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.native import KINDS, kernels
 from tuneful.model.precision import in_float64
+from tuneful.model.transfer import on_device
 from tuneful.runs.schema import LayoutName
 from tuneful.train.distributed import is_sharded
 from tuneful.types import Example
 
 # Legend of shapes: M targets, V vocabulary
-_SOFTMAX_ELEMENTS = 1 << 19
-"""Logits that are turned into probabilities at once: 2 MiB in float32."""
+SOFTMAX_ELEMENTS, GPU_SOFTMAX_ELEMENTS = 1 << 19, 1 << 26
+"""Logits that are turned into probabilities at once: 2 MiB in float32 on a CPU, where they stay in the cache; 256 MiB on a GPU,
+where each of these twenty operations has to be launched."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +49,10 @@ class MicroBatchLoss:
     target_nll: torch.Tensor
     record_targets: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
     num_computed_tokens: int
+
+    def detached(self) -> MicroBatchLoss:
+        """The same numbers without their graph, whose memory is free once nobody else holds it."""
+        return replace(self, total=self.total.detach(), target_nll=self.target_nll.detach())
 
     def record_nll(self) -> list[float]:
         """For each record in the order given, the summed negative log-likelihood (nats) of its targets, unweighted."""
@@ -109,7 +115,8 @@ class WeightedCrossEntropy(torch.autograd.Function):
 def _in_float(logits: torch.Tensor) -> Iterator[torch.Tensor]:
     """The rows of `logits` [M, V] in float32 or better, a few at a time."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    for rows in logits.split(max(1, _SOFTMAX_ELEMENTS // logits.shape[1])):
+    num_elements = SOFTMAX_ELEMENTS if logits.device.type == "cpu" else GPU_SOFTMAX_ELEMENTS
+    for rows in logits.split(max(1, num_elements // logits.shape[1])):
         yield rows.to(dtype)
 
 
@@ -149,17 +156,15 @@ def _rows_in_float(logits: torch.Tensor) -> torch.Tensor:
 def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool) -> MicroBatchLoss:
     if model.config._attn_implementation != NAME:
         use_trie_attention(model)
-    batch = build_trie(examples, share=share)
-    inputs, positions = embedded(model, _ids(batch.input_ids, model)[None]), _ids(batch.positions, model)[None]
-    plan, rows = plan_attention(batch, model, only_targets=True), _ids(batch.target_rows, model)
+    batch = laid_out(build_trie(examples, share=share), model)
+    arrays = (batch.input_ids, batch.positions, batch.target_rows, batch.target_ids, batch.target_weights)
+    ids, positions, rows, target_ids, weights = on_device(model.device, *arrays)
+    inputs, plan = embedded(model, ids[None]), plan_attention(batch, model, only_targets=True)
     if is_served(model):
-        logits = target_logits(model, inputs, positions, plan, rows)
+        logits = target_logits(model, inputs, positions[None], plan, rows)
     else:
-        logits = compute_logits(model, rows, **inputs, position_ids=positions, trie_plan=plan, use_cache=False)[0]
-    weights = (
-        torch.from_numpy(batch.target_weights).to(torch.promote_types(model.dtype, torch.float32)).to(model.device)
-    )
-    total, nll = WeightedCrossEntropy.apply(logits, _ids(batch.target_ids, model), weights)  # type: ignore[no-untyped-call]
+        logits = compute_logits(model, rows, **inputs, position_ids=positions[None], trie_plan=plan, use_cache=False)[0]
+    total, nll = WeightedCrossEntropy.apply(logits, target_ids, weights)  # type: ignore[no-untyped-call]
     return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
 
 
@@ -198,8 +203,17 @@ class TiedLookup(torch.autograd.Function):
             rows = rows * (ids != ctx.embedding.padding_idx)[:, None]
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-        weight.grad.index_add_(0, ids, rows)
+        add_rows(weight.grad, ids, rows)
         return None, None, None
+
+
+def add_rows(gradient: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add `rows` [N, D] to the rows `ids` int64 [N] of `gradient` [V, D], those of one id in their order: on a GPU they are
+    sorted first, for additions in whatever order threads come give other bits in every run."""
+    if gradient.device.type == "cpu":
+        gradient.index_add_(0, ids, rows)
+    else:
+        gradient.index_put_((ids,), rows, accumulate=True)
 
 
 def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBatchLoss:
@@ -214,7 +228,3 @@ def _padded_loss(model: PreTrainedModel, examples: Sequence[Example]) -> MicroBa
     last = torch.cumsum(trained.sum(1), 0).tolist()
     own = tuple(np.arange(start, stop) for start, stop in zip([0, *last[:-1]], last, strict=True))
     return MicroBatchLoss(total, nll, own, inputs.numel())
-
-
-def _ids(array: np.ndarray[Any, np.dtype[np.int32]], model: PreTrainedModel) -> torch.Tensor:
-    return torch.from_numpy(array).to(model.device, torch.int64)

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.errors import OutOfMemoryError
-from tuneful.model.memory import available_bytes
+from tuneful.model.memory import available_bytes, give_back_freed_memory, is_out_of_memory
 from tuneful.types import Example
 
 Found = TypeVar("Found")
@@ -47,14 +47,8 @@ def fitted(attempt: Callable[[int], Found], max_tokens: int, *, sharded: bool = 
                 f"out of memory at a micro-batch of {error.shape}: going on with at most {max_tokens:,} computed "
                 "tokens in one, which changes no result"
             )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if torch.backends.mps.is_available():
-            torch.mps.empty_cache()
-
-
-_SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-"""How torch says it where it raises no class of its own."""
+        if torch.cuda.is_initialized():
+            give_back_freed_memory()
 
 
 @contextmanager
@@ -63,27 +57,34 @@ def out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        said = str(error)
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and not any(words in said for words in _SAID_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         lengths = [len(example) for example in batch]
         raise OutOfMemoryError(len(batch), sum(lengths), max(lengths), batch[0].source) from None
 
 
 def affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again: bool) -> int:
-    """Tokens a micro-batch may compute so that its activations and logits take at most a third of the free memory; where an
-    adapter is trained beside a base of more than `LARGE_BASE` bytes, no more than that: some hundred rows keep its products busy,
-    its gradients cost little to collect, and the base decides what a machine has to have."""
+    """Tokens a micro-batch may compute so that its activations and logits take at most a third of what the optimizer leaves;
+    where an adapter is trained beside a base of more than `LARGE_BASE` bytes, no more than that: some hundred rows keep its
+    products busy, its gradients cost little to collect, and the base decides what a machine has to have."""
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # where layers are of unlike width
     a_token = bytes_a_token(hidden, inner, layers, config.vocab_size, dtype, computed_again=computed_again)
-    room = available_bytes(model.device) / 3
+    room = (available_bytes(model.device) - optimizer_bytes(model, dtype)) / 3
     if _frozen_bytes(model) > LARGE_BASE:
         room = min(room, LARGE_BASE)
     return int(min(max(room / a_token, MIN_TOKENS), 16_384))
+
+
+def optimizer_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    """What training in `dtype` will take beside the weights of `model`, which it has now: of what is trained two moments and a
+    gradient, and in 16 bits the copy that is computed with, its gradient, and the sum of several; of float32 masters."""
+    trained = [one for one in model.parameters() if one.requires_grad]
+    num_trained = sum(one.numel() for one in trained)
+    masters = sum(one.numel() * (4 - one.itemsize) for one in trained if one.itemsize < 4)
+    return int(masters + num_trained * (16 if dtype.itemsize == 2 else 3 * dtype.itemsize))
 
 
 def _frozen_bytes(model: PreTrainedModel) -> int:

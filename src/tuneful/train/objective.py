@@ -18,7 +18,7 @@ from tuneful.types import Example, sides_of
 Row = tuple[float, ...]
 """What a step knows of one record; first the summed negative log-likelihood (nats) of its response."""
 
-Share = Callable[[Sequence[Example], MicroBatchLoss], tuple[torch.Tensor, list[Row]]]
+Share = Callable[[Sequence[Example], MicroBatchLoss], tuple[torch.Tensor, Sequence[Row]]]
 """Of a micro-batch and what was computed for it: its part of the step's loss, a scalar with its graph, and a row a record."""
 
 Measure = Callable[[Sequence[Example]], list[float]]
@@ -70,14 +70,30 @@ class ResponseLoss:
         """The weighted sum of a micro-batch, divided by the total target weight of the step."""
         weight = total_weight(examples)
 
-        def share(batch: Sequence[Example], found: MicroBatchLoss) -> tuple[torch.Tensor, list[Row]]:
-            return found.total / weight, list(zip(found.record_nll(), found.record_losses(batch), strict=True))
+        def share(batch: Sequence[Example], found: MicroBatchLoss) -> tuple[torch.Tensor, Sequence[Row]]:
+            return found.total / weight, _ResponseRows(batch, found.detached())
 
         return share
 
     def figures(self, rows: Sequence[Row]) -> Mapping[str, float]:
         """Nothing besides the loss."""
         return {}
+
+
+class _ResponseRows(Sequence[Row]):
+    """The rows of a micro-batch, read from the device when they are asked for: a step that asks at its end waits for it once."""
+
+    def __init__(self, batch: Sequence[Example], found: MicroBatchLoss) -> None:
+        self._batch, self._found = batch, found
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+    def __iter__(self) -> Iterator[Row]:
+        return zip(self._found.record_nll(), self._found.record_losses(self._batch), strict=True)
 
 
 RESPONSE_LOSS = ResponseLoss()

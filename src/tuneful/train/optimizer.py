@@ -1,7 +1,7 @@
 """AdamW over float32 masters, with the model computing in bfloat16 where that is faster.
 
-The model's own parameters are low-precision copies: bfloat16, written by the optimizer when it steps, so no forward casts
-weights (autocast spends a quarter of a small CPU step on that). The arithmetic is `update.py`'s.
+The model's own parameters are low-precision copies: bfloat16 or float16, written by the optimizer when it steps, so no forward
+casts weights (autocast spends a quarter of a small CPU step on that). The arithmetic is `update.py`'s.
 Gradients of several micro-batches add up in float32. In float32 the parameters are their own masters.
 """
 
@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
+from tuneful.model.memory import room_for_a_copy
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, local, local_shard, sharded_like
 from tuneful.train.gradients import make_sums
 from tuneful.train.update import Trained, make_update
@@ -49,14 +50,19 @@ class AdamW:
         self, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype, group: ProcessGroup = SINGLE_PROCESS
     ) -> None:
         self._config, self._dtype, self._group = config, dtype, group
-        self._low_precision = dtype is torch.bfloat16 and not group.sharded
+        self._low_precision = dtype.itemsize < 4 and not group.sharded
         self._tensors = [
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
-        self._update = make_update(self._tensors, config, self._low_precision)
+        self._update = make_update(self._tensors, config, dtype if self._low_precision else None)
         self._sums = make_sums(model, self._tensors, group)
         self._frozen = self._prepare_frozen(model)
         self._num_steps = 0
+
+    @property
+    def is_loss_scaled(self) -> bool:
+        """Whether gradients are computed in float16, which holds neither small nor large ones: of a multiple of the loss."""
+        return self._dtype is torch.float16
 
     def collect(self) -> None:
         """Add the gradients of one micro-batch to those collected, in float32; needed only where another one follows."""
@@ -71,18 +77,18 @@ class AdamW:
         """The names of the trainable parameters that no gradient at hand belongs to."""
         return [tensor.name for tensor in self._tensors if tensor.gradient is None and tensor.parameter.grad is None]
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float, loss_scale: float = 1.0) -> float:
         """One update at learning rate `rate` from the gradients at hand, which are then gone; their norm before clipping.
 
-        Where the norm is not finite nothing is updated.
+        They are `loss_scale` times those of the loss. Where the norm is not finite nothing is updated.
         """
         if any(tensor.collected is not None for tensor in self._tensors):
             self.collect()
-        norm = self._gradient_norm()
+        norm = self._gradient_norm() / loss_scale
         if math.isfinite(norm):
             limit = self._config.max_grad_norm
             self._num_steps += 1
-            self._update.step(self._num_steps, rate, max(1.0, norm / limit) if limit else 1.0)
+            self._update.step(self._num_steps, rate, loss_scale * (max(1.0, norm / limit) if limit else 1.0))
         self.forget_gradients()
         return norm
 
@@ -105,12 +111,16 @@ class AdamW:
             self._sums.restart()
 
     def keep_weights(self) -> None:
-        """Lay a copy of the weights as they are aside, in place of an earlier one."""
+        """Lay a copy of the weights as they are aside, in place of an earlier one. From a GPU it is made while the next step is
+        computed, where the memory of the host may be pinned for it."""
+        on_gpu = any(tensor.master.device.type == "cuda" for tensor in self._tensors)
+        pins = on_gpu and room_for_a_copy(
+            2 * sum(tensor.master.nbytes for tensor in self._tensors)
+        )  # rounded up by torch
         for tensor in self._tensors:
             if tensor.kept is None:
-                tensor.kept = tensor.master.to("cpu", copy=True)
-            else:
-                tensor.kept.copy_(tensor.master)
+                tensor.kept = torch.empty_like(tensor.master, device="cpu", pin_memory=pins)
+            tensor.kept.copy_(tensor.master, non_blocking=pins)
 
     def restore_weights(self) -> None:
         """Go back to the weights that were kept; the copy is gone after this."""
@@ -126,6 +136,8 @@ class AdamW:
 
     def kept_weights(self) -> dict[str, torch.Tensor]:
         """The weights that were kept, by name; empty where none were."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # the copy may be under way
         return {
             tensor.name: sharded_like(tensor.parameter, tensor.kept)
             for tensor in self._tensors
@@ -175,7 +187,7 @@ class AdamW:
         if self._sums is not None:
             self._sums.close()
         self._tensors, self._frozen = [], []
-        self._update = make_update([], self._config, self._low_precision)
+        self._update = make_update([], self._config, None)
 
     def _set_master(self, tensor: Trained, weights: torch.Tensor) -> None:
         tensor.master.copy_(weights)

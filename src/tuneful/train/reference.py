@@ -25,7 +25,7 @@ from tuneful.train.memory import fitted, out_of_memory_says
 from tuneful.train.preference import KtoObjective, PreferenceObjective, response_logps, side_key
 from tuneful.types import Example
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """How far the model may be from the reference before the first step, as a share of a log-probability (or of one nat where that is
 less). On the machine that computed the reference it is 0; another number of threads, or another processor, rounds otherwise."""
 

@@ -19,8 +19,9 @@ from tuneful.model.native import KINDS, Parameter, kernels
 from tuneful.model.precision import in_float64
 from tuneful.train.distributed import local
 
-BATCH_ELEMENTS = 1 << 20
-"""Elements that torch steps at once: 4 MiB of float32 gradient, with master and moments four times that."""
+BATCH_ELEMENTS, GPU_BATCH_ELEMENTS = 1 << 20, 1 << 26
+"""Elements that torch steps at once: on a CPU 4 MiB of float32 gradient, with master and moments four times that; on a GPU, where
+every call is a launch, 256 MiB."""
 _CHUNK = 65_536  # of kernels.c
 
 
@@ -46,13 +47,16 @@ class Trained:
         return None if self.parameter.grad is None else local(self.parameter.grad)
 
 
-def make_update(tensors: Sequence[Trained], config: TrainConfig, low_precision: bool) -> NativeUpdate | TorchUpdate:
-    """The faster of the two that serves `tensors`; `low_precision` where the parameters are bfloat16 copies of the masters."""
+def make_update(
+    tensors: Sequence[Trained], config: TrainConfig, copies: torch.dtype | None
+) -> NativeUpdate | TorchUpdate:
+    """The faster of the two that serves `tensors`; `copies` is the low precision in which the parameters copy their masters."""
     kinds = {(tensor.master.device, tensor.master.dtype) for tensor in tensors}
     device, dtype = next(iter(kinds)) if len(kinds) == 1 else (None, None)
-    if device is not None and dtype in (torch.float32, torch.float64) and (library := kernels(device, dtype)):
-        return NativeUpdate(tensors, config, low_precision, library)
-    return TorchUpdate(tensors, config, low_precision)
+    served = dtype in (torch.float32, torch.float64) and copies in (None, torch.bfloat16)
+    if device is not None and dtype is not None and served and (library := kernels(device, dtype)):
+        return NativeUpdate(tensors, config, copies is not None, library)
+    return TorchUpdate(tensors, config, copies is not None)
 
 
 class NativeUpdate:
@@ -140,8 +144,14 @@ class TorchUpdate:
 
     def step(self, num_steps: int, rate: float, divisor: float) -> None:
         """AdamW's step number `num_steps` with the gradients divided by `divisor`."""
+        scalars: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         for batch in self._with_gradients():
-            self._step_batch(batch, num_steps, rate, divisor)
+            if (
+                device := batch[0].tensor.master.device
+            ) not in scalars:  # filled there: a copy would wait for the device
+                steps, by = (torch.full((), float(one), device=device) for one in (num_steps, divisor))
+                scalars[device] = steps, by
+            self._step_batch(batch, rate, *scalars[device], divides=divisor != 1.0)
 
     def _with_gradients(self) -> Iterator[list[_Stretch]]:
         """The batches of what has a gradient."""
@@ -149,21 +159,23 @@ class TorchUpdate:
             if trained := [stretch for stretch in batch if stretch.tensor.gradient is not None]:
                 yield trained
 
-    def _step_batch(self, batch: Sequence[_Stretch], num_steps: int, rate: float, divisor: float) -> None:
+    def _step_batch(
+        self, batch: Sequence[_Stretch], rate: float, num_steps: torch.Tensor, divisor: torch.Tensor, *, divides: bool
+    ) -> None:
         masters = [stretch.of(stretch.tensor.master) for stretch in batch]
-        device, gradients = masters[0].device, _gradients(batch)
+        gradients = _gradients(batch)
         if (
-            device.type == "mps" and divisor != 1.0
-        ):  # whose kernel may not know `grad_scale`; the gradients are forgotten after this
+            divides and masters[0].device.type == "mps"
+        ):  # whose kernel may not know `grad_scale`; the gradients are used once
             torch._foreach_div_(gradients, divisor)
-            divisor = 1.0
+            divides = False
         torch._fused_adamw_(
             masters,
             gradients,
             [stretch.of(stretch.tensor.exp_avg) for stretch in batch],
             [stretch.of(stretch.tensor.exp_avg_sq) for stretch in batch],
             [],
-            [torch.tensor(float(num_steps), device=device)] * len(batch),
+            [num_steps] * len(batch),
             lr=rate,
             beta1=self._config.adam_beta1,
             beta2=self._config.adam_beta2,
@@ -171,7 +183,7 @@ class TorchUpdate:
             eps=self._config.adam_epsilon,
             amsgrad=False,
             maximize=False,
-            grad_scale=torch.tensor(divisor, device=device) if divisor != 1.0 else None,
+            grad_scale=divisor if divides else None,
         )
         if self._low_precision:
             torch._foreach_copy_([stretch.of(stretch.tensor.parameter.data) for stretch in batch], masters)
@@ -187,7 +199,7 @@ def _batches(tensors: Sequence[Trained]) -> list[list[_Stretch]]:
         while start < size:
             if not room or kind != before:
                 batches.append([])
-                room, before = BATCH_ELEMENTS, kind
+                room, before = BATCH_ELEMENTS if kind[-1].type == "cpu" else GPU_BATCH_ELEMENTS, kind
             stop = min(size, start + room)
             batches[-1].append(_Stretch(tensor, start, stop))
             room, start = room - (stop - start), stop

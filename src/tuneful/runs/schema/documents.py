@@ -49,7 +49,7 @@ class Layout:
 class Choices:
     """What the machine decided when the run began: it goes on as it began, wherever it goes on."""
 
-    dtype: Annotated[Literal["float32", "bfloat16"], "number format of the matrix products"]
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], "number format of the matrix products"]
     layout: Annotated[Layout, "how micro-batches are laid out"]
     num_threads: Annotated[int, "threads that compute"]
     kernels: Annotated[str, "who computes: compiled kernels, or torch's operations"] = TORCH_KERNELS
@@ -413,6 +413,10 @@ class TrainingState:
         "`rewards_margins`",
     ] = field(default_factory=list)
     noticed: Annotated[list[str], "notices that are given once and were"] = field(default_factory=list)
+    loss_scale: Annotated[float | None, "under float16: what the loss is multiplied by for its gradients", ABSENT] = (
+        None
+    )
+    steps_at_scale: Annotated[int, "steps since that was changed"] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,9 +93,10 @@ class Notice:
 
     step: Annotated[int, "the optimizer step"]
     notice: Annotated[
-        Literal["spike", "memory", "unused", "zero_gradient", "chosen_falls", "margins_explode"],
+        Literal["spike", "memory", "unused", "zero_gradient", "chosen_falls", "margins_explode", "loss_scale"],
         "the loss jumped; memory ran out and smaller micro-batches were taken; parameters have had no gradient; the gradient was "
-        "exactly 0; chosen responses have become less probable than under the reference; or every pair is far apart already",
+        "exactly 0; chosen responses have become less probable than under the reference; every pair is far apart already; or a "
+        "gradient was too large for float16 and the step was computed again",
     ]
     sentence: Annotated[str, "the same in words"]
 
