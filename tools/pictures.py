@@ -1,6 +1,6 @@
 """The pictures of the README: the report of a run, and the page of `tuneful serve`, as a browser shows them.
 
-    python tools/pictures.py RUN                  docs/images/report.png, report-dark.png (first screen, 1280 wide) and report-400.png
+    python tools/pictures.py RUN                  docs/images/report.png and report-dark.png (1280 wide), and report-400.png
     python tools/pictures.py --page URL           docs/images/page.png, of a server that is running
 
 Needs chromium and playwright, as the tests do.

@@ -52,7 +52,8 @@ def test_a_training_on_the_device_is_that_of_the_host(dtype: torch.dtype, layout
     changes = {"max_grad_norm": 0.05, "micro_batch_tokens": 40}
     losses, weights = trained(dtype, layout, device, **changes)
     wanted, kept = trained(dtype, layout, "cpu", **changes)
-    exact = dtype is torch.float32 or layout is TRIE  # in bfloat16 torch's attention has another kernel for processors
+    # In bfloat16 torch's attention has another kernel for processors, and the rows of a tied matrix are added in float32 elsewhere.
+    exact = dtype is torch.float32
     np.testing.assert_allclose(losses, wanted, rtol=1e-6 if exact else 1e-3)
     for name, weight in weights.items():
         assert not isinstance(weight, Pretended)
@@ -131,6 +132,6 @@ def test_the_device_refuses_tensors_of_the_host(device: torch.device) -> None:
 def test_attention_with_its_indices_on_the_host_would_be_found(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuneful.model.attention._moved", lambda groups, _: groups)
+    monkeypatch.setattr("tuneful.model.attention.moved", lambda groups, _: groups)
     with pytest.raises(AssertionError, match="tensors of the host"):
         micro_batch_loss(tiny_model("llama").to(device), random_records(2), "trie")

@@ -164,6 +164,7 @@ def _trie_loss(model: PreTrainedModel, examples: Sequence[Example], share: bool)
         logits = target_logits(model, inputs, positions[None], plan, rows)
     else:
         logits = compute_logits(model, rows, **inputs, position_ids=positions[None], trie_plan=plan, use_cache=False)[0]
+    weights = weights.to(torch.promote_types(model.dtype, torch.float32))
     total, nll = WeightedCrossEntropy.apply(logits, target_ids, weights)  # type: ignore[no-untyped-call]
     return MicroBatchLoss(total, nll, batch.record_targets, batch.num_nodes)
 

@@ -47,7 +47,7 @@ def fitted(attempt: Callable[[int], Found], max_tokens: int, *, sharded: bool = 
                 f"out of memory at a micro-batch of {error.shape}: going on with at most {max_tokens:,} computed "
                 "tokens in one, which changes no result"
             )
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized() or torch.backends.mps.is_available():
             give_back_freed_memory()
 
 
