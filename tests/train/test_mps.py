@@ -12,12 +12,14 @@ import torch
 from tests.doubles.engine import PADDED, TRIE, random_records, tiny_model, train_config
 from tests.doubles.pretended import Pretended, pretended_device
 
-from tuneful.config import GenerateConfig
+from tuneful.config import GenerateConfig, load_config
 from tuneful.infer.generate import generate
 from tuneful.model.behaviour import relative_difference
 from tuneful.model.memory import available_bytes, shared_bytes, total_bytes
+from tuneful.model.nf4_layers import quantize_layers
 from tuneful.model.precision import choose_device, in_float64
 from tuneful.runs.environment import peak_memory_bytes
+from tuneful.runs.method import begin_method
 from tuneful.runs.schema import Layout, Step
 from tuneful.train.layout import choose_layout
 from tuneful.train.loop import Training
@@ -58,6 +60,22 @@ def test_a_training_on_the_device_is_that_of_the_host(dtype: torch.dtype, layout
     for name, weight in weights.items():
         assert not isinstance(weight, Pretended)
         torch.testing.assert_close(weight, kept[name], rtol=1e-6, atol=1e-7 if exact else 1e-3)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_is_trained_on_the_device_as_on_the_host(method: str, device: torch.device) -> None:
+    config = load_config(None, [f"train.method={method}", "train.max_steps=3", "train.warmup_steps=0"])
+
+    def losses(place: torch.device) -> list[float]:
+        model = tiny_model("llama")
+        if method == "qlora":
+            quantize_layers(model, torch.float32)
+        begin_method(model, config, place)
+        optimizer = AdamW(model, config.train, torch.float32)
+        events = Training(model, optimizer, random_records(8), [], config.train, TRIE).run()
+        return [event.loss for event in events if isinstance(event, Step)]
+
+    np.testing.assert_allclose(losses(device), losses(torch.device("cpu")), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
