@@ -109,6 +109,24 @@ def test_float32_is_float32_in_the_proof_whatever_was_asked_of_torch() -> None:
             place.fp32_precision = precision
 
 
+@pytest.mark.parametrize("asked", ["highest", "high", "medium"])
+def test_the_older_of_torchs_settings_is_that_of_float32_too_and_comes_back(asked: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul")]  # noqa: B009
+    try:
+        torch.set_float32_matmul_precision(asked)
+        kept = [place.fp32_precision for place in places]
+        with ieee_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+        assert torch.get_float32_matmul_precision() == asked
+        assert [place.fp32_precision for place in places] == kept
+    finally:
+        torch.set_float32_matmul_precision(before)
+        for place in places:
+            place.fp32_precision = "none"
+
+
 def test_arrays_that_travel_in_one_buffer_arrive_as_they_were() -> None:
     rng = np.random.default_rng(0)
     arrays: list[Any] = [

@@ -101,10 +101,14 @@ def ieee_float32() -> Iterator[None]:
     has 10 bits, and two right ways differ in it by 1e-3."""
     kept = [(place, place.fp32_precision) for place in _FLOAT32_PRODUCTS]
     try:
-        for place, _ in kept:
-            place.fp32_precision = "ieee"
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # only the newer of torch's two settings was set, and the older is at its default
+        before = "highest"
+    torch.set_float32_matmul_precision("highest")  # both of them; compilers read the older one
+    try:
         yield
     finally:
+        torch.set_float32_matmul_precision(before)
         for place, precision in kept:
             place.fp32_precision = precision
 
