@@ -335,9 +335,9 @@ def in_words(spec: CheckSpec) -> str:
         "label": f"names the label of the reference, of {quoted or 'those that references name'}",
         "number": f"its {value} number is the reference's{within}",
         "tool_call": "calls the reference's tools" + (" with the same arguments" if value == "arguments" else ""),
-        "length": f"{' and '.join(bounds)} {value}",
+        "length": f"has {' and '.join(bounds)} {value}",
         "language": f"is in the language {value}, by its script and commonest words",
         "same_as": f"is the reference{f' but for {quoted}' if value else ', character by character'}",
-        "python": f"what {value} says",
+        "python": f"is what {value} asks for",
     }
     return asked[spec.kind]

@@ -120,7 +120,8 @@ def show_gate(outcomes: Sequence[GateOutcome], terminal: Terminal) -> None:
 def items_in_words(test: TaskSummary) -> str:
     """How many items of a test count, and why others do not."""
     asked = "" if test.prompt == "template" else ", asked raw"
-    shots = f", after {plural(test.num_fewshot, 'item')} that stand before each" if test.num_fewshot else ""
+    stand = "that stands" if test.num_fewshot == 1 else "that stand"
+    shots = f", after {plural(test.num_fewshot, 'item')} {stand} before each" if test.num_fewshot else ""
     reasons = "; ".join(f"{count:,} not scored: {reason}" for reason, count in test.unscored.items())
     counted = f"{test.name}: {test.num_scored:,} of {plural(test.num_items - test.num_fewshot, 'item')} scored"
     return counted + shots + asked + (f" ({reasons})" if reasons else "")
