@@ -29,11 +29,11 @@ def test_a_file_of_answers_passes_or_fails_by_its_own_figures(folder: Path) -> N
     outcomes = json.loads(done.stdout)["gate"]
     assert [one["met"] for one in outcomes] == [True] * 5
     assert outcomes[0]["found"] == pytest.approx(0.8)
-    assert "gate  label.value>=0.75: +0.8000, met" in done.stderr
+    assert "gate  label.value>=0.75: 0.8000, met" in done.stderr
     failed = run_cli("before.jsonl", *settings, "--gate", "label.value>=0.75")
     assert isinstance(failed.exception, GateError)
     assert failed.exception.exit_code == 3
-    assert "label.value>=0.75 (found +0.2000)" in str(failed.exception)
+    assert "label.value>=0.75 (found 0.2000)" in str(failed.exception)
     assert "Checked" in failed.output, "what was found is shown before"
 
 

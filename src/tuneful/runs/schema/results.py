@@ -124,10 +124,10 @@ class GateOutcome:
 
     @property
     def found_in_words(self) -> str:
-        """`+0.0213`; without a sign where the condition is on a value of one model (`.base`, `.tuned`); or `not known`."""
+        """`+0.0213`; without a sign where the condition is on a value of one model (`.base`, `.value`); or `not known`."""
         if self.found is None:
             return "not known"
-        is_value = any(figure in self.condition for figure in (".base", ".tuned"))
+        is_value = any(figure in self.condition for figure in (".base", ".tuned", ".value"))
         return f"{self.found:.4f}" if is_value else f"{self.found:+.4f}"
 
 
