@@ -12,21 +12,14 @@ of itself, or a text by a character.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import re
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from train_peers import machine
+from lm_eval_harness import arguments_of, keep, samples_of, served, write_rows
 
 ABSOLUTE, RELATIVE = 1e-4, 1e-6
 MAX_TOKENS = 24
@@ -61,49 +54,8 @@ def write_tasks(folder: Path) -> None:
         "answers": [{"question": question} for question in QUESTIONS],
     }
     for name, own in rows.items():
-        data = folder / f"{name}.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in own))
+        data = write_rows(folder / f"{name}.jsonl", own)
         (folder / f"{name}.yaml").write_text(f"task: {name}\n{COMMON.format(data=data)}{TASKS[name]}")
-
-
-@contextlib.contextmanager
-def served(model: str) -> Iterator[str]:
-    """The address of `tuneful serve --model MODEL`, in a process of its own."""
-    command = [sys.executable, "-m", "tuneful", "serve", "--model", model, "--port", "0", "model.dtype=float32"]
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
-        try:
-            deadline = time.monotonic() + 300
-            while not (found := re.search(r"Ollama's protocol: (http://\S+)", _all_of(said))):
-                assert process.poll() is None, _all_of(said)
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.2)
-            yield found[1]
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _all_of(said: Any) -> str:
-    said.seek(0)
-    return str(said.read())
-
-
-def evaluated(
-    lm_eval: Path, tasks: str, model_args: str, folder: Path, *, chat: bool
-) -> dict[str, list[dict[str, Any]]]:
-    """The samples that the harness wrote, by task."""
-    kind = "local-chat-completions" if chat else "local-completions"
-    output = folder / kind
-    command = [str(lm_eval), "--model", kind, "--tasks", tasks, "--include_path", str(folder)]
-    command += ["--model_args", model_args, "--log_samples", "--output_path", str(output)]
-    done = subprocess.run([*command, *(["--apply_chat_template"] if chat else [])], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found: dict[str, list[dict[str, Any]]] = {}
-    for file in sorted(output.rglob("samples_*.jsonl")):
-        name = file.name.removeprefix("samples_").rpartition("_")[0]
-        found[name] = sorted(map(json.loads, file.read_text().splitlines()), key=lambda sample: sample["doc_id"])
-    return found
 
 
 class Own:
@@ -183,18 +135,9 @@ def _pair(kind: str, told: float, wanted: float) -> dict[str, Any]:
     return {"kind": kind, "told": told, "ours": wanted, "is_right": difference <= max(ABSOLUTE, RELATIVE * abs(wanted))}
 
 
-def _version(python: Path) -> str:
-    program = "import importlib.metadata as metadata; print(metadata.version('lm_eval'))"
-    return subprocess.run([str(python), "-c", program], capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lm-eval", type=Path, required=True, help="the command lm_eval of an environment that has it")
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--output", type=Path, help="where the figures go as JSON")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__).parse_args()
     own = Own(arguments.model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -202,15 +145,10 @@ def main() -> int:
         own.tokenizer.save_pretrained(folder / "tokenizer")
         with served(arguments.model) as url:
             named = f"model={arguments.model},num_concurrent=8,max_retries=1,tokenizer={folder / 'tokenizer'}"
-            by_text = evaluated(
-                arguments.lm_eval,
-                ",".join(TASKS),
-                f"{named},base_url={url}/v1/completions",
-                folder,
-                chat=False,
-            )
-            by_chat = evaluated(
-                arguments.lm_eval, "answers", f"{named},base_url={url}/v1/chat/completions", folder, chat=True
+            completions, chat = (f"{named},base_url={url}/v1/{kind}" for kind in ("completions", "chat/completions"))
+            by_text = samples_of(arguments.lm_eval, "local-completions", ",".join(TASKS), completions, folder)
+            by_chat = samples_of(
+                arguments.lm_eval, "local-chat-completions", "answers", chat, folder, "--apply_chat_template"
             )
     pairs = compared(by_text, own)
     texts = [
@@ -229,24 +167,13 @@ def report(arguments: argparse.Namespace, pairs: list[dict[str, Any]], texts: li
     wrong += [text for text in texts if text["told"].strip() != text["ours"].strip()]
     print(f"{len(pairs)} log-likelihoods differ by {largest:.2g} at most, {relative:.2g} of themselves")
     print(f"{len(texts)} texts were generated, {sum('asked' in one for one in wrong)} of them others than ours")
-    for one in wrong:
-        print(f"wrong: {one}")
-    if arguments.output:
-        document = {
-            "benchmark": "serve_lm_eval",
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": machine.commit(Path(__file__).parents[1]),
-            "hardware": machine.hardware(),
-            "lm_eval": _version(arguments.lm_eval.parent / "python"),
-            "model": arguments.model,
-            "largest_difference": largest,
-            "largest_relative_difference": relative,
-            "log_likelihoods": pairs,
-            "texts": texts,
-            "wrong": len(wrong),
-        }
-        arguments.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return 1 if wrong else 0
+    figures = {
+        "largest_difference": largest,
+        "largest_relative_difference": relative,
+        "log_likelihoods": pairs,
+        "texts": texts,
+    }
+    return keep(arguments, "serve_lm_eval", wrong, figures)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from tests.machine import needs
 
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
+from tuneful.evaluation.check_process import MAX_FAILURES
 from tuneful.evaluation.checks import check_item, read_checks, run_checks
-from tuneful.evaluation.python_check import MAX_FAILURES
 from tuneful.runs.schema import CheckOutcome
 
 

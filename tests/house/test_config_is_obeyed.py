@@ -21,6 +21,7 @@ import torch
 from tests.doubles.engine import record, tiny_model
 from tests.doubles.judge_server import serving
 from tests.doubles.pairs import random_labelled, random_pairs
+from tests.judge.test_verdicts import Scripted, scoring
 
 import tuneful
 from tuneful.commands.options import data_of
@@ -40,10 +41,12 @@ from tuneful.infer.generate import answer
 from tuneful.judge.backends import NoReplyError, OllamaBackend
 from tuneful.judge.calibrate import num_calibration_questions
 from tuneful.judge.client import _wait_seconds, open_http_judge
+from tuneful.judge.items import AnswerSet
 from tuneful.judge.local import resolve_settings
 from tuneful.judge.probing import num_probe_questions
 from tuneful.judge.protocols import Item
 from tuneful.judge.questions import Question, prompt_of
+from tuneful.judge.run import judge_sets, open_cache
 from tuneful.model import decoder
 from tuneful.model.attention import ask_for
 from tuneful.model.load import load_model
@@ -341,6 +344,17 @@ def asking(*changed: str) -> Experiment:
     return lambda lab: (asked(), asked(*changed))
 
 
+def num_judged(lab: Laboratory, *settings: str) -> int:
+    """How many questions a judge is asked about 60 pairs of answers of which one is always better."""
+    config = load_config(None, ["judge.temperature=0", *settings])
+    sets = [AnswerSet(name, tuple(Item(f"{n}", f"t {n}", "r", name) for n in range(60))) for name in ("base", "tuned")]
+    judge = Scripted(lambda question: scoring(90 if ">\ntuned\n<" in question.user else 10)(question))
+    folder = lab.folder / f"judged-{len(settings)}"
+    with open_cache(folder) as cache:
+        judge_sets(sets, judge, config, cache, folder, Terminal(quiet=True))
+    return len(judge.asked)
+
+
 def probed(*settings: str) -> int:
     return num_calibration_questions(9, load_config(None, list(settings)).judge)
 
@@ -594,6 +608,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         num_probe_questions(9, load_config(None, [f"judge.num_probes={number}"]).judge) for number in (4, 0)
     ),
     "judge.calibration_items": lambda lab: (probed(), probed("judge.calibration_items=2")),
+    "judge.stop_early": lambda lab: (num_judged(lab), num_judged(lab, "judge.stop_early=true")),
     "report.confidence": lambda lab: (lab.interval(), lab.interval("report.confidence=0.6")),
     "report.num_resamples": lambda lab: (lab.interval(), lab.interval("report.num_resamples=100")),
     "report.gate": lambda lab: (lab.gate(""), lab.gate("rouge_l>=0")),

@@ -117,6 +117,21 @@ def test_a_run_folder_is_judged_before_and_after(
     assert (run / "scores" / "tuned.jsonl").read_bytes() == before[run / "scores" / "tuned.jsonl"]
 
 
+def test_a_gate_on_the_judges_scores_decides_the_exit_of_a_file_and_of_a_run(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    written(tmp_path / "theirs.jsonl", ROWS)
+    arguments = ["theirs.jsonl", "--judge", f"ollama/{MODEL}", "--output", "out", "--gate"]
+    assert evaluate(*arguments, "judge_score.value>=30")[0] == 0
+    code, _, err = evaluate(*arguments, "judge_score.value>30")
+    assert (code, "judge_score.value>30 (found 30.0000)" in err) == (3, True), err
+    run_folder(tmp_path / "run")
+    code, out, err = evaluate("run", *arguments[1:3], "--json", "--gate", "judge_score.tuned>=30, judge_score>=0")
+    assert code == 0, err
+    assert [one["found"] for one in json.loads(out)["gate"]] == [30, 0]
+    assert "Judge score (judge not probed)" in err
+
+
 def test_a_judge_is_held_against_those_who_rated_the_run(evaluate: Evaluate, tmp_path: Path) -> None:
     """This judge gives both answers of an item the same score, and so never agrees with people who prefer one of them."""
     run = run_folder(tmp_path / "run")

@@ -193,7 +193,7 @@ def test_a_judge_whose_scores_stay_low_is_asked_about(tmp_path: Path, scores: li
     sets = answer_sets(file, config)
     judge = Scripted(lambda question: scoring(next(given))(question))
     with open_cache(tmp_path) as cache:
-        verdicts = judge_sets(sets, judge, config, cache, tmp_path, Terminal(quiet=True))
+        verdicts, _ = judge_sets(sets, judge, config, cache, tmp_path, Terminal(quiet=True))
     evaluation_document(judge, config, verdicts, terminal, None)
     warned = [line for line in terminal.warned if "grade up to" in line]
     assert (f"grade up to {end}?" in warned[0]) if end else warned == []
@@ -217,7 +217,7 @@ def test_a_reason_is_kept_beside_its_score_where_it_was_asked_for(tmp_path: Path
     reply = {"reason": "no year is named", "score": 40}
     judge = Scripted(lambda question: Reply(json.dumps({"id": question.nonce, **reply})))
     with open_cache(tmp_path) as cache:
-        verdicts = judge_sets(sets, judge, config, cache, tmp_path, Terminal(quiet=True))
+        verdicts, _ = judge_sets(sets, judge, config, cache, tmp_path, Terminal(quiet=True))
     assert [verdict.reason for verdict in verdicts[sets[0].name]] == ["no year is named"] * 4
     rows = (tmp_path / "scores" / "their.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(rows[0])["reason"] == "no year is named"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from tests.doubles.damaged_runs import BYTES, JSON, _a_folder, _dangling, _json_bytes, _json_line_bytes, _loop
-from tests.doubles.listed_runs import comparison, write_listed_run
+from tests.doubles.listed_runs import comparison, of_headline, write_listed_run
 from typer.testing import CliRunner
 
 import tuneful
@@ -25,6 +25,7 @@ from tuneful.errors import InputError, TunefulError
 from tuneful.runs import leftovers as leftovers_of
 from tuneful.runs.leftovers import find_leftovers, remove_leftover
 from tuneful.runs.listing import ListedRun, find_runs, read_run_folder
+from tuneful.runs.schema import as_row
 from tuneful.runs.table import KEYS, in_order, matching
 
 OLD = Path(__file__).parent / "run_before_renaming"
@@ -305,6 +306,23 @@ def test_the_table_fits_eighty_columns_and_json_holds_all_of_it(tmp_path: Path) 
     assert starter["settings"]["train.method"] == "full"
 
 
+def test_the_distance_from_the_base_is_a_column_where_any_run_has_one(tmp_path: Path) -> None:
+    moved = replace(comparison(0.0, 0.25), name="kl_to_base", label="KL to base", higher_is_better=None)
+    write_listed_run(tmp_path / "one", headline=comparison(0.2, 0.3))
+    assert " KL" not in shown(str(tmp_path))
+    far = write_listed_run(tmp_path / ("a-name-of-30-signs-" + 11 * "x"), finished=False)
+    whole = replace(of_headline(comparison(0.2, 0.3)), forgetting=(moved,))
+    (far / "comparison.json").write_text(json.dumps(as_row(whole)))
+    lines = shown(str(tmp_path)).splitlines()
+    assert max(map(len, lines)) <= 80, lines
+    (head,) = [line for line in lines if line.startswith("run ")]
+    (of_far,) = [line for line in lines if "0.250" in line]
+    (of_one,) = [line for line in lines if line.startswith("one ")]
+    end = head.index("KL") + 2
+    assert (of_far[end - 5 : end], of_one[end - 5 : end]) == ("0.250", " " * 5)
+    assert "KL: to base, bits per token of the base's own text" in " ".join(" ".join(lines).split())
+
+
 # What could go
 
 
@@ -437,6 +455,9 @@ def test_the_command_asks_and_without_a_terminal_removes_nothing_unless_told_to(
     run = write_listed_run(tmp_path / "run")
     said = shown("clean", str(tmp_path))
     assert "Checkpoints of finished runs" in said
+    assert "`tuneful explain` reads them; without, it has the gradients at the final weights alone" in " ".join(
+        said.split()
+    )
     assert "nothing was removed: there is nobody to ask; --yes removes it" in said
     assert (run / "checkpoints").exists()
     assert shown("clean", str(tmp_path), "--filter", "state=interrupted", "--yes").startswith("nothing in")

@@ -18,6 +18,7 @@ from tuneful.commands.compare import compare
 from tuneful.config import Config, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, OutOfMemoryError
+from tuneful.runs.data_files import check_sides
 from tuneful.runs.folder import RunDir
 from tuneful.runs.job import estimate_job
 from tuneful.runs.preference import REFERENCE, _known
@@ -50,6 +51,14 @@ SETTINGS = [
     "report.general=none",
     "model.dtype=float32",
 ]
+
+
+def test_a_judge_is_refused_where_the_test_set_has_no_answer_that_is_wanted() -> None:
+    nobody: Any = []
+    config = load_config(None, ["train.objective=kto", "judge.model=ollama/any"])
+    with pytest.raises(ConfigError, match=r"`judge.model` needs test records with label true"):
+        check_sides("run", config, (), nobody, nobody, nobody, ())
+    check_sides("train", config, (), nobody, nobody, nobody, ())
 
 
 @pytest.fixture(scope="session")

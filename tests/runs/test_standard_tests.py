@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 import tuneful
 from tuneful.cli import app
 from tuneful.config import load_config
-from tuneful.errors import ConfigError
+from tuneful.console import Terminal
+from tuneful.errors import ConfigError, InputError
 from tuneful.evaluation import tasks
 from tuneful.runs import measure, standard_tests
 
@@ -164,6 +165,40 @@ def test_what_is_wrong_with_tests_is_told_before_anything_is_loaded(files: dict[
         with pytest.raises(ConfigError, match=said):
             tuneful.run(str(files["data"]), config=config, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_what_will_be_evaluated_and_foretells_what_it_costs(
+    tiny_llama: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = json.dumps([{"contains": "It is"}, {"regex": "^(a+)+$", "name": "endless", "timeout_seconds": 0.05}])
+    config = config_of(tiny_llama, files, f"evaluation.checks={checks}")
+    estimate = tuneful.dry_run("run", str(files["data"]), config=config, terminal=Terminal())
+    assert estimate.evaluated == (
+        "1 answer",
+        "quiz: 7 questions of 2 choices after 1 item",
+        "rules: 2 prompts to answer, instructions verified",
+        "2 checks of each answer (contains, endless: regex)",
+    )
+    assert min(estimate.phase_seconds[name] for name in ("tests_base", "tests_tuned", "checks")) > 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "base and tuned: 1 answer; quiz: 7 questions" in shown
+    assert tuneful.dry_run("train", str(files["data"]), config=config).evaluated == ()
+
+
+def test_a_dry_run_refuses_what_cannot_be_evaluated_before_a_model_is_looked_for(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    for setting, said in (
+        ("evaluation.tests=gone.jsonl", "gone.jsonl"),
+        ("evaluation.checks=[{python: 'gone.py:f'}]", "gone.py: cannot be read"),
+        ("evaluation.checks=[{json: null, schema: gone.json}]", "gone.json: cannot be read"),
+    ):
+        config = load_config(None, [*SETTINGS, "model.name_or_path=/no/such/model", setting])
+        with pytest.raises(InputError, match=said):
+            tuneful.dry_run("run", str(files["data"]), config=config)
+    for wrong in ("evaluation.checks=gone.yaml", "evaluation.checks=[{regexp: a}]"):
+        with pytest.raises(ConfigError, match=r"evaluation\.checks"):
+            load_config(None, [*SETTINGS, wrong])
 
 
 def test_a_run_that_goes_on_takes_the_scores_it_finds_and_asks_anew_where_it_asks_otherwise(

@@ -16,7 +16,7 @@ import typer
 
 from tuneful.commands.options import END_OF_INPUT, ConfigFile, Model, configuration, with_model
 from tuneful.errors import InputError
-from tuneful.types import Turn
+from tuneful.types import Turn, answer_text
 
 if TYPE_CHECKING:
     from tuneful.config import Config
@@ -211,7 +211,7 @@ class ChatSession:
             return
         for turn in whole:
             messages.append({"role": "user", "content": turn.instruction})
-            messages.append({"role": "assistant", "content": turn.response})
+            messages.append({"role": "assistant", "content": answer_text(turn)})
         try:
             with Path(name).expanduser().open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json_line({"messages": messages}))

@@ -1,13 +1,13 @@
 """`tuneful compare A B`: two sets of answers over the same items, and whether the second is better. Of three and more, every two.
 
-OUTPUT/comparison.json   OUTPUT/{answers,documents}/{base,tuned}.jsonl   OUTPUT/data/test.jsonl   OUTPUT/report.html
+OUTPUT/comparison.json   OUTPUT/{answers,documents}/{base,tuned}.jsonl   OUTPUT/tests/NAME-{base,tuned}.jsonl
+OUTPUT/data/test.jsonl   OUTPUT/report.html
 OUTPUT/pairwise.json   OUTPUT/pairwise.html                                                       of three and more
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, overload
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.answered import Answered, AnsweredSet, Pairing
-    from tuneful.evaluation.checks import Check
-    from tuneful.evaluation.ratings import MatchedRatings, RatedPair
-    from tuneful.runs.schema import Comparison, GateOutcome, GeneralScore, PairwiseComparison
+    from tuneful.evaluation.sides import Request, Shared
+    from tuneful.runs.schema import Comparison, GateOutcome, PairwiseComparison
 
 _NUM_CHANGED_SHOWN = 3
 
@@ -107,8 +106,9 @@ def compare(
 ) -> ComparisonResult | PairwiseResult:
     """Compare the answers in `b` with those in `a`, each a run folder or a file of answers, over the same items.
 
-    `answer_key` names the key of the answer in files that are not ours; the gate is `report.gate` of `config`. With `output`
-    a new folder gets comparison.json and report.html. With `more` sides every two are compared on the items that all of them
+    `answer_key` names the key of the answer in files that are not ours; the gate is `report.gate` of `config`, checks are its
+    `evaluation.checks`, or those that the runs were configured with alike. Tests that both took are compared. With `output` a
+    new folder gets comparison.json and report.html. With `more` sides every two are compared on the items that all of them
     answer, corrected for their number, and `output` gets pairwise.json and pairwise.html. Raises DataError where they cannot be
     paired, ConfigError where `output` is taken, a condition names what was not measured, or there is a gate for more than two.
     """
@@ -124,37 +124,42 @@ def compare(
 def _compare_two(
     a: str | Path, b: str | Path, config: Config, output: Path | None, answer_key: str | None, terminal: Terminal
 ) -> ComparisonResult:
-    from tuneful.evaluation.answered import pair, read_answered
-    from tuneful.evaluation.checks import metrics_of, read_checks, with_checks
-    from tuneful.evaluation.documents import pair_documents
-    from tuneful.evaluation.gate import check_headline, parse_gate
+    from tuneful.evaluation.answered import read_answered
+    from tuneful.evaluation.sides import checked, compare_sides, rated, requested, shared_by
     from tuneful.evaluation.tables import apply_gate, show_comparison
 
-    own = read_checks(config)
-    conditions = parse_gate(config.report.gate, others=[spec.name for spec in metrics_of(own)])
-    check_headline(config.report.headline, metrics_of(own))
     before, after = (read_answered(str(name), config.data, answer_key) for name in (a, b))
-    documents = pair_documents(before.documents, after.documents)
-    pairing = pair(before, after, num_documents=len(documents[0]))
-    pairing = replace(pairing, base=with_checks(own, pairing.base), tuned=with_checks(own, pairing.tuned))
-    matched = _rated(before, after, pairing)
-    comparison = _compared(config, own, before, after, pairing, matched, documents)
+    shared, left = shared_by(before, after)
+    pairing, documents = shared.pairing, shared.documents
+    request = requested(config, (before, after), shared.tests[1], bool(pairing.base))
+    matched = rated(before, after, pairing)
+    comparison = compare_sides(request, before, after, checked(request, shared), matched=matched)
     terminal.heading("Compared")
     terminal.facts(
         {
             "A": _counted(before, pairing.num_only_base, len(documents[0])),
             "B": _counted(after, pairing.num_only_tuned, len(documents[1])),
+            **_checks_in_words(config, request),
         }
     )
     show_comparison(comparison, terminal, ("A", "B"))
+    for remark in (*request.remarks, *left):
+        terminal.say(remark, style="yellow")
     if comparison.people is None and matched.num_left_out:
         terminal.say(f"{matched.num_left_out} ratings in ratings.jsonl are of other answers than these", style="yellow")
     _show_changed_most(comparison, pairing, terminal)
-    comparison = apply_gate(conditions, comparison, terminal)
-    report = _write(output, pairing, documents, config, comparison) if output is not None else None
+    comparison = apply_gate(request.conditions, comparison, terminal)
+    report = _write(output, shared, request.config, comparison) if output is not None else None
     if report is not None:
         terminal.say(f"written: {report}")
     return ComparisonResult(comparison, report)
+
+
+def _checks_in_words(config: Config, request: Request) -> dict[str, str]:
+    """Where checks come from, if from the runs that are compared."""
+    if not request.checks or config.evaluation.checks:
+        return {}
+    return {"checks": f"{', '.join(one.spec.name for one in request.checks)}, from the runs' own configuration"}
 
 
 def compare_command(
@@ -217,9 +222,8 @@ def _compare_all(
 ) -> PairwiseResult:
     """Every two of three or more sides."""
     from tuneful.evaluation.answered import Pairing, read_answered
-    from tuneful.evaluation.checks import metrics_of, read_checks, scored_by_all, with_checks
+    from tuneful.evaluation.checks import scored_by_all, with_checks
     from tuneful.evaluation.documents import pair_documents
-    from tuneful.evaluation.gate import check_headline
     from tuneful.evaluation.pairwise import (
         LETTERS,
         compare_pairwise,
@@ -229,6 +233,7 @@ def _compare_all(
         shared_items,
     )
     from tuneful.evaluation.ratings import match_ratings
+    from tuneful.evaluation.sides import Shared, compare_sides, rated_pairs, requested, tests_of_all
     from tuneful.evaluation.tables import show_pairwise
     from tuneful.runs.schema import Side
 
@@ -238,27 +243,28 @@ def _compare_all(
         )
     if len(names) > len(LETTERS):
         raise ConfigError(f"at most {len(LETTERS)} sides are compared at once, not {len(names)}")
-    own = read_checks(config)
-    check_headline(config.report.headline, metrics_of(own))
     answered = [read_answered(name, config.data, answer_key) for name in names]
-    shared = scored_by_all([with_checks(own, items) for items in shared_items(answered)])
+    items = shared_items(answered)
+    tests, left = tests_of_all(answered)
+    request = requested(config, answered, tests[-1], bool(items[0]))
+    shared = scored_by_all([with_checks(request.checks, own) for own in items])
     pairs = pairs_of(len(names))
     level = pair_confidence(config.report.confidence, len(pairs))
     resamples = enough_resamples(config.report.num_resamples, level)
-    of_pairs = config.model_copy(
-        update={"report": config.report.model_copy(update={"confidence": level, "num_resamples": resamples})}
-    )
+    report = config.report.model_copy(update={"confidence": level, "num_resamples": resamples})
+    of_pairs = replace(request, config=request.config.model_copy(update={"report": report}))
     found = {}
     with terminal.progress("comparing", len(pairs), "pairs") as advance:
         for base, tuned in pairs:
             before, after, pairing = answered[base], answered[tuned], Pairing(shared[base], shared[tuned], 0, 0)
             documents = pair_documents(before.documents, after.documents)
-            if not pairing.base and not documents[0]:
+            if not pairing.base and not documents[0] and not tests[0]:
                 raise DataError(
                     f"{before.name} and {after.name}: no document in common: the same text must stand in both"
                 )
-            matched = match_ratings((), _rated_pairs(pairing))
-            found[base, tuned] = _compared(of_pairs, own, before, after, pairing, matched, documents)
+            common = Shared(pairing, documents, (tests[base], tests[tuned]))
+            matched = match_ratings((), rated_pairs(pairing))
+            found[base, tuned] = compare_sides(of_pairs, before, after, common, matched=matched)
             advance(1)
     sides = [
         Side(letter, one.name, len(items), len(one.items) - len(items))
@@ -266,11 +272,13 @@ def _compare_all(
     ]
     comparison = compare_pairwise(sides, found, confidence=config.report.confidence)
     show_pairwise(comparison, terminal)
+    for remark in (*request.remarks, *left):
+        terminal.say(remark, style="yellow")
     if output is None:
         return PairwiseResult(comparison)
-    report = _write_pairwise(output, comparison)
-    terminal.say(f"written: {report}")
-    return PairwiseResult(comparison, report)
+    page = _write_pairwise(output, comparison)
+    terminal.say(f"written: {page}")
+    return PairwiseResult(comparison, page)
 
 
 def _write_pairwise(output: Path, comparison: PairwiseComparison) -> Path:
@@ -285,58 +293,6 @@ def _write_pairwise(output: Path, comparison: PairwiseComparison) -> Path:
         run.close()
 
 
-def _compared(
-    config: Config,
-    checks: Sequence[Check],
-    before: AnsweredSet,
-    after: AnsweredSet,
-    pairing: Pairing,
-    matched: MatchedRatings,
-    documents: tuple[list[GeneralScore], list[GeneralScore]],
-) -> Comparison:
-    """The comparison of what both sides answer and read, of either where they share only that."""
-    from tuneful.evaluation.compare import worse_finding
-    from tuneful.evaluation.document import compare_models, with_items
-    from tuneful.evaluation.documents import compare_documents, comparison_without_answers
-    from tuneful.evaluation.forgetting import compare_forgetting
-    from tuneful.evaluation.ratings import with_preferences
-    from tuneful.evaluation.summary import summary_sentence
-    from tuneful.runs.schema import ComparedSides
-
-    names, report = ComparedSides(before.name, after.name), config.report
-    settings: dict[str, Any] = {
-        "confidence": report.confidence,
-        "num_resamples": report.num_resamples,
-        "seed": config.train.seed,
-    }
-    of_documents = compare_documents(*documents, **settings)
-    if not pairing.base:
-        if checks or report.headline is not None:
-            setting = "evaluation.checks" if checks else "report.headline"
-            raise ConfigError(
-                f"{setting} is of answers, and {before.name} and {after.name} have only documents in common"
-            )
-        forgetting = compare_forgetting(before.general, after.general, **settings)
-        found = comparison_without_answers(of_documents, forgetting, **settings)
-        return replace(found, names=names, sentence=summary_sentence(found, "B"))
-    kinds = [one.kind for one in pairing.tuned]
-    base, tuned = ([one.scores for one in side] for side in (pairing.base, pairing.tuned))
-    base, tuned = with_preferences(base, tuned, matched)
-    judge = worse_finding(before.judge, after.judge)
-    compared = compare_models(config, base, tuned, kinds, before.general, after.general, judge, checks)
-    comparison = with_items(
-        replace(compared, metrics=(*compared.metrics, *of_documents)),
-        sources=[one.source for one in pairing.tuned],
-        references=[one.reference for one in pairing.tuned],
-        kinds=kinds,
-        base=base,
-        tuned=tuned,
-        names=names,
-        checks=checks,
-    )
-    return _with_people(comparison, matched)
-
-
 def _counted(side: AnsweredSet, num_items_left: int, num_documents: int) -> str:
     counts = {"answers": (len(side.items), num_items_left)}
     counts["documents"] = (len(side.documents), len(side.documents) - num_documents)
@@ -346,35 +302,6 @@ def _counted(side: AnsweredSet, num_items_left: int, num_documents: int) -> str:
         if total
     ]
     return f"{side.name}: {'; '.join(said)}"
-
-
-def _rated(before: AnsweredSet, after: AnsweredSet, pairing: Pairing) -> MatchedRatings:
-    """What people rated in the run of either side, of the answers that are compared."""
-    from tuneful.evaluation.ratings import match_ratings
-
-    return match_ratings(dict.fromkeys((*before.ratings, *after.ratings)), _rated_pairs(pairing))
-
-
-def _rated_pairs(pairing: Pairing) -> list[RatedPair]:
-    from tuneful.evaluation.ratings import RatedPair
-
-    pairs = zip(pairing.base, pairing.tuned, strict=True)
-    return [RatedPair((*{one.source, other.source},), one.text, other.text) for one, other in pairs]
-
-
-def _with_people(comparison: Comparison, matched: MatchedRatings) -> Comparison:
-    from tuneful.evaluation.ratings import judge_gain, summarise_ratings
-
-    if not any(matched.by_item):
-        return comparison
-    people = summarise_ratings(
-        matched,
-        [judge_gain(item.base.judge_score, item.tuned.judge_score) for item in comparison.items or ()],
-        confidence=comparison.confidence,
-        num_resamples=comparison.num_resamples,
-        seed=comparison.seed,
-    )
-    return replace(comparison, people=people)
 
 
 def _show_changed_most(comparison: Comparison, pairing: Pairing, terminal: Terminal) -> None:
@@ -404,18 +331,12 @@ def _line(text: str, terminal: Terminal) -> str:
     return line if len(line) <= room else line[: room - 4] + " ..."
 
 
-def _write(
-    output: Path,
-    pairing: Pairing,
-    documents: tuple[list[GeneralScore], list[GeneralScore]],
-    config: Config,
-    comparison: Comparison,
-) -> Path:
+def _write(output: Path, shared: Shared, config: Config, comparison: Comparison) -> Path:
     from tuneful.report.build import build_report
     from tuneful.runs.folder import RunDir
     from tuneful.runs.schema import AnswerRow
 
-    run = RunDir(output)
+    run, pairing = RunDir(output), shared.pairing
     try:
         run.write_config(config)
         for name, side in (("base", pairing.base), ("tuned", pairing.tuned)):
@@ -426,9 +347,12 @@ def _write(
             )
             if pairing.base:
                 run.write_rows(f"answers/{name}.jsonl", answers)
-        for name, scores in zip(("base", "tuned"), documents, strict=True):
+        for name, scores in zip(("base", "tuned"), shared.documents, strict=True):
             if scores:
                 run.write_rows(f"documents/{name}.jsonl", scores)
+        for name, tests in zip(("base", "tuned"), shared.tests, strict=True):
+            for test in tests:
+                run.write_rows(f"tests/{test.asked.name}-{name}.jsonl", test.scores)
         run.write_records("data/test.jsonl", map(_test_row, pairing.tuned))
         run.write_document("comparison.json", comparison)
         return build_report(run.path)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuneful.commands.evaluate_tests import take_tests
-from tuneful.commands.options import Checks, ConfigFile, Json, Quiet, configuration
+from tuneful.commands.options import Checks, ConfigFile, Gate, Json, Quiet, configuration, with_options
 from tuneful.errors import ConfigError, JudgeError
 from tuneful.files import write_json
 
 if TYPE_CHECKING:
+    from tuneful.commands.evaluate_gate import EvaluationGate
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.checks import Check
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         CalibrationFigure,
         ChecksDocument,
         EvaluationDocument,
+        GateOutcome,
         RaterAgreement,
         RatingRow,
     )
@@ -46,8 +48,8 @@ class EvaluationResult:
     """The verdicts on each set of answers by its name, in the order of its items, and their summary.
 
     `summary` is what evaluation.json of `folder` holds, None where no judge was asked; `calibration` is what probes found out
-    about the judge, where that was asked for; `checks` is what checks of one's own found, where there are any. `folder` is None
-    where nothing was written.
+    about the judge, where that was asked for; `checks` is what checks of one's own found, where there are any; `gate` is what
+    became of each condition. `folder` is None where nothing was written.
     """
 
     folder: Path | None
@@ -55,6 +57,7 @@ class EvaluationResult:
     summary: EvaluationDocument | None
     calibration: Calibration | None = None
     checks: ChecksDocument | None = None
+    gate: tuple[GateOutcome, ...] = ()
 
     def __repr__(self) -> str:
         checked = {name: found[0].num_items for name, found in self.checks.answers.items()} if self.checks else {}
@@ -67,7 +70,9 @@ class EvaluationResult:
         from tuneful.runs.schema import as_row
 
         parts = {"calibration": self.calibration, "checks": self.checks}
-        found = {name: as_row(part) for name, part in parts.items() if part is not None}
+        found: dict[str, Any] = {name: as_row(part) for name, part in parts.items() if part is not None}
+        if self.gate:
+            found["gate"] = [as_row(outcome) for outcome in self.gate]
         return {**(as_row(self.summary) if self.summary else {}), **found}
 
 
@@ -88,9 +93,11 @@ def evaluate(
 
     `answer_key` names the key of the answer, or the keys of several answers to each task. `against` is the answers file that a
     pairwise judge compares with; a run folder brings its own. `ratings` are people's grades of the answers; `calibrate` probes
-    the judge at length, where it is probed shortly else (`judge.num_probes`); only the first `limit` answers are judged. Raises
-    InputError where the request is wrong, JudgeError where nothing could be scored.
+    the judge at length, where it is probed shortly else (`judge.num_probes`); only the first `limit` answers are judged. The gate
+    is `report.gate` of `config`: of a run as at its end, of other answers on figures of theirs alone. Raises InputError where the
+    request is wrong, JudgeError where nothing could be scored.
     """
+    from tuneful.commands.evaluate_gate import outcomes_of, read_gate
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.evaluation.checks import read_checks
@@ -109,33 +116,41 @@ def evaluate(
         warn_of_copies,
         warning,
     )
+    from tuneful.judge.stopping import check_two_sets
     from tuneful.runs.schema import as_row
 
     answers, config, terminal = Path(answers), config or Config(), terminal or Terminal(quiet=True)
     keys = [answer_key] if isinstance(answer_key, str) else answer_key or ()
     checks = read_checks(config)
-    if checks and config.judge.model is None:
+    gate = read_gate(answers, config, checks, limit)
+    if (checks or gate) and config.judge.model is None:
         _refuse_judging({"--against": against, "--ratings": ratings, "--calibrate": calibrate or None}, config)
         folder = _output_folder(answers, output, needed=False)
-        found = _checked(answers, checks, config, keys, limit, folder, terminal)
-        return EvaluationResult(folder, {}, None, checks=found)
+        own = _without_judge(answers, checks, gate, config, keys, limit)
+        found = _checked(own, checks, config, folder, terminal) if checks else None
+        outcomes = outcomes_of(gate, own, config, found, None, {}, terminal)
+        return EvaluationResult(folder, {}, None, checks=found, gate=outcomes)
     settings = resolve_settings(config.judge)
     prompt_of(settings)
     people = _ratings(ratings, settings.protocol)
     every = answer_sets(answers, config, keys, against)
     sets = limited(every, limit)
+    check_two_sets(sets, settings)
     warn_of_copies(sets, terminal)
     config = config.model_copy(update={"judge": settings})
     folder = _output_folder(answers, output)
     assert folder is not None
-    document = _checked(answers, checks, config, keys, limit, folder, terminal) if checks else None
+    document = None
+    if checks:
+        unjudged = _without_judge(answers, checks, None, config, keys, limit)
+        document = _checked(unjudged, checks, config, folder, terminal)
     judge = open_judge(settings, lambda name: load_judge_model(name, config, terminal.say), warning(terminal))
     with open_cache(folder) as cache:
         rated = load_ratings(answers) if answers.is_dir() else []
         calibration = _calibrated(sets, judge, config, cache, folder, terminal, rated) if calibrate else None
         probed = None if calibrate else probe_first(sets, judge, config, cache, terminal)
-        verdicts = judge_sets(sets, judge, config, cache, folder, terminal)
-    summary = evaluation_document(judge, config, verdicts, terminal, calibration or probed)
+        verdicts, seen = judge_sets(sets, judge, config, cache, folder, terminal)
+    summary = evaluation_document(judge, config, verdicts, terminal, calibration or probed, seen)
     summary = replace(summary, probes=probed)
     if num_left_out := sum(len(one.items) for one in every) - sum(len(one.items) for one in sets):
         summary = replace(summary, num_left_out=num_left_out)
@@ -148,7 +163,8 @@ def evaluate(
         summary = replace(summary, people=_against_people(sets, verdicts, rated, config, terminal))
     write_json(folder / "evaluation.json", as_row(summary))
     _check_anything_scored(judge, verdicts)
-    return EvaluationResult(folder, verdicts, summary, calibration, document)
+    outcomes = outcomes_of(gate, sets, config, document, summary, verdicts, terminal)
+    return EvaluationResult(folder, verdicts, summary, calibration, document, outcomes)
 
 
 def evaluate_command(
@@ -187,22 +203,24 @@ def evaluate_command(
         ),
     ] = None,
     checks: Checks = None,
+    gate: Gate = None,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Let a judge grade answers, check them yourself, or let a model take tests; every item is scored or counted as unscored."""
     from tuneful.console import Terminal, to_stdout
+    from tuneful.evaluation.gate import check_met
 
     if tests:
         given: dict[str, Any] = {"--judge": judge, "--protocol": protocol, "--answer-key": answer_key}
         given |= {"--against": against, "--calibrate": calibrate, "--ratings": ratings, "--limit": limit}
         given |= {"--checks": checks}
-        take_tests(str(answers), tests, config, overrides, output, as_json, quiet, [*filter(given.get, given)])
+        gated = with_options(overrides, {"report.gate": gate})
+        take_tests(str(answers), tests, config, gated, output, as_json, quiet, [*filter(given.get, given)])
         return
-    settings = configuration(
-        config, overrides, {"judge.model": judge, "judge.protocol": protocol, "evaluation.checks": checks}
-    )
+    options = {"judge.model": judge, "judge.protocol": protocol, "evaluation.checks": checks, "report.gate": gate}
+    settings = configuration(config, overrides, options)
     result = evaluate(
         answers,
         config=settings,
@@ -216,6 +234,7 @@ def evaluate_command(
     )
     if as_json:
         to_stdout(json.dumps(result.as_dict(), indent=1))
+    check_met(result.gate)
 
 
 def _refuse_judging(options: Mapping[str, object], config: Config) -> None:
@@ -229,27 +248,37 @@ def _refuse_judging(options: Mapping[str, object], config: Config) -> None:
         raise ConfigError(f"{given[0]} is ignored where no judge is named; name one (--judge), or drop it")
 
 
-def _checked(
+def _without_judge(
     answers: Path,
     checks: Sequence[Check],
+    gate: EvaluationGate | None,
     config: Config,
     keys: Sequence[str],
     limit: int | None,
-    folder: Path | None,
-    terminal: Terminal,
+) -> list[AnswerSet]:
+    """The sets of answers as they are where no judge is asked: with references, where anything needs them."""
+    from tuneful.evaluation.checks import need_references
+    from tuneful.evaluation.one_set import need_texts
+    from tuneful.judge.run import answer_sets, limited
+
+    needs = need_references(checks) or (gate is not None and need_texts(gate.conditions))
+    judge = {"protocol": "score", "use_reference": config.judge.use_reference and needs}
+    alone = config.model_copy(update={"judge": config.judge.model_copy(update=judge)})
+    return limited(answer_sets(answers, alone, keys), limit)
+
+
+def _checked(
+    sets: Sequence[AnswerSet], checks: Sequence[Check], config: Config, folder: Path | None, terminal: Terminal
 ) -> ChecksDocument:
     """What the checks find of each set of answers, shown, and written where there is a folder."""
     from tuneful.evaluation.check_tables import check_sets
-    from tuneful.evaluation.checks import check_item, need_references
-    from tuneful.judge.run import answer_sets, limited
+    from tuneful.evaluation.checks import check_item
 
-    judge = {"protocol": "score", "use_reference": config.judge.use_reference and need_references(checks)}
-    alone = config.model_copy(update={"judge": config.judge.model_copy(update=judge)})
-    sets = {
+    items = {
         one.name: [check_item(item.source, item.task, item.reference, item.answer) for item in one.items]
-        for one in limited(answer_sets(answers, alone, keys), limit)
+        for one in sets
     }
-    return check_sets(sets, checks, config, folder, terminal)
+    return check_sets(items, checks, config, folder, terminal)
 
 
 def _output_folder(answers: Path, output: Path | None, *, needed: bool = True) -> Path | None:

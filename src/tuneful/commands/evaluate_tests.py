@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tuneful.encoding.encode import Encoder
     from tuneful.evaluation.task_comparison import ItemScore
     from tuneful.evaluation.task_files import Task
-    from tuneful.runs.schema import Comparison, TasksDocument
+    from tuneful.runs.schema import Comparison, GateOutcome, TasksDocument
 
 _MODEL, _BASE, _TUNED = "model", "base", "tuned"
 
@@ -32,18 +32,23 @@ _MODEL, _BASE, _TUNED = "model", "base", "tuned"
 @dataclass(frozen=True, slots=True)
 class TasksResult:
     """The scores of each model in each test, in the order of its items, few-shot items left out; their `summary`, and the
-    `comparison` of the two models of a run. `folder` is where they were written, if anywhere."""
+    `comparison` of the two models of a run. `folder` is where they were written, if anywhere; `gate` is what became of each
+    condition."""
 
     scores: Mapping[str, Mapping[str, Sequence[ItemScore]]]
     summary: TasksDocument
     comparison: Comparison | None
     folder: Path | None
+    gate: tuple[GateOutcome, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
         from tuneful.runs.schema import as_row
 
-        return {**as_row(self.summary), **({"comparison": as_row(self.comparison)} if self.comparison else {})}
+        more: dict[str, Any] = {"comparison": as_row(self.comparison)} if self.comparison else {}
+        if self.gate and not self.comparison:
+            more["gate"] = [as_row(outcome) for outcome in self.gate]
+        return {**as_row(self.summary), **more}
 
 
 def evaluate_tests(
@@ -61,11 +66,11 @@ def evaluate_tests(
     """
     from tuneful.config import Config
     from tuneful.console import Terminal
-    from tuneful.evaluation.gate import parse_gate
-    from tuneful.evaluation.tables import apply_gate
+    from tuneful.evaluation.gate import ALONE, FIGURES, Figure, check_alone, parse_gate
+    from tuneful.evaluation.tables import apply_gate, show_gate
     from tuneful.evaluation.task_comparison import metric_names
     from tuneful.evaluation.tasks import tasks_of
-    from tuneful.runs.schema import as_row
+    from tuneful.runs.schema import GateOutcome, as_row
 
     name, config, terminal = str(model), config or Config(), terminal or Terminal(quiet=True)
     if tests is not None:
@@ -74,17 +79,19 @@ def evaluate_tests(
     if not tasks:
         raise ConfigError("no test was named: --tests FILE, or evaluation.tests")
     is_run = (Path(name).expanduser() / "run.json").is_file()
-    conditions = parse_gate(config.report.gate, others=metric_names(tasks))
-    if conditions and not is_run:
-        raise ConfigError("`report.gate` is for the two models of a run; name a run, or drop it")
+    conditions = parse_gate(config.report.gate, others=metric_names(tasks), figures=FIGURES if is_run else ALONE)
     folder = output if output is not None else Path(name).expanduser() / "tests" / "evaluated" if is_run else None
     scores = _scores_of_all(name, is_run, tasks, config, terminal)
     summary = _summary(name, tasks, scores, config)
-    comparison = None
+    comparison, gate = None, list[GateOutcome]()
     if is_run:
         comparison = apply_gate(conditions, _compared(tasks, scores, config, terminal), terminal)
+        gate = list(comparison.gate or ())
     else:
         _show(summary, terminal)
+        figures = {one.name: Figure(one.value, one.low, one.high) for one in summary.models[_MODEL].figures}
+        gate = check_alone(conditions, figures)
+        show_gate(gate, terminal)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         for side, own in scores.items():
@@ -94,7 +101,7 @@ def evaluate_tests(
         if comparison is not None:
             write_json(folder / "comparison.json", as_row(comparison))
         terminal.say(f"written: {folder}")
-    return TasksResult(scores, summary, comparison, folder)
+    return TasksResult(scores, summary, comparison, folder, tuple(gate))
 
 
 def take_tests(
@@ -117,7 +124,7 @@ def take_tests(
     result = evaluate_tests(model, config=settings, output=output, terminal=Terminal(quiet=quiet))
     if as_json:
         to_stdout(json.dumps(result.as_dict(), indent=1))
-    check_met((result.comparison.gate or ()) if result.comparison else ())
+    check_met(result.gate)
 
 
 def _with(config: Config, section: str, **values: Any) -> Config:

@@ -44,8 +44,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "evaluate": (
         "tuneful evaluate runs/first --judge ollama/llama3",
-        "tuneful evaluate --calibrate --judge ollama/llama3",
+        "tuneful evaluate runs/first --calibrate --judge ollama/llama3",
         "tuneful evaluate answers.jsonl --checks checks.yaml",
+        'tuneful evaluate answers.jsonl --checks checks.yaml --gate "label.value>=0.9"',
         "tuneful evaluate runs/first --tests quiz.jsonl evaluation.num_fewshot=5",
     ),
     "compare": (

@@ -254,7 +254,10 @@ def _language(value: Any) -> str:
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
         "json": _Kind(_among("whole", "fenced"), {"required": (_texts, ()), "schema": (_schema, None)}),
-        "regex": _Kind(_pattern, {"whole": (_switch, False), "ignore_case": (_switch, False)}),
+        "regex": _Kind(
+            _pattern,
+            {"whole": (_switch, False), "ignore_case": (_switch, False), "timeout_seconds": (_positive, 1.0)},
+        ),
         "contains": _Kind(_texts, {"ignore_case": (_switch, False)}),
         "not_contains": _Kind(_texts, {"ignore_case": (_switch, False)}),
         "one_of": _Kind(_texts, {}),

@@ -395,6 +395,11 @@ class JudgeConfig(Section):
     calibration_items: int = Field(
         30, ge=2, description="items that `--calibrate` probes the judge with, ten questions each"
     )
+    stop_early: bool = Field(
+        False,
+        description="ask about two sets of answers no further once their difference is clear, looking after every 20 items; the "
+        "interval allows for the looks, and is wider",
+    )
 
 
 class ReportConfig(Section):

@@ -28,7 +28,7 @@ from tuneful.data.rows import Row
 from tuneful.data.tools import CALLS
 from tuneful.data.values import Fields, UnfitError, from_json_text, is_blank, kind_of, names_of, unfit
 from tuneful.errors import ConfigError
-from tuneful.types import Conversation, Turn, sides_of
+from tuneful.types import Conversation, Turn, reply_texts, sides_of
 
 PAIR_OBJECTIVES = frozenset(("dpo", "orpo", "simpo", "cpo"))
 """The values of train.objective that take pairs."""
@@ -136,7 +136,7 @@ class PreferenceReader:
         both = _paired(chosen.conversation, rejected.conversation, plain.names)
         noted = Noted()
         noted.counts = chosen.noted.counts | rejected.noted.counts
-        said = [turn.response for side in sides_of(both) for turn in side.turns]
+        said = [text for side in sides_of(both) for turn in side.turns for text in reply_texts(turn)]
         note_unused_text(row, plain.beside, said, "", noted)
         return ReadRow(f"{chosen.format} pairs", both, noted)
 

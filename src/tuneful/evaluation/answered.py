@@ -6,7 +6,8 @@ or `model_response`. Items are the same where task and reference are: sources de
 side answers is counted and left out.
 
 The other results of a run are read with its answers: the likelihood of the references (answers/*-references.jsonl), a judge's
-scores (scores/), the loss on general text (general/) and on documents of the test set (documents/), which may stand alone.
+scores (scores/), the loss on general text (general/), on documents of the test set (documents/) and of standard tests (tests/),
+of which each of the last two may stand alone.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any, TypeVar
 
 from tuneful.config import DataConfig
 from tuneful.errors import DataError
-from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows, run_of, task_text
+from tuneful.evaluation.answers import AnsweredRecord, config_of_run, read_answer_rows, run_of, task_text
 from tuneful.evaluation.metrics import score_answer
 from tuneful.evaluation.ratings import load_ratings
+from tuneful.evaluation.taken_tests import TakenTest, read_tests
 from tuneful.runs.schema import (
     AnswerScores,
     EvaluationDocument,
@@ -62,7 +64,8 @@ class Answered:
 @dataclass(frozen=True, slots=True)
 class AnsweredSet:
     """One side of a comparison: `name` as it was asked for, its items in file order, its loss on general text, what people rated
-    in its run, what the documents of its test set cost, and what is known of the judge that scored it."""
+    in its run, what the documents of its test set cost, what is known of the judge that scored it, the tests it took, and the
+    checks that its run was configured with. `remarks` say what of it cannot be compared."""
 
     name: str
     items: tuple[Answered, ...]
@@ -70,6 +73,9 @@ class AnsweredSet:
     ratings: tuple[RatingRow, ...] = ()
     documents: tuple[GeneralScore, ...] = ()
     judge: JudgeFinding | None = None
+    tests: tuple[TakenTest, ...] = ()
+    checks: tuple[Mapping[str, Any], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     if path.is_dir():
         files = [path / folder / "tuned.jsonl" for folder in ("answers", "documents")]
         if (found := next(filter(Path.is_file, files), None)) is None:
+            if taken := read_tests(path, "tuned")[0]:
+                return AnsweredSet(name, (), tuple(_results(GeneralScore, path, "general/tuned.jsonl")), tests=taken)
             raise DataError(
                 f"{name}: holds no answers/tuned.jsonl, nor documents/tuned.jsonl; a run folder has one once `tuneful run` has "
                 "measured the trained model"
@@ -115,8 +123,19 @@ def read_answered(name: str, config: DataConfig, answer_key: str | None = None) 
     items = (_answered(row, *likelihoods.get(row.source, (None, None)), judged.get(row.source)) for row in rows)
     general = _results(GeneralScore, run, f"general/{path.name}")
     documents = _results(GeneralScore, run, f"documents/{path.name}")
-    judge = _finding(run) if judged else None
-    return AnsweredSet(name, tuple(items), tuple(general), tuple(load_ratings(run)), tuple(documents), judge)
+    tests, remarks = read_tests(run, path.stem)
+    configured = config_of_run(run)
+    return AnsweredSet(
+        name,
+        tuple(items),
+        tuple(general),
+        tuple(load_ratings(run)),
+        tuple(documents),
+        _finding(run) if judged else None,
+        tests,
+        configured.evaluation.checks if configured is not None else (),
+        remarks,
+    )
 
 
 def _finding(run: Path) -> JudgeFinding | None:
@@ -133,20 +152,23 @@ def _of_documents(name: str, path: Path) -> AnsweredSet:
     """The side of a run whose test set holds documents and nothing to answer; `path` is their file."""
     run = path.parent.parent
     documents, general = (_results(GeneralScore, run, f"{folder}/{path.name}") for folder in ("documents", "general"))
-    return AnsweredSet(name, (), tuple(general), documents=tuple(documents))
+    tests, remarks = read_tests(run, path.stem)
+    return AnsweredSet(name, (), tuple(general), documents=tuple(documents), tests=tests, remarks=remarks)
 
 
-def pair(base: AnsweredSet, tuned: AnsweredSet, *, num_documents: int = 0) -> Pairing:
+def pair(base: AnsweredSet, tuned: AnsweredSet, *, num_others: int = 0) -> Pairing:
     """The items of both sides; DataError where they have none in common, but for sides that do not both answer and have
-    `num_documents` documents in common."""
+    `num_others` documents or tests in common."""
     of_tuned = dict(_keyed(tuned.items))
     both = [(one, of_tuned[key]) for key, one in _keyed(base.items) if key in of_tuned]
-    if not base.items and not tuned.items and not num_documents:
+    if not base.items and not tuned.items and not num_others and (base.tests or tuned.tests):
+        raise DataError(f"{base.name} and {tuned.name}: no test in common: the same file, asked in the same way")
+    if not base.items and not tuned.items and not num_others:
         raise DataError(
             f"{base.name} and {tuned.name}: no document in common (of {len(base.documents)} and {len(tuned.documents)}): the "
             "same text must stand in both"
         )
-    if not both and (not num_documents or (base.items and tuned.items)):
+    if not both and (not num_others or (base.items and tuned.items)):
         raise DataError(
             f"{base.name} and {tuned.name}: no item in common (of {len(base.items)} and {len(tuned.items)}): the same "
             "instruction, input and reference must stand in both"

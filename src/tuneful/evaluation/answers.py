@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneful.config import DataConfig, load_config
+from tuneful.config import Config, DataConfig, load_config
 from tuneful.config.load import read_yaml
 from tuneful.data.formats import FormatReader
 from tuneful.data.read import STARTER, Record, read_data, settings_of_side, stream_data
@@ -136,11 +136,16 @@ def run_of(path: Path) -> Path | None:
 def _of_its_run(path: Path, config: DataConfig) -> tuple[DataConfig, str]:
     """The data configuration and the objective of the run that the file belongs to, else `config`, and `sft`."""
     run = run_of(path)
-    if run is None or not (file := run / "config.yaml").is_file():
-        return config, "sft"
+    found = config_of_run(run) if run is not None else None
+    return (config, "sft") if found is None else (found.data, found.train.objective)
+
+
+def config_of_run(run: Path) -> Config | None:
+    """The configuration that a run was made with; None where its folder has none."""
+    if not (file := run / "config.yaml").is_file():
+        return None
     check_unchanged(run, file, noted_sums(run))
-    found = load_config(begun_with=read_yaml(file))
-    return found.data, found.train.objective
+    return load_config(begun_with=read_yaml(file))
 
 
 def _own_rows(path: Path) -> list[tuple[int, dict[str, Any]]] | None:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tuneful.config.checks import NORMALISATIONS, CheckSpec
+from tuneful.evaluation.bounded_search import NotSearchedError, Search
 from tuneful.evaluation.json_schema import json_equal, read_json, violation
 from tuneful.evaluation.languages import language_of
 from tuneful.evaluation.metrics import without_outer_marks, word_tokens
@@ -126,7 +127,7 @@ def _is_letter(sign: str) -> bool:
 # Rules, one a kind
 
 
-def _json(spec: CheckSpec) -> Rule:
+def _json(spec: CheckSpec, search: Search) -> Rule:
     schema, required = spec.options["schema"], spec.options["required"]
 
     def rule(item: CheckItem) -> CheckOutcome:
@@ -142,16 +143,25 @@ def _json(spec: CheckSpec) -> Rule:
         missing = [key for key in required if key not in value]
         if missing:
             return unmet(f"without the key{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
-        said = None if schema is None else violation(value, schema)
+        try:
+            said = None if schema is None else violation(value, schema, search)
+        except NotSearchedError as why:
+            return unscored(f"a pattern of the schema: {why}")
         return MET if said is None else unmet(said)
 
     return rule
 
 
-def _regex(spec: CheckSpec) -> Rule:
-    pattern = re.compile(spec.value, re.IGNORECASE if spec.options["ignore_case"] else 0)
-    find = pattern.fullmatch if spec.options["whole"] else pattern.search
-    return lambda item: _outcome(find(item.text) is not None, "does not match")
+def _regex(spec: CheckSpec, search: Search) -> Rule:
+    how = "i" * spec.options["ignore_case"] + "w" * spec.options["whole"]
+
+    def rule(item: CheckItem) -> CheckOutcome:
+        try:
+            return _outcome(search(spec.value, item.text, how), "does not match")
+        except NotSearchedError as why:
+            return unscored(str(why))
+
+    return rule
 
 
 def _contains(spec: CheckSpec) -> Rule:
@@ -287,10 +297,10 @@ def _same_as(spec: CheckSpec) -> Rule:
     return rule
 
 
+SEARCHING: Mapping[str, Callable[[CheckSpec, Search], Rule]] = MappingProxyType({"json": _json, "regex": _regex})
+"""Rules of kinds that take regular expressions."""
 RULES: Mapping[str, Callable[[CheckSpec], Rule]] = MappingProxyType(
     {
-        "json": _json,
-        "regex": _regex,
         "contains": _contains,
         "not_contains": _not_contains,
         "one_of": _one_of,
@@ -325,9 +335,9 @@ def in_words(spec: CheckSpec) -> str:
         "label": f"names the label of the reference, of {quoted or 'those that references name'}",
         "number": f"its {value} number is the reference's{within}",
         "tool_call": "calls the reference's tools" + (" with the same arguments" if value == "arguments" else ""),
-        "length": f"{' and '.join(bounds)} {value}",
+        "length": f"has {' and '.join(bounds)} {value}",
         "language": f"is in the language {value}, by its script and commonest words",
         "same_as": f"is the reference{f' but for {quoted}' if value else ', character by character'}",
-        "python": f"what {value} says",
+        "python": f"is what {value} asks for",
     }
     return asked[spec.kind]

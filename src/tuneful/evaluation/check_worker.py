@@ -1,6 +1,6 @@
 """The process in which a check of one's own runs: it imports a function from a file, and calls it answer by answer.
 
-Started by `python_check.py` as a script, without Tuneful around it: `python -I check_worker.py FILE FUNCTION MEGABYTES`. A line
+Started by `check_process.py` as a script, without Tuneful around it: `python -I check_worker.py FILE FUNCTION MEGABYTES`. A line
 of JSON on standard input asks, a line of JSON answers. What the function prints goes nowhere.
 
 Bounds, from the inside: memory and file sizes by resource limits; no process, no network and no signal to another process, by an
@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -102,6 +103,12 @@ def _filter_system_calls() -> None:
     library = ctypes.CDLL(None, use_errno=True)
     library.prctl(38, 1, 0, 0, 0)  # no new privileges
     library.prctl(22, 2, header, 0, 0)  # the filter
+
+
+def found_in(text: str, pattern: str, how: str) -> bool:
+    """Whether the regular expression is found in `text`; `how` may hold `i` (upper and lower case are one), `w` (all of it)."""
+    compiled = re.compile(pattern, re.IGNORECASE if "i" in how else 0)
+    return (compiled.fullmatch if "w" in how else compiled.search)(text) is not None
 
 
 def load_function(file: str, name: str) -> Callable[..., Any]:

@@ -22,7 +22,16 @@ from tuneful.config import Config
 from tuneful.config.checks import CheckSpec, check_spec
 from tuneful.errors import ConfigError
 from tuneful.evaluation.answered import Answered
-from tuneful.evaluation.check_kinds import NEED_REFERENCE, NO_REFERENCE, RULES, CheckItem, in_words, unscored
+from tuneful.evaluation.bounded_search import SECONDS, bounded_search
+from tuneful.evaluation.check_kinds import (
+    NEED_REFERENCE,
+    NO_REFERENCE,
+    RULES,
+    SEARCHING,
+    CheckItem,
+    in_words,
+    unscored,
+)
 from tuneful.evaluation.json_schema import check_schema, read_json
 from tuneful.evaluation.labels import class_table, label_outcomes, labelled, labels_of, macro_f1, macro_f1_interval
 from tuneful.evaluation.languages import LANGUAGES
@@ -91,6 +100,9 @@ def _outcomes(spec: CheckSpec, items: Sequence[CheckItem]) -> list[CheckOutcome]
         return label_outcomes(items, spec.value, whole=spec.options["whole"])
     if spec.kind == "python":
         return function_outcomes(spec, items)
+    if spec.kind in SEARCHING:
+        with bounded_search(spec.options.get("timeout_seconds", SECONDS)) as search:
+            return list(map(SEARCHING[spec.kind](spec, search), items))
     rule, needs = RULES[spec.kind](spec), spec.kind in NEED_REFERENCE
     return [unscored(NO_REFERENCE) if needs and item.reference is None else rule(item) for item in items]
 

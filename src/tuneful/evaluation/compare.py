@@ -31,6 +31,7 @@ from tuneful.runs.schema import (
     JudgeFinding,
     KindComparison,
     MetricComparison,
+    WatchedDifference,
 )
 
 FEW_ITEMS, FEW_CHANGED = 20, 10
@@ -83,12 +84,13 @@ def compare(
             for metric, (spec, _) in zip(metrics, measured, strict=True)
         ]
     if metrics[0].name == "judge_score":
-        metrics[0] = _by_judge(metrics[0], judge)
+        metrics[0] = _by_judge(metrics[0], judge, confidence)
     metrics = _with_macro_f1(metrics, checks, base, tuned, settings)
     main = _headline(headline, metrics, judge)
     cautions = [
         caution_of(len(base), same_tokens, confidence, main),
         _why_not_headline(headline, metrics, main, checks, base, tuned) if headline else None,
+        _stopped_in_words(metrics[0], judge),
     ]
     return Comparison(
         num_items=len(base),
@@ -100,7 +102,12 @@ def compare(
         caution="; ".join(caution for caution in cautions if caution) or None,
         metrics=tuple(metrics),
         kinds=next(
-            (_compare_kinds(spec, pair, kinds, settings) for spec, pair in measured if spec.name == main.name), ()
+            (
+                _compare_kinds(spec, pair, kinds, settings)
+                for spec, pair in measured
+                if spec.name == main.name and not (main.name == "judge_score" and judge and judge.watched)
+            ),
+            (),
         ),
         forgetting=tuple(forgetting),
         judge=judge if metrics[0].name == "judge_score" else None,
@@ -108,9 +115,13 @@ def compare(
 
 
 def worse_finding(one: JudgeFinding | None, other: JudgeFinding | None) -> JudgeFinding | None:
-    """What is known of the judges of two sides: the worse of it; None where nothing is known of either."""
+    """What is known of the judges of two sides: the worse of it; None where nothing is known of either. Where either judge
+    stopped early, that stays known."""
     known = [finding for finding in (one, other) if finding is not None]
-    return min(known, key=lambda finding: _FINDINGS.index(finding.verdict)) if len(known) == 2 else None
+    watched = next((finding.watched for finding in known if finding.watched is not None), None)
+    if len(known) == 2:
+        return replace(min(known, key=lambda finding: _FINDINGS.index(finding.verdict)), watched=watched)
+    return replace(known[0], verdict="not probed") if watched is not None else None
 
 
 def _headline(asked: str | None, metrics: Sequence[MetricComparison], judge: JudgeFinding | None) -> MetricComparison:
@@ -157,11 +168,24 @@ def _ratio(spec: MetricSpec, scores: Sequence[AnswerScores], others: Sequence[An
     return Ratio(values_I, tokens_I, exponential=spec.formula == "perplexity")
 
 
-def _by_judge(metric: MetricComparison, judge: JudgeFinding | None) -> MetricComparison:
+def _by_judge(metric: MetricComparison, judge: JudgeFinding | None, confidence: float) -> MetricComparison:
     """The judge's score with what is known of the judge in its name; without a verdict where that is not usable."""
     verdict = "not probed" if judge is None else judge.verdict
     named = replace(metric, label=f"{metric.label} (judge {verdict})")
+    if judge is not None and judge.watched is not None:
+        named = _as_watched(named, judge.watched, confidence)
     return _without_test(named) if verdict == "not usable" else named
+
+
+def _as_watched(metric: MetricComparison, watched: WatchedDifference, confidence: float) -> MetricComparison:
+    """The metric with the interval and the p-value of the looks at which it might have stopped; without any where it is the
+    difference of other items, or of other answers."""
+    is_same = metric.num_items == watched.num_scored and abs(metric.difference - watched.difference) < 1e-6
+    if not is_same:
+        return replace(_without_test(metric), low=None, high=None)
+    low, high, p_value = watched.low, watched.high, watched.p_value
+    verdict = metric_verdict(low, high, p_value, metric.higher_is_better, confidence)
+    return replace(metric, low=low, high=high, p_value=p_value, p_is_exact=False, detectable=None, verdict=verdict)
 
 
 def _value(spec: MetricSpec, scores: AnswerScores) -> float | None:
@@ -224,6 +248,19 @@ def _why_not_headline(
     reasons = Counter(one.unscored_reason for one in outcomes if one and one.unscored_reason)
     why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
     return f"{headline}, the headline that was asked for, was measured on no item{why}"
+
+
+def _stopped_in_words(metric: MetricComparison, judge: JudgeFinding | None) -> str | None:
+    """What is to be known of a judge's score whose difference was watched; None where it was not."""
+    if metric.name != "judge_score" or judge is None or judge.watched is None:
+        return None
+    if metric.low is None:
+        return "the judge was asked until the difference of other answers was clear: its score has no interval here"
+    seen = judge.watched
+    return (
+        f"the judge was asked about {seen.num_judged:,} of {seen.num_items:,} items, and its interval allows for having looked "
+        "after every 20"
+    )
 
 
 def _without_test(metric: MetricComparison) -> MetricComparison:

@@ -8,6 +8,9 @@ figure: `.low` and `.high` the ends of its interval, `.base` and `.tuned` the tw
     rouge_l.low>0           surely better
     exact_match.tuned>=0.4  good enough, whatever it was before
     forgetting<=0.05        at most 0.05 bits per byte of general text lost
+
+Where there is one set of answers, or one model in tests, there is no difference: there `.value` (or `.tuned`), `.value_low` and
+`.value_high` are the figures, and a bare name is refused, because a run's `rouge_l>=0` would be met by any answers.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneful.config.names import RENAMED_METRICS
@@ -24,6 +27,8 @@ from tuneful.evaluation.metric_specs import DOCUMENTS, FORGETTING, METRICS, Metr
 from tuneful.runs.schema import Comparison, GateOutcome
 
 FIGURES = ("difference", "low", "high", "base", "tuned")
+ALONE = ("value", "value_low", "value_high", "tuned")
+"""The figures where there is one set of answers, or one model."""
 METRIC_NAMES = tuple(spec.name for spec in (*METRICS, *DOCUMENTS, *FORGETTING))
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
@@ -52,13 +57,16 @@ class Condition:
         return f"{self.name}{figure}{self.sign}{self.limit:g}"
 
 
-def parse_gate(text: str, where: str = "report.gate", others: Sequence[str] = ()) -> tuple[Condition, ...]:
+def parse_gate(
+    text: str, where: str = "report.gate", others: Sequence[str] = (), figures: Sequence[str] = FIGURES
+) -> tuple[Condition, ...]:
     """The conditions that `text` names, divided by commas; ConfigError, naming `where`, for one that cannot be read.
 
-    `others` are metrics besides those that there always are: of tests, and of checks of one's own.
+    `others` are metrics besides those that there always are: of tests, and of checks of one's own. `figures` are `ALONE` where
+    nothing is compared.
     """
     known = (*METRIC_NAMES, *others)
-    return tuple(_condition(part, where, known) for part in text.split(",") if part.strip())
+    return tuple(_condition(part, where, known, figures) for part in text.split(",") if part.strip())
 
 
 def check_headline(
@@ -115,6 +123,37 @@ def check_gate(conditions: tuple[Condition, ...], comparison: Comparison) -> lis
     return outcomes
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric of one set of answers, or of one model in a test: its value, and the ends of the interval as far as known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def check_alone(
+    conditions: tuple[Condition, ...], measured: Mapping[str, Figure], *, void: Collection[str] = ()
+) -> list[GateOutcome]:
+    """The result of each condition on what was `measured` of one set; ConfigError for a metric that was not.
+
+    What is not known is not met, nor is any figure of a metric in `void`.
+    """
+    outcomes = []
+    for condition in conditions:
+        if condition.name not in measured:
+            raise ConfigError(
+                f"gate {str(condition)!r}: `{condition.name}` was not measured of these answers; measured are "
+                f"{', '.join(measured) or 'none'}"
+            )
+        figure = measured[condition.name]
+        figures = {"value_low": figure.low, "value_high": figure.high}
+        found = None if condition.name in void else figures.get(condition.figure, figure.value)
+        is_met = found is not None and _COMPARE[condition.sign](found, condition.limit)
+        outcomes.append(GateOutcome(str(condition), found, is_met))
+    return outcomes
+
+
 def check_met(outcomes: Sequence[GateOutcome]) -> None:
     """Raise GateError, with the figures, where a condition is not met."""
     unmet = [outcome for outcome in outcomes if not outcome.met]
@@ -125,7 +164,7 @@ def check_met(outcomes: Sequence[GateOutcome]) -> None:
         )
 
 
-def _condition(text: str, where: str, known: Sequence[str]) -> Condition:
+def _condition(text: str, where: str, known: Sequence[str], figures: Sequence[str]) -> Condition:
     found = _CONDITION.fullmatch(text)
     try:
         limit = float(found["limit"]) if found else None
@@ -137,8 +176,14 @@ def _condition(text: str, where: str, known: Sequence[str]) -> Condition:
         )
     name, figure = found["name"].lower().replace("-", "_"), found["figure"] or "difference"
     _check_name(name, found["name"], known, where)
-    if figure not in FIGURES:
-        raise ConfigError(f"{where}: `{name}` has no figure `.{figure}`; there are .{', .'.join(FIGURES)}")
+    if figure not in figures:
+        if figures is ALONE and figure in FIGURES:
+            what = f"`.{figure}`" if found["figure"] else "a bare name, which is the difference,"
+            raise ConfigError(
+                f"{where}: {what} is for the two models of a run; of one set of answers say {name}.value{found['sign']}"
+                f"{found['limit']}, .value_low or .value_high"
+            )
+        raise ConfigError(f"{where}: `{name}` has no figure `.{figure}`; there are .{', .'.join(figures)}")
     return Condition(name, figure, found["sign"], limit)
 
 

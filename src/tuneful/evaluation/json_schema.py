@@ -14,8 +14,10 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from tuneful.evaluation.bounded_search import Search
 from tuneful.numbers import plural
 
 KEYWORDS = (
@@ -65,10 +67,17 @@ def check_schema(schema: Any) -> None:
     _check(schema, "schema", schema)
 
 
-def violation(value: Any, schema: Any) -> str | None:
-    """The first place where `value` is not what a checked `schema` says, in words; None where it is valid."""
+def _unbounded(pattern: str, text: str, how: str = "") -> bool:
+    return re.search(pattern, text) is not None
+
+
+def violation(value: Any, schema: Any, search: Search = _unbounded) -> str | None:
+    """The first place where `value` is not what a checked `schema` says, in words; None where it is valid.
+
+    `search` finds patterns, and what it raises is raised; without one they are searched as long as it takes.
+    """
     try:
-        return next(_violations(value, schema, schema, "", 0), None)
+        return next(_violations(value, schema, _Root(schema, search), "", 0), None)
     except RecursionError:
         return "is nested too deeply"
 
@@ -156,7 +165,15 @@ def _resolved(reference: Any, root: Any) -> Any:
 # A value is held against it
 
 
-def _violations(value: Any, schema: Any, root: Any, where: str, depth: int) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """The whole schema, in which `$ref` points somewhere, and what finds its patterns."""
+
+    schema: Any
+    search: Search
+
+
+def _violations(value: Any, schema: Any, root: _Root, where: str, depth: int) -> Iterator[str]:
     at = f"{where}: " if where else ""
     if depth > _MAX_DEPTH:
         yield f"{at}is nested too deeply"
@@ -166,10 +183,10 @@ def _violations(value: Any, schema: Any, root: Any, where: str, depth: int) -> I
             yield f"{at}must not be there"
         return
     if "$ref" in schema:
-        yield from _violations(value, _resolved(schema["$ref"], root), root, where, depth + 1)
+        yield from _violations(value, _resolved(schema["$ref"], root.schema), root, where, depth + 1)
     yield from (at + said for said in _wrong_value(value, schema))
     if isinstance(value, str):
-        yield from (at + said for said in _wrong_text(value, schema))
+        yield from (at + said for said in _wrong_text(value, schema, root.search))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield from (at + said for said in _wrong_number(value, schema))
     elif isinstance(value, list):
@@ -196,9 +213,9 @@ def _is_of(value: Any, name: str) -> bool:
     return type_of(value) == name
 
 
-def _wrong_text(value: str, schema: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_text(value: str, schema: Mapping[str, Any], search: Search) -> Iterator[str]:
     yield from _wrong_count(len(value), "character", schema, "Length")
-    if "pattern" in schema and not re.search(schema["pattern"], value):
+    if "pattern" in schema and not search(schema["pattern"], value):
         yield f"does not match {schema['pattern']}"
 
 
@@ -232,7 +249,7 @@ def _wrong_count(number: int, what: str, schema: Mapping[str, Any], ending: str)
         yield f"has {plural(number, what)}, expected {wanted}"
 
 
-def _wrong_list(value: list[Any], schema: Mapping[str, Any], root: Any, where: str, depth: int) -> Iterator[str]:
+def _wrong_list(value: list[Any], schema: Mapping[str, Any], root: _Root, where: str, depth: int) -> Iterator[str]:
     at = f"{where}: " if where else ""
     yield from (at + said for said in _wrong_count(len(value), "item", schema, "Items"))
     if schema.get("uniqueItems") and any(
@@ -245,7 +262,9 @@ def _wrong_list(value: list[Any], schema: Mapping[str, Any], root: Any, where: s
         yield from _violations(one, own, root, f"{where}[{index}]", depth + 1)
 
 
-def _wrong_object(value: dict[str, Any], schema: Mapping[str, Any], root: Any, where: str, depth: int) -> Iterator[str]:
+def _wrong_object(
+    value: dict[str, Any], schema: Mapping[str, Any], root: _Root, where: str, depth: int
+) -> Iterator[str]:
     at = f"{where}: " if where else ""
     for key in schema.get("required", []):
         if key not in value:
@@ -258,7 +277,7 @@ def _wrong_object(value: dict[str, Any], schema: Mapping[str, Any], root: Any, w
         yield from _violations(one, own, root, inner[-200:], depth + 1)
 
 
-def _wrong_combination(value: Any, schema: Mapping[str, Any], root: Any, where: str, depth: int) -> Iterator[str]:
+def _wrong_combination(value: Any, schema: Mapping[str, Any], root: _Root, where: str, depth: int) -> Iterator[str]:
     at = f"{where}: " if where else ""
 
     def found(one: Any) -> str | None:

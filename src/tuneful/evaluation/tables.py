@@ -5,6 +5,7 @@ Stands over `compare.py` and `gate.py`, for `tuneful compare` and for the end of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tuneful.console import Terminal
@@ -14,6 +15,7 @@ from tuneful.evaluation.ratings import in_words
 from tuneful.numbers import plural
 from tuneful.runs.schema import (
     Comparison,
+    GateOutcome,
     KindComparison,
     MetricComparison,
     PairOfSides,
@@ -41,8 +43,10 @@ def show_comparison(comparison: Comparison, terminal: Terminal, columns: tuple[s
     if comparison.checks is not None:
         show_unscored(dict(zip(columns, (comparison.checks.base, comparison.checks.tuned), strict=True)), terminal)
     terminal.say()
+    is_watched = main.name == "judge_score" and comparison.judge is not None and comparison.judge.watched is not None
+    kind = "sequential" if is_watched else "exact permutation" if main.p_is_exact else "permutation"
     terminal.say(
-        f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main)}"
+        f"{main.label} by item: {main.wins} better, {main.losses} worse, {main.ties} the same; {p_in_words(main, kind)}"
     )
     for test in comparison.tests:
         terminal.say(items_in_words(test))
@@ -103,26 +107,32 @@ def _counted(side: Side) -> str:
 def apply_gate(conditions: tuple[Condition, ...], comparison: Comparison, terminal: Terminal) -> Comparison:
     """The comparison with the result of each condition of the gate, which is printed; unchanged where there is none."""
     outcomes = check_gate(conditions, comparison)
+    show_gate(outcomes, terminal)
+    return replace(comparison, gate=tuple(outcomes)) if outcomes else comparison
+
+
+def show_gate(outcomes: Sequence[GateOutcome], terminal: Terminal) -> None:
+    """Print what became of each condition, a line each."""
     for outcome in outcomes:
         terminal.say(f"gate  {outcome}", style="green" if outcome.met else "red")
-    return replace(comparison, gate=tuple(outcomes)) if outcomes else comparison
 
 
 def items_in_words(test: TaskSummary) -> str:
     """How many items of a test count, and why others do not."""
     asked = "" if test.prompt == "template" else ", asked raw"
-    shots = f", after {plural(test.num_fewshot, 'item')} that stand before each" if test.num_fewshot else ""
+    stand = "that stands" if test.num_fewshot == 1 else "that stand"
+    shots = f", after {plural(test.num_fewshot, 'item')} {stand} before each" if test.num_fewshot else ""
     reasons = "; ".join(f"{count:,} not scored: {reason}" for reason, count in test.unscored.items())
     counted = f"{test.name}: {test.num_scored:,} of {plural(test.num_items - test.num_fewshot, 'item')} scored"
     return counted + shots + asked + (f" ({reasons})" if reasons else "")
 
 
-def p_in_words(metric: MetricComparison) -> str:
-    """`p < 0.001 (permutation test)`, or that there is none."""
+def p_in_words(metric: MetricComparison, test: str) -> str:
+    """`p < 0.001 (permutation test)`, or that there is none; `test` is its kind."""
     if metric.p_value is None:
         return "no test"
     value = "p < 0.001" if metric.p_value < 0.001 else f"p = {metric.p_value:.3f}"
-    return f"{value} ({'exact ' if metric.p_is_exact else ''}permutation test)"
+    return f"{value} ({test} test)"
 
 
 def metric_cells(metric: MetricComparison) -> list[str]:

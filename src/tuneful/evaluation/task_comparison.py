@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ _CHOICES = ("acc", "acc_norm", "acc_bytes")
 _INSTRUCTIONS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 
 
-def metric_names(tasks: Sequence[Task]) -> list[str]:
+def metric_names(tasks: Sequence[Task | TaskSummary]) -> list[str]:
     """Every metric that tests of `tasks` may have, as gates name them."""
     return [f"{task.name}_{what}" for task in tasks for what in (_CHOICES if task.kind == "choices" else _INSTRUCTIONS)]
 
@@ -36,12 +37,7 @@ def summary_of(
     task: Task, config: EvaluationConfig, base: Sequence[ItemScore], tuned: Sequence[ItemScore]
 ) -> TaskSummary:
     """What was asked, and how many items were scored; of one model `base` and `tuned` are the same."""
-    reasons = Counter(
-        b.unscored_reason or t.unscored_reason or ""
-        for b, t in zip(base, tuned, strict=True)
-        if not (_is_scored(b) and _is_scored(t))
-    )
-    return TaskSummary(
+    asked = TaskSummary(
         name=task.name,
         file=task.file,
         sha256=task.sha256,
@@ -49,10 +45,27 @@ def summary_of(
         prompt=config.tests_prompt,
         num_items=len(task.items),
         num_fewshot=len(task.items) - len(base),
+        num_scored=0,
+        num_unscored=0,
+        unscored={},
+        metrics=(),
+    )
+    return counted(asked, base, tuned)
+
+
+def counted(asked: TaskSummary, base: Sequence[ItemScore], tuned: Sequence[ItemScore]) -> TaskSummary:
+    """What was asked, with the counts and metrics that the scores of these two models make."""
+    reasons = Counter(
+        b.unscored_reason or t.unscored_reason or ""
+        for b, t in zip(base, tuned, strict=True)
+        if not (is_scored(b) and is_scored(t))
+    )
+    return replace(
+        asked,
         num_scored=len(base) - reasons.total(),
         num_unscored=reasons.total(),
         unscored=dict(reasons.most_common()),
-        metrics=tuple(spec.name for _, spec in _specs(task, _both(base, tuned))),
+        metrics=tuple(spec.name for _, spec in _specs(asked, _both(base, tuned))),
     )
 
 
@@ -77,7 +90,7 @@ def compare_all_tests(
 
 
 def compare_tests(
-    task: Task,
+    task: Task | TaskSummary,
     base: Sequence[ItemScore],
     tuned: Sequence[ItemScore],
     *,
@@ -98,7 +111,7 @@ def figures_of(
     task: Task, scores: Sequence[ItemScore], *, confidence: float, num_resamples: int, seed: int
 ) -> list[TaskFigure]:
     """Every metric of one model: Wilson's interval of a share, the bootstrap's of a ratio with two average items more."""
-    scored = [one for one in scores if _is_scored(one)]
+    scored = [one for one in scores if is_scored(one)]
     found = []
     for what, spec in _specs(task, scored):
         ratio = _ratio(what, scored)
@@ -122,7 +135,7 @@ def _with_average_items(ratio: Ratio) -> Ratio:
     return Ratio(np.append(ratio.numerators, [size, 0.0]), np.append(ratio.denominators, [size, size]))
 
 
-def _specs(task: Task, scored: Sequence[ItemScore]) -> list[tuple[str, MetricSpec]]:
+def _specs(task: Task | TaskSummary, scored: Sequence[ItemScore]) -> list[tuple[str, MetricSpec]]:
     """What is measured of `scored`: accuracy by the byte only where it is not that by the character."""
     if not scored:
         return []
@@ -142,10 +155,11 @@ def _spec(task: str, what: str) -> MetricSpec:
 
 def _both(own: Sequence[ItemScore], others: Sequence[ItemScore]) -> list[ItemScore]:
     """Those scores whose items the other model has a score of, too."""
-    return [one for one, other in zip(own, others, strict=True) if _is_scored(one) and _is_scored(other)]
+    return [one for one, other in zip(own, others, strict=True) if is_scored(one) and is_scored(other)]
 
 
-def _is_scored(score: ItemScore) -> bool:
+def is_scored(score: ItemScore) -> bool:
+    """Whether the model has a score of the item."""
     return score.unscored_reason is None
 
 

@@ -123,7 +123,9 @@ def renderable(source: Source) -> list[Conversation]:
 
 
 def messages_of(conversation: Conversation) -> list[dict[str, str]]:
-    """The prompt of `conversation` as the messages of a chat."""
+    """The prompt of `conversation` as the messages of a chat; it holds text alone."""
+    assert not conversation.tools, conversation.source
+    assert not any(turn.calls or turn.results for turn in conversation.turns), conversation.source
     messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
     for number, turn in enumerate(conversation.turns, start=1):
         messages.append({"role": "user", "content": turn.instruction})

@@ -28,9 +28,17 @@ from tuneful.judge.local import AnswerAll, check_judge, model_config, open_judge
 from tuneful.judge.probing import finding_of, num_probe_questions, probe_first, scale_remarks
 from tuneful.judge.protocols import PROTOCOLS, Item
 from tuneful.judge.questions import prompt_of
+from tuneful.judge.stopping import judge_until_clear
 from tuneful.judge.verdicts import ReplyCache, judge_items, num_missing, score_row, summarise
 from tuneful.numbers import plural, rough_duration
-from tuneful.runs.schema import Calibration, EvaluationDocument, JudgeFinding, ScoreSummary, as_row
+from tuneful.runs.schema import (
+    Calibration,
+    EvaluationDocument,
+    JudgeFinding,
+    ScoreSummary,
+    WatchedDifference,
+    as_row,
+)
 from tuneful.types import Answer, Conversation, Verdict, answer_text, question_text
 
 if TYPE_CHECKING:
@@ -80,14 +88,15 @@ def judge_run(run: Path, config: Config, terminal: Terminal) -> JudgedRun | None
         return None
     with open_cache(run) as cache:
         probed = probe_first(sets, judge, config, cache, terminal)
-        verdicts = judge_sets(sets, judge, config, cache, run, terminal)
-    document = replace(evaluation_document(judge, config, verdicts, terminal, probed), probes=probed)
+        verdicts, seen = judge_sets(sets, judge, config, cache, run, terminal)
+    document = replace(evaluation_document(judge, config, verdicts, terminal, probed, seen), probes=probed)
     write_json(run / "evaluation.json", as_row(document))
     scores = {name: [verdict.score for verdict in own] for name, own in verdicts.items()}
     if PROTOCOLS[settings.protocol].compares_two:
         (tuned,) = scores.values()
         scores = {"tuned": tuned, "base": [None if score is None else 100 - score for score in tuned]}
-    return JudgedRun(scores, finding_of(probed, judge.name))
+    assert document.finding is not None
+    return JudgedRun(scores, document.finding)
 
 
 def time_judging(config: Config, asked: Sequence[Conversation], folder: Path, terminal: Terminal) -> tuple[int, float]:
@@ -197,10 +206,13 @@ def open_cache(folder: Path) -> Iterator[ReplyCache]:
 
 def judge_sets(
     sets: Sequence[AnswerSet], judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
-) -> dict[str, list[Verdict]]:
-    """The verdicts on every set by its name, in the order of its items, written as scores/NAME.jsonl of `folder`."""
+) -> tuple[dict[str, list[Verdict]], WatchedDifference | None]:
+    """The verdicts on every set by its name, in the order of its items, written as scores/NAME.jsonl of `folder`; under
+    `judge.stop_early` the difference as it was watched."""
     verdicts: dict[str, list[Verdict]] = {}
     missing = _say_how_much(sets, judge, config, cache, terminal)
+    if config.judge.stop_early:
+        return _judged_until_clear(sets, judge, config, cache, folder, terminal)
     pace = _Pace(len(cache), missing, config.judge.concurrency, terminal)
     for one in sets:
         total = len(one.items) * PROTOCOLS[config.judge.protocol].num_questions
@@ -212,7 +224,26 @@ def judge_sets(
 
             verdicts[one.name] = judge_items(one.items, judge, config.judge, cache, on_done)
         write_scores(folder, one.name, verdicts[one.name])
-    return verdicts
+    return verdicts, None
+
+
+def _judged_until_clear(
+    sets: Sequence[AnswerSet], judge: Judge, config: Config, cache: ReplyCache, folder: Path, terminal: Terminal
+) -> tuple[dict[str, list[Verdict]], WatchedDifference | None]:
+    total = sum(len(one.items) for one in sets) * PROTOCOLS[config.judge.protocol].num_questions
+    with terminal.progress("judging until clear", total, "questions") as advance:
+        verdicts, seen = judge_until_clear(
+            sets,
+            judge,
+            config.judge,
+            cache,
+            confidence=config.report.confidence,
+            seed=config.train.seed,
+            advance=advance,
+        )
+    for name, own in verdicts.items():
+        write_scores(folder, name, own)
+    return verdicts, seen
 
 
 def _say_how_much(
@@ -256,15 +287,25 @@ def write_scores(folder: Path, name: str, verdicts: Sequence[Verdict]) -> None:
 
 
 def evaluation_document(
-    judge: Judge, config: Config, verdicts: Mapping[str, list[Verdict]], terminal: Terminal, found: Calibration | None
+    judge: Judge,
+    config: Config,
+    verdicts: Mapping[str, list[Verdict]],
+    terminal: Terminal,
+    found: Calibration | None,
+    seen: WatchedDifference | None = None,
 ) -> EvaluationDocument:
-    """All verdicts in numbers, shown and as evaluation.json holds them, with what was `found` out about the judge."""
+    """All verdicts in numbers, shown and as evaluation.json holds them, with what was `found` out about the judge and the
+    difference as it was `seen` under `judge.stop_early`: single sets have no interval there."""
     summaries = {
         name: summarise(own, confidence=config.report.confidence, seed=config.train.seed)
         for name, own in verdicts.items()
     }
-    finding, remarks = finding_of(found, judge.name), scale_remarks(verdicts)
+    if seen is not None:
+        summaries = {name: replace(one, low=None, high=None) for name, one in summaries.items()}
+    finding, remarks = replace(finding_of(found, judge.name), watched=seen), scale_remarks(verdicts)
     show_summaries(summaries, finding, terminal)
+    if seen is not None:
+        terminal.say(watched_in_words(seen, config.report.confidence))
     for remark in remarks:
         warning(terminal)(f"  {remark}")
     warn_of_scale(verdicts, terminal)
@@ -297,6 +338,16 @@ def show_summaries(summaries: Mapping[str, ScoreSummary], finding: JudgeFinding,
             terminal.say(f"  {name} {criterion}: {value:.1f}")
         for reason, count in one.unscored.items():
             terminal.say(f"  {name}: {count} unscored: {reason}", style="yellow")
+
+
+def watched_in_words(seen: WatchedDifference, confidence: float) -> str:
+    """How far the judge was asked, and what was seen by then, as a sentence."""
+    how_far = f"{seen.num_judged:,} of {seen.num_items:,} items"
+    asked = (
+        f"asked about {how_far}, until it was clear" if seen.num_judged < seen.num_items else f"clear or not, {how_far}"
+    )
+    interval = f"{seen.difference:+.1f} [{seen.low:+.1f}, {seen.high:+.1f}]"
+    return f"difference {interval} ({asked}; {confidence:.0%}, looks allowed for)"
 
 
 def warn_of_scale(verdicts: Mapping[str, Sequence[Verdict]], terminal: Terminal) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tuneful.numbers import UNKNOWN, count, fixed, known, plural
 from tuneful.report.folder import Run
+from tuneful.report.paths import without_folders
 from tuneful.report.trained_on import Cells
 from tuneful.runs.schema import CheckResult, ClassScores
 
@@ -52,7 +53,7 @@ def view_checks(run: Run, sides: tuple[str, str]) -> tuple[CheckView, ...]:
     return tuple(
         CheckView(
             name=one.name,
-            asks=one.asks,
+            asks=without_folders(one.asks) if one.kind == "python" else one.asks,
             sides=tuple(
                 _side(name, own) for name, own in zip(sides, (one, tuned.get(one.name)), strict=True) if own is not None
             ),

@@ -50,6 +50,7 @@ def check_sides(
 def _given_of_answers(config: Config) -> list[str]:
     """The settings that are given and speak of answers to test records."""
     given = {"evaluation.checks": bool(config.evaluation.checks), "report.headline": config.report.headline is not None}
+    given["judge.model"] = config.judge.model is not None
     return [name for name, is_given in given.items() if is_given]
 
 

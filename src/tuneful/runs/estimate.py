@@ -34,6 +34,7 @@ from tuneful.model.nf4_layers import weights_without_values
 from tuneful.model.stored import STRETCH
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
+from tuneful.runs.evaluated import evaluated_in_words, seconds_of_checks
 from tuneful.runs.fits import BYTES_WHILE_MERGED
 from tuneful.runs.measure import has_measured
 from tuneful.runs.phases import after_training, in_words, saving_seconds, seconds_of
@@ -53,7 +54,8 @@ _TIMED_RECORDS, _TIMED_PASSAGES = 32, 8
 class Estimate:
     """What is estimated. Tokens are those of records as given, over the whole run; seconds are of this machine as it is now.
 
-    `phase_seconds` are all phases by their names in environment.json, where `training` holds its evaluations.
+    `phase_seconds` are all phases by their names in environment.json, where `training` holds its evaluations. `evaluated` says
+    what both models are measured on.
     `phase_memory_bytes` are the peaks of loading (with the self-check), of the answers before training, of training (at the
     longest step) and of saving.
     """
@@ -68,6 +70,7 @@ class Estimate:
     evaluation_seconds: float
     answer_seconds: float
     phase_seconds: Mapping[str, float]
+    evaluated: tuple[str, ...]
     num_judge_questions: int
     peak_memory_bytes: int
     phase_memory_bytes: Mapping[str, int]
@@ -124,7 +127,8 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     memory["saving"] = _memory_of_saving(run, engine)
     in_training = training_seconds + evaluation_seconds
     phases = {**before, "training": in_training, **after_training(before, saving, accuracy)}
-    phases |= {"judging": judging} if num_questions else {}
+    checking = seconds_of_checks(run)
+    phases |= {name: seconds for name, seconds in (("judging", judging), ("checks", checking)) if seconds}
     return Estimate(
         num_steps=len(steps),
         num_evaluations=num_evaluations,
@@ -136,6 +140,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
         evaluation_seconds=evaluation_seconds,
         answer_seconds=2 * before.get("answers_base", 0.0),
         phase_seconds={name: round(seconds, 2) for name, seconds in phases.items()},
+        evaluated=evaluated_in_words(run),
         num_judge_questions=num_questions,
         peak_memory_bytes=max(memory.values()),
         phase_memory_bytes=memory,
@@ -153,6 +158,7 @@ def show_estimate(estimate: Estimate, terminal: Terminal) -> None:
     terminal.heading("Estimate")
     terminal.facts(
         {
+            **({"evaluated": "base and tuned: " + "; ".join(estimate.evaluated)} if estimate.evaluated else {}),
             "steps": f"{estimate.num_steps:,} and {estimate.num_evaluations:,} evaluations",
             "tokens": f"{estimate.record_tokens:,}, of which {estimate.trained_tokens:,} carry loss",
             "measured": f"a step of {tokens:,} tokens in {seconds:.2f} s, the longest ({long_tokens:,}) in {long_seconds:.2f} s",

@@ -133,6 +133,10 @@ def show_leftovers(leftovers: Sequence[Leftover], folder: Path, terminal: Termin
             terminal.heading(words)
         for one in of_kind:
             terminal.say(f"{storage(one.num_bytes):>10}  {one.path}", wrap=False)
+        if of_kind and kind == "checkpoints":
+            terminal.say(
+                "`tuneful explain` reads them; without, it has the gradients at the final weights alone", style="yellow"
+            )
     terminal.say()
     total = storage(sum(one.num_bytes for one in leftovers))
     terminal.say(f"{plural(len(leftovers), 'place')}, {total} in all; models, answers and reports stay", style="bold")

@@ -28,9 +28,8 @@ SHOWN_ELSEWHERE = ("data.train_file", "model.name_or_path", "train.method", "tra
 """Settings that a run's own fields tell, and which are no differences besides."""
 
 _STATES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "damaged": "red"}
-_HEADS = ("loss", "gain [interval]", "forgot", "time", "disk")
-_WIDTHS = (5, 22, 6, 6, 8)
-_MAX_NAME = 80 - sum(_WIDTHS) - 2 * len(_WIDTHS)
+_WIDTHS: Mapping[str, int] = {"loss": 5, "gain [interval]": 22, "forgot": 6, "KL": 5, "time": 6, "disk": 8}
+"""The columns behind the name, and how wide they are."""
 _MAX_VALUE = 40  # characters of a setting's value
 _MAX_SETTINGS = 8
 
@@ -113,13 +112,16 @@ def show_runs(runs: Sequence[ListedRun], folder: Path, terminal: Terminal, num_l
     differences, common = differing(runs), _common(runs)
     if common:
         terminal.say("all: " + ", ".join(f"{name} {value}" for name, value in common.items()), style="dim")
-    width = min(max(cell_len(run.name) for run in runs), _MAX_NAME)
+    columns = [name for name in _WIDTHS if name != "KL" or any(run.kl_to_base for run in runs)]
+    room = 80 - sum(2 + _WIDTHS[name] for name in columns)
+    width = min(max(cell_len(run.name) for run in runs), room)
     terminal.say()
-    terminal.say(Text(_line("run", _HEADS, width), style="bold"), wrap=False)
+    terminal.say(Text(_line("run", {name: name for name in columns}, width), style="bold"), wrap=False)
     for run in runs:
         if cell_len(run.name) > width:
             terminal.say(run.name, wrap=False)
-        terminal.say(_line(run.name if cell_len(run.name) <= width else "", _cells(run), width), wrap=False)
+        cells = {name: cell for name, cell in _cells(run).items() if name in columns}
+        terminal.say(_line(run.name if cell_len(run.name) <= width else "", cells, width), wrap=False)
         said = Text(run.state, style=_STATES[run.state])
         said.append("".join(f"; {part}" for part in _second_line(run, differences, common)), style="dim")
         for line in said.wrap(terminal.console, terminal.console.width - 2):
@@ -192,17 +194,23 @@ def _named(run: ListedRun) -> dict[str, str]:
     return named if run.objective in (None, "sft") else {**named, "method": f"{run.objective} {run.method}"}
 
 
-def _line(name: str, cells: Sequence[str], width: int) -> str:
+def _line(name: str, cells: Mapping[str, str], width: int) -> str:
     padded = name + " " * (width - cell_len(name))
-    return padded + "".join(f"  {cell:>{size}}" for cell, size in zip(cells, _WIDTHS, strict=True))
+    return padded + "".join(f"  {cell:>{_WIDTHS[column]}}" for column, cell in cells.items())
 
 
-def _cells(run: ListedRun) -> list[str]:
-    loss = "" if run.validation_loss is None else f"{run.validation_loss:.{_decimals(run.validation_loss)}f}"
-    gain = "" if run.headline is None else _with_interval(run.headline)
-    forgetting = "" if run.forgetting is None else f"{run.forgetting.difference:+.3f}"
-    time = "" if run.seconds is None else rough_duration(run.seconds)
-    return [loss, gain, forgetting, time, storage(run.disk_bytes).replace(",", "")]
+def _cells(run: ListedRun) -> dict[str, str]:
+    """What stands in each column, in order."""
+    found = {
+        "loss": "" if run.validation_loss is None else f"{run.validation_loss:.{_decimals(run.validation_loss)}f}",
+        "gain [interval]": "" if run.headline is None else _with_interval(run.headline),
+        "forgot": "" if run.forgetting is None else f"{run.forgetting.difference:+.3f}",
+        "KL": "" if run.kl_to_base is None else f"{run.kl_to_base.difference:.{_decimals(run.kl_to_base.difference)}f}",
+        "time": "" if run.seconds is None else rough_duration(run.seconds),
+        "disk": storage(run.disk_bytes).replace(",", ""),
+    }
+    assert list(found) == list(_WIDTHS)
+    return found
 
 
 def _with_interval(metric: MetricComparison) -> str:
@@ -253,4 +261,6 @@ def _legend(runs: Sequence[ListedRun]) -> str:
         said.append(f"gain: tuned - base by {' or '.join(metrics)}, {' or '.join(levels)} interval")
     if any(run.forgetting for run in runs):
         said.append("forgot: bits per byte of general text, tuned - base")
+    if any(run.kl_to_base for run in runs):
+        said.append("KL: to base, bits per token of the base's own text")
     return "; ".join(said)

@@ -19,10 +19,11 @@ from typing import Any, cast
 from tuneful.config import Config
 from tuneful.console import Terminal
 from tuneful.data.in_memory import Data, as_names
-from tuneful.data.read import DataFile, read_data
-from tuneful.data.split import normal_prompt
+from tuneful.data.read import DataFile, read_data, settings_of_side
+from tuneful.data.split import TEST, normal_prompt
 from tuneful.errors import DataError
 from tuneful.judge.local import resolve_settings
+from tuneful.numbers import plural
 from tuneful.synthesize.asking import Asker, Role, ServerAsker
 from tuneful.synthesize.engine import Budget, Engine, left_out
 from tuneful.synthesize.journal import Journal, check_unfinished, requests_file
@@ -32,7 +33,8 @@ from tuneful.synthesize.opened import open_askers
 from tuneful.synthesize.prompts import load_prompt, prompts_text
 from tuneful.synthesize.ranking import JudgeRanking
 from tuneful.synthesize.request import Request
-from tuneful.synthesize.work import Item, Work
+from tuneful.synthesize.work import Item, Work, uses_tools
+from tuneful.types import Conversation
 
 _VERSION = 1
 """Of what is asked for the same request; a change of prompts is told by their text."""
@@ -82,13 +84,15 @@ def synthesized(
     started = time.monotonic()
     asks = request.kind in ("responses", "pairs")
     file = read_data(as_names(data), config.data, asks=asks) if data is not None else None
-    excluded = [(name, read_data(name, config.data, asks=True)) for name in request.exclude]
+    excluded = [(name, _read_excluded(name, config)) for name in request.exclude]
     topics = read_topics(request.topics) if request.topics else ()
     for one in filter(None, (file, *(other for _, other in excluded))):
         _say_what_was_read(one, terminal)
     check_unfinished(request.output)
     askers = open_askers(request, config, notify)
     recipe = recipe_of(request, config, askers, file, topics)
+    if file and (num_left := len(file.records) - len(recipe.seeds)) and request.kind == "instructions":
+        terminal.say(f"{plural(num_left, 'seed')} left out: a new task calls no tools", style="yellow")
     identity = _identity(request, config, askers, recipe, [file, *(one for _, one in excluded)])
     known, num_requests = Known(), KINDS[request.kind].num_requests(recipe)
     maker = askers["model" if request.kind == "pairs" else "teacher"]
@@ -128,6 +132,11 @@ def _summary(engine: Engine, request: Request, seconds: float, files: Sequence[D
     )
 
 
+def _read_excluded(name: str, config: Config) -> DataFile:
+    """A file whose prompts are not to be made again: of the settings of DATA those that are of any file, as for a test set."""
+    return read_data(name, settings_of_side(config.data, TEST), objective=config.train.objective, asks=True)
+
+
 def _say_what_was_read(file: DataFile, terminal: Terminal) -> None:
     for refusal in file.refused[:3]:
         terminal.say(f"refused {refusal.source}: {refusal.reason}", style="yellow")
@@ -161,7 +170,7 @@ def recipe_of(
     teacher_is_plain = request.teacher is not None and (
         resolve_settings(config.judge.model_copy(update={"model": request.teacher})).reply_format == "text"
     )
-    seeds = [record.conversation for record in file.records] if file and request.kind == "instructions" else []
+    seeds = _seeds(file) if file and request.kind == "instructions" else []
     return Recipe(
         kind=request.kind,
         seed=config.train.seed,
@@ -180,6 +189,14 @@ def recipe_of(
         reflect=request.reflect or "both",
         num_examples=_NUM_EXAMPLES,
     )
+
+
+def _seeds(file: DataFile) -> list[Conversation]:
+    """The records that a new task may be like; DataError where there is none."""
+    seeds = [record.conversation for record in file.records if not uses_tools(record.conversation)]
+    if not seeds:
+        raise DataError(f"{file.name}: every record has tools, and a new task calls none; give seeds without")
+    return seeds
 
 
 def _opening(request: Request, teacher: Asker) -> str:
@@ -222,6 +239,7 @@ def _identity(
         "opening": recipe.opening,
         "files": [file.sha256 if file else None for file in files],
         "data": config.data.model_dump(mode="json", include={"format", "columns", "on_error"}),
+        "objective": config.train.objective if request.exclude else None,
         "seed": recipe.seed,
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
@@ -260,7 +278,9 @@ def _items(
     seen = Known()
     for number, record in enumerate(file.records):
         one, prompt = item(number, record.source), normal_prompt(record.conversation)
-        if (like := tests.find(prompt)) is not None:
+        if uses_tools(record.conversation):
+            yield one, left_out("tools: neither the teacher nor a model that is asked in plain words can call them")
+        elif (like := tests.find(prompt)) is not None:
             yield one, left_out(f"near-duplicate of {like}")
         elif (same := seen.same(prompt)) is not None:
             yield one, left_out(f"the same prompt as an earlier record: {same}")

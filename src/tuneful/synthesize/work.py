@@ -104,6 +104,11 @@ def asked_text(turn: Turn) -> str:
     return "\n\n".join(filter(None, (turn.instruction, turn.input)))
 
 
+def uses_tools(conversation: Conversation) -> bool:
+    """Whether tools may be called in it, or are: a model that is asked in plain words can neither see nor call them."""
+    return bool(conversation.tools) or any(turn.calls or turn.results for turn in conversation.turns)
+
+
 def is_whole_dialogue(conversation: Conversation) -> bool:
     """Whether every earlier turn asks something and is answered, so that it can be said again."""
     return all(asked_text(turn) and turn.response for turn in conversation.turns[:-1])

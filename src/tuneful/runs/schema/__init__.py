@@ -84,6 +84,7 @@ from tuneful.runs.schema.results import (
     TaskRequest,
     TasksDocument,
     TaskSummary,
+    WatchedDifference,
 )
 from tuneful.runs.schema.rows import (
     AnswerRow,
@@ -199,6 +200,7 @@ __all__ = [
     "TrainingState",
     "TrainingSummary",
     "ValidationLoss",
+    "WatchedDifference",
     "as_row",
     "check_sources",
     "check_sum",

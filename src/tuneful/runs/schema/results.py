@@ -37,7 +37,10 @@ class MetricComparison:
     wins: Annotated[int, "items on which the tuned model is better (a metric without a direction: higher)"]
     losses: Annotated[int, "items on which it is worse"]
     ties: Annotated[int, "items on which both are equal"]
-    p_value: Annotated[float | None, "of the permutation test; null where the models do not compare item by item"]
+    p_value: Annotated[
+        float | None,
+        "of the permutation test, or of a judge's watched difference; null where the models do not compare item by item",
+    ]
     p_is_exact: Annotated[bool, "whether all permutations were counted"]
     detectable: Annotated[float | None, "the true difference that these items show in 4 of 5 cases"]
     verdict: Annotated[MetricVerdict, "needs both an interval without 0 and a permutation test that agrees"]
@@ -121,11 +124,25 @@ class GateOutcome:
 
     @property
     def found_in_words(self) -> str:
-        """`+0.0213`; without a sign where the condition is on a value of one model (`.base`, `.tuned`); or `not known`."""
+        """`+0.0213`; without a sign where the condition is on a value of one model (`.base`, `.value`); or `not known`."""
         if self.found is None:
             return "not known"
-        is_value = any(figure in self.condition for figure in (".base", ".tuned"))
+        is_value = any(figure in self.condition for figure in (".base", ".tuned", ".value"))
         return f"{self.found:.4f}" if is_value else f"{self.found:+.4f}"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedDifference:
+    """The difference of two sets of answers as a judge's verdicts came (`judge.stop_early`): interval and p-value hold whenever
+    one stopped."""
+
+    num_judged: Annotated[int, "items that were put to the judge, of each set"]
+    num_items: Annotated[int, "items that there are"]
+    num_scored: Annotated[int, "judged items that have a score in both sets"]
+    difference: Annotated[float, "tuned - base"]
+    low: Annotated[float, "lower end of its interval"]
+    high: Annotated[float, "upper end"]
+    p_value: Annotated[float, "of the bets against there being none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +156,9 @@ class JudgeFinding:
     ]
     num_questions: Annotated[int, "questions that it was probed with"]
     sentence: Annotated[str, "the same in words"]
+    watched: Annotated[
+        WatchedDifference | None, "under `judge.stop_early`, the difference as it was watched", ABSENT
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
