@@ -30,7 +30,7 @@ def notebook(page: str, before: Mapping[str, Any] | None = None) -> dict[str, An
         for cell in (before or {}).get("cells", ())
         if cell["cell_type"] == "code"
     }
-    cells = []
+    cells: list[dict[str, Any]] = []
     for kind, text in _parts(page):
         cell: dict[str, Any] = {"cell_type": kind, "id": _cell_id(len(cells), text), "metadata": {}}
         if kind == "code":

@@ -309,6 +309,12 @@ def _of(name: str, setting: str, draw: Callable[..., Draw], **options: object) -
     return Simulation(name, setting, partial(draw, **options), **bounds)  # type: ignore[arg-type]
 
 
+def _asked(num_items: int) -> tuple[float, float]:
+    """The coverage that is asked for of shares of so many items: right or wrong comes in steps, and on few items the
+    interval of a difference errs to the safe side."""
+    return (0.93, 1.0 if num_items <= 60 else 0.97)
+
+
 BALANCED, UNEVEN, TEN = (0.5, 0.5), (0.75, 0.15, 0.1), (0.25, 0.2, 0.15, 0.1, 0.08, 0.07, 0.05, 0.04, 0.03, 0.03)
 
 SCORES = (
@@ -320,6 +326,7 @@ SCORES = (
             num_items=num,
             shares=shares,
             right=(before, after),
+            covers=_asked(num * 2),
         )
         for shares, sizes in ((BALANCED, (20, 60, 500)), (UNEVEN, (60, 130, 500)), (TEN, (130, 500)))
         for num in sizes
@@ -333,6 +340,7 @@ SCORES = (
             num_items=num,
             shares=shares,
             right=right,
+            covers=_asked(num * 2),
         )
         for shares, sizes in ((BALANCED, (20, 60, 500)), (UNEVEN, (60, 130)), (TEN, (130, 500)))
         for num in sizes
@@ -345,6 +353,7 @@ SCORES = (
             accuracy_of_two,
             num_items=num,
             right=(before, after),
+            covers=_asked(num),
         )
         for num in (20, 60, 130, 500)
         for before, after in ((0.6, 0.6), (0.5, 0.65))
@@ -358,6 +367,7 @@ SCORES = (
             choices_of_two,
             num_items=num,
             right=(before, after),
+            covers=_asked(num),
         )
         for num in (30, 100, 500)
         for before, after in ((0.5, 0.5), (0.45, 0.6))
@@ -370,6 +380,7 @@ SCORES = (
             num_items=num,
             lift=lift,
             level=level,
+            covers=_asked(num) if level == "prompt" else (0.93, 0.97),
         )
         for level, words in (("inst", "instructions"), ("prompt", "prompts"))
         for num in (30, 100, 300)

@@ -127,3 +127,44 @@ def test_the_figures_on_paper_of_many_devices_are_those_of_the_document() -> Non
     assert paper.shard_ranks(large, 512) == 32
     waits, cut = (f"{paper.fsdp(middle, 512, ranks, micro_batches=4).seconds:.1f} s" for ranks in (None, 8))
     assert f"8B on 512 GPUs {waits}, with copies in nodes {cut}" in " ".join(text.split())
+
+
+def test_a_piece_that_was_measured_is_not_measured_again_and_is_of_one_request(tmp_path: Path) -> None:
+    explain = module("explain")
+    pieces, measured = explain.Pieces(tmp_path, {"seed": 0}), list[int]()
+    for _ in range(2):
+        assert pieces("found", lambda: measured.append(1) or [1.5]) == [1.5]
+    again = explain.Pieces(tmp_path, {"seed": 0})
+    assert again("found", lambda: measured.append(1)) == [1.5]
+    assert (measured, list(again.seconds)) == ([1], ["found"])
+    with pytest.raises(explain.ConfigError, match="pieces of another request"):
+        explain.Pieces(tmp_path, {"seed": 1})
+
+
+def test_an_answer_that_cannot_be_explained_was_not_found_and_moves_nothing() -> None:
+    explain = module("explain")
+    empty = explain.Found("Which?", "", False, [], [], None)
+    removals = [explain.Removal("", 0, [None]), explain.Removal("", 0, [None])]
+    assert not explain.is_as_asked([empty], removals, 28)
+
+
+@pytest.mark.parametrize(("exponent_beyond", "held"), [(0.5, True), (3.0, False)])
+def test_a_curve_of_half_of_the_data_is_held_against_the_whole(
+    tmp_path: Path, exponent_beyond: float, held: bool
+) -> None:
+    curve = module("learning_curve")
+    schema = importlib.import_module("tuneful.runs.schema")
+
+    def run(share: float, seed: int) -> Any:
+        exponent = 0.5 if share <= 0.5 else exponent_beyond
+        loss = 1.0 + 0.2 * share**-0.5 if share <= 0.5 else 1.0 + 0.2 * 0.5 ** (exponent - 0.5)
+        settings = {"data.train_share": share, "train.seed": seed}
+        name, size = f"run-{share}-{seed}", round(800 * share)
+        return schema.SweepRun(name, settings, "trained", None, (), 1, size, loss + 1e-4 * seed, None)
+
+    runs = [run(share, seed) for share in curve.SHARES for seed in (1, 2)]
+    document = type("Document", (), {"runs": runs, "confidence": 0.95})()
+    found = curve.held_out(type("Result", (), {"path": tmp_path, "document": document})())
+    assert found["held"] == held
+    assert found["predicted"]["gain"] == pytest.approx(0.2 * (0.5**-0.5 - 1), rel=0.05)
+    assert len(found["curve"]["sizes"]) == 8

@@ -54,7 +54,7 @@ def test_a_training_on_the_device_is_that_of_the_host(dtype: torch.dtype, layout
     changes = {"max_grad_norm": 0.05, "micro_batch_tokens": 40}
     losses, weights = trained(dtype, layout, device, **changes)
     wanted, kept = trained(dtype, layout, "cpu", **changes)
-    # In bfloat16 torch's attention has another kernel for processors, and the rows of a tied matrix are added in float32 elsewhere.
+    # In bfloat16 torch's attention has another kernel for processors, and rows of a tied matrix are added in another order.
     exact = dtype is torch.float32
     np.testing.assert_allclose(losses, wanted, rtol=1e-6 if exact else 1e-3)
     for name, weight in weights.items():

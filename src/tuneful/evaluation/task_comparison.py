@@ -18,7 +18,7 @@ import numpy as np
 from tuneful.config import EvaluationConfig
 from tuneful.evaluation.metric_comparison import compare_ratios
 from tuneful.evaluation.metric_specs import MetricSpec
-from tuneful.evaluation.statistics import Ratio, interval, resampled_differences, wilson_interval
+from tuneful.evaluation.statistics import Ratio, resampled_differences, wilson_interval
 from tuneful.evaluation.task_files import Task
 from tuneful.runs.schema import ChoiceScore, InstructionScore, MetricComparison, TaskFigure, TaskSummary
 
@@ -122,8 +122,9 @@ def figures_of(
             ratio = _with_average_items(ratio)
             nothing = Ratio(np.zeros(num_items + 2), ratio.denominators)
             (resampled,) = resampled_differences([(nothing, ratio)], num_resamples, seed)
-            low, high = interval(resampled, num_items, confidence)
-            low, high = max(0.0, min(low, value)), min(1.0, max(high, value))
+            # Its percentiles as they are: the two items widen it as much as few items ask for.
+            low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+            low, high = max(0.0, min(float(low), value)), min(1.0, max(float(high), value))
         found.append(TaskFigure(spec.name, spec.label, value, low, high, num_items))
     return found
 
