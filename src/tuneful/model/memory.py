@@ -17,7 +17,7 @@ import ctypes
 import math
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +27,10 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # <malloc.h>
 _TOP_PAD_BYTES = 64 << 20
+_OWN_MAPPING_BYTES, _MOST_MAPPINGS = 1 << 20, 65_536
+"""Where freed memory is not kept: from what size on a buffer is the system's as soon as it is freed, and how many may be so."""
 
 
 _largest_copy: ContextVar[float] = ContextVar("_largest_copy", default=math.inf)
@@ -155,11 +157,29 @@ def _is_of_a_file(start: int, length: int) -> bool:
 
 def keep_freed_memory() -> bool:
     """Ask the C library to keep freed buffers; whether it understood."""
+    return _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD_BYTES})
+
+
+@contextlib.contextmanager
+def freed_memory_given_back() -> Iterator[None]:
+    """Inside, a large buffer is the system's as soon as it is freed: for a phase that has few of the same size, whose peak
+    would else be what is in use and what is kept together. Freed memory is kept again afterwards."""
+    sizes = dict.fromkeys((_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_TOP_PAD), _OWN_MAPPING_BYTES)
+    understood = _set_malloc({_M_MMAP_MAX: _MOST_MAPPINGS, **sizes})
+    give_back_freed_memory()
+    try:
+        yield
+    finally:
+        if understood:
+            keep_freed_memory()
+
+
+def _set_malloc(settings: Mapping[int, int]) -> bool:
+    """Whether the C library is one that understands all of `settings`."""
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD_BYTES}
     return all(mallopt(name, value) == 1 for name, value in settings.items())

@@ -15,7 +15,7 @@ from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
 from tuneful.model.lora import restore_adapter
-from tuneful.model.memory import give_back_freed_memory, small_copies
+from tuneful.model.memory import freed_memory_given_back, give_back_freed_memory, small_copies
 from tuneful.model.nf4_layers import is_in_4_bits
 from tuneful.model.precision import cast_parameters
 from tuneful.numbers import rough_duration
@@ -115,7 +115,7 @@ def save(run: RunState, engine: Engine) -> None:
     """
     saved_before, is_adapter = run.group.broadcast(run.folder.has_model), run.method.adapter is not None
     if not saved_before:
-        with run.phase("saving"), run.signals.waiting():
+        with run.phase("saving"), run.signals.waiting(), freed_memory_given_back():
             model = _whole_model(run)
             if run.group.is_main:
                 _save_model(run, model)
