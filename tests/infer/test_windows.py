@@ -14,7 +14,7 @@ from tests.model.test_sliding_windows import SERVED, sliding
 
 from tuneful.config import GenerateConfig
 from tuneful.infer import cache, decode
-from tuneful.infer.cached import CachedDecoder
+from tuneful.infer.cached import NOT_PACKED, CachedDecoder
 from tuneful.infer.compiled import CompiledModel, compiled_model, why_not_compiled
 from tuneful.infer.decode import attending, laid_out, make_decoder, why_not_cached
 from tuneful.infer.generate import generate
@@ -59,7 +59,7 @@ def test_greedy_answers_in_float32_are_those_of_transformers(family: str, way: s
 def test_logits_are_those_of_each_row_alone_as_rows_come_and_go(family: str, window: int, way: str) -> None:
     model = sliding(family, torch.float32, window=window).eval()
     prompts = prompts_of(model)
-    weights = compiled_model(model) if way == "compiled" and family in COMPILED else decode.NOT_PACKED
+    weights = compiled_model(model) if way == "compiled" and family in COMPILED else NOT_PACKED
     assert weights is not None
     decoder = CachedDecoder(model, len(prompts), 0, weights)
     tokens, logits = [list(prompt) for prompt in prompts], [list[torch.Tensor]() for _ in prompts]
