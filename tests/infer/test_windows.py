@@ -125,6 +125,10 @@ def test_a_family_that_was_not_tested_takes_transformers_cache_where_its_window_
     assert why_not_cached(sliding("Gemma3", torch.float32, window=400).eval()) is None
 
 
+def test_layers_that_do_not_say_their_windows_are_not_served() -> None:
+    assert "do not say which of them have a sliding window" in str(why_not_cached(tiny_family("moshi").eval()))
+
+
 def test_a_window_that_the_steps_forget_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEFUL_NATIVE", "0")
     model = sliding("Mistral", torch.float32).eval()

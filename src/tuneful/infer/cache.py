@@ -247,7 +247,6 @@ def cached_attention(
     dropout: float = 0.0,
     step: DecodeStep | None = None,
     softcap: float | None = None,
-    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls in every layer: keep what is new, then attend.
@@ -255,16 +254,16 @@ def cached_attention(
     query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the query's dtype. A layer says its window
     as `sliding_window`; a `softcap` caps the scores.
     """
-    check_plain(step, "step", attention_mask, dropout, kwargs)
+    check_plain(step, "step", attention_mask, dropout, {**kwargs, "sliding_window": None})
     assert step is not None
     layer, tokens = int(module.layer_idx), step.tokens  # type: ignore[arg-type]
     if step.plan is not None:
         step.key_values.write_prefix(layer, key, value)
         kept = (tensor.index_select(2, tokens.written) for tensor in (key, value))
         step.key_values.write(layer, tokens.slots, tokens.places, *kept)
-        own = {"softcap": softcap, "sliding_window": sliding_window, **kwargs}
-        return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, **own)
+        return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, softcap, **kwargs)
     assert step.hidden is not None
+    sliding_window = kwargs.get("sliding_window")
     assert sliding_window is None or not step.key_values.num_shared, "what all rows share is seen by all of them"
     step.key_values.write(layer, tokens.slots, tokens.places, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

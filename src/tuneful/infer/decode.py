@@ -33,6 +33,7 @@ from tuneful.model.behaviour import failure, longest_changes_others, relative_di
 from tuneful.model.decoder import is_changed, is_served
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.load import UNLIMITED, context_length
+from tuneful.model.nf4_layers import is_in_4_bits
 
 SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Largest relative difference of the logits of a few tokens from those of each row alone."""
@@ -175,7 +176,8 @@ def _lay_out(model: PreTrainedModel) -> LaidOut:
         if choice.name == "shared":
             return choice, compiled
         reason = f"by the compiled kernels {choice.reason}"
-    packed = packed_weights(model)
+    # Beside a base in 4 bits a copy of the output head alone would be a third of what is saved.
+    packed = NOT_PACKED if is_in_4_bits(model) else packed_weights(model)
     choice = chosen_decoder(model, packed)
     return (choice if reason is None or choice.reason else replace(choice, reason=reason)), packed
 

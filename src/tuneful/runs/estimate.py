@@ -29,7 +29,7 @@ from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
 from tuneful.model.load import context_length
-from tuneful.model.memory import small_copies, total_bytes
+from tuneful.model.memory import give_back_freed_memory, small_copies, total_bytes
 from tuneful.model.nf4_layers import num_weights, weights_without_values
 from tuneful.model.stored import STRETCH
 from tuneful.model.structure import decoder_layers
@@ -97,6 +97,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     with small_copies():  # as a run answers
         before = _phases_before(run, engine)
     memory |= {"answers": _most_bytes_so_far(run)} if before.get("answers_base") else {}
+    give_back_freed_memory()  # as a run does
     _forget_most_bytes()
     lengths = np.array([sum(map(len, sides_of(example))) for example in train])
     trained = np.array([sum(int((side.weights > 0).sum()) for side in sides_of(example)) for example in train])
@@ -110,6 +111,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     is_measured_between = any(0 < step < schedule.num_steps for step in schedule.steps())
     if config.keep == "best" and len(run.dataset.validation) and is_measured_between:
         engine.optimizer.keep_weights()  # as the training does once it has evaluated
+    give_back_freed_memory()
     taken = [
         _take(run, engine, [train[index] for index in visits[at * config.batch_size : (at + 1) * config.batch_size]])
         for at in (longest, middling)

@@ -29,6 +29,7 @@ from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
 from tuneful.runs.schema import (
     CheckpointDocument,
+    Evaluation,
     Event,
     Step,
     TrainingState,
@@ -64,6 +65,7 @@ def train(run: RunState, engine: Engine, pause_at: float | None = None) -> bool:
     if run.group.broadcast(run.folder.has_model):
         run.terminal.say("trained and saved already")
         return True
+    give_back_freed_memory()  # answers took much
     config, examples = run.config.train, run.dataset.train.chunks
     loss_tracker = LossTracker(len(examples))
     objective = begin_objective(run, engine)
@@ -170,6 +172,8 @@ def _take_steps(run: RunState, training: Training, pause_at: float | None) -> bo
                 run.folder.append_metrics(row)
                 run.warn(trackers.log(row))
                 show(event)
+                if isinstance(event, Evaluation):
+                    give_back_freed_memory()  # the buffers of an evaluation are of other sizes than those of a step
                 if isinstance(event, Step) and _save_is_due(run, state.step - saved_step, saved_at):
                     _save_checkpoint(run, training)
                     saved_step, saved_at = state.step, time.monotonic()
