@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
-from tuneful.model.memory import freed_memory_given_back, give_back_freed_memory, keep_freed_memory
+from tuneful.model.memory import give_back_freed_memory, keep_freed_memory, stop_keeping_freed_memory
 
 MIB = 1 << 20
 SIZES = (64, 32, 48)
@@ -20,19 +20,19 @@ def use_and_free() -> None:
         torch.ones(size * MIB, dtype=torch.uint8)
 
 
-def test_what_is_freed_stays_with_the_process_but_where_it_is_to_go_back() -> None:
+def test_what_is_freed_stays_with_the_process_until_it_is_to_go_back() -> None:
     if not keep_freed_memory():  # another C library than glibc: it does as it always does
-        with freed_memory_given_back():
-            use_and_free()
+        stop_keeping_freed_memory()
         return
     give_back_freed_memory()
     before = resident()
     use_and_free()
     assert resident() - before > 32 * MIB
-    with freed_memory_given_back():
-        assert resident() - before < 16 * MIB
-        use_and_free()
-        assert resident() - before < 16 * MIB
+    stop_keeping_freed_memory()
+    assert resident() - before < 16 * MIB
+    use_and_free()
+    assert resident() - before < 16 * MIB
+    keep_freed_memory()
     use_and_free()
     assert resident() - before > 32 * MIB
     give_back_freed_memory()

@@ -1,6 +1,7 @@
 """Memory: how much there is for this process, and what becomes of what is freed.
 
-Freed memory is kept for the next step instead of being given back and fetched anew, until `give_back_freed_memory`.
+Freed memory is kept for the next step instead of being given back and fetched anew, until `give_back_freed_memory`, or for good
+`stop_keeping_freed_memory`.
 
 glibc maps every large buffer afresh and unmaps it when it is freed, so each step of training pays a page fault for every
 4 KiB of its activations and gradients. Kept on the heap (in huge pages, where `THP_MEM_ALLOC_ENABLE=1` was set before torch
@@ -160,18 +161,12 @@ def keep_freed_memory() -> bool:
     return _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD_BYTES})
 
 
-@contextlib.contextmanager
-def freed_memory_given_back() -> Iterator[None]:
-    """Inside, a large buffer is the system's as soon as it is freed: for a phase that has few of the same size, whose peak
-    would else be what is in use and what is kept together. Freed memory is kept again afterwards."""
+def stop_keeping_freed_memory() -> None:
+    """From now on a large buffer is the system's as soon as it is freed: where buffers are of many sizes, or so large that the
+    work in them takes much longer than fetching them, what is kept would only stand beside what is in use."""
     sizes = dict.fromkeys((_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_TOP_PAD), _OWN_MAPPING_BYTES)
-    understood = _set_malloc({_M_MMAP_MAX: _MOST_MAPPINGS, **sizes})
+    _set_malloc({_M_MMAP_MAX: _MOST_MAPPINGS, **sizes})
     give_back_freed_memory()
-    try:
-        yield
-    finally:
-        if understood:
-            keep_freed_memory()
 
 
 def _set_malloc(settings: Mapping[int, int]) -> bool:

@@ -15,7 +15,7 @@ from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
 from tuneful.model.lora import restore_adapter
-from tuneful.model.memory import freed_memory_given_back, give_back_freed_memory, small_copies
+from tuneful.model.memory import give_back_freed_memory, small_copies, stop_keeping_freed_memory
 from tuneful.model.nf4_layers import is_in_4_bits
 from tuneful.model.precision import cast_parameters
 from tuneful.numbers import rough_duration
@@ -107,7 +107,7 @@ def finish_training(engine: Engine) -> None:
     """The model has its trained weights in float32; the memory of the optimizer and of the activations is the system's again."""
     engine.optimizer.masters_to_model()
     engine.optimizer.release()
-    give_back_freed_memory()
+    stop_keeping_freed_memory()
 
 
 def save(run: RunState, engine: Engine) -> None:
@@ -117,7 +117,7 @@ def save(run: RunState, engine: Engine) -> None:
     """
     saved_before, is_adapter = run.group.broadcast(run.folder.has_model), run.method.adapter is not None
     if not saved_before:
-        with run.phase("saving"), run.signals.waiting(), freed_memory_given_back():
+        with run.phase("saving"), run.signals.waiting():
             model = _whole_model(run)
             if run.group.is_main:
                 _save_model(run, model)

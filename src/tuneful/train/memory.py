@@ -73,10 +73,15 @@ def affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again
     sizes = (hidden, inner, layers, config.vocab_size, dtype)
     compiled = are_compiled(model, dtype)
     a_token = bytes_a_token(*sizes, computed_again=computed_again, compiled=compiled)
-    room, base = available_bytes(model.device) / 3, _frozen_bytes(model)
-    if base > LARGE_BASE:
-        room = min(room, LARGE_BASE, base / _PART_OF_BASE)
+    room = available_bytes(model.device) / 3
+    if has_large_base(model):
+        room = min(room, LARGE_BASE, _frozen_bytes(model) / _PART_OF_BASE)
     return int(min(max(room / a_token, MIN_TOKENS), 16_384))
+
+
+def has_large_base(model: PreTrainedModel) -> bool:
+    """Whether `model` is an adapter beside a base of more than `LARGE_BASE` bytes."""
+    return _frozen_bytes(model) > LARGE_BASE
 
 
 def _frozen_bytes(model: PreTrainedModel) -> int:
