@@ -246,7 +246,7 @@ static void NAME(norm_row)(const decoder *d, int64_t row, const REAL *hidden, co
     NAME(store)(out, row * d->width, one, d->width, 1, INPUT_KIND(d->kind));
 }
 
-/* The norm of each row of hidden, for all threads in `out`; of few rows each thread makes its own, in `own`, which is cheaper than
+/* The norm of each row of hidden, for all threads in `out`; of few rows each thread computes all by itself, which is cheaper than
    waiting for the others. Where it lies. */
 static const void *NAME(norm_rows)(const decoder *d, int64_t num_rows, const REAL *hidden, const void *weight, void *out, void *own,
                                    REAL *one)
