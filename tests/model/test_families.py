@@ -8,7 +8,7 @@ from tests.model.families import PAGE, examine, page_rows, page_version
 SUBSET = {
     "llama": ("trie", "shared", "trie"),
     "jetmoe": ("trie", "padded", "trie"),  # experts that attend: more heads than the configuration says
-    "gemma3n_text": ("trie", "padded", "trie"),  # windows; layers of unlike width
+    "gemma3n_text": ("trie", "shared", "trie"),  # windows; layers of unlike width
     "gpt_oss": ("padded", "padded", "padded"),  # windows, and sinks of attention
     "nemotron": ("padded", "padded", "padded"),  # layers that do not hand on what attention is given
     "phimoe": ("padded", "padded", "padded"),  # a router that jitters in training
@@ -28,10 +28,10 @@ SUBSET = {
     "ctrl": ("trie", "shared", "trie"),  # linear layers whose names are numbers, as those of layers are
     "jamba": ("padded", "held", "padded"),  # a linear layer whose weights are read without it
     "longcat_flash": ("trie", "shared", "trie"),
-    "laguna": ("trie", "padded", "refused"),  # an adapter that peft does not find again
+    "laguna": ("trie", "shared", "refused"),  # an adapter that peft does not find again
     **dict.fromkeys(("gpt2", "gpt_neox", "qwen2", "qwen3", "qwen3_moe"), ("trie", "shared", "trie")),
     **dict.fromkeys(("gemma", "olmo2", "smollm3", "granite"), ("trie", "shared", "trie")),
-    **dict.fromkeys(("mistral", "mixtral", "gemma2", "gemma3_text", "phi3"), ("trie", "padded", "trie")),
+    **dict.fromkeys(("mistral", "mixtral", "gemma2", "gemma3_text", "phi3"), ("trie", "shared", "trie")),
     "prophetnet": (
         "one record at a time",
         "recompute",

@@ -183,19 +183,12 @@ def test_each_window_is_laid_out_once_and_what_no_layer_asks_for_is_not(monkeypa
 
 
 @pytest.mark.parametrize("family", SERVED)
-def test_the_layout_is_the_trie_but_answers_do_not_take_the_cache_that_knows_no_window(family):
+def test_the_layout_is_the_trie_and_answers_take_our_cache(family):
     model = sliding(family, torch.float32)
     assert why_no_trie(model) is None
     layout = choose_layout(model, records(), train_config(), torch.float32)
     assert (layout.name, layout.reason) == ("trie", None)
-    assert why_not_cached(model.eval()) == "the model has sliding-window layers"
-
-
-def test_a_cap_alone_keeps_answers_from_the_cache_too():
-    model = small_model("Gemma2", torch.float32, attn_logit_softcapping=2.0, layer_types=["full_attention"] * 3)
-    model.config.sliding_window = None
-    assert why_no_trie(model) is None
-    assert why_not_cached(model.eval()) == "the model caps its attention scores"
+    assert why_not_cached(model.eval()) is None
 
 
 def test_layers_that_see_later_tokens_are_refused():

@@ -339,6 +339,7 @@ def test_beside_a_large_base_the_activations_are_bounded_however_much_memory_is_
     monkeypatch.setattr(memory, "MIN_TOKENS", 2)
     free = memory.affordable_tokens(tiny_model(), torch.float32, computed_again=False)
     monkeypatch.setattr(memory, "LARGE_BASE", 7 * 10**5)
+    monkeypatch.setattr(memory, "_PART_OF_BASE", 1e-6)  # first what is no part of the base
     assert memory.affordable_tokens(tiny_model(), torch.float32, computed_again=False) == free, "all of it is trained"
     for quantized in (False, True):
         model = tiny_model("llama", hidden_size=256, intermediate_size=1024)
@@ -351,3 +352,7 @@ def test_beside_a_large_base_the_activations_are_bounded_however_much_memory_is_
             10 * bounded, rel=0.3
         )
         monkeypatch.setattr(memory, "LARGE_BASE", 7 * 10**5)
+        with monkeypatch.context() as part:
+            part.setattr(memory, "_PART_OF_BASE", memory._frozen_bytes(model) / (2 * 10**5))
+            smaller = memory.affordable_tokens(model, torch.float32, computed_again=False)
+            assert smaller == pytest.approx(bounded * 2 / 7, abs=1)

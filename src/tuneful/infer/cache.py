@@ -16,7 +16,8 @@ share is computed once. No cache object of transformers' is involved, and no mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -114,21 +115,28 @@ class KeyValues:
             keys[taken, ..., :num_tokens] = keys[given, ..., :num_tokens]
             values[taken, :, :num_tokens] = values[given, :, :num_tokens]
 
-    def attend(self, layer: int, query: torch.Tensor, hidden: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, hidden: torch.Tensor, scale: float, softcap: float | None = None
+    ) -> torch.Tensor:
         """One query a row, [1, H, B, D], over the row's own tokens and the prefix: output [1, B, H, E].
 
-        `hidden` [B * K, 1, T'] is 0 where a row has a token and -inf where not; T' of the T tokens are looked at.
+        `hidden` [B * K, 1, T'] is 0 where a row sees a token of its slot and -inf where not; T' of the T tokens are looked at. A
+        `softcap` caps the scores.
         """
         num_rows, num_looked_at = query.shape[2], hidden.shape[-1]
         keys, values = (store[:num_rows].flatten(0, 1) for store in self._slots[layer])
         keys, values = keys[..., :num_looked_at], values[:, :num_looked_at]
         queries = query[0].transpose(0, 1).reshape(len(keys), -1, query.shape[-1])
-        scores = torch.baddbmm(hidden, queries, keys, alpha=scale)
+        scores = (
+            _capped(torch.bmm(queries, keys).mul_(scale), softcap).add_(hidden)
+            if softcap
+            else torch.baddbmm(hidden, queries, keys, alpha=scale)
+        )
         if not self.num_shared:
             output = torch.bmm(scores.softmax(-1), values)
             return output.view(1, num_rows, query.shape[1], -1)
         prefix_keys, prefix_values = self._prefixes[layer]
-        shared = torch.bmm(_by_key_head(queries, num_rows), prefix_keys).mul_(scale)
+        shared = _capped(torch.bmm(_by_key_head(queries, num_rows), prefix_keys).mul_(scale), softcap)
         probabilities = torch.cat([_by_row(shared, num_rows), scores], -1).softmax(-1)
         own, shared = probabilities[..., self.num_shared :], probabilities[..., : self.num_shared]
         output = torch.bmm(own, values) + _by_row(torch.bmm(_by_key_head(shared, num_rows), prefix_values), num_rows)
@@ -136,6 +144,11 @@ class KeyValues:
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_zeros(self.room.num_slots, like.shape[1], self.room.num_tokens, like.shape[-1])
+
+
+def _capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """softcap * tanh(scores / softcap), in place."""
+    return scores.div_(softcap).tanh_().mul_(softcap) if softcap else scores
 
 
 def _by_key_head(rows: torch.Tensor, num_rows: int) -> torch.Tensor:
@@ -177,13 +190,13 @@ class DecodeStep:
     """What attention is handed in a call: the cache, the tokens, and who sees whom.
 
     plan        among prompts; None where every token is the newest of its row
-    hidden      [B * K, 1, T']  what such a row does not see of its slot; None for prompts
+    hidden      by the window of a layer: [B * K, 1, T'], what such a row does not see of its slot; None for prompts
     """
 
     key_values: KeyValues
     tokens: Tokens
     plan: AttentionPlan | None = None
-    hidden: torch.Tensor | None = None
+    hidden: Callable[[int | None], torch.Tensor] | None = None
 
 
 class TorchEngine:
@@ -213,9 +226,15 @@ class TorchEngine:
             return DecodeStep(self._key_values, tokens, plan=plan_attention(tokens.prompts, self._model))
         config = self._model.config.get_text_config()
         num_key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        beyond = torch.arange(int(tokens.places.max()) + 1) > tokens.places[:, None]
-        hidden = torch.zeros(beyond.shape, dtype=self._model.dtype).masked_fill_(beyond, -torch.inf)
-        return DecodeStep(self._key_values, tokens, hidden=hidden.repeat_interleave(num_key_heads, 0)[:, None])
+        at, newest = torch.arange(int(tokens.places.max()) + 1), tokens.places[:, None]
+
+        @functools.cache
+        def hidden(window: int | None) -> torch.Tensor:
+            unseen = at > newest if window is None else (at > newest) | (at <= newest - window)
+            mask = torch.zeros(unseen.shape, dtype=self._model.dtype).masked_fill_(unseen, -torch.inf)
+            return mask.repeat_interleave(num_key_heads, 0)[:, None]
+
+        return DecodeStep(self._key_values, tokens, hidden=hidden)
 
 
 def cached_attention(
@@ -227,21 +246,25 @@ def cached_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     step: DecodeStep | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls in every layer: keep what is new, then attend.
 
-    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the query's dtype.
+    query [1, H, N, D], key [1, K, N, D], value [1, K, N, E] -> output [1, N, H, E], in the query's dtype. A layer says its window
+    as `sliding_window`; a `softcap` caps the scores.
     """
-    check_plain(step, "step", attention_mask, dropout, kwargs)
+    check_plain(step, "step", attention_mask, dropout, {**kwargs, "sliding_window": None})
     assert step is not None
     layer, tokens = int(module.layer_idx), step.tokens  # type: ignore[arg-type]
     if step.plan is not None:
         step.key_values.write_prefix(layer, key, value)
         kept = (tensor.index_select(2, tokens.written) for tensor in (key, value))
         step.key_values.write(layer, tokens.slots, tokens.places, *kept)
-        return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, **kwargs)
+        return trie_attention(module, query, key, value, attention_mask, scaling, dropout, step.plan, softcap, **kwargs)
     assert step.hidden is not None
+    sliding_window = kwargs.get("sliding_window")
+    assert sliding_window is None or not step.key_values.num_shared, "what all rows share is seen by all of them"
     step.key_values.write(layer, tokens.slots, tokens.places, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return step.key_values.attend(layer, query, step.hidden, scale), None
+    return step.key_values.attend(layer, query, step.hidden(sliding_window), scale, softcap), None

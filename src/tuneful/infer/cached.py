@@ -41,8 +41,8 @@ class CachedDecoder:
     """Rows in slots of our own key/value cache; the model multiplies by its `weights` as they were laid out."""
 
     def __init__(self, model: PreTrainedModel, num_slots: int, num_shared: int, weights: Weights = NOT_PACKED) -> None:
-        self.attention, self.max_rows = register_cached_attention(), num_slots
-        self._num_shared = num_shared
+        self.attention: str | None = None if isinstance(weights, CompiledModel) else register_cached_attention()
+        self.max_rows, self._num_shared = num_slots, num_shared
         self._engine: Engine = (
             CompiledEngine(weights, num_slots, num_shared)
             if isinstance(weights, CompiledModel)

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
 from tuneful.infer.cache import Room, Tokens
-from tuneful.model.attention import has_windows, plan_attention, why_no_trie
+from tuneful.model.attention import AttentionPlan, plan_attention, why_no_trie, window_of
 from tuneful.model.attention_native import lay_out_plan
 from tuneful.model.decoder import family_name, is_served
 from tuneful.model.lora import LinearParts, linear_parts
 from tuneful.model.memory import room_for_a_copy
-from tuneful.model.native import KINDS, DecodeLayer, Decoder, DecodeStep, LayerCache, Matrix, kernels
+from tuneful.model.native import KINDS, Attention, DecodeLayer, Decoder, DecodeStep, LayerCache, Matrix, kernels
 from tuneful.model.nf4 import NF4
 from tuneful.model.norms import epsilon_of, shift_of
 from tuneful.model.products import thread_workspace
@@ -56,12 +56,10 @@ def why_not_compiled(model: PreTrainedModel) -> str | None:
         return f"there are no kernels for {str(model.dtype).removeprefix('torch.')} on {model.device.type}"
     if name not in _FAMILIES or not is_served(model):
         return f"{type(model).__name__} is not one of the families that they know"
-    if has_windows(model):
-        return "the model has sliding-window layers"
     if (reason := why_no_trie(model)) is not None:
         return reason
-    if any(getattr(layer.self_attn, "sliding_window", None) for layer in _layers(model)):
-        return "the model has sliding-window layers"
+    if len(_windows(model)) > 1:
+        return "its layers have windows of several sizes"
     reasons = (_fault_of_layer(model, layer) for layer in _layers(model))
     return _fault_of_ends(model) or next((reason for reason in reasons if reason), None)
 
@@ -129,6 +127,12 @@ def _layers(model: Any) -> Sequence[Any]:
     return layers
 
 
+def _windows(model: Any) -> set[int]:
+    """The windows of its layers, of those that have one."""
+    windows = (window_of(layer.self_attn) for layer in _layers(model))
+    return {window for window in windows if window}
+
+
 def _linears(model: Any) -> Iterator[torch.nn.Linear]:
     yield model.get_output_embeddings()
     for layer in _layers(model):
@@ -149,6 +153,7 @@ class CompiledModel:
             attention.q_proj.out_features // self.size,
             attention.k_proj.out_features // self.size,
         )
+        self.window = next(iter(_windows(model)), None)
         self.scale, self.num_words = float(attention.scaling), model.get_output_embeddings().out_features
         self._kept: list[torch.Tensor] = []  # what the kernels read, alive as long as this
         layers = [self._layer(layer) for layer in _layers(model)]
@@ -178,6 +183,7 @@ class CompiledModel:
             tuple(None if norm is None else self._address(norm.weight) for norm in head_norms),
             *matrices,
             bool(getattr(attention, "use_rope", True)),  # SmolLM 3 leaves out some
+            window_of(attention) or 0,
         )
 
     def _matrix(self, parts: Sequence[LinearParts]) -> Matrix:
@@ -260,19 +266,15 @@ class CompiledEngine:
 
     def logits(self, tokens: Tokens) -> torch.Tensor:
         """The logits [B, V] of the predictors, as they are until the next call."""
-        compiled, plan = self._compiled, None
+        compiled, plans = self._compiled, list[Attention | None]((None, None))
         assert compiled.library is not None
         if tokens.prompts is not None:
-            of_batch = plan_attention(tokens.prompts, compiled.model)
-            blocks = of_batch.within(None).blocks
-            assert blocks is not None
-            sizes = (of_batch.num_nodes, compiled.num_heads, compiled.num_key_heads, compiled.size, compiled.size)
-            plan = lay_out_plan(blocks, *sizes, compiled.scale, compiled.computed, torch.get_num_threads())
+            plans = self._plans(plan_attention(tokens.prompts, compiled.model))
         angles = self._angles(tokens.positions)
         step = DecodeStep(
             *(torch.get_num_threads(), len(tokens.token_ids), len(tokens.written), len(tokens.predictors)),
             *(self._room.num_tokens, self._num_shared, tokens.prompts is not None and not self._has_prefix),
-            None if plan is None else ctypes.pointer(plan),
+            *(None if plan is None else ctypes.pointer(plan) for plan in plans),
             *(one.data_ptr() for one in (tokens.token_ids, tokens.written, tokens.slots, tokens.places)),
             *(one.data_ptr() for one in (tokens.predictors, *angles)),
             self._caches,
@@ -285,6 +287,18 @@ class CompiledEngine:
         compiled.library.decode(compiled.decoder, step)
         self._has_prefix = True
         return self._logits[:num_logits].view(-1, compiled.num_words)
+
+    def _plans(self, of_batch: AttentionPlan) -> list[Attention | None]:
+        """Who sees whom among prompts, in layers that see all, and in those with a window where there are any."""
+        compiled = self._compiled
+        sizes = (of_batch.num_nodes, compiled.num_heads, compiled.num_key_heads, compiled.size, compiled.size)
+
+        def plan(window: int | None) -> Attention:
+            blocks = of_batch.within(window).blocks
+            assert blocks is not None
+            return lay_out_plan(blocks, *sizes, compiled.scale, compiled.computed, torch.get_num_threads())
+
+        return [plan(None), plan(compiled.window) if compiled.window else None]
 
     def _angles(self, positions: torch.Tensor) -> Sequence[torch.Tensor]:
         """Cosines and sines, each [N, R]."""

@@ -30,9 +30,10 @@ from tuneful.infer.packed import packed_weights
 from tuneful.infer.plain import PaddedDecoder, RecomputingDecoder, SingleDecoder
 from tuneful.model.attention import has_windows, why_no_trie
 from tuneful.model.behaviour import failure, longest_changes_others, relative_difference
-from tuneful.model.decoder import is_changed
+from tuneful.model.decoder import is_changed, is_served
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.load import UNLIMITED, context_length
+from tuneful.model.nf4_layers import is_in_4_bits
 
 SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Largest relative difference of the logits of a few tokens from those of each row alone."""
@@ -59,11 +60,11 @@ _IN_WORDS: dict[DecoderName, str] = {
 class Decoder(Protocol):
     """What the order of work needs of a model. Rows are numbered from 0 in the order in which they entered.
 
-    `attention` is the name of the attention that the model must use while `admit` and `step` run, `max_rows` how many rows may be
-    in flight.
+    `attention` is the name of the attention that the model must use while `admit` and `step` run, None where these call no layer
+    of it; `max_rows` is how many rows may be in flight.
     """
 
-    attention: str
+    attention: str | None
     max_rows: int
 
     def admits(self) -> bool:
@@ -175,7 +176,8 @@ def _lay_out(model: PreTrainedModel) -> LaidOut:
         if choice.name == "shared":
             return choice, compiled
         reason = f"by the compiled kernels {choice.reason}"
-    packed = packed_weights(model)
+    # Beside a base in 4 bits a copy of the output head alone would be a third of what is saved.
+    packed = NOT_PACKED if is_in_4_bits(model) else packed_weights(model)
     choice = chosen_decoder(model, packed)
     return (choice if reason is None or choice.reason else replace(choice, reason=reason)), packed
 
@@ -220,20 +222,24 @@ def why_not_cached(model: PreTrainedModel, weights: Weights = NOT_PACKED) -> str
         return f"the model is on {model.device.type}"
     if reason := why_no_trie(model):
         return reason
-    if has_windows(model):  # the steps after the prompt know no window, nor a cap
-        return "the model has sliding-window layers"
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        return "the model caps its attention scores"
-    found = _difference(model, CachedDecoder(model, len(_PROMPT_LENGTHS), _NUM_SHARED, weights))
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    if has_windows(model) and window > _LONGEST_REACH and not is_served(model):
+        return f"the model has sliding-window layers of {window} tokens, and its family is not among those that were tested"
+    num_shared = 0 if has_windows(model) else _NUM_SHARED
+    found = _difference(model, CachedDecoder(model, len(_PROMPT_LENGTHS), num_shared, weights))
     return found and f"{_IN_WORDS['shared']} {found}"
 
 
 @contextmanager
-def attending(model: PreTrainedModel, attention: str) -> Iterator[None]:
-    """The model attends through `attention` without gradients, and as before afterwards.
+def attending(model: PreTrainedModel, attention: str | None) -> Iterator[None]:
+    """The model attends through `attention` without gradients, and as before afterwards; None says that it is not called.
 
     Not in torch's inference mode: what a model that is spread over ranks gathers in it, no later training may use.
     """
+    if attention is None:  # telling all modules takes longer than sampling does
+        with torch.no_grad():
+            yield
+        return
     before = model.config._attn_implementation
     model.set_attn_implementation(attention)
     try:

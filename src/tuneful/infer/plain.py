@@ -29,7 +29,8 @@ class PaddedDecoder:
     """
 
     def __init__(self, model: PreTrainedModel, *, holding: bool = False) -> None:
-        self.attention, self.max_rows = own_attention(model), UNLIMITED
+        self.attention: str | None = own_attention(model)
+        self.max_rows = UNLIMITED
         self._model, self._holding = model, holding
         self._cache: Any = None
         self._seen = torch.zeros(0, 0, dtype=torch.bool)  # [rows, columns]: which are no padding
@@ -85,7 +86,8 @@ class RecomputingDecoder:
     """A row at a time, all of its tokens anew for each that is generated."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.attention, self.max_rows = own_attention(model), 1
+        self.attention: str | None = own_attention(model)
+        self.max_rows = 1
         self._model = model
         self._token_ids: list[int] = []  # of the row in flight
 

@@ -25,9 +25,7 @@ def next_tokens(
     """
     if config.repetition_penalty != 1:
         logits = _penalized(logits.float(), config.repetition_penalty, contexts)
-    largest, chosen = logits.max(
-        -1
-    )  # `argmax` gives the same index, and takes one thread six times as long in bfloat16
+    largest, chosen = _likeliest(logits)
     if not largest.isfinite().all():  # a NaN is the largest of its row
         raise TunefulError(
             "the model's logits are not finite, so it can answer nothing. Its weights may be damaged or have diverged, or need "
@@ -38,6 +36,16 @@ def next_tokens(
     probabilities = _cut(logits.float() / config.temperature, config).softmax(-1).cpu()
     drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, generators, strict=True)]
     return torch.cat(drawn).to(logits.device)
+
+
+def _likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest logit of each row, and the first token that has it; a NaN counts as the largest."""
+    if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.float64):
+        # `argmax` gives the same index, and takes one thread six times as long in bfloat16
+        largest, chosen = logits.max(-1)
+        return largest, chosen
+    chosen = torch.from_numpy(logits.detach().numpy().argmax(-1))  # with vector instructions, which torch's has not
+    return logits.gather(-1, chosen[:, None])[:, 0], chosen
 
 
 def _penalized(logits: torch.Tensor, penalty: float, contexts: Sequence[Sequence[int]]) -> torch.Tensor:

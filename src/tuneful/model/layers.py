@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
 from tuneful.model.attention import AttentionPlan, window_of
@@ -24,6 +25,7 @@ from tuneful.model.native import NUM_LINEARS, Layer, LayerGradients, Nf4, kernel
 from tuneful.model.nf4 import NF4
 from tuneful.model.norms import epsilon_of, shift_of
 from tuneful.model.products import address, is_plain, is_served_linear, laid_out, pointer_to, thread_workspace
+from tuneful.model.structure import decoder_layers
 
 # Legend of shapes: N nodes, D features of the stream, H query heads, K key/value heads, R size of a head
 _FAMILIES = ("Llama", "Mistral", "Qwen2")
@@ -77,6 +79,15 @@ def compiled_layer(
     )
     output: torch.Tensor = DecoderLayer.apply(hidden, cosines, sines, options, *parameters)  # type: ignore[no-untyped-call]
     return output
+
+
+def are_compiled(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+    """Whether the layers of `model` will be computed so, once it computes in `dtype`."""
+    library = kernels(model.device, dtype) if dtype is torch.bfloat16 else None
+    layers = decoder_layers(model) or ()
+    return (
+        library is not None and bool(library.has_matrix_products()) and len(layers) > 0 and all(map(_is_served, layers))
+    )
 
 
 def _is_served(layer: Any) -> bool:

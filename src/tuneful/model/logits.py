@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tuneful.model.forward import compute_logits
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -23,6 +25,16 @@ def prompt_logits(model: PreTrainedModel, prompt: Sequence[int]) -> torch.Tensor
             input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False
         ).logits
     return logits
+
+
+def some_logits(model: PreTrainedModel, prompt: Sequence[int], num_tokens: int = 16) -> torch.Tensor:
+    """Of `prompt_logits` those of at most so many tokens [1, M, vocabulary], from the first to the last at equal distances: the
+    logits of all would take more memory than anything else where models are compared layer by layer."""
+    count = min(num_tokens, len(prompt))
+    rows = torch.linspace(0, len(prompt) - 1, count).round().long().to(model.device)
+    ids = torch.tensor([list(prompt)], device=model.device)
+    with torch.inference_mode():
+        return compute_logits(model, rows, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
 
 def largest_difference(logits: torch.Tensor, reference: torch.Tensor) -> tuple[float, float]:

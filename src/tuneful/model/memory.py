@@ -1,6 +1,7 @@
 """Memory: how much there is for this process, and what becomes of what is freed.
 
-Freed memory is kept for the next step instead of being given back and fetched anew, until `give_back_freed_memory`.
+Freed memory is kept for the next step instead of being given back and fetched anew, until `give_back_freed_memory`, or for good
+`stop_keeping_freed_memory`.
 
 glibc maps every large buffer afresh and unmaps it when it is freed, so each step of training pays a page fault for every
 4 KiB of its activations and gradients. Kept on the heap (in huge pages, where `THP_MEM_ALLOC_ENABLE=1` was set before torch
@@ -17,7 +18,7 @@ import ctypes
 import math
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +28,10 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # <malloc.h>
 _TOP_PAD_BYTES = 64 << 20
+_OWN_MAPPING_BYTES, _MOST_MAPPINGS = 1 << 20, 65_536
+"""Where freed memory is not kept: from what size on a buffer is the system's as soon as it is freed, and how many may be so."""
 
 
 _largest_copy: ContextVar[float] = ContextVar("_largest_copy", default=math.inf)
@@ -199,11 +202,23 @@ def _is_of_a_file(start: int, length: int) -> bool:
 
 def keep_freed_memory() -> bool:
     """Ask the C library to keep freed buffers; whether it understood."""
+    return _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD_BYTES})
+
+
+def stop_keeping_freed_memory() -> None:
+    """From now on a large buffer is the system's as soon as it is freed: where buffers are of many sizes, or so large that the
+    work in them takes much longer than fetching them, what is kept would only stand beside what is in use."""
+    sizes = dict.fromkeys((_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_TOP_PAD), _OWN_MAPPING_BYTES)
+    _set_malloc({_M_MMAP_MAX: _MOST_MAPPINGS, **sizes})
+    give_back_freed_memory()
+
+
+def _set_malloc(settings: Mapping[int, int]) -> bool:
+    """Whether the C library is one that understands all of `settings`."""
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD_BYTES}
     return all(mallopt(name, value) == 1 for name, value in settings.items())

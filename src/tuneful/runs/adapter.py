@@ -24,7 +24,7 @@ from tuneful.export.parts import SHARPNESS
 from tuneful.model.forward import own_attention
 from tuneful.model.gguf_cache import unpacked_folder
 from tuneful.model.load import base_for_peft, fingerprint, load_from, load_model, mapped_model
-from tuneful.model.logits import largest_difference, prompt_logits
+from tuneful.model.logits import largest_difference, some_logits
 from tuneful.model.lora import MERGE_TOLERANCE, merge_adapter, restore_adapter, save_adapter
 from tuneful.model.memory import drop_mapped_pages, give_back_freed_memory
 from tuneful.model.merge import MergedTensor, computed_as_merged, merged_tensors
@@ -125,9 +125,9 @@ def _logits(
     then: Callable[[torch.Tensor], None] = leave_it,
     tensors: Sequence[MergedTensor] = (),
 ) -> list[torch.Tensor]:
-    """The logits of each prompt, computed by `widened` layers; of merged weights where their `tensors` are given."""
+    """Logits of each prompt, computed by `widened` layers; of merged weights where their `tensors` are given."""
     with as_tested(model, own_attention(model)), widened(model, change, then), computed_as_merged(tensors, change):
-        return [prompt_logits(model, prompt).cpu() for prompt in prompts]
+        return [some_logits(model, prompt).cpu() for prompt in prompts]
 
 
 def _compare_saved(

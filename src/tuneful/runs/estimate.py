@@ -29,9 +29,10 @@ from tuneful.files import free_bytes
 from tuneful.infer.generate import answer
 from tuneful.judge.run import time_judging
 from tuneful.model.load import context_length
-from tuneful.model.memory import shared_bytes, small_copies, total_bytes
-from tuneful.model.nf4_layers import weights_without_values
+from tuneful.model.memory import give_back_freed_memory, shared_bytes, small_copies, total_bytes
+from tuneful.model.nf4_layers import num_weights, weights_without_values
 from tuneful.model.stored import STRETCH
+from tuneful.model.structure import decoder_layers
 from tuneful.numbers import rough_duration
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.evaluated import evaluated_in_words, seconds_of_checks
@@ -99,6 +100,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     with small_copies():  # as a run answers
         before = _phases_before(run, engine)
     memory |= {"answers": _most_bytes_so_far(run)} if before.get("answers_base") else {}
+    give_back_freed_memory()  # as a run does
     _forget_most_bytes(run)
     lengths = np.array([sum(map(len, sides_of(example))) for example in train])
     trained = np.array([sum(int((side.weights > 0).sum()) for side in sides_of(example)) for example in train])
@@ -112,6 +114,7 @@ def estimate_run(run: RunState, engine: Engine, *, folder: Path) -> Estimate:
     is_measured_between = any(0 < step < schedule.num_steps for step in schedule.steps())
     if config.keep == "best" and len(run.dataset.validation) and is_measured_between:
         engine.optimizer.keep_weights()  # as the training does once it has evaluated
+    give_back_freed_memory()
     taken = [
         _take(run, engine, [train[index] for index in visits[at * config.batch_size : (at + 1) * config.batch_size]])
         for at in (longest, middling)
@@ -314,12 +317,26 @@ def _memory_of_saving(run: RunState, engine: Engine) -> int:
     finish_training(engine)
     settled = int(psutil.Process().memory_info().rss) + shared_bytes(run.device)
     if run.method.adapter is not None:
-        with weights_without_values(run.model):
-            layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
-            widest = max((int(weight.numel()) for weight in layers), default=0)
-        largest = max(int(parameter.numel()) for parameter in run.model.parameters())
-        widest = max(widest, min(STRETCH, largest))  # what no adapter stands beside is written stretch by stretch
-        return settled + (BYTES_WHILE_MERGED * widest if run.config.lora.merge else 0)
+        return settled + max(_while_merged(run), _while_compared(run))
     # What was saved is read again, and laid out as the weights in memory are: one of them is there twice for a moment.
     sizes = [parameter.numel() * parameter.element_size() for parameter in run.model.parameters()]
     return int(settled + sum(sizes) + max(sizes))
+
+
+def _while_merged(run: RunState) -> int:
+    """Bytes that merging takes, a matrix after the other."""
+    if not run.config.lora.merge:
+        return 0
+    with weights_without_values(run.model):
+        layers = (module.get_base_layer().weight for module in run.model.modules() if hasattr(module, "lora_A"))
+        widest = max((int(weight.numel()) for weight in layers), default=0)
+    largest = max(int(parameter.numel()) for parameter in run.model.parameters())
+    # What no adapter stands beside is written stretch by stretch.
+    return BYTES_WHILE_MERGED * max(widest, min(STRETCH, largest))
+
+
+def _while_compared(run: RunState) -> int:
+    """Bytes of the widest layer in float32, and in the type of the folder that it is read from."""
+    widest = max((num_weights(layer) for layer in decoder_layers(run.model) or ()), default=0)
+    stored: torch.dtype = getattr(torch, run.config.model.save_dtype)
+    return widest * (torch.float32.itemsize + (stored.itemsize if stored is not torch.float32 else 0))

@@ -127,9 +127,9 @@ def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
 
 
 def _activations(size: ModelSize, computed_again: bool, dtype: torch.dtype) -> int:
-    """Of the smallest micro-batch, without its logits: few of its tokens may have a target."""
+    """Of the smallest micro-batch, where least is kept, without its logits: few of its tokens may have a target."""
     return MIN_TOKENS * bytes_a_token(
-        size.hidden_size, size.inner_size, size.num_layers, 0, dtype, computed_again=computed_again
+        *(size.hidden_size, size.inner_size, size.num_layers, 0, dtype), computed_again=computed_again, compiled=True
     )
 
 

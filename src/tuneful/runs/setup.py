@@ -39,7 +39,7 @@ from tuneful.judge.run import check_judge_is_there
 from tuneful.model.adapter import read_adapter
 from tuneful.model.attention import ask_for
 from tuneful.model.load import Pretrained, context_length, fingerprint, load_base, load_from, resolve_model
-from tuneful.model.memory import give_back_freed_memory, keep_freed_memory
+from tuneful.model.memory import give_back_freed_memory, keep_freed_memory, stop_keeping_freed_memory
 from tuneful.model.names import is_adapter
 from tuneful.model.native import describe as describe_kernels
 from tuneful.model.native import kernels
@@ -79,6 +79,7 @@ from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
 from tuneful.train.distributed import ModelSize, ProcessGroup, choose_group, on_main_first, shard, target_cost
 from tuneful.train.layout import choose_layout, set_dropout
+from tuneful.train.memory import has_large_base
 from tuneful.train.optimizer import AdamW
 
 
@@ -208,6 +209,8 @@ def set_up(
         if (dropout := 0.0 if config.train.objective in PREFERENCE_OBJECTIVES else config.model.dropout) is not None:
             set_dropout(pretrained.model, dropout)
         method = begin_method(pretrained.model, config, device, pretrained.adapter)
+        if has_large_base(pretrained.model):
+            stop_keeping_freed_memory()
         config = with_own_template(_within_context(config, pretrained.model, terminal), pretrained.tokenizer)
         encoder = load_encoder(pretrained.tokenizer, config)
         dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")

@@ -17,7 +17,7 @@ from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.infer.generate import answer
 from tuneful.model.load import load_model
 from tuneful.model.lora import restore_adapter
-from tuneful.model.memory import give_back_freed_memory, small_copies
+from tuneful.model.memory import give_back_freed_memory, small_copies, stop_keeping_freed_memory
 from tuneful.model.nf4_layers import is_in_4_bits
 from tuneful.model.precision import cast_parameters
 from tuneful.numbers import rough_duration
@@ -40,6 +40,7 @@ from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
 from tuneful.runs.schema import (
     CheckpointDocument,
+    Evaluation,
     Event,
     Notice,
     Step,
@@ -77,6 +78,7 @@ def train(run: RunState, engine: Engine, pause_at: float | None = None) -> bool:
     if run.group.broadcast(run.folder.has_model):
         run.terminal.say("trained and saved already")
         return True
+    give_back_freed_memory()  # answers took much
     config, examples = run.config.train, run.dataset.train.chunks
     loss_tracker = LossTracker(len(examples))
     objective = begin_objective(run, engine)
@@ -119,7 +121,7 @@ def finish_training(engine: Engine) -> None:
     """The model has its trained weights in float32; the memory of the optimizer and of the activations is the system's again."""
     engine.optimizer.masters_to_model()
     engine.optimizer.release()
-    give_back_freed_memory()
+    stop_keeping_freed_memory()
 
 
 def save(run: RunState, engine: Engine) -> None:
@@ -187,6 +189,8 @@ def _take_steps(run: RunState, training: Training, pause_at: float | None) -> bo
                 show(event)
                 if isinstance(event, Notice):  # a rank may have one of its own
                     continue
+                if isinstance(event, Evaluation):
+                    give_back_freed_memory()  # the buffers of an evaluation are of other sizes than those of a step
                 if isinstance(event, Step) and _save_is_due(training, saved):
                     _save_checkpoint(run, training)
                     saved = _Saved(state.step, time.monotonic())

@@ -14,17 +14,16 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.errors import OutOfMemoryError
+from tuneful.model.layers import are_compiled
 from tuneful.model.memory import available_bytes, give_back_freed_memory, is_out_of_memory
 from tuneful.types import Example
 
 Found = TypeVar("Found")
 
-MIN_TOKENS = 256
+MIN_TOKENS = 128
 """What a micro-batch may compute, however little memory is free; a single longer record is computed all the same."""
-
-
-LARGE_BASE = 1 << 30
-"""From how many bytes of frozen weights on the activations beside them are bounded, and by how many."""
+LARGE_BASE, _PART_OF_BASE = 1 << 30, 4
+"""From how many bytes of frozen weights on the activations beside them are bounded: by as many, and by that part of them."""
 
 
 def fitted(attempt: Callable[[int], Found], max_tokens: int, *, sharded: bool = False) -> tuple[Found, int, list[str]]:
@@ -65,16 +64,18 @@ def out_of_memory_says(batch: Sequence[Example]) -> Iterator[None]:
 
 def affordable_tokens(model: PreTrainedModel, dtype: torch.dtype, computed_again: bool) -> int:
     """Tokens a micro-batch may compute so that its activations and logits take at most a third of what the optimizer leaves;
-    where an adapter is trained beside a base of more than `LARGE_BASE` bytes, no more than that: some hundred rows keep its
-    products busy, its gradients cost little to collect, and the base decides what a machine has to have."""
+    where an adapter is trained beside a base of more than `LARGE_BASE` bytes, no more than that, nor a quarter of the base: some
+    hundred rows keep its products busy, its gradients cost little to collect, and the base decides what a machine has to have."""
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # where layers are of unlike width
-    a_token = bytes_a_token(hidden, inner, layers, config.vocab_size, dtype, computed_again=computed_again)
+    sizes = (hidden, inner, layers, config.vocab_size, dtype)
+    compiled = are_compiled(model, dtype)
+    a_token = bytes_a_token(*sizes, computed_again=computed_again, compiled=compiled)
     room = (available_bytes(model.device) - optimizer_bytes(model, dtype)) / 3
-    if _frozen_bytes(model) > LARGE_BASE:
-        room = min(room, LARGE_BASE)
+    if has_large_base(model):
+        room = min(room, LARGE_BASE, _frozen_bytes(model) / _PART_OF_BASE)
     return int(min(max(room / a_token, MIN_TOKENS), 16_384))
 
 
@@ -87,6 +88,11 @@ def optimizer_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
     return int(masters + num_trained * (16 if dtype.itemsize == 2 else 3 * dtype.itemsize))
 
 
+def has_large_base(model: PreTrainedModel) -> bool:
+    """Whether `model` is an adapter beside a base of more than `LARGE_BASE` bytes."""
+    return _frozen_bytes(model) > LARGE_BASE
+
+
 def _frozen_bytes(model: PreTrainedModel) -> int:
     """What the base of an adapter takes, in whatever form; 0 where more than a little of the model is trained."""
     trained = sum(one.nbytes for one in model.parameters() if one.requires_grad)
@@ -95,14 +101,15 @@ def _frozen_bytes(model: PreTrainedModel) -> int:
 
 
 def bytes_a_token(
-    hidden: int, inner: int, layers: int, vocab_size: int, dtype: torch.dtype, *, computed_again: bool
+    hidden: int, inner: int, layers: int, vocab_size: int, dtype: torch.dtype, *, computed_again: bool, compiled: bool
 ) -> int:
     """Bytes that each computed token of a micro-batch takes until its backward is done.
 
-    Counted for a Llama-like block: about 14 hidden-size and 5 inner-size vectors a token and layer are kept for the
-    backward, and 10 bytes a vocabulary entry for each target; attention over long records keeps up to half as much again. Of
-    layers that are `computed_again` all that is kept is their input, and one at a time the rest.
+    Counted for a Llama-like block: of each token about 14 hidden-size and 5 inner-size vectors a layer are kept for the
+    backward, 7 and 3 where a layer is `compiled`, and of each target its logits, their gradient and, by torch's operations, both
+    in float32; attention over long records keeps up to half as much again. Of layers that are `computed_again` all that is kept
+    is their input, and one at a time the rest.
     """
-    layer = 14 * hidden + 5 * inner
+    layer = 7 * hidden + 3 * inner if compiled else 14 * hidden + 5 * inner
     kept = layers * hidden + layer if computed_again else layers * layer
-    return kept * dtype.itemsize + 10 * vocab_size
+    return kept * dtype.itemsize + (2 * dtype.itemsize if compiled else 10) * vocab_size

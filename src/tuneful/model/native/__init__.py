@@ -127,7 +127,7 @@ class DecodeLayer(ctypes.Structure):
         ("norms", ctypes.c_void_p * 2),
         ("head_norms", ctypes.c_void_p * 2),
         *[(name, Matrix) for name in ("heads", "output", "gate", "up", "down")],
-        ("rotates", ctypes.c_int64),
+        *[(name, ctypes.c_int64) for name in ("rotates", "window")],
     ]
 
 
@@ -156,7 +156,7 @@ class DecodeStep(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("num_threads", "num_tokens", "num_written", "num_read", "capacity")],
         *[(name, ctypes.c_int64) for name in ("num_shared", "keeps_prefix")],
-        ("plan", ctypes.POINTER(Attention)),
+        *[(name, ctypes.POINTER(Attention)) for name in ("plan", "near")],
         *[(name, ctypes.c_void_p) for name in ("token_ids", "written", "slots", "places", "read", "cosines", "sines")],
         ("caches", ctypes.POINTER(LayerCache)),
         *[(name, ctypes.c_void_p) for name in ("logits", "workspace")],

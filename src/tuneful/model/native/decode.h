@@ -17,6 +17,7 @@
 #define STRETCH 2048    /* of the depth at once: so much of a panel and of BLOCK_ROWS fits into the cache */
 #define VALUE_STEP 16   /* what a value's size is rounded up to: a whole number of vectors on every processor */
 #define GROUP_QUERIES 8 /* about so many queries meet a key of the prefix together */
+#define FEW_ROWS 4      /* whose norms are computed faster than threads wait for one another */
 
 /* What a product reads: bfloat16 only where there is a dot product of it. */
 #ifdef PANEL_WIDTH
@@ -238,14 +239,25 @@ static void NAME(norm_in_place)(REAL *x, const void *weight, int64_t size, int64
         for (int64_t d = 0; d < size; d++) x[d] *= r * (((const REAL *)weight)[d] + (REAL)shift);
 }
 
-static void NAME(norm_rows)(const decoder *d, int64_t num_rows, const REAL *hidden, const void *weight, void *out, REAL *one)
+static void NAME(norm_row)(const decoder *d, int64_t row, const REAL *hidden, const void *weight, void *out, REAL *one)
 {
-    #pragma omp for schedule(static)
-    for (int64_t row = 0; row < num_rows; row++) {
-        memcpy(one, hidden + row * d->width, d->width * sizeof *one);
-        NAME(norm_in_place)(one, weight, d->width, d->kind, d->epsilon, d->shift);
-        NAME(store)(out, row * d->width, one, d->width, 1, INPUT_KIND(d->kind));
+    memcpy(one, hidden + row * d->width, d->width * sizeof *one);
+    NAME(norm_in_place)(one, weight, d->width, d->kind, d->epsilon, d->shift);
+    NAME(store)(out, row * d->width, one, d->width, 1, INPUT_KIND(d->kind));
+}
+
+/* The norm of each row of hidden, for all threads in `out`; of few rows each thread computes all by itself, which is cheaper than
+   waiting for the others. Where it lies. */
+static const void *NAME(norm_rows)(const decoder *d, int64_t num_rows, const REAL *hidden, const void *weight, void *out, void *own,
+                                   REAL *one)
+{
+    if (num_rows <= FEW_ROWS) {
+        for (int64_t row = 0; row < num_rows; row++) NAME(norm_row)(d, row, hidden, weight, own, one);
+        return own;
     }
+    #pragma omp for schedule(static)
+    for (int64_t row = 0; row < num_rows; row++) NAME(norm_row)(d, row, hidden, weight, out, one);
+    return out;
 }
 
 /* A query or key of token n: its norm where it has one, turned by its position's angles where the layer rotates, and scaled. */
@@ -292,6 +304,9 @@ static NAME(columns) NAME(values_of)(const decoder *d, const void *values, int64
     const char *data = (const char *)values + head * capacity * size * NAME(bytes_of)(d->kind);
     return (NAME(columns)){data, d->kind, size, LANES, count};
 }
+
+/* The first place of a slot that its newest token, the one of number `held`, sees. Where there are windows nothing is shared. */
+static int64_t NAME(first_seen)(const decode_layer *l, int64_t held) { return l->window ? most(0, held - l->window) : 0; }
 
 static REAL NAME(add_exponentials)(REAL *line, int64_t count, REAL top)
 {
@@ -340,28 +355,30 @@ static void NAME(attend_slots)(const decoder *d, const decode_layer *l, const de
             NAME(multiply_columns)(count * R, before / LANES, queries, size, NAME(keys_of)(d, cache->prefix_keys, k, room), scores,
                                    stride, 0);
         for (int64_t i = 0; i < count; i++) {
-            int64_t held = s->places[first + i] + 1;
-            NAME(multiply_columns)(R, (held + LANES - 1) / LANES, queries + i * R * size, size,
-                                   NAME(keys_of)(d, cache->keys, (first + i) * K + k, s->capacity),
-                                   scores + i * R * stride + before, stride, 0);
+            int64_t held = s->places[first + i] + 1, block = NAME(first_seen)(l, held) / LANES * LANES;
+            NAME(columns) keys = NAME(keys_of)(d, cache->keys, (first + i) * K + k, s->capacity);
+            keys.data = (const char *)keys.data + block * size * NAME(bytes_of)(d->kind);
+            NAME(multiply_columns)(R, (held - block + LANES - 1) / LANES, queries + i * R * size, size, keys,
+                                   scores + i * R * stride + before + block, stride, 0);
         }
         REAL inverse[MOST_QUERIES];
         for (int64_t row = 0; row < count * R; row++) {
-            int64_t held = s->places[first + row / R] + 1;
-            REAL *line = scores + row * stride, top = NAME(largest)(line + before, held);
+            int64_t held = s->places[first + row / R] + 1, from = NAME(first_seen)(l, held);
+            REAL *line = scores + row * stride, top = NAME(largest)(line + before + from, held - from);
             if (num_shared) {
                 REAL other = NAME(largest)(line, num_shared);
                 top = other > top ? other : top;
             }
-            inverse[row] = 1 / (NAME(add_exponentials)(line, num_shared, top) + NAME(add_exponentials)(line + before, held, top));
+            inverse[row] = 1 / (NAME(add_exponentials)(line, num_shared, top) + NAME(add_exponentials)(line + before + from, held - from, top));
         }
         if (num_shared)
             NAME(multiply_columns)(count * R, padded / LANES, scores, stride,
                                    NAME(values_of)(d, cache->prefix_values, k, room, num_shared), outputs, padded, 0);
         for (int64_t i = 0; i < count; i++) {
-            int64_t held = s->places[first + i] + 1;
-            NAME(multiply_columns)(R, padded / LANES, scores + i * R * stride + before, stride,
-                                   NAME(values_of)(d, cache->values, (first + i) * K + k, s->capacity, held),
+            int64_t held = s->places[first + i] + 1, from = NAME(first_seen)(l, held);
+            NAME(columns) values = NAME(values_of)(d, cache->values, (first + i) * K + k, s->capacity, held - from);
+            values.data = (const char *)values.data + from * padded * NAME(bytes_of)(d->kind);
+            NAME(multiply_columns)(R, padded / LANES, scores + i * R * stride + before + from, stride, values,
                                    outputs + i * R * padded, padded, num_shared > 0);
             for (int64_t r = 0; r < R; r++)
                 NAME(store)(out, ((first + i) * H + k * R + r) * size, outputs + (i * R + r) * padded, size,
@@ -392,10 +409,11 @@ static void NAME(attend_trie)(const decoder *d, const decode_layer *l, const dec
         const REAL *own = all_heads + task / K * all + (H + task % K) * size;
         NAME(keep)(d, cache->prefix_keys, cache->prefix_values, task % K, room, task / K, own, own + K * size);
     }
+    const attention *plan = l->window ? s->near : s->plan;
     #pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < s->plan->num_blocks * K; task++) {
-        NAME(block) block = NAME(open_block)(s->plan, task / K, task % K);
-        NAME(attend_block)(s->plan, &block, &query, &key, &value, attended, logsumexp, workspace);
+    for (int64_t task = 0; task < plan->num_blocks * K; task++) {
+        NAME(block) block = NAME(open_block)(plan, task / K, task % K);
+        NAME(attend_block)(plan, &block, &query, &key, &value, attended, logsumexp, workspace);
     }
 }
 
@@ -405,7 +423,7 @@ static void NAME(attend_trie)(const decoder *d, const decode_layer *l, const dec
 typedef struct {
     REAL *hidden, *picked, *heads, *attended, *logsumexp, *own;
     void *input, *activation;
-    int64_t own_bytes, bytes;
+    int64_t own_bytes, normed_at, bytes; /* of each thread's own all, and where in it the norms of few rows are */
 } NAME(step_workspace);
 
 static NAME(step_workspace) NAME(lay_out_step)(const decoder *d, const decode_step *s, char *start)
@@ -413,6 +431,7 @@ static NAME(step_workspace) NAME(lay_out_step)(const decoder *d, const decode_st
     int64_t N = s->num_tokens, M = s->num_read, H = d->num_heads, K = d->num_key_heads, input = NAME(bytes_of)(INPUT_KIND(d->kind));
     int64_t rows = most(N, M); /* a prompt that several rows have is read for each */
     int64_t attends = s->plan ? NAME(workspace_bytes)(s->plan, 0) : NAME(slots_workspace)(d, s) * (int64_t)sizeof(REAL);
+    if (s->near) attends = most(attends, NAME(workspace_bytes)(s->near, 0));
     char *at = start;
     NAME(step_workspace) w;
     w.hidden = take(&at, N * d->width, sizeof(REAL));
@@ -424,7 +443,8 @@ static NAME(step_workspace) NAME(lay_out_step)(const decoder *d, const decode_st
     w.activation = take(&at, rows * d->inner, input);
     w.own = (REAL *)at;
     w.own_bytes = most(attends, most(2 * BLOCK_ROWS * PANEL, d->width) * (int64_t)sizeof(REAL));
-    w.own_bytes = rounded_up(w.own_bytes, 64);
+    w.normed_at = rounded_up(w.own_bytes, 64);
+    w.own_bytes = w.normed_at + rounded_up(FEW_ROWS * d->width * (int64_t)sizeof(REAL), 64);
     w.bytes = (int64_t)((uintptr_t)at - (uintptr_t)start) + s->num_threads * w.own_bytes;
     return w;
 }
@@ -438,14 +458,16 @@ static void NAME(run_step)(const decoder *d, const decode_step *s)
     #pragma omp parallel num_threads((int)s->num_threads)
     {
         REAL *own = (REAL *)((char *)w.own + omp_get_thread_num() * w.own_bytes), *hidden = w.hidden;
+        void *own_normed = (char *)own + w.normed_at;
+        const void *normed;
         int64_t num_rows = s->num_tokens;
         #pragma omp for schedule(static)
         for (int64_t n = 0; n < num_rows; n++)
             NAME(load)(hidden + n * width, d->embedding, s->token_ids[n] * width, width, width, kind);
         for (int64_t number = 0; number < d->num_layers; number++) {
             const decode_layer *l = d->layers + number;
-            NAME(norm_rows)(d, num_rows, hidden, l->norms[0], w.input, own);
-            NAME(project)(&l->heads, kind, num_rows, w.input, w.heads, (H + 2 * K) * d->size, 0, own);
+            normed = NAME(norm_rows)(d, num_rows, hidden, l->norms[0], w.input, own_normed, own);
+            NAME(project)(&l->heads, kind, num_rows, normed, w.heads, (H + 2 * K) * d->size, 0, own);
             if (s->plan) {
                 int64_t is_last = number + 1 == d->num_layers;
                 NAME(attend_trie)(d, l, s, s->caches + number, w.heads, w.attended, w.logsumexp, own);
@@ -460,12 +482,12 @@ static void NAME(run_step)(const decoder *d, const decode_step *s)
             } else
                 NAME(attend_slots)(d, l, s, s->caches + number, w.heads, w.input, own);
             NAME(project)(&l->output, kind, num_rows, w.input, hidden, width, 1, own);
-            NAME(norm_rows)(d, num_rows, hidden, l->norms[1], w.input, own);
-            NAME(project_gated)(l, kind, num_rows, w.input, w.activation, own);
+            normed = NAME(norm_rows)(d, num_rows, hidden, l->norms[1], w.input, own_normed, own);
+            NAME(project_gated)(l, kind, num_rows, normed, w.activation, own);
             NAME(project)(&l->down, kind, num_rows, w.activation, hidden, width, 1, own);
         }
-        NAME(norm_rows)(d, num_rows, hidden, d->norm, w.input, own);
-        NAME(project)(&d->head, kind, num_rows, w.input, s->logits, d->head.size, 0, own);
+        normed = NAME(norm_rows)(d, num_rows, hidden, d->norm, w.input, own_normed, own);
+        NAME(project)(&d->head, kind, num_rows, normed, s->logits, d->head.size, 0, own);
     }
 }
 
@@ -473,4 +495,5 @@ static void NAME(run_step)(const decoder *d, const decode_step *s)
 #undef BLOCK_ROWS
 #undef STRETCH
 #undef GROUP_QUERIES
+#undef FEW_ROWS
 #undef INPUT_KIND

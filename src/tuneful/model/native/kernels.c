@@ -81,11 +81,12 @@ typedef struct {
     int64_t depth, size;
 } matrix;
 
-/* A decoder that answers, and its layers; weights are of one kind. `heads` is query, key and value in one. */
+/* A decoder that answers, and its layers; weights are of one kind. `heads` is query, key and value in one. A token sees the
+   `window` nearest of its row, itself among them, or, where that is 0, all. */
 typedef struct {
     const void *norms[2], *head_norms[2]; /* before attention and before the gate; of queries and keys, or null */
     matrix heads, output, gate, up, down;
-    int64_t rotates;
+    int64_t rotates, window;
 } decode_layer;
 
 typedef struct {
@@ -101,10 +102,10 @@ typedef struct {
     void *keys, *values, *prefix_keys, *prefix_values;
 } layer_cache;
 
-/* One call: tokens of prompts, with the plan of their trie, or the newest of each row. */
+/* One call: tokens of prompts, with the plan of their trie and that of layers with a window, or the newest of each row. */
 typedef struct {
     int64_t num_threads, num_tokens, num_written, num_read, capacity, num_shared, keeps_prefix;
-    const attention *plan;
+    const attention *plan, *near;
     const int64_t *token_ids, *written, *slots, *places, *read; /* a row's own token is written at `places`, without a plan */
     const void *cosines, *sines;                                /* [num_tokens, size], in what is computed in */
     const layer_cache *caches;
