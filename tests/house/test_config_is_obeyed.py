@@ -537,7 +537,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "train.seed": data("train.seed=1"),
     "train.micro_batch_tokens": micro_batches,
     "train.strategy": lambda lab: tuple(
-        choose_strategy(lab.pretrained.model, lab.config(f"train.strategy={name}").train.strategy)
+        choose_strategy(1, 1, lab.pretrained.model.device, lab.config(f"train.strategy={name}").train.strategy)
         for name in ("auto", "fsdp")
     ),
     "train.layout": layouts,

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,10 @@ from tuneful.files import write_json
 from tuneful.model.memory import drop_mapped_pages
 from tuneful.model.processor import processor_name
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_COMPUTES_IN = "_tuneful_computes_in"
 _ROWS, _INNER, _OUT = 512, 576, 1536
 _WORTH = 1.2
 """How many times faster than float32 a bfloat16 matrix product must be before the loss of precision is worth it."""
@@ -43,6 +47,17 @@ def choose_dtype(wanted: str, device: torch.device, cache: Path) -> torch.dtype:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32
     return torch.bfloat16 if _speedup_of_bfloat16(cache / "bfloat16.json") >= _WORTH else torch.float32
+
+
+def computes_in(model: PreTrainedModel) -> torch.dtype:
+    """The dtype that `model` multiplies in: that of its parameters, unless `say_computes_in` has said otherwise."""
+    found: torch.dtype = vars(model).get(_COMPUTES_IN, None) or model.dtype
+    return found
+
+
+def say_computes_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """From now on `model` multiplies in `dtype`, whatever its parameters are held in: as a sharded one does."""
+    vars(model)[_COMPUTES_IN] = dtype
 
 
 def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:

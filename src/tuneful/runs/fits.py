@@ -16,12 +16,14 @@ import torch
 from tuneful.config import Config
 from tuneful.errors import ConfigError
 from tuneful.files import cache_root
+from tuneful.model.checks import ignore
 from tuneful.model.load import base_path
 from tuneful.model.memory import available_bytes
 from tuneful.model.names import is_adapter
 from tuneful.model.nf4 import BYTES as NF4_BYTES
 from tuneful.model.precision import choose_dtype
 from tuneful.model.size import ModelSize, size_of
+from tuneful.train.distributed import ProcessGroup, choose_strategy
 from tuneful.train.memory import MIN_TOKENS, bytes_a_token
 
 _FLOAT32 = 4
@@ -64,6 +66,23 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
         f"{name}: {need.phase} needs at least {_gb(need.num_bytes)} GB of memory, and {_gb(available)} GB are available. "
         f"Of {size.num_parameters / 1e6:,.1f} M parameters, in GB: {parts}. {out}"
     )
+
+
+def strategy_of(config: Config, path: Path, held: torch.dtype, device: torch.device, group: ProcessGroup) -> str:
+    """`ddp` or `fsdp`, by the headers of the model's files, before a weight is read."""
+    wanted, method = config.train.strategy, config.train.method
+    if method == "qlora" and wanted == "fsdp" and group.size > 1:
+        raise ConfigError(
+            "`train.strategy`: fsdp, but a base in 4 bits is trained beside under ddp; use train.method=lora"
+        )
+    size = size_of(weights_of(path, ignore)) if group.size > 1 and method != "qlora" else None
+    if size is None:  # one process, or whoever loads it says what is wrong
+        return wanted if group.size > 1 and wanted != "auto" else "ddp"
+    if method == "full":
+        trained = size.num_trainable(config.train.freeze_layers)
+        return choose_strategy(trained, 4 * (size.num_parameters - trained), device, wanted)
+    trained = size.num_adapter_parameters(config.lora.r, config.train.freeze_layers)
+    return choose_strategy(trained, size.num_parameters * held.itemsize, device, wanted)
 
 
 def what_fits(size: ModelSize, config: Config, device: torch.device, available: int) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,11 +29,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from tuneful.batch.trie import token_order
 from tuneful.errors import ConfigError, TunefulError
+from tuneful.model.stored import stretches
 from tuneful.model.structure import decoder_layers
 from tuneful.types import Example, sides_of
 
@@ -156,17 +157,18 @@ def joined_group(device: torch.device) -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
 
 
-def choose_strategy(model: PreTrainedModel, wanted: Strategy) -> Literal["ddp", "fsdp"]:
-    """`ddp` where model and optimizer fit into this rank's part of the free memory with room to spare; or as `wanted`."""
+def choose_strategy(
+    num_trained: int, frozen_bytes: int, device: torch.device, wanted: Strategy
+) -> Literal["ddp", "fsdp"]:
+    """`ddp` where a model of so many trained parameters, so many bytes of frozen ones and its optimizer fit into this rank's part
+    of the free memory with room to spare; or as `wanted`."""
     if wanted != "auto":
         return wanted
-    if model.device.type == "cuda":
-        free = torch.cuda.mem_get_info(model.device)[0]
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    return "ddp" if trained * _BYTES_A_PARAMETER + frozen * 4 < 0.7 * free else "fsdp"
+    return "ddp" if num_trained * _BYTES_A_PARAMETER + frozen_bytes < 0.7 * free else "fsdp"
 
 
 def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -186,6 +188,28 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def settle(model: torch.nn.Module) -> None:
+    """Let FSDP ask now which parameters of a sharded `model` are trained, which it does once: an adapter that is switched off for
+    a while looks frozen."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """Free what is gathered of a sharded `model`."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def forget_forward(model: torch.nn.Module) -> None:
+    """Make a sharded `model` ready for another forward after one that was broken off; any other is."""
+    if isinstance(model, FSDPModule):
+        model.reset_iter_state()
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The part of `tensor` that lies on this rank: all of it, where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -194,14 +218,6 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """All of `tensor`, gathered where it is sharded; every rank has to call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def local_shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The part of a full `tensor` that this rank holds of `like`, a parameter of its shape; all of it if not sharded."""
-    if not isinstance(like, DTensor):
-        return tensor
-    sharded = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return sharded.to_local()
 
 
 def sharded_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
@@ -213,11 +229,97 @@ def sharded_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     )
 
 
-def load_full_state_dict(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give each parameter of `model` the tensor of its name in `weights`, or this rank's shard of it."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            local(parameter).copy_(local_shard(weights[name], parameter))
+@dataclass(frozen=True, slots=True)
+class RowOwner:
+    """The rank that holds the rows from `start` to before `stop` of a sharded tensor, and which of `num_parts` they are."""
+
+    rank: int
+    part: int
+    num_parts: int
+    start: int
+    stop: int
+
+
+def row_owners(tensor: torch.Tensor) -> list[RowOwner]:
+    """Who holds which rows of `tensor`, in order, every row once, the same on every rank; empty where it is not sharded.
+
+    As `torch.chunk` cuts them. Where ranks hold copies of the same rows, the first replica's are named.
+    """
+    if not isinstance(tensor, DTensor):
+        return []
+    ranks = tensor.device_mesh.mesh
+    for dimension in reversed(range(len(tensor.placements))):
+        if not isinstance(tensor.placements[dimension], Shard):
+            ranks = ranks.select(dimension, 0)
+    found, size = [], -(-len(tensor) // ranks.numel())
+    for part, rank in enumerate(ranks.flatten().tolist()):
+        start, stop = (min(edge * size, len(tensor)) for edge in (part, part + 1))
+        found.append(RowOwner(rank, part, ranks.numel(), start, stop))
+    return found
+
+
+def own_rows(tensor: torch.Tensor) -> tuple[int, int]:
+    """(start, stop): the rows of `tensor` that lie on this rank; all of them where it is not sharded."""
+    if not isinstance(tensor, DTensor):
+        return 0, len(tensor) if tensor.ndim else 1
+    dimension = next(number for number, one in enumerate(tensor.placements) if isinstance(one, Shard))
+    coordinate = tensor.device_mesh.get_coordinate()
+    assert coordinate is not None, "this rank is not of the mesh"
+    owner = row_owners(tensor)[coordinate[dimension]]
+    return owner.start, owner.stop
+
+
+class Collection:
+    """Sharded tensors come together on the main rank, one after the other, a stretch of one rank's rows at a time.
+
+    The main rank asks for one of `tensors` after the other (`pieces`), as often as it likes, and ends with `done`; the others
+    bring their rows until then (`bring`). No rank ever holds more of another's than one stretch.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], group: ProcessGroup) -> None:
+        self._tensors, self._group, self._device = tensors, group, _messages_device()
+
+    def pieces(self, number: int) -> Iterator[torch.Tensor]:
+        """The numbers of `tensors[number]` on the CPU, one stretch after the other, flat; on the main rank only."""
+        self._tell(number)
+        tensor = self._tensors[number]
+        if not (owners := row_owners(tensor)):  # whole on every rank
+            yield tensor.detach().reshape(-1).cpu()
+        for owner in owners:
+            for start, stop in self._stretches(tensor, owner):
+                if owner.rank == self._group.rank:
+                    yield local(tensor).detach().reshape(-1)[start:stop].cpu()
+                    continue
+                piece = torch.empty(stop - start, dtype=tensor.dtype, device=self._device)
+                dist.recv(piece, owner.rank)
+                yield piece.cpu()
+
+    def whole(self, number: int) -> torch.Tensor:
+        """All of `tensors[number]`, for a small one; on the main rank only."""
+        return torch.cat(list(self.pieces(number))).reshape(self._tensors[number].shape)
+
+    def done(self) -> None:
+        """Nothing more is asked for."""
+        self._tell(-1)
+
+    def bring(self) -> None:
+        """Send what the main rank asks for, until it is done; on every other rank."""
+        while (number := self._told()) >= 0:
+            tensor = self._tensors[number]
+            for owner in row_owners(tensor):
+                for start, stop in self._stretches(tensor, owner) if owner.rank == self._group.rank else ():
+                    dist.send(local(tensor).detach().reshape(-1)[start:stop].to(self._device), 0)
+
+    def _stretches(self, tensor: torch.Tensor, owner: RowOwner) -> Iterator[tuple[int, int]]:
+        return stretches((owner.stop - owner.start) * (tensor.numel() // max(1, len(tensor))))
+
+    def _tell(self, number: int) -> None:
+        dist.broadcast(torch.tensor([number], device=self._device), 0)
+
+    def _told(self) -> int:
+        number = torch.empty(1, dtype=torch.int64, device=self._device)
+        dist.broadcast(number, 0)
+        return int(number)
 
 
 def on_main_first(group: ProcessGroup, make: Callable[[], Any]) -> Any:
