@@ -1,7 +1,8 @@
 """Peak memory of every rank in every phase of a sharded run, beside its share of the model.
 
-    python benchmarks/sharded_memory.py --record                   two layers of Llama 3's 8B, a vocabulary of 16,384, 3 ranks
-    python benchmarks/sharded_memory.py --layers 4 --ranks 2
+    python benchmarks/sharded_memory.py --record       3 ranks: LoRA of four layers of Llama 3's 8B, and full finetuning of eight
+                                                       layers of half its width, which takes 10 GB of memory
+    python benchmarks/sharded_memory.py --methods full --hidden 4096 --layers 2 --ranks 2
 
 Random weights in bfloat16 are written to .bench/sharded_memory; the ranks are processes of this machine (gloo, the CPU), each the
 product's own code: loaded, trained one step with a checkpoint, saved and compared, and with an adapter merged. The kernel counts:
@@ -34,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests' doubles, wh
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / ".bench" / "sharded_memory"
-HIDDEN, INNER, HEADS, GROUPS = 4096, 14_336, 32, 8
-"""Llama 3 8B, as published."""
+CASES = {"lora": (4096, 4), "full": (2048, 8)}
+"""Width and layers. Llama 3 8B, as published, is 4,096 wide, with 3.5 times that inside and 32 heads of 128 over 8 of keys."""
 PHASES = {"load": ("set_up", "prepare_engine"), "train and checkpoint": ("train",), "save": ("finish_training", "save")}
 """Which functions of runs/job.py a phase is."""
 COMMON = (
@@ -54,10 +55,11 @@ def main() -> None:
     if options.worker:
         _worker(options)
         return
-    folder = made_folder(options.layers, options.vocabulary)
-    rows = [_measured(method, folder, options) for method in options.methods.split(",")]
-    for row in rows:
-        _show(row)
+    rows = []
+    for method in options.methods.split(","):
+        hidden, layers = options.hidden or CASES[method][0], options.layers or CASES[method][1]
+        rows.append(_measured(method, hidden, layers, options))
+        _show(rows[-1])
     if options.record:
         versions = {name: version(name) for name in ("tuneful", "torch", "transformers", "peft")}
         document = {"date": str(date.today()), "versions": versions, "runs": rows}
@@ -69,17 +71,19 @@ def main() -> None:
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--hidden", type=int, help="width of the model")
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--vocabulary", type=int, default=16_384)
-    parser.add_argument("--methods", default="full,lora")
+    parser.add_argument("--methods", default="lora,full")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/sharded_memory-DATE.json")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     parser.add_argument("--output", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _measured(method: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _measured(method: str, hidden: int, layers: int, options: argparse.Namespace) -> dict[str, Any]:
     """The peaks of all ranks of one run, in bytes by phase, and what they may be."""
+    model = made_folder(hidden, layers, options.vocabulary)
     with TemporaryDirectory(dir=WORK) as folder, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         shared = {
@@ -98,15 +102,19 @@ def _measured(method: str, model: Path, options: argparse.Namespace) -> dict[str
         codes = [rank.wait() for rank in ranks]
         assert not any(codes), codes
         found = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(options.ranks)]
-    facts, allowed = _allowed(method, options)
+    facts, allowed = _allowed(method, hidden, layers, options)
+    facts |= {"hidden_size": hidden, "num_layers": layers}
     return {"method": method, "num_ranks": options.ranks, **facts, "allowed": allowed, "ranks": found}
 
 
-def _allowed(method: str, options: argparse.Namespace) -> tuple[dict[str, int], dict[str, int]]:
+def _allowed(
+    method: str, hidden: int, layers: int, options: argparse.Namespace
+) -> tuple[dict[str, int], dict[str, int]]:
     """Facts about the model, and the bytes that a rank may take in each phase."""
-    layer = HIDDEN * HIDDEN * 2 + 2 * HIDDEN * HIDDEN * GROUPS // HEADS + 3 * HIDDEN * INNER + 2 * HIDDEN
-    matrix = options.vocabulary * HIDDEN
-    total, ranks, widest = options.layers * layer + matrix, options.ranks, max(layer, matrix)
+    inner = 7 * hidden // 2
+    layer = 2 * hidden * hidden + 2 * hidden * hidden // 4 + 3 * hidden * inner + 2 * hidden
+    matrix = options.vocabulary * hidden
+    total, ranks, widest = layers * layer + matrix + hidden, options.ranks, max(layer, matrix)
     # Whole for a moment: two layers gathered in bfloat16 (the next while one computes), and what stands about them
     # all the time, embedding and head; in the backward a layer's gradient as it is, and in float32 on its way.
     gathered = 2 * (2 * layer + matrix)
@@ -114,7 +122,7 @@ def _allowed(method: str, options: argparse.Namespace) -> tuple[dict[str, int], 
     is_full = method == "full"
     held = 4 * total // ranks if is_full else 2 * total // ranks
     states = 12 * total // ranks if is_full else 0
-    tensor = max(matrix, HIDDEN * INNER)
+    tensor = max(matrix, hidden * inner)
     allowed = {
         # the self-check has two gradients, and what is computed from them in float64
         "load": held + (8 * total // ranks if is_full else 0) + backward + 8 * tensor // ranks + SPARE,
@@ -126,10 +134,8 @@ def _allowed(method: str, options: argparse.Namespace) -> tuple[dict[str, int], 
 
 
 def _show(row: Mapping[str, Any]) -> None:
-    print(
-        f"\n{row['method']}: {row['num_parameters'] / 1e6:,.0f} M parameters, {row['whole_float32'] / 1e9:.2f} GB in float32, "
-        f"{row['num_ranks']} ranks"
-    )
+    size = f"{row['num_parameters'] / 1e6:,.0f} M parameters, {row['whole_float32'] / 1e9:.2f} GB in float32"
+    print(f"\n{row['method']}, {row['num_layers']} layers of {row['hidden_size']:,}: {size}, {row['num_ranks']} ranks")
     names = list(row["allowed"])
     print(f"  {'GB':<10}" + "".join(f"{name:>24}" for name in names))
     for number, rank in enumerate(row["ranks"]):
@@ -173,9 +179,9 @@ def _counted(work: Any, phase: str, peaks: dict[str, int]) -> Any:
 # A model of that shape
 
 
-def made_folder(layers: int, vocabulary: int) -> Path:
+def made_folder(hidden: int, layers: int, vocabulary: int) -> Path:
     """A folder with random weights in bfloat16, a tokenizer of 2,000 tokens and twelve records, made once."""
-    folder = WORK / f"llama-{layers}-{vocabulary}"
+    folder = WORK / f"llama-{hidden}-{layers}-{vocabulary}"
     if (folder / "config.json").is_file():
         return folder
     import torch
@@ -185,11 +191,11 @@ def made_folder(layers: int, vocabulary: int) -> Path:
     rows = [{"instruction": f"Say {number} in words, please.", "output": f"It is {number}."} for number in range(12)]
     tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(WORK / "tokenizer", [json.dumps(rows)]))
     config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=INNER,
+        hidden_size=hidden,
+        intermediate_size=7 * hidden // 2,
         num_hidden_layers=layers,
-        num_attention_heads=HEADS,
-        num_key_value_heads=GROUPS,
+        num_attention_heads=hidden // 128,
+        num_key_value_heads=hidden // 512,
         vocab_size=vocabulary,
         tie_word_embeddings=True,
         max_position_embeddings=8192,

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from tuneful.encoding.template import save_template_name
 from tuneful.export.huggingface import Shipped, save_model, verify_export
@@ -118,7 +119,7 @@ def save(run: RunState, engine: Engine) -> None:
     saved_before, is_adapter = run.group.broadcast(run.folder.has_model), run.method.adapter is not None
     if not saved_before:
         with run.phase("saving"), run.signals.waiting():
-            _save_model(run)
+            _save_model(run, run.model)
         check_signals(run.signals, run.group)
         run.group.wait()
     if run.group.sharded:
@@ -303,7 +304,7 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
 # The trained model
 
 
-def _save_model(run: RunState) -> None:
+def _save_model(run: RunState, model: PreTrainedModel) -> None:
     """Save what was trained and compare it: the main rank, or all of them where each holds a part."""
     prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
     shipped, text, folder = _shipped(run), run.encoder.text, run.folder
@@ -312,10 +313,10 @@ def _save_model(run: RunState) -> None:
     if not run.group.is_main:
         return
     if not run.group.sharded:
-        check_finite(dict(run.model.named_parameters()))
+        check_finite(dict(model.named_parameters()))
         if run.method.adapter is None:
-            save_model(run.model, folder.model, shipped, describe_model(run), dtype=run.config.model.save_dtype)
-            verify_export(run.model, folder.model, prompts)
+            save_model(model, folder.model, shipped, describe_model(run), dtype=run.config.model.save_dtype)
+            verify_export(model, folder.model, prompts)
         else:
             save_with_adapter(run, shipped, prompts)
     if folder.trained == folder.model:
