@@ -10,6 +10,7 @@
     │   └── CorruptCheckpointError  exit code 2: there are checkpoints, and none of them is whole
     ├── DivergedError               a loss, a gradient or a log-probability is no number any more
     ├── OutOfMemoryError            a micro-batch does not fit the memory
+    ├── PeerError                   another rank of the job failed
     ├── JudgeError                  a judge that cannot be reached, or that scored nothing
     ├── ExportError                 what was written is not what was trained
     └── GateError                   exit code 3: the work is done, and its figures are not what was asked for
@@ -90,6 +91,17 @@ class OutOfMemoryError(TunefulError):
             f"out of memory at a micro-batch of {self.shape} ({source}). Lower data.max_length, take a smaller model, or "
             "give model.dtype=bfloat16"
         )
+
+    def among_ranks(self, max_tokens: int) -> TunefulError:
+        """The same of a rank that holds a shard of the model: others wait for it within a layer, so nothing is tried again."""
+        return TunefulError(
+            f"out of memory at a micro-batch of {self.shape}, and what is sharded cannot be computed again in smaller ones: give "
+            f"train.micro_batch_tokens={max(1, max_tokens)}, or more ranks; the run goes on from its checkpoint"
+        )
+
+
+class PeerError(TunefulError):
+    """Another rank of the job failed, or is gone, and so this one ends."""
 
 
 class GateError(TunefulError):

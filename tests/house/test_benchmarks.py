@@ -109,3 +109,21 @@ def test_the_roofline_of_an_adapter_counts_no_gradient_of_a_frozen_matrix() -> N
     assert shape.operations(rows=5, target_rows=3, rank=2) == wanted
     assert shape.adapter_parameters(2) == adapter_kv + adapter_rest
     assert shape.operations(rows=5, target_rows=3, rank=0) == 6 * (5 * frozen_kv + 3 * (frozen_rest + head))
+
+
+def test_the_figures_on_paper_of_many_devices_are_those_of_the_document() -> None:
+    paper = module("many_devices")
+    text = (BENCHMARKS.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+    assert "\n".join(paper.table()) in text, "run: python benchmarks/many_devices.py"
+    small, middle, large = paper.SHAPES
+    assert [round(shape.parameters / 1e8) for shape in paper.SHAPES] == [12, 80, 706]
+    eight_bytes = 8 * 7 / 8 * small.parameters  # twice 4 of gradients; or 2 and 2 of weights, and 4 of gradients
+    assert paper.ddp(small, 8).sent_bytes == paper.fsdp(small, 8).sent_bytes == eight_bytes
+    assert paper.fsdp(small, 8).seconds == pytest.approx(eight_bytes / 350e9 + 3 * 17 * 7 * 3e-6)
+    copies = paper.fsdp(middle, 64, 8)
+    assert copies.seconds == pytest.approx(
+        (7 * middle.parameters) / 350e9 + middle.parameters * 7 / 8 / 40e9 + 33 * (3 * 7 + 2 * 7) * 3e-6
+    )
+    assert paper.shard_ranks(large, 512) == 32
+    waits, cut = (f"{paper.fsdp(middle, 512, ranks, micro_batches=4).seconds:.1f} s" for ranks in (None, 8))
+    assert f"8B on 512 GPUs {waits}, with copies in nodes {cut}" in " ".join(text.split())

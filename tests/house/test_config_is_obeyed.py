@@ -51,11 +51,11 @@ from tuneful.runs.method import begin_method
 from tuneful.runs.mixing import read_mixture
 from tuneful.runs.preference import make_objective
 from tuneful.runs.schema import AnswerScores, Evaluation, Layout, Step
-from tuneful.train.distributed import choose_strategy
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.loop import Training, mean_costs
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
+from tuneful.train.placement import ModelSize, choose_replicas, choose_strategy
 from tuneful.types import Answer, Conversation, Example, Turn
 
 ROWS = [
@@ -361,6 +361,7 @@ def texts(found: tuple[list[Answer], int]) -> list[tuple[int, ...]]:
 
 
 SAMPLED = ["generate.temperature=1.5"]
+A_SMALL_MODEL = ModelSize(1000, 0, torch.device("cpu"))
 OVERFITTING = ("train.learning_rate=0.3", "train.eval_steps=1")
 
 
@@ -537,8 +538,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     "train.seed": data("train.seed=1"),
     "train.micro_batch_tokens": micro_batches,
     "train.strategy": lambda lab: tuple(
-        choose_strategy(1, 1, lab.pretrained.model.device, lab.config(f"train.strategy={name}").train.strategy)
-        for name in ("auto", "fsdp")
+        choose_strategy(A_SMALL_MODEL, lab.config(f"train.strategy={name}").train.strategy) for name in ("auto", "fsdp")
+    ),
+    "train.shard_ranks": lambda lab: tuple(
+        choose_replicas(A_SMALL_MODEL, 4, lab.config(f"train.shard_ranks={ranks}").train.shard_ranks)
+        for ranks in ("null", "2")
     ),
     "train.layout": layouts,
     "train.report_to": lambda lab: (lab.tracked(), lab.tracked("train.report_to=trackio")),

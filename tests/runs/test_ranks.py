@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -128,28 +129,43 @@ def killed_in_step_5(*arguments: str) -> None:
     main()
 
 
+SHARDED = ("train.strategy=fsdp", NO_GENERAL)
+
+
 @pytest.fixture(scope="module")
 def two_sharded(rows: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that nothing happened to."""
     output = tmp_path_factory.mktemp("two") / "run"
-    finish(2, rows, tiny_llama, output, "train.strategy=fsdp", NO_GENERAL)
+    finish(2, rows, tiny_llama, output, *SHARDED)
     return output
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_two_sharded_ranks_are_killed_and_others_go_on(
-    size: int, rows: Path, tiny_llama: Path, alone: Path, two_sharded: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("size", "others", "copies"),
+    [(2, 1, ()), (2, 2, ()), (4, 2, ("train.shard_ranks=2",))],
+    ids=["2 then 1", "2 then 2", "2 copies then 2"],
+)
+def test_sharded_ranks_are_killed_and_others_go_on(
+    size: int,
+    others: int,
+    copies: tuple[str, ...],
+    rows: Path,
+    tiny_llama: Path,
+    alone: Path,
+    two_sharded: Path,
+    tmp_path: Path,
 ) -> None:
-    output, sharded = tmp_path / "run", ("train.strategy=fsdp", NO_GENERAL)
-    ranks = start(2, rows, tiny_llama, output, *sharded, begin=partial(Process, killed_in_step_5))
+    """Of four ranks, two hold a copy in shards and two another: how they held it, the checkpoint does not tell."""
+    output = tmp_path / "run"
+    ranks = start(size, rows, tiny_llama, output, *SHARDED, *copies, begin=partial(Process, killed_in_step_5))
     codes, said = ended(ranks)
-    assert codes == [1, -signal.SIGKILL], said
-    assert "another rank of the job is gone" in said[0]
+    assert codes == [1, -signal.SIGKILL, *[1] * (size - 2)], said
+    assert all("another rank of the job is gone" in said[rank] for rank in range(size) if rank != 1), said
     assert num_steps(output) == 4
-    said = finish(size, rows, tiny_llama, output, *sharded)
+    said = finish(others, rows, tiny_llama, output, *SHARDED)
     assert "going on after step 4" in said[0], said  # and not from the beginning
     assert_same_training(alone, output)
-    if size == 2:  # as many as before: to the last bit
+    if size == others:  # as many as before: to the last bit
         one, other = (run / "model" / "model.safetensors" for run in (output, two_sharded))
         assert one.read_bytes() == other.read_bytes()
 
@@ -171,6 +187,47 @@ def test_a_base_in_4_bits_is_not_sharded(rows: Path, tiny_llama: Path, tmp_path:
     codes, said = ended(start(2, rows, tiny_llama, tmp_path / "run", "train.method=qlora", "train.strategy=fsdp"))
     assert codes == [2, 2]
     assert "a base in 4 bits is trained beside under ddp; use train.method=lora" in said[0]
+
+
+def without_memory_in_step_5(*arguments: str) -> None:
+    """`tuneful ARGUMENTS`, of which rank 1 runs out of memory in the middle of step 5, and no other does."""
+    from tuneful.cli import main
+    from tuneful.train import failures, loop
+    from tuneful.train.loss import micro_batch_loss
+
+    real, rank = micro_batch_loss, os.environ["RANK"]
+    num_steps = 0
+
+    def small(model: Any, *more: Any) -> Any:
+        nonlocal num_steps
+        num_steps += torch.is_grad_enabled()
+        if num_steps == 5 and rank == "1":
+            raise torch.OutOfMemoryError("out of memory")
+        return real(model, *more)
+
+    setattr(loop, "micro_batch_loss", small)  # noqa: B010
+    setattr(failures, "POLL_SECONDS", 0.1)  # noqa: B010
+    sys.argv = ["tuneful", *arguments]
+    main()
+
+
+def test_of_sharded_ranks_one_runs_out_of_memory_and_all_say_so(rows: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    codes, said = ended(
+        start(2, rows, tiny_llama, tmp_path / "run", *SHARDED, begin=partial(Process, without_memory_in_step_5))
+    )
+    assert codes == [1, 1], said
+    assert num_steps(tmp_path / "run") == 4
+    assert "error: out of memory at a micro-batch of" in said[1]
+    assert "error: rank 0 ends because rank 1 failed: out of memory at a micro-batch of" in said[0]
+    assert "give train.micro_batch_tokens=" in said[0]
+
+
+def test_two_ranks_estimate_a_run_by_steps_that_both_take(rows: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    codes, said = ended(start(2, rows, tiny_llama, tmp_path / "run", NO_GENERAL, "--dry-run"))
+    assert codes == [0, 0], said
+    assert "Estimate" in said[0], said
+    assert said[1] == ""
+    assert not (tmp_path / "run").exists()
 
 
 def test_torchrun_starts_again_after_a_rank_died_and_the_run_goes_on(

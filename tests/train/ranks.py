@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +16,11 @@ from tests.doubles.pairs import random_labelled, random_pairs
 
 from tuneful.batch.order import all_steps
 from tuneful.config import PreferenceConfig
+from tuneful.errors import OutOfMemoryError, TunefulError
 from tuneful.model.attention import use_trie_attention
 from tuneful.model.decoder import is_served
 from tuneful.runs.schema import Evaluation, Layout, Step, TrainingState
+from tuneful.train import failures, gradients
 from tuneful.train.distributed import SINGLE_PROCESS, full_tensor, joined_group, shard
 from tuneful.train.loop import Training, mean_loss
 from tuneful.train.optimizer import AdamW
@@ -24,6 +29,7 @@ from tuneful.train.reference import largest_difference, reference_logps
 from tuneful.types import Example
 
 LAYOUT = Layout("trie", max_tokens=30)  # two or three records a micro-batch
+WITH_PAIRS = ("ddp", "fsdp", "copies")
 MIXTURE = PreferenceConfig(loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.2))
 
 
@@ -44,7 +50,7 @@ def train_pairs(group):
         model = tiny_model("llama", dtype=torch.float64)
         use_trie_attention(model)
         if group.sharded:
-            shard(model, torch.float64)
+            shard(model, torch.float64, group.replicas)
         config = train_config(batch_size=4, num_train_epochs=1, learning_rate=1e-2, eval_steps=4, keep="last")
         optimizer = AdamW(model, config, torch.float64, group)  # while the parameters are shards, as in a run
         bare = KtoObjective(PreferenceConfig(), 64) if name == "kto" else PairObjective("dpo", MIXTURE)
@@ -73,7 +79,7 @@ def train(group):
     model = tiny_model("llama", dtype=torch.float64)
     use_trie_attention(model)
     if group.sharded:
-        shard(model, torch.float64)
+        shard(model, torch.float64, group.replicas)
     assert (
         is_served(model) is not group.sharded
     )  # layers that are gathered when they are called run in transformers' forward
@@ -94,6 +100,11 @@ def train(group):
             model, optimizer, examples[:13], examples[13:], config, LAYOUT, state=TrainingState(), group=group
         ).run()
     )
+    before = {name: full_tensor(weight).clone() for name, weight in optimizer.weights().items()}
+    moments = {name: full_tensor(moment).clone() for name, moment in optimizer.moments().items()}
+    optimizer.restore(9, before, moments, {})  # what a checkpoint holds is whole, whoever wrote it
+    assert all(torch.equal(full_tensor(weight), before[name]) for name, weight in optimizer.weights().items())
+    assert all(torch.equal(full_tensor(moment), moments[name]) for name, moment in optimizer.moments().items())
     return {
         "gradient": first,
         "weight": {name: full_tensor(parameter).detach() for name, parameter in model.named_parameters()},
@@ -119,21 +130,31 @@ def difference(one, other):
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
 
 
+def held(group):
+    """How the ranks hold the model, by name."""
+    sharded = replace(group, sharded=True)
+    if group.size == 4:
+        copies = replace(sharded, replicas=2)
+        return {"copies": copies, "copies, whole gradients": replace(copies, keeps_gradients=True)}
+    return {"ddp": group, "fsdp": replace(sharded, keeps_gradients=group.size == 3)}
+
+
 def train_rank(folder):
     """What one of the processes does; its rank stands in its environment."""
     torch.set_num_threads(1)
+    setattr(gradients, "BUCKET_BYTES", 8192)  # several of them  # noqa: B010
     alone, alone_with_pairs = train(SINGLE_PROCESS), train_pairs(SINGLE_PROCESS)
     with joined_group(torch.device("cpu")) as group:
         found: dict[str, Any] = {"gathered": group.gather([{"rank": group.rank, "said": "é\n" * group.rank}])}
-        for strategy in ("ddp", "fsdp"):
-            here = train(replace(group, sharded=strategy == "fsdp"))
+        for strategy, ranks in held(group).items():
+            here = train(ranks)
             found[strategy] = {what: difference(here[what], alone[what]) for what in ("gradient", "weight", "loss")}
             found[strategy]["grad_norm"] = difference(here["grad_norm"], alone["grad_norm"])
             found[strategy]["validation_loss"] = max(
                 difference(here["validation_loss"], alone["validation_loss"]),
                 difference(here["own"], [alone["own"][0]] * len(here["own"])),
             )
-            with_pairs = train_pairs(replace(group, sharded=strategy == "fsdp"))
+            with_pairs = train_pairs(ranks) if strategy in WITH_PAIRS else {}
             found[strategy]["preferences"] = {
                 what: difference(with_pairs[what], alone_with_pairs[what]) for what in with_pairs
             }
@@ -141,3 +162,21 @@ def train_rank(folder):
             found[strategy]["ranks_differ"] = max(digests) - min(digests)
         if group.is_main:
             (folder / f"found-{group.size}.json").write_text(json.dumps(found))
+
+
+def fail_while_others_wait(stalls):
+    """Rank 1 fails while the others wait for its part of a sum; where it `stalls` it stays, and so does its connection."""
+    for name, seconds in (("POLL_SECONDS", 0.1), ("GRACE_SECONDS", 0.5)):
+        setattr(failures, name, seconds)
+    leave = torch.distributed.destroy_process_group
+    if stalls and os.environ["RANK"] == "1":
+        setattr(torch.distributed, "destroy_process_group", lambda: time.sleep(60))  # noqa: B010
+    try:
+        with joined_group(torch.device("cpu")) as group:
+            if group.rank == 1:
+                raise OutOfMemoryError(3, 100, 50, "data.json:7").among_ranks(40)
+            group.sum([1.0])
+    except TunefulError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        setattr(torch.distributed, "destroy_process_group", leave)  # noqa: B010

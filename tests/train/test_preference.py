@@ -178,7 +178,7 @@ def test_a_pair_is_never_divided_and_both_sides_count():
 def test_ranks_share_pairs_by_the_tokens_of_both_sides():
     long = pair([1], [2, END], [3] * 40 + [END])
     short = [pair([1, index], [2, END], [3, END]) for index in range(2, 6)]
-    shares = [ProcessGroup(rank, 2).shard([long, *short]) for rank in range(2)]
+    shares = ProcessGroup(0, 2).shares([long, *short], "trie")
     assert [len(share) for share in shares if long in share] == [1]
 
 

@@ -164,6 +164,12 @@ class TrainConfig(Section):
         description="under torchrun, what each rank holds: the whole model (`ddp`), or a slice of every tensor (`fsdp`); "
         "`auto` goes by memory. Changes no result",
     )
+    shard_ranks: int | None = Field(
+        None,
+        ge=2,
+        description="under `fsdp`, how many ranks share one copy of the model; by default those of a node where they have room "
+        "for it, else all. Changes no result",
+    )
     layout: Literal["trie", "unshared", "padded"] = Field(
         "trie",
         description="how a micro-batch is laid out: shared prefixes computed once, each record a branch of its own, or the "
@@ -179,6 +185,12 @@ class TrainConfig(Section):
         if not isinstance(values, dict):
             return values
         return {**train_defaults(str(values.get("method", "full")), str(values.get("objective", "sft"))), **values}
+
+    @model_validator(mode="after")
+    def _copies_are_of_shards(self) -> TrainConfig:
+        if self.shard_ranks is not None and self.strategy == "ddp":
+            raise ValueError("shard_ranks is for fsdp: under ddp each rank holds the whole model")
+        return self
 
     @field_validator("report_to", mode="before")
     @classmethod

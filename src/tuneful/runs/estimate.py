@@ -175,7 +175,9 @@ def _take(run: RunState, engine: Engine, examples: Sequence[Example]) -> Step:
     """One real step on `examples`, and nothing else."""
     config = run.config.train.model_copy(update={"batch_size": len(examples), "max_steps": 1, "keep": "last"})
     objective = make_objective(run.config, defaultdict(float))
-    training = Training(run.model, engine.optimizer, examples, [], config, engine.layout, objective=objective)
+    training = Training(
+        run.model, engine.optimizer, examples, [], config, engine.layout, objective=objective, group=run.group
+    )
     return next(event for event in training.run() if isinstance(event, Step))
 
 

@@ -23,8 +23,10 @@ from tuneful.model.names import is_adapter
 from tuneful.model.nf4 import BYTES as NF4_BYTES
 from tuneful.model.precision import choose_dtype
 from tuneful.model.size import ModelSize, size_of
-from tuneful.train.distributed import ProcessGroup, choose_strategy
+from tuneful.train.distributed import ProcessGroup
 from tuneful.train.memory import MIN_TOKENS, bytes_a_token
+from tuneful.train.placement import ModelSize as HeldModel
+from tuneful.train.placement import choose_group
 
 _FLOAT32 = 4
 BYTES_WHILE_MERGED = 4 * _FLOAT32
@@ -68,21 +70,28 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
     )
 
 
-def strategy_of(config: Config, path: Path, held: torch.dtype, device: torch.device, group: ProcessGroup) -> str:
-    """`ddp` or `fsdp`, by the headers of the model's files, before a weight is read."""
-    wanted, method = config.train.strategy, config.train.method
-    if method == "qlora" and wanted == "fsdp" and group.size > 1:
+def placed(group: ProcessGroup, config: Config, path: Path, held: torch.dtype, device: torch.device) -> ProcessGroup:
+    """`group`, knowing how the model in `path` is to be held, by the headers of its files, before a weight is read.
+
+    `held` is the number format of what is not trained beside an adapter.
+    """
+    train = config.train
+    if group.size == 1:
+        return group
+    if train.method == "qlora" and (train.strategy == "fsdp" or train.shard_ranks is not None):
         raise ConfigError(
             "`train.strategy`: fsdp, but a base in 4 bits is trained beside under ddp; use train.method=lora"
         )
-    size = size_of(weights_of(path, ignore)) if group.size > 1 and method != "qlora" else None
-    if size is None:  # one process, or whoever loads it says what is wrong
-        return wanted if group.size > 1 and wanted != "auto" else "ddp"
-    if method == "full":
-        trained = size.num_trainable(config.train.freeze_layers)
-        return choose_strategy(trained, 4 * (size.num_parameters - trained), device, wanted)
-    trained = size.num_adapter_parameters(config.lora.r, config.train.freeze_layers)
-    return choose_strategy(trained, size.num_parameters * held.itemsize, device, wanted)
+    size = size_of(weights_of(path, ignore))
+    if size is None or train.method == "qlora":  # in the first case whoever loads it says what is wrong
+        return choose_group(group, HeldModel(0, 0, device), train.strategy, train.shard_ranks)
+    if train.method == "full":
+        trained = size.num_trainable(train.freeze_layers)
+        model = HeldModel(trained, _FLOAT32 * (size.num_parameters - trained), device)
+    else:
+        trained = size.num_adapter_parameters(config.lora.r, train.freeze_layers)
+        model = HeldModel(trained, size.num_parameters * held.itemsize, device)
+    return choose_group(group, model, train.strategy, train.shard_ranks)
 
 
 def what_fits(size: ModelSize, config: Config, device: torch.device, available: int) -> str:

@@ -6,8 +6,9 @@ the rest will take. The phases after the training do again what those before it 
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tuneful.config import Config
@@ -45,14 +46,28 @@ LABELS: Mapping[str, str] = {
 """Every phase by its name in environment.json, in order. Checkpoints are written while it trains, and counted apart, too."""
 
 _PROBE_BYTES = 32 << 20
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What ends a run, the one that counts where both came first."""
 
 
 def check_signals(signals: Signals, group: ProcessGroup) -> None:
     """Raise Interrupted where a signal was received, by any rank."""
     if group.size == 1:
         signals.check()
-    elif number := max(group.gather([signals.received or 0])):
-        raise Interrupted(number)
+    else:
+        check_received(group.sum(received(signals)))
+
+
+def received(signals: Signals) -> list[float]:
+    """What this rank has received, as numbers that are summed over all ranks: a count of each signal, for `check_received`."""
+    return [float(signals.received == number) for number in _SIGNALS]
+
+
+def check_received(counts: Sequence[float]) -> None:
+    """Raise Interrupted where any rank had received a signal."""
+    for number, count in zip(_SIGNALS, counts, strict=True):
+        if count:
+            raise Interrupted(number)
 
 
 def stop_check(signals: Signals, group: ProcessGroup) -> Callable[[], None]:

@@ -3,6 +3,7 @@ of pairs that were not trained on, in preferences.json."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ from tuneful.runs.schema import (
     noted_sums,
 )
 from tuneful.runs.setup import Engine, RunState
-from tuneful.train.loop import Costs, evaluated_in, mean_costs
+from tuneful.train.costs import Costs
+from tuneful.train.loop import evaluated_in, mean_costs, measure_in
 from tuneful.train.memory import fitted
 from tuneful.train.objective import RESPONSE_LOSS, Objective
 from tuneful.train.preference import KtoObjective, PairObjective, PreferenceObjective, Reference
@@ -80,12 +82,18 @@ def measure_held_out(run: RunState, engine: Engine, objective: Objective, max_to
         return
     stop = stop_check(run.signals, run.group)
 
+    layout, examples = replace(engine.layout, max_tokens=max_tokens or engine.layout.max_tokens), list(subset.examples)
+    measure = measure_in(run.model, evaluated_in(layout, run.model), run.group, stop)
+    begin = functools.cache(lambda: objective.begin(examples, measure))  # once, if memory runs out too
+
     def measured(max_tokens: int) -> Costs | None:
-        layout = replace(engine.layout, max_tokens=max_tokens)
-        return mean_costs(run.model, subset.examples, layout, objective=objective, should_stop=stop, group=run.group)
+        within = replace(layout, max_tokens=max_tokens)
+        return mean_costs(
+            run.model, examples, within, objective=objective, should_stop=stop, group=run.group, begin=begin
+        )
 
     with run.phase("preference_accuracy"):
-        costs, _, said = fitted(measured, max_tokens or engine.layout.max_tokens)
+        costs, _, said = fitted(measured, layout.max_tokens, sharded=run.group.sharded)
         run.warn(said)
     assert costs is not None
     rows = list(costs.rows.values())

@@ -43,6 +43,8 @@ FREE_KEYS = {
     "train.layout",
     "train.activation_checkpointing",
     "train.report_to",
+    "train.strategy",
+    "train.shard_ranks",
 }
 """Settings that may change when a run goes on: they change no weight and no answer."""
 

@@ -48,7 +48,7 @@ from tuneful.model.saved_template import with_saved_template
 from tuneful.runs.data_files import check_sides, write_data
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import changed_machine, describe_machine, peak_memory_bytes
-from tuneful.runs.fits import check_fits, strategy_of, weights_of
+from tuneful.runs.fits import check_fits, placed, weights_of
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import (
     Method,
@@ -78,6 +78,7 @@ from tuneful.signals import Signals
 from tuneful.train.distributed import ProcessGroup, on_main_first
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.optimizer import AdamW
+from tuneful.train.placement import target_cost
 from tuneful.train.slices import shard_by_slices, weights_seen_in
 
 
@@ -258,7 +259,7 @@ def prepare_engine(run: RunState) -> Engine:
     show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
     if run.group.sharded:
         frozen_dtype = None if run.method.adapter is None else run.dtype
-        shard_by_slices(run.model, run.dtype, run.device, frozen_dtype=frozen_dtype)
+        shard_by_slices(run.model, run.dtype, run.device, run.group.replicas, frozen_dtype=frozen_dtype)
         give_back_freed_memory()
     if (choices := run.folder.begun.choices) is None:
         own = as_row(_choices(run)) if run.group.is_main or run.group.sharded else None
@@ -395,11 +396,12 @@ def _load(
     path, config, continues = on_main_first(group, find)
     if group.size == 1:  # of several, each may hold a part
         check_fits(weights_of(path, terminal.say), name, config, device)
-    group = replace(group, sharded=group.broadcast(strategy_of(config, path, held, device, group)) == "fsdp")
+    group = placed(group, config, path, held, device)
     begin = partial(load_base if continues else partial(load_from, name=name), path, notify=terminal.say, dtype=held)
     needs_values = config.train.method == "lora" and config.lora.use_dora  # its norms are those of the weights
     load = partial(begin, in_4_bits=in_4_bits, mapped=group.sharded and not needs_values)
-    return config, on_main_first(group, load), group
+    pretrained: Pretrained = on_main_first(group, load)
+    return config, pretrained, replace(group, target_cost=target_cost(pretrained.model)) if group.size > 1 else group
 
 
 def _held(config: Config, dtype: torch.dtype) -> torch.dtype:
@@ -427,7 +429,7 @@ def _choices(run: RunState) -> Choices:
 
 
 def _show_model(run: RunState, choices: Choices) -> None:
-    layout, strategy = choices.layout, "fsdp" if run.group.sharded else "ddp"
+    layout = choices.layout
     run.terminal.heading("Model")
     run.terminal.facts(
         {
@@ -439,6 +441,6 @@ def _show_model(run: RunState, choices: Choices) -> None:
             **({"transformers": layout.note} if layout.note else {}),
             **rates_in_words(run.config),
             **({"replay": replay_in_words(run.replay)} if run.replay is not None else {}),
-            **({"ranks": f"{run.group.size}, {strategy}"} if run.group.size > 1 else {}),
+            **({"ranks": f"{run.group.size}, {run.group.strategy}"} if run.group.size > 1 else {}),
         }
     )

@@ -147,7 +147,7 @@ def _adapted(run: RunState, dtype: torch.dtype) -> PreTrainedModel:
 
 def _cut(run: RunState, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     model.requires_grad_(False)
-    shard_by_slices(model, dtype, run.device)
+    shard_by_slices(model, dtype, run.device, run.group.replicas)
     return model.eval()
 
 

@@ -6,11 +6,13 @@ On a signal a checkpoint of the last step is written, unless a second signal com
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from tuneful.config import TrainConfig
 from tuneful.encoding.template import save_template_name
 from tuneful.export.huggingface import Shipped, save_model, verify_export
 from tuneful.infer.generate import answer
@@ -24,13 +26,23 @@ from tuneful.runs.adapter import save_with_adapter
 from tuneful.runs.card import describe_model
 from tuneful.runs.disk import disk_bytes
 from tuneful.runs.folder import differences
-from tuneful.runs.phases import Pace, after_training, check_signals, in_words, saving_seconds, stop_check
+from tuneful.runs.phases import (
+    Pace,
+    after_training,
+    check_received,
+    check_signals,
+    in_words,
+    received,
+    saving_seconds,
+    stop_check,
+)
 from tuneful.runs.preference import begin_objective, held_out, measure_held_out
 from tuneful.runs.progress import training_progress
 from tuneful.runs.resume import check_changes
 from tuneful.runs.schema import (
     CheckpointDocument,
     Event,
+    Notice,
     Step,
     TrainingState,
     TrainingSummary,
@@ -159,7 +171,8 @@ def _take_steps(run: RunState, training: Training, pause_at: float | None) -> bo
     state, train = training.state, run.config.train
     if _pause_is_due(training, pause_at):
         return False
-    saved_step, saved_at, pace = state.step, time.monotonic(), Pace()
+    saved, pace = _Saved(state.step, time.monotonic()), Pace()
+    training.tell = lambda: [*received(run.signals), float(run.group.is_main and _minutes_are_over(train, saved))]
     trackers = open_trackers(train.report_to if run.group.is_main else (), run.folder.path, run.config.model_dump())
     with (
         run.phase("training"),
@@ -173,16 +186,18 @@ def _take_steps(run: RunState, training: Training, pause_at: float | None) -> bo
                 run.folder.append_metrics(row)
                 run.warn(trackers.log(row))
                 show(event)
-                if isinstance(event, Step) and _save_is_due(run, state.step - saved_step, saved_at):
+                if isinstance(event, Notice):  # a rank may have one of its own
+                    continue
+                if isinstance(event, Step) and _save_is_due(training, saved):
                     _save_checkpoint(run, training)
-                    saved_step, saved_at = state.step, time.monotonic()
-                check_signals(run.signals, run.group)
+                    saved = _Saved(state.step, time.monotonic())
+                _check_signals_at(run, training, event)
                 if _pause_is_due(training, pause_at):
-                    if state.step > saved_step:
+                    if state.step > saved.step:
                         _save_checkpoint(run, training)
                     return False
         except Interrupted:
-            if state.step > saved_step and not run.signals.second_signal:
+            if state.step > saved.step and not run.signals.second_signal:
                 run.terminal.say(f"interrupted: saving a checkpoint of step {state.step}", style="yellow")
                 _save_checkpoint(run, training)
             raise
@@ -272,11 +287,31 @@ def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> T
     return state
 
 
-def _save_is_due(run: RunState, num_steps: int, saved_at: float) -> bool:
-    config = run.config.train
-    by_steps = config.save_steps is not None and num_steps >= config.save_steps
-    by_clock = config.save_minutes is not None and time.monotonic() - saved_at >= 60 * config.save_minutes
-    return bool(run.group.broadcast(by_steps or by_clock))
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The step of the newest checkpoint, or of the start, and when that was (`time.monotonic`)."""
+
+    step: int
+    at: float
+
+
+def _save_is_due(training: Training, saved: _Saved) -> bool:
+    """Whether a checkpoint is to be written after the step at hand: by steps, or because the main rank's clock has said so."""
+    save_steps = training.config.save_steps
+    by_steps = save_steps is not None and training.state.step - saved.step >= save_steps
+    return by_steps or training.heard[-1] > 0
+
+
+def _minutes_are_over(config: TrainConfig, saved: _Saved) -> bool:
+    return config.save_minutes is not None and time.monotonic() - saved.at >= 60 * config.save_minutes
+
+
+def _check_signals_at(run: RunState, training: Training, event: Event) -> None:
+    """Raise Interrupted where any rank had received a signal: at a step its sums tell, which all ranks have."""
+    if isinstance(event, Step) and run.group.size > 1:
+        check_received(training.heard[:-1])
+    else:
+        check_signals(run.signals, run.group)
 
 
 def _save_checkpoint(run: RunState, training: Training) -> None:

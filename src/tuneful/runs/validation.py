@@ -11,7 +11,8 @@ from tuneful.encoding.documents import records_of
 from tuneful.runs.phases import stop_check
 from tuneful.runs.schema import ValidationLoss
 from tuneful.runs.setup import Engine, RunState
-from tuneful.train.loop import Costs, mean_costs
+from tuneful.train.costs import Costs
+from tuneful.train.loop import mean_costs
 from tuneful.train.memory import fitted
 
 VALIDATION = "validation.jsonl"
@@ -33,7 +34,7 @@ def write_validation(run: RunState, engine: Engine, max_tokens: int | None = Non
         return mean_costs(run.model, chunks, layout, should_stop=stop, group=run.group)
 
     with run.phase("validation_losses"):
-        costs, _, said = fitted(measured, max_tokens or engine.layout.max_tokens)
+        costs, _, said = fitted(measured, max_tokens or engine.layout.max_tokens, sharded=run.group.sharded)
         run.warn(said)
     assert costs is not None
     record_of, num_records = records_of(validation.chunks), len(validation)

@@ -39,6 +39,7 @@ _NO_WEIGHT_KEYS = frozenset(
             "activation_checkpointing",
             "report_to",
             "strategy",
+            "shard_ranks",
             "sample_share",
         ),
     }.items()

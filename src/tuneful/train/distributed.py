@@ -8,71 +8,81 @@ takes no message. What is exchanged is a sum: of gradients, in float32, and of a
 
     ddp     every rank holds all of it; gradients are summed once a step               (Li et al. 2020)
     fsdp    every rank holds a shard of every tensor, with its part of the optimizer; layers are gathered when they are
-            computed (`torch.distributed.fsdp.fully_shard`; Rajbhandari et al. 2020)
+            computed (`torch.distributed.fsdp.fully_shard`; Rajbhandari et al. 2020). With replicas (HSDP) the ranks of a node
+            share one copy, and the nodes sum their gradients once a step
 
-A single process is a group of one rank, where every sum is the number itself.
+Whatever a rank raises is told to the others (`failures.py`). A single process is a group of one rank, where every sum is the
+number itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
-from tuneful.batch.trie import token_order
-from tuneful.errors import ConfigError, TunefulError
+from tuneful.batch.shares import share_examples
+from tuneful.errors import ConfigError, PeerError
 from tuneful.model.stored import stretches
 from tuneful.model.structure import decoder_layers
-from tuneful.types import Example, sides_of
+from tuneful.train.failures import FailureWatch
+from tuneful.types import Example
 
-Strategy = Literal["auto", "ddp", "fsdp"]
 _TIMEOUT = timedelta(hours=2)
-"""How long a rank waits for the others. A rank that died is noticed at once, by its closed connection; this is for the
-hours in which one rank works alone."""
-_BYTES_A_PARAMETER = 18
-"""Of full finetuning: float32 master and two moments, a bfloat16 copy and its gradient, and the gradient in float32."""
+"""How long a rank waits for the others: hours, in which one rank may work alone. One that fails says so; one that was killed is
+noticed at once by its closed connection under gloo, and under NCCL by torchrun alone, which ends the others."""
+BUCKET_BYTES = 64 << 20
+"""Of gradients that are sent together: enough for a network's full rate, little beside a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The ranks of one job, seen from one of them. `sharded` is true where each holds only a shard of the model."""
+    """The ranks of one job, seen from one of them.
+
+    `sharded` is true where each holds only a shard of the model: `replicas` copies of it are divided over as many sets of ranks
+    that follow one another. Whole gradients wait for the last micro-batch of a step where it `keeps_gradients`. A target of the
+    loss costs as much as `target_cost` tokens do in the layers.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     sharded: bool = False
+    replicas: int = 1
+    keeps_gradients: bool = False
+    target_cost: float = 0.0
 
     @property
     def is_main(self) -> bool:
         """Whether this is the rank that writes files and prints."""
         return self.rank == 0
 
-    def shard(self, examples: Sequence[Example], rank: int | None = None) -> list[Example]:
-        """The examples that `rank` (this one, if not said) computes: neighbours in token order, about as many tokens each.
+    @property
+    def strategy(self) -> str:
+        """How the model is held, in words."""
+        copies = f", {self.replicas} copies of {self.size // self.replicas} shards" if self.replicas > 1 else ""
+        return f"fsdp{copies}" if self.sharded else "ddp"
 
-        Every example is in exactly one shard; a shard may be empty where there are more ranks than examples.
+    def shares(self, examples: Sequence[Example], layout: str) -> list[list[Example]]:
+        """What each rank computes of `examples` under a layout: neighbours in token order, shares that take about as long.
+
+        Every example is in exactly one share; one may be empty.
         """
         if self.size == 1:
-            return list(examples)
-        ordered = sorted(examples, key=token_order)
-        lengths = np.array([sum(map(len, sides_of(example))) for example in ordered], dtype=np.float64)
-        middles = np.cumsum(lengths) - lengths / 2
-        owners = np.floor(middles * self.size / max(lengths.sum(), 1)).astype(int)
-        wanted = self.rank if rank is None else rank
-        return [example for example, owner in zip(ordered, owners, strict=True) if owner == wanted]
+            return [list(examples)]
+        return share_examples(examples, self.size, layout, self.target_cost)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sum of each value over all ranks, in float64; the same on every rank."""
@@ -82,12 +92,19 @@ class ProcessGroup:
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
-    def sum_gradients(self, gradients: Iterable[torch.Tensor]) -> None:
-        """Each tensor becomes, in place, the sum of its namesakes on all ranks; the same bits on every rank."""
-        if self.size == 1:
-            return
-        for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
-            work.wait()
+    def sum_of_shards(self, value: float) -> float:
+        """The sum of each rank's `value`, a figure of its shard: of shards that several ranks hold alike, once."""
+        return self.sum([value if self.rank < self.size // self.replicas else 0.0])[0]
+
+    def begin_sum(self, tensor: torch.Tensor) -> Callable[[], object]:
+        """`tensor` becomes, in place, the sum of those of all ranks, the same bits on each, once what is returned was called.
+
+        Every rank begins the same sums in the same order.
+        """
+        work = dist.all_reduce(tensor, async_op=True)
+        assert work is not None
+        wait: Callable[[], object] = work.wait
+        return wait
 
     def gather(self, rows: Sequence[Any]) -> list[Any]:
         """What all ranks bring, rank by rank; `rows` are plain values, which travel as JSON."""
@@ -144,43 +161,73 @@ def joined_group(device: torch.device) -> Iterator[ProcessGroup]:
         ) from None
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     with _peers_may_be_gone(rank):
         store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
         # torchrun keeps one store for all its restarts: without a name of its own each would find the addresses of the dead.
-        store = dist.PrefixStore(f"tuneful-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        store = dist.PrefixStore(f"tuneful-{restarts}", store)  # type: ignore[attr-defined]
+        watch = _failure_watch(f"tuneful-failures-{restarts}", rank, size)  # one may fail before another has met all
     try:
-        with _peers_may_be_gone(rank):
+        with _peers_may_be_gone(rank, watch.heard):
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
             yield ProcessGroup(rank, size, local_rank)
+    except Exception as error:
+        watch.tell(str(error) or type(error).__name__, wait=not isinstance(error, PeerError))
+        raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        watch.stop()
 
 
-def choose_strategy(
-    num_trained: int, frozen_bytes: int, device: torch.device, wanted: Strategy
-) -> Literal["ddp", "fsdp"]:
-    """`ddp` where a model of so many trained parameters, so many bytes of frozen ones and its optimizer fit into this rank's part
-    of the free memory with room to spare; or as `wanted`."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return "ddp" if num_trained * _BYTES_A_PARAMETER + frozen_bytes < 0.7 * free else "fsdp"
+def _failure_watch(name: str, rank: int, size: int) -> FailureWatch:
+    """Failures are told in the store that the ranks met in, by another connection: this one may wait for hours."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    own = dist.TCPStore(host, port, is_master=False, timeout=timedelta(minutes=5))
+    store = dist.PrefixStore(name, own)  # type: ignore[attr-defined]
+    holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return FailureWatch(store, rank, size, holds_store=holds_store, leave_collectives=_leave_collectives)
 
 
-def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Leave each rank a float32 shard of every tensor of `model`, computed in `dtype` where layers are gathered.
+def _leave_collectives() -> None:
+    """What waits within a collective of NCCL gets an error; gloo's ends when the failed rank's connection is closed."""
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        dist.distributed_c10d._abort_process_group()
+
+
+def shard(model: PreTrainedModel, dtype: torch.dtype, replicas: int = 1, device: torch.device | None = None) -> None:
+    """Leave each rank a shard of every tensor of `model`, `replicas` times; layers are gathered and computed in `dtype`, on
+    `device` where `model` itself is on none (`meta`).
 
     Gradients come back as shards too, in float32 and divided by the number of ranks: multiply the loss by that number to get
     their sum.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.promote_types(dtype, torch.float32))
+    mesh = device_mesh(device or model.device, replicas)
     for layer in decoder_layers(model) or ():
-        fully_shard(layer, mp_policy=policy)
-    fully_shard(model, mp_policy=policy)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def device_mesh(device: torch.device, replicas: int) -> DeviceMesh:
+    """All ranks, in `replicas` rows of those that share one copy of the model; one row is a plain list."""
+    size = dist.get_world_size()
+    if replicas == 1:
+        return init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
+    mesh = init_device_mesh(device.type, (replicas, size // replicas), mesh_dim_names=("replicate", "shard"))
+    for group in mesh.get_all_groups():
+        dist.distributed_c10d._set_pg_timeout(_TIMEOUT, group)
+    return mesh
+
+
+def sum_in_backward(model: torch.nn.Module, group: ProcessGroup, *, last: bool) -> None:
+    """Say before a backward of a sharded `model` what it sums: in the `last` one of a step all; in another nothing where the
+    group `keeps_gradients`, else what the ranks that share a copy have."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(last or not group.keeps_gradients)
+    if not group.keeps_gradients:
+        model.set_requires_all_reduce(last)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -330,17 +377,16 @@ def on_main_first(group: ProcessGroup, make: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _peers_may_be_gone(rank: int) -> Iterator[None]:
-    """A broken connection, or none, becomes one message: another rank ended, and its own message says why."""
+def _peers_may_be_gone(rank: int, heard: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """A broken connection, or none, becomes one message: what the rank that failed has said (`heard`), or that one is gone."""
     try:
         yield
     except RuntimeError as error:
-        said = str(error).splitlines()[0]
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        raise TunefulError(
-            f"rank {rank}: another rank of the job is gone, its own message says why ({said[:120]})"
-        ) from None
+        gone = f"rank {rank}: another rank of the job is gone, its own message says why ({said[:120]})"
+        raise PeerError(heard() or gone) from None
 
 
 def _messages_device() -> torch.device:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from transformers import PreTrainedModel
 
+from tuneful.batch.shares import longest_side
 from tuneful.batch.trie import common_prefix, token_order
 from tuneful.config import TrainConfig
 from tuneful.errors import InputError, ModelError
@@ -198,7 +199,7 @@ def cut_micro_batches(examples: Sequence[Example], max_tokens: int, layout: Layo
     together. Taken in the order of their token ids, so that those that share a prefix meet (padded: of their length)."""
     batch: list[Example] = []
     num_computed = 0
-    for example in sorted(examples, key=_longest_side if layout == "padded" else token_order):
+    for example in sorted(examples, key=longest_side if layout == "padded" else token_order):
         grown = _grown(num_computed, batch, example, layout)
         if batch and grown > max_tokens:
             yield batch
@@ -217,16 +218,15 @@ def own_micro_batches(
     another repeats one that does not count.
     """
 
-    def cut(rank: int) -> list[list[Example]]:
-        shard = group.shard(examples, rank)
-        return list(cut_micro_batches(shard, layout.max_tokens, layout.name)) if shard else []
+    def cut(share: list[Example]) -> list[list[Example]]:
+        return list(cut_micro_batches(share, layout.max_tokens, layout.name)) if share else []
 
-    own = [(batch, True) for batch in cut(group.rank)]
+    shares = group.shares(examples, layout.name)
+    own = [(batch, True) for batch in cut(shares[group.rank])]
     if not group.sharded:
         return own
-    most = max(len(cut(rank)) for rank in range(group.size))
     spare = own[0][0] if own else [min(examples, key=len)]
-    return own + [(spare, False)] * (most - len(own))
+    return own + [(spare, False)] * (max(len(cut(share)) for share in shares) - len(own))
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
@@ -397,15 +397,11 @@ def _grown(num_computed: int, batch: Sequence[Example], example: Example, layout
     """How many tokens a micro-batch computes once `example` has joined it, records coming in sorted order."""
     sides = sides_of(example)
     if layout == "padded":
-        return (len(batch) + 1) * len(sides) * (_longest_side(example) - 1)
+        return (len(batch) + 1) * len(sides) * (longest_side(example) - 1)
     for before, side in zip((batch[-1] if batch else None, example), sides, strict=False):
         shared = common_prefix(before, side) if before is not None and layout == "trie" else 0
         num_computed += len(side) - 1 - shared
     return num_computed
-
-
-def _longest_side(example: Example) -> int:
-    return max(map(len, sides_of(example)))
 
 
 def _loss_and_gradients(

@@ -8,6 +8,7 @@ the records and the learning rate follow from the step, and so do the random num
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
@@ -22,12 +23,13 @@ from tuneful.batch.order import Mixture, all_steps, derived_seed, num_steps, rep
 from tuneful.config import TrainConfig
 from tuneful.encoding.replay import Replay
 from tuneful.runs.schema import Evaluation, Event, Layout, Notice, Sample, Step, TrainingState
-from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
+from tuneful.train.costs import Costs
+from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, is_sharded
 from tuneful.train.finite import check_losses, culprits, not_finite, validation_not_finite
 from tuneful.train.layout import cut_micro_batches, own_micro_batches
 from tuneful.train.loss import MicroBatchLoss, micro_batch_loss
 from tuneful.train.memory import MIN_TOKENS, fitted, out_of_memory_says
-from tuneful.train.objective import RESPONSE_LOSS, Measure, Objective, Row, total_weight
+from tuneful.train.objective import RESPONSE_LOSS, Measure, Objective, Share
 from tuneful.train.optimizer import AdamW, learning_rate
 from tuneful.train.preference_watch import preference_notices
 from tuneful.train.progress import LossTracker
@@ -54,7 +56,8 @@ class Training:
     `sample(step)` gives an answer to show with an evaluation, of at most `sample_tokens` tokens. `replay` joins the steps at its
     ratio, `mixture` mixes `train`; `loss_tracker` is told what each training record cost. At each event `state`, `loss_tracker`
     and `optimizer` are what a checkpoint holds. `should_stop` is called before every micro-batch and may raise: what was begun is
-    abandoned, and `state` is that of the event before. Every rank of `group` makes the same one and gets the same events.
+    abandoned, and `state` is that of the event before. Every rank of `group` makes the same one and gets the same events, its own
+    notices aside; of the numbers that each has to `tell` a step hands out the sums (`heard`).
     """
 
     model: PreTrainedModel
@@ -72,6 +75,8 @@ class Training:
     should_stop: Callable[[], None] = no_op
     group: ProcessGroup = SINGLE_PROCESS
     mixture: Mixture | None = None
+    tell: Callable[[], Sequence[float]] = tuple
+    heard: Sequence[float] = ()
     _zero_was_said: bool = field(default=False, init=False)
 
     @property
@@ -133,9 +138,12 @@ class Training:
                 should_stop=self.should_stop,
                 group=self.group,
                 bad=bad,
+                begin=begin,
             )
 
         bad: list[Example] = []
+        measure = measure_in(self.model, evaluated_in(self._layout, self.model), self.group, self.should_stop)
+        begin = functools.cache(lambda: self.objective.begin(self.validation, measure))  # once, if memory runs out too
         costs, notices = self._fitted(validation_costs)
         loss = costs.loss if costs else None
         if loss is not None and not math.isfinite(loss):
@@ -155,19 +163,21 @@ class Training:
         examples = [self.train[index] for index in indices]
         replayed = self._replayed(len(examples))
         together = [*examples, *replayed]
-        sides = self.objective.sides(together)
+        sides, columns = self.objective.sides(together), self.objective.num_columns
+        share_of = self.objective.begin(together, measure_in(self.model, self._layout, self.group, self.should_stop))
 
         def gradients(layout: Layout) -> Costs:
             torch.manual_seed(derived_seed(self.config.seed, step))  # of dropout
             self.optimizer.forget_gradients()
-            return self._backward(together, layout)
+            return self._backward(together, share_of, layout)
 
         own, memory_notices = self._fitted(gradients)
         yield from memory_notices
+        told = self.tell()
+        sums = self.optimizer.sum_gradients([*told, *own.numbers(together, columns)])
+        self.heard, costs = sums[: len(told)], Costs.of_sums(sums[len(told) :], together, columns)
         if step == 1 and (unused := _without_gradient(self.optimizer, self.group)):
             yield unused
-        self.optimizer.sum_gradients()
-        costs = own.summed(together, self.group, self.objective.num_columns)
         rate = learning_rate(self.config, step, self.num_steps)
         loss = costs.mean(examples) if replayed else costs.loss
         norm = self.optimizer.step(rate)
@@ -217,10 +227,15 @@ class Training:
         def within(max_tokens: int) -> Found:
             return attempt(replace(self.layout, max_tokens=max_tokens))
 
-        found, fits, said = fitted(within, self.state.max_tokens or self.layout.max_tokens)
+        found, fits, said = fitted(within, self._layout.max_tokens, sharded=self.group.sharded)
         if said:
             self.state.max_tokens = fits
         return found, [Notice(self.state.step + 1, "memory", sentence) for sentence in said]
+
+    @property
+    def _layout(self) -> Layout:
+        """The layout, with micro-batches of what has been found to fit."""
+        return replace(self.layout, max_tokens=self.state.max_tokens or self.layout.max_tokens)
 
     def _replayed(self, num_examples: int) -> list[Example]:
         """The replayed examples that join the next step, which has `num_examples` training examples."""
@@ -232,16 +247,15 @@ class Training:
         )
         return [self.replay.examples[index] for index in indices]
 
-    def _backward(self, examples: Sequence[Example], layout: Layout) -> Costs:
+    def _backward(self, examples: Sequence[Example], share_of: Share, layout: Layout) -> Costs:
         """Gradients of the mean loss of one optimizer step into the optimizer; what this rank's share of it costs. Where they
         come back averaged over ranks, what is averaged is as many times larger."""
         objective, group, costs = self.objective, self.group, Costs()
-        share_of = objective.begin(examples, measure_in(self.model, layout, group, self.should_stop))
         self.model.train()
-        for number, (batch, counts) in enumerate(own_micro_batches(examples, layout, group)):
+        batches = own_micro_batches(examples, layout, group)
+        for number, (batch, counts) in enumerate(batches, start=1):
             self.should_stop()
-            if number:
-                self.optimizer.collect()
+            self.optimizer.begin_backward(last=number == len(batches))
             with out_of_memory_says(batch):
                 found = micro_batch_loss(self.model, sides := objective.sides(batch), layout.name)
                 share, rows = share_of(batch, found)
@@ -278,15 +292,17 @@ def mean_costs(
     should_stop: Callable[[], None] = no_op,
     group: ProcessGroup = SINGLE_PROCESS,
     bad: list[Example] | None = None,
+    begin: Callable[[], Share] | None = None,
 ) -> Costs | None:
     """What `examples` cost as one step of `objective` that changes nothing, each rank computing its share; None for none.
 
-    The records of this rank whose loss is not finite are added to `bad`.
+    The records of this rank whose loss is not finite are added to `bad`. `begin` begins the step where this may be called again
+    by one rank alone.
     """
     if not examples:
         return None
     examples, layout = list(examples), evaluated_in(layout, model)  # told apart by identity
-    share_of = objective.begin(examples, measure_in(model, layout, group, should_stop))
+    share_of = begin() if begin else objective.begin(examples, measure_in(model, layout, group, should_stop))
     batches, costs = own_micro_batches(examples, layout, group), Costs()
     sides = [objective.sides(batch) for batch, _ in batches]
     losses = without_gradients(model, iter(sides), layout, should_stop)
@@ -299,7 +315,7 @@ def mean_costs(
         costs.add(batch, found, rows)
         if bad is not None and not math.isfinite(loss):
             bad += culprits(own_sides, found)
-    return costs.summed(examples, group, objective.num_columns)
+    return Costs.of_sums(group.sum(costs.numbers(examples, objective.num_columns)), examples, objective.num_columns)
 
 
 def measure_in(
@@ -312,14 +328,18 @@ def measure_in(
 
     def measure(examples: Sequence[Example]) -> list[float]:
         place = {id(example): index for index, example in enumerate(examples)}
-        logps = [0.0] * len(examples)
-        batches = own_micro_batches(examples, layout, group)
-        losses = without_gradients(model, (batch for batch, _ in batches), layout, should_stop)
-        for (batch, found), (_, counts) in zip(losses, batches, strict=True):
-            for example, nll in zip(batch, found.record_nll(), strict=True):
-                if counts:
-                    logps[place[id(example)]] = -nll
-        return group.sum(logps)
+
+        def own(max_tokens: int) -> list[float]:
+            logps, within = [0.0] * len(examples), replace(layout, max_tokens=max_tokens)
+            batches = own_micro_batches(examples, within, group)
+            losses = without_gradients(model, (batch for batch, _ in batches), within, should_stop)
+            for (batch, found), (_, counts) in zip(losses, batches, strict=True):
+                for example, nll in zip(batch, found.record_nll(), strict=True):
+                    if counts:
+                        logps[place[id(example)]] = -nll
+            return logps
+
+        return group.sum(fitted(own, layout.max_tokens, sharded=group.sharded)[0])
 
     return measure
 
@@ -340,7 +360,7 @@ def record_nll(
             check_losses(batch, own)
             nll.update(zip(map(id, batch), own, strict=True))
 
-    fitted(compute, evaluated_in(layout, model).max_tokens)
+    fitted(compute, evaluated_in(layout, model).max_tokens, sharded=is_sharded(model))
     return [nll[id(example)] for example in examples]
 
 
@@ -374,43 +394,6 @@ def _remember(state: TrainingState, validation_loss: float | None) -> None:
         state.best_step, state.best_loss, state.num_worse = state.step, validation_loss, 0
     else:
         state.num_worse += 1
-
-
-@dataclass(slots=True, eq=False)
-class Costs:
-    """What the records of one step cost: its mean `loss`, and by the identity of each record its row under the objective."""
-
-    loss: float = 0.0
-    num_computed_tokens: int = 0
-    rows: dict[int, Row] = field(default_factory=dict)
-
-    def add(self, batch: Sequence[Example], found: MicroBatchLoss, rows: Sequence[Row]) -> None:
-        """Write down what the records of one micro-batch cost."""
-        self.num_computed_tokens += found.num_computed_tokens
-        self.rows.update(zip(map(id, batch), rows, strict=True))
-
-    def summed(self, examples: Sequence[Example], group: ProcessGroup, num_columns: int) -> Costs:
-        """What all ranks have written down together; `examples` are the records of the whole step."""
-        if group.size == 1:
-            return self
-        keys = list(dict.fromkeys(map(id, examples)))
-        nothing = (0.0,) * (num_columns + 1)
-        own = [(*self.rows[key], 1.0) if key in self.rows else nothing for key in keys]
-        loss, num_computed, *rest = group.sum([self.loss, self.num_computed_tokens, *(x for row in own for x in row)])
-        whole = [rest[start : start + num_columns + 1] for start in range(0, len(rest), num_columns + 1)]
-        # a record that stands in a step twice may have two ranks
-        rows = {
-            key: tuple(value / max(1.0, count) for value in row) for key, (*row, count) in zip(keys, whole, strict=True)
-        }
-        return Costs(loss, int(num_computed), rows)
-
-    def of(self, examples: Sequence[Example]) -> list[Row]:
-        """The rows of some of them."""
-        return [self.rows[id(example)] for example in examples]
-
-    def mean(self, examples: Sequence[Example]) -> float:
-        """The weighted mean loss of some of them, records of responses."""
-        return sum(row[1] for row in self.of(examples)) / total_weight(examples)
 
 
 # What a step may show

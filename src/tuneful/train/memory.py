@@ -27,17 +27,19 @@ LARGE_BASE = 1 << 30
 """From how many bytes of frozen weights on the activations beside them are bounded, and by how many."""
 
 
-def fitted(attempt: Callable[[int], Found], max_tokens: int) -> tuple[Found, int, list[str]]:
+def fitted(attempt: Callable[[int], Found], max_tokens: int, *, sharded: bool = False) -> tuple[Found, int, list[str]]:
     """What `attempt(max_tokens)` finds, with the limit halved until it fits.
 
     Returns it, the limit that it was found with, and a sentence for each time that memory ran out. OutOfMemoryError where a
-    single record does not fit.
+    single record does not fit; or at once where the model is `sharded`, whose other ranks wait within the same layer.
     """
     said: list[str] = []
     while True:
         try:
             return attempt(max_tokens), max_tokens, said
         except OutOfMemoryError as error:
+            if sharded:
+                raise error.among_ranks(min(max_tokens, error.num_tokens) // 2) from None
             if error.num_records == 1 or max_tokens <= 1:  # both sides of a pair are two
                 raise
             max_tokens = min(max_tokens, error.num_tokens) // 2

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, local, sharded_like
+from tuneful.train.gradients import make_sums
 from tuneful.train.slices import own_part
 from tuneful.train.update import Trained, make_update
 
@@ -54,6 +55,7 @@ class AdamW:
             self._prepare(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
         self._update = make_update(self._tensors, config, self._low_precision)
+        self._sums = make_sums(model, self._tensors, group)
         self._frozen = self._prepare_frozen(model)
         self._num_steps = 0
 
@@ -85,20 +87,23 @@ class AdamW:
         self.forget_gradients()
         return norm
 
-    def sum_gradients(self) -> None:
-        """Make each gradient the sum over all ranks, in the master's dtype; shards have been summed on the way."""
-        if self._group.size == 1 or self._group.sharded:
-            return
+    def begin_backward(self, *, last: bool) -> None:
+        """Make room for the gradients of another micro-batch; those of the `last` one of a step may be sent to the other ranks as
+        they come."""
         self.collect()
-        for tensor in self._tensors:
-            if tensor.gradient is None:  # no record of this step is this rank's
-                tensor.collected = torch.zeros_like(tensor.master)
-        self._group.sum_gradients(tensor.gradient for tensor in self._tensors if tensor.gradient is not None)
+        if self._sums is not None:
+            self._sums.expect(last=last)
+
+    def sum_gradients(self, numbers: Sequence[float] = ()) -> list[float]:
+        """Make each gradient the sum over all ranks, in the master's dtype, and sum `numbers` with them."""
+        return list(numbers) if self._sums is None else self._sums.finish(numbers)
 
     def forget_gradients(self) -> None:
         """Drop the gradients at hand, those of a step that is abandoned or done."""
         for tensor in self._tensors:
             tensor.parameter.grad = tensor.collected = None
+        if self._sums is not None:
+            self._sums.restart()
 
     def keep_weights(self) -> None:
         """Lay a copy of the weights as they are aside, in place of an earlier one."""
@@ -168,6 +173,8 @@ class AdamW:
     def release(self) -> None:
         """Let go of masters, moments, gradients and kept weights: what comes after the training has their memory."""
         self.forget_gradients()
+        if self._sums is not None:
+            self._sums.close()
         self._tensors, self._frozen = [], []
         self._update = make_update([], self._config, self._low_precision)
 
@@ -197,4 +204,4 @@ class AdamW:
 
     def _gradient_norm(self) -> float:
         squares = self._update.squared_norm()
-        return math.sqrt(self._group.sum([squares])[0] if self._group.sharded else squares)
+        return math.sqrt(self._group.sum_of_shards(squares) if self._group.sharded else squares)

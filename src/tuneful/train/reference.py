@@ -50,21 +50,18 @@ def reference_logps(
     def own_logps(max_tokens: int) -> list[tuple[str, float]]:
         return [*_own_logps(model, objective, examples, replace(layout, max_tokens=max_tokens), group, should_stop)]
 
-    def mismatched_logps(max_tokens: int) -> list[float]:
-        return measure_in(model, replace(layout, max_tokens=max_tokens), group, should_stop)(others)
-
     fits = layout.max_tokens
     for examples in steps:
         before = len(known)
         sides = objective.sides(examples)
         if any(side_key(side) not in known for side in sides):
-            own, fits, _ = fitted(own_logps, fits)
+            own, fits, _ = fitted(own_logps, fits, sharded=group.sharded)
             for key, logp in group.gather([[*one] for one in own]):
                 known.setdefault(key, logp)
         others = objective.mismatched(examples) if isinstance(objective, KtoObjective) else []
         if any(side_key(one) not in known for one in others):
-            logps, fits, _ = fitted(mismatched_logps, fits)
-            for one, logp in zip(others, logps, strict=True):
+            measure = measure_in(model, replace(layout, max_tokens=fits), group, should_stop)
+            for one, logp in zip(others, measure(others), strict=True):
                 known.setdefault(side_key(one), logp)
         yield len(known) - before
 
@@ -88,7 +85,7 @@ def largest_difference(
     was_training = model.training
     model.train()
     try:
-        own, _, _ = fitted(own_difference, layout.max_tokens)
+        own, _, _ = fitted(own_difference, layout.max_tokens, sharded=group.sharded)
     finally:
         model.train(was_training)
     worst, where = max(map(tuple, group.gather([[*own]])), key=lambda one: (math.isnan(one[0]), one[0]))

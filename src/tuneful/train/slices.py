@@ -23,15 +23,20 @@ from tuneful.train.distributed import local, own_rows, reshard, settle, shard
 
 
 def shard_by_slices(
-    model: PreTrainedModel, dtype: torch.dtype, device: torch.device, *, frozen_dtype: torch.dtype | None = None
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    replicas: int = 1,
+    *,
+    frozen_dtype: torch.dtype | None = None,
 ) -> None:
-    """Leave this rank its rows of every tensor of `model` on `device`, to be computed with in `dtype`.
+    """Leave this rank its rows of every tensor of `model` on `device`, to be computed with in `dtype`; so do `replicas` ranks.
 
     What is trained becomes float32; what is frozen keeps its number format, or takes `frozen_dtype` where that is smaller. The
     parameters that `model` had are let go of, one after the other.
     """
     held, places = _without_weights(model, frozen_dtype)
-    shard(model, dtype)
+    shard(model, dtype, replicas, device)
     say_computes_in(model, dtype)
     model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
     for first, *others in places:
