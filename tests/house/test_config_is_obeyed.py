@@ -55,11 +55,11 @@ from tuneful.runs.method import begin_method
 from tuneful.runs.mixing import read_mixture
 from tuneful.runs.preference import make_objective
 from tuneful.runs.schema import AnswerScores, Evaluation, Layout, Step
-from tuneful.train.distributed import ModelSize, choose_replicas, choose_strategy
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.loop import Training, mean_costs
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
+from tuneful.train.placement import ModelSize, choose_replicas, choose_strategy
 from tuneful.types import Answer, Conversation, Example, Turn
 
 ROWS = [

@@ -99,8 +99,11 @@ def alone(rows: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
     return output
 
 
+LORA = ("train.method=lora", "lora.r=4", "train.max_steps=4", NO_GENERAL)
+
+
 @pytest.mark.parametrize(
-    "more", [(), ("train.method=lora", "lora.r=4", "train.max_steps=4", NO_GENERAL)], ids=["full", "lora"]
+    "more", [(), LORA, (*LORA, "train.strategy=fsdp")], ids=["full", "lora", "lora beside a sharded base"]
 )
 def test_two_ranks_make_the_run_of_one(more: tuple[str, ...], rows: Path, tiny_llama: Path, tmp_path: Path) -> None:
     for size in (1, 2):
@@ -129,11 +132,28 @@ def killed_in_step_5(*arguments: str) -> None:
 SHARDED = ("train.strategy=fsdp", NO_GENERAL)
 
 
+@pytest.fixture(scope="module")
+def two_sharded(rows: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks that nothing happened to."""
+    output = tmp_path_factory.mktemp("two") / "run"
+    finish(2, rows, tiny_llama, output, *SHARDED)
+    return output
+
+
 @pytest.mark.parametrize(
-    ("size", "others", "copies"), [(2, 1, ()), (4, 2, ("train.shard_ranks=2",))], ids=["2 then 1", "2 copies then 2"]
+    ("size", "others", "copies"),
+    [(2, 1, ()), (2, 2, ()), (4, 2, ("train.shard_ranks=2",))],
+    ids=["2 then 1", "2 then 2", "2 copies then 2"],
 )
 def test_sharded_ranks_are_killed_and_others_go_on(
-    size: int, others: int, copies: tuple[str, ...], rows: Path, tiny_llama: Path, alone: Path, tmp_path: Path
+    size: int,
+    others: int,
+    copies: tuple[str, ...],
+    rows: Path,
+    tiny_llama: Path,
+    alone: Path,
+    two_sharded: Path,
+    tmp_path: Path,
 ) -> None:
     """Of four ranks, two hold a copy in shards and two another: how they held it, the checkpoint does not tell."""
     output = tmp_path / "run"
@@ -145,6 +165,28 @@ def test_sharded_ranks_are_killed_and_others_go_on(
     said = finish(others, rows, tiny_llama, output, *SHARDED)
     assert "going on after step 4" in said[0], said  # and not from the beginning
     assert_same_training(alone, output)
+    if size == others:  # as many as before: to the last bit
+        one, other = (run / "model" / "model.safetensors" for run in (output, two_sharded))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_sharded_base_in_bfloat16_is_trained_beside_and_merged_in_that_format(
+    rows: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    low = ("model.dtype=bfloat16", "model.save_dtype=bfloat16", "train.strategy=fsdp")
+    for size in (1, 2):
+        finish(size, rows, tiny_llama, tmp_path / str(size), *LORA, *low)
+    adapters = [load_file(tmp_path / size / "adapter" / "adapter_model.safetensors") for size in ("1", "2")]
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(tensor, adapters[1][name], rtol=0, atol=2e-3, msg=name)
+    for name, tensor in load_file(tmp_path / "2" / "model" / "model.safetensors").items():
+        assert tensor.dtype is torch.bfloat16, name
+
+
+def test_a_base_in_4_bits_is_not_sharded(rows: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    codes, said = ended(start(2, rows, tiny_llama, tmp_path / "run", "train.method=qlora", "train.strategy=fsdp"))
+    assert codes == [2, 2]
+    assert "a base in 4 bits is trained beside under ddp; use train.method=lora" in said[0]
 
 
 def without_memory_in_step_5(*arguments: str) -> None:

@@ -12,14 +12,8 @@ from tests.doubles.processes import Process
 from tests.train.ranks import WITH_PAIRS, fail_while_others_wait, train_rank
 
 from tuneful.errors import ConfigError
-from tuneful.train.distributed import (
-    BUCKET_BYTES,
-    SINGLE_PROCESS,
-    ModelSize,
-    choose_keeps_gradients,
-    choose_replicas,
-    choose_strategy,
-)
+from tuneful.train.distributed import BUCKET_BYTES, SINGLE_PROCESS
+from tuneful.train.placement import ModelSize, choose_keeps_gradients, choose_replicas, choose_strategy
 
 
 def test_alone_every_sum_is_the_number_itself():

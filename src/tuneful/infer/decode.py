@@ -34,6 +34,7 @@ from tuneful.model.decoder import is_changed, is_served
 from tuneful.model.forward import compute_logits, own_attention
 from tuneful.model.load import UNLIMITED, context_length
 from tuneful.model.nf4_layers import is_in_4_bits
+from tuneful.model.precision import computes_in
 
 SELF_CHECK_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Largest relative difference of the logits of a few tokens from those of each row alone."""
@@ -276,7 +277,7 @@ def _difference(model: PreTrainedModel, decoder: Decoder) -> str | None:
     finally:
         model.train(training)
     difference = relative_difference(torch.cat([logits for _, logits in rows]), torch.cat(wanted))
-    if difference <= SELF_CHECK_TOLERANCE[model.dtype]:
+    if difference <= SELF_CHECK_TOLERANCE[computes_in(model)]:
         return None
     return f"differs (the logits of a few tokens differ by {difference:.2g} from those of each prompt alone)"
 

@@ -37,6 +37,7 @@ def _packable(model: PreTrainedModel) -> list[torch.Tensor]:
     if model.device.type != "cpu" or not multiplies_bfloat16():
         return []
     layers = (module for module in model.modules() if type(module) is torch.nn.Linear)
+    layers = (layer for layer in layers if type(layer.weight) is torch.nn.Parameter)  # and no slice of one
     return list({id(layer.weight): layer.weight for layer in layers if layer.weight.dtype is torch.bfloat16}.values())
 
 

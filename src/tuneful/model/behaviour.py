@@ -19,7 +19,7 @@ from tuneful.model.checks import first_line
 from tuneful.model.forward import compute_logits, own_attention, takes
 from tuneful.model.memory import is_out_of_memory
 from tuneful.model.norms import epsilon_of
-from tuneful.model.precision import in_float64
+from tuneful.model.precision import computes_in, in_float64
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Logits whose relative difference is at most this are the same up to rounding, by dtype."""
@@ -58,7 +58,7 @@ def randomness(model: PreTrainedModel, token_ids: Sequence[int]) -> float:
             logits.append(compute_logits(model, ids.shape[1], input_ids=ids, use_cache=False))
         model.train(training)
     difference = relative_difference(*logits)
-    return difference if difference > SAME[model.dtype] / 100 else 0.0
+    return difference if difference > SAME[computes_in(model)] / 100 else 0.0
 
 
 def sees_later_tokens(model: PreTrainedModel, token_ids: Sequence[int]) -> bool:
@@ -69,7 +69,7 @@ def sees_later_tokens(model: PreTrainedModel, token_ids: Sequence[int]) -> bool:
     before = torch.arange(ids.shape[1] - 1, device=ids.device)
     with _as_transformers(model):
         one, two = (compute_logits(model, before, input_ids=row, use_cache=False) for row in (ids, other))
-    return relative_difference(two, one) > SAME[model.dtype]
+    return relative_difference(two, one) > SAME[computes_in(model)]
 
 
 def longest_changes_others(model: PreTrainedModel, token_ids: Sequence[int], longest: int) -> bool:
@@ -89,7 +89,7 @@ def longest_changes_others(model: PreTrainedModel, token_ids: Sequence[int], lon
             model, ids.shape[1], input_ids=ids.repeat(2, 1), position_ids=positions, use_cache=False
         )
         compute_logits(model, 1, input_ids=ids[:, :1], use_cache=False)  # positions that have grown shrink again
-    return relative_difference(beside[:1], alone) > SAME[model.dtype]
+    return relative_difference(beside[:1], alone) > SAME[computes_in(model)]
 
 
 @contextmanager

@@ -92,11 +92,18 @@ def load_model(name: str, notify: Notify = ignore, dtype: torch.dtype | None = N
 
 
 def load_from(
-    path: Path, name: str, notify: Notify = ignore, dtype: torch.dtype | None = None, *, in_4_bits: bool = False
+    path: Path,
+    name: str,
+    notify: Notify = ignore,
+    dtype: torch.dtype | None = None,
+    *,
+    in_4_bits: bool = False,
+    mapped: bool = False,
 ) -> Pretrained:
     """The same for a model that was found already: `path` is what `resolve_model` made of `name`.
 
-    With `in_4_bits` its linear layers but the output head are NF4 (`nf4_layers.py`), made of the weights as they are stored.
+    With `in_4_bits` its linear layers but the output head are NF4 (`nf4_layers.py`), made of the weights as they are stored. With
+    `mapped` its parameters stay in their files, as they are stored, where that can be (`mapped_model`).
     """
     tokenizer = load_tokenizer(path)
     if is_adapter(path):
@@ -104,14 +111,14 @@ def load_from(
         check_vocabulary(merged, tokenizer, path)
         return Pretrained(merged, tokenizer, name, path)
     notify(f"loading {name}")
-    load = partial(folder_model, dtype=dtype, in_4_bits=in_4_bits)
+    load = mapped_model if mapped else partial(folder_model, dtype=dtype, in_4_bits=in_4_bits)
     model = cached_gguf_model(path, load, notify) if path.is_file() else load(path)
     if in_4_bits:  # of a file that was unpacked just now, and not yet
         from tuneful.model.nf4_layers import is_in_4_bits, quantize_layers
 
         if not is_in_4_bits(model):
             quantize_layers(model, dtype or torch.float32)
-    if dtype is not None:
+    if dtype is not None and not mapped:
         from tuneful.model.precision import cast_parameters
 
         cast_parameters(model, dtype)
@@ -276,10 +283,16 @@ def _found_base(folder: Path, notify: Notify = ignore) -> Path:
 
 
 def load_base(
-    path: Path, notify: Notify = ignore, dtype: torch.dtype | None = None, *, in_4_bits: bool = False
+    path: Path,
+    notify: Notify = ignore,
+    dtype: torch.dtype | None = None,
+    *,
+    in_4_bits: bool = False,
+    mapped: bool = False,
 ) -> Pretrained:
     """The base of the adapter in `path`, for the adapter to be put onto it, with the adapter's tokenizer. Raises ModelError."""
-    base = load_from(base_path(path, notify), adapter_base(path).name, notify, dtype, in_4_bits=in_4_bits)
+    place, name = base_path(path, notify), adapter_base(path).name
+    base = load_from(place, name, notify, dtype, in_4_bits=in_4_bits, mapped=mapped)
     return replace(base, tokenizer=load_tokenizer(path), adapter=path)
 
 

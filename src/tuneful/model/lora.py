@@ -101,20 +101,37 @@ def _check_found_again(adapter: Any, model: PreTrainedModel) -> None:
         )
 
 
-def save_adapter(adapter: Any, folder: Path, base_name: str) -> None:
+def save_adapter(adapter: Any, folder: Path, base_name: str, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write peft's folder (adapter_config.json, adapter_model.safetensors), whole or not at all.
 
-    Its base is called by `base_name`, or by the Hub id where the base has one. Raises ExportError where a value is not
-    finite.
+    Its base is called by `base_name`, or by the Hub id where the base has one. `state` are its parameters by name where `adapter`
+    itself holds slices of them; they are then read again. Raises ExportError where a value is not finite.
     """
-    for name, parameter in adapter.named_parameters():
-        if parameter.requires_grad and not parameter.isfinite().all():
+    own = {name: parameter for name, parameter in adapter.named_parameters() if parameter.requires_grad}
+    for name, parameter in (own if state is None else state).items():
+        if not parameter.isfinite().all():
             raise ExportError(f"{folder}: `{name}` holds values that are not finite; nothing was saved")
     adapter.peft_config["default"].base_model_name_or_path = hub_id(base_name) or base_name
     with written_aside(folder) as aside:
         # "auto" would ask the Hub for the base's vocabulary size
-        adapter.save_pretrained(aside, save_embedding_layers=False)
+        adapter.save_pretrained(aside, save_embedding_layers=False, state_dict=state)
         _settle_order(aside / "adapter_config.json")
+        if state is not None:
+            _check_saved(adapter, state, aside)
+
+
+def _check_saved(adapter: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """ExportError where `folder` does not hold the very numbers of `state`."""
+    import peft
+    from safetensors.torch import load_file
+
+    wanted, saved = (
+        peft.get_peft_model_state_dict(adapter, state, save_embedding_layers=False),
+        load_file(folder / WEIGHTS),
+    )
+    for name in sorted(wanted.keys() | saved.keys()):
+        if name not in wanted or name not in saved or not torch.equal(wanted[name], saved[name]):
+            raise ExportError(f"{folder}: tensor {name} was not saved as trained; save again, and check the disk")
 
 
 def restore_adapter(adapter: Any, folder: Path) -> None:
@@ -382,6 +399,8 @@ def _is_linear(module: torch.nn.Module) -> bool:
         return True
     if not isinstance(module, torch.nn.Linear):
         return False
+    if type(module) is torch.nn.Linear and "forward" not in vars(module):
+        return True  # and its weight, which may lie in a file yet, need not be read
     row = torch.linspace(-1, 1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)[None]
     try:
         with torch.no_grad():

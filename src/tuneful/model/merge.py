@@ -42,6 +42,11 @@ class MergedTensor:
     layer: Any | None
     in_4_bits: Any | None = None
 
+    @property
+    def matrix(self) -> int:
+        """The same number for tensors that are one matrix; 0 where no other is."""
+        return self.held.data_ptr()
+
     def pieces(self) -> Iterator[torch.Tensor]:
         """Its numbers one after the other, in float32 where they are floating-point: in pieces, or whole where it is merged."""
         yield from self._base() if self.layer is None else [_merged(self.layer, self._whole_base())]
@@ -185,7 +190,7 @@ def _found(
     return found
 
 
-def check_merged(tensor: MergedTensor, written: torch.Tensor, expected: torch.Tensor) -> None:
+def check_merged(name: str, written: torch.Tensor, expected: torch.Tensor) -> None:
     """ExportError where `written` is not `expected` up to float32's arithmetic and one rounding to the dtype of `written`."""
     wanted, found = expected.reshape(-1), written.reshape(-1)
     least = MERGED_TOLERANCE * torch.maximum(wanted.max(), -wanted.min())
@@ -195,8 +200,8 @@ def check_merged(tensor: MergedTensor, written: torch.Tensor, expected: torch.Te
         difference = (found[start:stop].double() - part).abs()
         if not bool((difference <= rounding).all()):
             raise ExportError(
-                f"{tensor.name}: merged it differs from base + scale B A by {difference.max().item():.3g}; the adapter is "
-                "kept, the merged model is not"
+                f"{name}: merged it differs from base + scale B A by {difference.max().item():.3g}; the adapter is kept, the "
+                "merged model is not"
             )
 
 
@@ -258,15 +263,3 @@ def _by_formula(layer: Any, base: torch.Tensor) -> torch.Tensor:
         merged.mul_((magnitude / merged.norm(dim=1)).reshape(-1, 1))
     found: torch.Tensor = merged.T if is_transposed else merged
     return found
-
-
-def stand_ins(tensors: Sequence[MergedTensor]) -> dict[str, torch.Tensor]:
-    """A tensor of one number for each of `tensors`, which is its place in them; the same tensor for those that are one matrix.
-
-    For finding out which names a library gives to what it saves.
-    """
-    of_memory: dict[int, torch.Tensor] = {}
-    return {
-        tensor.name: of_memory.setdefault(tensor.held.data_ptr() or -number, torch.tensor([number]))
-        for number, tensor in enumerate(tensors)
-    }

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +25,10 @@ from tuneful.model.memory import drop_mapped_pages
 from tuneful.model.onednn import multiplies_bfloat16
 from tuneful.model.processor import processor_name
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_COMPUTES_IN = "_tuneful_computes_in"
 _ROWS, _INNER, _OUT = 512, 576, 1536
 _WORTH = 1.2
 """How many times faster than float32 a bfloat16 matrix product must be before the loss of precision is worth it."""
@@ -114,6 +118,17 @@ def ieee_float32() -> Iterator[None]:
 
 
 _FLOAT32_PRODUCTS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+
+
+def computes_in(model: PreTrainedModel) -> torch.dtype:
+    """The dtype that `model` multiplies in: that of its parameters, unless `say_computes_in` has said otherwise."""
+    found: torch.dtype = vars(model).get(_COMPUTES_IN, None) or model.dtype
+    return found
+
+
+def say_computes_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """From now on `model` multiplies in `dtype`, whatever its parameters are held in: as a sharded one does."""
+    vars(model)[_COMPUTES_IN] = dtype
 
 
 def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -56,7 +56,7 @@ def save_with_adapter(run: RunState, shipped: Shipped, prompts: Sequence[Sequenc
     is_written = True
     if is_merged:
         is_written = (in_4_bits or quantization is None) and save_merged(
-            model, _base_folder(run), folder.model, shipped, card, dtype=run.config.model.save_dtype
+            model, base_folder(run), folder.model, shipped, card, dtype=run.config.model.save_dtype
         )
     else:
         _compare_saved(run, trained, model, prompts)
@@ -81,7 +81,7 @@ def save_with_adapter(run: RunState, shipped: Shipped, prompts: Sequence[Sequenc
     run.take_model(merged)
 
 
-def _base_folder(run: RunState) -> Path | None:
+def base_folder(run: RunState) -> Path | None:
     """The folder with the weights of the base; None where it is an adapter of another, or lies in no folder."""
     path = run.pretrained.folder
     if path.is_file():
@@ -112,9 +112,9 @@ def _rounded(
     dtype: torch.dtype = getattr(torch, run.config.model.save_dtype)
     if dtype is torch.float32 or (run.config.train.method == "qlora" and not is_in_4_bits(run.model)):
         return None
-    if (tensors := merged_tensors(run.model, _base_folder(run))) is None:
+    if (tensors := merged_tensors(run.model, base_folder(run))) is None:
         return None
-    _compare(run, trained, lambda change: _logits(run.model, prompts, change, tensors=tensors), _coarsest(run))
+    compare(run, trained, lambda change: _logits(run.model, prompts, change, tensors=tensors), _coarsest(run))
     return _logits(run.model, prompts, rounded_to(dtype), tensors=tensors)
 
 
@@ -142,13 +142,13 @@ def _compare_saved(
     """ExportError where `saved` says something else than it should, whose weights `wanted` had rounded like it or not."""
     is_exact = is_rounded and run.config.model.save_dtype == _name(run.dtype)
     rounding = torch.float32 if is_exact else _coarsest(run)
-    largest = _compare(run, wanted, lambda change: _logits(saved, prompts, change, then), rounding)
+    difference = compare(run, wanted, lambda change: _logits(saved, prompts, change, then), rounding)
     base = "its base as 4 bits hold it" if run.config.train.method == "qlora" else "its base"
     merged = f"merged and rounded to {run.config.model.save_dtype}" if is_rounded else "merged"
-    run.terminal.say(f"the adapter and {base}, {merged}: the same logits to {largest:.0e} of the largest")
+    run.terminal.say(f"the adapter and {base}, {merged}: the same logits to {difference:.0e} of the largest")
 
 
-def _compare(
+def compare(
     run: RunState,
     wanted: Sequence[torch.Tensor],
     logits: Callable[[Change], list[torch.Tensor]],
@@ -161,18 +161,18 @@ def _compare(
     model itself is asked, as `export/sharpness.py` does: with weights that are moved by chance as far as rounding moves them.
     """
     found = logits(as_it_is)
-    largest, bound = _largest(found, wanted), MERGE_TOLERANCE
-    if not largest <= bound:
-        bound = max(bound, SHARPNESS * _largest(logits(moved_as_by_rounding(rounding)), found))
-    if not largest <= bound:
+    difference, bound = largest(found, wanted), MERGE_TOLERANCE
+    if not difference <= bound:
+        bound = max(bound, SHARPNESS * largest(logits(moved_as_by_rounding(rounding)), found))
+    if not difference <= bound:
         raise ExportError(
-            f"{run.folder.trained}: merged into its base the adapter gives logits that differ by {largest:.2g} of the largest, "
-            f"and rounding explains {bound:.2g}. The adapter is kept; report this with the output of `tuneful doctor`"
+            f"{run.folder.trained}: merged into its base the adapter gives logits that differ by {difference:.2g} of the "
+            f"largest, and rounding explains {bound:.2g}. The adapter is kept; report this with the output of `tuneful doctor`"
         )
-    return largest
+    return difference
 
 
-def _largest(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+def largest(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
     """The largest difference of a logit, as a share of the largest logit of its prompt."""
     pairs = [largest_difference(one, other) for one, other in zip(found, wanted, strict=True)]
     return max((difference / scale for difference, scale in pairs), default=0.0)
@@ -189,6 +189,6 @@ def _name(dtype: torch.dtype) -> str:
 
 def _stored_types(run: RunState) -> set[str]:
     """The number formats of the weights in the base's files; none where they are not known."""
-    folder = _base_folder(run)
+    folder = base_folder(run)
     tensors = stored_tensors(folder) if folder is not None else {}
     return {DTYPES[tensor.dtype] for tensor in tensors.values() if tensor.dtype in DTYPES}

@@ -16,13 +16,17 @@ import torch
 from tuneful.config import Config
 from tuneful.errors import ConfigError
 from tuneful.files import cache_root
+from tuneful.model.checks import ignore
 from tuneful.model.load import base_path
 from tuneful.model.memory import available_bytes
 from tuneful.model.names import is_adapter
 from tuneful.model.nf4 import BYTES as NF4_BYTES
 from tuneful.model.precision import choose_dtype
 from tuneful.model.size import ModelSize, size_of
+from tuneful.train.distributed import ProcessGroup
 from tuneful.train.memory import MIN_TOKENS, bytes_a_token
+from tuneful.train.placement import ModelSize as HeldModel
+from tuneful.train.placement import choose_group
 
 _FLOAT32 = 4
 BYTES_WHILE_MERGED = 4 * _FLOAT32
@@ -64,6 +68,30 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
         f"{name}: {need.phase} needs at least {_gb(need.num_bytes)} GB of memory, and {_gb(available)} GB are available. "
         f"Of {size.num_parameters / 1e6:,.1f} M parameters, in GB: {parts}. {out}"
     )
+
+
+def placed(group: ProcessGroup, config: Config, path: Path, held: torch.dtype, device: torch.device) -> ProcessGroup:
+    """`group`, knowing how the model in `path` is to be held, by the headers of its files, before a weight is read.
+
+    `held` is the number format of what is not trained beside an adapter.
+    """
+    train = config.train
+    if group.size == 1:
+        return group
+    if train.method == "qlora" and (train.strategy == "fsdp" or train.shard_ranks is not None):
+        raise ConfigError(
+            "`train.strategy`: fsdp, but a base in 4 bits is trained beside under ddp; use train.method=lora"
+        )
+    size = size_of(weights_of(path, ignore))
+    if size is None or train.method == "qlora":  # in the first case whoever loads it says what is wrong
+        return choose_group(group, HeldModel(0, 0, device), train.strategy, train.shard_ranks)
+    if train.method == "full":
+        trained = size.num_trainable(train.freeze_layers)
+        model = HeldModel(trained, _FLOAT32 * (size.num_parameters - trained), device)
+    else:
+        trained = size.num_adapter_parameters(config.lora.r, train.freeze_layers)
+        model = HeldModel(trained, size.num_parameters * held.itemsize, device)
+    return choose_group(group, model, train.strategy, train.shard_ranks)
 
 
 def what_fits(size: ModelSize, config: Config, device: torch.device, available: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -49,7 +49,7 @@ from tuneful.model.saved_template import with_saved_template
 from tuneful.runs.data_files import check_sides, write_data
 from tuneful.runs.disk import make_sure_of_room
 from tuneful.runs.environment import changed_machine, describe_machine, peak_memory_bytes
-from tuneful.runs.fits import check_fits, weights_of
+from tuneful.runs.fits import check_fits, placed, weights_of
 from tuneful.runs.folder import RunDir, new_run_path
 from tuneful.runs.method import (
     Method,
@@ -77,10 +77,12 @@ from tuneful.runs.schema import (
 from tuneful.runs.siblings import choices_of_siblings
 from tuneful.runs.trackers import check_installed
 from tuneful.signals import Signals
-from tuneful.train.distributed import ModelSize, ProcessGroup, choose_group, on_main_first, shard, target_cost
+from tuneful.train.distributed import ProcessGroup, on_main_first
 from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.memory import has_large_base
 from tuneful.train.optimizer import AdamW
+from tuneful.train.placement import target_cost
+from tuneful.train.slices import shard_by_slices, weights_seen_in
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class RunState:
     """What the phases of one run share.
 
     `config` has `data.max_length` within the model's context. `pretrained` and `method` are those that are trained, and after
-    an adapter was merged the merged ones; `group` knows whether the model is sharded once `prepare_engine` has chosen.
+    an adapter was merged the merged ones; `group` knows whether the model is sharded, which `prepare_engine` does.
     `dtype` is the compute dtype. `conditions` are those of `report.gate`, `checks` those of `evaluation.checks`,
     `general_texts` the passages of `report.general`, `tasks` the files of `evaluation.tests`. `asked` are the test records that
     are answered, `documents` those that are read. `audit` is what data.json holds, `mixture` in which shares files come;
@@ -204,11 +206,13 @@ def set_up(
         begun_loading = time.perf_counter()
         dtype = _compute_dtype(config, folder, device, group)
         config = with_saved_template(config)
-        config, pretrained = _load(config, dtype, device, group, terminal)
+        config, pretrained, group = _load(config, dtype, device, group, terminal)
         loading_seconds = time.perf_counter() - begun_loading
         if (dropout := 0.0 if config.train.objective in PREFERENCE_OBJECTIVES else config.model.dropout) is not None:
             set_dropout(pretrained.model, dropout)
-        method = begin_method(pretrained.model, config, device, pretrained.adapter)
+        place = torch.device("cpu") if group.sharded else device  # where it stays until it is cut up
+        with weights_seen_in(pretrained.model, _held(config, dtype)) if group.sharded else nullcontext():
+            method = begin_method(pretrained.model, config, place, pretrained.adapter)
         if has_large_base(pretrained.model):
             stop_keeping_freed_memory()
         config = with_own_template(_within_context(config, pretrained.model, terminal), pretrained.tokenizer)
@@ -259,17 +263,19 @@ def prepare_engine(run: RunState) -> Engine:
     Raises ConfigError where the disk has no room for what the run will write.
     """
     show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
+    if run.group.sharded:
+        frozen_dtype = None if run.method.adapter is None else run.dtype
+        shard_by_slices(run.model, run.dtype, run.device, run.group.replicas, frozen_dtype=frozen_dtype)
+        give_back_freed_memory()
     if (choices := run.folder.begun.choices) is None:
-        chosen = run.group.broadcast(as_row(_choices(run)) if run.group.is_main else None)
+        own = as_row(_choices(run)) if run.group.is_main or run.group.sharded else None
+        chosen = run.group.broadcast(own)
         choices = read_strictly(Choices, chosen, "the main rank")
         run.folder.write_record(replace(run.folder.begun, choices=choices))
     layout, dtype = choices.layout, getattr(torch, choices.dtype)
-    strategy = _choose_strategy(run)
-    _show_model(run, choices, strategy)
+    _show_model(run, choices)
     run.warn([sentence for sentence in (doubtful_rate(run.config),) if sentence])
     run.warn(changed_machine(choices, torch.get_num_threads(), kernels_in_use(run.device)))
-    if run.group.sharded:
-        shard(run.model, dtype, run.group.replicas)
     compute_in(run.model, dtype)
     engine = Engine(layout, dtype, AdamW(run.model, run.config.train, dtype, run.group))
     if run.group.is_main and not run.folder.has_model:
@@ -379,27 +385,35 @@ def _compute_dtype(config: Config, folder: RunDir, device: torch.device, group: 
 
 def _load(
     config: Config, dtype: torch.dtype, device: torch.device, group: ProcessGroup, terminal: Terminal
-) -> tuple[Config, Pretrained]:
+) -> tuple[Config, Pretrained, ProcessGroup]:
     """The model, where it fits: one that cannot be trained in the memory there is, is refused by its headers.
 
     A base that stays as it is is loaded in the compute dtype or 4 bits; `config` says what an adapter is that goes on beside it.
+    The group that is returned knows whether the model is to be sharded: then its weights stay in their files for now.
     """
     name = config.model.name_or_path
     in_4_bits = config.train.method == "qlora" and device.type != "cuda"
-    held = dtype if in_4_bits or config.train.method == "lora" else torch.float32
+    held = dtype if in_4_bits else _held(config, dtype)
 
-    def load() -> tuple[Config, Pretrained]:
-        path, own = resolve_model(name, terminal.say), config
+    def find() -> tuple[Path, Config, bool]:
+        path = resolve_model(name, terminal.say)
         continues = is_adapter(path) and config.train.method != "full" and not config.lora.create_new_adapter
-        if continues:
-            own = continued_settings(config, read_adapter(path))
-        if group.size == 1:  # of several, each may hold a part
-            check_fits(weights_of(path, terminal.say), name, own, device)
-        begin = load_base if continues else partial(load_from, name=name)
-        return own, begin(path, notify=terminal.say, dtype=held, in_4_bits=in_4_bits)
+        return path, continued_settings(config, read_adapter(path)) if continues else config, continues
 
-    found: tuple[Config, Pretrained] = on_main_first(group, load)
-    return found
+    path, config, continues = on_main_first(group, find)
+    if group.size == 1:  # of several, each may hold a part
+        check_fits(weights_of(path, terminal.say), name, config, device)
+    group = placed(group, config, path, held, device)
+    begin = partial(load_base if continues else partial(load_from, name=name), path, notify=terminal.say, dtype=held)
+    needs_values = config.train.method == "lora" and config.lora.use_dora  # its norms are those of the weights
+    load = partial(begin, in_4_bits=in_4_bits, mapped=group.sharded and not needs_values)
+    pretrained: Pretrained = on_main_first(group, load)
+    return config, pretrained, replace(group, target_cost=target_cost(pretrained.model)) if group.size > 1 else group
+
+
+def _held(config: Config, dtype: torch.dtype) -> torch.dtype:
+    """The number format that weights are loaded in, but those of 4 bits."""
+    return dtype if config.train.method == "lora" else torch.float32
 
 
 def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:
@@ -424,23 +438,7 @@ def _choices(run: RunState) -> Choices:
     return Choices(name, layout, num_threads=torch.get_num_threads(), kernels=kernels_in_use(run.device))
 
 
-def _choose_strategy(run: RunState) -> str:
-    """`ddp` or `fsdp`, in words, where there are several ranks; from here on `run.group` knows how the model is held."""
-    if run.group.size == 1:
-        return "ddp"
-    train, model = run.config.train, run.model
-    wanted = train.strategy
-    if run.method.adapter is not None:
-        if wanted == "fsdp" or train.shard_ranks is not None:
-            raise ConfigError("`train.strategy`: fsdp is for full finetuning; an adapter is trained under ddp")
-        wanted = "ddp"
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    size = ModelSize(trained, 4 * (sum(one.numel() for one in model.parameters()) - trained), model.device)
-    run.group = replace(choose_group(run.group, size, wanted, train.shard_ranks), target_cost=target_cost(model))
-    return run.group.strategy
-
-
-def _show_model(run: RunState, choices: Choices, strategy: str) -> None:
+def _show_model(run: RunState, choices: Choices) -> None:
     layout = choices.layout
     run.terminal.heading("Model")
     run.terminal.facts(
@@ -453,6 +451,6 @@ def _show_model(run: RunState, choices: Choices, strategy: str) -> None:
             **({"transformers": layout.note} if layout.note else {}),
             **rates_in_words(run.config),
             **({"replay": replay_in_words(run.replay)} if run.replay is not None else {}),
-            **({"ranks": f"{run.group.size}, {strategy}"} if run.group.size > 1 else {}),
+            **({"ranks": f"{run.group.size}, {run.group.strategy}"} if run.group.size > 1 else {}),
         }
     )

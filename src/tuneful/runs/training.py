@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -50,15 +51,17 @@ from tuneful.runs.schema import (
     read_strictly,
 )
 from tuneful.runs.setup import Engine, RunState
+from tuneful.runs.sharded import save_model_of_all_ranks, take_saved
 from tuneful.runs.siblings import first_evaluation_of_siblings
 from tuneful.runs.trackers import open_trackers
 from tuneful.runs.validation import VALIDATION, write_validation
 from tuneful.signals import Interrupted
-from tuneful.train.checkpoint import bring_shards, check_finite, newest_checkpoint, quarantine, save_checkpoint
-from tuneful.train.distributed import full_tensor, load_full_state_dict
+from tuneful.train.checkpoint import check_finite, newest_checkpoint, quarantine, save_checkpoint
+from tuneful.train.distributed import SINGLE_PROCESS
 from tuneful.train.loop import Training, record_nll, remember
 from tuneful.train.objective import RESPONSE_LOSS
 from tuneful.train.progress import LossTracker, rank
+from tuneful.train.slices import fill
 from tuneful.types import Answer
 
 _VERIFIED_PROMPTS = 4
@@ -132,23 +135,23 @@ def save(run: RunState, engine: Engine) -> None:
     saved_before, is_adapter = run.group.broadcast(run.folder.has_model), run.method.adapter is not None
     if not saved_before:
         with run.phase("saving"), run.signals.waiting():
-            model = _whole_model(run)
-            if run.group.is_main:
-                _save_model(run, model)
+            _save_model(run, run.model)
         check_signals(run.signals, run.group)
         run.group.wait()
-    if is_in_4_bits(run.model):
+    if run.group.sharded:
+        if saved_before:
+            take_saved(run)
+    elif is_in_4_bits(run.model):
         restore_adapter(run.method.adapter, run.folder.adapter)
     elif run.method.adapter is not None:
         run.take_model(load_model(str(run.folder.trained), dtype=engine.dtype).model)
     elif not is_adapter and (
         saved_before or run.config.model.save_dtype != "float32"
     ):  # what is measured is what was saved
-        if not run.group.sharded:
-            cast_parameters(run.model, engine.dtype)
-            give_back_freed_memory()
-        dtype = None if run.group.sharded or engine.dtype is torch.float32 else engine.dtype
-        load_full_state_dict(run.model, load_model(str(run.folder.trained), dtype=dtype).model.state_dict())
+        cast_parameters(run.model, engine.dtype)
+        give_back_freed_memory()
+        dtype = None if engine.dtype is torch.float32 else engine.dtype
+        fill(run.model, load_model(str(run.folder.trained), dtype=dtype).model.state_dict())
     if not run.group.sharded:
         cast_parameters(run.model, engine.dtype)
     give_back_freed_memory()
@@ -278,7 +281,7 @@ def _tell_how_it_ended(run: RunState, training: Training) -> None:
 
 def _newest_state(run: RunState, engine: Engine, loss_tracker: LossTracker) -> TrainingState:
     """Where the training stands: the newest whole checkpoint's tensors in optimizer and loss tracker, and its state."""
-    checkpoint, damaged = newest_checkpoint(run.folder.checkpoints)
+    checkpoint, damaged = newest_checkpoint(run.folder.checkpoints, run.group)
     run.group.wait()  # all have looked before anything is moved
     for one in damaged if run.group.is_main else ():
         run.warn([f"{one.path} is damaged ({one.reason}) and not used; it is now {quarantine(one)}"])
@@ -337,39 +340,36 @@ def _save_checkpoint(run: RunState, training: Training) -> None:
         "best": kept,
         "records": loss_tracker.state(),
     }
-    if not run.group.is_main:
-        if run.group.sharded:
-            bring_shards(tensors)
+    writers = run.group if run.group.sharded else SINGLE_PROCESS
+    if not run.group.is_main and writers is SINGLE_PROCESS:
         return
     with run.phase("checkpoints"):
-        document = CheckpointDocument(state, run.folder.begun.training, *run.folder.flush_metrics())
+        document: dict[str, Any] = {}
+        if run.group.is_main:
+            document = as_row(CheckpointDocument(state, run.folder.begun.training, *run.folder.flush_metrics()))
         keep = run.config.train.save_total_limit
-        path = save_checkpoint(run.folder.checkpoints, state.step, tensors, as_row(document), keep=keep)
+        path = save_checkpoint(run.folder.checkpoints, state.step, tensors, document, keep=keep, group=writers)
     run.terminal.say(f"step {state.step:>5}  saved {path}", style="dim")
 
 
 # The trained model
 
 
-def _whole_model(run: RunState) -> PreTrainedModel:
-    """The model to save: this one, or another into which the shards of all ranks are gathered."""
-    if not run.group.sharded:
-        return run.model
-    weights = {name: full_tensor(parameter.detach()).cpu() for name, parameter in run.model.named_parameters()}
-    gathered = load_model(run.config.model.name_or_path).model
-    load_full_state_dict(gathered, weights)
-    return gathered
-
-
 def _save_model(run: RunState, model: PreTrainedModel) -> None:
-    check_finite(dict(model.named_parameters()))
+    """Save what was trained and compare it: the main rank, or all of them where each holds a part."""
     prompts = [run.encoder.prompt_ids(one) for one in run.dataset.train.conversations[:_VERIFIED_PROMPTS]]
     shipped, text, folder = _shipped(run), run.encoder.text, run.folder
-    if run.method.adapter is None:
-        save_model(model, folder.model, shipped, describe_model(run), dtype=run.config.model.save_dtype)
-        verify_export(model, folder.model, prompts)
-    else:
-        save_with_adapter(run, shipped, prompts)
+    if run.group.sharded:
+        save_model_of_all_ranks(run, shipped, prompts)
+    if not run.group.is_main:
+        return
+    if not run.group.sharded:
+        check_finite(dict(model.named_parameters()))
+        if run.method.adapter is None:
+            save_model(model, folder.model, shipped, describe_model(run), dtype=run.config.model.save_dtype)
+            verify_export(model, folder.model, prompts)
+        else:
+            save_with_adapter(run, shipped, prompts)
     if folder.trained == folder.model:
         save_template_name(folder.model, text.template.name)
     folder.note_finished("model", "adapter")

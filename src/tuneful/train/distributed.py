@@ -19,37 +19,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from tuneful.batch.shares import share_examples
 from tuneful.errors import ConfigError, PeerError
+from tuneful.model.stored import stretches
 from tuneful.model.structure import decoder_layers
 from tuneful.train.failures import FailureWatch
 from tuneful.types import Example
 
-Strategy = Literal["auto", "ddp", "fsdp"]
 _TIMEOUT = timedelta(hours=2)
 """How long a rank waits for the others: hours, in which one rank may work alone. One that fails says so; one that was killed is
 noticed at once by its closed connection under gloo, and under NCCL by torchrun alone, which ends the others."""
 BUCKET_BYTES = 64 << 20
 """Of gradients that are sent together: enough for a network's full rate, little beside a model."""
-_BYTES_A_PARAMETER, _GRADIENT_BYTES = 18, 4
-"""Of full finetuning: float32 master and two moments, a bfloat16 copy and its gradient, and the gradient in float32; the last."""
-_USED_SHARE = 0.7
-"""Of the free memory of a rank, what model and optimizer may take; activations take a third of what is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,79 +196,15 @@ def _leave_collectives() -> None:
         dist.distributed_c10d._abort_process_group()
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """A model that is to be held: how many parameters are trained, the bytes of those that are not, and on which device."""
-
-    num_trained: int
-    frozen_bytes: int
-    device: torch.device
-
-    @property
-    def num_bytes(self) -> int:
-        """What model and optimizer take where they are not sharded."""
-        return self.num_trained * _BYTES_A_PARAMETER + self.frozen_bytes
-
-    @property
-    def room(self) -> float:
-        """Bytes of this rank's part of the free memory that model and optimizer may take."""
-        if self.device.type == "cuda":
-            return _USED_SHARE * float(torch.cuda.mem_get_info(self.device)[0])
-        return _USED_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def choose_group(group: ProcessGroup, model: ModelSize, wanted: Strategy, shard_ranks: int | None) -> ProcessGroup:
-    """`group`, knowing how `model` is held, the same on every rank: what the main rank chooses, and what all have room for."""
-    sharded = choose_strategy(model, "fsdp" if shard_ranks is not None else wanted) == "fsdp"
-    sharded, replicas = group.broadcast([sharded, choose_replicas(model, group.size, shard_ranks) if sharded else 1])
-    keeps_gradients = sharded and all(group.gather([choose_keeps_gradients(model, group.size // replicas)]))
-    return replace(group, sharded=sharded, replicas=replicas, keeps_gradients=keeps_gradients)
-
-
-def choose_strategy(model: ModelSize, wanted: Strategy) -> Literal["ddp", "fsdp"]:
-    """`ddp` where model, optimizer and two buckets of gradients fit with room to spare; or as `wanted`."""
-    if wanted != "auto":
-        return wanted
-    return "ddp" if model.num_bytes + 2 * BUCKET_BYTES < model.room else "fsdp"
-
-
-def choose_replicas(model: ModelSize, size: int, shard_ranks: int | None) -> int:
-    """How many copies of a sharded model `size` ranks hold: one for every `shard_ranks` of them.
-
-    Where that is not given, one a node, if its ranks have room for it, else one. ConfigError where ranks cannot be divided so.
-    """
-    if shard_ranks is not None:
-        if size % shard_ranks:
-            raise ConfigError(f"`train.shard_ranks`: {size} ranks cannot be divided into sets of {shard_ranks}")
-        return size // shard_ranks
-    on_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    fits = on_node > 1 and size % on_node == 0 and model.num_bytes / on_node < model.room
-    return size // on_node if fits else 1
-
-
-def choose_keeps_gradients(model: ModelSize, shard_ranks: int) -> bool:
-    """Whether a rank has room for whole gradients in float32 beside its shard, one of `shard_ranks`: then they are summed once a
-    step, else in every micro-batch."""
-    return model.num_bytes / shard_ranks + _GRADIENT_BYTES * model.num_trained < model.room
-
-
-def target_cost(model: PreTrainedModel) -> float:
-    """What a target costs in the output head, in tokens through the layers of a Llama-like model: by their multiplications."""
-    config = model.config.get_text_config()
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    inner = max(inner) if isinstance(inner, (list, tuple)) else inner
-    return float(config.vocab_size / (config.num_hidden_layers * (4 * hidden + 3 * inner)))
-
-
-def shard(model: PreTrainedModel, dtype: torch.dtype, replicas: int = 1) -> None:
-    """Leave each rank a float32 shard of every tensor of `model`, `replicas` times; layers are gathered and computed in `dtype`.
+def shard(model: PreTrainedModel, dtype: torch.dtype, replicas: int = 1, device: torch.device | None = None) -> None:
+    """Leave each rank a shard of every tensor of `model`, `replicas` times; layers are gathered and computed in `dtype`, on
+    `device` where `model` itself is on none (`meta`).
 
     Gradients come back as shards too, in float32 and divided by the number of ranks: multiply the loss by that number to get
     their sum.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.promote_types(dtype, torch.float32))
-    mesh = device_mesh(model.device, replicas)
+    mesh = device_mesh(device or model.device, replicas)
     for layer in decoder_layers(model) or ():
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -304,6 +235,28 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def settle(model: torch.nn.Module) -> None:
+    """Let FSDP ask now which parameters of a sharded `model` are trained, which it does once: an adapter that is switched off for
+    a while looks frozen."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """Free what is gathered of a sharded `model`."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def forget_forward(model: torch.nn.Module) -> None:
+    """Make a sharded `model` ready for another forward after one that was broken off; any other is."""
+    if isinstance(model, FSDPModule):
+        model.reset_iter_state()
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The part of `tensor` that lies on this rank: all of it, where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -312,14 +265,6 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """All of `tensor`, gathered where it is sharded; every rank has to call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def local_shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The part of a full `tensor` that this rank holds of `like`, a parameter of its shape; all of it if not sharded."""
-    if not isinstance(like, DTensor):
-        return tensor
-    sharded = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return sharded.to_local()
 
 
 def sharded_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
@@ -331,11 +276,97 @@ def sharded_like(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     )
 
 
-def load_full_state_dict(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give each parameter of `model` the tensor of its name in `weights`, or this rank's shard of it."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            local(parameter).copy_(local_shard(weights[name], parameter))
+@dataclass(frozen=True, slots=True)
+class RowOwner:
+    """The rank that holds the rows from `start` to before `stop` of a sharded tensor, and which of `num_parts` they are."""
+
+    rank: int
+    part: int
+    num_parts: int
+    start: int
+    stop: int
+
+
+def row_owners(tensor: torch.Tensor) -> list[RowOwner]:
+    """Who holds which rows of `tensor`, in order, every row once, the same on every rank; empty where it is not sharded.
+
+    As `torch.chunk` cuts them. Where ranks hold copies of the same rows, the first replica's are named.
+    """
+    if not isinstance(tensor, DTensor):
+        return []
+    ranks = tensor.device_mesh.mesh
+    for dimension in reversed(range(len(tensor.placements))):
+        if not isinstance(tensor.placements[dimension], Shard):
+            ranks = ranks.select(dimension, 0)
+    found, size = [], -(-len(tensor) // ranks.numel())
+    for part, rank in enumerate(ranks.flatten().tolist()):
+        start, stop = (min(edge * size, len(tensor)) for edge in (part, part + 1))
+        found.append(RowOwner(rank, part, ranks.numel(), start, stop))
+    return found
+
+
+def own_rows(tensor: torch.Tensor) -> tuple[int, int]:
+    """(start, stop): the rows of `tensor` that lie on this rank; all of them where it is not sharded."""
+    if not isinstance(tensor, DTensor):
+        return 0, len(tensor) if tensor.ndim else 1
+    dimension = next(number for number, one in enumerate(tensor.placements) if isinstance(one, Shard))
+    coordinate = tensor.device_mesh.get_coordinate()
+    assert coordinate is not None, "this rank is not of the mesh"
+    owner = row_owners(tensor)[coordinate[dimension]]
+    return owner.start, owner.stop
+
+
+class Collection:
+    """Sharded tensors come together on the main rank, one after the other, a stretch of one rank's rows at a time.
+
+    The main rank asks for one of `tensors` after the other (`pieces`), as often as it likes, and ends with `done`; the others
+    bring their rows until then (`bring`). No rank ever holds more of another's than one stretch.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], group: ProcessGroup) -> None:
+        self._tensors, self._group, self._device = tensors, group, _messages_device()
+
+    def pieces(self, number: int) -> Iterator[torch.Tensor]:
+        """The numbers of `tensors[number]` on the CPU, one stretch after the other, flat; on the main rank only."""
+        self._tell(number)
+        tensor = self._tensors[number]
+        if not (owners := row_owners(tensor)):  # whole on every rank
+            yield tensor.detach().reshape(-1).cpu()
+        for owner in owners:
+            for start, stop in self._stretches(tensor, owner):
+                if owner.rank == self._group.rank:
+                    yield local(tensor).detach().reshape(-1)[start:stop].cpu()
+                    continue
+                piece = torch.empty(stop - start, dtype=tensor.dtype, device=self._device)
+                dist.recv(piece, owner.rank)
+                yield piece.cpu()
+
+    def whole(self, number: int) -> torch.Tensor:
+        """All of `tensors[number]`, for a small one; on the main rank only."""
+        return torch.cat(list(self.pieces(number))).reshape(self._tensors[number].shape)
+
+    def done(self) -> None:
+        """Nothing more is asked for."""
+        self._tell(-1)
+
+    def bring(self) -> None:
+        """Send what the main rank asks for, until it is done; on every other rank."""
+        while (number := self._told()) >= 0:
+            tensor = self._tensors[number]
+            for owner in row_owners(tensor):
+                for start, stop in self._stretches(tensor, owner) if owner.rank == self._group.rank else ():
+                    dist.send(local(tensor).detach().reshape(-1)[start:stop].to(self._device), 0)
+
+    def _stretches(self, tensor: torch.Tensor, owner: RowOwner) -> Iterator[tuple[int, int]]:
+        return stretches((owner.stop - owner.start) * (tensor.numel() // max(1, len(tensor))))
+
+    def _tell(self, number: int) -> None:
+        dist.broadcast(torch.tensor([number], device=self._device), 0)
+
+    def _told(self) -> int:
+        number = torch.empty(1, dtype=torch.int64, device=self._device)
+        dist.broadcast(number, 0)
+        return int(number)
 
 
 def on_main_first(group: ProcessGroup, make: Callable[[], Any]) -> Any:

@@ -35,12 +35,12 @@ from tuneful.model.freeze import activations_computed_again
 from tuneful.model.load import UNLIMITED, context_length
 from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.nf4_layers import is_in_4_bits
-from tuneful.model.precision import ieee_float32, in_float64
+from tuneful.model.precision import computes_in, ieee_float32, in_float64
 from tuneful.model.quantize import compute_in
 from tuneful.model.repeatable import repeatable
 from tuneful.model.sources import why_unknown
 from tuneful.runs.schema import Layout, LayoutName
-from tuneful.train.distributed import ProcessGroup
+from tuneful.train.distributed import ProcessGroup, forget_forward, full_tensor, is_sharded
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.memory import affordable_tokens, out_of_memory_says
 from tuneful.train.objective import AllSides
@@ -84,17 +84,18 @@ def choose_layout(
 
     To be called while `model` is still in float32, where the self-check is sharp. It is made once more in `dtype`, the compute
     dtype of the training: the kernels and the rounding are another's there. A base that is in `dtype` already, as a frozen one
-    in bfloat16 is, is checked in that alone: a copy in float32 would take more memory than the training. `others` are the sets
-    besides `examples` that will be computed so. ModelError where the model cannot be computed, or sees tokens that come later.
+    in bfloat16 or a sharded model is, is checked in that alone: a copy in float32 would take more memory than the training. Of a
+    sharded model every rank has to call. `others` are the sets besides `examples` that will be computed so. ModelError where the
+    model cannot be computed, or sees tokens that come later.
     """
     examples, others = AllSides(examples), [AllSides(one) for one in others]
     max_tokens = config.micro_batch_tokens or affordable_tokens(model, dtype, config.activation_checkpointing)
     few = next(cut_micro_batches(examples[:_CHECK_RECORDS], _CHECK_TOKENS, config.layout))
     few += _beyond_window(model, few, examples) if config.layout != "padded" else []
-    with _computing_in(model, model.dtype):  # the adapter of a base in bfloat16, too
+    with _computing_in(model, held := computes_in(model)):  # the adapter of a base in bfloat16, too
         not_shared, not_padded = _why_not(model, few, (examples, *others), config.layout)
-    if not_shared is None and config.layout != "padded" and (dtype != model.dtype or dtype.itemsize == 2):
-        again = [few] if dtype != model.dtype else []
+    if not_shared is None and config.layout != "padded" and (dtype != held or dtype.itemsize == 2):
+        again = [few] if dtype != held else []
         not_shared = _why_not_in(dtype, model, [*again, *_smallest_and_largest(examples, config)])
     unknown = why_unknown(model) if not_shared is None and config.layout != "padded" and is_served(model) else None
     if unknown:
@@ -133,7 +134,7 @@ def _why_not_unknown(dtype: torch.dtype, model: PreTrainedModel, examples: Seque
     batches = [
         next(cut_micro_batches(examples[start : start + _CHECK_RECORDS], _CHECK_TOKENS, "trie")) for start in starts
     ]
-    raised = (_why_not_in(one, model, batches[1:], raised=True) for one in dict.fromkeys((model.dtype, dtype)))
+    raised = (_why_not_in(one, model, batches[1:], raised=True) for one in dict.fromkeys((computes_in(model), dtype)))
     return _why_not_in(dtype, model, batches) or next(filter(None, raised), None)
 
 
@@ -154,6 +155,9 @@ def _why_not_in(
 @contextmanager
 def _computing_in(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
     """Inside, the parameters of `model` are those that a training in `dtype` multiplies by; afterwards they are as they were."""
+    if is_sharded(model):  # layers are gathered in what they compute in
+        yield
+        return
     kept = [(one, one.data) for one in model.parameters() if one.is_floating_point() and one.dtype != dtype]
     before = model.dtype
     compute_in(model, dtype)
@@ -339,7 +343,7 @@ def self_check(
     if isinstance(together, str):
         return f"the model cannot be computed {name} ({together})"
     (loss, gradients), (loss_alone, gradients_alone) = together, alone
-    if not abs(loss - loss_alone) <= LOSS_TOLERANCE[model.dtype] * abs(loss_alone):
+    if not abs(loss - loss_alone) <= LOSS_TOLERANCE[computes_in(model)] * abs(loss_alone):
         return f"the loss is {loss:.8g} {name} and {loss_alone:.8g} one record at a time"
     for kind, difference in _differences(gradients, gradients_alone).items():
         if not difference <= _gradient_tolerance(model) * (_OF_A_KIND if kind else 1):
@@ -369,7 +373,7 @@ def _differences(found: _Gradients, wanted: _Gradients) -> dict[str, float]:
         return {"": math.inf}
     squares: dict[str, list[float]] = {}
     for name, gradient in wanted.items():
-        one = [in_float64(part).norm().item() ** 2 for part in (found[name] - gradient, gradient)]
+        one = [full_tensor(in_float64(part).norm()).item() ** 2 for part in (found[name] - gradient, gradient)]
         for kind in ("", _LAYER_NUMBER.sub("", name)):
             squares[kind] = [sum(pair) for pair in zip(squares.get(kind, (0, 0)), one, strict=True)]
     smallest = _SMALL_KIND**2 * squares[""][1]
@@ -379,7 +383,7 @@ def _differences(found: _Gradients, wanted: _Gradients) -> dict[str, float]:
 def _gradient_tolerance(model: PreTrainedModel) -> float:
     """How far two right gradients may be apart in the precision of `model`, as a share of their norm."""
     num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
-    return GRADIENT_TOLERANCE.get(model.dtype, _ROUNDING_A_LAYER * math.sqrt(num_layers))
+    return GRADIENT_TOLERANCE.get(computes_in(model), _ROUNDING_A_LAYER * math.sqrt(num_layers))
 
 
 def _together(model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName) -> _LossAndGradients | str:
@@ -389,6 +393,7 @@ def _together(model: PreTrainedModel, examples: Sequence[Example], layout: Layou
             use_trie_attention(model)
         return _loss_and_gradients(model, [list(examples)], layout)
     except Exception as error:  # of the code of any family, at inputs that it was not written for
+        forget_forward(model)
         return failure(error)
 
 

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from tuneful.config import TrainConfig
 from tuneful.model.memory import room_for_a_copy
-from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, local, local_shard, sharded_like
+from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup, local, sharded_like
 from tuneful.train.gradients import make_sums
+from tuneful.train.slices import own_part
 from tuneful.train.update import Trained, make_update
 
 
@@ -166,11 +167,11 @@ class AdamW:
         assert weights.keys() == self.weights().keys(), "other parameters than this model trains"
         self._num_steps = num_steps
         for tensor in self._tensors:
-            own = functools.partial(local_shard, like=tensor.parameter)
-            self._set_master(tensor, own(weights[tensor.name]))
-            tensor.exp_avg.copy_(own(moments[f"exp_avg.{tensor.name}"]))
-            tensor.exp_avg_sq.copy_(own(moments[f"exp_avg_sq.{tensor.name}"]))
-            tensor.kept = own(kept[tensor.name]).clone() if kept else None
+            own = functools.partial(own_part, like=tensor.parameter)
+            self._set_master(tensor, own(weights, tensor.name))
+            tensor.exp_avg.copy_(own(moments, f"exp_avg.{tensor.name}"))
+            tensor.exp_avg_sq.copy_(own(moments, f"exp_avg_sq.{tensor.name}"))
+            tensor.kept = own(kept, tensor.name).clone() if kept else None
 
     def masters_to_model(self) -> None:
         """Give the model its float32 weights; the optimizer is done after this. Shards are float32 as they are."""

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneful.errors import TunefulError
+from tuneful.model.precision import computes_in
 from tuneful.runs.schema import Layout
 from tuneful.train.distributed import SINGLE_PROCESS, ProcessGroup
 from tuneful.train.layout import own_micro_batches
@@ -88,7 +89,7 @@ def largest_difference(
     finally:
         model.train(was_training)
     worst, where = max(map(tuple, group.gather([[*own]])), key=lambda one: (math.isnan(one[0]), one[0]))
-    if not worst <= TOLERANCE[model.dtype]:
+    if not worst <= TOLERANCE[computes_in(model)]:
         raise TunefulError(
             f"the model that training starts from is not its reference: its log-probability is {where}. Before the first "
             "step both are one model; what differs is dropout, an adapter that is on in one and off in the other, or a damaged "

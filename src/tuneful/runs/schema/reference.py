@@ -53,7 +53,8 @@ FILES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     ),
     "checkpoints/step-NNNNNN/manifest.json": (
         "The last thing of a checkpoint that is written: `format`, `step`, and size and sha256 of each of its `files`; its own "
-        "`sha256`; and a `document`, which is described here.",
+        "`sha256`; where several ranks wrote it, by group and name, the `shape` of each of its `tensors` and which file holds "
+        "which of their `rows` (file, first, end); and a `document`, which is described here.",
         (CheckpointDocument,),
     ),
     "training.json": ("Written when the last step is taken.", (TrainingSummary,)),
