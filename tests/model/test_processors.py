@@ -36,6 +36,12 @@ SERVER = {
 }
 
 
+@pytest.fixture(autouse=True)
+def the_processor_at_hand(monkeypatch):
+    """Whatever lesser one all the tests run on."""
+    monkeypatch.delenv("TUNEFUL_PROCESSOR", raising=False)
+
+
 @pytest.fixture(params=LESSER)
 def lesser(request, monkeypatch):
     """Each lesser processor, one after the other: the kernels are compiled for it, and run."""
