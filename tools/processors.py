@@ -1,6 +1,6 @@
 """The tests of kernels and contracts on each lesser processor that this one can pretend to be: `make test-processors`.
 
-    python tools/processors.py [--processors avx2,no-openmp] [TESTS ...]
+    python tools/processors.py [--processors avx2 no-openmp --] [TESTS ...]
 
 The kernels are compiled for each and run, and torch keeps to the same instructions (`TUNEFUL_PROCESSOR`, model/processor.py). The
 last line of each run of pytest goes into a table; the exit code is 1 where a test failed anywhere.
@@ -38,7 +38,7 @@ def run(words: str, tests: list[str]) -> tuple[int, float, str]:
     print(f"==> TUNEFUL_PROCESSOR={words} pytest {' '.join(tests)}", flush=True)
     environment = {**os.environ, "TUNEFUL_PROCESSOR": words, "TUNEFUL_NATIVE": "1"}
     start = time.perf_counter()
-    line = [sys.executable, "-m", "pytest", "-q", *tests]
+    line = [sys.executable, "-m", "pytest", *tests]
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True) as running:
         said = ""
         for said in running.stdout or ():

@@ -38,11 +38,13 @@ from tuneful.train.objective import total_weight
 from tuneful.train.optimizer import AdamW
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+OF_NARROW_WINDOWS = {torch.float64: 1e-10, torch.float32: 3e-5}
+"""The gradient of a query that sees two keys is so small that rounding is more of it: 1.4e-5 by torch's products on AVX2."""
 
 
-def check(model, examples, layout="trie", attention="sdpa"):
+def check(model, examples, layout="trie", attention="sdpa", tolerance=TOLERANCE):
     """Loss and every gradient of one micro-batch are those of its records run one by one."""
-    assert_close(run_batches(model, [examples], layout), run_alone(model, examples, attention), TOLERANCE[model.dtype])
+    assert_close(run_batches(model, [examples], layout), run_alone(model, examples, attention), tolerance[model.dtype])
 
 
 # ----------------------------------------------------------------------------------------------------------- exactness
@@ -103,7 +105,7 @@ def test_records_shorter_than_a_window_as_long_one_token_longer_and_much_longer_
         TOLERANCE if window > 1 else [torch.float64]
     ):  # whose keys get no gradient but rounding where all see one
         model = tiny_model(family, dtype, sliding_window=window)
-        check(model, examples)
+        check(model, examples, tolerance=OF_NARROW_WINDOWS)
         check(model, [record([5], [6])])
 
 

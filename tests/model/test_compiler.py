@@ -26,6 +26,14 @@ ARITHMETIC = [
 LONG = "-mprefer-vector-width=512"
 
 
+@pytest.fixture(autouse=True)
+def the_processor_at_hand(monkeypatch):
+    """Whatever lesser one all the tests run on."""
+    monkeypatch.delenv("TUNEFUL_PROCESSOR", raising=False)
+    yield
+    native._attempt.cache_clear()  # what a test had compiled or refused is no other's
+
+
 @pytest.mark.parametrize(
     ("system", "machine", "kind", "own"),
     [
@@ -164,7 +172,6 @@ def test_without_openmp_the_doctor_says_why_also_when_nothing_is_compiled_again(
         assert found is not None, native.describe()
         assert not found.has_threads()
         assert "on one thread; without several threads: -fopenmp is refused" in native.describe()
-    native._attempt.cache_clear()
 
 
 @needs("compiler")
@@ -187,7 +194,6 @@ def test_a_library_that_loads_on_one_thread_alone_is_made_for_one(tmp_path, monk
     assert found is not None, native.describe()
     assert not found.has_threads()
     assert "with OpenMP it cannot be loaded (undefined symbol: omp_get_thread_num)" in native.describe()
-    native._attempt.cache_clear()
 
 
 @needs("compiler")

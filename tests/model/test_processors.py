@@ -11,6 +11,7 @@ from tests.doubles.engine import random_records, tiny_model, train_config
 from tests.machine import needs, require
 from tests.model import test_elementwise, test_native, test_nf4, test_norms
 from tests.model.test_native import attention_and_gradients, loss_and_gradient, trained_tensors
+from tools import processors as tool
 
 from tuneful.batch.trie import build_trie
 from tuneful.errors import ConfigError
@@ -34,6 +35,12 @@ SERVER = {
     "avx512_dq",
     "avx512_vl",
 }
+
+
+@pytest.fixture(autouse=True)
+def the_processor_at_hand(monkeypatch):
+    """Whatever lesser one all the tests run on."""
+    monkeypatch.delenv("TUNEFUL_PROCESSOR", raising=False)
 
 
 @pytest.fixture(params=LESSER)
@@ -95,6 +102,16 @@ def test_on_one_thread_and_on_several_the_kernels_give_the_same_bits(monkeypatch
     assert not native._library().has_threads()
     for group, other in zip(several, one, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(group, other, strict=True))
+
+
+def test_the_tests_are_run_on_each_lesser_processor_with_its_word(capfd, monkeypatch):
+    for word in tool.PROCESSORS:
+        monkeypatch.setenv("TUNEFUL_PROCESSOR", word)
+        assert processor.pretended()
+    code, _, said = tool.run("avx2", ["--version"])
+    assert code == 0
+    assert said.startswith("pytest ")
+    assert "==> TUNEFUL_PROCESSOR=avx2 pytest --version" in capfd.readouterr().out
 
 
 # What is chosen

@@ -11,6 +11,7 @@ import torch
 from tests.doubles.decoders import differences, small_model
 from tests.doubles.engine import random_records, record, run_alone, run_batches, train_config
 from tests.doubles.families import FAMILIES, tiny_family
+from tests.machine import needs
 
 from tuneful.batch import trie
 from tuneful.infer.decode import why_not_cached
@@ -146,6 +147,7 @@ def test_a_number_that_llama_does_not_read_is_no_window():
     assert_alike(run_batches(model, [records()], "trie"), alone(model, records()), 1e-5, 1e-4)
 
 
+@needs("compiled-products")
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("family", ["Mistral", "Qwen2"])
 def test_a_whole_layer_of_the_kernels_takes_the_layout_of_its_window(family, monkeypatch):

@@ -34,6 +34,14 @@ tuneful.run(sys.argv[1], config=load_config(overrides=settings), output=Path("ru
 """
 
 
+@pytest.fixture(autouse=True)
+def the_processor_at_hand(monkeypatch):
+    """Whatever lesser one all the tests run on."""
+    monkeypatch.delenv("TUNEFUL_PROCESSOR", raising=False)
+    yield
+    native._attempt.cache_clear()  # what a test had compiled or refused is no other's
+
+
 @pytest.fixture
 def built(tmp_path):
     """A folder as a wheel brings it, with rubbish for libraries."""
@@ -116,7 +124,6 @@ def test_beside_a_damaged_one_the_compiler_makes_another_and_it_is_said_once(bui
     said = native.describe()
     assert said.startswith("compiled by")
     assert said.count("the package's own are left out") == 1
-    native._attempt.cache_clear()
 
 
 @needs("x86")
@@ -129,7 +136,6 @@ def test_beside_a_damaged_one_without_a_compiler_torch_computes_and_both_are_sai
     assert native.kernels(CPU, torch.float32) is None
     for part in ("there is no C compiler", "is not what was built; install tuneful again"):
         assert native.describe().count(part) == 1
-    native._attempt.cache_clear()
 
 
 # A wheel
