@@ -189,7 +189,7 @@ def joined_group(device: torch.device) -> Iterator[ProcessGroup]:
 def _failure_watch(name: str, rank: int, size: int) -> FailureWatch:
     """Failures are told in the store that the ranks met in, by another connection: this one may wait for hours."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    own = dist.TCPStore(host, port, is_master=False, timeout=timedelta(minutes=5))
+    own = dist.TCPStore(host, port, is_master=False, timeout=timedelta(minutes=5))  # type: ignore[attr-defined]
     store = dist.PrefixStore(name, own)  # type: ignore[attr-defined]
     holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     return FailureWatch(store, rank, size, holds_store=holds_store, leave_collectives=_leave_collectives)
