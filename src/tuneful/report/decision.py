@@ -100,7 +100,8 @@ def _by_headline(metric: MetricComparison, comparison: Comparison) -> tuple[str,
 
 def _condition(outcome: GateOutcome) -> Condition:
     state = "met" if outcome.met else "not met" if outcome.found is not None else "not known"
-    return Condition(outcome.condition, signed(outcome.found, 4) if known(outcome.found) else "nothing", state)
+    in_words = fixed if outcome.is_value else signed
+    return Condition(outcome.condition, in_words(outcome.found, 4) if known(outcome.found) else "nothing", state)
 
 
 def _worse(comparison: Comparison) -> list[str]:

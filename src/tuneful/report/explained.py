@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tuneful.numbers import known, plural
+from tuneful.report.paths import without_folders
 from tuneful.runs.schema import ExplainedItem, Explanation, InfluentialRecord
 
 MAX_ITEMS, MAX_RECORDS = 20, 5
@@ -56,8 +57,8 @@ def view_explained(found: Explanation | None) -> Explained | None:
         else "without a unit: only their order counts"
     )
     return Explained(
-        sentence=f"The training records whose gradients point the way of the {what}, or against it, for "
-        f"{plural(len(found.items), 'test item')} of {found.num_records:,} records compared. Scores are {scores}.",
+        sentence=f"Of {plural(found.num_records, 'training record')} compared, those whose gradients point the way of the "
+        f"{what}, or against it, for {plural(len(found.items), 'test item')}. Scores are {scores}.",
         what=what,
         items=tuple(map(_item, found.items[:MAX_ITEMS])),
         notes=tuple(f"{note[:1].upper()}{note[1:]}." for note in found.notes),
@@ -66,7 +67,7 @@ def view_explained(found: Explanation | None) -> Explained | None:
 
 def _item(item: ExplainedItem) -> ItemView:
     towards, away = (tuple(map(_line, records[:MAX_RECORDS])) for records in (item.towards, item.away))
-    return ItemView(f"{item.number}. {item.source}", item.asked, item.text, towards, away)
+    return ItemView(f"{item.number}. {without_folders(item.source)}", item.asked, item.text, towards, away)
 
 
 def _line(record: InfluentialRecord) -> RecordLine:
@@ -74,4 +75,4 @@ def _line(record: InfluentialRecord) -> RecordLine:
         f"{value:+.{digits}}" if known(value) else "?"
         for value, digits in ((record.score, "2g"), (record.cosine, "2f"))
     )
-    return RecordLine(score, cosine, record.source, record.text, record.response)
+    return RecordLine(score, cosine, without_folders(record.source), record.text, record.response)

@@ -127,8 +127,12 @@ class GateOutcome:
         """`+0.0213`; without a sign where the condition is on a value of one model (`.base`, `.value`); or `not known`."""
         if self.found is None:
             return "not known"
-        is_value = any(figure in self.condition for figure in (".base", ".tuned", ".value"))
-        return f"{self.found:.4f}" if is_value else f"{self.found:+.4f}"
+        return f"{self.found:.4f}" if self.is_value else f"{self.found:+.4f}"
+
+    @property
+    def is_value(self) -> bool:
+        """Whether the condition is on a value of one model, and not on a difference."""
+        return any(figure in self.condition for figure in (".base", ".tuned", ".value"))
 
 
 @dataclass(frozen=True, slots=True)
