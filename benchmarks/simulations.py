@@ -7,7 +7,8 @@
 What is drawn stands in `tests/doubles/simulated_scores.py` and `simulated_sweeps.py`; each draw goes through the statistics of
 the product. `cover`: how often the 95 % interval holds the truth (asked: 93 to 97 %); `false`: how often the verdict is "better"
 where nothing is (asked: under 5 %), or of a probed judge that one who guesses passes, or a good one fails; `right`: how often the
-verdict is the true one. `coverage.py` does the same for the metrics of answers. Exit code 1 where one is not as asked.
+verdict is the true one. `coverage.py` does the same for the metrics of answers. Exit code 1 where one is not as
+asked, by more than two standard errors of so many draws.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from tests.doubles.simulations import Shown, shown
 
 from tuneful.runs.environment import describe_machine
 
+ERRORS = 2.0
+"""Standard errors of so many draws that a share may be off."""
 SIMULATIONS = (*SCORES, *SWEEPS)
 
 
@@ -47,7 +50,7 @@ def line(one: Shown) -> str:
         return "      " if value is None else f"{value:>6.1%}"
 
     width = "       " if one.mean_width is None else f"{one.mean_width:>7.3f}"
-    sign = " *" if one.faults() else ""
+    sign = " *" if one.faults(ERRORS) else ""
     return f"{one.name:<40} {one.setting:<58} {share(one.coverage)} {width} {share(one.false)} {share(one.true)}{sign}"
 
 
@@ -71,7 +74,7 @@ def main() -> int:
     output = given.output or Path(__file__).parent / "results" / f"simulations-{date.today():%Y-%m-%d}.json"
     if given.only and output.exists():
         found = with_others(found, json.loads(output.read_text(encoding="utf-8"))["simulations"])
-    faults = [fault for one in found for fault in one.faults()]
+    faults = [fault for one in found for fault in one.faults(ERRORS)]
     print(summary(found, faults, time.perf_counter() - start))
     document = {
         "date": f"{date.today()}",
