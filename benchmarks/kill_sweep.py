@@ -1,7 +1,7 @@
 """Sweeps killed at random end in the table of one that nobody killed; and what a sweep costs beside single runs.
 
     python benchmarks/kill_sweep.py                               a tiny random model, 10 kills: minutes
-    python benchmarks/kill_sweep.py --model builtin --steps 60    the built-in model, 8 runs of 60 steps
+    python benchmarks/kill_sweep.py --model builtin --steps 60    adapters of the built-in model, 8 runs of 60 steps
     python benchmarks/kill_sweep.py --time [--model builtin]      the sweep against `tuneful run` of each of its 8 points
 
 What is killed and compared stands in `tests/doubles/killed_sweeps.py`. With `--time` nothing is killed: the sweep is made once,
@@ -35,6 +35,10 @@ from tuneful.sweep.grid import as_text, make_grid, read_settings
 MOST = 0.8
 GRID = ("train.learning_rate=2e-5,5e-5,1e-4,2e-4", "train.weight_decay=0,0.1")
 REAL = (
+    "train.learning_rate=5e-5,1e-4,2e-4,5e-4",
+    "lora.r=8,16",
+    "train.method=lora",
+    "train.save_steps=10",
     "train.batch_size=8",
     "data.test_share=0.03",
     "data.validation_share=0.05",
@@ -46,7 +50,7 @@ REAL = (
 def swept(asked: argparse.Namespace, folder: Path) -> Swept:
     """The sweep that was asked for, in `folder`."""
     if asked.model == "builtin":
-        settings = (*GRID, *REAL, f"train.max_steps={asked.steps}", *asked.settings)
+        settings = (*REAL, f"train.max_steps={asked.steps}", *asked.settings)
         return Swept(folder, ("starter", "--model", BUILTIN, *settings))
     others = [one for one in SETTINGS if not one.startswith(("train.learning_rate", "train.max_steps"))]
     texts = [text for row in rows() for text in row.values()]
