@@ -181,6 +181,15 @@ def with_message(entry: Any) -> dict[str, Any]:
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "a finished text": ({"text": "a"}, TEXT_REASON),
+    "two columns of a spreadsheet": (
+        {"Frage": "a", "Antwort": "b"},
+        "no instruction and answer known by name; keys are `Frage`, `Antwort`. Name yours: "
+        "data.columns=instruction=Frage,output=Antwort",
+    ),
+    "a text with its label": (
+        {"text": "a", "Label": "b"},
+        f"{TEXT_REASON}. To learn the label: data.columns=instruction=text,output=Label",
+    ),
     "a preference pair": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "a preference pair (`chosen`, `rejected`)"),
     "a bare preference pair": ({"chosen": "b", "rejected": "c"}, "a preference pair (`chosen`, `rejected`)"),
     "other names": (

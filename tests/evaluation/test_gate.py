@@ -8,6 +8,7 @@ from tuneful.errors import ConfigError, GateError
 from tuneful.evaluation.compare import compare
 from tuneful.evaluation.gate import Condition, check_gate, check_met, parse_gate
 from tuneful.evaluation.metrics import score_answer
+from tuneful.runs.schema import GateOutcome
 
 
 def comparison():
@@ -60,7 +61,7 @@ def test_each_figure_is_held_against_its_limit():
     assert outcomes[1].found == rouge.base
     assert str(outcomes[3]) == "rouge_l.low>0: not known, NOT met"
     check_met(outcomes[:1])
-    with pytest.raises(GateError, match=r"rouge_l.base>0.9 \(found \+0.5000\). 1 of 2 conditions are met") as unmet:
+    with pytest.raises(GateError, match=r"rouge_l.base>0.9 \(found 0.5000\). 1 of 2 conditions are met") as unmet:
         check_met(outcomes[:2])
     assert unmet.value.exit_code == 3
 
@@ -78,3 +79,9 @@ def test_the_limit_itself_is_within_or_without_as_it_is_written():
 def test_a_metric_that_was_not_measured_is_no_silent_pass():
     with pytest.raises(ConfigError, match="`forgetting` was not measured in this comparison; measured are exact_match"):
         check_gate(parse_gate("forgetting<=0.05"), comparison())
+
+
+def test_a_difference_is_found_with_its_sign_and_a_value_without_one() -> None:
+    assert str(GateOutcome("rouge_l>=0", 0.25, True)) == "rouge_l>=0: +0.2500, met"
+    assert str(GateOutcome("rouge_l.tuned>=0.5", 0.25, False)) == "rouge_l.tuned>=0.5: 0.2500, NOT met"
+    assert str(GateOutcome("rouge_l.low>0", None, False)) == "rouge_l.low>0: not known, NOT met"

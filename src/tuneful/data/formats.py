@@ -63,6 +63,7 @@ _MAX_KEY_SETS = 1000
 _MAY_BE_NULL = ("input", "context", "system")
 _LIKE_ASKS = (*ASKS, "query", "user", "human", "source", "input")
 _LIKE_ANSWERS = (*ANSWERS, "target", "reply", "assistant", "gpt")
+_LIKE_LABELS = ("label", "labels", "class", "category", "sentiment", "intent", "topic")
 _MESSAGES_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]""")
 TEXT_REASON = (
     "`text` is a finished text: which part of it is the response, the part to learn, is not written in it. Give "
@@ -297,11 +298,14 @@ def _why_no_format(fields: Fields, *, asks: bool) -> str:
     if not fields:
         return "an empty record"
     if "text" in fields and not asks:
-        return TEXT_REASON
+        label = _like(fields, _LIKE_LABELS)
+        return TEXT_REASON + (f". To learn the label: data.columns=instruction=text,output={label}" if label else "")
     ask, answer = _like(fields, (*_LIKE_ASKS, "text")), _like(fields, _LIKE_ANSWERS)
     if asks:
         setting = f"data.columns=instruction={ask or 'COLUMN'}"
         return f"nothing is asked under a known name; keys are {names_of(fields)}. Name yours: {setting}"
+    if not ask and not answer and len(fields) == 2:
+        ask, answer = fields  # a spreadsheet of two columns: questions, then answers
     example = f"instruction={ask or 'COLUMN'},output={answer or 'COLUMN'}"
     return f"no instruction and answer known by name; keys are {names_of(fields)}. Name yours: data.columns={example}"
 

@@ -142,13 +142,19 @@ def _kind_cells(kind: KindComparison) -> list[str]:
 
 def _figures(one: MetricComparison | KindComparison, decimals: int) -> list[str]:
     return [
-        f"{one.base:.{decimals}f}",
-        f"{one.tuned:.{decimals}f}",
-        f"{one.difference:+.{decimals}f}  {_interval(one, decimals)}",
+        _figure(one.base, decimals),
+        _figure(one.tuned, decimals),
+        f"{_figure(one.difference, decimals, sign='+')}  {_interval(one, decimals)}",
     ]
 
 
 def _interval(one: MetricComparison | KindComparison | PairOfSides, decimals: int) -> str:
     if one.low is None or one.high is None:
         return "[not known]"
-    return f"[{one.low:+.{decimals}f}, {one.high:+.{decimals}f}]"
+    return f"[{_figure(one.low, decimals, sign='+')}, {_figure(one.high, decimals, sign='+')}]"
+
+
+def _figure(value: float, decimals: int, *, sign: str = "") -> str:
+    """A figure of a table of 80 columns: one of 10,000 and more (the perplexity of a model that knows nothing of what it is
+    asked) has three significant digits."""
+    return f"{value:{sign}.{decimals}f}" if abs(value) < 10_000 else f"{value:{sign}.3g}"

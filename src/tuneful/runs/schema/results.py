@@ -121,8 +121,11 @@ class GateOutcome:
 
     @property
     def found_in_words(self) -> str:
-        """`+0.0213`, or that it is not known."""
-        return "not known" if self.found is None else f"{self.found:+.4f}"
+        """`+0.0213`; without a sign where the condition is on a value of one model (`.base`, `.tuned`); or `not known`."""
+        if self.found is None:
+            return "not known"
+        is_value = any(figure in self.condition for figure in (".base", ".tuned"))
+        return f"{self.found:.4f}" if is_value else f"{self.found:+.4f}"
 
 
 @dataclass(frozen=True, slots=True)
