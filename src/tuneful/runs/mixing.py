@@ -1,19 +1,22 @@
-"""Several files of one run: in which shares their records come (`data.interleave_probs`), and how often each comes."""
+"""Several files of one run: in which shares their records come (`data.interleave_probs`) and how often; what is replayed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from tuneful.batch.order import Mixture, mixture_of
-from tuneful.config import DataConfig
+from tuneful.config import Config, DataConfig
 from tuneful.data.by_file import Key
 from tuneful.encoding.by_file import file_numbers
 from tuneful.encoding.documents import records_of
+from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset
+from tuneful.encoding.replay import Replay, read_replay
 from tuneful.errors import ConfigError
 from tuneful.runs.schema import DataDocument
 
@@ -52,3 +55,11 @@ def with_shares(document: DataDocument, dataset: Dataset, mixture: Mixture | Non
 def _files_of_chunks(dataset: Dataset) -> npt.NDArray[np.int64]:
     """The index in `dataset.files` of each training chunk."""
     return file_numbers(dataset.train.sources, dataset.files)[records_of(dataset.train.chunks)]
+
+
+def replay_of(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:
+    """What is replayed beside `dataset`, none of whose held-out records is in it; None where `data.replay` names nothing."""
+    if (data := config.data).replay is None:
+        return None
+    held_out = chain(dataset.validation.conversations, dataset.test.conversations)
+    return read_replay(data.replay, data.resolved_replay_ratio, encoder, held_out, config.train.objective)

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Literal, cast
 
@@ -26,7 +25,7 @@ from tuneful.data.read import stream_data
 from tuneful.encoding.documents import with_own_template
 from tuneful.encoding.encode import Encoder
 from tuneful.encoding.prepare import Dataset, Subset, apart, load_encoder, prepare_data
-from tuneful.encoding.replay import Replay, read_replay
+from tuneful.encoding.replay import Replay
 from tuneful.errors import ConfigError, InputError
 from tuneful.evaluation.checks import Check, metrics_of, read_checks
 from tuneful.evaluation.forgetting import GeneralText, read_general
@@ -60,7 +59,7 @@ from tuneful.runs.method import (
     rates_in_words,
     replay_in_words,
 )
-from tuneful.runs.mixing import read_mixture
+from tuneful.runs.mixing import read_mixture, replay_of
 from tuneful.runs.progress import show_data
 from tuneful.runs.resume import begin_or_resume, training_identity
 from tuneful.runs.schema import (
@@ -218,7 +217,7 @@ def set_up(
         config = with_own_template(_within_context(config, pretrained.model, terminal), pretrained.tokenizer)
         encoder = load_encoder(pretrained.tokenizer, config)
         dataset = prepare_data(stream, encoder, config, cache_root() / "tokens")
-        replay = _read_replay(config, encoder, dataset)
+        replay = replay_of(config, encoder, dataset)
         mixture = read_mixture(dataset, config.data)
         asked, documents = apart(dataset.test, config)
         check_sides(verb, config, conditions, dataset.validation, asked, documents, tests)
@@ -414,13 +413,6 @@ def _load(
 def _held(config: Config, dtype: torch.dtype) -> torch.dtype:
     """The number format that weights are loaded in, but those of 4 bits."""
     return dtype if config.train.method == "lora" else torch.float32
-
-
-def _read_replay(config: Config, encoder: Encoder, dataset: Dataset) -> Replay | None:
-    if (data := config.data).replay is None:
-        return None
-    held_out = chain(dataset.validation.conversations, dataset.test.conversations)
-    return read_replay(data.replay, data.resolved_replay_ratio, encoder, held_out, config.train.objective)
 
 
 def _choices(run: RunState) -> Choices:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tuneful.files import flush_entry, sha256_of
+from tuneful.files import flush_entry, sha256_of, write_text
 from tuneful.model.native.compiler import (
     NATIVE,
     SOURCES,
@@ -137,7 +137,7 @@ def compiled(folder: Path, by: Compiler, given: Sequence[Flag]) -> Path:
         flush_entry(made)
         library = folder / f"{name}-{sha256_of(made)}.so"
         if lost:
-            library.with_suffix(NOTES).write_text("\n".join(lost) + "\n", encoding="utf-8")
+            write_text(library.with_suffix(NOTES), "\n".join(lost) + "\n")
         os.replace(made, library)
     return library
 
