@@ -183,7 +183,7 @@ def _accepted(compiler: Compiler, given: Sequence[Flag]) -> tuple[list[Flag], li
     lost: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         probe, made = Path(folder) / "probe.c", Path(folder) / "probe.so"
-        write_text(probe, PROBE)
+        probe.write_bytes(PROBE.encode())
         run(command(compiler, kept, probe, made))  # what refuses this too is not to be helped
         for flag in (flag for flag in given if flag.lost):
             try:
