@@ -127,7 +127,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     if arguments.float64:
-        exec(IN_FLOAT64)
+        exec(IN_FLOAT64, {})
     from tuneful.model.load import load_tokenizer, resolve_model
 
     items: list[dict[str, Any]] = []
