@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ _WORTH = 1.2
 """How many times faster than float32 a bfloat16 matrix product must be before the loss of precision is worth it."""
 _WORTH_MOVING = 1.5
 """How many times faster than on the processor a product on MPS must be: what is compiled for processors is slower there."""
+_FINE = 1e-4
+"""Seconds that a clock must tell apart to time a product of some milliseconds; that of Windows for threads does not."""
 _CPU, _MPS = torch.device("cpu"), torch.device("mps")
 
 
@@ -93,9 +96,8 @@ def choose_dtype(wanted: str, device: torch.device, cache: Path, *, adapts: bool
     if device.type == "cpu" and not multiplies_bfloat16():
         return torch.float32
     file = cache / ("bfloat16.json" if device.type == "cpu" else f"{device.type}-bfloat16.json")
-    speedup = _kept(
-        file, lambda: _seconds_of_product(torch.float32, device) / _seconds_of_product(torch.bfloat16, device)
-    )
+    timed = partial(_seconds_of_product, device=device, is_alone=device.type != "cpu")
+    speedup = _kept(file, lambda: timed(torch.float32) / timed(torch.bfloat16))
     return torch.bfloat16 if speedup >= _WORTH else torch.float32
 
 
@@ -189,17 +191,29 @@ def _seconds(device: torch.device) -> float:
     return min(_seconds_of_product(dtype, device) for dtype in (torch.float32, *[torch.bfloat16] * has_bfloat16))
 
 
-def _seconds_of_product(dtype: torch.dtype, device: torch.device = _CPU, repeats: int = 9) -> float:
-    """Seconds of a product of a layer's shape, its end waited for; infinite where `device` does not have `dtype`."""
+def _seconds_of_product(
+    dtype: torch.dtype, device: torch.device = _CPU, *, repeats: int = 9, is_alone: bool = True
+) -> float:
+    """Seconds of a product of a layer's shape, its end waited for; infinite where `device` does not have `dtype`.
+
+    Of a processor that may not be alone, those that one thread of it works: on a busy machine threads wait for one another, so
+    that the faster of two products may seem the slower one, for as long as the answer is kept.
+    """
     seconds = []
+    num_threads, clock = torch.get_num_threads(), time.perf_counter
+    if not is_alone:
+        torch.set_num_threads(1)
+        clock = time.thread_time if time.get_clock_info("thread_time").resolution < _FINE else clock
     try:
         rows = torch.ones(_ROWS, _INNER, dtype=dtype, device=device)
         weight = torch.ones(_OUT, _INNER, dtype=dtype, device=device)
         for _ in range(repeats):
-            start = time.perf_counter()
+            start = clock()
             torch.nn.functional.linear(rows, weight)
             synchronize(device)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
     except (RuntimeError, TypeError):  # macOS before 14 has no bfloat16
         return math.inf
+    finally:
+        torch.set_num_threads(num_threads)
     return min(seconds)
