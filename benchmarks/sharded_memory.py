@@ -41,11 +41,11 @@ PHASES = {"load": ("set_up", "prepare_engine"), "train and checkpoint": ("train"
 """Which functions of runs/job.py a phase is."""
 COMMON = (
     *("train.strategy=fsdp", "train.max_steps=1", "train.save_steps=1", "train.batch_size=3", "train.keep=last"),
-    *("train.micro_batch_tokens=256", "data.max_length=128", "data.test_share=0", "data.validation_share=0"),
+    *("train.micro_batch_tokens=512", "data.max_length=512", "data.test_share=0", "data.validation_share=0"),
     *("model.dtype=bfloat16", "model.save_dtype=bfloat16"),
 )
 METHODS = {"full": (), "lora": ("train.method=lora", "lora.r=16")}
-SPARE = 300 << 20
+SPARE = 600 << 20
 """What libraries, activations of a few tokens and small buffers may take."""
 
 

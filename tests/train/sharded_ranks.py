@@ -14,12 +14,8 @@ from typing import Any
 import pytest
 import torch
 from tests.doubles.engine import random_records, train_config
-from transformers import AutoTokenizer
 
 from tuneful.errors import CheckpointError
-from tuneful.export.card import Card
-from tuneful.export.huggingface import Shipped
-from tuneful.export.sharded import save_sharded
 from tuneful.model.load import folder_model, mapped_model
 from tuneful.model.lora import add_adapter
 from tuneful.train import checkpoint
@@ -109,7 +105,6 @@ def look(folder: Path) -> None:
     with joined_group(CPU) as found:
         group = ProcessGroup(found.rank, found.size, found.local_rank, sharded=True)
         seen = {**loaded(folder), **checked(folder, group), **refused(folder, group), **collected(folder, group)}
-        seen["saved"] = {name: saved_as_it_was(folder, name, group) for name in ("model", "experts")}
         rows = group.gather([seen])
         if group.is_main:
             (folder / "seen.json").write_text(json.dumps(rows))
@@ -207,18 +202,6 @@ def collected(folder: Path, group: ProcessGroup) -> dict[str, Any]:
     collection.done()
     assert [owner.rank for owner in row_owners(state[names[0]])] == [0, 1]
     return {"collected": same}
-
-
-def saved_as_it_was(folder: Path, name: str, group: ProcessGroup) -> bool:
-    """Whether a folder that all ranks save holds the model that it was read from."""
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    shipped = Shipped(tokenizer, "{{ messages }}", (tokenizer.eos_token_id,), "base")
-    card = Card({}, data=(), data_sha256="0" * 64) if group.is_main else None
-    model = mapped_model(folder / name)
-    shard_by_slices(model, torch.float32, CPU)
-    save_sharded(model, folder / f"saved-{name}", shipped, card, group, dtype="float32")
-    wanted, found = (folder_model(folder / one).state_dict() for one in (name, f"saved-{name}"))
-    return wanted.keys() == found.keys() and all(torch.equal(found[key], one) for key, one in wanted.items())
 
 
 def save_and_be_killed(folder: Path, victim: int, when: str) -> None:
