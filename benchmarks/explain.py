@@ -49,7 +49,7 @@ from tuneful.train.loss import micro_batch_loss
 from tuneful.types import Example
 
 HEAD = 0.01
-BATCH_SIZE, EPOCHS, NUM_CHECKPOINTS = 8, 4, 3
+BATCH_SIZE, EPOCHS, NUM_CHECKPOINTS = 8, 4, 12
 ROOT = Path(__file__).parents[1]
 
 Row = dict[str, Any]

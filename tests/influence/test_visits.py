@@ -16,12 +16,13 @@ WEIGHTS = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
 
 
 def test_a_factor_is_the_sum_over_visits_of_rate_times_clipping_over_the_steps_weight() -> None:
+    """A visit belongs to the checkpoint before it, and those before the first checkpoint to that one."""
     found = factors(TRAIN, WEIGHTS, [2, 4], 5, {3: 4.0})
     wanted = np.zeros((2, 5))
     for step, indices in enumerate(all_steps(5, 2, TRAIN.seed, 2), start=1):
         clipping = 0.25 if step == 3 else 1.0
         for index in indices:
-            wanted[0 if step <= 2 else 1, index] += learning_rate(TRAIN, step, 5) * clipping / WEIGHTS[indices].sum()
+            wanted[0 if step <= 4 else 1, index] += learning_rate(TRAIN, step, 5) * clipping / WEIGHTS[indices].sum()
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
     assert (found.sum(0) > 0).all()
 

@@ -28,9 +28,10 @@ def factors(
 ) -> Weights:
     """float64 [C, N]: of each training record, learning rate x clipping / target weight of the step, summed over its visits.
 
-    A visit counts for the first of `checkpoints` (steps, ascending) that came after it, or for the last one; those after
-    `last_step`, whose weights are not kept, for none. `weights` [N] are the summed target weights of the records, `replayed`
-    those of replayed ones and their ratio. `grad_norms` are those before clipping, by step, where they are known.
+    A visit counts for the last of `checkpoints` (steps, ascending) that came before it, whose weights are nearest to those that
+    the record changed, and one before all of them for the first; those after `last_step`, whose weights are not kept, for
+    none. `weights` [N] are the summed target weights of the records, `replayed` those of replayed ones and their ratio.
+    `grad_norms` are those before clipping, by step, where they are known.
     """
     found = np.zeros((len(checkpoints), len(weights)))
     first = 0
@@ -46,6 +47,6 @@ def factors(
         first += train.batch_size
         norm, limit = grad_norms.get(step, 0.0), train.max_grad_norm
         clipping = limit / norm if limit and norm > limit else 1.0
-        place = min(int(np.searchsorted(checkpoints, step)), len(checkpoints) - 1)
+        place = max(0, int(np.searchsorted(checkpoints, step)) - 1)
         np.add.at(found[place], indices, learning_rate(train, step, total) * clipping / weight)
     return found

@@ -311,7 +311,7 @@ def _factors(
     replayed = None if replay is None else (summed(replay.examples), replay.ratio)
     found = factors(train, summed(examples), steps, run.training.kept_step, run.grad_norms(), replayed)
     total = num_steps(len(examples), train.batch_size, train.num_train_epochs, train.max_steps)
-    ends = [0, *steps[:-1], run.training.kept_step]
+    ends = [0, *steps[1:], run.training.kept_step]
     rates = [
         sum(learning_rate(train, step, total) for step in range(first + 1, last + 1)) for first, last in pairwise(ends)
     ]

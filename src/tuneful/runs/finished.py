@@ -179,7 +179,8 @@ def kept_weights(run: FinishedRun) -> list[KeptWeights]:
     """The checkpoints on the way to the weights that the run ended with, the oldest first; where there are none, these alone."""
     last = run.training.kept_step
     found = [one for one in whole_checkpoints(run.path / "checkpoints") if one.step <= last]
-    return [KeptWeights(one.step, one) for one in found] or [KeptWeights(last, None)]
+    before = [one for one in found if one.step < last]  # what stands at the end has no step after it
+    return [KeptWeights(one.step, one) for one in before or found] or [KeptWeights(last, None)]
 
 
 def set_weights(model: PreTrainedModel, kept: KeptWeights) -> None:
