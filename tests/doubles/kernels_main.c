@@ -133,12 +133,12 @@ static matrix laid_out(int64_t size, int64_t depth)
     return (matrix){panels, filled(KIND, size), depth, size};
 }
 
-/* Three steps of a decoder of one layer that answers two prompts. */
+/* Three steps of a decoder of one layer, whose window is two tokens, that answers two prompts. */
 static void show_answers(void)
 {
     enum { WIDTH = 24, INNER = 70, VOCABULARY = 37, ROWS_OF = 2, CAPACITY = 64 };
     decode_layer l = {{filled(KIND, WIDTH), filled(KIND, WIDTH)}, {NULL, NULL}, laid_out((H + 2 * K) * D, WIDTH),
-                      laid_out(WIDTH, H * D), laid_out(INNER, WIDTH), laid_out(INNER, WIDTH), laid_out(WIDTH, INNER), 1};
+                      laid_out(WIDTH, H * D), laid_out(INNER, WIDTH), laid_out(INNER, WIDTH), laid_out(WIDTH, INNER), 1, 2};
     decoder d = {KIND, 1, WIDTH, INNER, H, K, D, 1e-5, 1, 0.4, &l, filled(KIND, VOCABULARY * WIDTH), filled(KIND, WIDTH),
                  laid_out(VOCABULARY, WIDTH)};
     int64_t stored = ROWS_OF * K * CAPACITY * 16 * 8;
@@ -146,7 +146,7 @@ static void show_answers(void)
     void *logits = room(ROWS_OF * VOCABULARY * 8);
     for (int64_t t = 0; t < 3; t++) {
         int64_t ids[] = {t, 36 - t}, places[] = {t, t};
-        decode_step s = {THREADS, ROWS_OF, 0, ROWS_OF, CAPACITY, 0, 0, NULL, ids, NULL, NULL, places, NULL,
+        decode_step s = {THREADS, ROWS_OF, 0, ROWS_OF, CAPACITY, 0, 0, NULL, NULL, ids, NULL, NULL, places, NULL,
                          filled(computed(), ROWS_OF * D), filled(computed(), ROWS_OF * D), &cache, logits, NULL};
         s.workspace = room(decode_workspace_bytes(&d, &s));
         decode(&d, &s);

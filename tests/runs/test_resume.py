@@ -572,9 +572,10 @@ def test_a_second_signal_leaves_at_once_and_saves_nothing(data: Path, settings: 
         os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments)
 
-    def terminated(*arguments: Any) -> float:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return learning_rate(*arguments)
+    def terminated(config: Any, step: int, num_steps: int) -> float:
+        if step == 2:  # the first has something to be saved
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(config, step, num_steps)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "learning_rate", terminated)
