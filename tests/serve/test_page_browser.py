@@ -64,8 +64,9 @@ def server(runs: Path) -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # a busy machine takes longer than the five seconds that there are by default
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=browser_path(), args=SWITCHES)
         yield launched
