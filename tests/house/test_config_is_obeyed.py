@@ -59,7 +59,7 @@ from tuneful.train.layout import choose_layout, set_dropout
 from tuneful.train.loop import Training, mean_costs
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.optimizer import AdamW
-from tuneful.train.placement import ModelSize, choose_replicas, choose_strategy
+from tuneful.train.placement import HeldModel, choose_replicas, choose_strategy
 from tuneful.types import Answer, Conversation, Example, Turn
 
 ROWS = [
@@ -377,7 +377,7 @@ def texts(found: tuple[list[Answer], int]) -> list[tuple[int, ...]]:
 
 
 SAMPLED = ["generate.temperature=1.5"]
-A_SMALL_MODEL = ModelSize(1000, 0, torch.device("cpu"))
+A_SMALL_MODEL = HeldModel(1000, 0, torch.device("cpu"))
 OVERFITTING = ("train.learning_rate=0.3", "train.eval_steps=1")
 
 

@@ -26,6 +26,7 @@ from tuneful.model import attention, attention_flex, attention_varlen
 from tuneful.model.attention import ask_for, gpu_attention, laid_out, plan_attention, trie_attention
 from tuneful.model.attention_flex import padded_length, tile_lists, trie_mask_mod, window_mask_mod
 from tuneful.model.attention_varlen import VarlenLayout, lay_out_varlen, summed_by_node
+from tuneful.model.precision import say_computes_in
 from tuneful.train.layout import choose_layout, self_check
 
 CPU = torch.device("cpu")
@@ -333,3 +334,12 @@ def test_the_rule_of_a_window_counts_from_the_query_back() -> None:
     node, none = torch.arange(40), torch.zeros((), dtype=torch.long)
     rule = window_mask_mod(torch.from_numpy(batch.subtree_end), torch.from_numpy(batch.positions), 3)
     assert np.array_equal(rule(none, none, node[:, None], node).numpy(), visible(batch, 3))
+
+
+def test_a_sharded_model_is_asked_for_what_it_computes_in_and_not_for_what_it_is_held_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention, "compute_capability", lambda device: (9, 0))
+    model: Any = OnGpu(torch.float32)
+    say_computes_in(model, torch.bfloat16)
+    assert gpu_attention(model) == "varlen"

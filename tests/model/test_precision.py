@@ -57,6 +57,27 @@ def test_a_gpu_without_bfloat16_trains_adapters_in_float16_and_whole_models_in_f
     assert choose_dtype("float16", gpu, tmp_path) is torch.float16
 
 
+def test_a_busy_machine_does_not_decide(tmp_path, monkeypatch):
+    """Products are timed on one thread, by the time that it works, and the threads are back afterwards."""
+    seen, before = [], torch.get_num_threads()
+    real = torch.nn.functional.linear
+
+    def linear(*given):
+        seen.append(torch.get_num_threads())
+        return real(*given)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: pytest.fail("wall time was asked for"))
+    torch.set_num_threads(2)
+    try:
+        choose_dtype("auto", CPU, tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
 def test_the_timing_is_kept_and_not_repeated(processor, tmp_path):
     cache = tmp_path / "not" / "there yet"
     assert choose_dtype("auto", CPU, cache) is torch.bfloat16

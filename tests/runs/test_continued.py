@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.doubles.cut_runs import cut_after_checkpoint
 from tests.model.test_adapter import adapter_on, logits, settings_of
 from tests.runs.test_saved import LORA, config
 from transformers import AutoModelForCausalLM
@@ -18,7 +18,6 @@ import tuneful
 from tuneful.config import load_config
 from tuneful.errors import ConfigError
 from tuneful.model.load import load_model
-from tuneful.signals import Interrupted
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ADAPTED = "train.method=lora"
@@ -73,24 +72,11 @@ def test_what_is_trained_is_the_adapter_that_was_given_and_it_moves_from_there(
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-8)
 
 
-def test_a_continued_run_that_was_cut_off_ends_as_if_it_had_not_been(
-    first: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_continued_run_that_was_cut_off_ends_as_if_it_had_not_been(first: Path, data: Path, tmp_path: Path) -> None:
     settings = config(first, ADAPTED, "train.max_steps=4", "train.save_steps=1")
     straight = tuneful.run(data, config=settings, output=tmp_path / "straight")
-    with monkeypatch.context() as patch:
-        from tuneful.runs import training
-
-        own = training._save_checkpoint
-
-        def cut(run: Any, now: Any) -> None:
-            own(run, now)
-            if now.state.step == 2:
-                raise Interrupted(2)
-
-        patch.setattr(training, "_save_checkpoint", cut)
-        with pytest.raises(Interrupted):
-            tuneful.run(data, config=settings, output=tmp_path / "cut")
+    with cut_after_checkpoint(2):
+        tuneful.run(data, config=settings, output=tmp_path / "cut")
     resumed = tuneful.run(data, config=settings, output=tmp_path / "cut")
     for name in ("adapter/adapter_model.safetensors", "model/model.safetensors", "answers/base.jsonl"):
         assert (resumed.path / name).read_bytes() == (straight.path / name).read_bytes(), name

@@ -18,7 +18,10 @@ from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, DataError, InputError, ModelError
 from tuneful.influence.features import Featurizer
+from tuneful.runs import finished
+from tuneful.runs.finished import kept_weights, open_finished
 from tuneful.runs.schema import Explanation, load_document
+from tuneful.train.checkpoint import Checkpoint
 
 COLOURS = ("red", "blue", "green", "pink")
 THINGS = [
@@ -237,3 +240,13 @@ def test_a_damaged_checkpoint_is_passed_over(made: Path, tmp_path: Path) -> None
 def copied(run: Path, place: Path) -> Path:
     shutil.copytree(run, place, ignore=shutil.ignore_patterns("explain", "explain.json"))
     return place
+
+
+def test_weights_that_no_step_was_taken_from_are_not_compared(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_finished(made)
+    last = run.training.kept_step
+    some = [Checkpoint(made, step, {}) for step in (last - 5, last, last + 5)]
+    monkeypatch.setattr(finished, "whole_checkpoints", lambda folder: some)
+    assert [one.step for one in kept_weights(run)] == [last - 5]
+    monkeypatch.setattr(finished, "whole_checkpoints", lambda folder: some[1:])
+    assert [one.step for one in kept_weights(run)] == [last]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.doubles.cut_runs import cut_after_checkpoint
 from tests.runs.test_resume import Heard
 
 import tuneful
 from tuneful.config import Config, load_config
-from tuneful.runs import training
-from tuneful.signals import Interrupted
 
 QUICK = ["train.batch_size=4", "generate.max_new_tokens=3", "report.general=none", "train.save_steps=2"]
 LORA = ["train.method=lora", "lora.r=2", "train.learning_rate=0.01", "train.max_steps=4", "model.dtype=float16"]
@@ -30,7 +28,7 @@ def config(model: Path, *settings: str) -> Config:
 
 
 def test_a_run_in_float16_goes_through_and_one_that_was_cut_ends_in_the_same_bits(
-    data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
     heard, settings = Heard(), config(tiny_llama, *LORA)
     straight = tuneful.run(data, config=settings, output=tmp_path / "straight", terminal=heard)
@@ -39,17 +37,8 @@ def test_a_run_in_float16_goes_through_and_one_that_was_cut_ends_in_the_same_bit
     answers = (straight.path / "answers" / "tuned.jsonl").read_text().splitlines()
     assert len(answers) == len((straight.path / "answers" / "base.jsonl").read_text().splitlines()) > 0
 
-    with monkeypatch.context() as patch:
-        own = training._save_checkpoint
-
-        def cut(run: Any, now: Any) -> None:
-            own(run, now)
-            if now.state.step == 2:
-                raise Interrupted(2)
-
-        patch.setattr(training, "_save_checkpoint", cut)
-        with pytest.raises(Interrupted):
-            tuneful.run(data, config=settings, output=tmp_path / "cut")
+    with cut_after_checkpoint(2):
+        tuneful.run(data, config=settings, output=tmp_path / "cut")
     manifest = json.loads(next((tmp_path / "cut" / "checkpoints").glob("step-*/manifest.json")).read_text())
     state = manifest["document"]["state"]
     assert state["loss_scale"] >= 1

@@ -13,7 +13,7 @@ from tests.train.ranks import WITH_PAIRS, fail_while_others_wait, train_rank
 
 from tuneful.errors import ConfigError
 from tuneful.train.distributed import BUCKET_BYTES, SINGLE_PROCESS
-from tuneful.train.placement import ModelSize, choose_keeps_gradients, choose_replicas, choose_strategy
+from tuneful.train.placement import HeldModel, choose_keeps_gradients, choose_replicas, choose_strategy
 
 
 def test_alone_every_sum_is_the_number_itself():
@@ -108,14 +108,14 @@ def test_what_a_rank_fails_with_is_told_by_all_and_nobody_waits(stalls):
 
 
 def test_copies_are_of_equal_numbers_of_ranks_and_by_default_one_a_node(monkeypatch):
-    model = ModelSize(1000, 0, torch.device("cpu"))
+    model = HeldModel(1000, 0, torch.device("cpu"))
     assert [choose_replicas(model, 8, ranks) for ranks in (2, 4, 8)] == [4, 2, 1]
     with pytest.raises(ConfigError, match=r"train\.shard_ranks.*8 ranks cannot be divided into sets of 3"):
         choose_replicas(model, 8, 3)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert choose_replicas(model, 8, None) == 2
     assert choose_replicas(model, 6, None) == 1  # nodes of unlike numbers of ranks
-    assert choose_replicas(ModelSize(1 << 50, 0, torch.device("cpu")), 8, None) == 1  # a node has no room for a copy
+    assert choose_replicas(HeldModel(1 << 50, 0, torch.device("cpu")), 8, None) == 1  # a node has no room for a copy
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_copies_are_of_equal_numbers_of_ranks_and_by_default_one_a_node(monkeypa
 )
 def test_what_a_rank_has_room_for_decides_how_a_model_is_held(monkeypatch, free, strategy, keeps):
     """18 bytes a trained parameter, and two buckets; of half a model 9, and whole gradients of 4."""
-    monkeypatch.setattr(ModelSize, "room", free)
-    model = ModelSize(1000, 0, torch.device("cpu"))
+    monkeypatch.setattr(HeldModel, "room", free)
+    model = HeldModel(1000, 0, torch.device("cpu"))
     assert choose_strategy(model, "auto") == strategy
     assert choose_keeps_gradients(model, 2) is keeps
     assert (choose_strategy(model, "ddp"), choose_strategy(model, "fsdp")) == ("ddp", "fsdp")

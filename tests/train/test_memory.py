@@ -112,3 +112,18 @@ def test_tokens_of_a_micro_batch_share_what_the_optimizer_leaves(monkeypatch: py
     assert memory.affordable_tokens(model, torch.float32, computed_again=False) == found[1] > found[0]
     monkeypatch.setattr(memory, "optimizer_bytes", lambda *given: 10**12)
     assert memory.affordable_tokens(model, torch.float32, computed_again=False) == memory.MIN_TOKENS
+
+
+def test_a_sharded_model_is_not_checked_with_fewer_records_by_one_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others compute the same records, and would wait for layers that this one asks for no more."""
+    asked: list[int] = []
+
+    def full(model: Any, examples: Any, *others: Any, **settings: Any) -> None:
+        asked.append(len(examples))
+        raise OutOfMemoryError(len(examples), 100, 50, "data.json:1")
+
+    monkeypatch.setattr(layout, "self_check", full)
+    monkeypatch.setattr(layout, "is_sharded", lambda model: True)
+    with pytest.raises(OutOfMemoryError):
+        layout._fitting_check(tiny_model(), random_records(4))
+    assert asked == [4]

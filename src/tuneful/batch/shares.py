@@ -28,7 +28,7 @@ _UNITS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class ShareCosts:
     """What each record of a sequence adds to a share that has the one before it (`added`), and to one that begins with it
     (`alone`), in units of 1/256 node."""
 
@@ -41,9 +41,9 @@ def longest_side(example: Example) -> int:
     return max(map(len, sides_of(example)))
 
 
-def costs_of(ordered: Sequence[Example], layout: str, target_cost: float) -> Costs:
+def costs_of(ordered: Sequence[Example], layout: str, target_cost: float) -> ShareCosts:
     """What records cost in the order given; a target costs `target_cost` nodes."""
-    costs, previous = Costs([], []), None
+    costs, previous = ShareCosts([], []), None
     for example in ordered:
         added, alone = (_cost(before, example, layout, target_cost) for before in (previous, None))
         costs.added.append(added)
@@ -52,7 +52,7 @@ def costs_of(ordered: Sequence[Example], layout: str, target_cost: float) -> Cos
     return costs
 
 
-def cut_shares(costs: Costs, count: int) -> list[slice]:
+def cut_shares(costs: ShareCosts, count: int) -> list[slice]:
     """At most `count` stretches that hold every record once, in order; the dearest is as cheap as it can be."""
     ends = list(accumulate(costs.added, initial=0))
 

@@ -30,6 +30,7 @@ from tuneful.model.attention_native import NativeAttention, NativeBlocks, lay_ou
 from tuneful.model.attention_torch import BlockGroup, GroupedAttention, lay_out_groups
 from tuneful.model.attention_varlen import VarlenLayout, lay_out_varlen
 from tuneful.model.native import kernels
+from tuneful.model.precision import computes_in
 
 # Legend of shapes: N nodes, H query heads, K key/value heads, D head size of query and key, E of values
 NAME = "tuneful_trie"
@@ -131,7 +132,7 @@ def gpu_attention(model: PreTrainedModel) -> Implementation:
         return "torch" if model.device.type != "cuda" else asked
     config = model.config.get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    served = model.dtype.itemsize == 2 and size <= _FLASH_HEAD and not size % 8
+    served = computes_in(model).itemsize == 2 and size <= _FLASH_HEAD and not size % 8
     capped = getattr(config, "attn_logit_softcapping", None)
     return "varlen" if served and not capped and compute_capability(model.device) >= _FLASH_CAPABILITY else "torch"
 

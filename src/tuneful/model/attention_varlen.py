@@ -129,10 +129,8 @@ def flash_backward(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of query [N, H, D], keys and values [P, K, D], the same bits whenever they are computed."""
-    (logsumexp,), random = (
-        kept,
-        torch.zeros(2, dtype=torch.uint64, device=query.device),
-    )  # of a dropout that there is not
+    (logsumexp,) = kept
+    random = torch.zeros(2, dtype=torch.uint64, device=query.device)  # of a dropout that there is not
     with strictly_repeatable():
         to_query, to_keys, to_values = torch.ops.aten._flash_attention_backward(
             *(grad, query, keys, values, output, logsumexp),

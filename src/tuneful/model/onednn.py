@@ -11,10 +11,8 @@ import torch
 
 def multiplies_bfloat16() -> bool:
     """Whether oneDNN is there, and the processor multiplies bfloat16 natively by it."""
-    try:
-        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, NotImplementedError):
-        return False
+    asks = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return asks is not None and torch.backends.mkldnn.is_available() and bool(asks())
 
 
 def why_no_bfloat16() -> str | None:

@@ -114,7 +114,7 @@ def _rounded(
         return None
     if (tensors := merged_tensors(run.model, base_folder(run))) is None:
         return None
-    compare(run, trained, lambda change: _logits(run.model, prompts, change, tensors=tensors), _coarsest(run))
+    compare_logits(run, trained, lambda change: _logits(run.model, prompts, change, tensors=tensors), _coarsest(run))
     return _logits(run.model, prompts, rounded_to(dtype), tensors=tensors)
 
 
@@ -142,13 +142,13 @@ def _compare_saved(
     """ExportError where `saved` says something else than it should, whose weights `wanted` had rounded like it or not."""
     is_exact = is_rounded and run.config.model.save_dtype == _name(run.dtype)
     rounding = torch.float32 if is_exact else _coarsest(run)
-    difference = compare(run, wanted, lambda change: _logits(saved, prompts, change, then), rounding)
+    difference = compare_logits(run, wanted, lambda change: _logits(saved, prompts, change, then), rounding)
     base = "its base as 4 bits hold it" if run.config.train.method == "qlora" else "its base"
     merged = f"merged and rounded to {run.config.model.save_dtype}" if is_rounded else "merged"
     run.terminal.say(f"the adapter and {base}, {merged}: the same logits to {difference:.0e} of the largest")
 
 
-def compare(
+def compare_logits(
     run: RunState,
     wanted: Sequence[torch.Tensor],
     logits: Callable[[Change], list[torch.Tensor]],
@@ -161,9 +161,9 @@ def compare(
     model itself is asked, as `export/sharpness.py` does: with weights that are moved by chance as far as rounding moves them.
     """
     found = logits(as_it_is)
-    difference, bound = largest(found, wanted), MERGE_TOLERANCE
+    difference, bound = largest_share(found, wanted), MERGE_TOLERANCE
     if not difference <= bound:
-        bound = max(bound, SHARPNESS * largest(logits(moved_as_by_rounding(rounding)), found))
+        bound = max(bound, SHARPNESS * largest_share(logits(moved_as_by_rounding(rounding)), found))
     if not difference <= bound:
         raise ExportError(
             f"{run.folder.trained}: merged into its base the adapter gives logits that differ by {difference:.2g} of the "
@@ -172,7 +172,7 @@ def compare(
     return difference
 
 
-def largest(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+def largest_share(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
     """The largest difference of a logit, as a share of the largest logit of its prompt."""
     pairs = [largest_difference(one, other) for one, other in zip(found, wanted, strict=True)]
     return max((difference / scale for difference, scale in pairs), default=0.0)

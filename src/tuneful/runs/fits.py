@@ -25,8 +25,7 @@ from tuneful.model.precision import choose_dtype
 from tuneful.model.size import ModelSize, size_of
 from tuneful.train.distributed import ProcessGroup
 from tuneful.train.memory import MIN_TOKENS, bytes_a_token
-from tuneful.train.placement import ModelSize as HeldModel
-from tuneful.train.placement import choose_group
+from tuneful.train.placement import HeldModel, choose_group
 
 _FLOAT32 = 4
 BYTES_WHILE_MERGED = 4 * _FLOAT32
@@ -124,9 +123,8 @@ def phases(size: ModelSize, config: Config, dtype: torch.dtype, device: torch.de
         else size.num_adapter_parameters(config.lora.r, train.freeze_layers)
     )
     frozen = all_weights - trained if is_full else all_weights
-    on_host = (
-        device.type != "cuda"
-    )  # MPS shares its memory: where the best weights lie, and where models are loaded and compared
+    # Where the best weights lie, and where models are loaded and compared; MPS shares the memory of its host.
+    on_host = device.type != "cuda"
     has_validation = bool(config.data.validation_share or config.data.validation_file)
     keeps_best = on_host and train.keep == "best" and has_validation
     in_4_bits = size.num_in_matrices if train.method == "qlora" else 0

@@ -24,7 +24,7 @@ from tuneful.model.lora import attach_adapter, merge_adapter, save_adapter
 from tuneful.model.memory import give_back_freed_memory
 from tuneful.model.names import Base, save_trained_with
 from tuneful.model.widened import Change, as_it_is
-from tuneful.runs.adapter import base_folder, compare, largest
+from tuneful.runs.adapter import base_folder, compare_logits, largest_share
 from tuneful.runs.card import describe_model
 from tuneful.runs.setup import RunState
 from tuneful.train.checkpoint import check_finite
@@ -61,7 +61,7 @@ def _save_whole(run: RunState, shipped: Shipped, prompts: Sequence[Sequence[int]
         take_saved(run)  # what is measured is what was saved
     trained = _logits(run.model, prompts)
     saved = _saved(run, run.dtype)
-    difference = largest(_logits(saved, prompts), trained)
+    difference = largest_share(_logits(saved, prompts), trained)
     let_go(saved)
     give_back_freed_memory()
     if not difference <= SAME_WEIGHTS_TOLERANCE:
@@ -89,7 +89,7 @@ def _save_beside_base(run: RunState, shipped: Shipped, prompts: Sequence[Sequenc
                 local(parameter.data).copy_(change(local(parameter.data).float()))
             return _logits(saved, prompts)
 
-        difference = compare(run, trained, logits, getattr(torch, run.config.model.save_dtype))
+        difference = compare_logits(run, trained, logits, getattr(torch, run.config.model.save_dtype))
         let_go(saved)
         run.terminal.say(f"the adapter and its base, merged: the same logits to {difference:.0e} of the largest")
     run.take_model(_saved(run, run.dtype) if is_merged else _adapted(run, run.dtype))

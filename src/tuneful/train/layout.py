@@ -355,12 +355,13 @@ def self_check(
 def _fitting_check(
     model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName = "trie", *, training: bool = True
 ) -> str | None:
-    """`self_check` of as many of `examples` as the memory has room for. OutOfMemoryError where one alone is too many."""
+    """`self_check` of as many of `examples` as the memory has room for. OutOfMemoryError where one alone is too many, and at once
+    where the model is sharded: the other ranks compute the same examples."""
     while True:
         try:
             return self_check(model, examples, layout, training=training)
         except OutOfMemoryError:
-            if len(examples) == 1:
+            if len(examples) == 1 or is_sharded(model):
                 raise
         examples = examples[: len(examples) // 2]
         give_back_freed_memory()

@@ -115,9 +115,8 @@ class AdamW:
         """Lay a copy of the weights as they are aside, in place of an earlier one. From a GPU it is made while the next step is
         computed, where the memory of the host may be pinned for it."""
         on_gpu = any(tensor.master.device.type == "cuda" for tensor in self._tensors)
-        pins = on_gpu and room_for_a_copy(
-            2 * sum(tensor.master.nbytes for tensor in self._tensors)
-        )  # rounded up by torch
+        num_bytes = sum(tensor.master.nbytes for tensor in self._tensors)
+        pins = on_gpu and room_for_a_copy(2 * num_bytes)  # torch rounds each up to a power of two
         for tensor in self._tensors:
             if tensor.kept is None:
                 tensor.kept = torch.empty_like(tensor.master, device="cpu", pin_memory=pins)

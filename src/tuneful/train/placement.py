@@ -24,7 +24,7 @@ _USED_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSize:
+class HeldModel:
     """A model that is to be held: how many parameters are trained, the bytes of those that are not, and on which device."""
 
     num_trained: int
@@ -44,7 +44,7 @@ class ModelSize:
         return _USED_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def choose_group(group: ProcessGroup, model: ModelSize, wanted: Strategy, shard_ranks: int | None) -> ProcessGroup:
+def choose_group(group: ProcessGroup, model: HeldModel, wanted: Strategy, shard_ranks: int | None) -> ProcessGroup:
     """`group`, knowing how `model` is held, the same on every rank: what the main rank chooses, and what all have room for."""
     sharded = choose_strategy(model, "fsdp" if shard_ranks is not None else wanted) == "fsdp"
     sharded, replicas = group.broadcast([sharded, choose_replicas(model, group.size, shard_ranks) if sharded else 1])
@@ -52,14 +52,14 @@ def choose_group(group: ProcessGroup, model: ModelSize, wanted: Strategy, shard_
     return replace(group, sharded=sharded, replicas=replicas, keeps_gradients=keeps_gradients)
 
 
-def choose_strategy(model: ModelSize, wanted: Strategy) -> Literal["ddp", "fsdp"]:
+def choose_strategy(model: HeldModel, wanted: Strategy) -> Literal["ddp", "fsdp"]:
     """`ddp` where model, optimizer and two buckets of gradients fit with room to spare; or as `wanted`."""
     if wanted != "auto":
         return wanted
     return "ddp" if model.num_bytes + 2 * BUCKET_BYTES < model.room else "fsdp"
 
 
-def choose_replicas(model: ModelSize, size: int, shard_ranks: int | None) -> int:
+def choose_replicas(model: HeldModel, size: int, shard_ranks: int | None) -> int:
     """How many copies of a sharded model `size` ranks hold: one for every `shard_ranks` of them.
 
     Where that is not given, one a node, if its ranks have room for it, else one. ConfigError where ranks cannot be divided so.
@@ -73,7 +73,7 @@ def choose_replicas(model: ModelSize, size: int, shard_ranks: int | None) -> int
     return size // on_node if fits else 1
 
 
-def choose_keeps_gradients(model: ModelSize, shard_ranks: int) -> bool:
+def choose_keeps_gradients(model: HeldModel, shard_ranks: int) -> bool:
     """Whether a rank has room for whole gradients in float32 beside its shard, one of `shard_ranks`: then they are summed once a
     step, else in every micro-batch."""
     return model.num_bytes / shard_ranks + _GRADIENT_BYTES * model.num_trained < model.room

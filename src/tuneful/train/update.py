@@ -146,9 +146,9 @@ class TorchUpdate:
         """AdamW's step number `num_steps` with the gradients divided by `divisor`."""
         scalars: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         for batch in self._with_gradients():
-            if (
-                device := batch[0].tensor.master.device
-            ) not in scalars:  # filled there: a copy would wait for the device
+            device = batch[0].tensor.master.device
+            if device not in scalars:
+                # Filled there: a copy would wait for the device.
                 steps, by = (torch.full((), float(one), device=device) for one in (num_steps, divisor))
                 scalars[device] = steps, by
             self._step_batch(batch, rate, *scalars[device], divides=divisor != 1.0)
@@ -164,9 +164,8 @@ class TorchUpdate:
     ) -> None:
         masters = [stretch.of(stretch.tensor.master) for stretch in batch]
         gradients = _gradients(batch)
-        if (
-            divides and masters[0].device.type == "mps"
-        ):  # whose kernel may not know `grad_scale`; the gradients are used once
+        if divides and masters[0].device.type == "mps":
+            # Its kernel may not know `grad_scale`, and the gradients are used once.
             torch._foreach_div_(gradients, divisor)
             divides = False
         torch._fused_adamw_(
