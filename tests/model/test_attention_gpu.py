@@ -61,8 +61,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
 
 
 def each_sequence(layout: VarlenLayout) -> list[tuple[slice, slice, torch.Tensor]]:
-    """Queries and keys of each sequence, and who sees whom: the rule of FlashAttention, counted from the last query and key."""
-    found = []
+    """Queries and keys of each sequence, and who sees whom: the rule of FlashAttention, counted from the last query and key, under
+    the options that it is given."""
+    found, options = [], attention_varlen._options(layout, 1.0)
+    left, right = options["window_size_left"], options["window_size_right"]
     for start, stop, first, last in zip(
         layout.query_starts[:-1], layout.query_starts[1:], layout.key_starts[:-1], layout.key_starts[1:], strict=True
     ):
@@ -70,9 +72,9 @@ def each_sequence(layout: VarlenLayout) -> list[tuple[slice, slice, torch.Tensor
         assert num_queries <= layout.max_queries
         assert num_keys <= layout.max_keys
         distance = torch.arange(num_queries)[:, None] + num_keys - num_queries - torch.arange(num_keys)
-        sees = distance >= 0
-        if layout.window is not None:
-            sees &= distance < layout.window
+        sees = distance >= -right
+        if left >= 0:  # below 0: no window
+            sees &= distance <= left
         found.append((slice(start, stop), slice(first, last), sees))
     return found
 
