@@ -61,8 +61,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
 
 
 def each_sequence(layout: VarlenLayout) -> list[tuple[slice, slice, torch.Tensor]]:
-    """Queries and keys of each sequence, and who sees whom: the rule of FlashAttention, counted from the last query and key, under
-    the options that it is given."""
+    """Queries and keys of each sequence, and who sees whom: the rule of FlashAttention under the options that it is given, counted
+    from the last query and key."""
     found, options = [], attention_varlen._options(layout, 1.0)
     left, right = options["window_size_left"], options["window_size_right"]
     for start, stop, first, last in zip(
