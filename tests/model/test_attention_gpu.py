@@ -61,8 +61,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
 
 
 def each_sequence(layout: VarlenLayout) -> list[tuple[slice, slice, torch.Tensor]]:
-    """Queries and keys of each sequence, and who sees whom: the rule of FlashAttention under the options that it is given, counted
-    from the last query and key."""
+    """Queries and keys of each sequence, and who sees whom: FlashAttention's rule under the options that it is given.
+
+    It counts from the last query and key.
+    """
     found, options = [], attention_varlen._options(layout, 1.0)
     left, right = options["window_size_left"], options["window_size_right"]
     for start, stop, first, last in zip(

@@ -51,7 +51,8 @@ def judge_until_clear(
     order = random.Random(seed).sample(range(num_items), num_items)
     found: dict[int, list[Verdict]] = {}
     seen: WatchedDifference | None = None
-    while len(found) < num_items and not (seen and (seen.low > 0 or seen.high < 0)):
+    is_clear = False
+    while len(found) < num_items and not is_clear:
         # Where nothing was scored so far, all that is left at once: the client gives up on a judge that never answers.
         size = LOOK_EVERY if seen or not found else num_items
         chosen = order[len(found) : len(found) + size]
@@ -60,6 +61,7 @@ def judge_until_clear(
         differences = [one for at in order[: len(found)] if (one := _difference(found[at])) is not None]
         if differences:
             look = watched(differences, _SPAN, confidence)
+            is_clear = look.is_clear
             seen = WatchedDifference(
                 len(found), num_items, len(differences), look.difference, look.low, look.high, look.p_value
             )
