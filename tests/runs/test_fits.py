@@ -19,7 +19,8 @@ from tuneful.errors import ConfigError
 from tuneful.model import memory
 from tuneful.model.gguf_header import read_gguf_header
 from tuneful.model.size import ModelSize, size_of
-from tuneful.runs import fits
+from tuneful.runs import fits, setup
+from tuneful.train.distributed import SINGLE_PROCESS
 
 SIZE = ModelSize(
     {
@@ -146,7 +147,7 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read_and_says_what_
     assert size is not None
     need = fits.needed(size, config, torch.float32, CPU).num_bytes
     monkeypatch.setattr(fits, "available_bytes", lambda _: need - 1)
-    monkeypatch.setattr("tuneful.runs.setup.load_from", never)
+    monkeypatch.setattr(setup, "load_from", never)
     arguments: Any = {"output": tmp_path / "run"} if work == "run" else {}
     call: Any = tuneful.run if work == "run" else partial(tuneful.dry_run, "train")
     with pytest.raises(ConfigError) as refused:
@@ -193,3 +194,10 @@ def test_on_a_gpu_the_best_weights_and_the_copies_that_are_compared_lie_elsewher
     assert [one.phase for one in fits.phases(SIZE, load_config(), torch.float32, torch.device("cuda"))] == [
         "finetuning all weights"
     ]
+
+
+def test_one_process_alone_is_no_set_of_ranks(tiny_llama: Path) -> None:
+    config = load_config(overrides=["train.shard_ranks=2"])
+    with pytest.raises(ConfigError, match=r"train\.shard_ranks`: 2, and this is one process alone"):
+        fits.placed(SINGLE_PROCESS, config, tiny_llama, torch.float32, CPU)
+    assert fits.placed(SINGLE_PROCESS, load_config(), tiny_llama, torch.float32, CPU) is SINGLE_PROCESS

@@ -76,6 +76,10 @@ def placed(group: ProcessGroup, config: Config, path: Path, held: torch.dtype, d
     """
     train = config.train
     if group.size == 1:
+        if train.shard_ranks is not None:
+            raise ConfigError(
+                f"`train.shard_ranks`: {train.shard_ranks}, and this is one process alone; start it through torchrun, or drop it"
+            )
         return group
     if train.method == "qlora" and (train.strategy == "fsdp" or train.shard_ranks is not None):
         raise ConfigError(
