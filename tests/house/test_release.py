@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -164,10 +165,11 @@ def test_doctor_tells_of_every_extra_that_users_install() -> None:
 # The jobs
 
 
-def jobs() -> dict[str, dict]:
+def jobs() -> dict[str, Any]:
     """The jobs of the workflow."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
-    return workflow["jobs"]
+    found: dict[str, Any] = workflow["jobs"]
+    return found
 
 
 def commands() -> list[str]:
