@@ -31,6 +31,7 @@ ENVIRONMENT = (
 EXTRAS = {
     "judge": ("xllamacpp",),
     "export": ("xllamacpp",),
+    "serve": ("fastapi", "uvicorn"),
     "qlora": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
