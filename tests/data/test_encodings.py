@@ -64,7 +64,7 @@ def test_the_advice_is_a_command_that_converts_the_file(
     Path(name).write_bytes((f"[{content}]" if name == "a.json" else content).encode(encoding))
     with pytest.raises(DataError) as refused:
         read_data(name)
-    command = str(refused.value).partition("Convert the file: ")[2].partition(". Fix")[0]
+    command = str(refused.value).partition("onvert the file: ")[2].partition(". Fix")[0]
     assert f"iconv -f {encoding} -t UTF-8" in command
     subprocess.run(command, shell=True, check=True)
     converted = name.replace(".", "-utf8.")

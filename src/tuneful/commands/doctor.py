@@ -29,6 +29,7 @@ ENVIRONMENT = (
 EXTRAS = {
     "judge": ("xllamacpp",),
     "export": ("xllamacpp",),
+    "serve": ("fastapi", "uvicorn"),
     "qlora": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),

@@ -51,7 +51,8 @@ def how_to_convert(name: str, line: bytes) -> str:
     encoding = "GB18030" if in_pairs and not _ALONE.search(line) else "WINDOWS-1252"
     stem, dot, ending = name.rpartition(".")
     target = f"{stem}-utf8.{ending}" if dot else f"{name}-utf8"
-    return f"Convert the file: {shlex.join(['iconv', '-f', encoding, '-t', 'UTF-8', name])} > {shlex.quote(target)}"
+    excel = 'In Excel save it as "CSV UTF-8", or convert' if suffix_of(name) == ".csv" else "Convert"
+    return f"{excel} the file: {shlex.join(['iconv', '-f', encoding, '-t', 'UTF-8', name])} > {shlex.quote(target)}"
 
 
 def _cut(line: bytes) -> bytes:
