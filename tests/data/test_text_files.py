@@ -336,8 +336,7 @@ def test_what_excel_leaves_at_the_end_of_a_csv_is_no_row(tmp_path: Path) -> None
     content = 'Frage;Antwort;Preis;;\r\nWas?;"Zwei\nZeilen";3,50;;\r\n;;;;\r\nWo?;;;;\r\n; ;;;\r\n;;;;\r\n'
     settings = DataConfig(columns={"instruction": "Frage", "output": "Antwort"}, on_error="skip")
     file = read_data(written(tmp_path, "faq.csv", content.encode()), settings)
-    assert places(file) == ["faq.csv:2"]
-    assert [row.source for row in file.refused] == ["faq.csv:5"]
+    assert places(file) + [row.source.rpartition("/")[2] for row in file.refused] == ["faq.csv:2", "faq.csv:5"]
 
 
 def test_faulty_rows_of_csv_are_refused_and_blanks_are_empty_texts(tmp_path: Path) -> None:
