@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneful
 from tuneful.cli import COMMANDS, _usage_error, app
-from tuneful.commands.chat import ChatSession, converse
+from tuneful.commands.chat import HELP, ChatSession, converse
 from tuneful.commands.check import find_encoder
 from tuneful.commands.doctor import EXTRAS, show_findings
 from tuneful.commands.examples import EXAMPLES
@@ -138,6 +138,10 @@ def test_a_message_may_have_several_lines(
     monkeypatch.setattr(session, "say", asked.append)
     converse(session, Terminal(quiet=True))
     assert asked == ["one", "two\nthree", "/four\n\nfive", "six"]
+
+
+def test_the_help_of_the_chat_fits_a_terminal() -> None:
+    assert max(map(len, HELP.splitlines())) <= 80
 
 
 def test_an_answer_that_was_stopped_is_no_record_to_train_on(session: ChatSession, tmp_path: Path) -> None:
