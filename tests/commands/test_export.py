@@ -11,9 +11,11 @@ import pytest
 from tests.doubles.exported import byte_level_tokenizer, tiny_adapter, tiny_folder
 
 from tuneful.cli import main
-from tuneful.commands.export import _how_to_run
+from tuneful.commands.export import _how_to_run, _show
+from tuneful.console import Terminal
 from tuneful.export import gguf_tensors
-from tuneful.runs.schema import ExportProof, read_strictly
+from tuneful.export.formats import Written
+from tuneful.runs.schema import ExportPart, ExportProof, read_strictly
 
 ROWS = [
     {"instruction": f"Say {word}.", "output": word, "source": f"x.jsonl:{at}"} for at, word in enumerate("abcdefghijk")
@@ -81,6 +83,14 @@ def test_the_command_that_uses_an_export_is_told_for_each_format(tmp_path: Path)
     assert _how_to_run("ollama", folder, "First") == f"ollama create first -f '{folder}/Modelfile'"
     assert _how_to_run("gguf", folder, "First") == f"llama-server -m '{folder}/First-q8_0.gguf'"
     assert _how_to_run("adapter", folder, "First") == f"llama-server -m BASE.gguf --lora '{folder}/First-q8_0.gguf'"
+
+
+def test_what_several_comparisons_lack_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [ExportPart(name, "llama.cpp", 0, None, None, None, "not installed") for name in ("prompts", "logits")]
+    _show(Written((*parts, ExportPart("keys", "read back", 3, "equal", "equal", True))), Terminal())
+    said = capsys.readouterr().err
+    assert "prompts, logits: not installed\n" in said
+    assert said.count("not installed") == 1
 
 
 def test_an_export_that_is_not_the_model_ends_with_1_and_leaves_what_was_there(

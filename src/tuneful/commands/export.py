@@ -221,9 +221,12 @@ def _show(written: Written, terminal: Terminal) -> None:
             for part in written.parts
         ],
     )
+    noted: dict[str, list[str]] = {}
     for part in written.parts:
-        if part.note:
-            terminal.say(f"{part.name}: {part.note}")
+        noted.setdefault(part.note, []).append(part.name)
+    for note, names in noted.items():
+        if note:
+            terminal.say(f"{', '.join(names)}: {note}")
 
 
 def _check(written: Written, folder: Path) -> None:
