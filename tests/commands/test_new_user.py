@@ -220,8 +220,11 @@ def test_nothing_fills_the_screen_of_whoever_tries_a_function(tiny_llama: Path, 
 def test_an_option_that_is_a_setting_is_refused_with_how_it_is_given(option: str, setting: str | None) -> None:
     with pytest.raises(Exception, match=f"No such option: {option}") as refused:
         app(["run", "my.json", option, "1"], prog_name="tuneful", standalone_mode=False)
-    meant = f"; a setting has no dashes: {setting}=VALUE, after the data; see" if setting else "; see"
-    assert str(_usage_error(refused.value)) == f"No such option: {option}{meant} tuneful run --help"
+    message = str(_usage_error(refused.value))
+    assert message.startswith(f"No such option: {option}")
+    assert message.endswith("; see tuneful run --help")
+    assert ("a setting has no dashes" in message) is (setting is not None)
+    assert setting is None or f"; a setting has no dashes: {setting}=VALUE, after the data; see" in message
 
 
 def test_rows_that_are_not_listed_are_counted(
@@ -239,8 +242,8 @@ def test_rows_that_are_not_listed_are_counted(
     tuneful.train(rows, config=settings, output=tmp_path / "run", terminal=Terminal())
     said = " ".join(capsys.readouterr().err.split())
     assert "+ 5 refused" in said
-    assert "refused records:21 and 1 more: `output` is empty" in said
-    assert "refused records:23: `output` is null" in said
+    assert re.search(r"refused \S+:21 and 1 more: `output` is empty", said)
+    assert re.search(r"refused \S+:23: `output` is null", said)
     assert "refused 1 more for other reasons; `tuneful check` shows them, and the report of a run" in said
 
 

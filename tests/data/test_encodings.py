@@ -51,7 +51,12 @@ def test_utf_16_that_is_cut_off_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"), [("WINDOWS-1252", "Grün \u20ac"), ("GB18030", "\u4e16\u754c\uff0c\u4f60\u597d")]
+    ("encoding", "text"),
+    [
+        ("WINDOWS-1252", "Grün \u20ac"),
+        ("WINDOWS-1252", "Größe und Füße"),
+        ("GB18030", "\u4e16\u754c\uff0c\u4f60\u597d"),
+    ],
 )
 @pytest.mark.parametrize("name", ["an answer.csv", "a.jsonl", "a.json"])
 def test_the_advice_is_a_command_that_converts_the_file(
