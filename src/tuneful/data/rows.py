@@ -24,8 +24,8 @@ BLANK = " \t\r\n"
 
 _MAX_DROPPED = 1 << 28
 _IN_RUNS, _ALONE = re.compile(rb"[\x80-\xff]{4,}"), re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x40-\xff])")
-"""Text that is not UTF-8 is mostly what Excel writes: in the west an accent now and then, two together in "Größe" but hardly four,
-in China two bytes a character."""
+"""Text that is not UTF-8 is mostly what Excel writes: in the west an accent now and then, two together in "Größe" but hardly
+four, in China two bytes a character."""
 
 
 def escaped(text: str) -> str:
