@@ -133,6 +133,7 @@ def test_whatever_the_csv_module_writes_is_read_back(tmp_path: Path, rows: list[
     name = written(tmp_path, "data.csv", as_csv(rows, quoting=csv.QUOTE_ALL))
     with sources.ByteStream(sources.find_files(name)[0]) as stream:
         found = list(text_files.text_rows(stream, frozenset(), frozenset()))
+    rows = [row for row in rows if any(map(str.strip, row.values()))]  # a row of empty cells is a blank line
     assert [(value, fault) for _, value, fault in found] == [(row, None) for row in rows]
 
 
