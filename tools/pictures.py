@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-_PAGE = {"width": 1000, "height": 560}
+_PAGE = {"width": 1000, "height": 640}
 _WIDE, _NARROW = {"width": 1280, "height": 820}, {"width": 400, "height": 820}
 
 
