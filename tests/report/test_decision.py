@@ -15,6 +15,7 @@ from tuneful.report.build import build_report
 from tuneful.report.decision import view_decision
 from tuneful.report.forgotten import forgetting_scale, forgotten_in_words, how_much
 from tuneful.report.paths import without_folders
+from tuneful.report.sections import moment_in_words
 from tuneful.runs.schema import ComparedSides, Comparison, GateOutcome, JudgeFinding, KindComparison, MetricComparison
 
 
@@ -217,3 +218,10 @@ def test_the_commands_of_the_page_work_where_the_run_was_made(
     assert "tuneful chat --model 'my runs/first'" in text
     assert "tuneful export 'my runs/first' --to gguf" in text
     assert str(tmp_path) not in html
+
+
+def test_a_moment_is_written_as_people_write_it() -> None:
+    assert moment_in_words("2026-11-30T21:44:26+00:00") == "30 November 2026, 21:44 UTC"
+    assert moment_in_words("2026-11-30T21:44:26Z") == "30 November 2026, 21:44 UTC"
+    assert moment_in_words("2026-11-30T21:44:26+02:00") == "30 November 2026, 21:44"
+    assert moment_in_words("yesterday") == "yesterday"
