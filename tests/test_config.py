@@ -227,6 +227,7 @@ def test_what_an_earlier_version_wrote_down_is_translated() -> None:
         ("nonsense.thing=1", "sections are data, template, model, lora, train, preference, generate, judge, report"),
         ("a.b.c=1", "sections are"),
         ("train.=1", "unknown key `train.`"),
+        ("output=reply", "the columns of all fields are one setting, with commas: data.columns=...,output=COLUMN"),
     ],
 )
 def test_an_unknown_key_is_refused_with_a_guess(argument: str, hint: str) -> None:

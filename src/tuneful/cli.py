@@ -122,7 +122,17 @@ def _usage_error(error: Any) -> InputError:
     """Typer's own complaint about an argument, said our way."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "tuneful"
-    return InputError(f"{str(error.format_message()).rstrip('.')}; see {command} --help")
+    setting = _setting_meant(str(error.option_name)) if type(error).__name__ == "NoSuchOption" else ""
+    return InputError(f"{str(error.format_message()).rstrip('.')}; {setting}see {command} --help")
+
+
+def _setting_meant(option: str) -> str:
+    """`--learning-rate`, which is no option: how the setting of that name is given; "" where there is none."""
+    from tuneful.config.explain import setting_named
+    from tuneful.config.load import all_keys
+
+    key = setting_named(option.lstrip("-").replace("-", "_"), all_keys()) if option.startswith("--") else None
+    return f"a setting has no dashes: {key}=VALUE, after the data; " if key else ""
 
 
 def _fail(error: Exception, exit_code: int, debug: bool) -> NoReturn:

@@ -11,8 +11,11 @@ import pytest
 from tests.doubles.exported import byte_level_tokenizer, tiny_adapter, tiny_folder
 
 from tuneful.cli import main
+from tuneful.commands.export import _how_to_run, _show
+from tuneful.console import Terminal
 from tuneful.export import gguf_tensors
-from tuneful.runs.schema import ExportProof, read_strictly
+from tuneful.export.formats import Written
+from tuneful.runs.schema import ExportPart, ExportProof, read_strictly
 
 ROWS = [
     {"instruction": f"Say {word}.", "output": word, "source": f"x.jsonl:{at}"} for at, word in enumerate("abcdefghijk")
@@ -57,6 +60,7 @@ def test_a_run_is_exported_into_its_folder_and_tried_with_its_test_records(
     assert next(part for part in proof.parts if part.name == "answers").number == 8
     assert "token ids" in " ".join(err.split())
     assert "holds" in err
+    assert f"  llama-server -m {folder / 'first-f32.gguf'}\n" in err
     card = (folder / "README.md").read_text()
     assert "llama-server -m first-f32.gguf" in card
     assert "| tensors | read back" in card
@@ -69,6 +73,24 @@ def test_the_adapter_of_a_run_is_exported_though_its_model_is_merged(
     assert code == 0, err
     assert out.strip() == str(run_folder / "export" / "adapter")
     assert (run_folder / "export" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_command_that_uses_an_export_is_told_for_each_format(tmp_path: Path) -> None:
+    folder = tmp_path / "my export"
+    folder.mkdir()
+    assert _how_to_run("huggingface", folder, "First") == f"tuneful chat --model '{folder}'"
+    (folder / "First-q8_0.gguf").touch()
+    assert _how_to_run("ollama", folder, "First") == f"ollama create first -f '{folder}/Modelfile'"
+    assert _how_to_run("gguf", folder, "First") == f"llama-server -m '{folder}/First-q8_0.gguf'"
+    assert _how_to_run("adapter", folder, "First") == f"llama-server -m BASE.gguf --lora '{folder}/First-q8_0.gguf'"
+
+
+def test_what_several_comparisons_lack_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [ExportPart(name, "llama.cpp", 0, None, None, None, "not installed") for name in ("prompts", "logits")]
+    _show(Written((*parts, ExportPart("keys", "read back", 3, "equal", "equal", True))), Terminal())
+    said = capsys.readouterr().err
+    assert "prompts, logits: not installed\n" in said
+    assert said.count("not installed") == 1
 
 
 def test_an_export_that_is_not_the_model_ends_with_1_and_leaves_what_was_there(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneful
-from tuneful.cli import COMMANDS, app
-from tuneful.commands.chat import ChatSession, converse
+from tuneful.cli import COMMANDS, _usage_error, app
+from tuneful.commands.chat import HELP, ChatSession, converse
+from tuneful.commands.check import find_encoder
 from tuneful.commands.doctor import EXTRAS, show_findings
 from tuneful.commands.examples import EXAMPLES
 from tuneful.config import load_config
 from tuneful.console import Terminal
+from tuneful.data.notes import KINDS, Noted, ReadingNotes
 from tuneful.data.read import read_data
 from tuneful.infer.session import LoadedModel
 from tuneful.model.given import as_name
@@ -137,6 +140,10 @@ def test_a_message_may_have_several_lines(
     assert asked == ["one", "two\nthree", "/four\n\nfive", "six"]
 
 
+def test_the_help_of_the_chat_fits_a_terminal() -> None:
+    assert max(map(len, HELP.splitlines())) <= 80
+
+
 def test_an_answer_that_was_stopped_is_no_record_to_train_on(session: ChatSession, tmp_path: Path) -> None:
     session.run_command("/reset")
     pieces: Any = session.stream("Say red.")
@@ -193,3 +200,99 @@ def test_nothing_fills_the_screen_of_whoever_tries_a_function(tiny_llama: Path, 
         compared,
     ):
         assert len(repr(one)) < 600, type(one)
+
+
+# What does not go as meant
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [
+        ("--learning-rate", "train.learning_rate"),
+        ("--max_length", "data.max_length"),
+        ("--epochs", "train.num_train_epochs"),
+        ("--batch-size", "train.batch_size"),
+        ("--columns", "data.columns"),
+        ("--nonsense", None),
+        ("-z", None),
+    ],
+)
+def test_an_option_that_is_a_setting_is_refused_with_how_it_is_given(option: str, setting: str | None) -> None:
+    with pytest.raises(Exception, match=f"No such option: {option}") as refused:
+        app(["run", "my.json", option, "1"], prog_name="tuneful", standalone_mode=False)
+    message = str(_usage_error(refused.value))
+    assert message.startswith(f"No such option: {option}")
+    assert message.endswith("; see tuneful run --help")
+    assert ("a setting has no dashes" in message) is (setting is not None)
+    assert setting is None or f"; a setting has no dashes: {setting}=VALUE, after the data; see" in message
+
+
+def test_rows_that_are_not_listed_are_counted(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = [
+        {"output": ""},
+        {"output": ""},
+        {"output": None},
+        {"output": "\ud800"},
+        {"input": [1], "output": "It is."},
+    ]
+    rows = [*ROWS, *({"instruction": f"Say {number}.", "input": "", **fault} for number, fault in enumerate(faults))]
+    settings = config(tiny_llama, "data.on_error=skip")
+    tuneful.train(rows, config=settings, output=tmp_path / "run", terminal=Terminal())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "+ 5 refused" in said
+    assert re.search(r"refused \S+:21 and 1 more: `output` is empty", said)
+    assert re.search(r"refused \S+:23: `output` is null", said)
+    assert "refused 1 more for other reasons; `tuneful check` shows them, and the report of a run" in said
+
+
+def test_few_test_records_are_worth_a_word_before_they_are_answered(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = config(tiny_llama, "data.split=ordered", "data.test_share=0.1")
+    tuneful.run(ROWS, config=few, output=tmp_path / "run", terminal=Terminal())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 test records: on fewer than 6 no difference can be told from chance; raise data.test_share" in said
+    tuneful.train(ROWS, config=few, output=tmp_path / "train", terminal=Terminal())
+    more = config(tiny_llama, "data.split=ordered", "data.test_share=0.3")
+    tuneful.run(ROWS, config=more, output=tmp_path / "more", terminal=Terminal())
+    assert "test records:" not in capsys.readouterr().err
+
+
+def test_the_first_reason_of_a_row_that_cannot_be_used_is_told_whole(tmp_path: Path) -> None:
+    file = tmp_path / "Kunden FAQ.csv"
+    file.write_bytes("instruction,output\nWie?,So.\nWörter?,Größe.\nÜber?,Unter.\n".encode("cp1252"))
+    (finding,) = [one for one in tuneful.check(str(file)).audit.findings if one.kind.name == "unusable_rows"]
+    assert 'In Excel save it as "CSV UTF-8", or convert the file: iconv -f WINDOWS-1252' in finding.cases[0].text
+    assert finding.cases[0].text.endswith("-utf8.csv'")
+    assert finding.cases[1].text.endswith("...")
+    assert len(finding.cases[1].text) == 79
+
+
+def test_notes_are_written_in_the_number_of_what_they_count() -> None:
+    one, two = ReadingNotes(), ReadingNotes()
+    noted = Noted()
+    for kind in KINDS:
+        noted.add(kind, "`a`", "x")
+    for notes, sources in ((one, "a"), (two, "ab")):
+        for source in sources:
+            notes.add(noted, source)
+    singular, plural = ({note.kind: note.text for note in notes.notes(1)} for notes in (one, two))
+    assert singular["greeting"].startswith("1 record begins with")
+    assert plural["greeting"].startswith("2 records begin with")
+    assert singular["calls"].startswith("1 answer calls tools")
+    assert plural["unanswered_end"].startswith("2 records end with")
+    assert "1 message of tools' is no text" in singular["result_as_json"]
+
+
+def test_doctor_knows_every_extra_that_a_page_names() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    extras = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert set(EXTRAS) == set(re.findall(r"^(\w+) = ", extras, re.MULTILINE)) - {"docs", "test", "dev"}
+
+
+def test_a_model_that_is_not_there_yet_is_fetched_by_a_command_that_asks_nothing_back() -> None:
+    encoder, why = find_encoder(load_config())
+    assert encoder is None
+    assert "`tuneful generate --model smollm2-135m-instruct --prompt Hello` fetches it" in why

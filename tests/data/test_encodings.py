@@ -51,7 +51,12 @@ def test_utf_16_that_is_cut_off_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"), [("WINDOWS-1252", "Grün \u20ac"), ("GB18030", "\u4e16\u754c\uff0c\u4f60\u597d")]
+    ("encoding", "text"),
+    [
+        ("WINDOWS-1252", "Grün \u20ac"),
+        ("WINDOWS-1252", "Größe und Füße"),
+        ("GB18030", "\u4e16\u754c\uff0c\u4f60\u597d"),
+    ],
 )
 @pytest.mark.parametrize("name", ["an answer.csv", "a.jsonl", "a.json"])
 def test_the_advice_is_a_command_that_converts_the_file(
@@ -64,7 +69,7 @@ def test_the_advice_is_a_command_that_converts_the_file(
     Path(name).write_bytes((f"[{content}]" if name == "a.json" else content).encode(encoding))
     with pytest.raises(DataError) as refused:
         read_data(name)
-    command = str(refused.value).partition("Convert the file: ")[2].partition(". Fix")[0]
+    command = str(refused.value).partition("onvert the file: ")[2].partition(". Fix")[0]
     assert f"iconv -f {encoding} -t UTF-8" in command
     subprocess.run(command, shell=True, check=True)
     converted = name.replace(".", "-utf8.")

@@ -8,6 +8,8 @@ from typing import Any, get_args
 import pytest
 
 from tuneful.config import DataConfig, load_config
+from tuneful.config.names import COLUMN_FIELDS
+from tuneful.data.columns import LABELS, WEIGHT
 from tuneful.data.formats import FORMATS, TEXT_REASON, FormatReader, record_texts
 from tuneful.errors import ConfigError
 from tuneful.types import Turn
@@ -296,10 +298,41 @@ def test_columns_are_given_as_yaml_or_as_pairs(given: str) -> None:
     assert load_config(None, [f"data.columns={given}"]).data.columns == {"instruction": "q", "output": "0"}
 
 
+def test_columns_that_are_divided_by_spaces_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="expected commas between the pairs, as in instruction=question,output=answer"
+    ):
+        load_config(None, ["data.columns=instruction=text output=label"])
+    named = load_config(None, ["data.columns=instruction=a b,output=1 + x=2"]).data.columns
+    assert named == {"instruction": "a b", "output": "1 + x=2"}
+
+
 @pytest.mark.parametrize("given", ["q", "5", "[a]", "{a: null}", "{a: [b]}", "a=b,a=c", "a=", "true"])
 def test_columns_that_are_no_pairs_are_refused(given: str) -> None:
     with pytest.raises(ConfigError, match=r"data.columns"):
         load_config(None, [f"data.columns={given}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"instruction": "q", "answer": "a"}, "instruction=q,output=a"),
+        ({"question": "q", "output": "a", "weight": "w"}, "instruction=q,output=a,weight=w"),
+        ({"question": "q", "response": "a", "input": "i"}, "instruction=q,output=a,input=i"),
+    ],
+)
+def test_columns_named_after_two_formats_are_refused_with_the_names_of_one(given: dict[str, str], meant: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"are not fields of one format. With the names of one: data.columns={meant}$"
+    ):
+        FormatReader("auto", given)
+    assert load_config(None, [f"data.columns={meant}"]).data.columns is not None
+    FormatReader("auto", dict(one.split("=") for one in meant.split(",")))
+
+
+def test_every_field_of_a_record_is_known_to_the_settings_as_one() -> None:
+    fields = {name for one in FORMATS for name in one.fields}
+    assert fields | {WEIGHT, LABELS[0], "chosen", "rejected"} <= COLUMN_FIELDS
 
 
 def test_columns_of_no_format_and_the_format_text_are_refused() -> None:

@@ -69,7 +69,7 @@ def test_a_split_that_cannot_be_had_is_named(files: list[str], configs: list[Any
 def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    for name in ("nowhere/train.jsonl", "data/train", "train", "./a/b", "/a/b", "a/b/c"):
+    for name in ("nowhere/train.jsonl", "data/train", "train", "./a/b", "/a/b", "a/b/c", "runs/first"):
         with pytest.raises(DataError, match=r"no such file\. Give a file of records"):
             find_files(name)
 

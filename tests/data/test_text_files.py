@@ -133,6 +133,7 @@ def test_whatever_the_csv_module_writes_is_read_back(tmp_path: Path, rows: list[
     name = written(tmp_path, "data.csv", as_csv(rows, quoting=csv.QUOTE_ALL))
     with sources.ByteStream(sources.find_files(name)[0]) as stream:
         found = list(text_files.text_rows(stream, frozenset(), frozenset()))
+    rows = [row for row in rows if any(map(str.strip, row.values()))]  # a row of empty cells is a blank line
     assert [(value, fault) for _, value, fault in found] == [(row, None) for row in rows]
 
 
@@ -224,6 +225,14 @@ TURNED_AWAY: dict[str, tuple[bytes, str]] = {
     "blank space": (b" \n" * (10 << 20), "over 4,194,304 bytes of blank space"),
     "blank lines after a record": (as_jsonl(ROWS) + b"\n" * 1_000_001, "data:1000004: over 1,000,000 blank lines"),
     "an endless array": (b"[" + b" " * (9 << 20), "over 4,194,304 bytes of blank space"),
+    "an array that is cut off": (
+        json.dumps(ROWS, indent=1).encode()[:-30],
+        "; the file ends in the record that begins at line ",
+    ),
+    "an array without a comma": (
+        b'[{"instruction": "a"\n"output": "b"}]' + b" " * 99,
+        "data:2: not valid JSON: expecting",
+    ),
     "a string that never ends": (b'[{"instruction": "' + b"a" * (9 << 20), "1: the record that begins here is over"),
     "an object too large for a record": (
         b'{"a": "' + b"a" * (9 << 20) + b'"}',
@@ -324,6 +333,13 @@ def test_a_fault_of_a_csv_file_is_named_by_its_line(tmp_path: Path, what: str) -
         assert refusal(written(tmp_path, "data.csv", content), DataConfig(on_error=skip)).startswith(message)
 
 
+def test_what_excel_leaves_at_the_end_of_a_csv_is_no_row(tmp_path: Path) -> None:
+    content = 'Frage;Antwort;Preis;;\r\nWas?;"Zwei\nZeilen";3,50;;\r\n;;;;\r\nWo?;;;;\r\n; ;;;\r\n;;;;\r\n'
+    settings = DataConfig(columns={"instruction": "Frage", "output": "Antwort"}, on_error="skip")
+    file = read_data(written(tmp_path, "faq.csv", content.encode()), settings)
+    assert places(file) + [row.source.rpartition("/")[2] for row in file.refused] == ["faq.csv:2", "faq.csv:5"]
+
+
 def test_faulty_rows_of_csv_are_refused_and_blanks_are_empty_texts(tmp_path: Path) -> None:
     content = b'instruction;input;output\na;;b\na;b\na;b;c;d\n;;\n\nx\0y;;z\n\xff;;b\na;"1\n2";b\n\0\n\0\0'
     file = read_data(written(tmp_path, "data.csv", content), on_error="skip")
@@ -334,7 +350,6 @@ def test_faulty_rows_of_csv_are_refused_and_blanks_are_empty_texts(tmp_path: Pat
     assert [(one.source.rpartition(":")[2], one.reason.split(".")[0]) for one in file.refused] == [
         ("3", "2 cell(s), where the header names 3 column(s)"),
         ("4", "4 cell(s), where the header names 3 column(s)"),
-        ("5", "`output` is empty: there is nothing to learn"),
         ("7", f"byte {content.index(0)} is NUL, which is no text"),
         ("8", f"byte {content.index(255)} is not UTF-8 (invalid start byte)"),
         ("11", f"byte {len(content) - 4} is NUL, which is no text"),

@@ -94,3 +94,9 @@ def test_pairs_are_made_by_source() -> None:
         paired(ours, theirs[1:])
     with pytest.raises(DataError, match="a:1: the two files hold different tasks"):
         paired(ours[:1], [Item("a:1", "another", "r", "X")])
+
+
+def test_a_run_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^others/first: no such file, and no such run\. Give a run folder"):
+        read_answers(Path("others/first"), DataConfig())

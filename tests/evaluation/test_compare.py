@@ -388,16 +388,13 @@ def written(headline: dict[str, Any], **others: str) -> Comparison:
     for spec in (*SURFACE, FORGETTING[0]):
         numbers: dict[str, Any] = {"base": 0.5, "tuned": 0.5, "difference": 0.0, "low": 0.0, "high": 0.0}
         numbers |= {"p_value": 0.5, "p_is_exact": True, "detectable": 0.07, "num_items": 130}
+        numbers |= {"wins": 0, "losses": 0, "ties": 130}
         numbers["verdict"] = others.get(spec.name, "cannot tell")
         if spec.name == "rouge_l":
             numbers.update(headline)
         if spec.name == "forgetting":
             numbers |= {"base": 0.9, "tuned": 0.96, "difference": 0.06, "low": 0.02, "high": 0.1}
-        metrics.append(
-            MetricComparison(
-                spec.name, spec.label, spec.unit, spec.higher_is_better, wins=0, losses=0, ties=130, **numbers
-            )
-        )
+        metrics.append(MetricComparison(spec.name, spec.label, spec.unit, spec.higher_is_better, **numbers))
     forgetting = tuple(metrics[-1:]) if "forgetting" in others else ()
     return Comparison(130, 0.95, 10_000, 0, "rouge_l", 12.0, None, tuple(metrics[:-1]), (), forgetting)
 
@@ -429,6 +426,18 @@ def test_the_summary_says_that_it_cannot_tell() -> None:
         "0.21 -> 0.20 (-0.01, 95 % interval -0.07 to +0.05) on 130 test items."
         " A true difference of 0.07 would show in 4 of 5 such tests."
         " The tuned model is better on token F1. The tuned model is worse on stopping at the end token."
+    )
+
+
+def test_the_summary_says_why_an_interval_without_0_is_no_verdict() -> None:
+    apart = {"base": 0.28, "tuned": 0.83, "difference": 0.55, "low": 0.14, "high": 0.76, "verdict": "cannot tell"}
+    assert (
+        "(+0.55, 95 % interval +0.14 to +0.76) on 130 test items. The interval leaves out 0, but 5 changed answers can be "
+        "chance: 6 is the fewest that cannot." in summary_sentence(written({**apart, "wins": 4, "losses": 1}))
+    )
+    assert (
+        "The interval leaves out 0, but the permutation test does not (p = 0.062); a verdict needs both."
+        in summary_sentence(written({**apart, "wins": 7, "losses": 1, "p_value": 0.0621}))
     )
 
 

@@ -296,10 +296,21 @@ def test_a_misspelt_builtin_name_is_guessed_without_network(name: str) -> None:
         resolve_model(name)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "~/nowhere-at-all", "a/b/c", "nowhere.gguf", "x/"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "~/nowhere-at-all", "a/b/c", "nowhere.gguf", "x/", "runs/a"])
 def test_a_path_that_is_not_there_is_not_asked_of_the_hub(name: str) -> None:
     with pytest.raises(ModelError, match="there is no model folder"):
         resolve_model(name)
+
+
+def test_a_misspelt_run_is_guessed_and_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("library", "faq"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"there is no model folder out/libary: did you mean out/library\?$"):
+        resolve_model("out/libary")
+    with pytest.raises(ModelError, match="there is no model folder out/tickets: give a folder, a run, a Hub id"):
+        resolve_model("out/tickets")
 
 
 def test_a_weight_file_is_no_name_of_a_model(folder: Path) -> None:

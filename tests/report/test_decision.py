@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tuneful.report.build import build_report
 from tuneful.report.decision import view_decision
 from tuneful.report.forgotten import forgetting_scale, forgotten_in_words, how_much
 from tuneful.report.paths import without_folders
+from tuneful.report.sections import moment_in_words
 from tuneful.runs.schema import ComparedSides, Comparison, GateOutcome, JudgeFinding, KindComparison, MetricComparison
 
 
@@ -202,3 +204,24 @@ def test_the_page_begins_with_the_decision_and_names_no_folder_of_ours(run_folde
     assert "full finetuning" not in text or "learning rate" in text
     assert text.index("Largest losses") < text.index("Largest gains")
     assert '<details class="panel fold" open><summary><h3>Possible' not in html
+
+
+def test_the_commands_of_the_page_work_where_the_run_was_made(
+    run_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder.write_all()
+    (run_folder.path / "model").mkdir()
+    (tmp_path / "my runs").mkdir()
+    run = run_folder.path.rename(tmp_path / "my runs" / "first")
+    monkeypatch.chdir(tmp_path)
+    html, text = read_page(build_report(run))
+    assert "tuneful chat --model 'my runs/first'" in text
+    assert "tuneful export 'my runs/first' --to gguf" in text
+    assert str(tmp_path) not in html
+
+
+def test_a_moment_is_written_as_people_write_it() -> None:
+    assert moment_in_words("2026-11-30T21:44:26+00:00") == "30 November 2026, 21:44 UTC"
+    assert moment_in_words("2026-11-30T21:44:26Z") == "30 November 2026, 21:44 UTC"
+    assert moment_in_words("2026-11-30T21:44:26+02:00") == "30 November 2026, 21:44"
+    assert moment_in_words("yesterday") == "yesterday"

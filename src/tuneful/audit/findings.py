@@ -16,6 +16,9 @@ NUM_CASES = 3
 """Examples that each finding shows."""
 
 _EXCERPT_WIDTH = 76
+_REASON_WIDTH = 400
+_REASONS = frozenset(("unusable_rows", "empty_answers", "too_long", "empty_sides"))
+"""Kinds whose text is a reason of ours and not the user's: the first is told whole, for what to do about it stands at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ class FindingCollector:
             places[row] = source
             cases = self._cases.setdefault(name, [])
             if len(cases) < NUM_CASES:
-                cases.append(Case(source, label + excerpt(text)))
+                width = _REASON_WIDTH if name in _REASONS and not cases else _EXCERPT_WIDTH
+                cases.append(Case(source, label + excerpt(text, width=width)))
 
     def findings(self, is_grouped: bool) -> tuple[Finding, ...]:
         """Everything found, in the order of the catalogue: findings first, then notes.
@@ -94,13 +98,13 @@ class FindingCollector:
         return replace(kind, why=f"{detail[0].upper()}{detail[1:]}. {kind.why}") if detail else kind
 
 
-def excerpt(text: str, at: int = 0) -> str:
-    """One line of at most 76 characters of `text`, with the place `at` in it; controls as escapes."""
-    start = max(0, at - _EXCERPT_WIDTH // 3) if len(text) > _EXCERPT_WIDTH else 0
-    line = "".join(_visible(text[start : start + _EXCERPT_WIDTH]))
+def excerpt(text: str, at: int = 0, width: int = _EXCERPT_WIDTH) -> str:
+    """One line of at most `width` characters of `text`, with the place `at` in it; controls as escapes."""
+    start = max(0, at - width // 3) if len(text) > width else 0
+    line = "".join(_visible(text[start : start + width]))
     if start:
         line = "..." + line
-    return line if start + _EXCERPT_WIDTH >= len(text) else line + "..."
+    return line if start + width >= len(text) else line + "..."
 
 
 def _visible(text: str) -> Iterator[str]:
@@ -145,7 +149,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Inputs that are a missing value written out",
             "The prompt tells the model that there is an input, and that it is this word.",
-            "Leave `input` empty; --fix does.",
+            "Leave `input` empty; `tuneful check --fix` does.",
             "emptied",
         ),
         Kind(
@@ -195,7 +199,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Text that was decoded wrongly",
             "The model learns to write broken characters.",
-            "Read the original with its own encoding; --fix puts right what it can prove.",
+            "Read the original with its own encoding; `tuneful check --fix` puts right what it can prove.",
             "decoded again where the bytes say how",
         ),
         Kind(
@@ -203,7 +207,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Control and invisible characters",
             "They are tokens like all others: the model learns to write what no reader sees.",
-            "Remove them; --fix does.",
+            "Remove them; `tuneful check --fix` does.",
             "removed (a carriage return before a line feed too)",
         ),
         Kind(
@@ -211,7 +215,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Line feeds that are written out as \\n",
             "The model learns to write a backslash and an n where a line should end.",
-            "Write line feeds; --fix does.",
+            "Write line feeds; `tuneful check --fix` does.",
             "written as line feeds",
         ),
         Kind(
@@ -254,7 +258,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Records that stand in the file again",
             "Each copy weighs as much as another record: the model memorises it.",
-            "Keep one of each; --fix does.",
+            "Keep one of each; `tuneful check --fix` does.",
             "the later copies are dropped",
         ),
         Kind(
@@ -276,7 +280,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Prompts that stand in a file given with --against",
             "Scores on that file would measure memory, not skill.",
-            "Leave them out of the training data; --fix does.",
+            "Leave them out of the training data; `tuneful check --fix` does.",
             "dropped",
         ),
         Kind(
@@ -292,7 +296,7 @@ KINDS: Mapping[str, Kind] = {
             "finding",
             "Pairs whose two answers are the same",
             "They teach nothing, and count in every mean as a pair that is not told apart.",
-            "Delete them; --fix does.",
+            "Delete them; `tuneful check --fix` does.",
             "dropped",
         ),
         Kind(

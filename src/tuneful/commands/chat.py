@@ -27,7 +27,7 @@ QUOTES = '"""'
 """Stand before and behind a message of several lines."""
 HELP = f"""/reset         forget the conversation, keep the system text
 /system TEXT   set the system text (no TEXT: none) and begin anew
-/save FILE     add the conversation to FILE, as a record to train on; answers that were stopped are left out
+/save FILE     add what was said and answered to FILE, as a record to train on
 /help          this list
 /quit          the end, as is {END_OF_INPUT}; Ctrl-C stops an answer
 //TEXT         a message that begins with a slash

@@ -6,6 +6,7 @@ the page says so.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +200,10 @@ def find_encoder(config: Config) -> tuple[Encoder | None, str]:
     name = config.model.name_or_path
     folder = find_locally(name)
     if folder is None:
-        return None, f"{name} is not on this machine; `tuneful generate --model {name}` fetches it"
+        return (
+            None,
+            f"{name} is not on this machine; `tuneful generate --model {shlex.quote(name)} --prompt Hello` fetches it",
+        )
     if config.template.name in TEMPLATES and (light := read_tokenizer_file(folder)) is not None:
         return make_encoder(TextEncoder(light, find_template(config.template.name)), config.data), ""
     from tuneful.model.load import load_tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def export(
     for note in written.notes:
         terminal.say(note)
     terminal.say(f"written: {folder}")
+    terminal.say(f"  {_how_to_run(to, folder, _title(str(model)))}", wrap=False)
     if push is not None:
         terminal.say(f"pushed: {push_folder(folder, push, public=public)}")
     return ExportResult(folder, proof)
@@ -136,6 +138,18 @@ def export_command(
         json_to_stdout(result.document)
     else:
         to_stdout(str(result.folder))
+
+
+def _how_to_run(to: ExportKind, folder: Path, title: str) -> str:
+    """The command that uses an export, to be copied."""
+    file = next((str(one) for one in sorted(folder.glob("*.gguf"))), None)
+    if to == "ollama":
+        command = ["ollama", "create", title.lower(), "-f", str(folder / "Modelfile")]
+    elif file is None:
+        command = ["tuneful", "chat", "--model", str(folder)]
+    else:
+        command = ["llama-server", "-m", *([file] if to == "gguf" else ["BASE.gguf", "--lora", file])]
+    return shlex.join(command)
 
 
 def _type(to: ExportKind, given: str | None) -> str | None:
@@ -207,9 +221,12 @@ def _show(written: Written, terminal: Terminal) -> None:
             for part in written.parts
         ],
     )
+    noted: dict[str, list[str]] = {}
     for part in written.parts:
-        if part.note:
-            terminal.say(f"{part.name}: {part.note}")
+        noted.setdefault(part.note, []).append(part.name)
+    for note, names in noted.items():
+        if note:
+            terminal.say(f"{', '.join(names)}: {note}")
 
 
 def _check(written: Written, folder: Path) -> None:

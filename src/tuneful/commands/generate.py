@@ -52,6 +52,7 @@ def generate_file(
     from tuneful.config import Config
     from tuneful.console import Terminal
     from tuneful.data.in_memory import as_names
+    from tuneful.data.notes import refused_in_words
     from tuneful.data.read import read_data
     from tuneful.infer.file import answer_all
     from tuneful.infer.session import LoadedModel
@@ -76,8 +77,8 @@ def generate_file(
             seed=config.train.seed,
             advance=advance,
         )
-    for refusal in file.refused[:3]:
-        terminal.say(f"refused {refusal.source}: {refusal.reason}", style="yellow")
+    for line in refused_in_words([(one.source, one.reason) for one in file.refused], len(file.refused)):
+        terminal.say(line, style="yellow")
     terminal.say(f"{len(rows) + len(file.refused)} rows = {len(rows)} answered + {len(file.refused)} refused: {output}")
     return rows
 

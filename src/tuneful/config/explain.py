@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuneful.config.names import PEER_KEYS, RENAMED_KEYS
+from tuneful.config.names import COLUMN_FIELDS, PEER_KEYS, RENAMED_KEYS
 
 
 def explained(error: ValidationError, where: Mapping[str, str], known: Sequence[str], sections: Sequence[str]) -> str:
@@ -32,10 +32,27 @@ def unknown_key(dotted: str, known: Sequence[str], sections: Sequence[str]) -> s
     key = dotted.rpartition(".")[2]
     if key in PEER_KEYS:
         return f"unknown key `{dotted}`: here it is called `{PEER_KEYS[key]}`"
+    if dotted.lower() in COLUMN_FIELDS:
+        return f"unknown key `{dotted}`: the columns of all fields are one setting, with commas: data.columns=...,{dotted}=COLUMN"
     same_name = [name for name in known if name.endswith(f".{key}")]
     guess = same_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
     hint = f"did you mean `{guess[0]}`?" if guess else f"sections are {', '.join(sections)}"
     return f"unknown key `{dotted}`: {hint}"
+
+
+def setting_named(name: str, known: Sequence[str]) -> str | None:
+    """The dotted key that `name` means, its section left out or as another trainer calls it; None for none and for several.
+
+    Of several that of the training is meant.
+    """
+    if name in PEER_KEYS:
+        return PEER_KEYS[name]
+    for mark in (".", "_"):
+        found = [key for key in known if key.endswith(f"{mark}{name}")]
+        meant = [key for key in found if key.startswith("train.")] if len(found) > 1 else found
+        if len(meant) == 1:
+            return meant[0]
+    return None
 
 
 def _found(value: Any) -> str:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+COLUMN_FIELDS = frozenset(
+    (
+        *("instruction", "prompt", "question", "input", "context", "system", "history"),
+        *("output", "response", "completion", "answer", "messages", "conversations", "tools"),
+        *("text", "chosen", "rejected", "label", "weight"),
+    )
+)
+"""Fields of records, which are named in `data.columns` and are no keys of their own."""
+
 PEERS: Mapping[str, Mapping[str, str]] = {
     "transformers' generate, OpenAI and vLLM": {
         "max_tokens": "generate.max_new_tokens",

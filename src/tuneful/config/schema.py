@@ -6,9 +6,12 @@ Keys carry the names that the field uses (`learning_rate`, `num_train_epochs`, `
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from tuneful.config.names import COLUMN_FIELDS
 
 
 class Section(BaseModel):
@@ -177,6 +180,8 @@ class DataConfig(Section):
     def _columns_are_pairs(cls, value: Any) -> Any:
         if value is None or value == {}:
             return None
+        if isinstance(value, str) and any(one in COLUMN_FIELDS for one in re.findall(r"\s(\w+)=", value)):
+            raise ValueError("expected commas between the pairs, as in instruction=question,output=answer")
         pairs = _pairs(value) if isinstance(value, str) else value
         if not isinstance(pairs, dict) or not all(
             isinstance(part, (str, int)) and not isinstance(part, bool) and str(part)

@@ -165,6 +165,20 @@ def _holds_messages(value: Any, may_be_texts: bool) -> bool:
     return looks_like_messages(value) or (may_be_texts and looks_like_a_dialogue(value))
 
 
+def no_format_fits(columns: Mapping[str, str], formats: Mapping[str, Sequence[str]]) -> str:
+    """Why the fields of data.columns suit none of the `formats`, with their fields; and the setting that is meant, if one is."""
+    fault = f"data.columns: {', '.join(map(quoted, columns))} are not fields of one format"
+    for fields in formats.values():
+        meant = {
+            next((one for one in SAME.get(name, (name,)) if one in (*fields, WEIGHT)), ""): at
+            for name, at in columns.items()
+        }
+        if "" not in meant and len(meant) == len(columns):
+            return f"{fault}. With the names of one: data.columns={','.join(map('='.join, meant.items()))}"
+    known = "; ".join(f"{name}: {', '.join(fields)}" for name, fields in formats.items())
+    return f"{fault}. It maps fields to column names, as in instruction=question,output=answer. Fields are {known}"
+
+
 # What is no plain answer
 
 

@@ -59,6 +59,8 @@ def csv_rows(stream: ByteStream, delimiter: str, *, is_named: bool = False) -> I
             return
         if not cells and not lines.fault:  # a line of NUL alone is no blank one
             continue
+        if header and len(cells) > 1 and not lines.fault and not any(map(str.strip, cells)):
+            continue  # what Excel writes for a blank line
         if is_named:
             is_named = False
             continue

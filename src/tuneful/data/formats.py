@@ -35,6 +35,7 @@ from tuneful.data.columns import (
     fields_of,
     is_pair,
     message_columns,
+    no_format_fits,
     note_placeholders,
     note_unused,
     plan_of,
@@ -138,11 +139,7 @@ class FormatReader:
         named = [_TEXT] if format == _TEXT.name else [one for one in FORMATS if format in ("auto", one.name)]
         fitting = [one for one in named if self._columns.keys() <= {*one.fields, WEIGHT}]
         if not fitting:
-            fields = "; ".join(f"{one.name}: {', '.join(one.fields)}" for one in named)
-            raise ConfigError(
-                f"data.columns: {', '.join(quoted(field) for field in self._columns)} are not fields of one format. "
-                f"It maps fields to column names, as in instruction=question,output=answer. Fields are {fields}"
-            )
+            raise ConfigError(no_format_fits(self._columns, {one.name: one.fields for one in named}))
         self._formats = fitting
         self._plans: dict[tuple[str, ...], tuple[Format, Plan] | None] = {}
 

@@ -35,7 +35,7 @@ def is_data_file(name: str) -> bool:
 def looks_like_an_id(name: str) -> bool:
     """Whether `name` may be a Hub id: `owner/name` or `owner/name:split`, and no file's name."""
     found = _ID.fullmatch(name)
-    return bool(found) and not is_data_file(name) and not Path(name).parent.is_dir()
+    return bool(found) and not is_data_file(name) and not name.startswith("runs/") and not Path(name).parent.is_dir()
 
 
 def fetch(name: str) -> list[tuple[str, Path]]:

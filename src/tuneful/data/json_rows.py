@@ -234,7 +234,12 @@ class _Window:
             except json.JSONDecodeError as error:
                 if self._is_cut(error) and self._more_of_it():
                     continue
-                raise DataError(f"{self.place(error.pos)}: {_syntax(error, self._column_of(error.pos))}") from None
+                cut = (
+                    f"; the file ends in the record that begins at line {self.line}: cut off?"
+                    if self._is_cut(error)
+                    else ""
+                )
+                raise DataError(f"{self.place(error.pos)}: {_syntax(error, self._column_of(error.pos))}{cut}") from None
             except RecursionError:
                 raise DataError(f"{self.place()}: {_TOO_DEEP}") from None
             except ValueError as error:  # right in its syntax: the lenient decoder finds where it ends

@@ -17,6 +17,8 @@ from tuneful.runs.schema import ReadingNote
 MIN_UNUSED_SHARE = 0.05
 """The share of the records that have to hold text in a column that is used for nothing before it is named."""
 
+_MOST_REASONS = 3
+
 UNUSED = "unused_text"
 KINDS = {
     UNUSED: "{name} holds text in {records} and is not used{hint}",
@@ -32,14 +34,14 @@ KINDS = {
     "mark_on_record": "{name} is {hint} in {records} and is not read: marks are those of messages, and the records are trained",
     "mark_on_prompt": "{name} on {messages} of the system's or the user's is not obeyed; data.train_on=all trains what was asked",
     "thought": "{name} of {answers} is read as the thought before it",
-    "calls": "{answers} call tools: trained; what tools answer is not",
-    "result_as_json": "{messages} of tools' are no text: read as their JSON",
+    "calls": "{answers} call{s} tools: trained; what tools answer is not",
+    "result_as_json": "{messages} of tools' {are} no text: read as JSON",
     "thought_left_out": "{name} leaves out the thoughts of {answers}, as it does when the model answers",
-    "answer_as_context": "{answers} stand otherwise than {name} would ask for them (a thought left out, tools moved): context",
-    "greeting": "{records} begin with a message of the assistant's: context, not trained",
+    "answer_as_context": "{answers} stand{s} otherwise than {name} would ask for them (a thought left out, tools moved): context",
+    "greeting": "{records} begin{s} with a message of the assistant's: context, not trained",
     "joined": "{messages} of one role in a row: joined by an empty line",
-    "unanswered_end": "{records} end with messages that nobody answers: left out",
-    "untrained_end": "{records} end with answers that are not trained: left out from there on",
+    "unanswered_end": "{records} end{s} with messages that nobody answers: left out",
+    "untrained_end": "{records} end{s} with answers that are not trained: left out from there on",
     "placeholder": "{name} stands in the text of {records}: an image or sound that is not read",
     "label": "{name} is true in {records}: trained as answers; rows where it is false are refused",
 }
@@ -98,7 +100,11 @@ class ReadingNotes:
 
     def _note(self, key: NoteKey) -> ReadingNote:
         records, things = self._records[key], self._things[key]
-        text = KINDS[key.kind].format(
+        sentence = KINDS[key.kind]
+        is_one = (records if "{records}" in sentence else things) == 1
+        text = sentence.format(
+            s="s" if is_one else "",
+            are="is" if is_one else "are",
             name=key.name,
             bare=key.name.strip("`"),
             hint=key.hint,
@@ -107,6 +113,24 @@ class ReadingNotes:
             answers=plural(things, "answer"),
         )
         return ReadingNote(key.kind, key.name.strip("`"), records, things, self._first[key], text)
+
+
+def refused_in_words(rows: Iterable[tuple[str, str]], num_rows: int) -> list[str]:
+    """A line for each of the first reasons among `rows`, (source, reason) each, of which there are `num_rows` in all.
+
+    Rows of one reason are told together, and how many were refused for yet others.
+    """
+    places: dict[str, list[str]] = {}
+    for source, reason in rows:
+        places.setdefault(reason, []).append(source)
+    told = list(places.items())[:_MOST_REASONS]
+    lines = [
+        f"refused {sources[0]}{f' and {len(sources) - 1:,} more' if len(sources) > 1 else ''}: {reason}"
+        for reason, sources in told
+    ]
+    if rest := num_rows - sum(len(sources) for _, sources in told):
+        lines.append(f"refused {rest:,} more for other reasons; `tuneful check` shows them, and the report of a run")
+    return lines
 
 
 def quoted(key: str) -> str:

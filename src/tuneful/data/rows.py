@@ -23,8 +23,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK = " \t\r\n"
 
 _MAX_DROPPED = 1 << 28
-_IN_RUNS, _ALONE = re.compile(rb"[\x80-\xff]{2,}"), re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x40-\xff])")
-"""Text that is not UTF-8 is mostly what Excel writes: in the west an accent now and then, in China two bytes a character."""
+_IN_RUNS, _ALONE = re.compile(rb"[\x80-\xff]{4,}"), re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x40-\xff])")
+"""Text that is not UTF-8 is mostly what Excel writes: in the west an accent now and then, two together in "Größe" but hardly
+four, in China two bytes a character."""
 
 
 def escaped(text: str) -> str:
@@ -51,7 +52,8 @@ def how_to_convert(name: str, line: bytes) -> str:
     encoding = "GB18030" if in_pairs and not _ALONE.search(line) else "WINDOWS-1252"
     stem, dot, ending = name.rpartition(".")
     target = f"{stem}-utf8.{ending}" if dot else f"{name}-utf8"
-    return f"Convert the file: {shlex.join(['iconv', '-f', encoding, '-t', 'UTF-8', name])} > {shlex.quote(target)}"
+    excel = 'In Excel save it as "CSV UTF-8", or convert' if suffix_of(name) == ".csv" else "Convert"
+    return f"{excel} the file: {shlex.join(['iconv', '-f', encoding, '-t', 'UTF-8', name])} > {shlex.quote(target)}"
 
 
 def _cut(line: bytes) -> bytes:

@@ -23,6 +23,7 @@ from tuneful.config import Config, DataConfig, load_config
 from tuneful.config.load import read_yaml
 from tuneful.data.formats import FormatReader
 from tuneful.data.read import STARTER, Record, read_data, settings_of_side, stream_data
+from tuneful.data.sources import STANDARD_INPUT
 from tuneful.data.split import TEST
 from tuneful.errors import DataError
 from tuneful.files import read_lines
@@ -67,6 +68,8 @@ def read_answer_rows(
     `config` says how the records are read that the answers belong to; answers of a run are read by the run's own config.yaml.
     Raises DataError with file and line where a row has no answer, no task, or, with `needs_reference`, no reference of its own.
     """
+    if not path.exists() and str(path) != STANDARD_INPUT:
+        raise DataError(f"{path}: no such file, and no such run. Give a run folder, or a file of answers")
     config, objective = _of_its_run(path, config)
     if (
         (run := run_of(path)) is not None

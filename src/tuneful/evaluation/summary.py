@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tuneful.evaluation.metric_specs import label_in_sentence
+from tuneful.evaluation.statistics import fewest_items
 from tuneful.numbers import plural
 from tuneful.runs.schema import Comparison, MetricComparison
 
@@ -40,9 +41,20 @@ def _headline(comparison: Comparison, tuned: str) -> str:
         label = label_in_sentence(metric)
         return f"{_capital(tuned)}'s answers are {metric.verdict} on {label}: {numbers} on {items}."
     text = f"The test cannot tell whether {tuned}'s answers are better: {metric.label} {numbers} on {items}."
+    if metric.low is not None and metric.high is not None and not metric.low <= 0 <= metric.high:
+        return text + f" {_why_not(metric, comparison.confidence)}"
     if metric.detectable is None:
         return text
     return text + f" A true difference of {_decimal(metric.detectable, metric)} would show in 4 of 5 such tests."
+
+
+def _why_not(metric: MetricComparison, confidence: float) -> str:
+    """Why an interval that leaves out 0 makes no verdict: the other test does not agree."""
+    changed, fewest = metric.wins + metric.losses, fewest_items(confidence)
+    if changed < fewest:
+        few = plural(changed, "changed answer")
+        return f"The interval leaves out 0, but {few} can be chance: {fewest} is the fewest that cannot."
+    return f"The interval leaves out 0, but the permutation test does not (p = {metric.p_value:.3f}); a verdict needs both."
 
 
 def _of_documents(metric: MetricComparison, numbers: str, tuned: str) -> str:

@@ -204,7 +204,7 @@ def resolve_model(name: str, notify: Notify = ignore) -> Path:
     if path.is_file():
         raise ModelError(f"{name} is a file: --model takes the folder that holds it, a Hub id or a .gguf file")
     if _looks_like_a_path(name):
-        raise ModelError(f"there is no model folder {name}: give a folder, a Hub id or the built-in {BUILTIN}")
+        raise ModelError(_no_such_model(name))
     if _means_the_builtin(name.lower()):
         raise ModelError(f"unknown model {name}: did you mean the built-in {BUILTIN}?")
     return hub_snapshot(full_name(name), notify)
@@ -245,7 +245,27 @@ def _model_folder(path: Path, notify: Notify) -> Path:
 
 
 def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith((".gguf", "/"))
+    if (
+        name.startswith((".", "/", "~", "runs/"))
+        or name.count("/") > 1
+        or "\\" in name
+        or name.endswith((".gguf", "/"))
+    ):
+        return True
+    return "/" in name and bool(_runs_beside(Path(name)))
+
+
+def _runs_beside(path: Path) -> list[str]:
+    """The names of the run folders in the folder that would hold `path`."""
+    return sorted(run.parent.name for run in path.expanduser().parent.glob("*/run.json"))
+
+
+def _no_such_model(name: str) -> str:
+    path = Path(name)
+    if close := get_close_matches(path.name, _runs_beside(path), n=1):
+        return f"there is no model folder {name}: did you mean {path.with_name(close[0]).as_posix()}?"
+    what = "model folder or file" if path.suffix == ".gguf" else "model folder"
+    return f"there is no {what} {name}: give a folder, a run, a Hub id or the built-in {BUILTIN}"
 
 
 def _means_the_builtin(name: str) -> bool:

@@ -7,7 +7,9 @@ one word for many figures, so everything that got worse stands right under it.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from tuneful.evaluation.metric_specs import label_in_sentence
 from tuneful.numbers import count, duration, fixed, known, plain, plural, signed, significant, storage
@@ -186,5 +188,6 @@ def _memory(run: Run) -> str:
 def _use(run: Run) -> str:
     if not any((run.path / name).is_dir() for name in ("model", "adapter")):
         return ""
-    name = run.path.resolve().name
+    path, here = run.path.resolve(), Path.cwd()
+    name = shlex.quote(path.relative_to(here).as_posix() if here in path.parents else path.name)
     return f"tuneful chat --model {name}\ntuneful serve --model {name}\ntuneful export {name} --to gguf"

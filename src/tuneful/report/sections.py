@@ -132,7 +132,7 @@ def view_page(run: Run) -> Page:
         more=_lede(run)[1],
         caution=_sentence((comparison.caution if comparison else None) or ""),
         notes=tuple(map(without_folders, (*(() if names else _missing(run)), *run.remarks))),
-        when=_when(run.environment),
+        when=moment_in_words(run.environment.started if run.environment else ""),
         figures=_figures(run),
         decision=view_decision(comparison),
         glance=view_glance(run),
@@ -220,12 +220,12 @@ def _is_of_tests(comparison: Comparison) -> bool:
     return any(comparison.headline in test.metrics for test in comparison.tests)
 
 
-def _when(environment: Environment | None) -> str:
-    started = environment.started if environment else ""
+def moment_in_words(text: str) -> str:
+    """`30 November 2026, 21:44 UTC` of a moment in ISO 8601; any other text as it is."""
     try:
-        moment = datetime.fromisoformat(started.replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        return started
+        return text
     zone = " UTC" if moment.utcoffset() is not None and not moment.utcoffset() else ""
     return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -90,7 +91,8 @@ def open_finished(path: Path) -> FinishedRun:
     if record is None:
         raise DataError(f"{path}: not a run folder, it has no run.json. Give the folder that `tuneful run` wrote")
     if (training := load_document(TrainingSummary, path / TRAINING)) is None:
-        raise DataError(f"{path}: its training is not done. Go on with it: tuneful {record.verb} --resume {path}")
+        command = shlex.join(["tuneful", record.verb, "--resume", str(path)])
+        raise DataError(f"{path}: its training is not done. Go on with it: {command}")
     noted = noted_sums(path)
     for name in ("config.yaml", TRAINING, "data/train.jsonl"):
         check_unchanged(path, path / name, noted)

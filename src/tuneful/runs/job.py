@@ -164,7 +164,7 @@ def _open_run(
                 raise
             raise TunefulError(
                 f"{path}: the disk is full ({error.strerror}). What is finished is kept; make room, then: "
-                f"tuneful {verb} --resume {path}"
+                f"tuneful {verb} --resume {shlex.quote(str(path))}"
             ) from None
         finally:
             run.folder.close()

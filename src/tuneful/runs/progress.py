@@ -7,18 +7,25 @@ from contextlib import contextmanager
 
 from tuneful.audit.labels import labels_in_words
 from tuneful.console import Advance, Terminal
-from tuneful.data.notes import UNUSED
+from tuneful.data.notes import UNUSED, refused_in_words
 from tuneful.encoding.by_file import files_in_words
 from tuneful.encoding.prepare import Dataset
 from tuneful.encoding.show import bracketed, coloured, shown_record
 from tuneful.encoding.tokens import TextEncoder
+from tuneful.evaluation.statistics import fewest_items
+from tuneful.numbers import plural
 from tuneful.runs.schema import DataDocument, Evaluation, Event, Step
 
 _SAMPLE_INDENT = " " * 12
 
 
-def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal: Terminal) -> None:
-    """What will be trained on: counts, share of trained tokens, and three records as the model will see them."""
+def show_data(
+    dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal: Terminal, confidence: float | None = None
+) -> None:
+    """What will be trained on: counts, share of trained tokens, and three records as the model will see them.
+
+    `confidence` is that of the verdict on the test set, None where there will be none.
+    """
     tokens, split = audit.train_tokens, audit.split
     rows = "documents" if dataset.file.format == "text" else "rows"
     left_out = f" + {audit.rows_left_out:,} left out by data.train_share" if audit.rows_left_out else ""
@@ -47,8 +54,14 @@ def show_data(dataset: Dataset, audit: DataDocument, text: TextEncoder, terminal
             "data.validation_share, or give data.validation_file",
             style="yellow",
         )
-    for refusal in audit.refused[:3]:
-        terminal.say(f"  refused {refusal.source}: {refusal.reason}", style="yellow")
+    if confidence is not None and 0 < split.test < fewest_items(confidence):
+        terminal.say(
+            f"  {plural(split.test, 'test record')}: on fewer than {fewest_items(confidence)} no difference can be told from "
+            "chance; raise data.test_share, or give data.test_file",
+            style="yellow",
+        )
+    for line in refused_in_words([(one.source, one.reason) for one in audit.refused], audit.rows_refused):
+        terminal.say(f"  {line}", style="yellow")
     terminal.say()
     for example in dataset.train.chunks[:3]:
         shown = shown_record(example, text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -131,7 +132,7 @@ def _check_resumption(
     if verb != record.verb:
         raise ConfigError(
             f"{folder.path}: was begun by `tuneful {record.verb}`; go on with: tuneful {record.verb} "
-            f"--resume {folder.path}"
+            f"--resume {shlex.quote(str(folder.path))}"
         )
     check_changes(folder.path, changed, allow_changed)
     if folder.has_model and (

@@ -261,7 +261,8 @@ def prepare_engine(run: RunState) -> Engine:
 
     Raises ConfigError where the disk has no room for what the run will write.
     """
-    show_data(run.dataset, run.audit, run.encoder.text, run.terminal)
+    confidence = run.config.report.confidence if run.verb == "run" else None
+    show_data(run.dataset, run.audit, run.encoder.text, run.terminal, confidence)
     if run.group.sharded:
         frozen_dtype = None if run.method.adapter is None else run.dtype
         shard_by_slices(run.model, run.dtype, run.device, run.group.replicas, frozen_dtype=frozen_dtype)

@@ -18,6 +18,7 @@ from tuneful.numbers import compact
 from tuneful.report import charts
 from tuneful.report.build import render_in_style
 from tuneful.report.charts import NARROW, Series
+from tuneful.report.sections import moment_in_words
 from tuneful.runs.schema import LearningCurve, SweepDocument
 from tuneful.sweep.choice import SEED, SHARE
 from tuneful.sweep.curve import PowerLaw
@@ -42,7 +43,7 @@ def build_sweep_page(path: Path, document: SweepDocument) -> Path:
     page = render_in_style(
         template,
         title=f"{len(document.runs)} runs on {', '.join(Path(name).name for name in document.data)}",
-        when=document.finished or document.started,
+        when=moment_in_words(document.finished or document.started),
         lede=choice_in_words(document),
         notes=document.notes,
         verdict=_verdict(document),
@@ -63,7 +64,8 @@ def build_sweep_page(path: Path, document: SweepDocument) -> Path:
 
 def _verdict(document: SweepDocument) -> str:
     if document.verdict:
-        return f"{document.verdict} The test set was used for {document.chosen} alone; its own report has the rest."
+        verdict = document.verdict.replace(" -> ", " → ")
+        return f"{verdict} The test set was used for {document.chosen} alone; its own report has the rest."
     if document.chosen is None:
         return "Nothing was measured, because no run was chosen."
     return "There is no test set, so there is no verdict."
