@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py            after a benchmark that was not run here; the benchmarks do it themselves
 
-Of each benchmark, model, work and processor the newest document counts. Documents of programs before these (without `format`) are left out:
-their figures stand where they are quoted.
+Of each benchmark, model, work and processor the newest document counts. Documents of programs before these (without `format`)
+are left out: their figures stand where they are quoted.
 """
 
 from __future__ import annotations
