@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py            after a benchmark that was not run here; the benchmarks do it themselves
 
-Of each benchmark, model and work the newest document counts. Documents of programs before these (without `format`) are left out:
+Of each benchmark, model, work and processor the newest document counts. Documents of programs before these (without `format`) are left out:
 their figures stand where they are quoted.
 """
 
@@ -36,8 +36,8 @@ def with_tables(text: str, folder: Path = RESULTS) -> str:
 
 
 def sections(folder: Path) -> Iterator[str]:
-    """A heading and a table for each benchmark, model and work that was measured."""
-    newest: dict[tuple[str, str, str], str] = {}
+    """A heading and a table for each benchmark, model, work and processor that was measured."""
+    newest: dict[tuple[str, ...], str] = {}
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(document, dict) and document.get("format") == 2:
@@ -45,12 +45,13 @@ def sections(folder: Path) -> Iterator[str]:
     yield from (newest[key] for key in sorted(newest))
 
 
-def _document_sections(path: Path, document: dict[str, Any]) -> Iterator[tuple[tuple[str, str, str], str]]:
+def _document_sections(path: Path, document: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     name, model = document["benchmark"], Path(document["model"]).name
+    processor = document["hardware"]["processor"]
     for part in document["works"]:
         work = part["work"]["name"]
         lines = [
-            f"### {name}, {work}, {model}",
+            f"### {name}, {work}, {model}, {processor}",
             "",
             f"{part['description']}. {machine.hardware_line(document['hardware'], document['num_threads'])}. "
             f"[{path.stem}](results/{path.name})",
@@ -59,7 +60,7 @@ def _document_sections(path: Path, document: dict[str, Any]) -> Iterator[tuple[t
             *(["", *(f"Warning: {warning}." for warning in document["warnings"])] if document["warnings"] else []),
             "",
         ]
-        yield (name, model, work), "\n".join([*lines, ""])
+        yield (name, model, work, processor), "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

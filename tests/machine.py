@@ -23,6 +23,8 @@ import pytest
 REASON = re.compile(r"needs (?P<name>[\w-]+): (?P<why>.+)", re.DOTALL)
 LEFT_OUT = os.environ.get("TUNEFUL_NATIVE") == "0"
 """Whoever started the tests wants those of torch's operations; a test may set the variable for itself."""
+INSTALL = "TUNEFUL_INSTALL"
+"""Set to constraints of pip (`torch==2.13.0`), it has the tests that install a wheel fetch what the wheel depends on."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -46,6 +48,14 @@ def _bitsandbytes() -> str | None:
 
 def _hatchling() -> str | None:
     return None if importlib.util.find_spec("hatchling") else "hatchling is not installed"
+
+
+def _index() -> str | None:
+    return (
+        None
+        if os.environ.get(INSTALL)
+        else f"it fetches 1 GB: {INSTALL}=torch==2.13.0, or another constraint, has it run"
+    )
 
 
 def _compiler() -> str | None:
@@ -133,6 +143,7 @@ PATHS: Mapping[str, Need] = {
     "gpu": Need("training and answering on a GPU", _gpu),
     "bitsandbytes": Need("qlora: a base of 4 bits", _bitsandbytes),
     "hatchling": Need("wheels that carry kernels, built here", _hatchling),
+    "index": Need("a wheel installed with the oldest and the newest dependencies", _index),
     "compiler": Need("the kernels compiled for this machine", _compiler),
     "compiled-products": Need("compiled products and decoder layers in bfloat16", _compiled_products),
     "sanitizers": Need("the kernels where each access to memory is checked", _sanitizers),

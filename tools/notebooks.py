@@ -1,8 +1,8 @@
 """The notebooks of docs/notebooks, made from pages: `python tools/notebooks.py`.
 
 A page's Python blocks become cells of code and all else cells of text, so that page and notebook cannot differ. The first cell of
-code holds what a reader changes (data, model, epochs); tests/house/test_notebooks.py runs every notebook with small ones. Outputs
-that a notebook was once run with stay, cell by cell, as long as the code of the cell is the same.
+code holds what a reader changes (data, model, epochs, length of answers); tests/house/test_notebooks.py runs every notebook with
+small ones. Outputs that a notebook was once run with stay, cell by cell, as long as the code of the cell is the same.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-NOTEBOOKS: Mapping[str, str] = {"chapter-7.ipynb": "book.md"}
+NOTEBOOKS: Mapping[str, str] = {"chapter-7.ipynb": "book.md", "one-gpu.ipynb": "one-gpu.md"}
 """Each notebook with the page that it is made from."""
+_ON_A_GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}
+"""By which Colab begins a session with a GPU."""
 
 _CODE = re.compile(r"^```python\n(.*?)^```\n", re.S | re.M)
 _LINK = re.compile(r"\]\(([a-z-]+\.md)")
 _FENCE = re.compile(r"^```\{code-block\} python\n:class: [a-z-]+\n\n", re.M)
 
 
-def notebook(page: str, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def notebook(page: str, before: Mapping[str, Any] | None = None, *, on_gpu: bool = False) -> dict[str, Any]:
     """The notebook of a page's Markdown, in format 4.5; outputs are taken from `before` where the code is the same."""
     ran = {
         "".join(cell["source"]): (cell["outputs"], cell["execution_count"])
@@ -38,7 +40,7 @@ def notebook(page: str, before: Mapping[str, Any] | None = None) -> dict[str, An
             cell |= {"execution_count": count, "outputs": outputs}
         cells.append(cell | {"source": text.splitlines(keepends=True)})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, **(_ON_A_GPU if on_gpu else {})}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
@@ -70,7 +72,8 @@ def made(name: str) -> str:
     """What the notebook's file has to hold, by its page."""
     file = DOCS / "notebooks" / name
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    return as_json(notebook((DOCS / NOTEBOOKS[name]).read_text(encoding="utf-8"), before))
+    page = (DOCS / NOTEBOOKS[name]).read_text(encoding="utf-8")
+    return as_json(notebook(page, before, on_gpu="gpu" in name))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The collator pads; `compute_loss` passes a mask of the positions that predict a target, so the output head runs on
 those rows only, and divides by the number of targets that the Trainer counts over the whole step. With an adapter the base
-is bfloat16, and the word `bf16-adapter` makes the adapter so too, without autocast.
+is bfloat16, and the word `bf16-adapter` makes the adapter so too, without autocast. `float32` computes everything in that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
-from train_peers.stepping import Stepper, arguments, fused_adamw, rows, steppable, trainable_model
+from train_peers.stepping import Stepper, arguments, compute_dtype, fused_adamw, rows, steppable, trainable_model
 from train_peers.worker import IGNORED, open_job, pad
 
 
@@ -53,7 +53,7 @@ def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 def main() -> None:
     job, channel = open_job()
     model = trainable_model(job)
-    stepper = Stepper(channel, {"dtype": "bfloat16"})
+    stepper = Stepper(channel, {"dtype": compute_dtype(job)})
     trainer = steppable(TargetRowsTrainer, stepper)(
         model=model,
         args=TrainingArguments(**arguments(job), remove_unused_columns=False),

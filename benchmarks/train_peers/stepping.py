@@ -76,7 +76,7 @@ def train_by_trl(
         settings["gradient_checkpointing"] = False
     config = config_class(**settings, max_length=None, **own)
     model = trainable_model(job)
-    stepper = Stepper(channel, {"dtype": "bfloat16", "gradient_checkpointing": config.gradient_checkpointing})
+    stepper = Stepper(channel, {"dtype": compute_dtype(job), "gradient_checkpointing": config.gradient_checkpointing})
     steppable(trainer_class, stepper)(
         model=model,
         args=config,
@@ -88,8 +88,11 @@ def train_by_trl(
 
 
 def trainable_model(job: Job) -> Any:
-    """The float32 model, or the bfloat16 base with peft's adapter beside it: float32, bfloat16 with the word `bf16-adapter`."""
-    dtype = torch.bfloat16 if job.adapter else torch.float32
+    """The float32 model, or the base with peft's adapter beside it.
+
+    The base is in bfloat16, in float32 with the word `float32`; the adapter is in float32, in bfloat16 with `bf16-adapter`.
+    """
+    dtype = torch.bfloat16 if job.adapter and "float32" not in job.words else torch.float32
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation="sdpa")
     if job.adapter is None:
         return model
@@ -98,6 +101,11 @@ def trainable_model(job: Job) -> Any:
     return PeftModel.from_pretrained(
         model, job.adapter, is_trainable=True, autocast_adapter_dtype="bf16-adapter" not in job.words
     )
+
+
+def compute_dtype(job: Job) -> str:
+    """The precision of the products, by the words of the variant."""
+    return "float32" if "float32" in job.words else "bfloat16"
 
 
 def fused_adamw(model: torch.nn.Module, job: Job) -> torch.optim.AdamW:
@@ -115,7 +123,7 @@ def arguments(job: Job) -> dict[str, Any]:
     """The settings of `TrainingArguments` that every trainer here shares: this work, and nothing beside it."""
     return {
         "output_dir": str(job.scratch),
-        "bf16": "bf16-adapter" not in job.words,
+        "bf16": not {"bf16-adapter", "float32"} & set(job.words),
         "torch_compile": "compiled" in job.words,
         "use_cpu": True,
         "per_device_train_batch_size": len(job.batches[0]),

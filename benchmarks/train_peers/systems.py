@@ -73,8 +73,8 @@ SWITCHES = {
 """Tuneful's techniques; the ablation ladder turns each off alone."""
 
 _HUGE_PAGES = (("THP_MEM_ALLOC_ENABLE", "1"),)
-TUNEFUL = System("tuneful", "tuneful", ("bfloat16",), settings=_HUGE_PAGES)
-TUNEFUL_FULL = System("tuneful-full", "tuneful", ("bfloat16",), settings=_HUGE_PAGES, method="full")
+TUNEFUL = System("tuneful", "tuneful", ("bfloat16", "float32"), settings=_HUGE_PAGES)
+TUNEFUL_FULL = System("tuneful-full", "tuneful", ("bfloat16", "float32"), settings=_HUGE_PAGES, method="full")
 RATES = System("rates", "rates", ("",))
 
 
@@ -104,8 +104,13 @@ def _with_huge_pages(*variants: str) -> tuple[str, ...]:
 
 FULL_SYSTEMS = _named(
     TUNEFUL,
-    System("trl", "trl_sft", (*_with_huge_pages("padded", "padding-free"), "padded compiled"), environment="trl"),
-    System("hf-trainer", "hf_trainer", _with_huge_pages("bf16")),
+    System(
+        "trl",
+        "trl_sft",
+        (*_with_huge_pages("padded", "padding-free"), "padded float32 huge-pages", "padded compiled"),
+        environment="trl",
+    ),
+    System("hf-trainer", "hf_trainer", (*_with_huge_pages("bf16"), "float32 huge-pages")),
     System("litgpt", "litgpt_full", ("bf16-mixed", "bf16-true", "32-true"), environment="litgpt"),
     System("chapter", "chapter", ("eager", "sdpa"), keep="first"),
     System("trl-defaults", "trl_sft", ("defaults",), environment="trl"),
@@ -121,11 +126,12 @@ LORA_SYSTEMS = _named(
         "trl_sft",
         (
             *_with_huge_pages("padded", "padding-free", "padded bf16-adapter", "padding-free bf16-adapter"),
+            "padded float32 huge-pages",
             "padded compiled",
         ),
         environment="trl",
     ),
-    System("hf-trainer", "hf_trainer", _with_huge_pages("bf16", "bf16 bf16-adapter")),
+    System("hf-trainer", "hf_trainer", (*_with_huge_pages("bf16", "bf16 bf16-adapter"), "float32 huge-pages")),
     System(
         "unsloth",
         "unsloth_lora",
@@ -140,7 +146,12 @@ LORA_SYSTEMS = _named(
 
 PREFERENCE_SYSTEMS = _named(
     TUNEFUL,
-    System("trl", "trl_dpo", (*_with_huge_pages("padded"), "padded compiled"), environment="trl"),
+    System(
+        "trl",
+        "trl_dpo",
+        (*_with_huge_pages("padded"), "padded float32 huge-pages", "padded compiled"),
+        environment="trl",
+    ),
     System("trl-defaults", "trl_dpo", ("defaults",), environment="trl"),
 )
 """What `preferences.py` compares: DPO of all weights."""

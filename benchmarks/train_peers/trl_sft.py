@@ -2,9 +2,9 @@
 
 Words of a variant: `padded` or `padding-free` (records one after another in one row, attention kept apart by their
 positions); `compiled` (torch.compile, by the trainer); `bf16-adapter` (the adapter in bfloat16 like its base, and
-no autocast); `huge-pages` (an environment variable). `defaults` leaves precision and activation checkpointing as TRL
-ships them. The driver takes the fastest. With an adapter the base is bfloat16. Records arrive tokenized and labelled;
-nothing is packed across batches.
+no autocast); `float32` (base and products in that, the fastest on processors without products in bfloat16); `huge-pages` (an
+environment variable). `defaults` leaves precision and activation checkpointing as TRL ships them. The driver takes the fastest.
+With an adapter the base is bfloat16 else. Records arrive tokenized and labelled; nothing is packed across batches.
 """
 
 from __future__ import annotations

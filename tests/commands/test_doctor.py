@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,17 +18,18 @@ from tests.doubles.openai_gpt2 import write_openai_folder
 from tests.model.test_builtin import tiny_gguf
 
 import tuneful
-from tuneful.commands.doctor import doctor_command, show_findings
+from tuneful.commands.doctor import _bytes_below, doctor_command, show_findings
 from tuneful.config import METHOD_DEFAULTS, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ModelError
 from tuneful.model import load
 from tuneful.model.load import folder_model
 from tuneful.model.lora import add_adapter
-from tuneful.model.size import ModelSize
-from tuneful.model.speed import measure_products
+from tuneful.model.size import ModelSize, size_of
+from tuneful.model.speed import ProductSpeed, measure_products
 from tuneful.model.stored import stored_tensors
 from tuneful.model.used import parts_of_machine
+from tuneful.runs import fits
 from tuneful.runs import model_facts as facts_module
 from tuneful.runs.model_facts import facts_in_words, model_facts
 
@@ -71,6 +73,21 @@ def test_the_memory_is_the_one_by_which_a_run_is_refused_and_what_fits_is_said(
     assert tight["lora"]["fits"]
     assert not tight["full"]["fits"]
     assert "train.method=lora" in tight["full"]["instead"]
+
+
+def test_on_a_gpu_without_bfloat16_an_adapter_is_counted_in_float16_as_it_is_trained(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, size = torch.device("cuda"), size_of(tiny_llama)
+    assert size is not None
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(facts_module, "choose_device", lambda _: gpu)
+    monkeypatch.setattr(facts_module, "available_bytes", lambda _: 1 << 40)
+    monkeypatch.setattr(facts_module, "measure_products", lambda *_: ProductSpeed(1.0, 1.0, 1.0, 1.0))
+    for method, one in facts(tiny_llama)["methods"].items():
+        dtype = torch.float32 if method == "full" else torch.float16
+        needs = fits.phases(size, load_config(overrides=[f"train.method={method}"]), dtype, gpu)
+        assert one["phase_bytes"] == {need.phase: need.num_bytes for need in needs}
 
 
 def test_what_forbids_sharing_is_said_before_the_self_check_could(tiny_llama: Path, tiny_gpt2: Path) -> None:
@@ -191,6 +208,23 @@ def test_what_a_gpu_computes_the_processor_does_not(monkeypatch: pytest.MonkeyPa
     parts = {part.name: part for part in parts_of_machine(tmp_path)}
     assert (parts["CUDA"].used, parts["CUDA"].why) == (True, "a card")
     assert (parts["kernels"].used, parts["kernels"].why) == (False, "the model computes on cuda")
+
+
+def test_a_file_that_goes_while_the_cache_is_counted_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, size_of_file = tmp_path / "cache", os.path.getsize
+    (cache / "native").mkdir(parents=True)
+    for name in ("kept", "going"):
+        (cache / "native" / name).write_bytes(b"seven b")
+
+    def sized(path: str) -> int:
+        if path.endswith("going"):
+            Path(path).unlink()
+        return size_of_file(path)
+
+    monkeypatch.setattr(os.path, "getsize", sized)
+    assert _bytes_below(cache) == 7
 
 
 class _Ollama(BaseHTTPRequestHandler):

@@ -22,13 +22,13 @@ def module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def write_document(folder: Path, day: int, seconds: str) -> None:
+def write_document(folder: Path, day: int, seconds: str, processor: str = "P") -> None:
     document = {
         "benchmark": "lora",
         "format": 2,
         "model": "tiny",
         "num_threads": 2,
-        "hardware": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "flags": ["avx2"]},
+        "hardware": {"processor": processor, "cores": 2, "memory_bytes": 2**34, "flags": ["avx2"]},
         "warnings": [],
         "works": [
             {
@@ -51,9 +51,16 @@ def test_of_two_documents_of_one_work_the_newest_is_in_the_table(tmp_path: Path)
     write_document(tmp_path, 1, "0.10")
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     made = module("tables").with_tables(text, tmp_path)
-    assert "### lora, starter8, tiny\n\n8 records. P, 2 cores, 16 GiB, avx2; 2 threads." in made
+    assert "### lora, starter8, tiny, P\n\n8 records. P, 2 cores, 16 GiB, avx2; 2 threads." in made
     assert "| 0.20 |" in made
     assert "| 0.10 |" not in made
+
+
+def test_each_processor_has_a_table_of_its_own(tmp_path: Path) -> None:
+    write_document(tmp_path, 1, "0.10", "slow")
+    write_document(tmp_path, 2, "0.20", "fast")
+    made = module("tables").with_tables((BENCHMARKS / "README.md").read_text(encoding="utf-8"), tmp_path)
+    assert made.index("tiny, fast") < made.index("| 0.20 |") < made.index("tiny, slow") < made.index("| 0.10 |")
 
 
 @pytest.mark.parametrize(

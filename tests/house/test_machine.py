@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -90,3 +91,10 @@ def test_the_command_in_a_forked_process_ends_as_the_command_does() -> None:
     out, err = helped.communicate(timeout=60)
     assert (helped.returncode, err) == (0, "")
     assert "Usage: tuneful" in out
+
+
+def test_no_test_stands_aside_but_by_a_need_even_where_this_machine_lacks_nothing() -> None:
+    by_itself = re.compile(r"pytest\.(?:skip|importorskip|xfail)\(|mark\.(?:skip|skipif|xfail)\b|unittest\.skip")
+    tests = Path(machine.__file__).parent
+    found = {file.name for file in tests.rglob("*.py") if by_itself.search(file.read_text(encoding="utf-8"))}
+    assert found == {"machine.py"}

@@ -52,6 +52,7 @@ def refused(model: Path, words: str) -> None:
 # By chance
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # from Python 3.12
 @pytest.mark.parametrize("kind", ["huggingface", "adapter", "gguf"])
 def test_damaged_models_run_no_code_and_take_neither_time_nor_memory(kind: str, tmp_path: Path) -> None:
     found, failures = campaign(kind, len(KINDS[kind].mutations), 1, tmp_path / "models")

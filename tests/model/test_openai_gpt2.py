@@ -295,6 +295,7 @@ def test_a_folder_of_sizes_names_them(folder: Path) -> None:
         load_model(str(folder.parent))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # from Python 3.12
 def test_damaged_folders_run_no_code_and_take_neither_time_nor_memory(tmp_path: Path) -> None:
     found, failures = campaign("openai", 2 * len(KINDS["openai"].mutations), 3, tmp_path)
     assert failures == []

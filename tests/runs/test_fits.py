@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests.doubles.engine import tiny_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import tuneful
 from tuneful.config import load_config
@@ -201,3 +203,36 @@ def test_one_process_alone_is_no_set_of_ranks(tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.shard_ranks`: 2, and this is one process alone"):
         fits.placed(SINGLE_PROCESS, config, tiny_llama, torch.float32, CPU)
     assert fits.placed(SINGLE_PROCESS, load_config(), tiny_llama, torch.float32, CPU) is SINGLE_PROCESS
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "hidden", "inner", "layers", "heads", "key_heads", "vocab"),
+    [
+        ("SmolLM2-135M", 135, 576, 1536, 30, 9, 3, 49_152),
+        ("SmolLM2-1.7B", 1_711, 2048, 8192, 24, 32, 32, 49_152),
+        ("Llama-3.2-3B", 3_213, 3072, 8192, 28, 24, 8, 128_256),
+        ("Llama-3.1-8B", 8_030, 4096, 14_336, 32, 32, 8, 128_256),
+    ],
+)
+def test_the_table_of_the_page_on_one_gpu_is_this_arithmetic(
+    name: str, millions: int, hidden: int, inner: int, layers: int, heads: int, key_heads: int, vocab: int
+) -> None:
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        vocab_size=vocab,
+        tie_word_embeddings=hidden < 4096,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    size = ModelSize({key: tuple(one.shape) for key, one in model.named_parameters()}, hidden, inner, layers)
+    assert round(size.num_parameters / 1e6) == millions
+    methods = [load_config(overrides=[f"train.method={method}"]) for method in ("full", "lora", "qlora")]
+    needs = [fits.needed(size, one, torch.bfloat16, torch.device("cuda")).num_bytes for one in methods]
+    page = (Path(__file__).parents[2] / "docs" / "one-gpu.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {re.escape(name)} \| (.*) \|$", page, re.M)
+    assert row is not None
+    assert row[1].split(" | ") == [f"{need / 1e9:.1f}" for need in needs]

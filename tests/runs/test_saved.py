@@ -18,6 +18,7 @@ from tuneful.errors import ConfigError, ModelError
 from tuneful.infer.session import LoadedModel
 from tuneful.model.gguf_header import gguf_hub_id
 from tuneful.model.load import fingerprint, load_model, load_tokenizer
+from tuneful.runs import job
 from tuneful.train.loop import Training
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -94,7 +95,7 @@ def test_a_run_that_keeps_an_adapter_alone_and_is_killed_after_saving_takes_it_f
     settings = config(tiny_llama, *LORA, "lora.merge=false")
     straight = tuneful.run(data, config=settings, output=tmp_path / "straight")
     with monkeypatch.context() as patch:
-        patch.setattr("tuneful.runs.job.compare", killed)
+        patch.setattr(job, "compare", killed)
         with pytest.raises(KilledError):
             tuneful.run(data, config=settings, output=tmp_path / "cut")
     (tmp_path / "cut" / "answers" / "tuned.jsonl").unlink()

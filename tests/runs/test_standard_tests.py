@@ -15,7 +15,7 @@ from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, InputError
 from tuneful.evaluation import tasks
-from tuneful.runs import measure, standard_tests
+from tuneful.runs import job, measure, standard_tests
 
 SETTINGS = [
     "train.max_steps=3",
@@ -212,13 +212,13 @@ def test_a_run_that_goes_on_takes_the_scores_it_finds_and_asks_anew_where_it_ask
         raise CutOffError
 
     data, folder = str(files["data"]), tmp_path / "run"
-    monkeypatch.setattr("tuneful.runs.job.compare", cut_off)
+    monkeypatch.setattr(job, "compare", cut_off)
     with pytest.raises(CutOffError):
         tuneful.run(data, config=config_of(tiny_llama, files), output=folder)
     with pytest.raises(CutOffError):
         tuneful.run(data, config=config_of(tiny_llama, files), output=folder)
     assert len(calls) == 2
-    monkeypatch.setattr("tuneful.runs.job.compare", compare)
+    monkeypatch.setattr(job, "compare", compare)
     (folder / "tests" / "quiz-base.jsonl").write_text("damaged\n")
     found = tuneful.run(data, config=config_of(tiny_llama, files, "evaluation.tests_prompt=raw"), output=folder)
     assert len(calls) == 4

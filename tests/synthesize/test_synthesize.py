@@ -14,6 +14,7 @@ from tests.synthesize.conftest import SEEDS, lines
 
 import tuneful
 from tuneful.errors import ConfigError, DataError, JudgeError
+from tuneful.synthesize import replies
 from tuneful.synthesize.journal import Journal
 
 Make = Callable[..., Any]
@@ -385,6 +386,6 @@ def test_the_oracle_notices_a_reader_that_takes_control_tokens(tmp_path: Path, m
 
     from tests.doubles.hostile_teacher import play
 
-    monkeypatch.setattr("tuneful.synthesize.replies._CONTROL_TOKEN", re.compile("(?!)"))
+    monkeypatch.setattr(replies, "_CONTROL_TOKEN", re.compile("(?!)"))
     _, wrong, _ = play("responses", "ollama", 20, "planted", tmp_path)
     assert any("used, though it was" in one for one in wrong)

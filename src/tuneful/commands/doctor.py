@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneful.commands.options import Json, Model
@@ -78,10 +80,20 @@ def doctor(model: str | None = None) -> dict[str, Any]:
         "ollama": dict(zip(("address", "version"), ollama_version(os.environ.get("OLLAMA_HOST", "")), strict=True)),
         "browser": next(filter(None, map(shutil.which, BROWSERS)), None),
         "cache": str(cache),
-        "cache_bytes": sum(os.path.getsize(file) for file in cache.rglob("*") if file.is_file()),
+        "cache_bytes": _bytes_below(cache),
         "cache_free_bytes": free_bytes(cache),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of all files below `folder`, but of those that another process takes away meanwhile."""
+    num_bytes = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                num_bytes += os.path.getsize(os.path.join(place, name))
+    return num_bytes
 
 
 def doctor_command(model: Model = None, as_json: Json = False) -> None:

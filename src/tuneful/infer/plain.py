@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from tuneful.model.forward import compute_logits, own_attention
+from tuneful.model.forward import cache_argument, compute_logits, own_attention
 from tuneful.model.load import UNLIMITED
 
-_STATES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
+_STATES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 """What families call that which they keep between two tokens, in what their forward gives."""
-_TAKEN_AS = {"mems": "past_key_values", "past_buckets_states": "past_key_values"}
-"""Where `prepare_inputs_for_generation` takes it under another name."""
+_TAKEN_AS_CACHE = ("mems", "past_buckets_states")
+"""What of it `prepare_inputs_for_generation` takes under the name of a cache."""
 
 
 class PaddedDecoder:
@@ -77,8 +77,8 @@ class PaddedDecoder:
             input_ids=ids,
             attention_mask=self._seen.long(),
             position_ids=(columns - num_padding).clamp(min=0),
-            past_key_values=self._cache,
             use_cache=True,
+            **{cache_argument(self._model): self._cache},
         )[:, -1]
 
 
@@ -140,6 +140,8 @@ class SingleDecoder(RecomputingDecoder):
             **self._state,
         )
         given = self._model(**inputs, return_dict=True)
-        self._state = {_TAKEN_AS.get(name, name): given[name] for name in _STATES if given.get(name) is not None}
+        kept = {name: value for name, value in given.items() if name in _STATES and value is not None}
+        cache = cache_argument(self._model)
+        self._state = {cache if name in _TAKEN_AS_CACHE else name: value for name, value in kept.items()}
         logits: torch.Tensor = given.logits[:, -1]
         return logits

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 # Legend of shapes: B rows, N tokens of a row, M places wanted, V vocabulary
 
@@ -39,6 +39,15 @@ def takes(model: PreTrainedModel, argument: str, *, by_name: bool = False) -> bo
     """Whether the forward of `model` has this argument; unless `by_name`, arguments that it hands on without a name count."""
     names, hands_on = _arguments(type(model).forward)
     return argument in names or (hands_on and not by_name)
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What the forward of `model` calls its cache: `cache` from transformers 5.24 on, which warns of the name before."""
+    names, _ = _arguments(type(model).forward)
+    if "past_key_values" in names:
+        return "past_key_values"
+    renamed = "cache" in _arguments(GenerationMixin.prepare_inputs_for_generation)[0]
+    return "cache" if renamed else "past_key_values"
 
 
 def own_attention(model: PreTrainedModel) -> str:

@@ -57,7 +57,7 @@ def check_fits(path: Path, name: str, config: Config, device: torch.device) -> N
     size = size_of(path)
     if size is None or (config.train.method == "qlora" and device.type == "cuda"):
         return
-    dtype = _dtype_of(config, device)
+    dtype = dtype_of(config, device)
     need, available = needed(size, config, dtype, device), available_bytes(device)
     if need.num_bytes <= available:
         return
@@ -102,12 +102,12 @@ def what_fits(size: ModelSize, config: Config, device: torch.device, available: 
     ways = [
         f"{setting} (at least {_gb(found.num_bytes)} GB)"
         for setting, other in _other_ways(config)
-        if (found := needed(size, other, _dtype_of(other, device), device)).num_bytes <= available
+        if (found := needed(size, other, dtype_of(other, device), device)).num_bytes <= available
     ]
     return f"What fits: {', '.join(ways)}, or a smaller model" if ways else "A smaller model is needed, or more memory"
 
 
-def _dtype_of(config: Config, device: torch.device) -> torch.dtype:
+def dtype_of(config: Config, device: torch.device) -> torch.dtype:
     """What a run of `config` computes in."""
     return choose_dtype(config.model.dtype, device, cache_root(), adapts=config.train.method != "full")
 

@@ -28,7 +28,7 @@ from tuneful.model.outline import Outline, outline
 from tuneful.model.precision import choose_device, choose_dtype
 from tuneful.model.size import ModelSize
 from tuneful.model.speed import ProductSpeed, measure_products
-from tuneful.runs.fits import phases, what_fits, with_settings
+from tuneful.runs.fits import dtype_of, phases, what_fits, with_settings
 from tuneful.train.layout import largest_dropout, why_not_shared
 
 
@@ -133,7 +133,6 @@ def _facts_of_model(name: str, path: Path, config: Config) -> ModelFacts:
                 found.size,
                 with_settings(config, train={"method": method}),
                 found.size.num_parameters if method == "full" else num_in_adapter,
-                dtype,
                 device,
             )
             for method in METHOD_DEFAULTS
@@ -167,10 +166,8 @@ def _adapter(found: Outline, config: Config) -> tuple[tuple[str, ...], int]:
     return tuple(sorted(adapted_layers(found.model))), trained
 
 
-def _method(
-    size: ModelSize, config: Config, num_trainable: int, dtype: torch.dtype, device: torch.device
-) -> MethodFacts:
-    needs = {need.phase: need.num_bytes for need in phases(size, config, dtype, device)}
+def _method(size: ModelSize, config: Config, num_trainable: int, device: torch.device) -> MethodFacts:
+    needs = {need.phase: need.num_bytes for need in phases(size, config, dtype_of(config, device), device)}
     available = available_bytes(device)
     fits = max(needs.values()) <= available
     return MethodFacts(num_trainable, needs, fits, None if fits else what_fits(size, config, device, available))
