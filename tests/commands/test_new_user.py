@@ -230,7 +230,7 @@ def test_an_option_that_is_a_setting_is_refused_with_how_it_is_given(option: str
 def test_rows_that_are_not_listed_are_counted(
     tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    faults = [
+    faults: list[dict[str, Any]] = [
         {"output": ""},
         {"output": ""},
         {"output": None},
