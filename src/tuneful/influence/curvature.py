@@ -51,8 +51,7 @@ class SecondMoment:
             return np.zeros_like(wide)
         small[np.diag_indices(len(small))] += shift
         if self._sum is not None:
-            solved: Numbers = np.linalg.solve(small, wide.T).T
-            return solved
+            return np.linalg.solve(small, wide.T).T.astype(np.float64, copy=False)
         # Woodbury: (1/N F^T F + lambda I)^-1 = 1/lambda (I - F^T (1/N F F^T + lambda I)^-1 F / N)
         records = self._records()
         shared: Numbers = np.linalg.solve(small, records @ wide.T).T @ records
