@@ -41,14 +41,15 @@ def test_replayed_records_share_the_weight_of_a_step() -> None:
     assert one == pytest.approx(rate / (weight + 12.0))
 
 
-def test_scores_and_cosines_add_up_over_checkpoints() -> None:
+def test_scores_and_cosines_add_up_over_weights_and_scores_alone_are_by_directions() -> None:
     sums = Sums(1, 3)
     items, records = np.array([[1.0, 0.0]], np.float32), np.array([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]], np.float32)
-    sums.add(items, 0, records[:2], np.array([0.5, 1.0]), 1.0)
-    sums.add(items, 2, records[2:], np.array([1.0]), 1.0)
-    sums.add(-items, 0, records, np.array([0.25, 1.0, 1.0]), 3.0)
+    directions = np.array([[0.5, -1.0]])
+    sums.add(items, directions, 0, records[:2], np.array([0.5, 1.0]), 1.0)
+    sums.add(items, directions, 2, records[2:], np.array([1.0]), 1.0)
+    sums.add(-items, -directions, 0, records, np.array([0.25, 1.0, 1.0]), 3.0)
     found = sums.influence()
-    assert found.scores.tolist() == [[0.5, 0.0, 0.0]]
+    assert found.scores.tolist() == [[0.25, 0.0, 0.0]]
     assert found.cosines.tolist() == [[(1 - 3) / 4, 0.0, 0.0]]
 
 

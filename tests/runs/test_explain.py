@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import tuneful
@@ -18,8 +19,9 @@ from tuneful.config import load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, DataError, InputError, ModelError
 from tuneful.influence.features import Featurizer
+from tuneful.model.load import load_model
 from tuneful.runs import finished
-from tuneful.runs.finished import kept_weights, open_finished
+from tuneful.runs.finished import KeptWeights, kept_weights, load_trained, open_finished, set_weights
 from tuneful.runs.schema import Explanation, load_document
 from tuneful.train.checkpoint import Checkpoint
 
@@ -50,7 +52,7 @@ def rows() -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def made(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of full finetuning that has memorised its records, with two checkpoints."""
-    return run_of(tiny_llama, tmp_path_factory.mktemp("full"), "train.learning_rate=5e-3", "train.save_steps=40")
+    return run_of(tiny_llama, tmp_path_factory.mktemp("full"), "train.learning_rate=5e-3", "train.save_steps=60")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def run_of(model: Path, folder: Path, *settings: str) -> Path:
         "model.dtype=float32",
         f"data.test_file={folder / 'test.jsonl'}",
         "data.validation_share=0",
-        "train.num_train_epochs=12",
+        "train.num_train_epochs=18",
         "train.lr_scheduler_type=constant",
         "generate.max_new_tokens=24",
         "report.general=null",
@@ -97,9 +99,8 @@ def test_records_that_teach_a_wrong_fact_are_the_first_for_the_answer_that_repea
     assert all(one.score > 0 for one in item.towards)
     assert all(one.score < 0 for one in item.away)
     assert all(one.response == WRONG for one in item.towards[:3])
-    assert found.explanation.unit == "nats"
     steps = [(one.step, one.is_preconditioned) for one in found.explanation.weights]
-    assert steps == [(40, True), (80, True)]
+    assert steps == [(0, False), (60, True), (120, True)]
     assert found.explanation.notes == ("of full finetuning the matrices of the last layers stand for all",)
 
 
@@ -108,7 +109,6 @@ def test_at_the_final_weights_of_an_adapter_they_are_too_and_it_is_said_what_is_
     (item,) = found.items
     assert item.text == WRONG, "the model was to learn it"
     assert {Path(one).name for one in sources(item.towards)[:3]} == PLANTED_SOURCES
-    assert found.explanation.unit is None
     assert found.explanation.parameters == "all of the adapter"
     assert "the run kept no checkpoint" in found.explanation.notes[0]
 
@@ -130,7 +130,7 @@ def test_a_second_question_computes_no_training_record_again(made: Path, monkeyp
 
     monkeypatch.setattr(Featurizer, "features", features)
     tuneful.explain(made, item=[2, 3])
-    assert asked == [2, 2]  # the items, at two checkpoints
+    assert asked == [2, 2, 2]  # the items, before the first step and at two checkpoints
     document = load_document(Explanation, made / "explain.json")
     assert document is not None
     assert [one.number for one in document.items] == [1, 2, 3]
@@ -157,7 +157,7 @@ def test_a_question_that_was_interrupted_is_answered_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         tuneful.explain(made, item=1)
     found = tuneful.explain(made, item=1).explanation
-    assert calls.count(64) == 2  # the first 64 records of either checkpoint, once
+    assert calls.count(64) == 3  # the first 64 records at each set of weights, once
     assert found == wanted
 
 
@@ -231,10 +231,42 @@ def test_a_base_that_is_not_the_one_of_the_training_is_refused(
 
 def test_a_damaged_checkpoint_is_passed_over(made: Path, tmp_path: Path) -> None:
     run = copied(made, tmp_path / "run")
-    (run / "checkpoints" / "step-000080" / "optimizer.safetensors").write_bytes(b"damaged")
+    (run / "checkpoints" / "step-000120" / "optimizer.safetensors").write_bytes(b"damaged")
     found = tuneful.explain(run, item=1).explanation
-    assert [one.step for one in found.weights] == [40]
-    assert np.isclose(found.weights[0].learning_rate, 5e-3 * 113, rtol=0.1)  # it stands for all steps
+    assert [one.step for one in found.weights] == [0, 60]
+    assert np.isclose(found.weights[1].learning_rate, 5e-3 * 109, rtol=0.1)  # it stands for all steps after it
+
+
+def test_without_the_model_that_training_began_with_the_checkpoints_stand_for_all_steps(
+    made: Path, tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished, "resolve_model", lambda name, notify: tiny_gpt2)
+    found = tuneful.explain(copied(made, tmp_path / "run"), item=1).explanation
+    assert [one.step for one in found.weights] == [60, 120]
+    assert np.isclose(found.weights[0].learning_rate, 5e-3 * 120, rtol=0.1)
+    assert "is not there any more" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", ["made", "adapted"])
+def test_the_weights_before_the_first_step_are_those_that_training_began_with(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    run = open_finished(request.getfixturevalue(name))
+    trained = load_trained(run, Terminal(quiet=True))
+    set_weights(trained, KeptWeights(0, None))
+    begun = load_model(run.config.model.name_or_path, dtype=torch.float32).model
+    ids = torch.arange(1, 20)[None]
+    assert torch.equal(trained.model(ids).logits, begun.eval()(ids).logits)
+
+
+def test_an_adapter_of_which_a_checkpoint_is_kept_is_compared_before_the_first_step_too(
+    made: Path, tmp_path: Path
+) -> None:
+    lora = ("train.method=lora", "train.learning_rate=1e-3", "train.num_train_epochs=1", "train.save_steps=5")
+    run = run_of(made, tmp_path, *lora)
+    found = tuneful.explain(run, item=1, num=3)
+    assert [one.step for one in found.explanation.weights] == [0, 5]
+    assert {Path(one).name for one in sources(found.items[0].towards)} == PLANTED_SOURCES
 
 
 def copied(run: Path, place: Path) -> Path:
@@ -247,6 +279,7 @@ def test_weights_that_no_step_was_taken_from_are_not_compared(made: Path, monkey
     last = run.training.kept_step
     some = [Checkpoint(made, step, {}) for step in (last - 5, last, last + 5)]
     monkeypatch.setattr(finished, "whole_checkpoints", lambda folder: some)
-    assert [one.step for one in kept_weights(run)] == [last - 5]
+    assert [one.step for one in kept_weights(run, with_initial=True)] == [0, last - 5]
+    assert [one.step for one in kept_weights(run, with_initial=False)] == [last - 5]
     monkeypatch.setattr(finished, "whole_checkpoints", lambda folder: some[1:])
-    assert [one.step for one in kept_weights(run)] == [last]
+    assert [one.step for one in kept_weights(run, with_initial=True)] == [last]

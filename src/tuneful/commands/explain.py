@@ -121,9 +121,11 @@ def _show(found: Explanation, terminal: Terminal) -> None:
                 terminal.say(_record(record, terminal), wrap=False)
             if not records:
                 terminal.say("           none")
-    unit = "first-order nats, to be compared with one another" if found.unit else "no unit, only their order counts"
     terminal.say()
-    terminal.say(f"scores: {unit}; of {found.num_records:,} records, {found.num_trained:,} trained on", style="dim")
+    terminal.say(
+        f"scores have no unit, compare them within an item; of {found.num_records:,} records, {found.num_trained:,} trained on",
+        style="dim",
+    )
     for note in found.notes:
         terminal.say(f"  {note}", style="dim")
 

@@ -1,10 +1,10 @@
 """Features and factors become scores, and scores the records that stand out on either side.
 
-    score[item, record] = sum over checkpoints c of factor[c, record] * <features of the item, features of the record> at c
+    score[item, record] = sum over weights c of factor[c, record] * <direction of the item, features of the record> at c
 
-Positive: training on the record made the item's answer likelier. TracIn (Pruthi et al. 2020, "TracInCP"), with AdamW's own scale
-in the features where it is known, as LESS has it (Xia et al. 2024). `cosines` are the same without the lengths of the gradients,
-the mean over checkpoints weighted by the learning rate: LESS' own measure.
+Positive: training on the record made the item's answer likelier. TracIn (Pruthi et al. 2020, "TracInCP") with the direction of
+an item in the place of its features: what all records share is taken out of it (`curvature.py`). `cosines` are those of the
+features themselves, the mean over weights by their learning rates: the measure of LESS (Xia et al. 2024).
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ class Sums:
         self._cosines = np.zeros((num_items, num_records))
         self._weights = np.zeros(num_records)
 
-    def add(self, items: Features, start: int, records: Features, factors: Figures, weight: float) -> None:
-        """One checkpoint, which weighs `weight`: features of all items [I, D] and of the records from `start` on [n, D], and the
-        factors [n] of these."""
-        places = slice(start, start + len(records))
-        products = items.astype(np.float64) @ records.astype(np.float64).T
+    def add(
+        self, items: Features, directions: Figures, start: int, records: Features, factors: Figures, weight: float
+    ) -> None:
+        """One set of weights, which weighs `weight`: features of all items [I, D] as they are and as `directions` once what
+        records share is taken out, features of the records from `start` on [n, D], and the factors [n] of these."""
+        places, wide = slice(start, start + len(records)), records.astype(np.float64)
+        products = items.astype(np.float64) @ wide.T
         lengths = np.linalg.norm(items, axis=1)[:, None] * np.linalg.norm(records, axis=1)
-        self._scores[:, places] += products * factors
+        self._scores[:, places] += directions @ wide.T * factors
         self._cosines[:, places] += weight * np.divide(
             products, lengths, where=lengths > 0, out=np.zeros_like(products)
         )

@@ -51,14 +51,10 @@ def view_explained(found: Explanation | None) -> Explained | None:
     if found is None or not found.items:
         return None
     what = "reference" if found.of == "reference" else "answer"
-    scores = (
-        "in nats to first order, to be compared with one another"
-        if found.unit
-        else "without a unit: only their order counts"
-    )
     return Explained(
         sentence=f"Of {plural(found.num_records, 'training record')} compared, those whose gradients point the way of the "
-        f"{what}, or against it, for {plural(len(found.items), 'test item')}. Scores are {scores}.",
+        f"{what}, or against it, for {plural(len(found.items), 'test item')}. Scores have no unit: compare those of one "
+        "item.",
         what=what,
         items=tuple(map(_item, found.items[:MAX_ITEMS])),
         notes=tuple(f"{note[:1].upper()}{note[1:]}." for note in found.notes),

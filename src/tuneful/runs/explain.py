@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ from tuneful.errors import ConfigError, DataError, InputError
 from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows, task_text
 from tuneful.evaluation.metric_specs import item_value
 from tuneful.files import as_json, lock_output, unlock_output, write_json
+from tuneful.influence.curvature import DAMPING, SecondMoment
 from tuneful.influence.features import Features, Featurizer, kept_features, num_kept
 from tuneful.influence.parameters import last_matrices, preconditioner, trainable
 from tuneful.influence.ranking import Influence, Sums, strongest
@@ -37,6 +38,7 @@ from tuneful.numbers import rough_duration
 from tuneful.runs.finished import (
     FinishedRun,
     KeptWeights,
+    TrainedModel,
     TrainedOn,
     kept_weights,
     load_trained,
@@ -61,7 +63,6 @@ from tuneful.types import Conversation, Example, answer_text
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
 DOCUMENT, FOLDER = "explain.json", "explain"
 NUM_WORST, NUM_SHOWN, PROJECTION_DIM = 20, 10, 4096
@@ -74,8 +75,8 @@ _NO_CHECKPOINT = (
     "the run kept no checkpoint: gradients at the final weights alone, which say what a further step would do; "
     "train.save_steps keeps some"
 )
-_PLAIN = (
-    "gradients are not scaled as AdamW scales them, whose second moment is not there: only the order of scores counts"
+_NO_START = (
+    "the model that training began with is not there any more: the first steps are compared at the first checkpoint"
 )
 _LAST_LAYERS = "of full finetuning the matrices of the last layers stand for all"
 
@@ -111,10 +112,10 @@ def explain_run(path: Path, request: Request, terminal: Terminal) -> Explanation
     chosen = _chosen_items(run, request)
     lock = lock_output(run.path / DOCUMENT)
     try:
-        model, encoder = load_trained(run, terminal)
-        trained_on = read_trained_on(run, encoder)
-        asked = _asked(run, chosen, request, encoder, model, terminal)
-        influence, explanation = _compare(run, model, trained_on, asked, request, terminal)
+        trained = load_trained(run, terminal)
+        trained_on = read_trained_on(run, trained.encoder)
+        asked = _asked(run, chosen, request, trained, terminal)
+        influence, explanation = _compare(run, trained, trained_on, asked, request, terminal)
         items = tuple(_item(one, influence, place, trained_on, request) for place, one in enumerate(asked))
         found = _with_earlier(run, replace(explanation, items=items))
         write_json(run.path / DOCUMENT, as_row(found))
@@ -182,13 +183,13 @@ def _asked(
     run: FinishedRun,
     chosen: Sequence[tuple[int, AnsweredRecord]],
     request: Request,
-    encoder: Encoder,
-    model: PreTrainedModel,
+    trained: TrainedModel,
     terminal: Terminal,
 ) -> list[_Asked]:
     """The items with what is explained of them encoded; those that cannot be are named and left out. DataError where none is
     left."""
-    own = replace(encoder, prompt_weight=0.0, last_turn=True, on_long="cut_response", max_length=context_length(model))
+    longest = context_length(trained.model)
+    own = replace(trained.encoder, prompt_weight=0.0, last_turn=True, on_long="cut_response", max_length=longest)
     found = []
     for number, row in chosen:
         example = explained_example(own, row, request.of)
@@ -234,14 +235,15 @@ def _answered(conversation: Conversation, text: str) -> Conversation:
 
 def _compare(
     run: FinishedRun,
-    model: PreTrainedModel,
+    trained: TrainedModel,
     trained_on: TrainedOn,
     asked: Sequence[_Asked],
     request: Request,
     terminal: Terminal,
 ) -> tuple[Influence, Explanation]:
     """The influence of every training record on every item, and how it was come by."""
-    examples, weights, config = trained_on.examples, kept_weights(run), run.config
+    examples, model, config = trained_on.examples, trained.model, run.config
+    weights = kept_weights(run, with_initial=trained.initial is not None)
     parameters = trainable(model) if run.is_adapter else last_matrices(model)
     sizes = {name: one.numel() for name, one in parameters.items()}
     sketch = Sketch(sizes, request.projection_dim, config.train.seed, model.device)
@@ -255,31 +257,33 @@ def _compare(
     folders = [run.path / FOLDER / _key(run, one, sizes, request.projection_dim) for one in weights]
     _say_cost(made_by, examples, folders, request.projection_dim, terminal)
     for one, folder, factor, rate in zip(weights, folders, record_factors, rates, strict=True):
-        set_weights(model, one)
+        set_weights(trained, one)
         scaled = replace(made_by, scale=_scale(run, one, made_by))
         items = scaled.features([each.example for each in asked])
+        moment = SecondMoment(len(examples), request.projection_dim)
+
+        def records(scaled: Featurizer = scaled, folder: Path = folder) -> Iterator[tuple[int, Features]]:
+            return kept_features(folder, examples, request.projection_dim, scaled.features)
+
         with terminal.progress(f"gradients, step {one.step}", len(examples), "records") as advance:
-
-            def compute(chunk: Sequence[Example], scaled: Featurizer = scaled) -> Features:
-                return scaled.features(chunk)
-
-            for start, features in kept_features(folder, examples, request.projection_dim, compute):
-                own = factor[start : start + len(features)]
-                sums.add(items, start, features, own, rate)
+            for _, features in records():
+                moment.add(features)
                 advance(len(features))
-    has_moments = all(one.checkpoint is not None for one in weights)
-    notes = (*(() if has_moments else (_NO_CHECKPOINT, _PLAIN)), *(() if run.is_adapter else (_LAST_LAYERS,)))
+        directions = moment.solve(items)
+        for start, features in records():  # read again, now that what they share is known
+            sums.add(items, directions, start, features, factor[start : start + len(features)], rate)
+    notes = (*_notes(weights), *(() if run.is_adapter else (_LAST_LAYERS,)))
     influence = sums.influence()
     explanation = Explanation(
         of=request.of,
         ranked_by=request.ranked_by,
-        unit="nats" if has_moments else None,
         num_records=len(examples),
         num_trained=int(is_trained.sum()),
         parameters="all of the adapter" if run.is_adapter else f"the last {len(parameters)} matrices",
         num_parameters=sum(sizes.values()),
         projection_dim=request.projection_dim,
         seed=config.train.seed,
+        damping=DAMPING,
         weights=tuple(
             ComparedWeights(one.step, rate, one.checkpoint is not None)
             for one, rate in zip(weights, rates, strict=True)
@@ -288,6 +292,12 @@ def _compare(
         items=(),
     )
     return Influence(influence.scores, influence.cosines * is_trained), explanation
+
+
+def _notes(weights: Sequence[KeptWeights]) -> tuple[str, ...]:
+    if weights[-1].checkpoint is None:
+        return (_NO_CHECKPOINT,)
+    return (_NO_START,) if weights[0].step else ()
 
 
 def _scale(run: FinishedRun, kept: KeptWeights, made_by: Featurizer) -> dict[str, torch.Tensor]:
@@ -321,7 +331,7 @@ def _factors(
 def _key(run: FinishedRun, kept: KeptWeights, sizes: dict[str, int], dim: int) -> str:
     """The name of the folder of features: which weights, and a hash of all else that they follow from."""
     about = as_json({"version": _VERSION, "training": dict(run.record.training), "sizes": sizes, "dim": dim})
-    kind = "final" if kept.checkpoint is None else "step"
+    kind = "final" if kept.checkpoint is None and kept.step else "step"
     return f"{kind}-{kept.step:06d}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,7 @@ from tuneful.encoding.replay import Replay, read_replay
 from tuneful.errors import DataError, ModelError
 from tuneful.evaluation.answers import check_unchanged
 from tuneful.files import read_lines
+from tuneful.influence.parameters import trainable
 from tuneful.model.adapter import read_adapter
 from tuneful.model.freeze import freeze_lower_layers
 from tuneful.model.load import Pretrained, fingerprint, load_base, load_from, load_model, resolve_model
@@ -78,10 +79,24 @@ class TrainedOn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptWeights:
-    """Weights of the training after `step` steps: those of a `checkpoint`, or, without one, those that the run ended with."""
+    """Weights of the training after `step` steps: those of a `checkpoint`; without one, those that it began with at step 0, else
+    those that it ended with."""
 
     step: int
     checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedModel:
+    """The trained model in float32, an adapter beside its base where one was trained, and the run's encoder.
+
+    What was trained is trainable, and nothing else. `initial` is what it was before the first step, by name; None where the model
+    that training began with is not there any more.
+    """
+
+    model: PreTrainedModel
+    encoder: Encoder
+    initial: Mapping[str, torch.Tensor] | None
 
 
 def open_finished(path: Path) -> FinishedRun:
@@ -129,25 +144,36 @@ def _side(run: FinishedRun, name: str, side: int) -> Sequence[Record]:
     return read_data(str(file), settings, objective=run.config.train.objective).records
 
 
-def load_trained(run: FinishedRun, terminal: Terminal) -> tuple[PreTrainedModel, Encoder]:
-    """The trained model in float32, an adapter beside its base where one was trained, and the run's encoder.
-
-    What was trained is trainable, and nothing else. ModelError where the base is gone, or is another one.
-    """
+def load_trained(run: FinishedRun, terminal: Terminal) -> TrainedModel:
+    """The model that `run` trained. ModelError where an adapter's base is gone, or is another one."""
     device = choose_device(run.config.model.device)
-    pretrained = _with_adapter(run, device, terminal) if run.is_adapter else _whole(run, device, terminal)
-    return pretrained.model.eval(), load_encoder(pretrained.tokenizer, run.config)
+    load = _with_adapter if run.is_adapter else _whole
+    pretrained, initial = load(run, device, terminal)
+    return TrainedModel(pretrained.model.eval(), load_encoder(pretrained.tokenizer, run.config), initial)
 
 
-def _whole(run: FinishedRun, device: torch.device, terminal: Terminal) -> Pretrained:
+_Loaded = tuple[Pretrained, Mapping[str, torch.Tensor] | None]
+
+
+def _whole(run: FinishedRun, device: torch.device, terminal: Terminal) -> _Loaded:
     pretrained = load_model(str(run.path / "model"), terminal.say, dtype=torch.float32)
     pretrained.model.to(device)
     if run.config.train.freeze_layers:
         freeze_lower_layers(pretrained.model, run.config.train.freeze_layers)
-    return pretrained
+    return pretrained, _initial_weights(run, terminal)
 
 
-def _with_adapter(run: FinishedRun, device: torch.device, terminal: Terminal) -> Pretrained:
+def _initial_weights(run: FinishedRun, terminal: Terminal) -> Mapping[str, torch.Tensor] | None:
+    """What full finetuning began with, left in its files; None where it is not there any more."""
+    name = run.config.model.name_or_path
+    with _where_it_was_begun(run), contextlib.suppress(ModelError):
+        path = resolve_model(name, terminal.say)
+        if _is_what_it_began_with(run, path):
+            return dict(load_from(path, name, terminal.say, mapped=True).model.named_parameters())
+    return None
+
+
+def _with_adapter(run: FinishedRun, device: torch.device, terminal: Terminal) -> _Loaded:
     """The base as training began with it, and the trained adapter beside it, its parameters called as they were in training."""
     config, name = run.config, run.config.model.name_or_path
     in_4_bits = config.train.method == "qlora" and device.type != "cuda"
@@ -159,14 +185,19 @@ def _with_adapter(run: FinishedRun, device: torch.device, terminal: Terminal) ->
             pretrained = load_base(path, terminal.say, torch.float32, in_4_bits=in_4_bits)
         else:
             pretrained = load_from(path, name, terminal.say, torch.float32, in_4_bits=in_4_bits)
-        if run.record.training.get("model") != f"sha256 {fingerprint(pretrained.begun_with)}":
+        if not _is_what_it_began_with(run, pretrained.begun_with):
             raise ModelError(f"{name}: is not the model that {run.path} began with; put that one back in its place")
         config = config.model_copy(
             update={"train": config.train.model_copy(update={"activation_checkpointing": False})}
         )
         method = begin_method(pretrained.model, config, device, pretrained.adapter)
+    initial = {name: one.detach().clone() for name, one in trainable(pretrained.model).items()}
     restore_adapter(method.adapter, run.path / "adapter")
-    return pretrained
+    return pretrained, initial
+
+
+def _is_what_it_began_with(run: FinishedRun, folder: Path) -> bool:
+    return run.record.training.get("model") == f"sha256 {fingerprint(folder)}"
 
 
 @contextlib.contextmanager
@@ -177,20 +208,25 @@ def _where_it_was_begun(run: FinishedRun) -> Iterator[None]:
         yield
 
 
-def kept_weights(run: FinishedRun) -> list[KeptWeights]:
-    """The checkpoints on the way to the weights that the run ended with, the oldest first; where there are none, these alone."""
+def kept_weights(run: FinishedRun, *, with_initial: bool) -> list[KeptWeights]:
+    """The weights before the first step, where they are known (`with_initial`), and the checkpoints on the way to those that the
+    run ended with, the oldest first; without checkpoints these alone."""
     last = run.training.kept_step
-    found = [one for one in whole_checkpoints(run.path / "checkpoints") if one.step <= last]
+    found = [KeptWeights(one.step, one) for one in whole_checkpoints(run.path / "checkpoints") if one.step <= last]
     before = [one for one in found if one.step < last]  # what stands at the end has no step after it
-    return [KeptWeights(one.step, one) for one in before or found] or [KeptWeights(last, None)]
+    initial = [KeptWeights(0, None)] if with_initial and before else []
+    return [*initial, *before] or found or [KeptWeights(last, None)]
 
 
-def set_weights(model: PreTrainedModel, kept: KeptWeights) -> None:
-    """Give the trainable parameters of `model` the weights that were kept; those that the run ended with are its own already."""
-    if kept.checkpoint is None:
+def set_weights(trained: TrainedModel, kept: KeptWeights) -> None:
+    """Give the trainable parameters the weights that were kept; those that the run ended with are its own already."""
+    if kept.checkpoint is None and kept.step:
         return
-    parameters = dict(model.named_parameters())
-    for name, tensor in kept.checkpoint.tensors("weights").items():
-        if name not in parameters or parameters[name].shape != tensor.shape:
-            raise ModelError(f"{kept.checkpoint.path}: {name} is no parameter of the model of this run")
-        parameters[name].data.copy_(tensor)
+    tensors = trained.initial if kept.checkpoint is None else kept.checkpoint.tensors("weights")
+    assert tensors is not None, kept
+    parameters = trainable(trained.model)
+    for name in tensors if kept.checkpoint else parameters:
+        if name not in parameters or name not in tensors or parameters[name].shape != tensors[name].shape:
+            place = kept.checkpoint.path if kept.checkpoint else "the model that training began with"
+            raise ModelError(f"{place}: {name} is no parameter of the model of this run")
+        parameters[name].data.copy_(tensors[name])

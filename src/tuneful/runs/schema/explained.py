@@ -29,7 +29,9 @@ class InfluentialRecord:
     text: Annotated[str, "how what was asked begins"]
     response: Annotated[str, "how its response begins"]
     score: Annotated[
-        float, "what training on it did to the item, in `unit`: above 0 it made it likelier, below less likely"
+        float,
+        "what training on it did to the item, without a unit: above 0 it made it likelier, below less likely; to be compared "
+        "within an item",
     ]
     cosine: Annotated[float, "how alike the gradients of record and item are, -1 to 1"]
 
@@ -53,16 +55,16 @@ class Explanation:
 
     of: Annotated[ExplainedText, "what is explained of an item: the tuned model's answer, or the reference"]
     ranked_by: Annotated[Ranking, "by what records are ranked"]
-    unit: Annotated[
-        str | None,
-        "`nats` for first-order estimates, too large by far of what was memorised; null where only the order means something",
-    ]
     num_records: Annotated[int, "training records that were compared"]
     num_trained: Annotated[int, "of these, records that a step was taken on"]
     parameters: Annotated[str, "by which parameters, in words"]
     num_parameters: Annotated[int, "how many numbers these are"]
     projection_dim: Annotated[int, "numbers that a gradient is projected to"]
     seed: Annotated[int, "of the projection"]
-    weights: Annotated[tuple[ComparedWeights, ...], "at which weights: those of the checkpoints, else the final ones"]
+    damping: Annotated[float, "what is added to the records' second moment, as a share of its mean eigenvalue"]
+    weights: Annotated[
+        tuple[ComparedWeights, ...],
+        "at which weights: those before the first step and of the checkpoints, else the final ones",
+    ]
     notes: Annotated[tuple[str, ...], "what is approximated, in words"]
     items: Annotated[tuple[ExplainedItem, ...], "the items, in the order of the test set"]
