@@ -44,19 +44,8 @@ from tuneful.train.distributed import ProcessGroup, forget_forward, full_tensor,
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.memory import affordable_tokens, out_of_memory_says
 from tuneful.train.objective import AllSides
+from tuneful.train.tolerance import gradient_tolerance, loss_tolerance
 from tuneful.types import Example, sides_of
-
-LOSS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-"""Largest relative difference of the loss between the two ways, by the dtype that computes it. transformers' norms are of float32
-in a model of float64 too; a loss of bfloat16 is a mean over many logits, each rounded to 2^-9 of itself."""
-
-GRADIENT_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
-"""Largest norm of the difference of the two gradients, as a share of the gradient's."""
-
-_ROUNDING_A_LAYER = 0.025
-"""The same in bfloat16, of one layer: each rounds what it gives and what it sends back, and the roundings of several add up as
-errors that know nothing of one another do, with the root of their number. Two ways that are both right differ by 0.004 to 0.022
-on three layers, 0.045 on thirty (LOG.md)."""
 
 _OF_A_KIND, _SMALL_KIND = 1.5, 1e-2
 """How much further the gradient of one kind of parameter may be off than that of all, which averages over them; and the share of
@@ -343,10 +332,10 @@ def self_check(
     if isinstance(together, str):
         return f"the model cannot be computed {name} ({together})"
     (loss, gradients), (loss_alone, gradients_alone) = together, alone
-    if not abs(loss - loss_alone) <= LOSS_TOLERANCE[computes_in(model)] * abs(loss_alone):
+    if not abs(loss - loss_alone) <= loss_tolerance(model, examples, loss_alone):
         return f"the loss is {loss:.8g} {name} and {loss_alone:.8g} one record at a time"
     for kind, difference in _differences(gradients, gradients_alone).items():
-        if not difference <= _gradient_tolerance(model) * (_OF_A_KIND if kind else 1):
+        if not difference <= gradient_tolerance(model) * (_OF_A_KIND if kind else 1):
             gradient = f"gradient of {kind}" if kind else "gradient"
             return f"the {gradient} differs {name} from that of one record at a time by {difference:.2g} of its norm"
     return None
@@ -379,12 +368,6 @@ def _differences(found: _Gradients, wanted: _Gradients) -> dict[str, float]:
             squares[kind] = [sum(pair) for pair in zip(squares.get(kind, (0, 0)), one, strict=True)]
     smallest = _SMALL_KIND**2 * squares[""][1]
     return {kind: math.sqrt(apart / max(size, smallest)) for kind, (apart, size) in squares.items()}
-
-
-def _gradient_tolerance(model: PreTrainedModel) -> float:
-    """How far two right gradients may be apart in the precision of `model`, as a share of their norm."""
-    num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1
-    return GRADIENT_TOLERANCE.get(computes_in(model), _ROUNDING_A_LAYER * math.sqrt(num_layers))
 
 
 def _together(model: PreTrainedModel, examples: Sequence[Example], layout: LayoutName) -> _LossAndGradients | str:

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from tuneful.model.attention import use_trie_attention
 from tuneful.model.behaviour import failure
 from tuneful.runs.schema import Layout
-from tuneful.train.layout import LOSS_TOLERANCE, cut_micro_batches, why_not_shared
+from tuneful.train.layout import cut_micro_batches, why_not_shared
 from tuneful.train.loss import micro_batch_loss
 from tuneful.train.memory import affordable_tokens
+from tuneful.train.tolerance import loss_tolerance
 from tuneful.types import Example
 
 _CHECK_RECORDS, _CHECK_TOKENS = 8, 1024
@@ -46,7 +47,7 @@ def _difference(model: PreTrainedModel, few: Sequence[Example]) -> str | None:
         return f"the model cannot be computed as a trie ({failure(error)})"
     finally:
         model.train(was_training)
-    for one, other in zip(together, alone, strict=True):
-        if not abs(one - other) <= LOSS_TOLERANCE[model.dtype] * max(1.0, abs(other)):
+    for example, one, other in zip(few, together, alone, strict=True):
+        if not abs(one - other) <= loss_tolerance(model, [example], max(1.0, abs(other))):
             return f"a log-likelihood is {-one:.8g} as a trie and {-other:.8g} alone"
     return None
