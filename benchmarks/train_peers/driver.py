@@ -21,7 +21,7 @@ from train_peers.figures import Row, measured_row, table
 from train_peers.gate import Trial, Truth, choose, disagreeing, reference_losses, try_contender, try_system
 from train_peers.roofline import Shape, count, roofline_seconds
 from train_peers.rounds import MAX_ALIVE, Measured, measure_group
-from train_peers.systems import SWITCHES, TUNEFUL, Contender, System
+from train_peers.systems import BENCHMARKS, SWITCHES, TUNEFUL, Contender, System
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 OTHERS_SHARE = 0.02
@@ -93,6 +93,13 @@ def check_options(
     return Options(found, contestants, options.reference, settings, options.model, options.quick, ladder, output)
 
 
+def _as_known(value: object) -> str:
+    """What JSON has no form of, as text: a folder by its name alone, and this checkout as `.`."""
+    if isinstance(value, Path):
+        return "." if value == BENCHMARKS.parent else value.name
+    return str(value)
+
+
 def _narrowed(system: System, variants: list[str]) -> System:
     """`system` in those of its settings that are among `variants`, where any are."""
     kept = tuple(variant for variant in system.variants if variant in variants)
@@ -134,7 +141,7 @@ def run(name: str, options: Options, rows: list[works.Row]) -> int:
         failed += document["works"][-1]["disagreeing"]
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps(document, indent=1, default=str) + "\n")
+            options.output.write_text(json.dumps(document, indent=1, default=_as_known) + "\n")
     print(software_lines(document))
     for line in document["warnings"]:
         print(f"Warning: {line}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,12 @@ def test_a_curve_of_half_of_the_data_is_held_against_the_whole(
     assert found["held"] == held
     assert found["predicted"]["gain"] == pytest.approx(0.2 * (0.5**-0.5 - 1), rel=0.05)
     assert len(found["curve"]["sizes"]) == 8
+
+
+def test_results_name_no_folder_of_the_machine_that_they_ran_on() -> None:
+    known = module("train_peers.driver")._as_known
+    assert known(BENCHMARKS.parent) == "."
+    assert known(Path("/home/somebody/old")) == "old"
+    for file in sorted((BENCHMARKS / "results").glob("*.json")):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r'"(/(home|root|work|tmp|Users)/|[A-Z]:\\\\)', text), file.name
