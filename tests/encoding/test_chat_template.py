@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.doubles.tool_templates import CONTROL, ENDS, HERMES
+from tests.doubles.written_tools import tokenizer_of
 
 from tuneful.config import TemplateConfig, load_config
 from tuneful.encoding.chat_template import ChatTemplate, load_template
-from tuneful.encoding.template import Origin, Piece
+from tuneful.encoding.template import Origin, Piece, model_name
 from tuneful.errors import ConfigError, TemplateError
-from tuneful.types import Conversation, Turn
+from tuneful.types import Conversation, ToolCall, Turn
 
 LOOP = "{% for message in messages %}"
 PROMPT = "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -220,3 +222,24 @@ def test_the_tokenizers_own_template_and_a_file_are_loaded_and_a_missing_one_is_
         load_template(TemplateConfig(name="tokenizer"), byte_tokenizer)
     with pytest.raises(ConfigError, match="name: chatml and file are two templates"):
         load_config(None, ["template.name=chatml", f"template.file={file}"])
+
+
+def test_a_template_is_said_to_be_the_model_s_and_not_a_folder_s_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TUNEFUL_CACHE", str(tmp_path))
+    hub = "hub/models--me--my-model-2/snapshots/0123abc"
+    for folder, name in {
+        str(tmp_path / "models" / "smollm2-135m-instruct-1"): "smollm2-135m-instruct",
+        str(tmp_path / hub): "me/my-model-2",
+        "models/mine-2": "models/mine-2",
+        str(tmp_path / "runs" / "a-1" / "model"): str(tmp_path / "runs" / "a-1" / "model"),
+    }.items():
+        assert model_name(folder) == name
+    tokenizer = tokenizer_of(CONTROL["hermes"], HERMES.replace("m.tool_calls or []", "[]"), ENDS["hermes"])
+    tokenizer.name_or_path = str(tmp_path / hub)
+    call = Turn("a", "", "", calls=(ToolCall("look_up", "{}"),))
+    with pytest.raises(
+        TemplateError, match=r"^the chat template of me/my-model-2: the template has no tool_calls, which"
+    ):
+        load_template(TemplateConfig(name="tokenizer"), tokenizer).example(Conversation("", (call,), "here:1"))

@@ -77,3 +77,24 @@ def test_the_seed_of_the_split_may_stay_while_that_of_the_training_changes(tmp_p
 def test_a_file_of_records_that_are_all_too_long_names_the_first(tmp_path: Path, byte_tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"no record is left to use; the first skipped row: .*rows\.json:1: \d+ tokens"):
         prepared(tmp_path, byte_tokenizer, ROWS, "data.max_length=10")
+
+
+def test_a_record_that_is_read_but_not_by_the_template_or_too_long_is_left_out_and_stops_nothing(
+    tmp_path: Path, byte_tokenizer: Any
+) -> None:
+    call = {"role": "assistant", "tool_calls": [{"name": "look_up", "arguments": {}}]}
+    rows = [
+        *ROWS,
+        {"messages": [{"role": "user", "content": "Look."}, call]},
+        {"instruction": "a " * 2000, "output": "b"},
+    ]
+    (file := tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = load_config()
+    assert config.data.on_error == "stop"
+    encoder = make_encoder(TextEncoder(byte_tokenizer, find_template(config.template.name)), config.data)
+    data = prepare_data(read_data(str(file)), encoder, config)
+    assert (data.num_read, data.num_used) == (42, 40)
+    assert [row.source for row in data.refused] == [f"{file}:41", f"{file}:42"]
+    assert data.refused[0].reason.startswith("template.name=alpaca: the template has no tool_calls")
+    (note,) = [note for note in data.file.notes if note.kind == "calls"]
+    assert note.text == "1 answer calls tools; what tools answer is context, not trained"  # nor is this call

@@ -124,7 +124,7 @@ KINDS: Mapping[str, Kind] = {
             "unusable_rows",
             "finding",
             "Rows that cannot be used",
-            "They stop a run, or are left out of it.",
+            "One that cannot be read stops a run; one that the template cannot render is left out of it.",
             "Fix them, or train without them: data.on_error=skip.",
             "dropped",
         ),

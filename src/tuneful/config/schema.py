@@ -83,7 +83,7 @@ class DataConfig(Section):
         "end of the longest text that was asked, so that the whole response fits",
     )
     on_error: Literal["stop", "skip"] = Field(
-        "stop", description="a row that cannot be used stops the run, or is skipped into refused.jsonl"
+        "stop", description="a row that cannot be read stops the run, or is skipped into refused.jsonl"
     )
     format: Literal[
         "auto", "alpaca", "messages", "sharegpt", "prompt-completion", "question-answer", "dolly", "text"

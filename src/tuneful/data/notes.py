@@ -34,7 +34,7 @@ KINDS = {
     "mark_on_record": "{name} is {hint} in {records} and is not read: marks are those of messages, and the records are trained",
     "mark_on_prompt": "{name} on {messages} of the system's or the user's is not obeyed; data.train_on=all trains what was asked",
     "thought": "{name} of {answers} is read as the thought before it",
-    "calls": "{answers} call{s} tools: trained; what tools answer is not",
+    "calls": "{answers} call{s} tools; what tools answer is context, not trained",
     "result_as_json": "{messages} of tools' {are} no text: read as JSON",
     "thought_left_out": "{name} leaves out the thoughts of {answers}, as it does when the model answers",
     "answer_as_context": "{answers} stand{s} otherwise than {name} would ask for them (a thought left out, tools moved): context",

@@ -36,7 +36,7 @@ from tuneful.encoding.frame import Frame, Sentinels, Span, closing_of, json_form
 from tuneful.encoding.jinja_sandbox import SandboxedTemplate
 from tuneful.encoding.outline import Dialect, MessageOutline, Outline, Outlined, Text, messages_of, outline_of
 from tuneful.encoding.spans import SpanPieces
-from tuneful.encoding.template import Origin, Piece, Template, any_of, find_template, joined, no_tools
+from tuneful.encoding.template import Origin, Piece, Template, any_of, find_template, joined, model_name, no_tools
 from tuneful.errors import TemplateError
 from tuneful.types import Conversation, Turn
 
@@ -414,15 +414,15 @@ def _from_file(path: Path) -> tuple[str, str]:
 
 def _from_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """The tokenizer's chat template; the one called `default` where it brings several."""
-    source = tokenizer.chat_template
+    source, name = tokenizer.chat_template, model_name(tokenizer.name_or_path)
     if isinstance(source, dict):
         source = source.get("default")
     if not source:
         raise TemplateError(
-            f"{tokenizer.name_or_path}: the tokenizer brings no chat template of its own; give template.name=alpaca, or a Jinja "
+            f"{name}: the tokenizer brings no chat template of its own; give template.name=alpaca, or a Jinja "
             "file as template.file"
         )
-    return source, f"{tokenizer.name_or_path}: its chat template"
+    return source, f"the chat template of {name}"
 
 
 def _text(pieces: Sequence[Piece]) -> str:

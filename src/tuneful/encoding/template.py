@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from tuneful.errors import TemplateError
-from tuneful.files import write_text
+from tuneful.files import cache_root, write_text
 from tuneful.types import Conversation, Turn
 
 
@@ -244,6 +244,16 @@ def _check_no_tools(conversation: Conversation, name: str) -> None:
     found["tool results"] = any(turn.results for turn in turns)
     if fields := [field for field, is_there in found.items() if is_there]:
         raise no_tools(f"template.name={name}", fields)
+
+
+def model_name(folder: str) -> str:
+    """What a user calls the model whose tokenizer lies in `folder`: in a cache that is no path that anybody wrote."""
+    path = Path(folder)
+    if path.parent == cache_root() / "models":  # the built-in model, with the number of its conversion
+        return re.sub(r"-\d+\Z", "", path.name)
+    if path.parent.name == "snapshots" and (repository := path.parents[1].name).startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder
 
 
 def no_tools(where: str, fields: Iterable[str]) -> TemplateError:
