@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,12 @@ def test_numbers_and_truth_values_are_the_texts_that_csv_gives_for_them() -> Non
 def test_whether_a_value_is_text_never_raises_and_one_word_is_none(text: str) -> None:
     assert is_prose(text) in (True, False)
     assert not is_prose("".join(character for character in text if character.isascii() and character.isalnum()))
+
+
+@given(st.text(alphabet=st.sampled_from("aeÄж1_-. \n\t\x1c\u00a0\u3000中あ한"), max_size=40))
+def test_two_words_are_what_one_pattern_for_both_finds(text: str) -> None:
+    both = r"[^\W\d_]{2}\S*\s+\S*[^\W\d_]{2}|[\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7af]{8}"
+    assert is_prose(text) == (re.search(both, text) is not None)
 
 
 def test_how_a_record_was_made_is_no_text_that_was_forgotten() -> None:

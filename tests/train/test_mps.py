@@ -54,12 +54,13 @@ def test_a_training_on_the_device_is_that_of_the_host(dtype: torch.dtype, layout
     changes = {"max_grad_norm": 0.05, "micro_batch_tokens": 40}
     losses, weights = trained(dtype, layout, device, **changes)
     wanted, kept = trained(dtype, layout, "cpu", **changes)
-    # In bfloat16 torch's attention has another kernel for processors, and rows of a tied matrix are added in another order.
+    # In bfloat16 torch's attention has another kernel for processors, and rows of a tied matrix are added in another order. In
+    # float32 a gradient of the size of rounding moves a weight by AdamW as one would: 1e-6 is a thousandth of a step.
     exact = dtype is torch.float32
     np.testing.assert_allclose(losses, wanted, rtol=1e-6 if exact else 1e-3)
     for name, weight in weights.items():
         assert not isinstance(weight, Pretended)
-        torch.testing.assert_close(weight, kept[name], rtol=1e-6, atol=1e-7 if exact else 1e-3)
+        torch.testing.assert_close(weight, kept[name], rtol=1e-6, atol=1e-6 if exact else 1e-3)
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tuneful.data.marks import MARKS, answer_weight, note_idle_marks
@@ -37,13 +38,21 @@ _ANSWERED_KEYS = ("output", "response", "completion", "answer", "assistant", "bo
 _KNOWN_KEYS = frozenset(
     (*ROLE_KEYS, *TEXT_KEYS, *_UNTRAINED, *MARKS, *CALLS, *THOUGHTS, "name", "id", "tool_call_id", "tool_name")
 )
-_TWO_WORDS = re.compile(r"[^\W\d_]{2}\S*\s+\S*[^\W\d_]{2}|[\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7af]{8}")
+_TWO_LETTERS = re.compile(r"[^\W\d_]{2}")
+_SIGNS_WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7af]{8}")
+_READ = 4096  # characters
 
 
 def is_prose(value: Any) -> bool:
-    """Whether a value holds text that says something: two words, or eight signs of a script that has no spaces."""
+    """Whether a value holds text that says something: two words, or eight signs of a script that has no spaces.
+
+    Word by word: one pattern for both words takes the square of the length of a text without spaces, such as base64.
+    """
     if isinstance(value, str):
-        return _TWO_WORDS.search(value, 0, 4096) is not None
+        words = [_TWO_LETTERS.search(word) is not None for word in value[:_READ].split()]
+        return any(one and next_one for one, next_one in pairwise(words)) or (
+            _SIGNS_WITHOUT_SPACES.search(value, 0, _READ) is not None
+        )
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(is_prose(one) for one in list(inner)[:50])
 
