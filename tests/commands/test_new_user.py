@@ -242,8 +242,9 @@ def test_rows_that_are_not_listed_are_counted(
     tuneful.train(rows, config=settings, output=tmp_path / "run", terminal=Terminal())
     said = " ".join(capsys.readouterr().err.split())
     assert "+ 5 refused" in said
-    assert re.search(r"refused \S+:21 and 1 more: `output` is empty", said)
-    assert re.search(r"refused \S+:23: `output` is null", said)
+    joined = said.replace(" ", "")  # a long path is broken where the terminal ends, between any two signs
+    assert ":21and1more:`output`isempty" in joined
+    assert ":23:`output`isnull" in joined
     assert "refused 1 more for other reasons; `tuneful check` shows them, and the report of a run" in said
 
 
