@@ -22,8 +22,9 @@ from tuneful.model.load import base_for_peft, fingerprint, load_from, mapped_mod
 from tuneful.model.logits import prompt_logits
 from tuneful.model.lora import attach_adapter, merge_adapter, save_adapter
 from tuneful.model.memory import give_back_freed_memory
+from tuneful.model.merge import computed_as_merged, merged_tensors
 from tuneful.model.names import Base, save_trained_with
-from tuneful.model.widened import Change, as_it_is
+from tuneful.model.widened import ADAPTER_MARK, Change, as_it_is, rounded_to
 from tuneful.runs.adapter import base_folder, compare_logits, largest_share
 from tuneful.runs.card import describe_model
 from tuneful.runs.setup import RunState
@@ -82,6 +83,7 @@ def _save_beside_base(run: RunState, shipped: Shipped, prompts: Sequence[Sequenc
         beside = _adapted(run, torch.float32)
         trained = _logits(beside, prompts)
         let_go(beside)
+        rounded = _rounded(run, trained, prompts)
         saved = _saved(run, torch.float32)
 
         def logits(change: Change) -> list[torch.Tensor]:
@@ -89,11 +91,39 @@ def _save_beside_base(run: RunState, shipped: Shipped, prompts: Sequence[Sequenc
                 local(parameter.data).copy_(change(local(parameter.data).float()))
             return _logits(saved, prompts)
 
-        difference = compare_logits(run, trained, logits, getattr(torch, run.config.model.save_dtype))
+        rounding = getattr(torch, run.config.model.save_dtype) if rounded is None else torch.float32
+        difference = compare_logits(run, rounded or trained, logits, rounding)
         let_go(saved)
         run.terminal.say(f"the adapter and its base, merged: the same logits to {difference:.0e} of the largest")
     run.take_model(_saved(run, run.dtype) if is_merged else _adapted(run, run.dtype))
     give_back_freed_memory()
+
+
+def _rounded(
+    run: RunState, trained: Sequence[torch.Tensor], prompts: Sequence[Sequence[int]]
+) -> list[torch.Tensor] | None:
+    """The logits of what the merged folder should hold where that is coarser than float32, as `runs/adapter.py` has them of a
+    model that is whole; each rank merges one matrix at a time, out of the files. None where that cannot be, or nothing is
+    rounded."""
+    change = rounded_to(getattr(torch, run.config.model.save_dtype))
+    model = load_from(run.pretrained.folder, run.pretrained.name, mapped=True).model
+    attach_adapter(model, run.folder.adapter)
+    tensors = None if run.config.model.save_dtype == "float32" else merged_tensors(model, base_folder(run))
+    if tensors is None:
+        return None
+    model = _cut(run, model, torch.float32)
+    with computed_as_merged(tensors, as_it_is):
+        compare_logits(run, trained, lambda _: _logits(model, prompts), torch.float32)
+    for name, parameter in model.named_parameters():
+        if ADAPTER_MARK not in name and not name.endswith(
+            ".base_layer.weight"
+        ):  # those are rounded once they are merged
+            local(parameter.data).copy_(change(local(parameter.data)))
+    with computed_as_merged(tensors, change):
+        found = _logits(model, prompts)
+    let_go(model)
+    give_back_freed_memory()
+    return found
 
 
 def _save_adapter(run: RunState, shipped: Shipped) -> None:
