@@ -254,8 +254,8 @@ def test_runs_in_processes_come_to_the_same_and_end_with_the_sweep_that_is_kille
     settings = [*FAST, f"model.name_or_path={tiny_llama}", swept, "data.test_share=0"]
     process = processes.tuneful("sweep", *arguments, *settings)
     wait_until(lambda: len(list(tmp_path.glob("out/runs/*/run.json"))) == 2 or process.poll() is not None)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert len(workers) == 2
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2, "a worker may have a compiler of its own below it"
     process.kill()
     process.wait()
     wait_until(lambda: not any(worker.is_running() for worker in workers))
