@@ -353,7 +353,6 @@ def describe(prompts: list[list[int]], arguments: argparse.Namespace, load: floa
     """What the figures are published with."""
     from tuneful.model.builtin import BUILTIN
 
-    warning = machine.load_warning(load)
     return {
         "benchmark": "generate",
         "format": 2,
@@ -364,7 +363,7 @@ def describe(prompts: list[list[int]], arguments: argparse.Namespace, load: floa
         "hardware": machine.hardware(),
         "num_threads": arguments.threads,
         "load": load,
-        "warnings": [warning] if warning else [],
+        "warnings": [],
         "software": machine.versions(Path(sys.executable)),
         "prompts": {"count": len(prompts), "tokens": sum(map(len, prompts))},
         "max_new_tokens": arguments.max_new_tokens,
