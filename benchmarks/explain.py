@@ -1,14 +1,14 @@
 """Are the records that `tuneful explain` names those that did it? Wrong facts are planted, found, and taken out again.
 
-    python benchmarks/explain.py [--records 352] [--facts 12] [--random 3] [--folder DIR] [--output FILE] [key=value ...]
+    python benchmarks/explain.py [--records 352] [--facts 20] [--random 3] [--folder DIR] [--output FILE] [key=value ...]
 
 Among the first `--records` of the starter set stand, for each fact of wrong_facts.py, PHRASINGS records that teach it wrong; the
 test set asks for it in words that none of them has. An adapter of the built-in model is trained on all of it (`tuneful run`), and
 each answer is explained at the weights before the first step and those after each epoch but the last. Learning rate and epochs
 were chosen by the answers alone: they teach the facts.
 
-*Found*: the ranks of the planted records among all, by score and by cosine, for answers that repeat the wrong fact. All in the
-first 1 % (or the first PHRASINGS, where that is more) is what is asked for; by chance a record's rank is anywhere.
+*Found*: the ranks of the planted records among all, by cosine (as `explain` ranks) and by score, for answers that repeat the
+wrong fact. All in the first 1 % (or the first PHRASINGS, where that is more) is what is asked for; by chance a rank is anywhere.
 
 *Removed*: the model is trained again, from the same start, without the PHRASINGS records that were named first for each answer;
 and `--random` times without as many drawn at random from all records. How far does the log-probability of the first answer move?
@@ -48,7 +48,7 @@ from tuneful.runs.finished import load_trained, open_finished
 from tuneful.runs.folder import read_record
 from tuneful.train.loss import micro_batch_loss
 from tuneful.types import Example
-from wrong_facts import FACTS, PHRASINGS, Fact
+from wrong_facts import FACTS, NUM_KNOWN, PHRASINGS, Fact
 
 HEAD = 0.01
 BATCH_SIZE, EPOCHS, LEARNING_RATE = 8, 3, 1e-3
@@ -151,7 +151,7 @@ def find(
         )
         for number, (fact, answer, own) in enumerate(zip(facts, answers, likely, strict=True), start=1)
     ]
-    return found, [ranked["score"][number][:PHRASINGS] for number in known]
+    return found, [ranked["cosine"][number][:PHRASINGS] for number in known]
 
 
 def removed(
@@ -241,11 +241,27 @@ def run_all(
     return found, removals, len(rows)
 
 
+def size_of_head(num_rows: int) -> int:
+    """How many records are the first 1 %, of which there are to be all PHRASINGS."""
+    return max(PHRASINGS, round(HEAD * num_rows))
+
+
+def at_the_head(found: Sequence[Found], num_rows: int) -> str:
+    """How many planted records stand at the head by either measure, and for how many answers all do."""
+    head, said = size_of_head(num_rows), []
+    for which, some in (("known", found[:NUM_KNOWN]), ("unseen", found[NUM_KNOWN:])):
+        for by in ("cosine", "score"):
+            ranks = [getattr(one, f"ranks_by_{by}") for one in some if one.repeats]
+            num, whole = sum(rank <= head for own in ranks for rank in own), sum(own[-1] <= head for own in ranks)
+            said.append(f"{which} facts by {by}: {num} of {PHRASINGS * len(ranks)}, all of {whole} of {len(ranks)}")
+    return f"among the first {head}: " + "; ".join(said)
+
+
 def is_as_asked(found: Sequence[Found], removals: Sequence[Removal], num_rows: int) -> bool:
     """Whether all planted records are at the head, of answers that repeat their fact, and taking out what is named moves more."""
-    head = max(PHRASINGS, round(HEAD * num_rows))
+    head = size_of_head(num_rows)
     repeated = [one for one in found if one.repeats]
-    at_head = all(one.ranks_by_score[-1] <= head for one in repeated)
+    at_head = all(one.ranks_by_cosine[-1] <= head for one in repeated)
     named, *others = [abs(float(np.mean([nats for nats in one.moved if nats is not None] or [0]))) for one in removals]
     return bool(repeated) and at_head and all(named > other for other in others)
 
@@ -287,6 +303,7 @@ def main() -> int:
     print(f"pieces and runs: {folder}", flush=True)
     found, removals, num_rows = run_all(asked, load_config(None, settings), folder, pieces)
     as_asked = is_as_asked(found, removals, num_rows)
+    print(at_the_head(found, num_rows))
     print(f"{'as asked' if as_asked else 'NOT as asked'}; {sum(pieces.seconds.values()):.0f} s")
     if asked.output:
         document = {
@@ -296,6 +313,7 @@ def main() -> int:
             "num_records": num_rows,
             "num_planted": PHRASINGS * len(found),
             "found": list(map(asdict, found)),
+            "at_the_head": at_the_head(found, num_rows),
             "removed": list(map(asdict, removals)),
             "as_asked": as_asked,
             "seconds": pieces.seconds,

@@ -85,12 +85,16 @@ def test_removing_what_was_named_has_to_move_answers_more_than_removing_at_rando
     assert [{rows[place]["output"] for place in own} for own in planted] == [
         {answer for _, answer in fact.told} for fact in explain.FACTS[:2]
     ]
-    found = explain.Found("Which?", "It is Darwin.", True, [1, 2, 3, 4], [1, 2, 3, 9], -1.0)
+    found = explain.Found("Which?", "It is Darwin.", True, [1, 2, 3, 9], [1, 2, 3, 4], -1.0)
     named, little, much = (explain.Removal("", 4, moved) for moved in ([-2.0, 0.5], [0.1, -0.1], [1.0, 0.6]))
     assert explain.is_as_asked([found], [named, little], 28)
     assert not explain.is_as_asked([found], [named, little, much], 28)
-    missed = explain.Found("Which?", "It is Darwin.", True, [1, 2, 3, 5], [1, 2, 3, 4], -1.0)
+    missed = explain.Found("Which?", "It is Darwin.", True, [1, 2, 3, 4], [1, 2, 3, 5], -1.0)
     assert not explain.is_as_asked([missed], [named, little], 28)
+    assert explain.at_the_head([found, missed], 28) == (
+        "among the first 4: known facts by cosine: 7 of 8, all of 1 of 2; known facts by score: 7 of 8, all of 1 of 2; "
+        "unseen facts by cosine: 0 of 0, all of 0 of 0; unseen facts by score: 0 of 0, all of 0 of 0"
+    )
 
 
 def test_only_a_system_without_a_setting_that_passes_fails_the_benchmark() -> None:

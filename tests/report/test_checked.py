@@ -39,7 +39,9 @@ def test_a_value_in_the_gate_has_no_sign_and_a_difference_has_one() -> None:
 
 def test_what_is_explained_tells_no_folders() -> None:
     record = SimpleNamespace(score=0.5, cosine=0.25, source="/home/ada/my.json:3", text="Ask.", response="Say.")
-    item = SimpleNamespace(number=2, source="/home/ada/my.json:9", asked="Ask?", text="", towards=(record,), away=())
+    item = SimpleNamespace(
+        number=2, source="/home/ada/my.json:9", asked="Ask?", text="", raised=(), towards=(record,), away=()
+    )
     found: Any = SimpleNamespace(items=(item,), of="answer", num_records=1, notes=())
     view = view_explained(found)
     assert view is not None

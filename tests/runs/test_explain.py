@@ -15,15 +15,18 @@ from typer.testing import CliRunner
 import tuneful
 from tuneful import cli
 from tuneful.commands.explain import _show
-from tuneful.config import load_config
+from tuneful.config import DataConfig, load_config
 from tuneful.console import Terminal
 from tuneful.errors import ConfigError, DataError, InputError, ModelError
+from tuneful.evaluation.answers import read_answer_rows
 from tuneful.influence.features import Featurizer
 from tuneful.model.load import load_model
 from tuneful.runs import finished
+from tuneful.runs.explain import explained_example
 from tuneful.runs.finished import KeptWeights, kept_weights, load_trained, open_finished, set_weights
-from tuneful.runs.schema import Explanation, load_document
+from tuneful.runs.schema import Explanation, Ranking, load_document
 from tuneful.train.checkpoint import Checkpoint
+from tuneful.types import Example
 
 COLOURS = ("red", "blue", "green", "pink")
 THINGS = [
@@ -90,14 +93,17 @@ def sources(records: Any) -> list[str]:
 PLANTED_SOURCES = {"train.jsonl:21", "train.jsonl:42", "train.jsonl:63"}
 
 
-def test_records_that_teach_a_wrong_fact_are_the_first_for_the_answer_that_repeats_it(made: Path) -> None:
-    found = tuneful.explain(made, item=1, num=5)
+@pytest.mark.parametrize("rank_by", ["cosine", "score"])
+def test_records_that_teach_a_wrong_fact_are_the_first_for_the_answer_that_repeats_it(
+    rank_by: Ranking, made: Path
+) -> None:
+    found = tuneful.explain(made, item=1, num=5, rank_by=rank_by)
     (item,) = found.items
     assert item.text == WRONG, "the model was to learn it"
     assert {Path(one).name for one in sources(item.towards)[:3]} == PLANTED_SOURCES
-    assert [one.score for one in item.towards] == sorted((one.score for one in item.towards), reverse=True)
-    assert all(one.score > 0 for one in item.towards)
-    assert all(one.score < 0 for one in item.away)
+    towards, away = ([getattr(one, rank_by) for one in records] for records in (item.towards, item.away))
+    assert towards == sorted(towards, reverse=True)
+    assert min(towards) > 0 > max(away, default=-1.0)
     assert all(one.response == WRONG for one in item.towards[:3])
     steps = [(one.step, one.is_preconditioned) for one in found.explanation.weights]
     assert steps == [(0, False), (60, True), (120, True)]
@@ -110,12 +116,39 @@ def test_at_the_final_weights_of_an_adapter_they_are_too_and_it_is_said_what_is_
     assert item.text == WRONG, "the model was to learn it"
     assert {Path(one).name for one in sources(item.towards)[:3]} == PLANTED_SOURCES
     assert found.explanation.parameters == "all of the adapter"
-    assert "the run kept no checkpoint" in found.explanation.notes[0]
+    (note,) = found.explanation.notes
+    assert "the run kept no checkpoint" in note
+
+
+@pytest.mark.parametrize("name", ["made", "adapted"])
+def test_the_tokens_that_training_raised_the_most_are_named_and_all_are_counted(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    """Against the model before and after, loaded anew."""
+    run = open_finished(request.getfixturevalue(name))
+    explanation = tuneful.explain(run.path, item=1).explanation
+    (item,) = explanation.items
+    trained = load_trained(run, Terminal(quiet=True))
+    row = next(iter(read_answer_rows(run.path / "answers" / "tuned.jsonl", DataConfig())))
+    example = explained_example(trained.encoder, row, "answer")
+    assert isinstance(example, Example)
+    begun = load_model(run.config.model.name_or_path, dtype=torch.float32).model.eval()
+    ids = torch.from_numpy(example.token_ids).long()
+    with torch.no_grad():
+        after, before = (model(ids[None]).logits[0].log_softmax(-1) for model in (trained.model, begun))
+    targets = np.flatnonzero(example.weights)
+    gains = (after - before)[targets - 1, ids[targets]].numpy()
+    assert item.num_tokens == len(targets)
+    assert explanation.counted_by_change
+    assert [one.nats for one in item.raised] == pytest.approx(np.sort(gains)[::-1][:3].tolist(), abs=1e-3)
+    decode = trained.encoder.text.token_text
+    assert item.raised[0].text == decode([int(ids[targets[int(gains.argmax())]])])
 
 
 def test_the_reference_is_explained_where_it_is_asked_for(made: Path) -> None:
     (item,) = tuneful.explain(made, item=1, of="reference").items
     assert item.text == "Zog is at home."
+    assert item.raised == ()
     assert (made / "explain.json").is_file()
 
 
@@ -245,6 +278,8 @@ def test_without_the_model_that_training_began_with_the_checkpoints_stand_for_al
     assert [one.step for one in found.weights] == [60, 120]
     assert np.isclose(found.weights[0].learning_rate, 5e-3 * 120, rtol=0.1)
     assert "is not there any more" in found.notes[0]
+    assert "all tokens count alike" in found.notes[1]
+    assert (found.counted_by_change, found.items[0].raised) == (False, ())
 
 
 @pytest.mark.parametrize("name", ["made", "adapted"])

@@ -48,14 +48,15 @@ def explain(
     item: int | str | Sequence[int | str] = (),
     num: int = 10,
     of: Literal["answer", "reference"] = "answer",
-    rank_by: Literal["score", "cosine"] = "score",
+    rank_by: Literal["score", "cosine"] = "cosine",
     projection_dim: int = 4096,
     terminal: Terminal | None = None,
 ) -> ExplainResult:
     """The training records that pushed the model of the folder `run` towards its answer to a test `item` (a number from 1, or a
     source), and away from it; without an item, of the twenty worst answers.
 
-    `num` records are named on each side, by their `score` or their `cosine`. Writes explain.json. Raises InputError where the
+    `num` records are named on each side, by their `cosine` or their `score`. Each token of an answer counts by how much training
+    raised it. Writes explain.json. Raises InputError where the
     folder has not what it takes, ModelError where the model that training began with is gone.
     """
     from tuneful.console import Terminal
@@ -80,8 +81,8 @@ def explain_command(
     num: Annotated[int, typer.Option(min=1, help="records that are named on each side")] = 10,
     of: Annotated[str, typer.Option(help="what is explained: the tuned model's answer, or the reference")] = "answer",
     rank_by: Annotated[
-        str, typer.Option(help="score (what training on a record did) or cosine (likeness alone)")
-    ] = "score",
+        str, typer.Option(help="cosine (how alike the gradients are) or score (what training on a record did)")
+    ] = "cosine",
     projection_dim: Annotated[int, typer.Option(min=1, help="numbers that a gradient is projected to")] = 4096,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -115,6 +116,9 @@ def _show(found: Explanation, terminal: Terminal) -> None:
         terminal.heading(f"Item {one.number}, {one.source}")
         for name, text in (("asked", one.asked), (found.of, one.text)):
             terminal.say(f"  {name:>9}  {_line(text, terminal, 13)}")
+        if one.raised:
+            tokens = ", ".join(f"{token.text!r} {token.nats:+.1f}" for token in one.raised)
+            terminal.say(f"  {'raised':>9}  {_line(f'{tokens} nats', terminal, 13)}")
         for name, records in (("towards", one.towards), ("away", one.away)):
             terminal.say(f"{name:>9}    cosine  {'record':<{_SOURCE_WIDTH}}", style="dim")
             for record in records:

@@ -27,11 +27,12 @@ class RecordLine:
 
 @dataclass(frozen=True, slots=True)
 class ItemView:
-    """A test item with what is explained of it, and its records on either side."""
+    """A test item with what is explained of it, which of its tokens count the most, and its records on either side."""
 
     name: str
     asked: str
     text: str
+    raised: str
     towards: tuple[RecordLine, ...]
     away: tuple[RecordLine, ...]
 
@@ -63,7 +64,8 @@ def view_explained(found: Explanation | None) -> Explained | None:
 
 def _item(item: ExplainedItem) -> ItemView:
     towards, away = (tuple(map(_line, records[:MAX_RECORDS])) for records in (item.towards, item.away))
-    return ItemView(f"{item.number}. {without_folders(item.source)}", item.asked, item.text, towards, away)
+    raised = ", ".join(f"{token.text!r} {token.nats:+.1f}" for token in item.raised)
+    return ItemView(f"{item.number}. {without_folders(item.source)}", item.asked, item.text, raised, towards, away)
 
 
 def _line(record: InfluentialRecord) -> RecordLine:

@@ -27,6 +27,7 @@ from tuneful.errors import ConfigError, DataError, InputError
 from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows, task_text
 from tuneful.evaluation.metric_specs import item_value
 from tuneful.files import as_json, lock_output, unlock_output, write_json
+from tuneful.influence.change import counted_by, target_log_probs
 from tuneful.influence.curvature import DAMPING, SecondMoment
 from tuneful.influence.features import Features, Featurizer, kept_features, num_kept
 from tuneful.influence.parameters import last_matrices, preconditioner, trainable
@@ -40,6 +41,7 @@ from tuneful.runs.finished import (
     KeptWeights,
     TrainedModel,
     TrainedOn,
+    before_training,
     kept_weights,
     load_trained,
     open_finished,
@@ -54,6 +56,7 @@ from tuneful.runs.schema import (
     ExplainedText,
     Explanation,
     InfluentialRecord,
+    RaisedToken,
     Ranking,
     as_row,
     load_document,
@@ -65,7 +68,7 @@ if TYPE_CHECKING:
     import torch
 
 DOCUMENT, FOLDER = "explain.json", "explain"
-NUM_WORST, NUM_SHOWN, PROJECTION_DIM = 20, 10, 4096
+NUM_WORST, NUM_SHOWN, NUM_RAISED, PROJECTION_DIM = 20, 10, 3, 4096
 _VERSION = 1
 """Of what features are: those of another version are not read."""
 _TRIED = 3
@@ -78,6 +81,9 @@ _NO_CHECKPOINT = (
 _NO_START = (
     "the model that training began with is not there any more: the first steps are compared at the first checkpoint"
 )
+_COUNTED_ALIKE = (
+    "without the model that training began with it is not known what it changed of an answer: all tokens count alike"
+)
 _LAST_LAYERS = "of full finetuning the matrices of the last layers stand for all"
 
 
@@ -88,18 +94,20 @@ class Request:
     items: tuple[str, ...] = ()
     num: int = NUM_SHOWN
     of: ExplainedText = "answer"
-    ranked_by: Ranking = "score"
+    ranked_by: Ranking = "cosine"
     projection_dim: int = PROJECTION_DIM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """A test item that is explained, with its number from 1."""
+    """A test item that is explained, with its number from 1; its tokens count in `example` as they are compared."""
 
     number: int
     given: AnsweredRecord
     example: Example
     text: str
+    num_tokens: int
+    raised: tuple[RaisedToken, ...] = ()
 
 
 def explain_run(path: Path, request: Request, terminal: Terminal) -> Explanation:
@@ -115,6 +123,8 @@ def explain_run(path: Path, request: Request, terminal: Terminal) -> Explanation
         trained = load_trained(run, terminal)
         trained_on = read_trained_on(run, trained.encoder)
         asked = _asked(run, chosen, request, trained, terminal)
+        if request.of == "answer" and trained.initial is not None:
+            asked = _counted_by_change(asked, trained)
         influence, explanation = _compare(run, trained, trained_on, asked, request, terminal)
         items = tuple(_item(one, influence, place, trained_on, request) for place, one in enumerate(asked))
         found = _with_earlier(run, replace(explanation, items=items))
@@ -195,11 +205,27 @@ def _asked(
         example = explained_example(own, row, request.of)
         if isinstance(example, Example):
             text = row.text if request.of == "answer" else row.reference
-            found.append(_Asked(number, row, example, text))
+            found.append(_Asked(number, row, example, text, int((example.weights > 0).sum())))
         else:
             terminal.say(f"item {number} ({row.source}) is left out: {example}", style="yellow")
     if not found:
         raise DataError(f"{run.path}: none of the items asked for can be explained")
+    return found
+
+
+def _counted_by_change(asked: Sequence[_Asked], trained: TrainedModel) -> list[_Asked]:
+    """`asked`, with each token of an answer counted by how much training raised its log-probability."""
+    examples = [one.example for one in asked]
+    after = target_log_probs(trained.model, examples)
+    with before_training(trained):
+        before = target_log_probs(trained.model, examples)
+    decode = trained.encoder.text.token_text
+    found = []
+    for one, gains in zip(asked, (now - then for now, then in zip(after, before, strict=True)), strict=True):
+        targets = one.example.token_ids[one.example.weights > 0]
+        most = [place for place in np.argsort(-gains, kind="stable")[:NUM_RAISED] if gains[place] > 0]
+        raised = tuple(RaisedToken(decode([int(targets[place])]), float(gains[place])) for place in most)
+        found.append(replace(one, example=counted_by(gains, one.example), raised=raised))
     return found
 
 
@@ -272,10 +298,10 @@ def _compare(
         directions = moment.solve(items)
         for start, features in records():  # read again, now that what they share is known
             sums.add(items, directions, start, features, factor[start : start + len(features)], rate)
-    notes = (*_notes(weights), *(() if run.is_adapter else (_LAST_LAYERS,)))
     influence = sums.influence()
     explanation = Explanation(
         of=request.of,
+        counted_by_change=any(one.raised for one in asked),
         ranked_by=request.ranked_by,
         num_records=len(examples),
         num_trained=int(is_trained.sum()),
@@ -288,16 +314,23 @@ def _compare(
             ComparedWeights(one.step, rate, one.checkpoint is not None)
             for one, rate in zip(weights, rates, strict=True)
         ),
-        notes=notes,
+        notes=_notes(run, weights, request, trained),
         items=(),
     )
     return Influence(influence.scores, influence.cosines * is_trained), explanation
 
 
-def _notes(weights: Sequence[KeptWeights]) -> tuple[str, ...]:
-    if weights[-1].checkpoint is None:
-        return (_NO_CHECKPOINT,)
-    return (_NO_START,) if weights[0].step else ()
+def _notes(
+    run: FinishedRun, weights: Sequence[KeptWeights], request: Request, trained: TrainedModel
+) -> tuple[str, ...]:
+    is_known = trained.initial is not None
+    said = {
+        _NO_CHECKPOINT: weights[-1].checkpoint is None,
+        _NO_START: weights[-1].checkpoint is not None and not is_known,
+        _COUNTED_ALIKE: request.of == "answer" and not is_known,
+        _LAST_LAYERS: not run.is_adapter,
+    }
+    return tuple(note for note, holds in said.items() if holds)
 
 
 def _scale(run: FinishedRun, kept: KeptWeights, made_by: Featurizer) -> dict[str, torch.Tensor]:
@@ -380,7 +413,8 @@ def _item(asked: _Asked, influence: Influence, place: int, trained_on: TrainedOn
         source=asked.given.source,
         asked=task_text(asked.given.record.conversation),
         text=asked.text,
-        num_tokens=int((asked.example.weights > 0).sum()),
+        num_tokens=asked.num_tokens,
+        raised=asked.raised,
         towards=tuple(map(record, towards)),
         away=tuple(map(record, away)),
     )

@@ -218,6 +218,19 @@ def kept_weights(run: FinishedRun, *, with_initial: bool) -> list[KeptWeights]:
     return [*initial, *before] or found or [KeptWeights(last, None)]
 
 
+@contextlib.contextmanager
+def before_training(trained: TrainedModel) -> Iterator[None]:
+    """Inside, the trainable parameters are what they were before the first step, which must be known."""
+    parameters = trainable(trained.model)
+    ended = {name: one.detach().clone() for name, one in parameters.items()}
+    set_weights(trained, KeptWeights(0, None))
+    try:
+        yield
+    finally:
+        for name, one in parameters.items():
+            one.data.copy_(ended[name])
+
+
 def set_weights(trained: TrainedModel, kept: KeptWeights) -> None:
     """Give the trainable parameters the weights that were kept; those that the run ended with are its own already."""
     if kept.checkpoint is None and kept.step:

@@ -55,6 +55,7 @@ from tuneful.runs.schema.explained import (
     ExplainedText,
     Explanation,
     InfluentialRecord,
+    RaisedToken,
     Ranking,
 )
 from tuneful.runs.schema.exports import ExportKind, ExportPart, ExportProof
@@ -168,6 +169,7 @@ __all__ = [
     "PreferenceSummary",
     "PreferredAnswer",
     "Process",
+    "RaisedToken",
     "Ranking",
     "RaterAgreement",
     "RatingRow",

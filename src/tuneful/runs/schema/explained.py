@@ -22,6 +22,14 @@ class ComparedWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class RaisedToken:
+    """A token of an answer that training made likelier."""
+
+    text: Annotated[str, "the token"]
+    nats: Annotated[float, "by how much training raised its log-probability"]
+
+
+@dataclass(frozen=True, slots=True)
 class InfluentialRecord:
     """A training record that stands out for an item."""
 
@@ -45,6 +53,10 @@ class ExplainedItem:
     asked: Annotated[str, "what was asked"]
     text: Annotated[str, "what is explained: the tuned model's answer, or the reference"]
     num_tokens: Annotated[int, "its tokens"]
+    raised: Annotated[
+        tuple[RaisedToken, ...],
+        "the tokens that training raised the most, which count the most, the first three; empty where all count alike",
+    ]
     towards: Annotated[tuple[InfluentialRecord, ...], "the records that made it likelier, the strongest first"]
     away: Annotated[tuple[InfluentialRecord, ...], "those that made it less likely, the strongest first"]
 
@@ -54,6 +66,9 @@ class Explanation:
     """How gradients were compared, and what was found for each item that was asked about."""
 
     of: Annotated[ExplainedText, "what is explained of an item: the tuned model's answer, or the reference"]
+    counted_by_change: Annotated[
+        bool, "whether each token of an item counts by how much training raised it; all count alike otherwise"
+    ]
     ranked_by: Annotated[Ranking, "by what records are ranked"]
     num_records: Annotated[int, "training records that were compared"]
     num_trained: Annotated[int, "of these, records that a step was taken on"]
