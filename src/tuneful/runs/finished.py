@@ -220,21 +220,31 @@ def kept_weights(run: FinishedRun, *, with_initial: bool) -> list[KeptWeights]:
 
 @contextlib.contextmanager
 def before_training(trained: TrainedModel) -> Iterator[None]:
-    """Inside, the trainable parameters are what they were before the first step, which must be known."""
+    """Inside, the trainable parameters are what they were before the first step, which must be known. Only those of another
+    number format are copied."""
     parameters = trainable(trained.model)
-    ended = {name: one.detach().clone() for name, one in parameters.items()}
-    set_weights(trained, KeptWeights(0, None))
+    begun, ended = _tensors(trained, KeptWeights(0, None)), {name: one.data for name, one in parameters.items()}
     try:
+        for name, tensor in begun.items():
+            parameters[name].data = tensor.to(parameters[name])
         yield
     finally:
-        for name, one in parameters.items():
-            one.data.copy_(ended[name])
+        for name, tensor in ended.items():
+            parameters[name].data = tensor
 
 
 def set_weights(trained: TrainedModel, kept: KeptWeights) -> None:
     """Give the trainable parameters the weights that were kept; those that the run ended with are its own already."""
     if kept.checkpoint is None and kept.step:
         return
+    parameters = trainable(trained.model)
+    for name, tensor in _tensors(trained, kept).items():
+        parameters[name].data.copy_(tensor)
+
+
+def _tensors(trained: TrainedModel, kept: KeptWeights) -> Mapping[str, torch.Tensor]:
+    """The weights of a checkpoint, or those before the first step, by the names of trainable parameters. ModelError where they
+    are of another model."""
     tensors = trained.initial if kept.checkpoint is None else kept.checkpoint.tensors("weights")
     assert tensors is not None, kept
     parameters = trainable(trained.model)
@@ -242,4 +252,4 @@ def set_weights(trained: TrainedModel, kept: KeptWeights) -> None:
         if name not in parameters or name not in tensors or parameters[name].shape != tensors[name].shape:
             place = kept.checkpoint.path if kept.checkpoint else "the model that training began with"
             raise ModelError(f"{place}: {name} is no parameter of the model of this run")
-        parameters[name].data.copy_(tensors[name])
+    return tensors if kept.checkpoint else {name: tensors[name] for name in parameters}
