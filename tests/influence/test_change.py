@@ -31,6 +31,9 @@ def test_a_token_counts_by_what_it_rose_and_one_that_fell_not_at_all() -> None:
     assert found.weights[: targets[0]].max() == 0
 
 
-def test_where_nothing_rose_all_tokens_count_as_they_did() -> None:
+@pytest.mark.parametrize("rose", [-0.5, 0.0, 0.01])
+def test_where_nothing_rose_but_by_rounding_all_tokens_count_as_they_did(rose: float) -> None:
     (example,) = records(1, 5)
-    assert counted_by(np.full(int((example.weights > 0).sum()), -0.5), example) is example
+    gains = np.full(int((example.weights > 0).sum()), -0.5)
+    gains[0] = rose
+    assert counted_by(gains, example) is example

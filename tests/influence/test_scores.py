@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from tuneful.config import LoraConfig
-from tuneful.influence.curvature import DAMPING, SecondMoment
+from tuneful.influence.curvature import DAMPING, SecondMoment, directions_of
 from tuneful.influence.features import Featurizer
 from tuneful.influence.parameters import trainable
 from tuneful.influence.ranking import Sums
@@ -60,9 +60,10 @@ def test_scores_are_those_of_the_formula_computed_dense(num_records: int) -> Non
     factors = np.random.Generator(np.random.PCG64(3)).random(num_records)
 
     features, own = made_by.features(examples), made_by.features(items)
-    moment, sums = SecondMoment(num_records, dim), Sums(2, num_records)
+    moment, of_directions, sums = SecondMoment(num_records, dim), SecondMoment(num_records, dim), Sums(2, num_records)
     moment.add(features)
-    sums.add(own, moment.solve(own), 0, features, factors, 1.0)
+    of_directions.add(directions_of(features))
+    sums.add((moment.solve(own), of_directions.solve(own)), 0, features, factors, 1.0)
 
     matrix = torch.cat(
         [sketch.of(name, torch.eye(one.numel(), dtype=torch.float64)) for name, one in parameters.items()]
@@ -71,7 +72,14 @@ def test_scores_are_those_of_the_formula_computed_dense(num_records: int) -> Non
     dense, asked = (
         (torch.stack([gradient(model, one) for one in of]) * flat @ matrix).numpy() for of in (examples, items)
     )
-    second = dense.T @ dense / num_records
-    damped = second + DAMPING * np.trace(second) / min(num_records, dim) * np.eye(dim)
-    wanted = asked @ np.linalg.inv(damped) @ dense.T * factors
-    np.testing.assert_allclose(sums.influence().scores, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+
+    def solved(of: np.ndarray) -> np.ndarray:
+        second = of.T @ of / num_records
+        return asked @ np.linalg.inv(second + DAMPING * np.trace(second) / min(num_records, dim) * np.eye(dim))
+
+    wanted, found = solved(dense) @ dense.T * factors, sums.influence()
+    np.testing.assert_allclose(found.scores, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+    unit = dense / np.linalg.norm(dense, axis=1, keepdims=True)
+    directions = solved(unit)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.cosines, directions @ unit.T, rtol=0, atol=1e-3)

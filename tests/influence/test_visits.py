@@ -41,13 +41,13 @@ def test_replayed_records_share_the_weight_of_a_step() -> None:
     assert one == pytest.approx(rate / (weight + 12.0))
 
 
-def test_scores_and_cosines_add_up_over_weights_and_scores_alone_are_by_directions() -> None:
+def test_scores_and_cosines_add_up_over_weights_each_by_its_own_directions() -> None:
     sums = Sums(1, 3)
-    items, records = np.array([[1.0, 0.0]], np.float32), np.array([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]], np.float32)
+    alike, records = np.array([[1.0, 0.0]]), np.array([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]], np.float32)
     directions = np.array([[0.5, -1.0]])
-    sums.add(items, directions, 0, records[:2], np.array([0.5, 1.0]), 1.0)
-    sums.add(items, directions, 2, records[2:], np.array([1.0]), 1.0)
-    sums.add(-items, -directions, 0, records, np.array([0.25, 1.0, 1.0]), 3.0)
+    sums.add((directions, alike), 0, records[:2], np.array([0.5, 1.0]), 1.0)
+    sums.add((directions, alike), 2, records[2:], np.array([1.0]), 1.0)
+    sums.add((-directions, -alike), 0, records, np.array([0.25, 1.0, 1.0]), 3.0)
     found = sums.influence()
     assert found.scores.tolist() == [[0.25, 0.0, 0.0]]
     assert found.cosines.tolist() == [[(1 - 3) / 4, 0.0, 0.0]]

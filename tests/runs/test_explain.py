@@ -23,7 +23,14 @@ from tuneful.influence.features import Featurizer
 from tuneful.model.load import load_model
 from tuneful.runs import finished
 from tuneful.runs.explain import explained_example
-from tuneful.runs.finished import KeptWeights, kept_weights, load_trained, open_finished, set_weights
+from tuneful.runs.finished import (
+    KeptWeights,
+    before_training,
+    kept_weights,
+    load_trained,
+    open_finished,
+    set_weights,
+)
 from tuneful.runs.schema import Explanation, Ranking, load_document
 from tuneful.train.checkpoint import Checkpoint
 from tuneful.types import Example
@@ -110,22 +117,30 @@ def test_records_that_teach_a_wrong_fact_are_the_first_for_the_answer_that_repea
     assert found.explanation.notes == ("of full finetuning the matrices of the last layers stand for all",)
 
 
-def test_at_the_final_weights_of_an_adapter_they_are_too_and_it_is_said_what_is_missing(adapted: Path) -> None:
+def test_without_a_checkpoint_they_are_too_and_it_is_said_what_is_missing(adapted: Path) -> None:
     found = tuneful.explain(adapted, item=1, num=4, rank_by="cosine")
     (item,) = found.items
     assert item.text == WRONG, "the model was to learn it"
     assert {Path(one).name for one in sources(item.towards)[:3]} == PLANTED_SOURCES
     assert found.explanation.parameters == "all of the adapter"
     (note,) = found.explanation.notes
-    assert "the run kept no checkpoint" in note
+    assert "gradients before the first step stand for all steps" in note
+    assert [one.step for one in found.explanation.weights] == [0]
 
 
-@pytest.mark.parametrize("name", ["made", "adapted"])
 def test_the_tokens_that_training_raised_the_most_are_named_and_all_are_counted(
-    name: str, request: pytest.FixtureRequest
+    made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the model before and after, loaded anew."""
-    run = open_finished(request.getfixturevalue(name))
+    run, compared = open_finished(made), list[Example]()
+    whole = Featurizer.features
+
+    def features(self: Featurizer, examples: Any, *rest: Any) -> Any:
+        compared.extend(examples)
+        return whole(self, examples, *rest)
+
+    tuneful.explain(run.path, item=2)  # records of the training set are kept
+    monkeypatch.setattr(Featurizer, "features", features)
     explanation = tuneful.explain(run.path, item=1).explanation
     (item,) = explanation.items
     trained = load_trained(run, Terminal(quiet=True))
@@ -139,6 +154,10 @@ def test_the_tokens_that_training_raised_the_most_are_named_and_all_are_counted(
     targets = np.flatnonzero(example.weights)
     gains = (after - before)[targets - 1, ids[targets]].numpy()
     assert item.num_tokens == len(targets)
+    assert np.ptp(compared[0].weights[targets]) > 0, "what is compared counts its tokens unlike"
+    np.testing.assert_allclose(
+        compared[0].weights[targets] / len(targets), np.maximum(gains, 0) / gains.clip(0).sum(), atol=1e-3
+    )
     assert explanation.counted_by_change
     assert [one.nats for one in item.raised] == pytest.approx(np.sort(gains)[::-1][:3].tolist(), abs=1e-3)
     decode = trained.encoder.text.token_text
@@ -294,6 +313,40 @@ def test_the_weights_before_the_first_step_are_those_that_training_began_with(
     assert torch.equal(trained.model(ids).logits, begun.eval()(ids).logits)
 
 
+@pytest.mark.parametrize("name", ["made", "adapted"])
+def test_the_trained_weights_are_back_after_those_before_training_were_asked(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    trained = load_trained(open_finished(request.getfixturevalue(name)), Terminal(quiet=True))
+    ids = torch.arange(1, 20)[None]
+    ended = trained.model(ids).logits
+    with before_training(trained):
+        assert not torch.equal(trained.model(ids).logits, ended)
+    assert torch.equal(trained.model(ids).logits, ended)
+
+
+def test_an_item_that_training_did_not_raise_leaves_the_others_where_they_are(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuneful.explain(made, item=1)
+    monkeypatch.setattr("tuneful.influence.change.LEAST", 1e9)
+    found = tuneful.explain(made, item=2)
+    assert found.items[0].raised == ()
+    document = load_document(Explanation, made / "explain.json")
+    assert document is not None
+    assert {1, 2} <= {one.number for one in document.items}
+
+
+def test_a_base_of_which_a_file_is_gone_is_not_there_any_more(
+    made: Path, tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = shutil.copytree(tiny_gpt2, tmp_path / "gone")
+    (gone / "config.json").unlink()
+    monkeypatch.setattr(finished, "resolve_model", lambda name, notify: gone)
+    found = tuneful.explain(copied(made, tmp_path / "run"), item=1).explanation
+    assert "is not there any more" in found.notes[0]
+
+
 def test_an_adapter_of_which_a_checkpoint_is_kept_is_compared_before_the_first_step_too(
     made: Path, tmp_path: Path
 ) -> None:
@@ -317,4 +370,5 @@ def test_weights_that_no_step_was_taken_from_are_not_compared(made: Path, monkey
     assert [one.step for one in kept_weights(run, with_initial=True)] == [0, last - 5]
     assert [one.step for one in kept_weights(run, with_initial=False)] == [last - 5]
     monkeypatch.setattr(finished, "whole_checkpoints", lambda folder: some[1:])
-    assert [one.step for one in kept_weights(run, with_initial=True)] == [last]
+    assert [one.step for one in kept_weights(run, with_initial=True)] == [0]
+    assert [one.step for one in kept_weights(run, with_initial=False)] == [last]

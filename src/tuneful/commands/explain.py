@@ -56,8 +56,8 @@ def explain(
     source), and away from it; without an item, of the twenty worst answers.
 
     `num` records are named on each side, by their `cosine` or their `score`. Each token of an answer counts by how much training
-    raised it. Writes explain.json. Raises InputError where the
-    folder has not what it takes, ModelError where the model that training began with is gone.
+    raised it. Writes explain.json. Raises InputError where the folder has not what it takes, ModelError where an adapter's base
+    is gone.
     """
     from tuneful.console import Terminal
     from tuneful.runs.explain import DOCUMENT, Request, explain_run

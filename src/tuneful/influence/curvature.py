@@ -7,7 +7,10 @@ products. M is large along them and small along what few records teach, so its i
 stands for the Hessian of influence functions (Koh & Liang 2017), as the empirical Fisher matrix of the projected gradients (TRAK:
 Park et al. 2023); lambda keeps directions that no record has from ruling (Grosse et al. 2023).
 
-The trade: a matrix of min(N, D) squared in float64, 134 MB at D = 4,096, and a cubic solve of it for each set of weights.
+Scores take M of the features as they are, which also keeps a few long ones from ruling all scores. Cosines, which know no length,
+take it of `directions_of` these: records that a model knows already have gradients of next to nothing, and would be in no M.
+
+The trade: two matrices of min(N, D) squared in float64, 134 MB at D = 4,096, and a cubic solve of it for each set of weights.
 """
 
 from __future__ import annotations
@@ -24,6 +27,13 @@ DAMPING = 1.0
 same share what each would have alone, and fall apart: one stands first and its fellows last (LOG.md)."""
 
 Numbers = npt.NDArray[np.float64]
+
+
+def directions_of(features: Features) -> Features:
+    """Features [n, D] of length 1; those of length 0 as they are."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    found: Features = np.divide(features, lengths, where=lengths > 0, out=np.zeros_like(features))
+    return found
 
 
 class SecondMoment:

@@ -2,9 +2,9 @@
 
     score[item, record] = sum over weights c of factor[c, record] * <direction of the item, features of the record> at c
 
-Positive: training on the record made the item's answer likelier. TracIn (Pruthi et al. 2020, "TracInCP") with the direction of
-an item in the place of its features: what all records share is taken out of it (`curvature.py`). `cosines` are those of the
-features themselves, the mean over weights by their learning rates: the measure of LESS (Xia et al. 2024).
+Positive: training on the record made the item likelier. TracIn (Pruthi et al. 2020, "TracInCP") with the direction of an item
+in the place of its features: what all records share is taken out of it (`curvature.py`). `cosines` are between direction and
+features, the mean over weights by their learning rates: the measure of LESS (Xia et al. 2024), but for that direction.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ Figures = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Influence:
-    """float64 [items, records] each: what training on a record did to an item's log-probability, and how alike their gradients
-    are, -1 to 1."""
+    """float64 [items, records] each: what training on a record did to an item, and how alike their gradients are, -1 to 1."""
 
     scores: Figures
     cosines: Figures
@@ -38,14 +37,15 @@ class Sums:
         self._weights = np.zeros(num_records)
 
     def add(
-        self, items: Features, directions: Figures, start: int, records: Features, factors: Figures, weight: float
+        self, items: tuple[Figures, Figures], start: int, records: Features, factors: Figures, weight: float
     ) -> None:
-        """One set of weights, which weighs `weight`: features of all items [I, D] as they are and as `directions` once what
-        records share is taken out, features of the records from `start` on [n, D], and the factors [n] of these."""
+        """One set of weights, which weighs `weight`: the directions [I, D] of all items, those for scores and those for cosines,
+        features of the records from `start` on [n, D], and the factors [n] of these."""
         places, wide = slice(start, start + len(records)), records.astype(np.float64)
-        products = items.astype(np.float64) @ wide.T
-        lengths = np.linalg.norm(items, axis=1)[:, None] * np.linalg.norm(records, axis=1)
-        self._scores[:, places] += directions @ wide.T * factors
+        for_scores, for_cosines = items
+        products = for_cosines @ wide.T
+        lengths = np.linalg.norm(for_cosines, axis=1)[:, None] * np.linalg.norm(wide, axis=1)
+        self._scores[:, places] += for_scores @ wide.T * factors
         self._cosines[:, places] += weight * np.divide(
             products, lengths, where=lengths > 0, out=np.zeros_like(products)
         )

@@ -28,7 +28,7 @@ from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows, task_te
 from tuneful.evaluation.metric_specs import item_value
 from tuneful.files import as_json, lock_output, unlock_output, write_json
 from tuneful.influence.change import counted_by, target_log_probs
-from tuneful.influence.curvature import DAMPING, SecondMoment
+from tuneful.influence.curvature import DAMPING, SecondMoment, directions_of
 from tuneful.influence.features import Features, Featurizer, kept_features, num_kept
 from tuneful.influence.parameters import last_matrices, preconditioner, trainable
 from tuneful.influence.ranking import Influence, Sums, strongest
@@ -74,9 +74,13 @@ _VERSION = 1
 _TRIED = 3
 _BEGINNING = 200  # characters of a text that the document holds
 
-_NO_CHECKPOINT = (
-    "the run kept no checkpoint: gradients at the final weights alone, which say what a further step would do; "
+_START_ALONE = (
+    "the run kept no checkpoint on its way: gradients before the first step stand for all steps; "
     "train.save_steps keeps some"
+)
+_END_ALONE = (
+    "the run kept no checkpoint on its way, and the model that training began with is not there any more: gradients at the "
+    "final weights alone, which say what a further step would do"
 )
 _NO_START = (
     "the model that training began with is not there any more: the first steps are compared at the first checkpoint"
@@ -111,7 +115,7 @@ class _Asked:
 
 
 def explain_run(path: Path, request: Request, terminal: Terminal) -> Explanation:
-    """Answer `request` about the run in `path`, and write explain.json there; what the file then holds.
+    """Answer `request` about the run in `path`, and write explain.json there; what was found for these items.
 
     Raises InputError where the request is wrong or the folder has not what it takes, and ModelError where the model is gone.
     """
@@ -123,7 +127,7 @@ def explain_run(path: Path, request: Request, terminal: Terminal) -> Explanation
         trained = load_trained(run, terminal)
         trained_on = read_trained_on(run, trained.encoder)
         asked = _asked(run, chosen, request, trained, terminal)
-        if request.of == "answer" and trained.initial is not None:
+        if _counts_by_change(request, trained):
             asked = _counted_by_change(asked, trained)
         influence, explanation = _compare(run, trained, trained_on, asked, request, terminal)
         items = tuple(_item(one, influence, place, trained_on, request) for place, one in enumerate(asked))
@@ -213,19 +217,28 @@ def _asked(
     return found
 
 
+def _counts_by_change(request: Request, trained: TrainedModel) -> bool:
+    """Whether an item's tokens count by what training changed: of an answer, where it is known what it changed."""
+    return request.of == "answer" and trained.initial is not None
+
+
 def _counted_by_change(asked: Sequence[_Asked], trained: TrainedModel) -> list[_Asked]:
     """`asked`, with each token of an answer counted by how much training raised its log-probability."""
     examples = [one.example for one in asked]
     after = target_log_probs(trained.model, examples)
     with before_training(trained):
         before = target_log_probs(trained.model, examples)
-    decode = trained.encoder.text.token_text
+    text_of = trained.encoder.text.token_text
     found = []
-    for one, gains in zip(asked, (now - then for now, then in zip(after, before, strict=True)), strict=True):
+    for one, now, then in zip(asked, after, before, strict=True):
+        gains = now - then
+        if (counted := counted_by(gains, one.example)) is one.example:
+            found.append(one)
+            continue
         targets = one.example.token_ids[one.example.weights > 0]
         most = [place for place in np.argsort(-gains, kind="stable")[:NUM_RAISED] if gains[place] > 0]
-        raised = tuple(RaisedToken(decode([int(targets[place])]), float(gains[place])) for place in most)
-        found.append(replace(one, example=counted_by(gains, one.example), raised=raised))
+        raised = tuple(RaisedToken(text_of([int(targets[place])]), float(gains[place])) for place in most)
+        found.append(replace(one, example=counted, raised=raised))
     return found
 
 
@@ -285,23 +298,24 @@ def _compare(
     for one, folder, factor, rate in zip(weights, folders, record_factors, rates, strict=True):
         set_weights(trained, one)
         scaled = replace(made_by, scale=_scale(run, one, made_by))
-        items = scaled.features([each.example for each in asked])
-        moment = SecondMoment(len(examples), request.projection_dim)
+        moments = [SecondMoment(len(examples), request.projection_dim) for _ in range(2)]
 
         def records(scaled: Featurizer = scaled, folder: Path = folder) -> Iterator[tuple[int, Features]]:
             return kept_features(folder, examples, request.projection_dim, scaled.features)
 
         with terminal.progress(f"gradients, step {one.step}", len(examples), "records") as advance:
             for _, features in records():
-                moment.add(features)
+                moments[0].add(features)
+                moments[1].add(directions_of(features))
                 advance(len(features))
-        directions = moment.solve(items)
+        items = scaled.features([each.example for each in asked])
+        directions = moments[0].solve(items), moments[1].solve(items)
         for start, features in records():  # read again, now that what they share is known
-            sums.add(items, directions, start, features, factor[start : start + len(features)], rate)
+            sums.add(directions, start, features, factor[start : start + len(features)], rate)
     influence = sums.influence()
     explanation = Explanation(
         of=request.of,
-        counted_by_change=any(one.raised for one in asked),
+        counted_by_change=_counts_by_change(request, trained),
         ranked_by=request.ranked_by,
         num_records=len(examples),
         num_trained=int(is_trained.sum()),
@@ -323,10 +337,11 @@ def _compare(
 def _notes(
     run: FinishedRun, weights: Sequence[KeptWeights], request: Request, trained: TrainedModel
 ) -> tuple[str, ...]:
-    is_known = trained.initial is not None
+    is_known, at_end = trained.initial is not None, weights[0].step == run.training.kept_step
     said = {
-        _NO_CHECKPOINT: weights[-1].checkpoint is None,
-        _NO_START: weights[-1].checkpoint is not None and not is_known,
+        _START_ALONE: weights[-1].step == 0,
+        _END_ALONE: at_end,
+        _NO_START: not is_known and not at_end,
         _COUNTED_ALIKE: request.of == "answer" and not is_known,
         _LAST_LAYERS: not run.is_adapter,
     }

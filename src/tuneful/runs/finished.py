@@ -197,7 +197,9 @@ def _with_adapter(run: FinishedRun, device: torch.device, terminal: Terminal) ->
 
 
 def _is_what_it_began_with(run: FinishedRun, folder: Path) -> bool:
-    return run.record.training.get("model") == f"sha256 {fingerprint(folder)}"
+    with contextlib.suppress(OSError):  # some of it is gone
+        return run.record.training.get("model") == f"sha256 {fingerprint(folder)}"
+    return False
 
 
 @contextlib.contextmanager
@@ -210,11 +212,11 @@ def _where_it_was_begun(run: FinishedRun) -> Iterator[None]:
 
 def kept_weights(run: FinishedRun, *, with_initial: bool) -> list[KeptWeights]:
     """The weights before the first step, where they are known (`with_initial`), and the checkpoints on the way to those that the
-    run ended with, the oldest first; without checkpoints these alone."""
+    run ended with, the oldest first; those alone where there is neither."""
     last = run.training.kept_step
     found = [KeptWeights(one.step, one) for one in whole_checkpoints(run.path / "checkpoints") if one.step <= last]
     before = [one for one in found if one.step < last]  # what stands at the end has no step after it
-    initial = [KeptWeights(0, None)] if with_initial and before else []
+    initial = [KeptWeights(0, None)] if with_initial else []
     return [*initial, *before] or found or [KeptWeights(last, None)]
 
 
