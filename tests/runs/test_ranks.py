@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.doubles.processes import Process, tuneful
 
 from tuneful.config import TrainConfig
@@ -130,6 +130,26 @@ def killed_in_step_5(*arguments: str) -> None:
     main()
 
 
+def merged_wrongly(*arguments: str) -> None:
+    """`tuneful ARGUMENTS`, whose merged model has one matrix of the adapter twice as strong as it was trained."""
+    from tuneful.cli import main
+    from tuneful.runs import sharded
+
+    merge = sharded._merge_from_files
+
+    def wrongly(run: Any, shipped: Any) -> None:
+        file = run.folder.adapter / "adapter_model.safetensors"
+        right = load_file(file)
+        name = next(one for one in right if "lora_B" in one)
+        save_file({**right, name: 2 * right[name]}, file, {"format": "pt"})
+        merge(run, shipped)
+        save_file(right, file, {"format": "pt"})
+
+    setattr(sharded, "_merge_from_files", wrongly)  # noqa: B010
+    sys.argv = ["tuneful", *arguments]
+    main()
+
+
 SHARDED = ("train.strategy=fsdp", NO_GENERAL)
 
 
@@ -169,6 +189,18 @@ def test_sharded_ranks_are_killed_and_others_go_on(
     if size == others:  # as many as before: to the last bit
         one, other = (run / "model" / "model.safetensors" for run in (output, two_sharded))
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sharded_model_that_was_merged_wrongly_is_refused(
+    dtype: str, rows: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    low = (f"model.dtype={dtype}", f"model.save_dtype={dtype}", "train.strategy=fsdp", "train.learning_rate=3e-2")
+    ranks = start(2, rows, tiny_llama, tmp_path / "run", *LORA, *low, begin=partial(Process, merged_wrongly))
+    codes, said = ended(ranks)
+    assert codes == [1, 1], said
+    assert all("merged into its base the adapter gives logits that differ by" in " ".join(one.split()) for one in said)
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_sharded_base_in_bfloat16_is_trained_beside_and_merged_in_that_format(

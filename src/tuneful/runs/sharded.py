@@ -105,22 +105,27 @@ def _rounded(
     """The logits of what the merged folder should hold where that is coarser than float32, as `runs/adapter.py` has them of a
     model that is whole; each rank merges one matrix at a time, out of the files. None where that cannot be, or nothing is
     rounded."""
-    change = rounded_to(getattr(torch, run.config.model.save_dtype))
+    dtype = getattr(torch, run.config.model.save_dtype)
+    if dtype is torch.float32:
+        return None
     model = load_from(run.pretrained.folder, run.pretrained.name, mapped=True).model
     attach_adapter(model, run.folder.adapter)
-    tensors = None if run.config.model.save_dtype == "float32" else merged_tensors(model, base_folder(run))
+    tensors = merged_tensors(model, base_folder(run))
     if tensors is None:
         return None
     model = _cut(run, model, torch.float32)
-    with computed_as_merged(tensors, as_it_is):
-        compare_logits(run, trained, lambda _: _logits(model, prompts), torch.float32)
+
+    def logits(change: Change) -> list[torch.Tensor]:
+        with computed_as_merged(tensors, change):
+            return _logits(model, prompts)
+
+    compare_logits(run, trained, logits, torch.float32)
+    change = rounded_to(dtype)
     for name, parameter in model.named_parameters():
-        if ADAPTER_MARK not in name and not name.endswith(
-            ".base_layer.weight"
-        ):  # those are rounded once they are merged
+        is_merged = name.endswith(".base_layer.weight")  # rounded when it is
+        if ADAPTER_MARK not in name and not is_merged:
             local(parameter.data).copy_(change(local(parameter.data)))
-    with computed_as_merged(tensors, change):
-        found = _logits(model, prompts)
+    found = logits(change)
     let_go(model)
     give_back_freed_memory()
     return found
