@@ -87,7 +87,7 @@ def examine(family: str) -> Found:
         layout = choose_layout(model, examples, CONFIG, torch.float32)
         wrong += _wrong_losses(model, _fresh(family), examples, layout)
     except InputError as error:
-        return Found(family, refused=str(error))
+        return Found(family, refused=_said(error))
     except Exception as error:
         return Found(family, wrong=(f"training: {type(error).__name__}: {error}",))
     how = _in_words(layout)
@@ -100,6 +100,11 @@ def examine(family: str) -> Found:
     reasons = (layout.reason or "", choice.name, choice.reason or "")
     lora, lora_reason, adapted, wrong_lora = _with_lora(family, examples)
     return Found(family, how, *reasons, lora, lora_reason, adapted, generate=generate, wrong=(*wrong, *wrong_lora))
+
+
+def _said(error: InputError) -> str:
+    """The message, in which a file of a temporary folder is called by its name alone."""
+    return re.sub(r"\S*/(?=\w+\.json)", "", str(error))
 
 
 def _in_words(layout: Layout) -> str:
@@ -118,7 +123,7 @@ def _with_lora(family: str, examples: Sequence[Example]) -> tuple[str, str, tupl
     try:
         model, adapter = _adapted(family)
     except InputError as error:
-        return "refused", str(error), (), []
+        return "refused", _said(error), (), []
     except Exception as error:
         return "", "", (), [f"adapter: {type(error).__name__}: {error}"]
     targets = tuple(sorted(adapted_layers(model)))
@@ -127,7 +132,7 @@ def _with_lora(family: str, examples: Sequence[Example]) -> tuple[str, str, tupl
         wrong = list(_wrong_losses(model, _adapted(family)[0], examples, layout))
         wrong += _wrong_when_merged(family, model, adapter)
     except InputError as error:
-        return "refused", str(error), targets, []
+        return "refused", _said(error), targets, []
     except Exception as error:
         return "", "", targets, [f"LoRA: {type(error).__name__}: {error}"]
     return _in_words(layout), layout.reason or "", targets, [f"LoRA: {one}" for one in wrong]
