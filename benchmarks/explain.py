@@ -43,7 +43,7 @@ from tuneful.errors import ConfigError
 from tuneful.evaluation.answers import AnsweredRecord, read_answer_rows
 from tuneful.files import write_json, write_rows
 from tuneful.runs.environment import describe_machine
-from tuneful.runs.explain import explained_example
+from tuneful.runs.explained_items import explained_example
 from tuneful.runs.finished import load_trained, open_finished
 from tuneful.runs.folder import read_record
 from tuneful.train.loss import micro_batch_loss

@@ -22,7 +22,7 @@ from tuneful.evaluation.answers import read_answer_rows
 from tuneful.influence.features import Featurizer
 from tuneful.model.load import load_model
 from tuneful.runs import finished
-from tuneful.runs.explain import explained_example
+from tuneful.runs.explained_items import explained_example
 from tuneful.runs.finished import (
     KeptWeights,
     before_training,
@@ -114,7 +114,10 @@ def test_records_that_teach_a_wrong_fact_are_the_first_for_the_answer_that_repea
     assert all(one.response == WRONG for one in item.towards[:3])
     steps = [(one.step, one.is_preconditioned) for one in found.explanation.weights]
     assert steps == [(0, False), (60, True), (120, True)]
-    assert found.explanation.notes == ("of full finetuning the matrices of the last layers stand for all",)
+    assert found.explanation.notes == (
+        "of full finetuning matrices of the last layers stand for all, those that fit in 8 million numbers",
+    )
+    assert "matrices of the last layers: model.layers." in found.explanation.parameters
 
 
 def test_without_a_checkpoint_they_are_too_and_it_is_said_what_is_missing(adapted: Path) -> None:

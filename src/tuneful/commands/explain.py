@@ -60,7 +60,8 @@ def explain(
     is gone.
     """
     from tuneful.console import Terminal
-    from tuneful.runs.explain import DOCUMENT, Request, explain_run
+    from tuneful.runs.explain import DOCUMENT, explain_run
+    from tuneful.runs.explained_items import Request
 
     terminal = terminal or Terminal(quiet=True)
     names = (item,) if isinstance(item, (int, str)) else item

@@ -1,8 +1,9 @@
 """Which numbers of a model its records are compared by, and what AdamW would make of their gradients.
 
-Of an adapter all that was trained. Of full finetuning the matrices of the last layers, from the last one backwards while they fit
-MAX_PARAMETERS: they see what the layers below have made of a text, their backward is short, and gradients of everything would be
-hundreds of megabytes a record. Embedding and output head are left out: their gradients say which tokens two texts share.
+Of an adapter all that was trained. Of full finetuning matrices of the last layers, from the last one backwards, those that fit
+into what is left of MAX_PARAMETERS (of a model of 1.5 billion weights that is attention alone): they see what the layers below
+have made of a text, their backward is short, and gradients of everything would be hundreds of megabytes a record. Embedding and
+output head are left out: their gradients say which tokens two texts share.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MAX_PARAMETERS = 8_000_000
 
 
 def last_matrices(model: PreTrainedModel, max_parameters: int = MAX_PARAMETERS) -> dict[str, torch.nn.Parameter]:
-    """The trainable weights of linear layers, last first, as long as they are `max_parameters` together; at least one.
+    """The trainable weights of linear layers, last first, each that fits into what is left of `max_parameters`; at least one.
 
     ModelError where there is none.
     """

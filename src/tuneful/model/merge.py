@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuneful.errors import ExportError
+from tuneful.model.memory import drop_mapped_pages
 from tuneful.model.nf4 import dequantize
 from tuneful.model.nf4_layers import NF4_LAYERS, NF4Conv1D, plain_layer, quantized_of
 from tuneful.model.stored import DTYPES, StoredTensor, stored_tensors, stretches
@@ -128,6 +129,7 @@ def _product_of(tensor: MergedTensor, change: Callable[[torch.Tensor], torch.Ten
         with torch.inference_mode(False), torch.no_grad():
             weight = torch.cat(list(tensor.pieces())).reshape(tensor.held.shape)
             weight = change(weight).to(inputs.device)
+            drop_mapped_pages(tensor.held)
         if tensor.in_4_bits is not None:
             found: torch.Tensor = plain_layer(tensor.in_4_bits, weight)(inputs)
         else:

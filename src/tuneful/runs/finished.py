@@ -223,7 +223,7 @@ def kept_weights(run: FinishedRun, *, with_initial: bool) -> list[KeptWeights]:
 @contextlib.contextmanager
 def before_training(trained: TrainedModel) -> Iterator[None]:
     """Inside, the trainable parameters are what they were before the first step, which must be known. Only those of another
-    number format are copied."""
+    number format, or beside another device, are copied."""
     parameters = trainable(trained.model)
     begun, ended = _tensors(trained, KeptWeights(0, None)), {name: one.data for name, one in parameters.items()}
     try:
