@@ -236,6 +236,19 @@ def test_compare_asks_both_models_and_shows_them_side_by_side(opened: Any) -> No
     expect(page.locator("#compare-answers .text").nth(1)).to_contain_text("tuned-11")
 
 
+def test_who_begins_before_the_runs_are_there_begins_when_they_are(opened: Any) -> None:
+    page, held = opened("chat"), list[Any]()
+    page.route("**/page/api/runs", lambda route: held.append(route))
+    page.evaluate("location.hash = '#rate/small'")
+    page.fill("#rate-rater", "Early")
+    page.press("#rate-rater", "Enter")
+    page.wait_for_timeout(200)
+    assert held
+    for route in held:
+        route.continue_()
+    expect(page.locator("#rate-count")).to_have_text("0 of 4 rated")
+
+
 def test_a_person_rates_by_keyboard_undoes_remarks_and_goes_on_later(opened: Any, runs: Path) -> None:
     page = opened("rate/small")
     expect(page.locator("#rate-b")).to_have_value("tuned")

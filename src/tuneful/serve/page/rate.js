@@ -5,26 +5,36 @@ import { announce, byId, element, offer, showError } from "./dom.js";
 
 const RATER = "tuneful-rater";
 const KEYS = { 1: "first", 2: "second", 0: "tie", b: "both_bad" };
+const NO_RUN = "No run here has two sets of test answers: `tuneful run` makes them.";
 const SAID = { first: "First is better", second: "Second is better", tie: "As good", both_bad: "Both bad" };
 
 let runs = [];
 let chosen = null;
 let item = null;
 let isBusy = false;
+let offered = Promise.resolve(); // the runs, once they are there: who begins before waits for them
 
-export async function showRate(run) {
+export function showRate(run) {
+  offered = offerRuns(run);
+  return offered;
+}
+
+async function offerRuns(run) {
   runs = (await getJson("/page/api/runs")).runs.filter(one => one.answers.length > 1);
   offer(byId("rate-run"), runs.map(one => one.name), run);
   if (run && runs.some(one => one.name === run)) byId("rate-run").value = run;
   offerAnswers();
-  if (!runs.length) showError(byId("rate-error"), "No run here has two sets of test answers: `tuneful run` makes them.");
+  if (!runs.length) showError(byId("rate-error"), NO_RUN);
 }
 
 export function prepareRate() {
   byId("rate-rater").value = localStorage.getItem(RATER) ?? "";
   byId("rate-run").addEventListener("change", offerAnswers);
   byId("rate-setup").addEventListener("submit", event => { event.preventDefault(); begin(); });
-  byId("rate-show").addEventListener("click", () => guarded(() => showResults(asked())));
+  byId("rate-show").addEventListener("click", () => guarded(async () => {
+    await offered;
+    await showResults(asked());
+  }));
   byId("rate-leave").addEventListener("click", leave);
   byId("rate-undo").addEventListener("click", undo);
   for (const button of document.querySelectorAll("[data-choice]")) {
@@ -47,7 +57,12 @@ function asked() {
 }
 
 async function begin() {
+  try { await offered; } catch { return; } // who showed this part says why
   const wanted = asked();
+  if (!runs.length) {
+    showError(byId("rate-error"), NO_RUN);
+    return;
+  }
   if (wanted.a === wanted.b) {
     showError(byId("rate-error"), "Choose two different sets of answers.");
     return;
