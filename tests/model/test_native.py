@@ -33,7 +33,8 @@ def library():
 
 @pytest.fixture
 def afresh(monkeypatch, tmp_path):
-    """As on a machine that has compiled nothing yet."""
+    """As on a machine that has compiled nothing yet, whatever processor it is told to be: that is asked of other tests."""
+    monkeypatch.delenv("TUNEFUL_PROCESSOR", raising=False)
     monkeypatch.setenv("TUNEFUL_CACHE", str(tmp_path))
     monkeypatch.setenv("TUNEFUL_NATIVE", "1")
     native._attempt.cache_clear()

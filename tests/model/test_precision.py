@@ -218,6 +218,7 @@ def test_the_processor_of_a_mac_has_the_name_that_people_know(monkeypatch):
     def no_file(*_, **__):
         raise FileNotFoundError
 
+    monkeypatch.delenv("TUNEFUL_PROCESSOR", raising=False)
     monkeypatch.setattr(Path, "read_text", no_file)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(subprocess, "run", says)
