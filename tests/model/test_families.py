@@ -48,6 +48,14 @@ def test_a_family_is_trained_and_answers_as_it_does_alone(family):
     assert (found.layout, found.answers, found.lora) == SUBSET[family]
     assert bool(found.adapted) == (found.lora != "refused")
     assert bool(found.answers_reason) == (found.answers != "shared")
+
+
+@pytest.mark.parametrize("family", ["jetmoe", "qwen2", "gemma2"])
+def test_without_the_kernels_a_family_is_trained_in_the_same_way(family, monkeypatch):
+    monkeypatch.setenv("TUNEFUL_NATIVE", "0")
+    found = examine(family)
+    assert found.wrong == ()
+    assert (found.layout, found.lora) == (SUBSET[family][0], SUBSET[family][2])
     assert bool(found.layout_reason) == (found.layout != "trie")
 
 

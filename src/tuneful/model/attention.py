@@ -41,9 +41,12 @@ Implementation = Literal["auto", "varlen", "flex_attention", "torch"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionLayout:
-    """Who sees whom in layers of one window, for what computes it: torch, the compiled kernels, or kernels of a GPU."""
+    """Who sees whom in layers of one window, for what computes it: torch, the compiled kernels, or kernels of a GPU.
 
-    groups: tuple[BlockGroup, ...] = ()
+    `groups` lays out for heads as a layer hands them over, query and key heads: some families repeat their keys themselves.
+    """
+
+    groups: Callable[[int, int], tuple[BlockGroup, ...]] | None = None
     blocks: NativeBlocks | None = None
     gpu: VarlenLayout | FlexLayout | None = None
 
@@ -168,15 +171,18 @@ def _lay_out(batch: TrieBatch, model: PreTrainedModel, window: int | None) -> At
     if (kind := gpu_attention(model)) in ("varlen", "flex_attention"):
         lay_out_on_gpu = lay_out_varlen if kind == "varlen" else lay_out_flex
         return AttentionLayout(gpu=lay_out_on_gpu(batch, window, model.device))
-    config = model.config.get_text_config()
-    num_heads = config.num_attention_heads
-    num_key_heads = getattr(config, "num_key_value_heads", None) or num_heads
     if (library := kernels(model.device, model.dtype)) is not None:
+        config = model.config.get_text_config()
+        num_key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         blocks = cut_blocks(batch, attention_native.MAX_QUERIES, window)
         return AttentionLayout(blocks=lay_out_blocks(blocks, num_key_heads, library))
     blocks = cut_blocks(batch, attention_torch.MAX_QUERIES, window)
-    groups = lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype)
-    return AttentionLayout(moved(groups, model.device))
+
+    @functools.cache
+    def groups(num_heads: int, num_key_heads: int) -> tuple[BlockGroup, ...]:
+        return moved(lay_out_groups(blocks, batch.num_nodes, num_heads, num_key_heads, model.dtype), model.device)
+
+    return AttentionLayout(groups)
 
 
 def trie_attention(
@@ -207,10 +213,11 @@ def trie_attention(
         return layout.gpu.attend(query, key, value, scale, softcap), None
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in (query, key, value)))
     query, key, own_value = (tensor.to(dtype) for tensor in (query, key, value))
-    apply, laid_out = (
-        (NativeAttention.apply, layout.blocks) if layout.blocks else (GroupedAttention.apply, layout.groups)
-    )
-    output: torch.Tensor = apply(query, key, own_value, laid_out, scale, softcap or 0.0)  # type: ignore[no-untyped-call]
+    apply: Any = NativeAttention.apply
+    laid_out: Any = layout.blocks
+    if layout.groups is not None:
+        apply, laid_out = GroupedAttention.apply, layout.groups(query.shape[1], key.shape[1])
+    output: torch.Tensor = apply(query, key, own_value, laid_out, scale, softcap or 0.0)
     return output.to(value.dtype), None
 
 
