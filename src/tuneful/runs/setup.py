@@ -212,7 +212,7 @@ def set_up(
         place = torch.device("cpu") if group.sharded else device  # where it stays until it is cut up
         with weights_seen_in(pretrained.model, _held(config, dtype)) if group.sharded else nullcontext():
             method = begin_method(pretrained.model, config, place, pretrained.adapter)
-        if has_large_base(pretrained.model):
+        if has_large_base(pretrained.model) or group.sharded:  # what is gathered and sent leaves holes of many sizes
             stop_keeping_freed_memory()
         config = with_own_template(_within_context(config, pretrained.model, terminal), pretrained.tokenizer)
         encoder = load_encoder(pretrained.tokenizer, config)

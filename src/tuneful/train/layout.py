@@ -417,6 +417,7 @@ def _loss_and_gradients(
                 if loss.requires_grad:
                     loss.backward()
                 total += loss.item()
+                del loss
             if layout == "trie" and gpu_attention(model) == "flex_attention":  # whose evaluations are another graph
                 with torch.no_grad():
                     micro_batch_loss(model, examples, layout)
