@@ -127,8 +127,12 @@ def _allowed(
         # the self-check has two gradients, and what is computed from them in float64
         "load": held + (8 * total // ranks if is_full else 0) + backward + 8 * tensor // ranks + SPARE,
         "train and checkpoint": held + states + backward + SPARE,
-        # beside the trained rows those of the saved model; an adapter is merged in float32 and float64, a matrix at a time
-        "save": held + 2 * total // ranks + max(gathered, 28 * tensor) + SPARE,
+        # beside the trained rows those of the saved model; an adapter is merged in float32 and float64, a matrix at a time,
+        # and compared in float32: two layers gathered in it, and a merged matrix with its parts
+        "save": held
+        + 2 * total // ranks
+        + max(gathered, 28 * tensor, 0 if is_full else 2 * gathered + 12 * tensor)
+        + SPARE,
     }
     return {"num_parameters": total, "whole_float32": 4 * total, "largest_layer": layer}, allowed
 
