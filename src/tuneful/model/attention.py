@@ -213,11 +213,9 @@ def trie_attention(
         return layout.gpu.attend(query, key, value, scale, softcap), None
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in (query, key, value)))
     query, key, own_value = (tensor.to(dtype) for tensor in (query, key, value))
-    apply: Any = NativeAttention.apply
-    laid_out: Any = layout.blocks
-    if layout.groups is not None:
-        apply, laid_out = GroupedAttention.apply, layout.groups(query.shape[1], key.shape[1])
-    output: torch.Tensor = apply(query, key, own_value, laid_out, scale, softcap or 0.0)
+    groups = layout.groups and layout.groups(query.shape[1], key.shape[1])
+    apply: Any = GroupedAttention.apply if groups else NativeAttention.apply
+    output: torch.Tensor = apply(query, key, own_value, groups or layout.blocks, scale, softcap or 0.0)
     return output.to(value.dtype), None
 
 
